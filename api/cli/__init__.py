@@ -1,0 +1,59 @@
+"""The command line: `perdure COMMAND`.
+
+Laws
+- An error perdure knows is one line on stderr: whose fault, what, and what to do. No traceback.
+- Exit codes: 0 done · 1 the outside failed (port, Kafka, data directory, server) · 2 the command or the
+  configuration is wrong · 70 a running node stopped itself.
+- Data goes to stdout, everything else to stderr; `--json` prints data as JSON.
+- What a command needs is imported when it runs, so that `perdure --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from perdure.api.cli import bench, calling, serving, settings, state
+from perdure.api.cli.output import EXIT_CONFIG, EXIT_FAILED, tell
+from perdure.schemas.errors import ConfigError, PerdureError
+
+app = typer.Typer(
+    name="perdure",
+    help="Durable objects for Python on a Kafka-style log.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a bug's traceback is for its finder: plain and whole
+    rich_markup_mode="markdown",
+)
+serving.register(app)
+calling.register(app)
+state.register(app)
+bench.register(app)
+settings.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"perdure {version('perdure')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit. `arguments` defaults to those of the process."""
+    try:
+        app(args=arguments, prog_name="perdure")
+    except PerdureError as error:
+        tell(error)
+        sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED)

@@ -1,0 +1,15 @@
+"""The app `perdure bench` serves: the smallest durable counter."""
+
+from __future__ import annotations
+
+from perdure.objects.durable import DurableObject
+from perdure.objects.http import Request, Response
+
+
+class Counter(DurableObject):
+    async def fetch(self, request: Request) -> Response:
+        count = await self.state.get("count", 0)
+        if request.method == "POST":
+            count += 1
+            await self.state.put("count", count)
+        return Response.json({"count": count})

@@ -1,0 +1,76 @@
+"""A small HTTP load: keep-alive connections that each send the next request when the last was answered.
+
+Written on bare streams: the client shares the machine with the server, and what it burns is not measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from perdure.schemas.errors import ConfigError, OperatorError
+
+
+@dataclass
+class Tally:
+    """What came of a load. Latencies in seconds."""
+
+    requests: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    latencies_s: list[float] = field(default_factory=list)
+
+    def percentile_ms(self, percent: float) -> float:
+        ordered = sorted(self.latencies_s)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000 if ordered else 0.0
+
+
+async def run_load(
+    url: str, *, method: str, prefix: str, objects: int, connections: int, seconds: float
+) -> Tally:
+    """Send `method` to `{url}{prefix}{i}` over i < objects, for so many seconds. Raises `OperatorError`."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname is None:
+        raise ConfigError(f'--url "{url}" must look like http://127.0.0.1:8787')
+    host, port = parts.hostname, parts.port or 80
+    tally = Tally()
+    clock = time.perf_counter
+    started = clock()
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            while clock() - started < seconds:
+                target = f"{prefix}{number % objects}"
+                number += connections
+                sent = clock()
+                writer.write(
+                    f"{method} {target} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n".encode()
+                )
+                status = await _answer(reader)
+                tally.latencies_s.append(clock() - sent)
+                tally.requests += 1
+                tally.errors += status >= 400
+        finally:
+            writer.close()
+
+    try:
+        async with asyncio.TaskGroup() as clients:
+            for number in range(connections):
+                clients.create_task(client(number))
+    except* (OSError, asyncio.IncompleteReadError) as group:
+        raise OperatorError(f"{url} went away under load: {group.exceptions[0]}") from None
+    tally.seconds = clock() - started
+    return tally
+
+
+async def _answer(reader: asyncio.StreamReader) -> int:
+    """Read one response; returns its status."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    status_line, *lines = head.lower().split(b"\r\n")
+    for line in lines:
+        if line.startswith(b"content-length:"):
+            await reader.readexactly(int(line[15:]))
+    return int(status_line.split(b" ", 2)[1])

@@ -1,0 +1,134 @@
+"""`perdure serve` and `perdure dev`: one serves, the other starts `serve` anew whenever the app's code changes.
+
+Laws
+- `dev` keeps all state: each start recovers what the one before had acknowledged.
+- The server `dev` started never outlives it, not even when `dev` is killed: a pipe ties them together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perdure.api.cli.output import EXIT_STOPPED_ITSELF, tell
+
+if TYPE_CHECKING:
+    from perdure.api.loading import App
+
+PathArgument = Annotated[
+    Path, typer.Argument(help="The app: a Python file, a folder, or a perdure.toml / wrangler.toml.")
+]
+Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
+Host = Annotated[str | None, typer.Option(help="Address to bind. [default: 127.0.0.1]", show_default=False)]
+Port = Annotated[
+    int | None, typer.Option(help="Port; 0 takes a free one. [default: 8787]", show_default=False)
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the log and the state. [default: .perdure]")
+]
+EnvName = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME] of the configuration.")]
+Partitions = Annotated[
+    int | None, typer.Option(help="Partitions of a new app. [default: 8]", show_default=False)
+]
+Public = Annotated[
+    bool, typer.Option("--insecure-public", help="Let other machines in without a token, knowingly.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the address and the namespaces as one line of JSON.")
+]
+Lifeline = Annotated[int | None, typer.Option("--lifeline-fd", hidden=True)]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: `perdure serve app.py --port 8787 --data /var/lib/app`")(serve)
+    app.command(epilog="Example: `perdure dev app.py`")(dev)
+
+
+def serve(
+    path: PathArgument = Path(),
+    log: Log = None,
+    host: Host = None,
+    port: Port = None,
+    data: Data = None,
+    env: EnvName = None,
+    partitions: Partitions = None,
+    insecure_public: Public = False,
+    as_json: AsJson = False,
+    lifeline_fd: Lifeline = None,
+) -> None:
+    """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
+    import logging
+
+    from perdure.api import server
+    from perdure.api.loading import load_app
+    from perdure.api.node import Node
+    from perdure.objects.registry import Registry
+
+    # aiokafka tells of each failed connect, ten times a second; what matters of it perdure tells itself
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    flags = {
+        "log": log,
+        "host": host,
+        "port": port,
+        "data_dir": data,
+        "partitions": partitions,
+        "insecure_public": insecure_public or None,
+    }
+    loaded = load_app(path, env_name=env, environ=os.environ, flags=flags)
+    registry = Registry.build(loaded.classes, loaded.config)
+
+    def ready(bound_port: int) -> None:
+        _announce(loaded, bound_port, list(registry.kinds), as_json=as_json)
+
+    reason = server.run(
+        lambda: Node(loaded.config, registry), loaded.config, ready=ready, lifeline_fd=lifeline_fd
+    )
+    if reason is not None:
+        tell(reason)
+        raise typer.Exit(EXIT_STOPPED_ITSELF)
+
+
+def dev(
+    path: PathArgument = Path(),
+    host: Host = None,
+    port: Port = None,
+    data: Data = None,
+    env: EnvName = None,
+    insecure_public: Public = False,
+) -> None:
+    """Serve an app and start it anew when its code changes; state is kept."""
+    import asyncio
+
+    from perdure.api.cli.reload import supervise
+    from perdure.api.loading import load_config
+    from perdure.schemas.errors import ConfigError
+
+    options = {"--host": host, "--port": port, "--data": data, "--env": env}
+    arguments = [str(path)]
+    for name, value in options.items():
+        arguments += [] if value is None else [name, str(value)]
+    if insecure_public:
+        arguments.append("--insecure-public")
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder; name the app's Python file or its folder")
+    # A wrong configuration is told at once; later ones are told by the server, and wait for a correction.
+    config = load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data})
+    folder = path if path.is_dir() else path.parent
+    raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), config.data_dir.resolve())))
+
+
+def _announce(app: App, port: int, namespaces: list[str], *, as_json: bool) -> None:
+    host = f"[{app.config.host}]" if ":" in app.config.host else app.config.host
+    url = f"http://{host}:{port}"
+    if as_json:
+        facts = {"app": app.config.name, "url": url, "namespaces": namespaces, "pid": os.getpid()}
+        print(json.dumps(facts), flush=True)
+        return
+    where = f"data in {app.config.data_dir}"
+    print(f"{app.config.name} is ready at {url} ({app.config.log} log, {where})", flush=True)
+    for namespace in namespaces:
+        print(f"  {url}/objects/{namespace}/NAME", flush=True)

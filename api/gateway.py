@@ -1,0 +1,175 @@
+"""The gateway: turns requests of this process's doors into commands, and hands them their answers.
+
+Laws
+- Before a command is appended its object's partition is asked for room; from then on the answer is the
+  owner's reply, `Unavailable` (not appended) or `OutcomeUnknown` (it may have happened). Nothing is sent twice.
+- Where the log is exclusive, owner and door share the process and the reply is handed over. Otherwise every
+  command carries the gateway's address in `{app}.replies`; an owner in this process hands over directly.
+- Who waits is waiting no longer than the deadline and `GRACE_S`; one sweep a second serves all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import NamedTuple
+
+from perdure.schemas.commands import LOCAL, Command, command_record
+from perdure.schemas.errors import OutcomeUnknown, Unavailable
+from perdure.schemas.keys import partition_of
+from perdure.schemas.replies import Pairs, Reply, parse_reply
+from perdure.streams.log import Log, LogRecord, Record, Tail, Topic
+from perdure.streams.owner import Owner
+
+GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
+SWEEP_S = 1.0
+
+
+class Answer(NamedTuple):
+    """A reply and the place of the command that it answers."""
+
+    reply: Reply
+    partition: int
+    offset: int
+
+
+class Gateway:
+    """The doors' way to the log. `node` names this start of the process, uniquely."""
+
+    def __init__(self, log: Log, *, node: str, deadline_s: float, clock_ms: Callable[[], int]) -> None:
+        self._log = log
+        self._node = node
+        self._clock_ms = clock_ms
+        self._deadline_ms = int(deadline_s * 1000)
+        self._wait_s = deadline_s + GRACE_S
+        self._numbers = count()
+        self._waiting: dict[
+            str, tuple[asyncio.Future[Answer], float]
+        ] = {}  # by command id, with when it is due (s)
+        self._loop = asyncio.get_running_loop()
+        self._owners: Sequence[Owner] = ()
+        self._tail: Tail | None = None
+        self._place = partition_of(f"gateway/{node}", log.partitions)
+        self.address = LOCAL if log.exclusive else f"{self._place}/gateway.{node}"
+        self.closed: BaseException | None = None
+
+    async def start(self, owners: Sequence[Owner]) -> None:
+        """`owners` by partition; those of other nodes are not among them on a shared log."""
+        self._owners = owners
+        if not self._log.exclusive:
+            end = (await self._log.bounds(Topic.REPLIES, self._place)).end
+            self._tail = self._log.tail(Topic.REPLIES, self._place, end, self._replied)
+
+    def close(self, error: BaseException) -> None:
+        """Answer nothing more: who comes is told `error`, who waits that the outcome is unknown because of it."""
+        self.closed = error
+        if self._tail is not None:
+            self._tail.close()
+        for id_, (future, _) in self._waiting.items():
+            if not future.done():
+                future.set_exception(OutcomeUnknown(f"command {id_}: {error}: it may run or have run"))
+        self._waiting.clear()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def submit(
+        self,
+        key: str,
+        kind: str,
+        method: str,
+        path: str = "",
+        headers: Pairs = (),
+        body: bytes = b"",
+        client_key: str | None = None,
+        traceparent: str = "",
+    ) -> asyncio.Future[Answer]:
+        """Append a command for object `key`; its answer comes in the future.
+
+        Raises `Overloaded`, `Unavailable` or the partition's own error, with nothing appended.
+        """
+        if self.closed is not None:
+            raise Unavailable(f"this node is stopping: {self.closed}")
+        log = self._log
+        partition = partition_of(key, log.partitions)
+        self._owners[partition].check_room(key)
+        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        command = Command(
+            key,
+            kind,
+            method,
+            path,
+            headers,
+            body,
+            id_,
+            self.address,
+            self._deadline_ms,
+            client_key,
+            "",
+            traceparent,
+        )
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[id_] = (future, self._loop.time() + self._wait_s)
+        receipt = log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+        if not log.exclusive:
+            receipt.when_durable(lambda error: self._appended(id_, error))
+        return future
+
+    def _appended(self, id_: str, error: BaseException | None) -> None:
+        if error is None:
+            return
+        waiting = self._waiting.pop(id_, None)
+        if waiting is not None and not waiting[0].done():
+            if isinstance(error, OutcomeUnknown):
+                error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run")
+            waiting[0].set_exception(error)
+
+    # What owners call
+
+    def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
+        """Hand over a reply; False if `reply_to` is not this gateway."""
+        if reply_to != self.address:
+            return False
+        waiting = self._waiting.pop(id_, None)
+        if waiting is not None and not waiting[0].done():  # else the client has gone, or has it already
+            waiting[0].set_result(Answer(reply, partition, offset))
+        return True
+
+    def stopped(self, partition: int, error: BaseException) -> None:
+        """Tell who waits for a partition that has stopped."""
+        prefix = f"{partition}-"
+        for id_ in [id_ for id_ in self._waiting if id_.startswith(prefix)]:
+            future, _ = self._waiting.pop(id_)
+            if not future.done():
+                future.set_exception(OutcomeUnknown(f"command {id_} may run or have run: {error}"))
+
+    def _replied(self, record: LogRecord) -> None:
+        if record.key != self.address.partition("/")[2].encode():
+            return  # for another gateway
+        try:
+            answered = parse_reply(record.value, record.headers)
+            partition, offset = map(int, answered.command.split(":"))
+        except ValueError:
+            return  # anybody may write to the topic; what is no reply of ours is nothing to us
+        self.answer(self.address, answered.correlation_id, answered.reply, partition, offset)
+
+    async def sweep(self) -> None:
+        """Tell those who have waited too long that the outcome is unknown; until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now_s = self._loop.time()
+            for id_ in self._overdue(now_s):
+                future, _ = self._waiting.pop(id_)
+                if not future.done():
+                    told = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
+                    future.set_exception(OutcomeUnknown(told))
+
+    def _overdue(self, now_s: float) -> list[str]:
+        found = []
+        for id_, (_, due_s) in self._waiting.items():
+            if due_s > now_s:
+                break  # all wait equally long, so the first that is not due ends the search
+            found.append(id_)
+        return found

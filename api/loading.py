@@ -1,0 +1,240 @@
+"""From a path to an app: its configuration, its classes, its Worker.
+
+Laws
+- The app's modules get names of their own (`perdure_app1_counter`), so that a user's `queue.py` can neither
+  hide the standard library nor be hidden by it; among themselves they import each other by plain name, and
+  each is loaded once.
+- Whatever the user's code raises while it is loaded is a `ConfigError` with the file and line of that code.
+- An app is what its own folder defines: classes imported from elsewhere are not served.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import itertools
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.config import Config, parse_config
+from perdure.schemas.errors import ConfigError
+
+CONFIG_FILES = ("perdure.toml", "wrangler.toml")
+_NO_MODULES_OF_AN_APP = ("_", "test_", "conftest.", "setup.")
+
+_numbers = itertools.count(1)
+_borrowed: dict[str, ModuleType] = {}  # plain names the app loaded last holds in sys.modules
+_folders: list[str] = []  # its entry in sys.path
+
+
+@dataclass(frozen=True)
+class App:
+    """What a path holds. `worker` is the optional `async def fetch(request, env)` of the main module."""
+
+    config: Config
+    classes: Mapping[str, type[DurableObject]]
+    worker: Callable[..., Any] | None
+    folder: Path
+    config_file: Path | None
+
+
+def load_app(
+    path: Path | None,
+    *,
+    env_name: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> App:
+    """Read the configuration of `path` (see `load_config`), import its modules, collect what they define.
+
+    A file is the main module. A folder has its main module named in its configuration; without one every
+    module in it counts, except `_*.py`, `test_*.py`, `conftest.py` and `setup.py`. Raises `ConfigError`.
+    """
+    config = load_config(path, env_name=env_name, environ=environ, flags=flags)
+    folder, config_file, _ = _places(path)
+    if config.main is not None:
+        files = [folder / config.main]
+        if not files[0].is_file():
+            raise ConfigError(f'main = "{config.main}": there is no file {files[0]}')
+    else:
+        files = sorted(
+            file for file in folder.glob("*.py") if not file.name.startswith(_NO_MODULES_OF_AN_APP)
+        )
+    if not files:
+        raise ConfigError(
+            f"{folder}: no Python module there; name the app's file, or write main = in {CONFIG_FILES[0]}"
+        )
+    modules = _import_all(files, folder)
+    worker = _worker(modules[0]) if config.main is not None else None
+    return App(config, _classes(modules, folder), worker, folder, config_file)
+
+
+def load_config(
+    path: Path | None,
+    *,
+    env_name: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Config:
+    """The effective configuration for a path: a `.py` file, a `.toml` file, or a folder (None is this one).
+
+    `perdure.toml` is looked for in the folder, then `wrangler.toml`; having neither is fine. A given `.py`
+    file is `main`, and gives the app its name if nothing else does. Raises `ConfigError`.
+    """
+    folder, config_file, main = _places(path)
+    given = dict(flags or {})
+    if main is not None:
+        given["main"] = main
+    try:
+        text = config_file.read_text(encoding="utf-8") if config_file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config_file}: cannot be read: {error}") from None
+    if config_file is None and env_name is not None:
+        raise ConfigError(f"--env {env_name}: {folder} has neither {' nor '.join(CONFIG_FILES)} to define it")
+    return parse_config(
+        text,
+        str(config_file or folder / CONFIG_FILES[0]),
+        env_name=env_name,
+        environ=environ,
+        flags=given,
+        default_name=Path(main).stem if main else folder.resolve().name,
+    )
+
+
+def _places(path: Path | None) -> tuple[Path, Path | None, str | None]:
+    """The app's folder, its configuration file if it has one, and the main module if `path` names it."""
+    path = path or Path()
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder; name the app's Python file or its folder")
+    if path.suffix == ".toml" and path.is_file():
+        return path.parent, path, None
+    folder, main = (path, None) if path.is_dir() else (path.parent, path.name)
+    if main is not None and path.suffix != ".py":
+        raise ConfigError(f"{path}: neither a Python file, nor a TOML file, nor a folder")
+    found = (folder / name for name in CONFIG_FILES)
+    return folder, next((file for file in found if file.is_file()), None), main
+
+
+# --- modules ---
+
+
+def _import_all(files: list[Path], folder: Path) -> list[ModuleType]:
+    _forget_last_app()
+    number = next(_numbers)
+    before = set(sys.modules)
+    entry = str(folder.resolve())
+    if entry not in sys.path:
+        sys.path.append(entry)  # last: what is installed wins over a file of the same name
+        _folders.append(entry)
+    importlib.invalidate_caches()
+    try:
+        return [_import(file.resolve(), f"perdure_app{number}_{file.stem}", folder) for file in files]
+    finally:
+        for name in set(sys.modules) - before:
+            if _is_in(sys.modules[name], folder) and not name.startswith("perdure_app"):
+                _borrowed[name] = sys.modules[name]
+
+
+def _import(file: Path, name: str, folder: Path) -> ModuleType:
+    plain = file.stem
+    loaded = sys.modules.get(plain)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(file):
+        return loaded  # another module of the app imported it
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # the file ends with .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if loaded is None and plain not in sys.stdlib_module_names:
+        sys.modules[plain] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name)
+        if sys.modules.get(plain) is module:
+            del sys.modules[plain]
+        raise ConfigError(_blame(error, file, folder)) from error
+    return module
+
+
+def _forget_last_app() -> None:
+    """Take back the plain names and the path of the app before, so that this one gets its own modules."""
+    for name, module in _borrowed.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+    _borrowed.clear()
+    while _folders:
+        entry = _folders.pop()
+        if entry in sys.path:
+            sys.path.remove(entry)
+
+
+def _blame(error: BaseException, file: Path, folder: Path) -> str:
+    """One line: file and line in the user's code, and what it raised there."""
+    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {what}"
+    root = str(folder.resolve())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(file)
+    return f"{place}: {what}"
+
+
+# --- what they define ---
+
+
+def _classes(modules: list[ModuleType], folder: Path) -> dict[str, type[DurableObject]]:
+    classes: dict[str, type[DurableObject]] = {}
+    for module in modules:
+        for cls in vars(module).values():
+            if not (isinstance(cls, type) and issubclass(cls, DurableObject)) or cls.__name__.startswith("_"):
+                continue
+            if cls is DurableObject or not _is_in(sys.modules.get(cls.__module__), folder):
+                continue
+            if classes.setdefault(cls.__name__, cls) is not cls:
+                raise ConfigError(
+                    f"two classes are named {cls.__name__}: {_place(classes[cls.__name__])} and {_place(cls)}; "
+                    "a class names its namespace, so rename one"
+                )
+    if not classes:
+        names = ", ".join(str(module.__file__) for module in modules[:3])
+        raise ConfigError(
+            f"{names}: no durable object there; define a class that inherits perdure.DurableObject"
+        )
+    return classes
+
+
+def _worker(module: ModuleType) -> Callable[..., Any] | None:
+    worker: Callable[..., Any] | None = vars(module).get("fetch")
+    # `from perdure import fetch` is the way out of an object, not a Worker
+    if worker is None or getattr(worker, "__module__", None) != module.__name__:
+        return None
+    if not inspect.iscoroutinefunction(worker):
+        raise ConfigError(f"{module.__file__}: the Worker must be: async def fetch(request, env)")
+    parameters = inspect.signature(worker).parameters
+    if len(parameters) != 2:
+        raise ConfigError(
+            f"{module.__file__}:{worker.__code__.co_firstlineno}: the Worker takes (request, env), "
+            f"this one takes ({', '.join(parameters)})"
+        )
+    return worker
+
+
+def _is_in(module: ModuleType | None, folder: Path) -> bool:
+    """Is it a module of the app, and not of perdure or of an environment that lies in the app's folder?"""
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or module.__name__.partition(".")[0] == "perdure":
+        return False
+    path, root = Path(file).resolve(), folder.resolve()
+    return path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts
+
+
+def _place(cls: type) -> str:
+    module = sys.modules.get(cls.__module__)
+    return f"{getattr(module, '__file__', cls.__module__)}:{inspect.getsourcelines(cls)[1]}"

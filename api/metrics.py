@@ -1,0 +1,73 @@
+"""What /metrics tells, in Prometheus' text format. Everything is counted where it happens, as plain numbers;
+reading them is all that is done here, so that counting costs a command next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from perdure.api.gateway import Gateway
+from perdure.streams.owner import Owner
+from perdure.streams.owning import OwnerState
+
+_COUNTS = {
+    "commands": "Commands taken from the log",
+    "entries": "Turns that ended with a journal entry",
+    "dones": "Commands that ended without one (reads, expired, duplicates)",
+    "dead": "Records that were no commands",
+    "claims": "Claims of the partition by this node",
+}
+
+
+class _Node(Collector):
+    def __init__(
+        self, owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
+    ) -> None:
+        self._owners = owners
+        self._gateway = gateway
+        self._answered = answered
+
+    def collect(self) -> Iterator[Metric]:
+        for name, text in _COUNTS.items():
+            family = CounterMetricFamily(f"perdure_{name}", text, labels=["partition"])
+            for owner in self._owners:
+                family.add_metric([str(owner.partition)], getattr(owner.counts, name))
+            yield family
+        voids = CounterMetricFamily(
+            "perdure_voids", "Void journal records met after a take-over", labels=["partition"]
+        )
+        for owner in self._owners:
+            voids.add_metric([str(owner.partition)], owner.tables.reader.void)
+        yield voids
+        yield self._gauge(
+            "serving", "1 if this node serves the partition", lambda o: o.state is OwnerState.SERVING
+        )
+        yield self._gauge("undone_commands", "Commands read and not done", lambda o: o.undone)
+        yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.residents))
+        yield self._gauge("watermark", "Below this command offset all is done", lambda o: o.tables.done.mark)
+        yield self._gauge("applied_offset", "Journal offset folded up to", lambda o: o.tables.reader.offset)
+        yield GaugeMetricFamily("perdure_waiting", "Requests waiting for an answer", self._gateway.waiting)
+        requests = CounterMetricFamily("perdure_http_requests", "HTTP requests answered", labels=["status"])
+        for status, count in sorted(self._answered().items()):
+            requests.add_metric([str(status)], count)
+        yield requests
+
+    def _gauge(self, name: str, text: str, read: Callable[[Owner], float]) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"perdure_{name}", text, labels=["partition"])
+        for owner in self._owners:
+            family.add_metric([str(owner.partition)], float(read(owner)))
+        return family
+
+
+def exposition(
+    owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
+) -> Callable[[], bytes]:
+    """A function that gives the text of /metrics as it is now."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Node(owners, gateway, answered))
+    ProcessCollector(registry=registry)
+    return lambda: generate_latest(registry)

@@ -1,0 +1,230 @@
+"""The one wiring place: configuration in, a running node out.
+
+Laws
+- Nothing is served before every partition of this node has come up or has said why not.
+- The log as a whole or the store failing stops the node: `stopped` holds the reason, and the process that runs
+  the node ends. A single partition's failure is told by /readyz and by its objects' 503.
+- Every task belongs to the node and ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from perdure.api.gateway import Gateway
+from perdure.api.http import HttpDoor
+from perdure.api.metrics import exposition
+from perdure.api.problems import Problem
+from perdure.api.progress import ReplayProgress
+from perdure.objects.registry import Registry
+from perdure.objects.state import Limits
+from perdure.schemas.config import Config
+from perdure.schemas.errors import PerdureError, StorageFailed, Unavailable
+from perdure.streams.beginning import live
+from perdure.streams.founding import found
+from perdure.streams.keeper import Keeper
+from perdure.streams.opening import clock_ms, new_uuid, open_data, start_log
+from perdure.streams.owner import Owner
+from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.store import RocksStore
+from perdure.streams.tables import Tables
+
+DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
+_JSON = [(b"content-type", b"application/json")]
+
+
+class Node:
+    """A node of one app: `async with Node(config, registry) as node`, then serve `node.asgi`.
+
+    Raises an `OperatorError` on entering if it cannot start, naming what and the remedy. Later failures that
+    end the node resolve `stopped`.
+    """
+
+    asgi: Callable[..., Awaitable[None]]
+
+    def __init__(self, config: Config, registry: Registry) -> None:
+        self.config = config
+        self.registry = registry
+        self.name = f"{os.getpid():x}{new_uuid()[:8]}"
+        self.stopped: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._opened: list[Callable[[], Awaitable[None]]] = []
+        self.owners: list[Owner] = []
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._close_opened()  # what fails now is the aftermath: why it could not start is told
+            raise
+        return self
+
+    async def _open(self) -> None:
+        config = self.config
+        data = open_data(config)
+        self._opened.append(_later(data.close))
+        self.log = log = await start_log(config, data, self.name)
+        log.on_stopped = self._stop
+        self._opened.append(log.close)
+        app_uuid = await found(log, config.name, data.app_uuid)
+        self.store = store = RocksStore(data.state_path)
+        self._opened.append(_later(store.close))
+        self.gateway = Gateway(log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms)
+        ports = Ports(
+            log,
+            self.registry,
+            self.gateway,
+            clock_ms,
+            Random(),
+            new_uuid,
+            self.name,
+            config.name,
+            app_uuid,
+            ReplayProgress(),
+        )
+        bounds = _bounds(config)
+        self.owners = [
+            Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
+        ]
+        keep_s = config.keep_commands_s
+        self.keeper = Keeper(
+            store,
+            self.owners,
+            clock_ms=clock_ms,
+            keep_ms=None if keep_s is None else int(keep_s * 1000),
+            failed=self._stop,
+        )
+        await self.gateway.start(self.owners)
+        door = HttpDoor(self.gateway, self.registry, body_bytes=config.limits.body_bytes, pages=self._page)
+        self.asgi = door
+        self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
+        self._tasks += [self._task(live(owner)) for owner in self.owners]
+        self._tasks += [
+            self._task(self.keeper.keep()),
+            self._task(self.keeper.trim_forever()),
+            self._task(self.gateway.sweep()),
+        ]
+        await self._come_up()
+
+    async def _come_up(self) -> None:
+        """Wait until each partition serves or has stopped with its reason; all of them stopped is a failure."""
+        while any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self.owners):
+            if self.stopped.done():
+                raise self.stopped.result()
+            await asyncio.sleep(0.005)  # start-up only: owners come up in a few ms, or replay for seconds
+        broken = [owner.error for owner in self.owners if owner.state is not OwnerState.SERVING]
+        if len(broken) == len(self.owners) and broken[0] is not None:
+            raise broken[0]
+
+    def _task(self, coro: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coro)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        """Stop for good: nothing is answered any more, the process is to end."""
+        if self.stopped.done():
+            return
+        self.stopped.set_result(error)
+        for owner in self.owners:
+            owner.end_reign()
+            owner.state, owner.error = OwnerState.STOPPED, error
+        told = error if isinstance(error, PerdureError) else StorageFailed(f"the node stopped: {error!r}")
+        self.gateway.close(told)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.stopped.done():
+            await self._drain()
+        self.gateway.close(Unavailable("the node has stopped"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for owner in self.owners:
+            owner.end_reign()
+        failed = await self._close_opened()
+        if failed is not None and not self.stopped.done():
+            raise failed
+
+    async def _drain(self) -> None:
+        """Let what is under way end, sign off, and write the store out, so that the next start is quick."""
+        serving = [owner for owner in self.owners if owner.state is OwnerState.SERVING]
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await _until(
+                    lambda: all(owner.idle or owner.state is not OwnerState.SERVING for owner in serving)
+                )
+                for owner in serving:
+                    if owner.state is OwnerState.SERVING:
+                        owner.journal.sign_off()
+                await _until(
+                    lambda: all(owner.idle or owner.state is not OwnerState.SERVING for owner in serving)
+                )
+        except TimeoutError:
+            pass  # what did not end runs again at the next start, as after a crash
+        await self.keeper.write_all()
+        await self.keeper.flush()
+
+    async def _close_opened(self) -> PerdureError | None:
+        """Close all that was opened, the last first; returns why the first of those that failed did."""
+        first = None
+        while self._opened:
+            try:
+                await self._opened.pop()()
+            except PerdureError as error:
+                first = first or error
+        return first
+
+    # Pages
+
+    def _page(self, path: str) -> Problem | None:
+        if path == "/livez":
+            return 200, _JSON, b'{"status":"alive"}'
+        if path == "/readyz":
+            return self._ready()
+        if path == "/metrics":
+            return 200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], self._metrics()
+        return None
+
+    def _ready(self) -> Problem:
+        broken = [
+            {"partition": owner.partition, "state": owner.state.value, "reason": str(owner.error or "")}
+            for owner in self.owners
+            if owner.state is not OwnerState.SERVING
+        ]
+        ready = not broken and not self.stopped.done() and self.gateway.closed is None
+        body = msgspec.json.encode({"status": "ready" if ready else "not ready", "partitions": broken})
+        return 200 if ready else 503, _JSON, body
+
+
+def _bounds(config: Config) -> Bounds:
+    limits = config.limits
+    return Bounds(
+        mailbox=limits.mailbox,
+        undone=limits.undone,
+        limits=Limits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
+    )
+
+
+def _later(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def closing() -> None:
+        await asyncio.to_thread(close)
+
+    return closing
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - there is no event for "nothing is under way anywhere"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,75 @@
+"""Errors as HTTP tells them: RFC 9457 problem+json. The one place where a code becomes a status.
+
+Law: 503 = not done, ask again; 504 = the outcome is unknown; 507 = the disk refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.schemas.errors import PerdureError, Unavailable
+from perdure.schemas.replies import FAILED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
+
+BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
+STATUS = {
+    "bad-request": 400,
+    "bad-key": 400,
+    "malformed-command": 400,
+    BAD_BODY: 400,
+    "unknown-namespace": 404,
+    "unknown-method": 404,
+    "no-such-path": 404,
+    "method-not-allowed": 405,
+    "key-in-flight": 409,
+    "too-large": 413,
+    "invalid-arguments": 422,
+    "key-reused": 422,
+    "headers-too-large": 431,
+    "storage-failed": 507,
+    "outcome-unknown": 504,
+}
+OF_OUTCOME = {REFUSED: 409, FAILED: 500, REJECTED: 400}
+UNAVAILABLE_STATUS = 503
+
+Problem = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def problem(code: str, message: str, *, status: int, detail: Any = None, **more: Any) -> Problem:
+    """(status, headers, body) of a problem; its type is `urn:perdure:problem:{code}`."""
+    told = {
+        "type": f"urn:perdure:problem:{code}",
+        "title": code.replace("-", " "),
+        "status": status,
+        "detail": message,
+        **more,
+    }
+    if detail is not None:
+        told["data"] = detail
+    headers = [(b"content-type", b"application/problem+json")]
+    if status == UNAVAILABLE_STATUS:
+        headers.append((b"retry-after", b"1"))
+    return status, headers, _encode(told)
+
+
+def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
+    """The problem that an object's or owner's error reply comes to."""
+    status = OF_OUTCOME.get(outcome, UNAVAILABLE_STATUS)
+    # an object's own codes do not choose the status (503, 504 and 507 promise something); perdure's codes do
+    if outcome in (REJECTED, UNAVAILABLE) or error.code == BAD_BODY:
+        status = STATUS.get(error.code, status)
+    return problem(error.code, error.message, status=status, detail=error.detail, **more)
+
+
+def problem_of(error: PerdureError, **more: Any) -> Problem:
+    """The problem of an error raised at the door itself, before or instead of a reply."""
+    status = STATUS.get(error.code)
+    if status is None:
+        status = UNAVAILABLE_STATUS
+    if isinstance(error, Unavailable):
+        status = UNAVAILABLE_STATUS
+    return problem(error.code, str(error), status=status, **more)

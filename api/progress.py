@@ -1,0 +1,48 @@
+"""How far a long replay is, told on stderr: once a second, and only if it is long enough to wait for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TELL_FROM_RECORDS = 50_000
+TELL_EVERY_S = 1.0
+
+
+class ReplayProgress:
+    """Lines such as `partition 3: replayed 120000 of 1000000 journal records`. Call it with those numbers."""
+
+    def __init__(self) -> None:
+        self._told_s = time.monotonic()
+
+    def __call__(self, partition: int, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if total < TELL_FROM_RECORDS or now_s - self._told_s < TELL_EVERY_S:
+            return
+        self._told_s = now_s
+        line = f"perdure: partition {partition}: replayed {done} of {total} journal records"
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each thing that `bar(what, done, total)` is told of; nothing where nobody watches."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as shown:
+        tasks = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=total)
+            shown.update(tasks[what], completed=done, total=max(total, done))
+
+        yield tell

@@ -1,0 +1,240 @@
+"""One process: a node and the HTTP server in front of it, until a signal or until the node stops itself.
+
+Laws
+- The port is taken before the node opens its data, so that a port in use is told as such and nothing else
+  happens; connections are accepted only once the node is ready.
+- An address that other machines can reach is refused unless the configuration says it is meant.
+- SIGTERM and SIGINT drain: no new connections, requests in flight finish, then the node closes, exit 0. After
+  `DRAIN_S` the process leaves anyhow: an acknowledged write is already durable. A second SIGINT skips waiting.
+- A node that stops itself (its disk or log fails) is not waited for: its reason ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Any, Protocol
+
+import uvicorn
+
+from perdure.api.onewrite import OneWriteProtocol
+from perdure.schemas.config import Config
+from perdure.schemas.errors import ConfigError, OperatorError
+
+DRAIN_S = 30
+_REQUESTS_DRAIN_S = 25  # the rest is the node's, to flush what it has
+_RESERVED_FILES = 256  # for the log, the store and the process itself
+
+
+class Runnable(Protocol):
+    """What is served: a node, running inside `async with`; `asgi` is there once it runs."""
+
+    asgi: Callable[..., Awaitable[None]]
+    stopped: asyncio.Future[BaseException]
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+
+def run(
+    make_node: Callable[[], Runnable],
+    config: Config,
+    *,
+    ready: Callable[[int], None] = lambda port: None,
+    lifeline_fd: int | None = None,
+) -> BaseException | None:
+    """Serve until a signal (returns None) or until the node stops itself (returns why).
+
+    `make_node` is called inside the event loop. `ready` is told the port once requests are answered. When
+    `lifeline_fd` (a pipe's end) is closed at the other side, that counts as SIGTERM. Raises what starting
+    the node raises, `ConfigError` for an address that cannot be used and `OperatorError` for a port in use.
+    """
+    with contextlib.closing(bind(config)) as listener:
+        files = _raise_file_limit()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(make_node, config, listener, files, ready, lifeline_fd))
+
+
+def bind(config: Config) -> socket.socket:
+    """A socket bound to the configured address, not yet listening."""
+    if config.is_public and not config.insecure_public:
+        raise ConfigError(
+            f'host = "{config.host}" lets every machine that reaches this one in, without a token; '
+            "bind 127.0.0.1, or say --insecure-public if that is meant"
+        )
+    try:
+        address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ConfigError(f'host = "{config.host}" is no address of this machine: {error.strerror}') from None
+    listener = socket.socket(address[0], socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with _clear_address_errors(config):
+            listener.bind(address[4])
+    except BaseException:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+@contextlib.contextmanager
+def _clear_address_errors(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                raise OperatorError(
+                    f"port {config.port} on {config.host} is in use by another process; "
+                    "stop that one, or choose another with --port (0 takes a free one)"
+                ) from None
+            case errno.EACCES:
+                raise ConfigError(
+                    f"port {config.port} needs root; choose one above 1023 with --port"
+                ) from None
+            case errno.EADDRNOTAVAIL:
+                raise ConfigError(f'host = "{config.host}" is no address of this machine') from None
+        raise
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which would end the process by the signal instead of with 0."""
+
+    def __init__(self, settings: uvicorn.Config, config: Config, ready: Callable[[int], None]) -> None:
+        super().__init__(settings)
+        self._config = config
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def give_up(self, _: object) -> None:
+        """Stop serving and wait for nobody."""
+        self.should_exit = self.force_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets
+        with _clear_address_errors(self._config):
+            await super().startup(sockets)
+        # What start-up made lives for ever: the collector need not look at it again, nor at every 700th object.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        self._ready(sockets[0].getsockname()[1])
+
+
+async def _serve(
+    make_node: Callable[[], Runnable],
+    config: Config,
+    listener: socket.socket,
+    files_max: int,
+    ready: Callable[[int], None],
+    lifeline_fd: int | None,
+) -> BaseException | None:
+    loop = asyncio.get_running_loop()
+    node = make_node()
+    server: _Server | None = None
+    whole = asyncio.current_task()
+    assert whole is not None
+
+    def stop(sig: int = signal.SIGTERM) -> None:
+        if lifeline_fd is not None:
+            loop.remove_reader(lifeline_fd)
+        if server is not None and server.started:
+            _leave_after(DRAIN_S)
+            server.handle_exit(sig, None)
+        else:
+            whole.cancel()
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop, sig)
+    if lifeline_fd is not None:
+        loop.add_reader(lifeline_fd, stop)
+
+    try:
+        async with node:
+            server = _Server(_settings(node, config, files_max), config, ready)
+            node.stopped.add_done_callback(server.give_up)
+            await server.serve(sockets=[listener])
+    except asyncio.CancelledError:
+        if server is not None and server.started:
+            raise
+        return None  # a signal came before the node was ready
+    return node.stopped.result() if node.stopped.done() and not node.stopped.cancelled() else None
+
+
+def _settings(node: Runnable, config: Config, files_max: int) -> uvicorn.Config:
+    # A request that is cancelled because the process ends is no error of the app, as uvicorn would have it.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+    protocol = OneWriteProtocol.bounded_by(
+        head_max_bytes=config.limits.header_bytes,
+        connections_max=max(files_max - _RESERVED_FILES, files_max // 2),
+    )
+    return uvicorn.Config(
+        node.asgi,
+        http=protocol,
+        ws="websockets-sansio",
+        ws_max_size=config.limits.body_bytes,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        interface="asgi3",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=_REQUESTS_DRAIN_S,
+    )
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # not there on Windows
+
+    return uvloop.new_event_loop
+
+
+def _raise_file_limit() -> int:
+    """Allow as many open files (connections) as the system lets this process; returns that number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1_048_576) if hard != resource.RLIM_INFINITY else 1_048_576
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # refused in some containers: then the soft limit stands
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft if soft != resource.RLIM_INFINITY else wanted
+
+
+def _leave_after(seconds: float) -> None:
+    """End the process even if the loop is stuck. A thread: a timer of the loop would be stuck with it."""
+
+    def leave() -> None:
+        print(f"perdure: not finished {seconds:g} s after the signal; leaving", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,126 @@
+"""`python -m bench [MEASUREMENT ...]`: measures what is not measured yet and writes the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench import load, machine, report
+from bench.campaign import Campaign, Plan
+from bench.errors import BenchError
+from bench.runs import Runs, fingerprint
+from bench.scenarios import SCENARIOS
+from bench.servers import fresh
+from bench.sides import CACHE, REPO, SIDES, Side
+
+MEASUREMENTS = ("compare", "syncs", "memory", "restart", "broadcast")
+INTERRUPTED = 130  # what a shell makes of SIGINT
+USUAL = {"rounds": 5, "seconds": 8.0, "objects": 1_000_000, "resident": 100_000, "out": REPO / "bench"}
+QUICK = {"rounds": 1, "seconds": 2.0, "objects": 20_000, "resident": 10_000, "out": CACHE / "quick"}
+
+
+def _arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    known = ", ".join((*MEASUREMENTS, "report"))
+    parser.add_argument("measurements", nargs="*", metavar="MEASUREMENT", help=f"{known} (all)")
+    parser.add_argument(
+        "--quick", action="store_true", help="short runs, small sizes; results go to the cache"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget the runs made so far")
+    parser.add_argument("--rounds", type=int, help="runs of each (5; quick 1)")
+    parser.add_argument("--seconds", type=float, help="length of one load (8; quick 2)")
+    parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated (%(default)s)")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="comma-separated (%(default)s)")
+    parser.add_argument("--objects", type=int, help="objects on disk for restart (1000000; quick 20000)")
+    parser.add_argument("--resident", type=int, help="objects for memory (100000; quick 10000)")
+    parser.add_argument("--sockets", type=int, default=1_000, help="sockets of a broadcast (1000)")
+    parser.add_argument("--out", type=Path, help="where results go (bench/; quick: the cache)")
+    asked = parser.parse_args(words)
+    for name, value in (QUICK if asked.quick else USUAL).items():
+        if getattr(asked, name) is None:
+            setattr(asked, name, value)
+    asked.sides, asked.scenarios = asked.sides.split(","), asked.scenarios.split(",")
+    _check_names(parser, asked)
+    return asked
+
+
+def _check_names(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
+    known = {"measurements": (*MEASUREMENTS, "report"), "sides": tuple(SIDES), "scenarios": tuple(SCENARIOS)}
+    for option, names in known.items():
+        for name in getattr(asked, option):
+            if name not in names:
+                parser.error(f"{option}: {name!r} is none of {', '.join(names)}")
+
+
+def _prepared(names: list[str]) -> tuple[dict[str, Side], dict[str, str]]:
+    """The sides that can run here, and why the others cannot."""
+    ready: dict[str, Side] = {}
+    absent: dict[str, str] = {}
+    for name in names:
+        try:
+            SIDES[name].prepare()
+            ready[name] = SIDES[name]
+        except BenchError as error:
+            print(f"left out: {name}: {error}", file=sys.stderr)
+            absent[name] = str(error)
+    return ready, absent
+
+
+def _write(campaign: Campaign) -> None:
+    """`results.md` and `results.json` from the rows there are."""
+    page = report.Page(
+        at=datetime.now(UTC),
+        machine=machine.facts(campaign.work),
+        versions={name: side.versions() for name, side in campaign.sides.items()},
+        settings={name: side.settings for name, side in campaign.sides.items()},
+        absent=campaign.absent,
+    )
+    where = campaign.runs.path.parent
+    (where / "results.md").write_text(report.render(campaign.runs, page))
+    raw: dict[str, Any] = {"at": page.at.isoformat(timespec="seconds"), "machine": page.machine}
+    raw |= {"versions": page.versions, "settings": campaign.runs.settings, "runs": campaign.runs.rows}
+    (where / "results.json").write_text(json.dumps(raw, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    print(f"wrote {where / 'results.md'} and {where / 'results.json'}")
+
+
+def main(words: list[str]) -> int:
+    """Runs what was asked; gives the exit code: 1 if anything that was asked is missing from the report."""
+    asked = _arguments(words)
+    sizes = {name: getattr(asked, name) for name in ("seconds", "objects", "resident", "sockets")}
+    try:
+        load.wrk_path()
+        runs = Runs(asked.out / "runs.jsonl", {**sizes, "code": fingerprint(REPO)}, is_fresh=asked.fresh)
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    sides, absent = _prepared(asked.sides)
+    plan = Plan(rounds=asked.rounds, scenarios=tuple(asked.scenarios), **sizes)
+    campaign = Campaign(plan, runs, fresh(CACHE / "run"), sides, absent)
+    for name in asked.measurements or MEASUREMENTS:
+        if name == "report":
+            continue  # written in any case
+        try:
+            getattr(campaign, name)()
+        except BenchError as error:
+            print(f"left out: {name}: {error}", file=sys.stderr)
+            absent[name] = str(error)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the runs so far are in {runs.path}, run again to go on", file=sys.stderr)
+            return INTERRUPTED
+    _write(campaign)
+    return 1 if absent else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # unwinds through the groups, which end their servers
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""Which measurement is made when.
+
+Laws
+- Sides of one scenario follow each other within a round; each round begins with the next side.
+- A row that is there already is not made again.
+- A side that fails is reported, kept out of that scenario's later rounds, and stops nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import extras, measure, report
+from bench.errors import BenchError
+from bench.runs import Row, Runs
+from bench.scenarios import SCENARIOS
+from bench.sides import Perdure, Side
+
+SHOWN = (
+    *("per_s", "p50_ms", "cpu_us", "bytes_per_command", "syncs_per_request"),
+    *("empty_mib", "object_bytes", "restart_s", "rebuild_per_s", "broadcast_ms"),
+)
+BROADCASTS = 20
+SYNCS_AT_MOST_S = 4.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked: how often, how long, and how much."""
+
+    rounds: int
+    seconds: float
+    scenarios: tuple[str, ...]
+    objects: int  # on disk, for restart and rebuild
+    resident: int  # in memory
+    sockets: int
+
+
+@dataclass
+class Campaign:
+    """A benchmark in progress: the plan, the rows there are, and what went wrong."""
+
+    plan: Plan
+    runs: Runs
+    work: Path
+    sides: dict[str, Side]
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def compare(self) -> None:
+        """Every scenario on every side, in turns."""
+        for round_, name, side in turns(self.plan.rounds, self.plan.scenarios, self.sides):
+            what = (self.sides[side], SCENARIOS[name], round_, self.plan.seconds, self.work)
+            self._once("load", side, name, round_, functools.partial(measure.measure, *what))
+
+    def syncs(self) -> None:
+        """fsyncs per request, once for every scenario and side."""
+        measure.strace_path()
+        seconds = min(SYNCS_AT_MOST_S, self.plan.seconds)
+        for _, name, side in turns(1, self.plan.scenarios, self.sides):
+            what = (self.sides[side], SCENARIOS[name], seconds, self.work)
+            self._once("syncs", side, name, 0, functools.partial(measure.count_syncs, *what))
+
+    def memory(self) -> None:
+        """perdure's resident memory."""
+        for side in self._perdures():
+            make = functools.partial(extras.memory, side, self.plan.resident, self.work)
+            self._once("memory", side.name, "memory", 0, make)
+
+    def restart(self) -> None:
+        """perdure's way back after SIGKILL, and without its store."""
+        for side in self._perdures():
+            make = functools.partial(self._restart_then_rebuild, side)
+            self._once("rebuild", side.name, "rebuild", 0, make)
+
+    def _restart_then_rebuild(self, side: Perdure) -> Row:
+        restart, rebuild = extras.comebacks(side, self.plan.objects, self.work)
+        self.runs.add(restart)
+        print(headline(restart), end="  ", flush=True)
+        return rebuild
+
+    def broadcast(self) -> None:
+        """One socket's message to all the others, in turns."""
+        rooms = [name for name in self.sides if name in extras.ROOMS]
+        for round_, _, side in turns(self.plan.rounds, ("broadcast",), rooms):
+            what = (self.sides[side], self.plan.sockets, BROADCASTS, round_, self.work)
+            self._once("broadcast", side, "broadcast", round_, functools.partial(extras.broadcast, *what))
+
+    def _once(self, kind: str, side: str, scenario: str, round_: int, make: Callable[[], Row]) -> None:
+        """Makes and keeps a row unless it is there, with a line of progress."""
+        what = f"{kind} {side}" if kind == scenario else f"{kind} {side} {scenario}"
+        if what in self.absent or self.runs.has(kind, side, scenario, round_):
+            return
+        began = time.monotonic()
+        print(f"round {round_ + 1} {kind:9} {scenario:9} {side:14} ", end="", flush=True)
+        try:
+            made = make()
+        except BenchError as error:
+            print("failed", flush=True)
+            print(f"error: {what}: {error}", file=sys.stderr, flush=True)
+            self.absent[what] = str(error)
+            return
+        self.runs.add(made)
+        print(f"{headline(made)}  [{time.monotonic() - began:.0f} s]", flush=True)
+
+    def _perdures(self) -> list[Perdure]:
+        return [side for side in self.sides.values() if isinstance(side, Perdure)]
+
+
+def turns(
+    rounds: int, scenarios: Sequence[str], sides: Sequence[str] | dict[str, Side]
+) -> Iterator[tuple[int, str, str]]:
+    """Every (round, scenario, side); the sides' order rotates by one each round."""
+    names = list(sides)
+    for round_ in range(rounds):
+        for scenario in scenarios:
+            first = round_ % len(names) if names else 0
+            for side in names[first:] + names[:first]:
+                yield round_, scenario, side
+
+
+def headline(row: Row) -> str:
+    """The row's figures on one line."""
+    return "  ".join(f"{name} {report.number(row[name])}" for name in SHOWN if row.get(name) is not None)

@@ -1,0 +1,148 @@
+"""What a load does not show: memory, the way back after a kill, the rebuild, a broadcast.
+
+Laws
+- perdure is killed by SIGKILL in the middle of writes, and only perdure: the broker stays.
+- After each way back a sample of objects is read: each must hold at least one acknowledged write.
+- The store is deleted while nothing runs, so that what comes back came from the log alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import threading
+from pathlib import Path
+
+from bench import load, machine
+from bench.errors import BenchError
+from bench.measure import row
+from bench.runs import Row
+from bench.servers import Group, free_port, fresh
+from bench.sides import PEERS, SOCKET_CLIENT, Perdure, Side, environment
+
+CLIENTS = 64
+SAMPLE = 1_000
+KILLS = 3
+BACK_TIMEOUT_S = 900.0
+STORE = "state"  # perdure's folder of RocksDB tables within its data directory
+
+
+def memory(side: Perdure, objects: int, work: Path) -> Row:
+    """Resident memory empty, and per object: after writing each, and after reading each in a fresh process."""
+    data = fresh(work / "data")
+    with Group(fresh(work / "logs")) as group:
+        port = side.start(group, data)
+        pid = group.processes["perdure"].pid
+        empty = machine.settled_rss_bytes(pid)
+        load.touch_in_order(port, side.write, objects=objects, clients=CLIENTS)
+        written = machine.settled_rss_bytes(pid)
+        port = _again(side, group, data, signal.SIGTERM)[0]
+        pid = group.processes["perdure"].pid
+        base = machine.settled_rss_bytes(pid)
+        load.touch_in_order(port, side.read, objects=objects, clients=CLIENTS)
+        resident = machine.settled_rss_bytes(pid)
+    shutil.rmtree(data)
+    return row("memory", side.name, "memory", 0) | {
+        "objects": objects,
+        "empty_mib": empty / 2**20,
+        "written_object_bytes": (written - empty) / objects,
+        "restarted_mib": base / 2**20,
+        "object_bytes": (resident - base) / objects,
+    }
+
+
+def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
+    """Seconds to ready after SIGKILLs under load, then entries a second of a rebuild without the store."""
+    data = fresh(work / "data")
+    with Group(fresh(work / "logs")) as group:
+        port = side.start(group, data)
+        acknowledged = load.touch_in_order(port, side.write, objects=objects, clients=CLIENTS)
+        kills = []
+        for _ in range(KILLS):
+            port, seconds, more = _kill_under_load(side, group, data, port, objects)
+            acknowledged += more
+            kills.append(seconds)
+        log_bytes = machine.disk_bytes(data)
+        port, rebuild_s = _again(side, group, data, signal.SIGTERM, without_store=True)
+        _check_sample(side, port, objects)
+    shutil.rmtree(data)
+    sizes = {"objects": objects, "entries": acknowledged}
+    restart = row("restart", side.name, "restart", 0) | sizes
+    rebuild = row("rebuild", side.name, "rebuild", 0) | sizes
+    return (
+        restart | {"restart_s": statistics.median(kills), "kills_s": kills, "disk_bytes": log_bytes},
+        rebuild | {"rebuild_s": rebuild_s, "rebuild_per_s": acknowledged / rebuild_s},
+    )
+
+
+def _kill_under_load(
+    side: Perdure, group: Group, data: Path, port: int, objects: int, after_s: float = 3.0
+) -> tuple[int, float, int]:
+    """Kills perdure while wrk writes; gives the new port, the seconds to ready, and the writes acknowledged."""
+    answered: list[int] = []
+
+    def write() -> None:
+        seen = load.run(port, side.write, clients=CLIENTS, objects=objects, seconds=after_s + 1)
+        answered.append(seen.answered)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    writing.join(after_s)
+    if not writing.is_alive():
+        raise BenchError(f"wrk ended before {side.name} was killed")
+    new_port, seconds = _again(side, group, data, signal.SIGKILL)
+    writing.join()
+    if not answered:
+        raise BenchError("wrk failed while perdure was being killed")
+    _check_sample(side, new_port, objects)
+    return new_port, seconds, answered[0]
+
+
+def _again(
+    side: Perdure, group: Group, data: Path, how: signal.Signals, *, without_store: bool = False
+) -> tuple[int, float]:
+    """Ends perdure and starts it on the same data; gives its port and the seconds until /readyz is 200."""
+    group.end("perdure", how)
+    if without_store:
+        store = side.state(data) / STORE
+        if not store.is_dir():
+            raise BenchError(f"no store to delete at {store}")
+        shutil.rmtree(store)
+    port = free_port()
+    side.serve(group, data, port)
+    return port, group.wait_ready(port, "/readyz", timeout_s=BACK_TIMEOUT_S)
+
+
+def _check_sample(side: Side, port: int, objects: int) -> None:
+    sample = range(0, objects, max(1, objects // SAMPLE))
+    for number, count in zip(sample, side.counts(port, sample), strict=True):
+        if count < 1:
+            raise BenchError(f"{side.read.path(number)} lost its writes: it counts {count}")
+
+
+ROOMS = {"perdure": "/objects/Room/bench", "perdure-kafka": "/objects/Room/bench", "workerd": "/room/bench"}
+
+
+def broadcast(side: Side, sockets: int, rounds: int, round_: int, work: Path) -> Row:
+    """One socket's message to all sockets of a room: median, least and greatest time in ms."""
+    python = environment("socket-venv", SOCKET_CLIENT)
+    data = fresh(work / "data")
+    with Group(fresh(work / "logs")) as group:
+        port = side.start(group, data)
+        url = f"ws://127.0.0.1:{port}{ROOMS[side.name]}"
+        command = [str(python), str(PEERS / "sockets" / "broadcast.py"), url, str(sockets), str(rounds)]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    if ended.returncode:
+        raise BenchError(f"broadcast to {url} failed: {ended.stderr[-800:]}")
+    seen = json.loads(ended.stdout)
+    shutil.rmtree(data)
+    return row("broadcast", side.name, "broadcast", round_) | {
+        "sockets": sockets,
+        "broadcast_ms": statistics.median(seen["latencies_ms"]),
+        "least_ms": min(seen["latencies_ms"]),
+        "greatest_ms": max(seen["latencies_ms"]),
+        "connect_s": seen["connect_s"],
+    }

@@ -1,0 +1,199 @@
+"""The runs as a page: ratios first, then figures, then everything needed to judge them.
+
+Laws
+- A value here is a median with its least and greatest run; no run is left out.
+- The clock and the machine's facts are given; the same rows make the same page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from bench.ratios import Spread, by_round, paired, spread
+from bench.runs import Row, Runs
+from bench.scenarios import BUDGETS, SCENARIOS, Budget
+
+OTHERS = ("limit", "workerd", "restate")
+EXTRA_METRICS = {
+    "empty_mib": ("memory", "memory empty, MiB"),
+    "object_bytes": ("memory", "memory per resident idle object, bytes (read after a restart)"),
+    "written_object_bytes": ("memory", "memory per object written, bytes (caches and tables included)"),
+    "restart_s": ("restart", "after SIGKILL under writes until ready, s"),
+    "rebuild_per_s": ("rebuild", "rebuild with the store deleted, entries/s (start of the process included)"),
+    "broadcast_ms": ("broadcast", "broadcast to all sockets of a room, p50, ms"),
+}
+
+
+RULES = """\
+The load is wrk with one thread on the same machine. Each run is a fresh server on a fresh directory, warmed by one
+write to every object and then by 32 clients that write at random; sides take turns within a round and each round
+begins with the next side. A file's bytes are the smaller of its length and its blocks.
+
+The rule of the sum: all counters are read by GET after the load; acknowledged <= sum <= acknowledged + cut, where
+acknowledged are the 2xx answers that wrk counted and cut is one request per client and run of wrk, those in flight
+when its time ran out. A run outside the rule, or with any other answer, is no result: that side is left out of that
+scenario, and it is said above."""
+
+
+RATIOS = """\
+perdure divided by the other side in the same round: median (least-greatest). For `c1`, a latency, less is better;
+for the rates more is."""
+
+FIGURES = """\
+Medians (least-greatest). Processor time is of the server's processes (SDK and broker included), per request.
+fsyncs are fsync and fdatasync calls per request, from a run of its own under strace. The last column is the
+counters' sum less the acknowledged writes, least and greatest (the rule is below)."""
+
+FIGURE_HEAD = (
+    "side",
+    "requests/s",
+    "p50 ms",
+    "p99 ms",
+    "CPU µs",
+    "fsyncs",
+    "bytes/command",
+    "sum - acknowledged",
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the report shows beside the runs."""
+
+    at: datetime
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    settings: Mapping[str, str]
+    absent: Mapping[str, str]  # a side or measurement that was left out, and why
+
+
+def number(value: float) -> str:
+    """Three digits that count; thousands separated."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def span(seen: Spread | None) -> str:
+    if seen is None:
+        return "-"
+    if seen.count == 1:
+        return f"{number(seen.median)}"
+    return f"{number(seen.median)} ({number(seen.least)}-{number(seen.greatest)})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows] + [""]
+
+
+def compared(runs: Runs, scenario: str, side: str, other: str, metric: str) -> Spread | None:
+    """The side's metric divided by the other's, by round."""
+    ours = by_round(runs.of("load", side, scenario), metric)
+    return paired(ours, by_round(runs.of("load", other, scenario), metric))
+
+
+def budget_value(runs: Runs, budget: Budget) -> Spread | None:
+    """What the budget bounds: a metric, or its ratio to another side's."""
+    scenario = SCENARIOS.get(budget.measure)
+    kind = "load" if scenario else EXTRA_METRICS[budget.measure][0]
+    metric = scenario.metric if scenario else budget.measure
+    name = scenario.name if scenario else kind
+    ours = by_round(runs.of(kind, budget.side, name), metric)
+    if budget.against is None:
+        return spread(list(ours.values()))
+    return paired(ours, by_round(runs.of(kind, budget.against, name), metric))
+
+
+def _ratio_section(runs: Runs) -> list[str]:
+    rows = []
+    for side in ("perdure", "perdure-kafka"):
+        for scenario in SCENARIOS.values():
+            ratios = [span(compared(runs, scenario.name, side, other, scenario.metric)) for other in OTHERS]
+            cpu = span(compared(runs, scenario.name, side, "limit", "cpu_us"))
+            if set(ratios) != {"-"}:
+                rows.append([side, f"`{scenario.name}` {scenario.says}", *ratios, cpu])
+    text = ["## Ratios", "", *RATIOS.splitlines(), ""]
+    if not rows:
+        return [*text, "No round has perdure beside another side yet.", ""]
+    head = ["", "", *[f"÷ {other}" for other in OTHERS], "processor time per request ÷ limit"]
+    return text + table(head, rows)
+
+
+def _budget_section(runs: Runs) -> list[str]:
+    rows = []
+    for budget in BUDGETS:
+        seen = budget_value(runs, budget)
+        if seen is None:
+            continue
+        says = (
+            SCENARIOS[budget.measure].says
+            if budget.measure in SCENARIOS
+            else EXTRA_METRICS[budget.measure][1]
+        )
+        unit = f" of {budget.against}" if budget.against else ""
+        bound = f"{'≤' if budget.at_most else '≥'} {budget.bound:,g}{unit}"
+        rows.append(
+            [budget.side, says, bound, span(seen), "met" if budget.met(seen.median) else "**missed**"]
+        )
+    return ["## Budgets", "", *table(["", "", "budget", "measured", ""], rows)] if rows else []
+
+
+def _figures_section(runs: Runs) -> list[str]:
+    text = ["## Figures", "", *FIGURES.splitlines(), ""]
+    for scenario in SCENARIOS.values():
+        rows = []
+        for side in ("perdure", *OTHERS, "perdure-kafka"):
+            seen = runs.of("load", side, scenario.name)
+            if not seen:
+                continue
+            cells = [
+                span(spread(list(by_round(seen, metric).values())))
+                for metric in ("per_s", "p50_ms", "p99_ms", "cpu_us")
+            ]
+            syncs = by_round(runs.of("syncs", side, scenario.name), "syncs_per_request")
+            size = span(spread(list(by_round(seen, "bytes_per_command").values())))
+            rows.append([side, *cells, span(spread(list(syncs.values()))), size, _excess(seen)])
+        if rows:
+            text += [f"### `{scenario.name}`: {scenario.says}", "", *table(FIGURE_HEAD, rows)]
+    return text
+
+
+def _excess(rows: Sequence[Row]) -> str:
+    over = [int(row["sum"]) - int(row["acknowledged"]) for row in rows]
+    return f"{min(over)} to {max(over)}"
+
+
+def _extra_section(runs: Runs) -> list[str]:
+    rows = []
+    for metric, (kind, says) in EXTRA_METRICS.items():
+        for side in ("perdure", "perdure-kafka", "workerd"):
+            seen = runs.of(kind, side)
+            values = list(by_round(seen, metric).values())
+            if values:
+                size = next(
+                    (f"{seen[0][n]:,} {n}" for n in ("sockets", "entries", "objects") if n in seen[0]), ""
+                )
+                rows.append([says, side, size, span(spread(values))])
+    return ["## Further", "", *table(["", "side", "size", "measured"], rows)] if rows else []
+
+
+def _facts_section(runs: Runs, page: Page) -> list[str]:
+    text = ["## How", ""]
+    text += [f"- {name}: {fact}" for name, fact in page.machine.items()]
+    text += [f"- {name}: {runs.settings[name]}" for name in sorted(runs.settings)]
+    text += ["", "| side | versions | settings |", "|---|---|---|"]
+    text += [f"| {side} | {page.versions[side]} | {page.settings[side]} |" for side in page.versions]
+    text += ["", *[f"- Left out: {name}: {why.splitlines()[0]}" for name, why in page.absent.items()], ""]
+    return [*text, *RULES.splitlines(), ""]
+
+
+def render(runs: Runs, page: Page) -> str:
+    """The whole page as Markdown."""
+    rounds = len({int(row["round"]) for row in runs.of("load")})
+    text = ["# Benchmark", "", f"{page.at:%Y-%m-%d %H:%M} UTC, {rounds} round{'s' * (rounds != 1)}.", ""]
+    for section in (_ratio_section, _budget_section, _figures_section, _extra_section):
+        text += section(runs)
+    return "\n".join(text + _facts_section(runs, page))

@@ -1,0 +1,124 @@
+"""Requests and responses as objects see them.
+
+Laws
+- Both are plain values: nothing here does I/O, and reading a request twice gives the same.
+- Header names are compared without case. A response's body is complete: there is no streaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from perdure.schemas.commands import Command, parse_json
+from perdure.schemas.errors import MalformedCommand, Refusal
+from perdure.schemas.replies import Pairs
+
+_encode_json = msgspec.json.Encoder().encode
+_JSON: Pairs = (("content-type", "application/json"),)
+_TEXT: Pairs = (("content-type", "text/plain; charset=utf-8"),)
+
+
+class Headers(Mapping[str, str]):
+    """HTTP headers; of several with one name the first is found, `get_list` gives all."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._pairs = pairs
+
+    def __getitem__(self, name: str) -> str:
+        wanted = name.lower()
+        for found, value in self._pairs:
+            if found == wanted:
+                return value
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._pairs))
+
+    def __len__(self) -> int:
+        return len(dict(self._pairs))
+
+    def get_list(self, name: str) -> list[str]:
+        """All values under `name`, in order."""
+        return [value for found, value in self._pairs if found == name.lower()]
+
+
+class Request:
+    """An HTTP request for an object.
+
+    `method` in upper case; `path` after the object's name, decoded no further than it was sent (`/lock`);
+    `query_string` without `?`; `body` bytes.
+    """
+
+    __slots__ = ("__dict__", "_headers", "body", "method", "path", "query_string")
+
+    def __init__(self, method: str, path: str = "/", headers: Pairs = (), body: bytes = b"") -> None:
+        self.method = method
+        self.path, _, self.query_string = path.partition("?")
+        self._headers = headers
+        self.body = body
+
+    @classmethod
+    def of(cls, command: Command) -> Request:
+        """The request that a fetch command carries."""
+        return cls(command.method, command.path, command.headers, command.body)
+
+    @cached_property
+    def headers(self) -> Headers:
+        return Headers(self._headers)
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        """The query's parameters; of several with one name the last."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True))
+
+    async def text(self) -> str:
+        """The body as UTF-8. Raises `Refusal` (code `bad-body`) if it is none."""
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError as error:
+            raise Refusal("the body is not UTF-8", code="bad-body") from error
+
+    async def json(self) -> Any:
+        """The body as JSON (strict: no NaN, no duplicate keys). Raises `Refusal` (code `bad-body`)."""
+        try:
+            return parse_json(self.body)
+        except MalformedCommand as error:
+            raise Refusal(str(error), code="bad-body") from error
+
+
+class Response:
+    """An HTTP response: `body` str or bytes, `status` 200 to 599, `headers` a mapping or pairs."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(
+        self,
+        body: str | bytes | None = b"",
+        status: int = 200,
+        headers: Mapping[str, str] | Pairs | None = None,
+    ) -> None:
+        pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
+        if isinstance(body, str):
+            body = body.encode()
+            if not any(name.lower() == "content-type" for name, _ in pairs):
+                pairs += _TEXT
+        self.body = body or b""
+        self.status = status
+        self.headers: Pairs = pairs
+
+    @classmethod
+    def json(
+        cls, value: Any, status: int = 200, headers: Mapping[str, str] | Pairs | None = None
+    ) -> Response:
+        """A response whose body is `value` as JSON."""
+        if headers is None:
+            made = cls.__new__(cls)  # the common case, without looking for a content type
+            made.body, made.status, made.headers = _encode_json(value), status, _JSON
+            return made
+        pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
+        return cls(_encode_json(value), status, _JSON + pairs)

@@ -1,0 +1,70 @@
+"""The registry: which class stands behind each namespace, and what `env` holds.
+
+Laws
+- A namespace is named once, by the migration that creates it, and never changes; without any migration each
+  class is a namespace of its own name.
+- Everything that does not fit is a `ConfigError` at start, naming the thing and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from perdure.objects.durable import Binding, DurableObject, Env
+from perdure.objects.rpc import Method, methods_of
+from perdure.schemas.config import Config
+from perdure.schemas.errors import ConfigError, UnknownNamespace
+
+
+class Kind:
+    """A namespace with its class and the methods that may be called."""
+
+    __slots__ = ("cls", "methods", "namespace")
+
+    def __init__(self, namespace: str, cls: type[DurableObject]) -> None:
+        self.namespace = namespace
+        self.cls = cls
+        self.methods: dict[str, Method] = methods_of(cls)
+
+
+class Registry:
+    """All namespaces of an app; `env` is what its objects see."""
+
+    def __init__(self, kinds: Mapping[str, Kind], env: Env) -> None:
+        self.kinds = dict(kinds)
+        self.env = env
+
+    @classmethod
+    def build(cls, classes: Mapping[str, type[DurableObject]], config: Config) -> Registry:
+        """From the classes an app defines and its configuration. Raises `ConfigError`."""
+        if not classes:
+            raise ConfigError("the app defines no durable object: subclass perdure.DurableObject in it")
+        made = config.namespaces()
+        for name in made.values():
+            if name not in classes:
+                raise ConfigError(
+                    f"a migration makes the class {name}, which the app does not define: {_known(classes)}"
+                )
+        namespaces = made or {name: name for name in classes}
+        homes = {name: namespace for namespace, name in namespaces.items()}
+        for binding in config.bindings:
+            if binding.class_name not in classes:
+                raise ConfigError(
+                    f"the binding {binding.name} names the class {binding.class_name}, "
+                    f"which the app does not define: {_known(classes)}"
+                )
+        kinds = {namespace: Kind(namespace, classes[name]) for namespace, name in namespaces.items()}
+        bindings = {each.name: Binding(homes[each.class_name]) for each in config.bindings}
+        return cls(kinds, Env({**config.vars, **bindings}))
+
+    def kind(self, namespace: str) -> Kind:
+        """Raises `UnknownNamespace` naming those there are."""
+        kind = self.kinds.get(namespace)
+        if kind is None:
+            known = ", ".join(sorted(self.kinds))
+            raise UnknownNamespace(f"this app has no namespace {namespace[:60]!r}; it has: {known}")
+        return kind
+
+
+def _known(classes: Mapping[str, object]) -> str:
+    return "it has " + ", ".join(sorted(classes))

@@ -1,0 +1,90 @@
+"""Calling an object's methods: which may be called, with what.
+
+Laws
+- Only `async def` methods that the user's class defines may be called; none with a leading underscore, none
+  of perdure's own names.
+- Arguments are validated against the method's annotations before a turn begins to write.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, ValidationError, validate_call
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.errors import ConfigError, InvalidArguments, UnknownMethod
+
+RESERVED = frozenset(("fetch", "start", "alarm", "websocket_message", "websocket_close", "websocket_error"))
+
+Bound = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Method:
+    """One callable method: `bind` turns what came over the wire into its arguments."""
+
+    __slots__ = ("_capture", "function", "name")
+
+    def __init__(self, cls: type[DurableObject], name: str, function: Callable[..., Awaitable[Any]]) -> None:
+        self.name = name
+        self.function = function
+        try:
+            self._capture = _capturing(function)
+        except (NameError, TypeError, PydanticUserError) as error:
+            raise ConfigError(
+                f"{cls.__module__}.{cls.__qualname__}.{name}: its annotations cannot be used: {error}"
+            ) from error
+
+    def bind(self, args: list[Any], kwargs: dict[str, Any]) -> Bound:
+        """(args, kwargs) as the annotations want them. Raises `InvalidArguments`."""
+        try:
+            return self._capture(*args, **kwargs)
+        except ValidationError as error:
+            raise InvalidArguments(f"{self.name}: {_told(error)}") from None
+
+
+def _capturing(function: Callable[..., Any]) -> Callable[..., Bound]:
+    """A validated function with the parameters of `function` (less self) that returns its arguments."""
+
+    def capture(*args: Any, **kwargs: Any) -> Bound:
+        return args, kwargs
+
+    signature = inspect.signature(function)
+    hints = get_type_hints(function, include_extras=True)
+    parameters = [
+        each.replace(annotation=hints.get(each.name, Any)) for each in list(signature.parameters.values())[1:]
+    ]
+    capture.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
+    capture.__annotations__ = {each.name: each.annotation for each in parameters}
+    capture.__name__ = capture.__qualname__ = function.__name__
+    return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(capture)
+
+
+def _told(error: ValidationError) -> str:
+    return "; ".join(
+        f"argument {'.'.join(map(str, each['loc'])) or '?'}: {each['msg']}"
+        for each in error.errors(include_url=False)[:5]
+    )
+
+
+def methods_of(cls: type[DurableObject]) -> dict[str, Method]:
+    """The methods of `cls` that may be called. Raises `ConfigError` for annotations that cannot be used."""
+    found = {}
+    for name in dir(cls):
+        function = inspect.getattr_static(cls, name)
+        if name.startswith("_") or name in RESERVED or name in vars(DurableObject):
+            continue
+        if inspect.iscoroutinefunction(function):
+            found[name] = Method(cls, name, function)
+    return found
+
+
+def method_named(methods: dict[str, Method], name: str, namespace: str) -> Method:
+    """The method called `name`. Raises `UnknownMethod` naming those there are."""
+    method = methods.get(name)
+    if method is None:
+        known = ", ".join(sorted(methods)) or "none"
+        raise UnknownMethod(f"{namespace} has no method {name[:60]!r} that can be called; it has: {known}")
+    return method

@@ -1,0 +1,190 @@
+"""One turn: given a command, a class and ports, what are the effects?
+
+Laws
+- What a turn commits (`conclude`) is a pure function of its record: the command, what the handler returned
+  or raised, and the overlay it left. No clock, no I/O.
+- Success commits the overlay. A `Refusal` and arguments that do not fit roll back and keep the instance;
+  anything else that is raised rolls back and drops it.
+- A turn that met a storage failure commits nothing, whatever its handler made of it.
+- Only a turn that returned, changed nothing and has no client key ends without an entry (`entry` False);
+  so do those that were not done at all (unavailable).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from pydantic_core import PydanticSerializationError, to_json
+
+from perdure.objects.durable import DurableObject
+from perdure.objects.http import Request, Response
+from perdure.objects.registry import Kind
+from perdure.objects.rpc import method_named
+from perdure.objects.state import Overlay
+from perdure.schemas.commands import CALL, FETCH, Command, parse_call
+from perdure.schemas.errors import (
+    BadReply,
+    CallerError,
+    Expired,
+    InvalidArguments,
+    PerdureError,
+    Refusal,
+    TooLarge,
+    UnknownMethod,
+)
+from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Pairs, Reply, error_reply
+
+_NO_BODY_STATUS = frozenset((204, 304))
+
+
+class Outcome(msgspec.Struct, gc=False, frozen=True):
+    """What a turn comes to. `commit`: its overlay counts. `entry`: it needs an entry, else a `done` will do."""
+
+    reply: Reply
+    commit: bool
+    entry: bool
+    drop_instance: bool
+
+
+def handling(instance: DurableObject, kind: Kind, command: Command) -> Coroutine[Any, Any, Any]:
+    """The coroutine that handles `command` on a started instance. Raises what a bad call raises."""
+    if command.kind == FETCH:
+        return instance.fetch(Request.of(command))
+    return _calling(instance, kind, command)
+
+
+async def _calling(instance: DurableObject, kind: Kind, command: Command) -> Any:
+    name, args, kwargs = parse_call(command.body)
+    method = method_named(kind.methods, name, kind.namespace)
+    bound, named = method.bind(args, kwargs)
+    return await method.function(instance, *bound, **named)
+
+
+async def starting(instance: DurableObject, kind: Kind, command: Command) -> Any:
+    """`start`, then the handler: the first turn of a residence."""
+    await instance.start()
+    return await _awaited(handling(instance, kind, command))
+
+
+async def _awaited(handler: Awaitable[Any]) -> Any:
+    return await handler
+
+
+def conclude(command: Command, result: Any, error: BaseException | None, overlay: Overlay) -> Outcome:
+    """What the turn of `command` comes to, from what its handler returned or raised."""
+    if overlay.failure is not None:
+        return _after_storage_failure(command, result, error, overlay.failure)
+    if error is None:
+        try:
+            reply = _reply(command, result)
+        except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
+            return _failed(command, bad)
+        return Outcome(reply, True, not overlay.empty or command.client_key is not None, False)
+    if isinstance(error, Refusal):
+        return _refused(command, error)
+    if isinstance(error, (InvalidArguments, UnknownMethod)):
+        return Outcome(error_reply(REJECTED, error.code, str(error)), False, True, False)
+    if isinstance(error, Expired):
+        return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
+    return _failed(command, error)
+
+
+def not_done(error: PerdureError) -> Outcome:
+    """The outcome of a command that was not run: nothing changed, ask again (or, its caller's error, don't)."""
+    kind = REJECTED if isinstance(error, CallerError) else UNAVAILABLE
+    return Outcome(error_reply(kind, error.code, str(error)), False, False, False)
+
+
+def _after_storage_failure(
+    command: Command, result: Any, error: BaseException | None, failure: BaseException
+) -> Outcome:
+    reply = error_reply(
+        UNAVAILABLE, "storage-failed", f"the state of {command.key} could not be read: {failure}"
+    )
+    if error is None:  # the handler caught it and has its own answer, which stands; its writes do not
+        try:
+            reply = _reply(command, result)
+        except Exception as bad:  # noqa: BLE001 - as above
+            reply = _failed(command, bad).reply
+    return Outcome(reply, False, False, True)
+
+
+def _refused(command: Command, error: Refusal) -> Outcome:
+    """A refusal travels as JSON, so its code must be a word and its detail JSON: else the object failed."""
+    try:
+        to_json(error.detail)
+    except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
+        return _failed(command, BadReply(f"a Refusal's detail is not JSON: {_text(bad)}"))
+    if type(error.reason) is not str:
+        return _failed(command, BadReply(f"a Refusal's code is a str, not {type(error.reason).__name__}"))
+    detail = msgspec.json.decode(to_json(error.detail, inf_nan_mode="null"))
+    return Outcome(error_reply(REFUSED, error.reason, _text(error), detail), False, True, False)
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, even if saying it fails."""
+    try:
+        return str(error)[:500]
+    except Exception:  # noqa: BLE001 - an error's own __str__ is the user's code
+        return "(its text cannot be told)"
+
+
+def _failed(command: Command, error: BaseException) -> Outcome:
+    code = error.code if isinstance(error, PerdureError) else "handler-failed"
+    if isinstance(error, asyncio.CancelledError):
+        error = RuntimeError("its handler was cancelled from inside")
+    told = _text(error) if not isinstance(error, RecursionError) else "it recursed too deeply"
+    message = f"{command.key} failed: {type(error).__name__}: {told}; nothing was changed"
+    return Outcome(error_reply(FAILED, code, message), False, True, True)
+
+
+def too_large_outcome(command: Command, error: TooLarge) -> Outcome:
+    """The outcome of a turn whose entry is too large to be journaled."""
+    return Outcome(error_reply(FAILED, error.code, f"{command.key}: {error}"), False, True, True)
+
+
+def _reply(command: Command, result: Any) -> Reply:
+    if command.kind == CALL:
+        try:
+            return Reply(OK, 200, (), b'{"result":' + to_json(result, inf_nan_mode="null") + b"}")
+        except (PydanticSerializationError, ValueError) as error:
+            raise BadReply(f"what {command.method} returned is not JSON: {error}") from error
+    if not isinstance(result, Response):
+        raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response")
+    if type(result.status) is not int or not 200 <= result.status <= 599:
+        raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")
+    if type(result.body) is not bytes:
+        raise BadReply(f"the body of the response is {type(result.body).__name__}, not str or bytes")
+    if wrong := _wrong_header(result.headers):
+        raise BadReply(f"the response has a header that cannot be sent: {wrong}")
+    return Reply(OK, result.status, result.headers, result.body)
+
+
+@lru_cache(1024)
+def _wrong_header(headers: Pairs) -> str:
+    """The first header that cannot be sent, if there is one; a class answers with few different sets of them."""
+    for name, value in headers:
+        if not _is_header(name, value):
+            return f"{name!r}: {value!r}"
+    return ""
+
+
+def _is_header(name: object, value: object) -> bool:
+    if not isinstance(name, str) or not isinstance(value, str) or not name or not name.isascii():
+        return False
+    clean = name.replace("-", "").replace("_", "").isalnum() and value.isprintable()
+    return (
+        clean and name.lower() not in ("content-length", "transfer-encoding", "connection") and _latin(value)
+    )
+
+
+def _latin(value: str) -> bool:
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True

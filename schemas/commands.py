@@ -1,0 +1,199 @@
+"""Commands: requests to an object, as they lie in `{app}.commands`.
+
+Laws
+- The envelope is headers, the value is the body; a record without any header is a call.
+- `parse(record of a Command)` gives the same Command back (so a command handed over in memory and one
+  read from the log are the same turn).
+- Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
+- `Authorization` and `Cookie` are never written.
+
+Headers: `v` format version (1) · `kind` fetch | call · `id` perdure's correlation id · `reply-to` ·
+`deadline` ms from log time · `idempotency-key` · `principal` · `traceparent` · fetch only: `method`, `path`
+(with query), `http-{name}` per HTTP header. A call's value is `{"method": …, "args": […], "kwargs": {…}}`.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from perdure.schemas.errors import MalformedCommand
+from perdure.schemas.keys import parse_key
+from perdure.schemas.replies import Pairs
+
+FETCH, CALL = "fetch", "call"
+LOCAL = "local"  # reply-to of a door in the owner's own process, on an exclusive log
+VERSION = b"1"
+MAX_CLIENT_KEY_CHARS = 255
+NEVER_LOGGED = frozenset(("authorization", "cookie", "proxy-authorization"))
+_INTERNAL_KINDS = frozenset(("alarm", "socket", "send", "forward"))
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Command(msgspec.Struct, gc=False, frozen=True):
+    """One request for one object.
+
+    fetch: `method` and `path` are HTTP's, `headers` the HTTP headers in lower case, `body` as sent.
+    call: `method` is the RPC method, `body` the JSON text with method, args and kwargs.
+    `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes.
+    """
+
+    key: str
+    kind: str
+    method: str
+    path: str = ""
+    headers: Pairs = ()
+    body: bytes = b""
+    id: str = ""
+    reply_to: str = ""
+    deadline_ms: int | None = None
+    client_key: str | None = None
+    principal: str = ""
+    traceparent: str = ""
+
+
+def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
+    """(key, value, headers) of the record that carries `command`."""
+    headers = [*_envelope(command.kind, command.reply_to, command.deadline_ms), ("id", command.id.encode())]
+    if command.client_key is not None:
+        headers.append(("idempotency-key", command.client_key.encode()))
+    if command.principal:
+        headers.append(("principal", command.principal.encode()))
+    if command.traceparent:
+        headers.append(("traceparent", command.traceparent.encode()))
+    if command.kind == FETCH:
+        headers.append(("method", command.method.encode()))
+        headers.append(("path", command.path.encode()))
+        if command.headers:
+            headers += _http_headers(command.headers)
+    return command.key.encode(), command.body, tuple(headers)
+
+
+@lru_cache(256)
+def _envelope(kind: str, reply_to: str, deadline_ms: int | None) -> Headers:
+    """What most commands of one door have in common."""
+    headers = [("kind", kind.encode())]
+    if reply_to:
+        headers.append(("reply-to", reply_to.encode()))
+    if deadline_ms is not None:
+        headers.append(("deadline", b"%d" % deadline_ms))
+    return tuple(headers)
+
+
+@lru_cache(1024)
+def _http_headers(pairs: Pairs) -> Headers:
+    """Clients repeat themselves: one of them sends much the same headers each time."""
+    return tuple(("http-" + name, value.encode("latin-1")) for name, value in pairs)
+
+
+def parse_command(key: bytes | None, value: bytes | None, headers: Headers) -> Command:
+    """The command in a record. Raises `MalformedCommand` or `BadKey` with the reason."""
+    if key is None:
+        raise MalformedCommand("the record has no key: it needs the object's, such as Counter/alice")
+    object_key = parse_key(key)
+    if value is None:
+        raise MalformedCommand("the record has no value: a command needs a body")
+    if not headers:
+        return Command(object_key, CALL, parse_call(value)[0], body=value)
+    named = dict(headers)
+    try:
+        version, kind = named.get("v", VERSION), named.get("kind", b"call").decode()
+        if version != VERSION:
+            raise MalformedCommand(f"unknown command format version {version[:20]!r}: this perdure reads 1")
+        deadline, client_key = named.get("deadline"), named.get("idempotency-key")
+        envelope: dict[str, Any] = {
+            "id": named.get("id", b"").decode(),
+            "reply_to": named.get("reply-to", b"").decode(),
+            "deadline_ms": None if deadline is None else _milliseconds(deadline),
+            "client_key": None if client_key is None else check_client_key(client_key.decode()),
+            "principal": named.get("principal", b"").decode(),
+            "traceparent": named.get("traceparent", b"").decode(),
+        }
+        if kind == CALL:
+            return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
+        if kind == FETCH:
+            http = tuple((n[5:], v.decode("latin-1")) for n, v in headers if n.startswith("http-"))
+            method, path = named.get("method", b"GET").decode(), named.get("path", b"/").decode()
+            return Command(object_key, FETCH, method, path, http, value, **envelope)
+    except UnicodeDecodeError as error:
+        raise MalformedCommand("a header of the record is not UTF-8") from error
+    if kind in _INTERNAL_KINDS:
+        raise MalformedCommand(f"only perdure itself may send commands of kind {kind!r}")
+    raise MalformedCommand(f"unknown kind of command {kind[:40]!r}: fetch and call are known")
+
+
+def check_client_key(client_key: str) -> str:
+    """A usable idempotency key. Raises `MalformedCommand`."""
+    if not client_key or len(client_key) > MAX_CLIENT_KEY_CHARS or not client_key.isprintable():
+        raise MalformedCommand(f"an idempotency key has 1 to {MAX_CLIENT_KEY_CHARS} printable characters")
+    return client_key
+
+
+def _milliseconds(raw: bytes) -> int:
+    if not raw.isdigit() or len(raw) > 12:
+        raise MalformedCommand(f"the deadline {raw[:20]!r} is no number of milliseconds")
+    return int(raw)
+
+
+def call_body(method: str, args: list[Any], kwargs: dict[str, Any]) -> bytes:
+    """The value of a call's record."""
+    return msgspec.json.encode({"method": method, "args": args, "kwargs": kwargs})
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object names one key twice")
+    return found
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON in UTF-8, strictly: no NaN, no duplicate keys, no lone surrogates, no nesting that exhausts the stack.
+
+    Raises `MalformedCommand`.
+    """
+    try:
+        text = body.decode()
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        if "\\u" in text:  # an escape may be half of a pair: such a str could not be written anywhere
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedCommand(f"the body is not JSON: {reason}") from error
+
+
+def parse_call(body: bytes) -> tuple[str, list[Any], dict[str, Any]]:
+    """(method, args, kwargs) of a call's body. Raises `MalformedCommand`."""
+    call = parse_json(body)
+    if type(call) is not dict or type(call.get("method")) is not str:
+        raise MalformedCommand('a call is a JSON object such as {"method": "increment", "args": [2]}')
+    args, kwargs = call.get("args", []), call.get("kwargs", {})
+    if type(args) is not list or type(kwargs) is not dict:
+        raise MalformedCommand('"args" is a JSON array, "kwargs" a JSON object')
+    if unknown := call.keys() - {"method", "args", "kwargs"}:
+        raise MalformedCommand(f"a call has no {min(unknown)!r}: method, args and kwargs are known")
+    return call["method"], args, kwargs
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def record_hash(key: bytes | None, value: bytes | None, headers: Headers) -> bytes:
+    """16 bytes that stand for the whole command record (BLAKE2b)."""
+    return blake2b(_encode((key, value, headers)), digest_size=16).digest()
+
+
+def payload_hash(command: Command) -> bytes:
+    """16 bytes that stand for what a client asked: the same key with another payload is a misuse."""
+    asked = (command.key, command.kind, command.method, command.path, command.body)
+    return blake2b(_encode(asked), digest_size=16).digest()

@@ -1,0 +1,277 @@
+"""From texts to a `Config`: the file, then the environment, then the flags; the later wins.
+
+Laws
+- No I/O: texts and mappings come in, a `Config` or a `ConfigError` comes out.
+- An error names its source (file and key, variable, flag), what is wrong and the nearest known name.
+- `perdure.toml` is perdure's own: every key must be known. In `wrangler.toml` perdure reads `name`, `main`,
+  `vars`, `durable_objects`, `migrations` and `[perdure]`, and leaves the rest to wrangler.
+- An environment (`[env.NAME]`) inherits every key except `durable_objects` and `vars`, as in wrangler, and
+  its app is called `{name}-{NAME}` unless it says otherwise, so that environments never share a log.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from perdure.schemas.config_model import (
+    Binding,
+    Config,
+    DurableObjects,
+    Limits,
+    Migration,
+    RenamedClass,
+    Section,
+    TransferredClass,
+    fold_migrations,
+    parse_duration_s,
+)
+from perdure.schemas.errors import ConfigError
+
+__all__ = [
+    "Binding",
+    "Config",
+    "DurableObjects",
+    "Limits",
+    "Migration",
+    "RenamedClass",
+    "TransferredClass",
+    "fold_migrations",
+    "masked",
+    "parse_config",
+    "parse_duration_s",
+]
+
+Table = dict[str, Any]
+
+ENV_PREFIX = "PERDURE_"
+_FOR_TESTS = ("PERDURE_TEST_", "PERDURE_REQUIRE_")  # read by the test suite, not settings
+_NOT_INHERITED = ("durable_objects", "vars")
+_READ_IN_WRANGLER = ("name", "main", "vars", "durable_objects", "migrations")
+_TABLES: Mapping[str, type[Section]] = {"limits": Limits, "durable_objects": DurableObjects}
+_ARRAYS: Mapping[str, type[Section]] = {
+    "bindings": Binding,
+    "migrations": Migration,
+    "renamed_classes": RenamedClass,
+    "transferred_classes": TransferredClass,
+}
+_SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+_URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+MASK = "********"
+
+
+def parse_config(
+    text: str,
+    filename: str,
+    *,
+    env_name: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+    default_name: str = "app",
+) -> Config:
+    """The effective configuration.
+
+    `text` is the content of `filename` (its last part decides whether it is read as `wrangler.toml`; a
+    relative `data_dir` in it starts at its folder); an empty text is fine. `environ` may hold anything;
+    `PERDURE_PORT` or `PERDURE_LIMITS__BODY_BYTES` count. `flags` maps dotted keys (`port`,
+    `limits.body_bytes`) to values; None means not given. Raises `ConfigError`.
+    """
+    table = _file_table(text, filename, env_name)
+    _validated(table, filename)  # so that what the file does wrong is told by the file's name
+    table.setdefault("name", _with_env(_as_app_name(default_name), env_name))
+    for path, text_value in _from_environ(environ or {}):
+        source = f"environment variable {ENV_PREFIX}{'__'.join(path).upper()}"
+        _put(table, path, _typed(source, path, text_value))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            path = tuple(key.split("."))
+            _put(table, path, _typed(f"--{path[-1].replace('_', '-')}", path, value))
+    return _validated(table, "configuration")
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The configuration as JSON types, with every value hidden whose name looks secret."""
+    shown: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    variables = shown.pop("vars")
+    shown["vars"] = _mask(variables)
+    return shown
+
+
+def _mask(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: MASK if _SECRET.search(name) else _mask(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_mask(inner) for inner in value]
+    return _URL_USER.sub(MASK, value) if isinstance(value, str) else value
+
+
+# --- the file ---
+
+
+def _file_table(text: str, filename: str, env_name: str | None) -> Table:
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{filename}: not valid TOML: {error}") from None
+    is_wrangler = PurePath(filename).name == "wrangler.toml"
+    environments = raw.pop("env", {})
+    if not isinstance(environments, dict) or not all(isinstance(t, dict) for t in environments.values()):
+        raise ConfigError(f"{filename}: env must hold tables; write [env.production]")
+    base = _own_keys(raw, filename, "", is_wrangler)
+    per_env = {
+        name: _own_keys(table, filename, f"env.{name}.", is_wrangler) for name, table in environments.items()
+    }
+    if env_name is not None:
+        if env_name not in per_env:
+            known = ", ".join(sorted(per_env)) or "none"
+            raise ConfigError(
+                f'{filename}: no environment "{env_name}"; known: {known}. Add [env.{env_name}]'
+            )
+        base = _in_environment(base, per_env[env_name], env_name)
+    if isinstance(base.get("data_dir"), str):
+        base["data_dir"] = str(Path(filename).parent / base["data_dir"])
+    return base
+
+
+def _own_keys(raw: Table, filename: str, where: str, is_wrangler: bool) -> Table:
+    """The part of one table that is perdure's, with every key known."""
+    if not is_wrangler:
+        _check_keys(raw, Config, filename, where)
+        return raw
+    table = {key: raw[key] for key in _READ_IN_WRANGLER if key in raw}
+    if not str(table.get("main", ".py")).endswith(".py"):
+        del table["main"]  # a JavaScript Worker's: wrangler's business
+    _check_keys(table, Config, filename, where)
+    own = raw.get("perdure", {})
+    if not isinstance(own, dict):
+        raise ConfigError(f"{filename}: {where}perdure must be a table; write [{where}perdure]")
+    _check_keys(own, Config, filename, f"{where}perdure.")
+    return table | own
+
+
+def _in_environment(base: Table, override: Table, env_name: str) -> Table:
+    merged = {key: value for key, value in base.items() if key not in _NOT_INHERITED}
+    if "name" in base:
+        merged["name"] = _with_env(base["name"], env_name)
+    for key, value in override.items():
+        inherited = merged.get(key)
+        if isinstance(inherited, dict) and isinstance(value, dict):
+            value = inherited | value
+        merged[key] = value
+    return merged
+
+
+def _with_env(name: object, env_name: str | None) -> object:
+    return f"{name}-{env_name}" if env_name is not None and isinstance(name, str) else name
+
+
+def _as_app_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:200] or "app"
+
+
+def _check_keys(table: Table, section: type[Section], filename: str, where: str) -> None:
+    """Raise a `ConfigError` for the first key, at any depth, that no section knows."""
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f'{filename}: unknown key "{where}{key}"; {_nearest(key, known, where)}')
+        if key in _TABLES and isinstance(value, dict):
+            _check_keys(value, _TABLES[key], filename, f"{where}{key}.")
+        elif key in _ARRAYS and isinstance(value, list):
+            for index, row in enumerate(value):
+                if isinstance(row, dict):
+                    _check_keys(row, _ARRAYS[key], filename, f"{where}{key}[{index}].")
+
+
+def _nearest(key: str, known: Iterable[str], where: str) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(key, names, n=1)
+    return f'did you mean "{where}{near[0]}"?' if near else f"known here: {', '.join(names)}"
+
+
+# --- the environment and the flags ---
+
+
+def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
+    found = []
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENV_PREFIX) or variable.startswith(_FOR_TESTS):
+            continue
+        head, *rest = variable.removeprefix(ENV_PREFIX).split("__")
+        # the name of a var keeps its case; perdure's own keys are lower-case
+        path = (head.lower(), *(rest if head == "VARS" else (part.lower() for part in rest)))
+        if _field(path) is not None:
+            found.append((path, text))
+            continue
+        known = [name.upper() for name in (Limits if path[0] == "limits" and rest else Config).model_fields]
+        near = difflib.get_close_matches((rest or [head])[-1], known, n=1, cutoff=0.7)
+        # Other PERDURE_ variables may belong to others (a service link, a client's); a typo may not.
+        if near or rest:
+            hint = f'"{near[0]}"' if near else f"one of {', '.join(known)}"
+            raise ConfigError(f"environment variable {variable}: no such setting; did you mean {hint}?")
+    return found
+
+
+def _field(path: tuple[str, ...]) -> FieldInfo | None:
+    """The field a path leads to, if a single text can set it."""
+    match path:
+        case ("vars", _):
+            return FieldInfo(annotation=str)
+        case ("limits", name):
+            return Limits.model_fields.get(name)
+        case ("limits" | "vars" | "durable_objects" | "migrations",):
+            return None
+        case (name,):
+            return Config.model_fields.get(name)
+    return None
+
+
+def _typed(source: str, path: tuple[str, ...], value: object) -> object:
+    field = _field(path)
+    if field is None:
+        raise ConfigError(f"{source}: no such setting")
+    # mypy knows no type form for a type that is computed
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field, *field.metadata])  # type: ignore[arg-type]
+    try:
+        return adapter.validate_strings(value) if isinstance(value, str) else adapter.validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_message(error.errors()[0])}, got {value!r}") from None
+
+
+def _put(table: Table, path: tuple[str, ...], value: object) -> None:
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+    table[path[-1]] = value
+
+
+# --- the words of an error ---
+
+
+def _validated(table: Table, source: str) -> Config:
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            key = _dotted(detail["loc"])
+            problems.append(f"{key}: {_message(detail)}" if key else _message(detail))
+        raise ConfigError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _message(detail: Any) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:] if message.startswith(("Input ", "Field ")) else message

@@ -1,0 +1,301 @@
+"""The shape of a configuration, after all sources are merged.
+
+Laws
+- A `Config` that exists is usable as far as it can be judged without the app's classes, files or network.
+- It is frozen, and nothing in it was converted silently: types are strict, unknown keys are refused.
+- A namespace is named once, by the migration that creates it; renaming its class does not rename it, and
+  its name is never given to another.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+KIB = 1024
+MIB = 1024 * KIB
+# The topics take records up to 10 MiB; what is around a body or a delta must fit beside it.
+MAX_RECORD_PART_BYTES = 8 * MIB
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds in a text such as `500ms`, `30s`, `10m`, `24h` or `7d`. Raises `ValueError`."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(
+            f'"{text}" is no duration; write a number and a unit, such as "30s", "10m", "24h", "7d"'
+        )
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def _app_name(name: str) -> str:
+    if _APP_NAME.fullmatch(name) is None:
+        raise ValueError(
+            f'"{name}" cannot name an app; topics carry it: use letters, digits, ".", "_" and "-"'
+        )
+    return name
+
+
+def _identifier(name: str) -> str:
+    if not name.isidentifier():
+        raise ValueError(
+            f'"{name}" cannot name a Python class or an attribute of env; use letters, digits and "_"'
+        )
+    return name
+
+
+def _keep(text: str) -> str:
+    if text != "forever" and parse_duration_s(text) <= 0:
+        raise ValueError('must be longer than 0; use "forever" to keep everything')
+    return text
+
+
+def _log(text: str) -> str:
+    if text == "embedded":
+        return text
+    scheme, separator, brokers = text.partition("://")
+    if not separator or scheme != "kafka":
+        raise ValueError(f'"{text}" names no log; use "embedded" or "kafka://host:port[,host:port]"')
+    for broker in brokers.split(","):
+        match = _BROKER.fullmatch(broker)
+        if match is None or not 0 < int(match[1]) < 65536:
+            raise ValueError(f'"{broker}" is no Kafka address; use "kafka://host:port[,host:port]"')
+    return text
+
+
+AppName = Annotated[str, AfterValidator(_app_name)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+class Section(BaseModel):
+    """A table of the configuration file: strict, closed, frozen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Limits(Section):
+    """Bounds that keep one caller, object or turn from harming the others."""
+
+    body_bytes: Annotated[PositiveInt, Field(le=MAX_RECORD_PART_BYTES)] = 1 * MIB
+    """Body of a request or a WebSocket message."""
+    header_bytes: Annotated[PositiveInt, Field(ge=1 * KIB, le=1 * MIB)] = 64 * KIB
+    """Request line and headers together."""
+    key_bytes: Annotated[PositiveInt, Field(le=64 * KIB)] = 2 * KIB
+    """A key in an object's state, as UTF-8."""
+    value_bytes: Annotated[PositiveInt, Field(le=MAX_RECORD_PART_BYTES)] = 1 * MIB
+    """A value in an object's state, encoded."""
+    turn_bytes: Annotated[PositiveInt, Field(le=MAX_RECORD_PART_BYTES)] = 8 * MIB
+    """All that one turn puts, sends and replies, encoded."""
+    mailbox: PositiveInt = 10_000
+    """Commands waiting for one object before doors answer 503."""
+    undone: PositiveInt = 1_000_000
+    """Commands of one partition read and not done before reading pauses."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.value_bytes > self.turn_bytes:
+            raise ValueError(
+                f"value_bytes ({self.value_bytes}) must not be above turn_bytes ({self.turn_bytes})"
+            )
+        if self.mailbox > self.undone:
+            raise ValueError(f"mailbox ({self.mailbox}) must not be above undone ({self.undone})")
+        return self
+
+
+class Binding(Section):
+    """What `env` calls a namespace."""
+
+    name: Identifier
+    class_name: Identifier
+    script_name: str | None = None
+    """Accepted and recorded: one app holds all classes."""
+    environment: str | None = None
+    """Accepted and recorded, like `script_name`."""
+
+
+class DurableObjects(Section):
+    bindings: Annotated[tuple[Binding, ...], Field(strict=False)] = ()  # a TOML array is a list
+
+
+class RenamedClass(Section):
+    source: Annotated[Identifier, Field(alias="from")]
+    to: Identifier
+
+
+class TransferredClass(Section):
+    source: Annotated[Identifier, Field(alias="from")]
+    from_script: str
+    to: Identifier
+
+
+class Migration(Section):
+    """One step in the history of the app's namespaces. Never edit one that has run; add another."""
+
+    tag: Annotated[str, Field(min_length=1)]
+    # strict=False: a TOML array is a list
+    new_classes: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
+    new_sqlite_classes: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
+    renamed_classes: Annotated[tuple[RenamedClass, ...], Field(strict=False)] = ()
+    deleted_classes: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
+    transferred_classes: Annotated[tuple[TransferredClass, ...], Field(strict=False)] = ()
+
+    @property
+    def created(self) -> tuple[str, ...]:
+        """Names of the classes this step makes out of nothing, each a namespace of that name."""
+        return self.new_classes + self.new_sqlite_classes
+
+
+class Config(Section):
+    """The effective configuration of one app."""
+
+    name: AppName = "app"
+    main: str | None = None
+    data_dir: Annotated[Path, Field(strict=False)] = Path(".perdure")  # TOML has no paths, only strings
+    log: Annotated[str, AfterValidator(_log)] = "embedded"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8787
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 8
+    insecure_public: bool = False
+    expose: bool = False
+    """With a Worker in front: open `/objects` and `/rpc` without a token too."""
+    deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
+    keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"
+    limits: Limits = Limits()
+    durable_objects: DurableObjects = DurableObjects()
+    vars: dict[str, JsonValue] = Field(default_factory=dict)
+    migrations: Annotated[tuple[Migration, ...], Field(strict=False)] = ()  # a TOML array is a list
+
+    @field_validator("main")
+    @classmethod
+    def _python(cls, main: str | None) -> str | None:
+        if main is not None and not main.endswith(".py"):
+            raise ValueError(
+                f'"{main}" is no Python file; name the module that holds the app, such as "app.py"'
+            )
+        return main
+
+    @field_validator("vars")
+    @classmethod
+    def _var_names(cls, variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in variables:
+            _identifier(name)
+        return variables
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        seen: set[str] = set()
+        for binding in self.durable_objects.bindings:
+            if binding.name in seen:
+                raise ValueError(f'two bindings are named "{binding.name}"; give each its own name')
+            if binding.name in self.vars:
+                raise ValueError(f'"{binding.name}" is both a binding and a var; rename one')
+            seen.add(binding.name)
+        made = set(self.namespaces().values())
+        for binding in self.durable_objects.bindings if self.migrations else ():
+            if binding.class_name not in made:
+                raise ValueError(
+                    f'binding "{binding.name}" names class "{binding.class_name}", which no migration made; '
+                    f'add a [[migrations]] with a new tag and new_classes = ["{binding.class_name}"]'
+                )
+        return self
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        return self.durable_objects.bindings
+
+    @property
+    def kafka_brokers(self) -> tuple[str, ...]:
+        """`host:port` of each Kafka broker to ask first; empty with the embedded log."""
+        return () if self.log == "embedded" else tuple(self.log.removeprefix("kafka://").split(","))
+
+    @property
+    def keep_commands_s(self) -> float | None:
+        """How long commands are kept, in seconds; None is for ever."""
+        return None if self.keep_commands == "forever" else parse_duration_s(self.keep_commands)
+
+    @property
+    def is_public(self) -> bool:
+        """Can other machines reach the host this app binds to? A name other than localhost counts as yes."""
+        if self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return True
+
+    def namespaces(self) -> Mapping[str, str]:
+        """Namespace → name of its class today, by the migrations; empty if there are none.
+
+        Raises `ValueError` naming the tag of a step that does not follow from those before it.
+        """
+        return fold_migrations(self.migrations)
+
+
+Action = Literal["creates", "renames", "deletes", "transfers"]
+
+
+def fold_migrations(migrations: tuple[Migration, ...]) -> dict[str, str]:
+    """Namespace → class name after all steps. Raises `ValueError` naming the tag that does not follow."""
+    living: dict[str, str] = {}
+    ever: dict[str, str] = {}  # every namespace there has been → the tag that made it
+    tags: set[str] = set()
+
+    def create(tag: str, namespace: str, class_name: str) -> None:
+        if namespace in ever:
+            raise ValueError(
+                f'migration "{tag}" creates "{namespace}", but migration "{ever[namespace]}" created it already '
+                "and its keys carry that name for ever; give the new class another name"
+            )
+        if class_name in living.values():
+            raise ValueError(
+                f'migration "{tag}" makes "{class_name}", which exists already; use another name'
+            )
+        living[namespace] = class_name
+        ever[namespace] = tag
+
+    def find(tag: str, action: Action, class_name: str) -> str:
+        for namespace, current in living.items():
+            if current == class_name:
+                return namespace
+        raise ValueError(
+            f'migration "{tag}" {action} class "{class_name}", which does not exist at that point; '
+            "an earlier migration must have made it"
+        )
+
+    for step in migrations:
+        if step.tag in tags:
+            raise ValueError(f'two migrations have the tag "{step.tag}"; each needs its own, such as "v2"')
+        tags.add(step.tag)
+        for name in step.created:
+            create(step.tag, name, name)
+        for transfer in step.transferred_classes:
+            create(step.tag, transfer.source, transfer.to)
+        for rename in step.renamed_classes:
+            namespace = find(step.tag, "renames", rename.source)
+            if rename.to in living.values():
+                raise ValueError(
+                    f'migration "{step.tag}" renames "{rename.source}" to "{rename.to}", which exists'
+                )
+            living[namespace] = rename.to
+        for name in step.deleted_classes:
+            del living[find(step.tag, "deletes", name)]
+    return living

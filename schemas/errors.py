@@ -1,0 +1,168 @@
+"""Every error perdure raises, in one tree. A class says whose fault it is; its text says what to do.
+
+PerdureError
+├── CallerError             the one who sent the command must change it
+│   ├── BadKey              the name of the object cannot be a key
+│   ├── UnknownNamespace    no such namespace in this app
+│   ├── MalformedCommand    the record or request is no command
+│   ├── TooLarge            over a size limit that the text names
+│   ├── InvalidArguments    RPC arguments do not fit the method's annotations
+│   ├── UnknownMethod       the object has no such public method
+│   └── KeyConflict         an idempotency key that is in use or was used for something else
+├── Refusal                 the object said no, on purpose; nothing changed
+├── ObjectError             the object's code is at fault
+│   ├── HandlerFailed       it raised; nothing changed
+│   ├── BadReply            it returned something that cannot be a reply
+│   ├── UnstorableValue     it put a value that state cannot hold (also a TypeError)
+│   └── TurnEnded           its state was used after its turn
+├── Unavailable             not done; ask again (HTTP 503)
+│   ├── Overloaded          a bound was reached before anything was appended
+│   ├── Expired             the deadline passed before the turn could commit
+│   └── AskAgain            the answer was lost with its owner; nothing changed
+├── OutcomeUnknown          it may or may not have happened (HTTP 504)
+└── OperatorError           whoever runs perdure must act
+    ├── ConfigError         configuration that cannot be used
+    ├── DataDirError        the data directory is in use, foreign or too new
+    ├── LogCorrupt          the log does not hold together: stop, never skip
+    ├── StoreCorrupt        a state file is damaged: `perdure state rebuild` heals it
+    ├── StorageFailed       the disk refuses reads or writes (full, I/O error)
+    ├── LogUnreachable      the log (Kafka) does not answer
+    └── Fenced              another owner claimed the partition
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PerdureError(Exception):
+    """Root of all errors perdure raises. `code` is stable and names the problem type on every door."""
+
+    code: ClassVar[str] = "error"
+
+
+class CallerError(PerdureError):
+    code = "bad-request"
+
+
+class BadKey(CallerError):
+    code = "bad-key"
+
+
+class UnknownNamespace(CallerError):
+    code = "unknown-namespace"
+
+
+class MalformedCommand(CallerError):
+    code = "malformed-command"
+
+
+class TooLarge(CallerError):
+    code = "too-large"
+
+
+class InvalidArguments(CallerError):
+    code = "invalid-arguments"
+
+
+class UnknownMethod(CallerError):
+    code = "unknown-method"
+
+
+class KeyConflict(CallerError):
+    """`code` is `key-in-flight` (409) or `key-reused` (422); set per instance."""
+
+    code = "key-in-flight"
+
+
+class KeyReused(KeyConflict):
+    code = "key-reused"
+
+
+class Refusal(PerdureError):
+    """Raise it in a handler to say no: the turn rolls back, the object stays in memory.
+
+    `code` (a short word) and `detail` (any JSON value) reach the caller with the message.
+    """
+
+    def __init__(self, message: str = "refused", *, code: str = "refused", detail: object = None) -> None:
+        super().__init__(message)
+        self.reason = code
+        self.detail = detail
+
+    code = "refused"
+
+
+class ObjectError(PerdureError):
+    code = "object-error"
+
+
+class HandlerFailed(ObjectError):
+    code = "handler-failed"
+
+
+class BadReply(ObjectError):
+    code = "bad-reply"
+
+
+class UnstorableValue(ObjectError, TypeError):
+    code = "unstorable-value"
+
+
+class TurnEnded(ObjectError):
+    code = "turn-ended"
+
+
+class Unavailable(PerdureError):
+    """Nothing was done. `retry_after_s` is a hint."""
+
+    code = "unavailable"
+    retry_after_s: float = 1.0
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+
+
+class Expired(Unavailable):
+    code = "expired"
+
+
+class AskAgain(Unavailable):
+    code = "ask-again"
+
+
+class OutcomeUnknown(PerdureError):
+    code = "outcome-unknown"
+
+
+class OperatorError(PerdureError):
+    code = "operator-error"
+
+
+class ConfigError(OperatorError):
+    code = "config-error"
+
+
+class DataDirError(OperatorError):
+    code = "data-dir-error"
+
+
+class LogCorrupt(OperatorError):
+    code = "log-corrupt"
+
+
+class StoreCorrupt(OperatorError):
+    code = "store-corrupt"
+
+
+class StorageFailed(OperatorError):
+    code = "storage-failed"
+
+
+class LogUnreachable(OperatorError):
+    code = "log-unreachable"
+
+
+class Fenced(OperatorError):
+    code = "fenced"

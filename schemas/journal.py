@@ -1,0 +1,199 @@
+"""Journal records: what owners did, each with a format version, chained by hash.
+
+Layout of a record's value: one version byte, a msgpack array tagged with its kind, and (entries and
+no-ops) 16 bytes of chain.
+
+Laws
+- A record whose version is not known stops the reader: newer code wrote it.
+- chain = BLAKE2b-128(chain before, all bytes in front of it). A claim carries none; after a claim the
+  chain before is BLAKE2b-128(chain before, claim's offset, claim's bytes).
+- An entry says what changed, so folding the journal needs no user code.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from perdure.schemas.errors import LogCorrupt
+from perdure.schemas.replies import Reply
+
+VERSION = 1
+CHAIN_BYTES = 16
+NO_CHAIN = bytes(CHAIN_BYTES)
+HASH_FUNCTION = "murmur2"
+
+Outcome = Literal["ok", "refused", "failed", "rejected"]
+
+
+class Header(msgspec.Struct, array_like=True, tag=0, frozen=True):
+    """Once, at offset 0 of each journal partition: whose journal this is."""
+
+    app: str
+    app_uuid: str
+    partition: int
+    partitions: int
+    hash_function: str = HASH_FUNCTION
+
+
+class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """A node takes the partition; the record's offset is its epoch."""
+
+    uuid: str
+    node: str
+
+
+class Out(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Something a turn lets out besides its reply: a record for another topic."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What one turn did.
+
+    `command` is the command's offset and `command_hash` stands for its whole record; `key` the object
+    (empty if the record named none); `time_ms` the turn's log time. `clear` comes before `puts` and
+    `deletes`. `client_key` and `payload_hash` are set if the client gave a key. `summary` is for people.
+    """
+
+    command: int
+    key: str
+    time_ms: int
+    outcome: str
+    reply: Reply
+    puts: dict[str, bytes] = {}
+    deletes: tuple[str, ...] = ()
+    clear: bool = False
+    command_hash: bytes = b""
+    id: str = ""
+    reply_to: str = ""
+    summary: str = ""
+    principal: str = ""
+    client_key: str | None = None
+    payload_hash: bytes = b""
+    outbox: tuple[Out, ...] = ()
+
+
+class EntryRecord(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):
+    """An entry in its place. `done`, `low` and `out` are as in `NoOp`, set on a batch's last record only."""
+
+    epoch: int
+    seq: int
+    entry: Entry
+    done: tuple[int, ...] = ()
+    low: int = 0
+    out: int = 0
+
+
+class NoOp(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
+    """No entry: carries what a batch says of its own.
+
+    `done`: command offsets that ended without an entry, as runs (first, how many, first, how many, …).
+    `low`: the low mark: below this command offset all is done and all it let out is acknowledged.
+    `out`: the journal offset below which all that entries let out is acknowledged.
+    `clean`: the last record of an orderly stop.
+    """
+
+    epoch: int
+    seq: int
+    done: tuple[int, ...] = ()
+    low: int = 0
+    out: int = 0
+    clean: bool = False
+
+
+JournalRecord = Header | Claim | EntryRecord | NoOp
+
+_PREFIX = bytes((VERSION,))
+_ENTRY_HEAD = _PREFIX + b"\x97\x02"  # an array of 7, tag 2
+_NO_MARKS = b"\x90\x00\x00"  # no done offsets, low 0, out 0
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[JournalRecord] = msgspec.msgpack.Decoder(JournalRecord)
+_decode = _decoder.decode
+encode_entry = msgspec.msgpack.Encoder().encode
+
+
+def encode_unchained(record: Header | Claim) -> bytes:
+    """The value of a header or claim."""
+    return _PREFIX + _encode(record)
+
+
+def encode_chained(record: EntryRecord | NoOp, chain: bytes) -> tuple[bytes, bytes]:
+    """(value, new chain) of an entry or no-op that follows `chain`."""
+    payload = _PREFIX + _encode(record)
+    new = next_chain(chain, payload)
+    return payload + new, new
+
+
+def encode_raw_entry(
+    epoch: int,
+    seq: int,
+    entry: bytes,
+    chain: bytes,
+    done: tuple[int, ...] = (),
+    low: int = 0,
+    out: int = 0,
+) -> tuple[bytes, bytes]:
+    """(value, new chain) of an entry record around `entry`, bytes made by `encode_entry`."""
+    # the bytes of EntryRecord(epoch, seq, entry, done, low, out), around an entry that has been encoded and measured
+    marks = _encode(done) + _encode(low) + _encode(out) if out else _NO_MARKS
+    payload = b"".join((_ENTRY_HEAD, _encode(epoch), _encode(seq), entry, marks))
+    new = blake2b(chain + payload, digest_size=CHAIN_BYTES).digest()
+    return payload + new, new
+
+
+def next_chain(chain: bytes, payload: bytes) -> bytes:
+    """The chain after a record whose bytes in front of its chain are `payload`."""
+    return blake2b(chain + payload, digest_size=CHAIN_BYTES).digest()
+
+
+def chain_after_claim(chain: bytes, offset: int, value: bytes) -> bytes:
+    """What the first record after a claim is chained to."""
+    return blake2b(chain + offset.to_bytes(8, "big") + value, digest_size=CHAIN_BYTES).digest()
+
+
+def decode_record(value: bytes | None) -> JournalRecord:
+    """The record in a journal value (its chain is not checked here).
+
+    Raises `LogCorrupt` if the version is not known or the bytes are none of ours.
+    """
+    if not value:
+        raise LogCorrupt("an empty record, which no owner writes")
+    if value[0] != VERSION:
+        raise LogCorrupt(
+            f"format version {value[0]} is not known (this perdure writes {VERSION}): "
+            "a newer perdure wrote it; run that one"
+        )
+    try:
+        if value[2] in (0, 1):  # tag of header or claim: an array head, then the tag
+            return _decode(memoryview(value)[1:])
+        return _decode(memoryview(value)[1:-CHAIN_BYTES])
+    except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
+        raise LogCorrupt(f"not a journal record: {error}") from error
+
+
+def runs(offsets: list[int]) -> tuple[int, ...]:
+    """Offsets, in any order, as runs: (first, how many, first, how many, …)."""
+    found: list[int] = []
+    for offset in sorted(offsets):
+        if found and found[-2] + found[-1] == offset:
+            found[-1] += 1
+        else:
+            found += (offset, 1)
+    return tuple(found)
+
+
+def in_runs(found: tuple[int, ...]) -> list[int]:
+    """The offsets that `runs` wrote, ascending."""
+    return [
+        offset
+        for first, count in zip(found[::2], found[1::2], strict=True)
+        for offset in range(first, first + count)
+    ]

@@ -1,0 +1,94 @@
+"""Object keys: `Namespace/name`, in one canonical form, and the partition they live in.
+
+Laws
+- Two different accepted keys are two different objects; nothing is folded, trimmed or decoded here.
+- What is not canonical is refused, never repaired: a name is printable Unicode in NFC, without `/`,
+  1 to 512 bytes of UTF-8, and neither `.` nor `..`. It is never used as a file name.
+- The partition is Kafka's Java default, so that any Java-compatible producer reaches the same place.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from perdure.schemas.errors import BadKey
+
+MAX_NAME_BYTES = 512
+MAX_NAMESPACE_CHARS = 64
+_NAMESPACE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
+_KEYS_REMEMBERED = 65_536  # a bound on memory (about 20 MiB), not on the number of objects
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 60 else text[:60] + "…")
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def object_key(namespace: str, name: str) -> str:
+    """The canonical key `namespace/name`.
+
+    Raises `BadKey` with the reason and the rule, for a namespace or name that is not canonical.
+    """
+    if not _NAMESPACE.fullmatch(namespace):
+        raise BadKey(
+            f"{_shown(namespace)} is no namespace: letters, digits, '_' and '-', beginning with a letter, "
+            f"at most {MAX_NAMESPACE_CHARS}"
+        )
+    if not name:
+        raise BadKey("the name of an object is empty: it needs 1 to 512 bytes")
+    if len(name) > MAX_NAME_BYTES or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise BadKey(f"the name {_shown(name)} is longer than {MAX_NAME_BYTES} bytes of UTF-8")
+    if not name.isprintable():
+        raise BadKey(f"the name {_shown(name)} holds control, invisible or unassigned characters")
+    if "/" in name:
+        raise BadKey(f"the name {_shown(name)} holds '/', which separates namespace, name and path")
+    if name in (".", ".."):
+        raise BadKey(f"{_shown(name)} cannot name an object")
+    if not unicodedata.is_normalized("NFC", name):
+        raise BadKey(f"the name {_shown(name)} is not in Unicode's NFC form: normalize it before you send it")
+    return f"{namespace}/{name}"
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def parse_key(raw: bytes) -> str:
+    """The canonical key in the bytes of a record's key. Raises `BadKey`."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadKey(f"the record's key {raw[:60]!r} is not UTF-8") from error
+    namespace, slash, name = text.partition("/")
+    if not slash:
+        raise BadKey(f"the record's key {_shown(text)} is no object: it needs the form Namespace/name")
+    return object_key(namespace, name)
+
+
+def namespace_of(key: str) -> str:
+    """The namespace of a canonical key."""
+    return key.partition("/")[0]
+
+
+def name_of(key: str) -> str:
+    """The name of a canonical key."""
+    return key.partition("/")[2]
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a canonical key: `(murmur2(utf8) & 0x7fffffff) % partitions`."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's 32-bit murmur2, unsigned (org.apache.kafka.common.utils.Utils.murmur2)."""
+    multiplier, mask = 0x5BD1E995, 0xFFFFFFFF
+    digest = 0x9747B28C ^ len(data)
+    end = len(data) & ~3
+    for at in range(0, end, 4):
+        word = int.from_bytes(data[at : at + 4], "little") * multiplier & mask
+        digest = (digest * multiplier & mask) ^ ((word ^ word >> 24) * multiplier & mask)
+    if tail := data[end:]:
+        digest = (digest ^ int.from_bytes(tail, "little")) * multiplier & mask
+    digest = (digest ^ digest >> 13) * multiplier & mask
+    return digest ^ digest >> 15

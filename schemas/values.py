@@ -1,0 +1,108 @@
+"""What an object's state can hold, and how it lies on the log and in the store.
+
+Laws
+- None, bool, int of any size, float, str, bytes, datetime, Decimal, UUID, list, tuple, set, dict come
+  back as what they were, equal and of the same type. Anything else, subclasses too, is refused loudly.
+- Encoding equal values of the same build gives equal bytes (sets are sorted by their encoding).
+- Decoding makes new objects each time: values are copies.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from perdure.schemas.errors import UnstorableValue
+
+MAX_DEPTH = 64  # deeper nesting is refused: decoding recurses
+
+_BIG_INT, _DATETIME, _DECIMAL, _UUID, _TUPLE, _SET, _PAIRS = range(1, 8)
+_PLAIN = frozenset((type(None), bool, float, str, bytes))
+_INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
+
+_encoder = msgspec.msgpack.Encoder()
+_encode = _encoder.encode
+
+
+def encode_value(name: str, value: Any) -> bytes:
+    """The stored form of `value`, msgpack with extensions; `name` is the key it is put under.
+
+    Raises `UnstorableValue` (a TypeError) naming the key and the type that cannot be stored.
+    """
+    kind = type(value)
+    try:
+        if kind in _PLAIN or (kind is int and _INT64_MIN <= value <= _UINT64_MAX):
+            return _encode(value)
+        return _encode(_lower(name, value, 0))
+    except UnicodeEncodeError as error:
+        raise UnstorableValue(f"state[{name!r}]: a str with lone surrogates cannot be stored") from error
+
+
+def _lower(name: str, value: Any, depth: int) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is int:
+        if _INT64_MIN <= value <= _UINT64_MAX:
+            return value
+        return _ext(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    if depth >= MAX_DEPTH:
+        raise UnstorableValue(f"state[{name!r}]: nested deeper than {MAX_DEPTH}, or a cycle")
+    if kind is list:
+        return [_lower(name, item, depth + 1) for item in value]
+    if kind is dict:
+        if all(type(key) is str for key in value):
+            return {key: _lower(name, item, depth + 1) for key, item in value.items()}
+        pairs = [[_lower(name, key, depth + 1), _lower(name, item, depth + 1)] for key, item in value.items()]
+        return _ext(_PAIRS, _encode(pairs))
+    if kind is tuple:
+        return _ext(_TUPLE, _encode([_lower(name, item, depth + 1) for item in value]))
+    if kind is set:
+        items = sorted(_encode(_lower(name, item, depth + 1)) for item in value)
+        return _ext(_SET, _encode([msgspec.Raw(item) for item in items]))
+    if kind is datetime:
+        return _ext(_DATETIME, value.isoformat().encode())
+    if kind is Decimal:
+        return _ext(_DECIMAL, str(value).encode())
+    if kind is uuid.UUID:
+        return _ext(_UUID, value.bytes)
+    raise UnstorableValue(
+        f"state[{name!r}]: a {kind.__module__}.{kind.__qualname__} cannot be stored; use None, bool, int, float, "
+        "str, bytes, datetime, Decimal, UUID, list, tuple, set or dict (a model: put its dict)"
+    )
+
+
+def _ext(code: int, data: bytes) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(code, data)
+
+
+def _raise_ext(code: int, data: memoryview) -> Any:
+    raw = bytes(data)
+    if code == _BIG_INT:
+        return int.from_bytes(raw, "big", signed=True)
+    if code == _DATETIME:
+        return datetime.fromisoformat(raw.decode())
+    if code == _DECIMAL:
+        return Decimal(raw.decode())
+    if code == _UUID:
+        return uuid.UUID(bytes=raw)
+    if code == _TUPLE:
+        return tuple(_decode(raw))
+    if code == _SET:
+        return set(_decode(raw))
+    if code == _PAIRS:
+        return dict(_decode(raw))
+    raise ValueError(f"extension {code} of a newer format")
+
+
+_decoder = msgspec.msgpack.Decoder(ext_hook=_raise_ext)
+_decode = _decoder.decode
+
+
+def decode_value(data: bytes) -> Any:
+    """The value that `encode_value` stored, as a new object."""
+    return _decode(data)

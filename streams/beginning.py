@@ -1,0 +1,208 @@
+"""How an owner begins: one way, after a start, a take-over, a lost append and a crash alike.
+
+    bounds -> read the journal, folding -> claim -> read up to it -> let out again what may not have arrived
+    -> take commands from the watermark on
+
+Laws
+- The epoch is the offset of our claim. Everything before it is read before the first command is taken.
+- Nothing is served from a store that is no fold of this log: it stops with both sides named.
+- An unknown outcome is found out by claiming again and reading; a fenced owner stops and says who claimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.schemas.commands import parse_command
+from perdure.schemas.errors import (
+    AskAgain,
+    CallerError,
+    Fenced,
+    LogCorrupt,
+    LogUnreachable,
+    OperatorError,
+    OutcomeUnknown,
+    Unavailable,
+)
+from perdure.schemas.journal import Claim, EntryRecord, Header, NoOp, in_runs
+from perdure.schemas.replies import UNAVAILABLE, error_reply
+from perdure.streams.log import Bounds, Topic
+from perdure.streams.owner import Owner
+from perdure.streams.owning import OwnerState
+from perdure.streams.reader import JournalReader
+
+RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
+
+
+async def live(owner: Owner) -> None:
+    """Own the partition until it is fenced or must stop; `owner.state` and `owner.error` say which."""
+    pause_s = RETRY_S[0]
+    try:
+        while True:
+            owner.restart.clear()
+            owner.state = OwnerState.BEGINNING
+            try:
+                await begin(owner)
+                pause_s = RETRY_S[0]
+                await owner.restart.wait()
+                if isinstance(owner.error, Fenced):
+                    owner.state = OwnerState.FENCED
+                    return
+                if owner.error is not None and not isinstance(owner.error, OutcomeUnknown):
+                    raise owner.error
+            except (OutcomeUnknown, LogUnreachable, Unavailable) as error:
+                owner.error = error
+                owner.end_reign()
+                await asyncio.sleep(pause_s * (0.5 + owner.ports.random.random()))
+                pause_s = min(pause_s * 2, RETRY_S[1])
+    except Fenced as error:
+        owner.end_reign()
+        owner.state, owner.error = OwnerState.FENCED, error
+    except OperatorError as error:
+        owner.end_reign()
+        owner.state, owner.error = OwnerState.STOPPED, error
+        owner.ports.doors.stopped(owner.partition, error)
+
+
+async def begin(owner: Owner) -> None:
+    """Claim the partition and come up to it. Raises `OutcomeUnknown`, `LogCorrupt` and its kin."""
+    log, tables, partition = owner.log, owner.tables, owner.partition
+    journal = await log.bounds(Topic.JOURNAL, partition)
+    commands = await log.bounds(Topic.COMMANDS, partition)
+    _check_bounds(owner, journal, commands)
+    tables.check_against(owner.ports.app_uuid, log.partitions, journal.end, commands.end)
+    await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
+    owner.counts.claims += 1
+    epoch = await _append(owner, Claim(owner.ports.new_uuid(), owner.ports.node))
+    again = await _fold_up_to(owner, epoch + 1)
+    if tables.reader.epoch != epoch:
+        raise Fenced(
+            f"partition {partition}: claimed at offset {epoch}, but the newest claim is {tables.reader.epoch}"
+        )
+    owner.journal.own(tables.reader.position)
+    owner.release.begin(tables.meta.low, tables.out_position.offset)
+    await _let_out_again(owner, again, epoch + 1)
+    if (
+        not owner.journal.open
+    ):  # the node's producer was dropped meanwhile: what we would append has no way out
+        raise OutcomeUnknown(f"partition {partition}: the claim's producer was lost before it served")
+    owner.serve()
+
+
+def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
+    partition, tables = owner.partition, owner.tables
+    if journal.start > 0:
+        raise LogCorrupt(
+            f"journal of partition {partition}: it begins at offset {journal.start}, not 0: it was trimmed from "
+            "outside (retention must be -1), and state cannot be rebuilt from it"
+        )
+    if journal.end == 0:
+        raise LogCorrupt(
+            f"journal of partition {partition} is empty: it has lost its header, or was recreated"
+        )
+    if commands.start > tables.done.mark and journal.end <= tables.meta.offset:
+        raise LogCorrupt(
+            f"commands of partition {partition}: they begin at offset {commands.start}, but those from "
+            f"{tables.done.mark} on are not done: they were trimmed from outside"
+        )
+
+
+async def _append(owner: Owner, record: Claim) -> int:
+    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def tell(what: int | BaseException) -> None:
+        if told.done():
+            return
+        if isinstance(what, BaseException):
+            told.set_exception(what)
+        else:
+            told.set_result(what)
+
+    owner.journal.begin(record, tell)
+    return await told
+
+
+_Again = list[tuple[int, EntryRecord | NoOp]]
+
+
+async def _fold_up_to(owner: Owner, end: int) -> _Again:
+    """Fold the journal up to `end`; the records from the out mark on, which may not have been let out."""
+    tables, log = owner.tables, owner.log
+    start = tables.out_position
+    before = JournalReader(tables.reader.name, start, exclusive=log.exclusive)
+    fold_from = tables.reader.offset
+    again: _Again = []
+    async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
+        for each in chunk:
+            if each.offset >= fold_from:
+                record = tables.apply(each.offset, each.value)
+            else:
+                record = before.step(each.offset, each.value)
+                if isinstance(record, (EntryRecord, NoOp)) and record.out:
+                    tables.remember_end(before.position)
+            if isinstance(record, Header):
+                _check_header(owner, record)
+            elif isinstance(record, (EntryRecord, NoOp)) and each.offset >= tables.meta.out:
+                again.append((each.offset, record))
+        owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
+        while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
+            await asyncio.sleep(0)
+    if tables.reader.offset != end:
+        raise LogCorrupt(
+            f"{tables.reader.name}: it ended at offset {tables.reader.offset}, {end} was expected"
+        )
+    if fold_from > start.offset and before.offset != fold_from:
+        raise LogCorrupt(
+            f"{tables.reader.name}: records below {fold_from}, which the state has applied, are missing"
+        )
+    return [each for each in again if each[0] >= tables.meta.out]
+
+
+def _check_header(owner: Owner, header: Header) -> None:
+    ports = owner.ports
+    mine = (ports.app, ports.app_uuid, owner.partition, owner.log.partitions)
+    found = (header.app, header.app_uuid, header.partition, header.partitions)
+    if found != mine:
+        raise LogCorrupt(
+            f"{owner.tables.reader.name}: its header says app {found[0]!r} {found[1]}, partition {found[2]} of "
+            f"{found[3]}; this node is for {mine[0]!r} {mine[1]}, partition {mine[2]} of {mine[3]}"
+        )
+
+
+async def _let_out_again(owner: Owner, again: _Again, end: int) -> None:
+    """Let out everything above the marks once more, under the same message ids."""
+    release, done, meta = owner.release, owner.tables.done, owner.tables.meta
+    dones = {offset: at for at, record in again for offset in in_runs(record.done) if offset >= meta.low}
+    entries = {at: record.entry for at, record in again if isinstance(record, EntryRecord)}
+    held = dones.keys() | {entry.command for entry in entries.values()}
+    for offset in (*range(meta.low, done.mark), *done.ahead):
+        if offset not in held:
+            release.commands.add(offset)
+    await _answer_dones(owner, dones)
+    for at in range(owner.tables.out_position.offset, end):
+        entry = entries.get(at)
+        if entry is not None and entry.command >= meta.low:
+            release.entry(entry, at)
+        else:
+            release.passed(at)
+
+
+async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
+    """Their answers are gone with their owner: who asked is told that nothing changed, ask again."""
+    release, log = owner.release, owner.log
+    waiting = dict(dones)
+    if dones and not log.exclusive:  # else who asked went with the process
+        error = AskAgain("its answer was lost with the partition's owner; nothing was changed: ask again")
+        reply = error_reply(UNAVAILABLE, error.code, str(error))
+        async for chunk in log.read(Topic.COMMANDS, owner.partition, min(dones), max(dones) + 1):
+            for record in chunk:
+                if record.offset not in waiting:
+                    continue
+                try:
+                    command = parse_command(record.key, record.value, record.headers)
+                except CallerError:
+                    continue  # no command: it was answered by an entry
+                at = waiting.pop(record.offset)
+                release.done(command.reply_to, command.key, command.id, reply, record.offset, at)
+    for offset in waiting:
+        release.commands.add(offset)

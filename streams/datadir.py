@@ -1,0 +1,176 @@
+"""The data directory: whose it is, who has it, and where things lie in it.
+
+    LOCK       flock'ed while a process has it; says which one
+    app.json   app, uuid, format, partitions; written once, when the directory is made
+    log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
+    state/     the stores; may be deleted, the log rebuilds them
+
+Laws
+- One process has a directory at a time. The kernel holds the lock, so it goes with its process.
+- `app.json` comes before anything it describes, and whole. A directory with contents but without it,
+  or of another app, or of a newer format, is refused and left as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from perdure.schemas.errors import ConfigError, DataDirError
+from perdure.streams.wal import fsync_path
+
+FORMAT = 1
+LOCK, APP = "LOCK", "app.json"
+
+
+class App(msgspec.Struct):
+    """What `app.json` holds. `has_log` is set once the log is there: from then on it must be."""
+
+    app: str
+    uuid: str
+    format: int
+    partitions: int
+    has_log: bool = False
+
+
+class Holder(msgspec.Struct):
+    """What `LOCK` holds: the process that has the directory, for whoever is refused. Since when is its mtime."""
+
+    pid: int
+    command: str
+
+
+class DataDir:
+    """The data directory in `path`, made if it is not there, locked until `close`.
+
+    `new_uuid` gives the app's uuid if the directory is new. Raises `DataDirError` (in use, foreign, too new,
+    not accessible) or `ConfigError` (it was made with another partition count).
+    """
+
+    def __init__(self, path: Path, *, app: str, partitions: int, new_uuid: Callable[[], str]) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
+            self._lock = self._take_lock()
+            self._app = self._read() or self._write(App(app, new_uuid(), FORMAT, partitions))
+            self._check(app, partitions)
+        except OSError as error:
+            self.close()
+            raise DataDirError(
+                f"cannot use {path} as data directory: {error}; see to its rights, or choose another"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def state_path(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def app_uuid(self) -> str:
+        return self._app.uuid
+
+    @property
+    def has_log(self) -> bool:
+        """Must there be a log? Pass it to `EmbeddedLog(must_exist=...)`."""
+        return self._app.has_log
+
+    def log_is_there(self) -> None:
+        """Call it when the log was started: from now on a missing log is a lost one, not a new one."""
+        if not self._app.has_log:
+            self._app = self._write(msgspec.structs.replace(self._app, has_log=True))
+
+    def close(self) -> None:
+        """Give the lock back."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
+
+    def _refuse_foreign(self) -> None:
+        """Before the first file is written: is this new, or ours?"""
+        present = {entry.name for entry in self.path.iterdir()}
+        if APP in present or present <= {LOCK, APP + ".new"}:
+            return
+        if present & {"log", "state"} and LOCK in present:
+            raise DataDirError(f"{self.path / APP} is missing, but there is data: restore it from a backup")
+        raise DataDirError(
+            f"{self.path} is not empty and no data directory of perdure (no {APP}): choose another directory"
+        )
+
+    def _take_lock(self) -> IO[str]:
+        lock = (self.path / LOCK).open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with lock:
+                lock.seek(0)
+                raise DataDirError(self._in_use(lock.read(), os.fstat(lock.fileno()).st_mtime)) from None
+        lock.truncate(0)
+        lock.write(msgspec.json.encode(Holder(os.getpid(), " ".join(sys.argv))).decode())
+        lock.flush()
+        return lock
+
+    def _in_use(self, written: str, since_s: float) -> str:
+        try:
+            holder = msgspec.json.decode(written, type=Holder)
+        except msgspec.MsgspecError:  # it has the lock, but has not said yet who it is
+            return f"{self.path} is in use by another process: stop that one, or choose another directory"
+        since = datetime.fromtimestamp(since_s, UTC).isoformat(timespec="seconds")
+        return (
+            f"{self.path} is in use by process {holder.pid} ({holder.command}), since {since}: "
+            f"stop it (kill {holder.pid}), or choose another directory"
+        )
+
+    def _read(self) -> App | None:
+        try:
+            text = (self.path / APP).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            found = msgspec.json.decode(text)
+            # The format first: a newer one may have other fields.
+            if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+                raise DataDirError(
+                    f"{self.path} has format {found['format']}, this perdure knows up to {FORMAT}: "
+                    "use a newer perdure"
+                )
+            return msgspec.convert(found, App)
+        except msgspec.MsgspecError as error:
+            raise DataDirError(
+                f"{self.path / APP} is unreadable ({error}): restore it from a backup"
+            ) from error
+
+    def _write(self, app: App) -> App:
+        """Write `app.json` whole or not at all."""
+        aside = self.path / (APP + ".new")
+        aside.write_bytes(msgspec.json.format(msgspec.json.encode(app)) + b"\n")
+        fsync_path(aside)
+        os.rename(aside, self.path / APP)
+        fsync_path(self.path)
+        fsync_path(self.path.parent)
+        return app
+
+    def _check(self, app: str, partitions: int) -> None:
+        if self._app.app != app:
+            raise DataDirError(
+                f"{self.path} belongs to the app {self._app.app!r}, not to {app!r}: choose another directory"
+            )
+        if self._app.partitions != partitions:
+            raise ConfigError(
+                f"{self.path} was made with {self._app.partitions} partitions, {partitions} are configured; "
+                f"the number is fixed at creation: set partitions = {self._app.partitions}"
+            )

@@ -1,0 +1,394 @@
+"""The embedded log: one RocksDB for all topics and partitions, one group commit for all who wait.
+
+Laws
+- `append` places a record in the open batch and hands it to its stream's tails: accepted, not durable.
+- A commit seals the open batch, after the journal's writers have put their records behind the commands
+  in it, so that a command and its entry share one fsync. One commit is in flight at a time.
+- What a commit made durable is told in log order, on the event loop, after its fsync.
+- A write or fsync that failed is never tried again and nothing after it is accepted: what was pending
+  has an unknown outcome, later appends are `Unavailable`, `on_stopped` is told.
+- Nobody waiting means nothing to hurry for: what nobody waits for is committed after `LINGER_S`.
+- When the log falls silent a mark follows the last commit, so that a flipped bit in that commit cannot
+  pass for a torn tail (see wal.py).
+
+The open batch has no bound of its own: it holds what the doors let in during one fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from perdure.schemas.errors import OutcomeUnknown, Unavailable
+from perdure.streams import failpoints
+from perdure.streams.embedded_batch import Batch, EmbeddedReceipt, EmbeddedWriter, RefusedReceipt
+from perdure.streams.embedded_files import MARK_KEY, Trimmed, encode, open_or_create
+from perdure.streams.embedded_tail import EmbeddedTail, Stream
+from perdure.streams.log import Bounds, LogRecord, Receipt, Record, Topic, WriterSource
+from perdure.streams.wal import Cut, operating_error
+
+LINGER_S = 0.010
+READ_CHUNK = 1_000
+# Whatever was requested before a batch is sealed must lie in that batch, or `shares_write` would lie.
+# So a source is not cut short: its records are in memory already.
+FILL_BYTES = 2**31
+
+
+Ends = list[tuple[Stream, int]]  # how far a commit made which streams durable
+
+
+def _nobody_listens(error: BaseException) -> None:
+    raise error
+
+
+class EmbeddedLog:
+    """See `perdure.streams.log.Log`. `path` is a directory of its own, made if it is not there.
+
+    `clock_ms` gives the time in ms. With `must_exist` a missing directory is `LogCorrupt`, not a new log.
+    After `start`, `torn` says what was cut off the log's end after a crash, if anything was.
+    """
+
+    ordered = True
+    exclusive = True
+
+    def __init__(
+        self, path: Path, partitions: int, *, clock_ms: Callable[[], int], must_exist: bool = False
+    ) -> None:
+        assert 0 < partitions <= 2**16, "a partition is a u16"
+        self.path = path
+        self.partitions = partitions
+        self.on_stopped: Callable[[BaseException], None] = _nobody_listens
+        self.torn: Cut | None = None
+        self._clock_ms = clock_ms
+        self._must_exist = must_exist
+        self._refusal: Unavailable | None = Unavailable(f"the log in {path} is not started")
+        self._streams: dict[Topic, list[Stream]] = {}
+        self._writers: dict[int, EmbeddedWriter] = {}
+        self._requested: dict[EmbeddedWriter, None] = {}  # a set that keeps the order of requests
+        self._open_batch = Batch(self._hurry)
+        self._shared: Batch | None = self._open_batch  # a journal record requested now goes into this one
+        self._in_flight: Batch | None = None
+        self._urgent = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._commits = 0
+        self._commits_seen = 0
+        self._unmarked = False
+        self._waiting: list[asyncio.Future[None]] = []  # for the end of the commit in flight
+        self._to_sync: queue.SimpleQueue[tuple[Batch, Ends] | None] = queue.SimpleQueue()  # one at most
+
+    # --- opening and closing
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._database, self.torn = await asyncio.to_thread(
+            open_or_create, self.path, self.partitions, self._must_exist
+        )
+        try:
+            self._streams = {
+                topic: [Stream(self._database, self.path, topic, p) for p in range(self.partitions)]
+                for topic in Topic
+            }
+        except BaseException:
+            self._database.close()
+            raise
+        self._refusal = None
+        # A daemon: a process that dies without `close` must not hang on it.
+        self._thread = threading.Thread(target=self._sync, name="log-sync", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Commit what was accepted, then close. Later appends are `Unavailable`. Raises `StorageFailed`."""
+        if not self._streams:
+            return
+        while self._refusal is None and (self._open_batch.count or self._requested or self._in_flight):
+            self._hurry()
+            await self._commit_over()
+        if self._refusal is None:
+            self._refusal = Unavailable(f"the log in {self.path} is closed")
+        if self._timer is not None:
+            self._timer.cancel()
+        for stream in (stream for streams in self._streams.values() for stream in streams):
+            for tail in list(stream.tails):
+                tail.close()
+        self._to_sync.put(None)
+        self._thread.join()
+        self._streams = {}
+        try:
+            self._database.close()
+        except Exception as error:  # rocksdict raises nothing finer
+            raise operating_error(error, self.path, "close") from error
+
+    # --- appending
+
+    def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> Receipt:
+        assert topic is not Topic.JOURNAL, "the journal has its writer"
+        if self._refusal is not None:
+            return RefusedReceipt(self._refusal)
+        batch = self._open_batch
+        place = batch.count
+        offset = self._place(self._streams[topic][partition], batch, record, memo)
+        if self._timer is None:
+            self._timer = self._loop.call_later(LINGER_S, self._tick)
+        return EmbeddedReceipt(offset, batch, place)
+
+    def writer(self, partition: int, source: WriterSource) -> EmbeddedWriter:
+        earlier = self._writers.get(partition)
+        if earlier is not None:
+            earlier.close()
+        writer = EmbeddedWriter(self._streams[Topic.JOURNAL][partition], source, self._request)
+        self._writers[partition] = writer
+        return writer
+
+    def shares_write(self, record: LogRecord) -> bool:
+        return record.write is self._shared
+
+    def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> int:
+        key, value, headers = record
+        stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
+        offset = stream.next
+        batch.write.put(stream.prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
+        batch.count += 1
+        if offset == stream.written:
+            batch.touched.append(stream)
+        stream.next = offset + 1
+        placed = LogRecord(offset, time_ms, key, value, headers, memo, batch)
+        stream.unwritten.append(placed)
+        for tail in stream.live:
+            tail.offer(placed)
+        return offset
+
+    def _request(self, writer: EmbeddedWriter, urgent: bool) -> None:
+        if self._refusal is not None:
+            return
+        self._requested[writer] = None
+        if urgent:
+            self._hurry()
+        if self._timer is None:  # for the mark behind it, if nothing else comes
+            self._timer = self._loop.call_later(LINGER_S, self._tick)
+
+    # --- committing
+
+    def _hurry(self) -> None:
+        """Somebody waits for the open batch: seal it as soon as no commit is in flight."""
+        if self._urgent:
+            return
+        self._urgent = True
+        if self._in_flight is None:
+            self._loop.call_soon(self._settle)
+
+    def _settle(self) -> None:
+        """One more pass of the event loop, so that the requests that are already here join."""
+        self._loop.call_soon(self._seal)
+
+    def _tick(self) -> None:
+        """Commit what nobody waits for; behind the last commit before a silence, a mark."""
+        self._timer = None
+        if self._refusal is not None:
+            return
+        if self._open_batch.count or self._requested:
+            self._hurry()
+        elif self._in_flight is None and self._commits == self._commits_seen:
+            if not self._unmarked:
+                return
+            self._open_batch.write.put(MARK_KEY, b"")
+            self._open_batch.count += 1
+            self._hurry()
+        self._commits_seen = self._commits
+        self._timer = self._loop.call_later(LINGER_S, self._tick)
+
+    def _seal(self) -> None:
+        if self._refusal is not None or self._in_flight is not None:
+            return
+        self._urgent = False
+        batch = self._open_batch
+        try:
+            self._fill(batch)
+        except Exception as error:  # noqa: BLE001 - a source that raises is a programmer's error: stop loudly
+            self._stop(error)
+            return
+        if not batch.count:
+            self._shared = batch
+            self._wake()
+            return
+        self._in_flight = batch
+        self._open_batch = self._shared = Batch(self._hurry)
+        batch.hurry = None
+        try:
+            failpoints.hit("log.before_write")
+            # Into the WAL file and the memtable: quick, but it holds the GIL, so not in the thread.
+            self._database.write(batch.write)
+            failpoints.hit("log.after_write")
+        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
+            self._stop(operating_error(error, self.path, "write"))
+            return
+        del batch.write  # its records may be kept by others for long
+        ends = []
+        for stream in batch.touched:
+            stream.written = stream.next
+            stream.unwritten = []
+            ends.append((stream, stream.next))
+        self._to_sync.put((batch, ends))
+
+    def _fill(self, batch: Batch) -> None:
+        """Put the journal's records behind the commands. What is requested from now on comes later."""
+        self._shared = None
+        requested, self._requested = self._requested, {}
+        for writer in requested:
+            records = () if writer.closed else writer.source.fill(FILL_BYTES)
+            if not records:
+                continue
+            stream = writer.stream
+            first = stream.next
+            if stream.live:
+                for record in records:
+                    self._place(stream, batch, record, None)
+            else:
+                self._place_unseen(stream, batch, records)
+            batch.waiters.append((batch.count, partial(writer.told, first)))
+
+    def _place_unseen(self, stream: Stream, batch: Batch, records: Sequence[Record]) -> None:
+        """As `_place`, but cheaper: nobody looks at them before they are in the database."""
+        stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
+        offset, prefix, put = stream.next, stream.prefix, batch.write.put
+        if offset == stream.written:
+            batch.touched.append(stream)
+        for key, value, headers in records:
+            put(prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
+            offset += 1
+        batch.count += len(records)
+        stream.next = offset
+
+    def _sync(self) -> None:
+        """The sync thread: fsync frees the GIL, so the event loop fills the next batch meanwhile."""
+        while (commit := self._to_sync.get()) is not None:
+            error: BaseException | None = None
+            try:
+                self._database.flush_wal(True)
+                failpoints.hit("log.after_sync")
+            except BaseException as raised:  # noqa: BLE001 - told to the event loop, which stops the log
+                error = raised
+            self._loop.call_soon_threadsafe(self._synced, *commit, error)
+
+    def _synced(self, batch: Batch, ends: Ends, error: BaseException | None) -> None:
+        if self._refusal is not None:
+            return
+        if error is not None:
+            self._stop(operating_error(error, self.path, "sync"))
+            return
+        for stream, end in ends:
+            stream.durable = end
+        self._unmarked = bool(ends)
+        self._commits += 1
+        raised = batch.finish(None)
+        self._in_flight = None
+        if raised is not None:
+            self._stop(raised)
+            return
+        self._wake()
+        if self._urgent:
+            self._loop.call_soon(self._seal)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _commit_over(self) -> None:
+        over = self._loop.create_future()
+        self._waiting.append(over)
+        await over
+
+    def _stop(self, error: BaseException) -> None:
+        """Fail all that is pending, accept nothing more, tell the node."""
+        if self._refusal is not None:
+            return
+        self._refusal = Unavailable(f"the log in {self.path} has stopped: {error}")
+        unknown = OutcomeUnknown(f"the log in {self.path} stopped before this was known: {error}")
+        last = self._open_batch
+        last.waiters += ((last.count + 1, partial(writer.told, -1)) for writer in self._writers.values())
+        for batch in (self._in_flight, last):
+            raised = None if batch is None else batch.finish(unknown)
+            if raised is not None:
+                self._loop.call_exception_handler({"message": "told of a stopped log", "exception": raised})
+        self._in_flight = None
+        self._wake()
+        self.on_stopped(error)
+
+    # --- reading
+
+    def tail(
+        self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]
+    ) -> EmbeddedTail:
+        return EmbeddedTail(self._streams[topic][partition], start, deliver, self._loop, self._stop)
+
+    async def read(
+        self, topic: Topic, partition: int, start: int, end: int
+    ) -> AsyncIterator[Sequence[LogRecord]]:
+        """See `Log.read`. Waits for records below `end` that are not durable yet.
+
+        Raises `LogCorrupt`, naming topic, partition and offset, `StorageFailed`, or `Unavailable` if the
+        log is closed or stops before the last record is durable.
+        """
+        while start < end:
+            if not self._streams:
+                raise Unavailable(f"the log in {self.path} is not open")
+            stream = self._streams[topic][partition]
+            if start < stream.start:
+                raise stream.missing(start, f"it was removed, the log starts at {stream.start}")
+            if start < stream.durable:
+                chunk = stream.scan(start, min(end, stream.durable), READ_CHUNK)
+                start += len(chunk)
+                yield chunk
+                await asyncio.sleep(0)  # a long read must not keep the others waiting
+                continue
+            if self._refusal is not None:
+                raise self._refusal
+            if stream.written <= start < stream.next:
+                self._hurry()
+            await self._commit_over()
+
+    async def bounds(self, topic: Topic, partition: int) -> Bounds:
+        stream = self._streams[topic][partition]
+        return Bounds(stream.start, stream.durable)
+
+    async def trim(self, topic: Topic, partition: int, before: int) -> None:
+        """See `Log.trim`. Only what is durable is removed. Raises `OutcomeUnknown` or `Unavailable`."""
+        assert topic is not Topic.JOURNAL, "the journal is kept"
+        if self._refusal is not None:
+            raise self._refusal
+        stream, batch = self._streams[topic][partition], self._open_batch
+        before = min(before, stream.durable)
+        if before <= stream.start:
+            return
+        stream.trim(batch.write, stream.start, Trimmed(before, stream.next, stream.last_time_ms))
+        batch.count += 1
+        stream.start = before
+        trimmed = self._loop.create_future()
+
+        def told(error: BaseException | None) -> None:
+            if not trimmed.done():
+                trimmed.set_result(error)
+
+        batch.tell(batch.count, told)
+        error = await trimmed
+        if error is not None:
+            raise error
+
+    async def sizes(self) -> dict[Topic, int]:
+        """What the tables and the memtable take, shared out by the number and mean size of the records."""
+        weights = {
+            topic: sum((s.durable - s.start) * s.mean_bytes(s.start, s.durable) for s in streams)
+            for topic, streams in self._streams.items()
+        }
+        total = sum(
+            self._database.property_int_value(f"rocksdb.{name}") or 0
+            for name in ("total-sst-files-size", "cur-size-all-mem-tables")
+        )
+        share = total / (sum(weights.values()) or 1)
+        return {topic: int(weight * share) for topic, weight in weights.items()}

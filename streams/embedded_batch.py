@@ -1,0 +1,114 @@
+"""The embedded log's write batch, and what `append` and `writer` give out for it.
+
+Laws
+- A batch is open, then sealed, then over; whoever asks for its outcome is told once.
+- All are told in log order, and one that raises does not keep the others from being told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+
+from rocksdict import WriteBatch
+
+from perdure.streams.embedded_tail import Stream
+from perdure.streams.log import WriterSource
+
+Outcome = Callable[[BaseException | None], None]
+_place_of = itemgetter(0)
+
+
+class Batch:
+    """Records that become durable together, and who is to be told."""
+
+    __slots__ = ("count", "error", "hurry", "over", "touched", "waiters", "write")
+
+    def __init__(self, hurry: Callable[[], None]) -> None:
+        self.write = WriteBatch(raw_mode=True)
+        self.count = 0
+        self.touched: list[Stream] = []
+        self.waiters: list[tuple[int, Outcome]] = []  # with their place in the batch
+        self.hurry: Callable[[], None] | None = hurry  # None once it is sealed
+        self.over = False
+        self.error: BaseException | None = None
+
+    def tell(self, place: int, then: Outcome) -> None:
+        """Call `then` when the outcome is known, and see to it that this is soon."""
+        if self.over:
+            then(self.error)
+            return
+        self.waiters.append((place, then))
+        if self.hurry is not None:
+            self.hurry()
+
+    def finish(self, error: BaseException | None) -> Exception | None:
+        """Tell all, in log order; returns what the first of them to fail raised."""
+        self.over, self.error = True, error
+        waiters, self.waiters = self.waiters, []
+        waiters.sort(key=_place_of)
+        first: Exception | None = None
+        for _, then in waiters:
+            try:
+                then(error)
+            except Exception as raised:  # noqa: BLE001 - whatever a callback raises
+                first = first or raised
+        return first
+
+
+class EmbeddedReceipt:
+    """See `perdure.streams.log.Receipt`. The offset is known at once."""
+
+    __slots__ = ("_batch", "_place", "offset")
+
+    def __init__(self, offset: int, batch: Batch, place: int) -> None:
+        self.offset = offset
+        self._batch = batch
+        self._place = place
+
+    def when_durable(self, then: Outcome) -> None:
+        self._batch.tell(self._place, then)
+
+
+class RefusedReceipt:
+    """The receipt of a record that was certainly not written."""
+
+    __slots__ = ("_error",)
+    offset = None
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def when_durable(self, then: Outcome) -> None:
+        then(self._error)
+
+
+class EmbeddedWriter:
+    """See `perdure.streams.log.Writer`. `ask(writer, urgent)` asks the log for a fill."""
+
+    __slots__ = ("_ask", "closed", "source", "stream")
+
+    def __init__(
+        self, stream: Stream, source: WriterSource, ask: Callable[[EmbeddedWriter, bool], None]
+    ) -> None:
+        self.stream = stream
+        self.source = source
+        self.closed = False
+        self._ask = ask
+
+    def request(self, *, urgent: bool = True) -> None:
+        if not self.closed:
+            self._ask(self, urgent)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def told(self, first_offset: int, error: BaseException | None) -> None:
+        """The outcome of the batch that lies at `first_offset`."""
+        if self.closed:
+            return
+        if error is None:
+            self.source.acked(first_offset)
+        else:
+            self.closed = True
+            self.source.failed(error)

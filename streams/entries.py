@@ -1,0 +1,69 @@
+"""Journal entries from turns and from records that are no commands. Values in, values out."""
+
+from __future__ import annotations
+
+from perdure.objects.state import Overlay
+from perdure.objects.turn import Outcome
+from perdure.schemas.commands import payload_hash, record_hash
+from perdure.schemas.errors import CallerError
+from perdure.schemas.journal import Entry, Out
+from perdure.schemas.replies import REJECTED, error_reply
+from perdure.streams.log import LogRecord
+from perdure.streams.mailbox import Turn
+
+SUMMARY_CHARS = 200
+_NOTHING: dict[str, bytes] = {}
+
+
+def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
+    """The entry of a turn; `overlay` holds what it commits, None if nothing."""
+    command, record = turn.command, turn.record
+    puts, cleared = _NOTHING, False
+    deletes: tuple[str, ...] = ()
+    if overlay is not None:
+        cleared = overlay.cleared
+        puts, deletes = _split(overlay.changes)
+    return Entry(
+        turn.offset,
+        command.key,
+        turn.time_ms,
+        outcome.reply.outcome,
+        outcome.reply,
+        puts,
+        deletes,
+        cleared,
+        record_hash(record.key, record.value, record.headers),
+        command.id,
+        command.reply_to,
+        f"{command.kind} {command.method} {command.path}"[:SUMMARY_CHARS],
+        command.principal,
+        command.client_key,
+        b"" if command.client_key is None else payload_hash(command),
+    )
+
+
+def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    puts = {name: value for name, value in changes.items() if value is not None}
+    if len(puts) == len(changes):
+        return puts, ()
+    return puts, tuple(name for name, value in changes.items() if value is None)
+
+
+def dead_letter(record: LogRecord, error: CallerError, partition: int) -> Entry:
+    """The entry for a record that is no command: an error reply and a record for `{app}.dead`."""
+    named = dict(record.headers)
+    id_, reply_to = (named.get(name, b"").decode("utf-8", "replace") for name in ("id", "reply-to"))
+    reason = ("reason", f"{error.code}: {error}".encode("utf-8", "replace"))
+    place = ("command", f"{partition}:{record.offset}".encode())
+    return Entry(
+        command=record.offset,
+        key=(record.key or b"").decode("utf-8", "replace"),
+        time_ms=record.time_ms,
+        outcome=REJECTED,
+        reply=error_reply(REJECTED, error.code, str(error)),
+        command_hash=record_hash(record.key, record.value, record.headers),
+        id=id_,
+        reply_to=reply_to,
+        summary="dead letter",
+        outbox=(Out("dead", partition, record.key, record.value, (*record.headers, reason, place)),),
+    )

@@ -1,0 +1,42 @@
+"""What an owner makes of a record before a turn: is it a command of this partition, and is it still to be run?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.objects.registry import Registry
+from perdure.objects.turn import Outcome, not_done
+from perdure.schemas.commands import Command, parse_command, payload_hash
+from perdure.schemas.errors import Expired, KeyReused, MalformedCommand
+from perdure.schemas.keys import namespace_of, partition_of
+from perdure.streams.log import LogRecord
+from perdure.streams.mailbox import Turn
+from perdure.streams.tables import Tables
+
+
+def admitted(record: LogRecord, partition: int, partitions: int, registry: Registry) -> Command:
+    """The command in a record. Raises a `CallerError`: malformed, misplaced, or for no namespace of this app."""
+    command = parse_command(record.key, record.value, record.headers)
+    home = partition_of(command.key, partitions)
+    if home != partition:
+        raise MalformedCommand(
+            f"{command.key} belongs to partition {home}, not {partition}: produce with Java's murmur2 partitioner"
+        )
+    registry.kind(namespace_of(command.key))
+    return command
+
+
+def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Outcome | None:
+    """The outcome of a command that is not run: it has expired, or its client key is spent; None: run it."""
+    command = turn.command
+    if command.deadline_ms is not None and clock_ms() > turn.record.time_ms + command.deadline_ms:
+        told = f"its deadline of {command.deadline_ms} ms passed before {command.key} was free"
+        return not_done(Expired(told))
+    if command.client_key is not None:
+        spent = tables.spent(command.key, command.principal, command.client_key)
+        if spent is not None:
+            if spent.payload_hash == payload_hash(command):
+                return Outcome(spent.reply, False, False, False)
+            told = f"the idempotency key {command.client_key!r} was used for another payload"
+            return not_done(KeyReused(told))
+    return None

@@ -1,0 +1,207 @@
+"""The four topics of an app on Kafka: made if absent, checked if present, trimmed, measured.
+
+Laws
+- A topic that exists is never changed: what is wrong with it is a `ConfigError` naming topic and setting.
+- Nothing is deleted by age or size by the broker; only `trim` deletes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, NotLeaderForPartitionError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Int64, Schema, String
+from aiokafka.structs import TopicPartition
+
+from perdure.schemas.errors import ConfigError, LogUnreachable
+from perdure.streams.kafka_clients import MAX_MESSAGE_BYTES, UNREACHED, Endpoint, close_client
+
+TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC = 36, 3
+PAUSE_S = 0.1
+
+SETTINGS = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "message.timestamp.type": "LogAppendTime",
+    "max.message.bytes": str(MAX_MESSAGE_BYTES),
+    "unclean.leader.election.enable": "false",
+    # The broker unpacks what others compress: Python alone could not read Snappy, LZ4 or Zstandard.
+    "compression.type": "uncompressed",
+}
+# With these otherwise, log time would be the sender's or records would go away by themselves.
+VITAL = ("cleanup.policy", "retention.ms", "retention.bytes", "message.timestamp.type")
+
+
+class _DescribeLogDirsResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 35
+    API_VERSION = 1
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "log_dirs",
+            Array(
+                ("error_code", Int16),
+                ("log_dir", String("utf-8")),
+                (
+                    "topics",
+                    Array(
+                        ("topic", String("utf-8")),
+                        (
+                            "partitions",
+                            Array(
+                                ("partition", Int32),
+                                ("size", Int64),
+                                ("offset_lag", Int64),
+                                ("is_future", Boolean),
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+class _DescribeLogDirsStruct(RequestStruct):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 35
+    API_VERSION = 1
+    RESPONSE_TYPE = _DescribeLogDirsResponse
+    SCHEMA = Schema(("topics", Array(("topic", String("utf-8")), ("partitions", Array(Int32)))))
+
+
+class _DescribeLogDirs(Request[_DescribeLogDirsStruct]):  # type: ignore[misc]  # aiokafka ships no types
+    """Asks one broker for the sizes of its replicas (aiokafka has no such request)."""
+
+    API_KEY: ClassVar[int] = 35
+
+    def __init__(self, topics: Sequence[tuple[str, Sequence[int]]]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class(self._topics)
+
+
+class Topics:
+    """The administrative side of one app's topics; `names` are Kafka's."""
+
+    def __init__(
+        self, endpoint: Endpoint, names: Sequence[str], partitions: int, replication_factor: int | None
+    ) -> None:
+        self._bootstrap = endpoint.bootstrap
+        self._names = names
+        self._partitions = partitions
+        self._copies = replication_factor
+        self._admin: Any = AIOKafkaAdminClient(**endpoint.options("admin"))
+        self._loop = asyncio.get_running_loop()
+
+    async def start(self, timeout_s: float) -> None:
+        """Connect, make what is absent, check what is there. Raises `LogUnreachable`, `ConfigError`."""
+        until_s = self._loop.time() + timeout_s
+        last: object = "no broker answered"
+        while self._loop.time() < until_s:
+            try:
+                async with asyncio.timeout_at(until_s):
+                    await self._admin.start()
+                    if await self._ready():
+                        return
+                    last = "not every partition has a leader"
+            except UNREACHED as error:
+                last = repr(error)
+            await asyncio.sleep(PAUSE_S)
+        raise LogUnreachable(
+            f"Kafka at {self._bootstrap} was not ready within {timeout_s:.0f} s: {last}. Check that the brokers run, "
+            f"that the address is one they listen on, and that this host can reach the addresses they advertise."
+        )
+
+    async def _ready(self) -> bool:
+        """One attempt: do all topics exist, as they should be, with leaders?"""
+        found = {topic["topic"]: topic for topic in await self._admin.describe_topics(list(self._names))}
+        absent = [name for name in self._names if found[name]["error_code"] == UNKNOWN_TOPIC]
+        if absent:
+            await self._create(absent)
+            return False
+        for name in self._names:
+            if found[name]["error_code"]:
+                return False
+            count = len(found[name]["partitions"])
+            if count != self._partitions:
+                raise ConfigError(
+                    f"topic {name} has {count} partitions, but {self._partitions} are configured. The number never "
+                    f"changes: keys would move. Configure {count}, or give the app another name."
+                )
+        if any(part["leader"] < 0 for name in self._names for part in found[name]["partitions"]):
+            return False
+        await self._check_settings()
+        return True
+
+    async def _create(self, names: Sequence[str]) -> None:
+        copies = self._copies
+        if copies is None:
+            copies = min(3, len((await self._admin.describe_cluster())["brokers"]))
+        settings = {**SETTINGS, "min.insync.replicas": "2" if copies >= 3 else "1"}
+        new = [NewTopic(name, self._partitions, copies, topic_configs=settings) for name in names]
+        for name, error_code, *text in (await self._admin.create_topics(new)).topic_errors:
+            if error_code in (0, TOPIC_ALREADY_EXISTS):
+                continue
+            error = for_code(error_code)
+            if error.retriable:
+                raise error(f"creating topic {name}: {text}")
+            reason = text[0] if text and text[0] else error.__name__
+            raise ConfigError(f"topic {name} could not be created with replication factor {copies}: {reason}")
+
+    async def _check_settings(self) -> None:
+        wanted = [
+            ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(VITAL)) for name in self._names
+        ]
+        for response in await self._admin.describe_configs(wanted):
+            for error_code, _, _, name, entries in response.resources:
+                if error_code:
+                    continue  # not allowed to look: then the operator vouches for them
+                for setting, value, *_ in entries:
+                    if setting in VITAL and value != SETTINGS[setting]:
+                        raise ConfigError(
+                            f"topic {name} has {setting}={value}, but perdure needs {SETTINGS[setting]}. Set it with "
+                            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} "
+                            f"--add-config {setting}={SETTINGS[setting]}"
+                        )
+
+    async def trim(self, place: TopicPartition, before: int) -> None:
+        """Delete the records below an offset. Raises one of `UNREACHED`."""
+        for again in (True, False):
+            try:
+                await self._admin.delete_records({place: RecordsToDelete(before)})
+            except (NotLeaderForPartitionError, LeaderNotAvailableError):
+                if not again:
+                    raise
+            else:
+                return
+
+    async def sizes(self) -> Mapping[str, int]:
+        """Bytes of one copy of each topic. Raises one of `UNREACHED`."""
+        every = list(range(self._partitions))
+        largest: dict[tuple[str, int], int] = {}
+        for broker in (await self._admin.describe_cluster())["brokers"]:
+            request = _DescribeLogDirs([(name, every) for name in self._names])
+            response = await self._admin._send_request(request, broker["node_id"])
+            for error_code, _, topics in response.log_dirs:
+                if error_code:
+                    raise KafkaError(
+                        f"the sizes of broker {broker['node_id']}: {for_code(error_code).__name__}"
+                    )
+                for name, partitions in topics:
+                    for partition, size, *_ in partitions:
+                        largest[name, partition] = max(size, largest.get((name, partition), 0))
+        sums = dict.fromkeys(self._names, 0)
+        for (name, _), size in largest.items():
+            sums[name] += size
+        return sums
+
+    async def close(self) -> None:
+        await close_client(self._admin._client)

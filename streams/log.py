@@ -1,0 +1,172 @@
+"""The log: what everything above it may ask, whichever log it is.
+
+Laws
+- A record's offset never changes; offsets of one (topic, partition) rise, with gaps on some logs.
+- `append` never blocks. Its receipt becomes durable, or fails: `Unavailable` = certainly not written,
+  `OutcomeUnknown` = may or may not be there, now or later. Nothing is appended twice.
+- The journal is written through one `Writer` per partition, one batch outstanding. A batch's records
+  are contiguous and in order, or (after `failed`) may be there or not, now or later.
+- `tail` delivers accepted records in order from an offset, to one receiver; `read` sees only durable ones.
+- `ordered`: a durable record implies that all earlier ones, of any topic, are durable.
+- `exclusive`: nobody but this process can write.
+- Log time (`LogRecord.time_ms`) never falls within one partition of one topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Topic(StrEnum):
+    """The four topics of an app. On Kafka they are named `{app}.commands` and so on."""
+
+    COMMANDS = "commands"
+    JOURNAL = "journal"
+    REPLIES = "replies"
+    DEAD = "dead"
+
+
+class Record(NamedTuple):
+    """What is appended: a Kafka record before the log has given it a place and a time."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class LogRecord:
+    """A record in its place.
+
+    `memo` may carry the decoded form of a record that was appended by this process, so that the tail
+    need not decode it again; `write` identifies the write batch it lies in (see `Log.shares_write`).
+    """
+
+    __slots__ = ("headers", "key", "memo", "offset", "time_ms", "value", "write")
+
+    def __init__(
+        self,
+        offset: int,
+        time_ms: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        memo: Any = None,
+        write: Any = None,
+    ) -> None:
+        self.offset = offset
+        self.time_ms = time_ms
+        self.key = key
+        self.value = value
+        self.headers = headers
+        self.memo = memo
+        self.write = write
+
+    def __repr__(self) -> str:
+        return f"LogRecord(offset={self.offset}, key={self.key!r}, value={self.value!r})"
+
+
+class Receipt(Protocol):
+    """What `append` gives at once."""
+
+    @property
+    def offset(self) -> int | None:
+        """The record's offset if the log knows it already (embedded: at once; Kafka: when durable)."""
+
+    def when_durable(self, then: Callable[[BaseException | None], None]) -> None:
+        """Call `then(None)` when the record is durable, `then(error)` if that is not so or not known.
+
+        `error` is an `Unavailable` (not written) or an `OutcomeUnknown`. Called at once if already known.
+        """
+
+
+class WriterSource(Protocol):
+    """The journal's side of a `Writer`: it is asked for records and told what became of them.
+
+    All three are called from the log's own callbacks and must not block.
+    """
+
+    def fill(self, max_bytes: int) -> Sequence[Record]:
+        """The next batch: at least one record if there is any, then more up to about `max_bytes`."""
+
+    def acked(self, first_offset: int) -> None:
+        """The batch that `fill` gave last is durable, at `first_offset` and the offsets after it."""
+
+    def failed(self, error: BaseException) -> None:
+        """The outcome of the batch is unknown. The writer is finished: ask the log for a new one."""
+
+
+class Writer(Protocol):
+    """Appends batches to one journal partition, one outstanding at a time."""
+
+    def request(self, *, urgent: bool = True) -> None:
+        """There is something to fill. Not urgent: it may ride along with later records for a few ms."""
+
+    def close(self) -> None:
+        """Send nothing more. What is under way may still land; the source hears nothing of it."""
+
+
+class Tail(Protocol):
+    """A reader of accepted records."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Bounds(NamedTuple):
+    """First offset kept and the offset after the last durable record."""
+
+    start: int
+    end: int
+
+
+class Log(Protocol):
+    """One app's topics. `start` before anything else; `close` flushes what was accepted."""
+
+    partitions: int
+    ordered: bool
+    exclusive: bool
+
+    async def start(self) -> None:
+        """Open or connect, create topics that do not exist.
+
+        Raises `LogUnreachable`, `LogCorrupt`, `DataDirError` or `ConfigError` (partition count differs).
+        """
+
+    async def close(self) -> None: ...
+
+    def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> Receipt:
+        """Append one record to commands, replies or dead (the journal has its `writer`)."""
+
+    def writer(self, partition: int, source: WriterSource) -> Writer:
+        """A new writer for a journal partition; an earlier one of this process is closed by it."""
+
+    def shares_write(self, record: LogRecord) -> bool:
+        """Would a journal record requested now survive a crash exactly when `record` does?"""
+
+    def tail(self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]) -> Tail:
+        """Deliver accepted records from `start` on (first those that exist, then as they come).
+
+        If offsets from `start` on have been removed or never existed, `deliver` is never skipped
+        silently: the log calls its `on_stopped` with `LogCorrupt` naming topic, partition and offset.
+        """
+
+    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
+        """Durable records with start <= offset < end, in chunks, until the one before `end` was seen."""
+
+    async def bounds(self, topic: Topic, partition: int) -> Bounds: ...
+
+    async def trim(self, topic: Topic, partition: int, before: int) -> None:
+        """Remove records below `before` (commands, replies and dead only)."""
+
+    async def sizes(self) -> dict[Topic, int]:
+        """Approximate bytes on disk per topic; empty where the log cannot say."""
+
+    on_stopped: Callable[[BaseException], None]
+    """Set by the node: the log as a whole cannot go on (I/O error, connection lost for good)."""

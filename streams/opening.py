@@ -1,0 +1,49 @@
+"""Opening what a configuration names: the log, by its scheme, and the wall clock that stamps it."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+from perdure.schemas.config import Config
+from perdure.schemas.errors import ConfigError
+from perdure.streams.datadir import DataDir
+from perdure.streams.embedded import EmbeddedLog
+from perdure.streams.log import Log
+
+
+def clock_ms() -> int:
+    """The wall clock, ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def new_uuid() -> str:
+    """A random name that nobody else has."""
+    return uuid4().hex
+
+
+def open_data(config: Config) -> DataDir:
+    """The configured data directory, locked. Raises `DataDirError` or `ConfigError`."""
+    return DataDir(config.data_dir, app=config.name, partitions=config.partitions, new_uuid=new_uuid)
+
+
+async def start_log(config: Config, data: DataDir, node: str) -> Log:
+    """The configured log, started. Raises `LogUnreachable`, `LogCorrupt` or `ConfigError`."""
+    if not config.kafka_brokers:
+        embedded = EmbeddedLog(data.log_path, config.partitions, clock_ms=clock_ms, must_exist=data.has_log)
+        await embedded.start()
+        data.log_is_there()
+        return embedded
+    try:
+        from perdure.streams.kafka import KafkaLog  # an extra: only who uses Kafka installs its client
+    except ImportError as error:
+        raise ConfigError(f"{config.log} needs the Kafka client: pip install 'perdure[kafka]'") from error
+    kafka = KafkaLog(
+        ",".join(config.kafka_brokers),
+        config.name,
+        config.partitions,
+        clock_ms=clock_ms,
+        client_id=f"perdure-{node}",
+    )
+    await kafka.start()
+    return kafka

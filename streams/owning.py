@@ -1,0 +1,66 @@
+"""What an owner is given and what it tells: its states, bounds, counts and ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+
+from perdure.objects.registry import Registry
+from perdure.objects.state import Limits
+from perdure.streams.log import Log
+from perdure.streams.release import Doors
+
+
+class OwnerState(StrEnum):
+    NEW = "new"
+    BEGINNING = "beginning"
+    SERVING = "serving"
+    FENCED = "fenced"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of one partition; what lies over one is refused at the doors or waits on the log."""
+
+    mailbox: int = 10_000
+    undone: int = 1_000_000
+    residents: int = 200_000
+    entry_bytes: int = 9 << 20
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since the start of the process."""
+
+    commands: int = 0
+    entries: int = 0
+    dones: int = 0
+    dead: int = 0
+    claims: int = 0
+
+
+def _silent(partition: int, done: int, total: int) -> None:
+    """Nobody looks on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What an owner is given: nothing else of the world reaches it.
+
+    `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
+    """
+
+    log: Log
+    registry: Registry
+    doors: Doors
+    clock_ms: Callable[[], int]
+    random: Random
+    new_uuid: Callable[[], str]
+    node: str = "node"
+    app: str = "app"
+    app_uuid: str = ""
+    progress: Callable[[int, int, int], None] = _silent

@@ -1,0 +1,143 @@
+"""The output gate of one partition: everything a turn lets out passes here, and what was let out is counted.
+
+Laws
+- Nothing is let out before what it was computed from is durable; the owner calls `entry` and `done` then.
+- An entry is let out when its reply and every record of its outbox have been handed to a door of this process
+  or are durable on their topic. The low mark and the out mark never pass one that is not.
+- What is let out again after a crash carries the same message id, by which receivers drop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from perdure.schemas.commands import LOCAL
+from perdure.schemas.errors import PerdureError
+from perdure.schemas.journal import Entry
+from perdure.schemas.replies import Reply, reply_record
+from perdure.streams.log import Log, Record, Topic
+from perdure.streams.progress import Watermark
+
+RETRY_S = 0.5
+
+
+class Doors(Protocol):
+    """The doors of this process, as an owner sees them."""
+
+    def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
+        """Hand over a reply; False if `reply_to` is no door of this process."""
+
+    def stopped(self, partition: int, error: BaseException) -> None:
+        """The partition has stopped for good: who waits for it here will hear nothing more of it."""
+
+
+class _Message:
+    """What waits for its records to arrive on their topics: a command's answer, and its journal record."""
+
+    __slots__ = ("command", "journal", "left")
+
+    def __init__(self, command: int, journal: int, left: int) -> None:
+        self.command = command
+        self.journal = journal
+        self.left = left
+
+
+class Release:
+    """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
+
+    def __init__(self, log: Log, doors: Doors, partition: int) -> None:
+        self._log = log
+        self._doors = doors
+        self._partition = partition
+        self._reign = 0
+        self._held: dict[int, int] = {}  # journal offset -> messages of that record still under way
+        self.commands = Watermark()
+        self.journal = Watermark()
+
+    def begin(self, low: int, out: int) -> None:
+        """A new reign: what earlier ones still have under way no longer counts here."""
+        self._reign += 1
+        self._held.clear()
+        self.commands = Watermark(low)
+        self.journal = Watermark(out)
+
+    def entry(self, entry: Entry, offset: int) -> None:
+        """Let out what the entry at journal `offset` holds."""
+        local = self._doors.answer(entry.reply_to, entry.id, entry.reply, self._partition, entry.command)
+        if local and not entry.outbox:
+            self.commands.add(entry.command)
+            self.passed(offset)
+            return
+        message = self._held_message(entry.command, offset, len(entry.outbox) + (not local))
+        if not local:
+            self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
+        for n, out in enumerate(entry.outbox, 1):
+            headers = (*out.headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
+            self._send(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+
+    def done(self, reply_to: str, key: str, id_: str, reply: Reply, command: int, offset: int) -> None:
+        """Answer a command that ended without an entry; `offset` is that of the record which says so.
+
+        Call it before `entry` or `passed` for the record at `offset`.
+        """
+        if self._doors.answer(reply_to, id_, reply, self._partition, command):
+            self.commands.add(command)
+            return
+        message = self._held_message(command, offset, 1)
+        # "c" keeps it apart from what an entry at that offset lets out: its reply is 0, its outbox 1 and on
+        self._reply(message, reply_to, key, id_, reply, f"{offset}/c{command}")
+
+    def passed(self, offset: int) -> None:
+        """The record at journal `offset` lets nothing out but what is held for it already."""
+        if offset not in self._held:
+            self.journal.add(offset)
+
+    def _held_message(self, command: int, offset: int, left: int) -> _Message:
+        self._held[offset] = self._held.get(offset, 0) + 1
+        return _Message(command, offset, left)
+
+    def _reply(self, message: _Message, reply_to: str, key: str, id_: str, reply: Reply, name: str) -> None:
+        partition, to = self._address(reply_to, key)
+        place = f"{self._partition}:{message.command}"
+        record = reply_record(reply, to, f"{self._partition}:{name}", id_ or place, place)
+        self._send(message, Topic.REPLIES, partition, Record(*record))
+
+    def _address(self, reply_to: str, key: str) -> tuple[int, bytes | None]:
+        """`PARTITION/KEY` names a gateway's place in `{app}.replies`; anything else is this partition's own."""
+        number, slash, to = reply_to.partition("/")
+        if slash and number.isascii() and number.isdigit() and int(number) < self._log.partitions:
+            return int(number), to.encode()
+        return self._partition, (reply_to if reply_to and reply_to != LOCAL else key).encode() or None
+
+    def _send(self, message: _Message, topic: Topic, partition: int, record: Record) -> None:
+        reign = self._reign
+
+        def told(error: BaseException | None) -> None:
+            if reign != self._reign:
+                return  # another reign lets it out again
+            if error is None:
+                self._arrived(message)
+            elif isinstance(error, PerdureError):
+                # known not to be there, or unknown: send it again, receivers drop a second one by its id
+                asyncio.get_running_loop().call_later(
+                    RETRY_S, self._resend, reign, message, topic, partition, record
+                )
+            else:
+                raise error
+
+        self._log.append(topic, partition, record).when_durable(told)
+
+    def _resend(self, reign: int, message: _Message, topic: Topic, partition: int, record: Record) -> None:
+        if reign == self._reign:
+            self._send(message, topic, partition, record)
+
+    def _arrived(self, message: _Message) -> None:
+        message.left -= 1
+        if message.left:
+            return
+        self.commands.add(message.command)
+        self._held[message.journal] -= 1
+        if not self._held[message.journal]:
+            del self._held[message.journal]
+            self.journal.add(message.journal)

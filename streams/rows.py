@@ -1,0 +1,63 @@
+"""The rows of a partition's tables that are not values: the meta row, and spent client keys."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.schemas.errors import StoreCorrupt
+from perdure.schemas.replies import Reply
+from perdure.streams.reader import NO_EPOCH
+
+FORMAT = 1
+HOUR_MS = 3_600_000
+WINDOW_HOURS = 24
+
+
+class Meta(msgspec.Struct, array_like=True):
+    """The meta row: what the rows beside it are a fold of."""
+
+    format: int = FORMAT
+    app_uuid: str = ""
+    partitions: int = 0
+    offset: int = 0
+    epoch: int = NO_EPOCH
+    seq: int = 0
+    chain: bytes = b""
+    watermark: int = 0
+    low: int = 0
+    clock_ms: int = 0
+    clean: bool = False
+    out: int = 0
+    out_epoch: int = NO_EPOCH
+    out_seq: int = 0
+    out_chain: bytes = b""
+
+
+class SpentKey(msgspec.Struct, array_like=True, frozen=True):
+    """What a client key was spent on."""
+
+    time_ms: int
+    payload_hash: bytes
+    command: int
+    reply: Reply
+
+
+encode_row = msgspec.msgpack.Encoder().encode
+_decode_meta = msgspec.msgpack.Decoder(Meta).decode
+decode_spent = msgspec.msgpack.Decoder(SpentKey).decode
+
+
+def decode_meta(data: bytes, partition: int) -> Meta:
+    """The meta row. Raises `StoreCorrupt` if it is damaged or of another format."""
+    try:
+        meta = _decode_meta(data)
+    except msgspec.DecodeError as error:
+        raise StoreCorrupt(
+            f"the state's meta row of partition {partition} is damaged: {error}. "
+            "Run `perdure state rebuild`: the log has everything"
+        ) from error
+    if meta.format != FORMAT:
+        raise StoreCorrupt(
+            f"the state has format {meta.format}, this perdure reads {FORMAT}: run `perdure state rebuild`"
+        )
+    return meta

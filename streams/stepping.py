@@ -1,0 +1,162 @@
+"""Run a coroutine at once; make a Task of it only if it really suspends.
+
+Most handlers never suspend: their awaits are answered from memory. A Task for each would cost as much as the
+rest of the turn.
+
+Laws
+- `done(turn, result, error)` is called exactly once, at once or from the loop; never for one that was left.
+- What the handler raises, SystemExit and CancelledError too, is handed over, never raised into the loop.
+- In its first step `asyncio.current_task()` is the turn itself, which passes `cancel` and its kin on to
+  the Task that it may become (so `asyncio.timeout` and TaskGroup work there too).
+- A Task whose handler ignores its cancellation ends all the same when it is left, so that a loop that waits
+  for its Tasks can close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import types
+from asyncio.tasks import _enter_task, _leave_task  # no public way before 3.12's swap_current_task
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextvars import Context
+from typing import Any, Protocol
+
+Step = Callable[[Any], Any]
+
+
+class Stepped(Protocol):
+    """What runs: it stands in for its Task until there is one."""
+
+    task: asyncio.Task[Any] | None
+
+
+class TaskLike:
+    """The part of a Task's face that structured concurrency asks for, before there is a Task."""
+
+    __slots__ = ("__weakref__", "_cancels", "left", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+        self.left = False
+        self._cancels = 0
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Ask the handler to stop at its next suspension."""
+        if self.task is not None:
+            return self.task.cancel(msg)
+        self._cancels += 1
+        return True
+
+    def leave(self) -> None:
+        """Close the handler where it waits and end its Task; `done` is not called for it any more."""
+        self.left = True
+        self.cancel()
+
+    def cancelling(self) -> int:
+        return self._cancels if self.task is None else self.task.cancelling()
+
+    def uncancel(self) -> int:
+        if self.task is not None:
+            return self.task.uncancel()
+        self._cancels = max(self._cancels - 1, 0)
+        return self._cancels
+
+    def done(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    def get_name(self) -> str:
+        return "turn"
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+
+def leave_all(turns: Iterable[TaskLike]) -> None:
+    """Leave those that still run."""
+    for turn in list(turns):
+        turn.leave()
+
+
+class _Finished:
+    __slots__ = ("error", "value")
+
+    def __init__(self, value: Any, error: BaseException | None) -> None:
+        self.value = value
+        self.error = error
+
+
+def run_inline(
+    loop: asyncio.AbstractEventLoop,
+    context: Context,
+    coro: Coroutine[Any, Any, Any],
+    turn: TaskLike,
+    done: Callable[[Any, Any, BaseException | None], None],
+) -> None:
+    """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended."""
+    caller = asyncio.current_task(loop)
+    if caller is not None:
+        _leave_task(loop, caller)
+    _enter_task(loop, turn)  # type: ignore[arg-type]  # a stand-in, on purpose
+    waited_for = result = error = None
+    ended = True
+    try:
+        waited_for = context.run(coro.send, None)
+        ended = False
+    except StopIteration as stop:
+        result = stop.value
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:  # noqa: BLE001 - a handler may raise anything; none of it is the loop's
+        error = raised
+    finally:
+        _leave_task(loop, turn)  # type: ignore[arg-type]  # as above
+        if caller is not None:
+            _enter_task(loop, caller)
+    if ended:
+        done(turn, result, error)
+        return
+    cancels = turn._cancels
+    rest = _rest(coro, waited_for, turn, lambda end: done(turn, end.value, end.error))
+    rest.send(None)  # up to where it can be cancelled: a Task may be, before its own first step
+    task = loop.create_task(rest, context=context)
+    turn.task = task
+    for _ in range(cancels):
+        task.cancel()
+
+
+def _advance(step: Step, argument: Any) -> Any:
+    try:
+        return step(argument)
+    except StopIteration as stop:
+        return _Finished(stop.value, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - as above
+        return _Finished(None, error)
+
+
+def _close(coro: Coroutine[Any, Any, Any]) -> None:
+    with contextlib.suppress(BaseException):  # it was left behind: what it says to that is nothing to anybody
+        coro.close()
+
+
+@types.coroutine
+def _rest(
+    coro: Coroutine[Any, Any, Any], waited_for: Any, turn: TaskLike, ended: Callable[[_Finished], None]
+) -> Generator[Any, Any, None]:
+    try:
+        yield  # to run_inline
+    except BaseException as error:  # noqa: BLE001 - as below
+        waited_for = _advance(coro.throw, error)
+    while type(waited_for) is not _Finished:
+        try:
+            sent = yield waited_for
+        except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the handler
+            if turn.left:
+                _close(coro)
+                return
+            waited_for = _advance(coro.throw, error)
+        else:
+            waited_for = _advance(coro.send, sent)
+    ended(waited_for)

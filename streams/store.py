@@ -1,0 +1,135 @@
+"""The store: ordered bytes to bytes, kept in RocksDB, a fold of the journal.
+
+Laws
+- One `write` is all or nothing after any crash, and writes survive in order: what is found is a prefix of
+  them. There is no WAL: the journal is it. Only `flush` makes everything written so far survive.
+- One column family, so that one memtable flush takes whole writes.
+- A scan that RocksDB ended early because of damage raises; it never looks complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from rocksdict import (
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from perdure.schemas.errors import StorageFailed, StoreCorrupt
+
+Range = tuple[bytes, bytes]  # first key, key after the last
+
+
+class Store(Protocol):
+    """What the tables need of a store."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < end, in order."""
+
+    def write(self, removed: Iterable[Range], rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Remove the ranges, then put the rows (None deletes): all in one batch."""
+
+    def flush(self) -> None:
+        """Make all that was written survive. Blocks for some ms: call it in a thread."""
+
+    def close(self) -> None: ...
+
+
+class RocksStore:
+    """The store in a directory. Raises `StoreCorrupt` for damage, `StorageFailed` if the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_paranoid_checks(True)
+        options.set_write_buffer_size(64 << 20)
+        # the store's own files hold no WAL, so several memtables may wait for their flush in the background
+        options.set_max_write_buffer_number(4)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_atomic_flush(True)
+        self._path = path
+        with self._errors():
+            self._db = Rdict(str(path), options)
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # its stub is wrong: an attribute
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._db.get(key)
+        except Exception as error:
+            raise self._named(error) from error
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        # the bounds are checked here: rocksdict's ReadOptions take a lower bound and do not keep to it
+        with self._errors():
+            rows = self._db.iter(ReadOptions())
+            if reverse:
+                rows.seek_for_prev(end)
+                if rows.valid() and rows.key() == end:
+                    rows.prev()
+                while rows.valid() and (key := rows.key()) >= start:
+                    yield key, rows.value()
+                    rows.prev()
+            else:
+                rows.seek(start)
+                while rows.valid() and (key := rows.key()) < end:
+                    yield key, rows.value()
+                    rows.next()
+            rows.status()  # raises if the scan ended early because of damage
+
+    def write(self, removed: Iterable[Range], rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for start, end in removed:
+            batch.delete_range(start, end)
+        put, delete = batch.put, batch.delete
+        for key, value in rows:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        with self._errors():
+            self._db.write(batch, self._unlogged)
+
+    def flush(self) -> None:
+        with self._errors():
+            self._db.flush(True)
+
+    def close(self) -> None:
+        with self._errors():
+            self._db.close()
+
+    def _errors(self) -> _Errors:
+        return _Errors(self)
+
+    def _named(self, error: Exception) -> Exception:
+        if "orruption" in str(error):
+            return StoreCorrupt(
+                f"the state in {self._path} is damaged: {error}. Stop perdure and run `perdure state rebuild`: "
+                "the log has everything"
+            )
+        return StorageFailed(f"the state in {self._path} cannot be read or written: {error}")
+
+
+class _Errors:
+    """Gives what RocksDB raises its name in our tree."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: RocksStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            raise self._store._named(error) from error

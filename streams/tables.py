@@ -1,0 +1,355 @@
+"""The tables of one partition: the fold of its journal, written to the store lazily and in pieces.
+
+Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
+offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key.
+
+Laws
+- State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
+  pieces and however often they were folded again. (`delete` of what is absent included.)
+- A piece is whole records in journal order, coalesced, and one write with the meta row and done words it leads to.
+- The fold's clock is the highest entry time so far. A client key is forgotten 24 h of that clock later: unseen
+  at once, removed by the hour when the clock enters a new one. Never by a local timer.
+- Reads see everything folded, written or not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from perdure.objects.state import in_range, merged
+from perdure.schemas.errors import LogCorrupt
+from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, NoOp
+from perdure.streams.progress import Watermark, offsets_in
+from perdure.streams.reader import JournalReader, Position
+from perdure.streams.rows import HOUR_MS, WINDOW_HOURS, Meta, SpentKey, decode_meta, decode_spent, encode_row
+from perdure.streams.store import Range, Store
+
+PIECE_ROWS = 500  # about 1 ms of the event loop
+_ABSENT = object()
+
+
+class _Piece:
+    """Folded records that are not written yet."""
+
+    __slots__ = ("cleared", "closing", "keys", "records", "removed", "size", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, bytes | None]] = {}
+        self.cleared: set[str] = set()
+        self.keys: dict[bytes, bytes] = {}
+        self.removed: list[Range] = []
+        self.closing: list[tuple[bytes, bytes | None]] = []
+        self.size = 0
+        self.records = 0
+
+
+class TablesInfo(NamedTuple):
+    """What recovery and administration ask of the tables."""
+
+    offset: int
+    watermark: int
+    low: int
+    unwritten: int
+
+
+class Tables:
+    """The tables of one partition over a store that other partitions share."""
+
+    def __init__(self, store: Store, partition: int, *, exclusive: bool = False) -> None:
+        self.store = store
+        self.partition = partition
+        number = partition.to_bytes(2, "big")
+        self._value, self._done_row, self._key_row = b"v" + number, b"d" + number, b"k" + number
+        self._meta_row = b"m" + number
+        self._exclusive = exclusive
+        self._load()
+
+    def _load(self) -> None:
+        data = self.store.get(self._meta_row)
+        self.meta = meta = decode_meta(data, self.partition) if data else Meta()
+        name = f"journal of partition {self.partition}"
+        self.reader = JournalReader(name, self._position(), exclusive=self._exclusive)
+        self.done = Watermark(meta.watermark)
+        self._words = {}
+        for row, bits in self.store.scan(self._done_row, _after(self._done_row)):
+            word = int.from_bytes(row[3:], "big")
+            self._words[word] = bits
+            self.done.ahead.update(offsets_in(word, bits))
+        self._ends: deque[Position] = deque([self.out_position])
+        self._closed: deque[_Piece] = deque()
+        self._open = _Piece()
+
+    def _position(self) -> Position:
+        meta = self.meta
+        return Position(meta.offset, meta.epoch, meta.seq, meta.chain) if meta.chain else Position()
+
+    @property
+    def out_position(self) -> Position:
+        """Where to read the journal from to find everything that may not have been let out."""
+        meta = self.meta
+        return (
+            Position(meta.out, meta.out_epoch, meta.out_seq, meta.out_chain) if meta.out_chain else Position()
+        )
+
+    @property
+    def info(self) -> TablesInfo:
+        unwritten = self._open.records + sum(piece.records for piece in self._closed)
+        return TablesInfo(self.reader.offset, self.done.mark, self.meta.low, unwritten)
+
+    # Folding
+
+    def apply(self, offset: int, value: bytes | None) -> JournalRecord | None:
+        """Fold the journal's next record; the record if it counts. Raises `LogCorrupt`."""
+        record = self.reader.step(offset, value)
+        if record is not None:
+            self._fold(record)
+        return record
+
+    def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
+        """Fold a batch that this process wrote and that is durable; `position` is what it leads to."""
+        self.reader.move(position)
+        self._open.records += len(entries) + 1
+        for entry in entries:
+            self._fold_entry(entry)
+        self._fold_marks(marks)
+        self.meta.clean = marks.clean
+        if self._open.size >= PIECE_ROWS:
+            self._close_piece()
+
+    def _fold(self, record: JournalRecord) -> None:
+        piece = self._open
+        piece.records += 1
+        kind = type(record)
+        if kind is EntryRecord:
+            assert isinstance(record, EntryRecord)
+            self._fold_entry(record.entry)
+            self.meta.clean = False
+            if record.out:
+                self._fold_marks(record)
+        elif kind is NoOp:
+            assert isinstance(record, NoOp)
+            self._fold_marks(record)
+            self.meta.clean = record.clean
+        elif kind is Header:
+            assert isinstance(record, Header)
+            self.meta.app_uuid, self.meta.partitions = record.app_uuid, record.partitions
+            self._ends[0] = self.reader.position
+            self._move_out()
+        else:
+            assert isinstance(record, Claim)
+            self.meta.clean = False
+        if self._open.size >= PIECE_ROWS:
+            self._close_piece()
+
+    def _fold_entry(self, entry: Entry) -> None:
+        if entry.time_ms > self.meta.clock_ms:
+            self._advance_clock(entry.time_ms)
+        piece = self._open
+        if entry.clear:
+            piece.values.pop(entry.key, None)
+            piece.cleared.add(entry.key)
+            piece.size += 1
+        if entry.puts or entry.deletes:
+            values = piece.values.get(entry.key)
+            if values is None:
+                values = piece.values[entry.key] = {}
+            before = len(values)
+            values.update(entry.puts)
+            for name in entry.deletes:
+                values[name] = None
+            piece.size += len(values) - before
+        if entry.client_key is not None:
+            spent = SpentKey(entry.time_ms, entry.payload_hash, entry.command, entry.reply)
+            row = self._spent_row(entry.time_ms // HOUR_MS, entry.key, entry.principal, entry.client_key)
+            piece.keys[row] = encode_row(spent)
+            piece.size += 1
+        self.done.add(entry.command)
+
+    def _advance_clock(self, time_ms: int) -> None:
+        meta = self.meta
+        hour = time_ms // HOUR_MS
+        if hour != meta.clock_ms // HOUR_MS and meta.clock_ms:
+            # as if it came between the records: the piece removes first, so what it has put below goes here
+            end = self._key_row + max(hour - WINDOW_HOURS, 0).to_bytes(4, "big")
+            piece = self._open
+            piece.removed.append((self._key_row, end))
+            for row in [row for row in piece.keys if row < end]:
+                del piece.keys[row]
+            piece.size += 1
+        meta.clock_ms = time_ms
+
+    def _fold_marks(self, record: EntryRecord | NoOp) -> None:
+        done = self.done
+        runs = record.done
+        for at in range(0, len(runs), 2):
+            done.add_run(runs[at], runs[at + 1])
+        meta, ends = self.meta, self._ends
+        meta.low = max(meta.low, record.low)
+        ends.append(self.reader.position)
+        while len(ends) > 1 and ends[0].offset < record.out:
+            ends.popleft()
+        if ends[0].offset == record.out:
+            self._move_out()
+
+    def _move_out(self) -> None:
+        meta = self.meta
+        meta.out, meta.out_epoch, meta.out_seq, meta.out_chain = self._ends[0]
+
+    def remember_end(self, position: Position) -> None:
+        """A batch end below what is folded already, seen again while reading from the out mark on."""
+        if position.offset > self._ends[-1].offset:
+            self._ends.append(position)
+
+    def out_at(self, mark: int) -> int:
+        """The last batch end at or below journal offset `mark`: what a batch may carry as `out`."""
+        best = self._ends[0].offset
+        for end in self._ends:
+            if end.offset > mark:
+                break
+            best = end.offset
+        return best
+
+    # Writing
+
+    def _close_piece(self) -> None:
+        piece = self._open
+        if not piece.records and not piece.size:
+            return
+        meta = self.meta
+        reader = self.reader
+        meta.offset, meta.epoch, meta.seq, meta.chain = reader.position
+        meta.watermark = self.done.mark
+        words = self.done.words()
+        for word in self._words.keys() - words.keys():
+            piece.closing.append((self._done_row + word.to_bytes(8, "big"), None))
+        for word, bits in words.items():
+            if self._words.get(word) != bits:
+                piece.closing.append((self._done_row + word.to_bytes(8, "big"), bits))
+        self._words = words
+        piece.closing.append((self._meta_row, encode_row(meta)))
+        self._closed.append(piece)
+        self._open = _Piece()
+
+    def write_piece(self) -> bool:
+        """Write the oldest piece, in one batch; False if there was none (`cut` makes one)."""
+        if not self._closed:
+            return False
+        piece = self._closed[0]
+        removed = [*piece.removed, *((prefix, _after(prefix)) for prefix in map(self._prefix, piece.cleared))]
+        self.store.write(removed, self._rows(piece))
+        self._closed.popleft()
+        return True
+
+    def cut(self) -> None:
+        """Close the open piece, so that everything folded so far can be written."""
+        self._close_piece()
+
+    def write_all(self) -> None:
+        """Write everything folded so far."""
+        self.cut()
+        while self.write_piece():
+            pass
+
+    def _rows(self, piece: _Piece) -> Iterator[tuple[bytes, bytes | None]]:
+        for key, values in piece.values.items():
+            prefix = self._prefix(key)
+            for name, value in values.items():
+                yield prefix + name.encode(), value
+        yield from piece.keys.items()
+        yield from piece.closing
+
+    # Reading
+
+    def _pieces(self) -> Iterator[_Piece]:
+        yield self._open
+        yield from reversed(self._closed)
+
+    def _prefix(self, key: str) -> bytes:
+        return self._value + key.encode() + b"\0"
+
+    def get(self, key: str, name: str) -> bytes | None:
+        """The encoded value of `name` in object `key`."""
+        for piece in self._pieces():
+            values = piece.values.get(key)
+            if values is not None:
+                found = values.get(name, _ABSENT)
+                if found is not _ABSENT:
+                    return found  # type: ignore[return-value]  # not the marker: bytes or None
+            if piece.cleared and key in piece.cleared:
+                return None
+        return self.store.get(self._prefix(key) + name.encode())
+
+    def scan(
+        self, key: str, start: str, end: str | None, *, reverse: bool = False
+    ) -> Iterator[tuple[str, bytes]]:
+        """Names and encoded values of object `key` with start <= name < end, in order."""
+        changes: dict[str, bytes | None] = {}
+        below = True
+        for piece in self._pieces():
+            for name, value in piece.values.get(key, {}).items():
+                changes.setdefault(name, value)
+            if key in piece.cleared:
+                below = False
+                break
+        names = in_range(changes, start, end, reverse=reverse)
+        base = self._stored(key, start, end, reverse) if below else iter(())
+        return merged(base, changes, names, reverse=reverse)
+
+    def _stored(self, key: str, start: str, end: str | None, reverse: bool) -> Iterator[tuple[str, bytes]]:
+        prefix = self._prefix(key)
+        stop = _after(prefix) if end is None else prefix + end.encode("utf-8", "surrogatepass")
+        for row, value in self.store.scan(
+            prefix + start.encode("utf-8", "surrogatepass"), stop, reverse=reverse
+        ):
+            yield row[len(prefix) :].decode(), value
+
+    def spent(self, key: str, principal: str, client_key: str) -> SpentKey | None:
+        """What this client key was spent on within the window, if it was."""
+        clock_ms = self.meta.clock_ms
+        newest = clock_ms // HOUR_MS
+        for hour in range(newest, max(newest - WINDOW_HOURS, 0) - 1, -1):
+            row = self._spent_row(hour, key, principal, client_key)
+            data = next((p.keys[row] for p in self._pieces() if row in p.keys), None) or self.store.get(row)
+            if data is not None:
+                found = decode_spent(data)
+                return found if found.time_ms > clock_ms - WINDOW_HOURS * HOUR_MS else None
+        return None
+
+    def _spent_row(self, hour: int, key: str, principal: str, client_key: str) -> bytes:
+        return self._key_row + hour.to_bytes(4, "big") + f"{key}\0{principal}\0{client_key}".encode()
+
+    # Checking
+
+    def check_against(self, app_uuid: str, partitions: int, journal_end: int, commands_end: int) -> None:
+        """Refuse a store that is no fold of this log. Raises `LogCorrupt` naming both sides."""
+        meta, number = self.meta, self.partition
+        if meta.offset == 0:
+            return
+        if meta.app_uuid != app_uuid or meta.partitions != partitions:
+            raise LogCorrupt(
+                f"the state of partition {number} belongs to app {meta.app_uuid} with {meta.partitions} partitions, "
+                f"the log to app {app_uuid} with {partitions}: the log was recreated or the directory is another's"
+            )
+        for what, have, end in (
+            ("journal", meta.offset, journal_end),
+            ("commands", self._highest(), commands_end),
+        ):
+            if have > end:
+                raise LogCorrupt(
+                    f"the state of partition {number} is ahead of its log: it has applied {what} up to offset "
+                    f"{have - 1}, the log ends before {end}: records were lost. Restore the log, or, to accept "
+                    "the loss, run `perdure state rebuild`"
+                )
+
+    def _highest(self) -> int:
+        return max(self.done.ahead, default=self.done.mark - 1) + 1
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key after all that begin with `prefix`."""
+    at = len(prefix) - 1
+    while prefix[at] == 0xFF:
+        at -= 1
+    return prefix[:at] + bytes((prefix[at] + 1,))

@@ -1,0 +1,102 @@
+"""What the tables need of a store: one suite for RocksDB and for its twin in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.store import RocksStore, Store
+
+
+@pytest.fixture(params=["rocks", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made: Store = RocksStore(tmp_path / "state") if request.param == "rocks" else MemoryStore()
+    yield made
+    made.close()
+
+
+def _names(rows: Iterator[tuple[bytes, bytes]]) -> list[bytes]:
+    return [key for key, _ in rows]
+
+
+def test_a_write_is_seen_by_get(store: Store) -> None:
+    """What was written is read back; what was not is None; None deletes."""
+    store.write((), [(b"a", b"1"), (b"b", b"2"), (b"empty", b"")])
+    store.write((), [(b"b", None), (b"never", None)])
+    assert (store.get(b"a"), store.get(b"b"), store.get(b"empty"), store.get(b"z")) == (b"1", None, b"", None)
+
+
+def test_a_scan_keeps_to_its_bounds_in_both_directions(store: Store) -> None:
+    """The start is inclusive, the end exclusive, whether or not rows lie on them."""
+    store.write((), [(name, name) for name in (b"a", b"b", b"c", b"d", b"e")])
+    assert _names(store.scan(b"b", b"d")) == [b"b", b"c"]
+    assert _names(store.scan(b"b", b"d", reverse=True)) == [b"c", b"b"]
+    assert _names(store.scan(b"aa", b"cc")) == [b"b", b"c"]
+    assert _names(store.scan(b"aa", b"cc", reverse=True)) == [b"c", b"b"]
+    assert _names(store.scan(b"x", b"z")) == _names(store.scan(b"x", b"z", reverse=True)) == []
+
+
+def test_ranges_are_removed_before_rows_are_put(store: Store) -> None:
+    """One write removes its ranges first, so that what it puts into them stays."""
+    store.write((), [(b"p1", b"old"), (b"p2", b"old"), (b"q", b"old")])
+    store.write([(b"p", b"q")], [(b"p2", b"new")])
+    assert list(store.scan(b"", b"z")) == [(b"p2", b"new"), (b"q", b"old")]
+
+
+def test_random_writes_agree_with_a_plain_dict(store: Store) -> None:
+    """After random puts, deletes, removed ranges and flushes, get and scan agree with a dict."""
+    random = Random(7)
+    model: dict[bytes, bytes] = {}
+    for _ in range(300):
+        removed = []
+        if random.random() < 0.1:
+            start, end = sorted(b"%03d" % random.randrange(200) for _ in range(2))
+            removed.append((start, end))
+            model = {key: value for key, value in model.items() if not start <= key < end}
+        rows: list[tuple[bytes, bytes | None]] = []
+        for _ in range(random.randrange(8)):
+            key = b"%03d" % random.randrange(200)
+            value = None if random.random() < 0.3 else b"%d" % random.getrandbits(30)
+            rows.append((key, value))
+            if value is None:
+                model.pop(key, None)
+            else:
+                model[key] = value
+        store.write(removed, rows)
+        if random.random() < 0.05:
+            store.flush()
+    assert list(store.scan(b"", b"z")) == sorted(model.items())
+    assert list(store.scan(b"", b"z", reverse=True)) == sorted(model.items(), reverse=True)
+    assert all(store.get(key) == value for key, value in model.items())
+
+
+def test_what_was_flushed_is_there_when_opened_again(tmp_path: Path) -> None:
+    """A store in a directory keeps what it held when it was closed."""
+    first = RocksStore(tmp_path / "state")
+    first.write((), [(b"a", b"1")])
+    first.flush()
+    first.close()
+    again = RocksStore(tmp_path / "state")
+    assert again.get(b"a") == b"1"
+    again.close()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_a_crash_of_the_twin_keeps_a_prefix_of_whole_writes(keep: int) -> None:
+    """The twin forgets everything after the last flush but the first writes since, each whole."""
+    store = MemoryStore()
+    store.write((), [(b"a", b"flushed")])
+    store.flush()
+    store.write((), [(b"a", b"1"), (b"b", b"1")])
+    store.write([(b"a", b"c")], [(b"c", b"2")])
+    store.crash(keep)
+    expected = [
+        [(b"a", b"flushed")],
+        [(b"a", b"1"), (b"b", b"1")],
+        [(b"c", b"2")],
+    ]
+    assert list(store.scan(b"", b"z")) == expected[keep]

@@ -1,0 +1,254 @@
+"""The command line against real servers: what it prints, how it ends, what it says when it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from tests.process import COMMAND, clean_environ, run, serve
+
+from perdure.api.cli import main
+
+COUNTER = Path(__file__).parents[2] / "examples" / "counter.py"
+COMMANDS = (
+    (),
+    ("serve",),
+    ("dev",),
+    ("call",),
+    ("verify",),
+    ("state", "rebuild"),
+    ("bench",),
+    ("config", "show"),
+)
+
+
+class Done(NamedTuple):
+    """How a command ended that ran in this process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Run a command that serves nothing in this process: a fresh one costs a second each."""
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+
+    def run_here(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        assert isinstance(ended.value.code, int)
+        return Done(ended.value.code, *capfd.readouterr())
+
+    return run_here
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...], here: Callable[..., Done]) -> None:
+    """`--help` of each command works and shows an example."""
+    done = here(*command, "--help")
+    assert done.returncode == 0
+    assert not command or f"perdure {' '.join(command)}" in done.stdout.split("Example", 1)[1]
+
+
+def test_version(here: Callable[..., Done]) -> None:
+    """`--version` names the version and nothing else."""
+    assert here("--version").stdout == f"perdure {metadata.version('perdure')}\n"
+
+
+def test_serve_counts_and_ends_with_the_signal(tmp_path: Path) -> None:
+    """A served counter counts, SIGTERM ends it with 0, and the next server goes on where it was."""
+    for expected in (1, 2):
+        with serve(COUNTER, tmp_path / "data") as server:
+            assert server.namespaces == ["Counter"]
+            assert httpx.post(f"{server.url}/objects/Counter/a").json() == {"count": expected}
+            assert server.stop() == 0
+            assert server.stderr() == ""
+
+
+def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
+    """SIGKILL right after an answer loses nothing."""
+    for expected in (1, 2, 3):
+        with serve(COUNTER, tmp_path / "data") as server:
+            assert httpx.post(f"{server.url}/objects/Counter/a").json() == {"count": expected}
+            server.kill()
+
+
+def test_call_prints_what_the_method_returns(tmp_path: Path) -> None:
+    """Arguments are JSON or texts; the result is JSON on stdout; an error is one line and exit code 1."""
+    with serve(COUNTER, tmp_path / "data") as server:
+        done = run("call", "Counter/a b", "increment", "2", "--url", server.url)
+        assert (done.returncode, json.loads(done.stdout)) == (0, 2)
+        for arguments, said in (
+            (("Counter/a", "increment", "two"), "invalid-arguments"),
+            (("Counter/a", "nothing"), "unknown-method"),
+            (("Nobody/a", "increment"), "unknown-namespace"),
+        ):
+            done = run("call", *arguments, "--url", server.url)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+            assert done.stderr.startswith(f"perdure: {said}: ")
+
+
+def test_call_without_a_server_says_how_to_start_one(here: Callable[..., Done]) -> None:
+    """Nobody listening is the operator's to mend, in one line."""
+    done = here("call", "Counter/a", "increment", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "perdure: operator-error: no server answers at http://127.0.0.1:9; start one with: perdure serve APP\n"
+    )
+
+
+def test_config_show_is_the_effective_one(
+    tmp_path: Path, here: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File and environment are merged as the server would, and secrets are hidden."""
+    (tmp_path / "perdure.toml").write_text(
+        'port = 9000\n[vars]\nAPI_TOKEN = "very"\n[env.live]\nhost = "::1"\n'
+    )
+    monkeypatch.setenv("PERDURE_LIMITS__MAILBOX", "7")
+    shown = json.loads(here("config", "show", str(tmp_path), "--json").stdout)
+    assert (shown["port"], shown["limits"]["mailbox"], shown["vars"]) == (9000, 7, {"API_TOKEN": "********"})
+    text = here("config", "show", str(tmp_path), "--env", "live").stdout
+    assert 'host = "::1"\n' in text
+
+
+def one_line(done: Done | subprocess.CompletedProcess[str]) -> str:
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, here: Callable[..., Done]) -> None:
+    """What the caller can correct ends with 2, names the thing and the remedy."""
+    bad = tmp_path / "bad.py"
+    bad.write_text("import nothing_like_that\n")
+    for arguments, said in (
+        (("/no/such/app.py",), "perdure: config-error: /no/such/app.py: no such file or folder"),
+        ((str(bad),), f"{bad}:1: ModuleNotFoundError: No module named 'nothing_like_that'"),
+        ((str(COUNTER), "--host", "0.0.0.0"), "say --insecure-public if that is meant"),
+        ((str(COUNTER), "--log", "redis://x:1"), 'use "embedded" or "kafka://host:port'),
+        ((str(COUNTER), "--port", "70000"), "--port: input should be less than or equal to 65535"),
+    ):
+        done = here("serve", *arguments, "--data", str(tmp_path / "data"))
+        assert said in one_line(done)
+        assert done.returncode == 2
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path, here: Callable[..., Done]) -> None:
+    """The commonest failure of a start names port and remedy, and touches no data."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = here("serve", str(COUNTER), "--port", str(port), "--data", str(tmp_path / "data"))
+    assert f"port {port} on 127.0.0.1 is in use" in one_line(done)
+    assert done.returncode == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_kafka_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    """An address where nobody answers is told with that address."""
+    options = ("--log", "kafka://127.0.0.1:9", "--data", str(tmp_path / "data"), "--port", "0")
+    done = run("serve", str(COUNTER), *options)
+    assert "127.0.0.1:9" in one_line(done)
+    assert done.stderr.startswith("perdure: log-unreachable: ")
+    assert done.returncode == 1
+
+
+def test_data_of_another_app_is_refused(tmp_path: Path) -> None:
+    """A data directory belongs to the app that made it; a second process is told who has it."""
+    other = tmp_path / "other.py"
+    other.write_text(COUNTER.read_text())
+    with serve(COUNTER, tmp_path / "data") as server:
+        done = run("serve", str(COUNTER), "--data", str(tmp_path / "data"), "--port", "0")
+        assert str(server.pid) in one_line(done)
+        assert done.returncode == 1
+        server.stop()
+    done = run("serve", str(other), "--data", str(tmp_path / "data"), "--port", "0")
+    assert "counter" in one_line(done)
+    assert done.stderr.startswith("perdure: data-dir-error: ")
+    assert done.returncode == 1
+
+
+class Dev:
+    """`perdure dev` with its output read line by line."""
+
+    def __init__(self, app: Path, data: Path) -> None:
+        command = [*COMMAND, "dev", str(app), "--data", str(data), "--port", "0"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environ()
+        )
+
+    def line_with(self, text: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if text in line:
+                return line
+        raise AssertionError(f"perdure dev ended without a line with {text!r}")
+
+    def object_url(self) -> str:
+        return self.line_with("/objects/Counter/NAME").strip().removesuffix("NAME") + "a"
+
+
+@contextlib.contextmanager
+def dev(app: Path, data: Path) -> Iterator[Dev]:
+    running = Dev(app, data)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.communicate()
+
+
+def test_dev_serves_changed_code_on_kept_state(tmp_path: Path) -> None:
+    """A saved change is served with the state of before; a broken one is told and waits for its correction."""
+    app = tmp_path / "app" / "counter.py"
+    app.parent.mkdir()
+    text = COUNTER.read_text()
+    app.write_text(text)
+    with dev(app, tmp_path / "data") as running:
+        assert httpx.post(running.object_url()).json() == {"count": 1}
+        app.write_text(text.replace("count += 1", "count += 10"))
+        assert httpx.post(running.object_url()).json() == {"count": 11}
+        app.write_text("1 / 0\n")
+        assert f"{app}:1: ZeroDivisionError" in running.line_with("config-error")
+        running.line_with("waiting for a change")
+        app.write_text(text)
+        assert httpx.post(running.object_url()).json() == {"count": 12}
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(30) == 0
+
+
+def test_the_server_of_dev_does_not_outlive_it(tmp_path: Path) -> None:
+    """Kill `perdure dev` hard, and the data directory is free again."""
+    with dev(COUNTER, tmp_path / "data") as running:
+        url = running.object_url()
+        running.process.kill()
+        assert running.process.stdout is not None
+        running.process.stdout.read()  # until the server has closed its end
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+
+
+def test_bench_tells_what_requests_cost(tmp_path: Path) -> None:
+    """A short bench prints writes and reads per core-second and bytes on disk, without an error."""
+    options = ("--seconds", "0.5", "--connections", "8", "--objects", "10", "--json")
+    done = run("bench", *options, environ={"TMPDIR": str(tmp_path)})
+    figures = json.loads(done.stdout)
+    for kind in ("writes", "reads"):
+        assert figures[kind]["errors"] == 0
+        assert figures[kind]["requests_per_core_second"] > 0
+    assert figures["writes"]["bytes_per_request_on_disk"] > 0
+    assert os.listdir(tmp_path) == []

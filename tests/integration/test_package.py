@@ -1,0 +1,117 @@
+"""What is shipped: the wheel and the sdist, and that an installed wheel serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.process import clean_environ
+
+ROOT = Path(__file__).parents[2]
+# `make` installs uv beside the project's own packages where there is none
+UV = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+ROOMS = ("schemas", "objects", "streams", "api")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel, which is built from the sdist, and the sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    build = [UV, "build", "--out-dir"] if UV else [sys.executable, "-m", "build", "--outdir"]
+    done = subprocess.run([*build, str(out), str(ROOT)], capture_output=True, text=True, check=False)
+    if done.returncode != 0 and any(word in done.stderr for word in ("error sending request", "dns error")):
+        pytest.skip("the build backend is neither in the cache nor to be had: no network")
+    assert done.returncode == 0, done.stderr + done.stdout
+    (wheel,) = out.glob("*.whl")
+    (sdist,) = out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> None:
+    """Each module of each room is in the wheel under `perdure`, with `py.typed`, and nothing else is."""
+    with zipfile.ZipFile(built[0]) as wheel:
+        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    expected = {"perdure/__init__.py", "perdure/py.typed"}
+    for room in ROOMS:
+        expected |= {f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / room).rglob("*.py")}
+    assert held == expected
+
+
+def test_the_sdist_holds_what_the_wheel_is_made_of(built: tuple[Path, Path]) -> None:
+    """Rooms as folders (no links, which not every system unpacks), tests, examples, licence."""
+    with tarfile.open(built[1]) as sdist:
+        held = {member.name.partition("/")[2] for member in sdist if member.isfile()}
+        assert not [member.name for member in sdist if member.issym()]
+    for name in (*(f"{room}/__init__.py" for room in ROOMS), "src/perdure/py.typed", "LICENSE", "README.md"):
+        assert name in held
+    assert "examples/counter.py" in held
+    assert "tests/integration/test_package.py" in held
+
+
+def test_an_installed_wheel_serves(built: tuple[Path, Path], tmp_path: Path) -> None:
+    """In an environment without the repository, `perdure` serves an example from another folder."""
+    python = _environment_with(built[0], tmp_path / "venv")
+    perdure = python.with_name("perdure")
+    version = subprocess.run([perdure, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert version.stdout.startswith("perdure 0.")
+    where = [python, "-c", "import perdure; print(perdure.__file__)"]
+    file = subprocess.run(where, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert file.startswith(str(tmp_path))
+
+    shutil.copy(ROOT / "examples" / "counter.py", tmp_path)
+    with subprocess.Popen(
+        [perdure, "serve", "counter.py", "--port", "0", "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environ(),
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = json.loads(server.stdout.readline())["url"]
+            assert httpx.post(f"{url}/objects/Counter/a").json() == {"count": 1}
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(40) == 0
+        finally:
+            server.kill()
+    assert (tmp_path / ".perdure").is_dir()
+
+
+def _environment_with(wheel: Path, folder: Path) -> Path:
+    """A fresh environment with the wheel and its dependencies at their locked versions; returns its python."""
+    if UV is None:
+        pytest.skip("needs uv, which fills an environment from its cache in a second")
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    locked = folder.with_name("locked.txt")
+    export = [
+        UV,
+        "export",
+        "--frozen",
+        "--no-dev",
+        "--no-emit-project",
+        "--no-hashes",
+        "-q",
+        "-o",
+        str(locked),
+    ]
+    for command in (
+        [UV, "venv", "-q", "--python", sys.executable, str(folder)],
+        [*export, "--project", str(ROOT)],
+        [UV, "pip", "install", "-q", "--python", str(python), "-r", str(locked), str(wheel)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0 and any(
+            word in done.stderr for word in ("error sending request", "dns error")
+        ):
+            pytest.skip("a dependency is neither in the cache nor to be had: no network")
+        assert done.returncode == 0, done.stderr
+    return python

@@ -1,0 +1,404 @@
+"""A real Apache Kafka for tests and benches.
+
+Laws
+- Where it comes from, in this order: `PERDURE_TEST_KAFKA=host:port`; a container when a Docker engine
+  answers a ping; the jars that Maven brings (kept in `~/.cache/perdure`) and Java. With none of them
+  `NoKafka` says why.
+- Only a `LocalKafka` can be killed and started again. Its processes are children of this one, die with
+  it, and are ended by their own pid.
+- Ports are free ones below the range that outgoing connections use, kept over restarts.
+
+From a shell: `python -m tests.kafka up --dir D [--brokers 3]` prints the address and stays until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import base64
+import ctypes
+import fcntl
+import functools
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+KAFKA_VERSION = "4.3.1"
+UP_TIMEOUT_S = 60.0
+
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>perdure.tests</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{KAFKA_VERSION}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+LOGGING = """status=error
+rootLogger.level=warn
+rootLogger.appenderRef.c.ref=C
+appender.c.type=Console
+appender.c.name=C
+appender.c.target=SYSTEM_ERR
+appender.c.layout.type=PatternLayout
+appender.c.layout.pattern=%d %p %c %m%n
+"""
+
+
+K = TypeVar("K", bound="Kafka")
+
+
+class NoKafka(Exception):
+    """No Kafka can be had here; the text lists what was tried."""
+
+
+class Kafka(Protocol):
+    """What every source of a Kafka offers."""
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port[,host:port…]`."""
+
+    @property
+    def libs(self) -> Path | None:
+        """Kafka's jars, for its console tools; None where they cannot be had."""
+
+    def stop(self) -> None: ...
+
+
+class ExternalKafka:
+    """The one that `PERDURE_TEST_KAFKA` names; it is left as it is."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self.libs = jars() if _maven_gap() is None else None
+
+    def stop(self) -> None:
+        """Nothing here belongs to the tests."""
+
+
+class ContainerKafka:
+    """A broker in a container of testcontainers."""
+
+    def __init__(self) -> None:
+        from testcontainers.community.kafka import KafkaContainer  # its constructor raises without an engine
+
+        self._container: Any = (
+            KafkaContainer().with_kraft()
+        )  # of Confluent's images, the only ones it can start
+        self._container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+        self._container.start()
+        self.bootstrap: str = self._container.get_bootstrap_server()
+        self.libs = jars() if _maven_gap() is None else None
+
+    def stop(self) -> None:
+        self._container.stop()
+
+
+def _maven_gap() -> str | None:
+    """What is missing to run Kafka out of its jars, or None."""
+    absent = [name for name in ("java", "mvn") if shutil.which(name) is None]
+    if sys.platform != "linux":
+        return "the brokers' processes are tied to the tests by Linux means"
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def jars() -> Path:
+    """The directory of Kafka's jars, downloaded once per version; safe for several processes at once."""
+    home = (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "perdure" / f"kafka-{KAFKA_VERSION}"
+    )
+    libs = home / "libs"
+    if libs.is_dir():
+        return libs
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if libs.is_dir():
+            return libs
+        (home / "pom.xml").write_text(POM)
+        partial = home / f"libs.{os.getpid()}"
+        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
+        done = subprocess.run(command, cwd=home, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise NoKafka(f"{' '.join(command)} in {home} failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+        partial.rename(libs)  # in one step: whoever sees `libs` sees all of it
+    return libs
+
+
+def _free_ports(count: int) -> list[int]:
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(20000, 30000)
+        with closing(socket.socket()) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class LocalKafka:
+    """One broker, or several with replication factor 3 and min ISR 2, out of the jars (KRaft).
+
+    `directory` holds configuration, data and the brokers' output. `extra` are further broker settings.
+    """
+
+    def __init__(self, directory: Path, brokers: int = 1, extra: Mapping[str, str] | None = None) -> None:
+        gap = _maven_gap()
+        if gap is not None:
+            raise NoKafka(gap)
+        self.libs: Path = jars()
+        self.directory = directory
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        ports = _free_ports(2 * brokers)
+        self._ports = {node: (ports[2 * node - 2], ports[2 * node - 1]) for node in range(1, brokers + 1)}
+        self.bootstrap = ",".join(f"127.0.0.1:{port}" for port, _ in self._ports.values())
+        if self._config(1).exists():
+            raise FileExistsError(f"{directory} holds an earlier Kafka: remove it or name another directory")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "log4j2.properties").write_text(LOGGING)
+        # its first byte is a fixed one: an id that begins with "-" would be read as an option
+        cluster = base64.urlsafe_b64encode(b"p" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        for node in self._ports:
+            self._configure(node, extra or {})
+            tool = [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c"]
+            subprocess.run([*tool, str(self._config(node))], check=True, capture_output=True)
+        self.start()
+
+    def _config(self, node: int) -> Path:
+        return self.directory / f"server{node}.properties"
+
+    def _configure(self, node: int, extra: Mapping[str, str]) -> None:
+        port, controller = self._ports[node]
+        copies = min(3, len(self._ports))
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": str(node),
+            "controller.quorum.voters": ",".join(f"{n}@127.0.0.1:{c}" for n, (_, c) in self._ports.items()),
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.directory / f"data{node}"),
+            "auto.create.topics.enable": "false",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+            "offsets.topic.num.partitions": "4",
+            "offsets.topic.replication.factor": str(copies),
+            "transaction.state.log.num.partitions": "4",
+            "transaction.state.log.replication.factor": str(copies),
+            "transaction.state.log.min.isr": str(max(1, copies - 1)),
+            "min.insync.replicas": str(max(1, copies - 1)),
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            **extra,
+        }
+        self._config(node).write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def _java(self, heap: str = "512m") -> list[str]:
+        logging = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
+        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", logging, "-cp", f"{self.libs}/*"]
+
+    def pid(self, node: int = 1) -> int:
+        """The process of a running broker (to stop and continue it by signals)."""
+        return self._processes[node].pid
+
+    def start(self, *nodes: int) -> None:
+        """Start these brokers (all that are down, if none is named) on their data; wait until they answer."""
+        assert threading.current_thread() is threading.main_thread(), "a broker dies with its parent thread"
+        for node in nodes or self._ports:
+            if node in self._processes:
+                continue
+            with (self.directory / f"broker{node}.log").open("ab") as output:
+                self._processes[node] = subprocess.Popen(
+                    [
+                        *self._java("384m" if len(self._ports) > 1 else "512m"),
+                        "kafka.Kafka",
+                        str(self._config(node)),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - calls one libc function, takes no lock
+                )
+        for node in nodes or self._ports:
+            self._wait_up(node)
+
+    def _wait_up(self, node: int) -> None:
+        until = time.monotonic() + UP_TIMEOUT_S
+        while time.monotonic() < until:
+            code = self._processes[node].poll()
+            if code is not None:
+                break
+            try:
+                socket.create_connection(("127.0.0.1", self._ports[node][0]), 0.5).close()
+            except OSError:
+                time.sleep(0.05)  # asking a port is the only way to see a broker come up
+            else:
+                return
+        tail = (self.directory / f"broker{node}.log").read_text()[-2000:]
+        self.kill()
+        raise RuntimeError(f"broker {node} in {self.directory} did not come up:\n{tail}")
+
+    def kill(self, *nodes: int) -> None:
+        """SIGKILL these brokers (all, if none is named) and wait until they are gone."""
+        for node in nodes or tuple(self._processes):
+            process = self._processes.pop(node)
+            process.kill()
+            process.wait()
+
+    def stop(self) -> None:
+        """End all brokers for good. Nobody reads their data again, so they are not asked nicely."""
+        self.kill()
+
+    def tool(self, name: str, *args: str) -> list[str]:
+        """The command line of one of Kafka's own tools, `name` being its Java class."""
+        return [*self._java("256m"), name, *args]
+
+
+def console_producer(
+    kafka: Kafka,
+    topic: str,
+    lines: Sequence[str],
+    *,
+    properties: Mapping[str, str] | None = None,
+    compression: str = "none",
+) -> None:
+    """Send `lines` by Kafka's own console producer (properties: `parse.key`, `key.separator`, …)."""
+    command = _console(kafka, "org.apache.kafka.tools.ConsoleProducer", topic)
+    command += ["--compression-codec", compression]
+    for name, value in (properties or {}).items():
+        command += ["--reader-property", f"{name}={value}"]
+    text = "\n".join(lines) + "\n"
+    subprocess.run(command, input=text, text=True, check=True, capture_output=True, timeout=60)
+
+
+def console_consumer(
+    kafka: Kafka,
+    topic: str,
+    *,
+    count: int,
+    partition: int | None = None,
+    properties: Mapping[str, str] | None = None,
+    timeout_s: float = 30.0,
+) -> list[str]:
+    """The first `count` records as Kafka's own console consumer prints them (`print.key`, `print.headers`, …)."""
+    command = _console(kafka, "org.apache.kafka.tools.consumer.ConsoleConsumer", topic)
+    command += ["--max-messages", str(count), "--timeout-ms", str(int(timeout_s * 1000))]
+    command += (
+        ["--from-beginning"] if partition is None else ["--partition", str(partition), "--offset", "earliest"]
+    )
+    for name, value in (properties or {}).items():
+        command += ["--formatter-property", f"{name}={value}"]
+    done = subprocess.run(command, text=True, check=True, capture_output=True, timeout=timeout_s + 30)
+    return done.stdout.splitlines()
+
+
+def _console(kafka: Kafka, java_class: str, topic: str) -> list[str]:
+    assert kafka.libs is not None, "Kafka's console tools need its jars (Maven and Java)"
+    java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{kafka.libs}/*"]
+    return [*java, java_class, "--bootstrap-server", kafka.bootstrap, "--topic", topic]
+
+
+def _docker_gap() -> str | None:
+    """Why no container can be started, or None."""
+    try:
+        import docker  # type: ignore[import-untyped]  # ships no types
+    except ImportError as error:
+        return f"no Docker client: {error}"
+    try:
+        with closing(docker.from_env(timeout=5)) as client:
+            client.ping()
+    except Exception as error:  # noqa: BLE001 - whatever it is, no engine answers here
+        return f"no Docker engine answers: {error}"
+    return None
+
+
+def any_kafka(directory: Path) -> Kafka:
+    """A Kafka from the first source there is. Raises `NoKafka` with what was tried."""
+    address = os.environ.get("PERDURE_TEST_KAFKA")
+    if address:
+        return ExternalKafka(address)
+    docker_gap = _docker_gap()
+    if docker_gap is None:
+        return ContainerKafka()
+    maven_gap = _maven_gap()
+    if maven_gap is None:
+        return LocalKafka(directory)
+    raise NoKafka(f"PERDURE_TEST_KAFKA is not set; {docker_gap}; {maven_gap}")
+
+
+@functools.cache
+def session_kafka() -> Kafka:
+    """One Kafka for the whole process, made when first asked for, gone with the process. Raises `NoKafka`."""
+    directory = Path(tempfile.mkdtemp(prefix="perdure-kafka-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    kafka = any_kafka(directory)
+    atexit.register(kafka.stop)
+    return kafka
+
+
+def or_skip(make: Callable[[], K]) -> K:
+    """A Kafka for a test: without one the test is skipped, or fails if `PERDURE_REQUIRE_KAFKA=1`."""
+    try:
+        return make()
+    except NoKafka as reason:
+        if os.environ.get("PERDURE_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"PERDURE_REQUIRE_KAFKA=1, but there is no Kafka: {reason}")
+        pytest.skip(f"no Kafka: {reason}")
+
+
+def main() -> None:
+    """`python -m tests.kafka up`: one local Kafka in the foreground."""
+    parser = argparse.ArgumentParser(prog="python -m tests.kafka")
+    parser.add_argument("command", choices=["up"])
+    parser.add_argument(
+        "--dir", type=Path, default=None, help="where its files go (a new temporary directory)"
+    )
+    parser.add_argument("--brokers", type=int, default=1, choices=[1, 3])
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    directory = args.dir or Path(tempfile.mkdtemp(prefix="perdure-kafka-"))
+    kafka = LocalKafka(directory, args.brokers)
+    try:
+        print(kafka.bootstrap, flush=True)
+        signal.pause()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    finally:
+        kafka.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,424 @@
+"""One simulated run: nodes, clients and faults from one seed, on virtual time.
+
+A seed decides everything: which log, how it misbehaves, when nodes crash (between any two steps that matter),
+stall, come back and fight for a partition, and what clients ask. `Run(seed).go()` ends with every invariant
+checked; the counts of what happened say whether the run was worth anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextvars import Context, ContextVar, copy_context
+from random import Random
+from typing import Any
+
+from perdure.api.gateway import Answer, Gateway
+from perdure.objects.durable import Env
+from perdure.objects.registry import Kind, Registry
+from perdure.schemas.commands import FETCH
+from perdure.schemas.errors import OperatorError, OutcomeUnknown, PerdureError, Unavailable
+from perdure.schemas.replies import Reply
+from perdure.streams import failpoints
+from perdure.streams.beginning import live
+from perdure.streams.founding import found
+from perdure.streams.log import Topic
+from perdure.streams.memory import Faults, MemoryBroker, MemoryLog
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.owner import Owner
+from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.tables import Tables
+from perdure.streams.virtual import VirtualLoop
+from tests.simulation.checker import Auditor, Told, check
+from tests.simulation.sample import OPS, Sample
+
+COMMANDS = 50
+APP_UUID = "app-uuid"
+START_MS = 1_700_000_000_000
+_KIND = Kind("Sample", Sample)
+_OPS = [name for name, _ in OPS]
+_WEIGHTS = [weight for _, weight in OPS]
+_node: ContextVar[Node | None] = ContextVar("node", default=None)
+
+
+class SimulatedCrash(BaseException):
+    """Unwinds the stack of a node that died; nothing of it runs on."""
+
+
+class SeededFaults(Faults):
+    """Delays and fates from the run's randomness, counted."""
+
+    def __init__(self, random: Random, counts: Counter[str], *, calm: bool) -> None:
+        self.random = random
+        self.counts = counts
+        self.calm = calm
+        self.timeout_s = 0.5
+
+    def delay_s(self, step: str) -> float:
+        roll = self.random.random()
+        if self.calm or roll < 0.6:
+            return 0.001
+        if roll < 0.97:
+            return self.random.random() * 0.02
+        self.counts[f"slow {step}"] += 1
+        return self.random.random() * 0.4
+
+    def fate(self, step: str) -> str:
+        if self.calm:
+            return "ok"
+        roll = self.random.random()
+        fate = "lost" if roll < 0.02 else "never" if roll < 0.03 else "late" if roll < 0.05 else "ok"
+        if fate != "ok":
+            self.counts[f"{fate} {step}"] += 1
+        return fate
+
+    def late_s(self) -> float:
+        return self.random.random() * 1.5
+
+
+class Door(Gateway):
+    """The real gateway, with somebody looking over its shoulder."""
+
+    node: Node
+
+    def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
+        mine = reply_to == self.address
+        if mine and self.node.alive and id_ in self._waiting:
+            self.node.run.auditor.about_to_answer(reply, partition, offset, self._waiting[id_][0])
+        return super().answer(reply_to, id_, reply, partition, offset)
+
+
+class StoreHandle:
+    """A node's way to its store: closed by its death, and a place to die."""
+
+    def __init__(self, node: Node, store: MemoryStore) -> None:
+        self.node = node
+        self.store = store
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.store.get(key)
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Any:
+        return self.store.scan(start, end, reverse=reverse)
+
+    def write(self, removed: Any, rows: Any) -> None:
+        self.node.step("store.before_write")
+        if self.node.alive:
+            self.store.write(removed, rows)
+            self.node.step("store.after_write")
+
+    def flush(self) -> None:
+        if self.node.alive:
+            self.store.flush()
+            self.node.step("store.after_flush")
+
+    def close(self) -> None:
+        """Its store outlives it."""
+
+
+class Node:
+    """One process: a client of the log, a store of its own, an owner of every partition."""
+
+    def __init__(self, run: Run, name: str, store: MemoryStore) -> None:
+        self.run = run
+        self.name = name
+        self.store = store
+        self.alive = True
+        self.random = Random(run.random.getrandbits(32))
+        self.context = copy_context()
+        self.context.run(_node.set, self)
+        self.steps_left = run.random.randrange(5, 400) if run.random.random() < 0.7 else 10**9
+        self.owners: list[Owner] = []
+        self.door: Door | None = None
+        self.ready = False
+        self.died: asyncio.Future[None] = run.loop.create_future()
+        self.log: MemoryLog = self.context.run(MemoryLog, run.broker, name)
+
+    def step(self, name: str) -> None:
+        """A step that matters: the node may die here."""
+        if not self.alive:
+            raise SimulatedCrash
+        self.steps_left -= 1
+        if self.steps_left <= 0 and not self.run.calm:
+            self.run.crash(self, name)
+            raise SimulatedCrash
+
+    async def start(self) -> None:
+        run = self.run
+        registry = Registry({"Sample": _KIND}, Env({"random": lambda: self.random}))
+        door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
+        door.node = self
+        await found(self.log, "sim", APP_UUID)
+        ports = Ports(
+            self.log, registry, door, run.clock_ms, self.random, self.uuid, self.name, "sim", APP_UUID
+        )
+        store = StoreHandle(self, self.store)
+        bounds = Bounds(mailbox=run.random.choice((3, 10_000)))
+        self.owners = [
+            Owner(ports, Tables(store, p, exclusive=self.log.exclusive), bounds)
+            for p in range(run.broker.partitions)
+        ]
+        await door.start(self.owners)
+        self.ready = True
+        self.own()
+        self.run.task(door.sweep())
+        self.run.task(self.keep())
+
+    def own(self) -> None:
+        """Placement names this node: it claims what it doesn't serve."""
+        for owner in self.owners:
+            if owner.state in (OwnerState.NEW, OwnerState.FENCED):
+                owner.state = OwnerState.BEGINNING
+                self.run.task(self.live(owner))
+
+    async def live(self, owner: Owner) -> None:
+        await live(owner)
+        if owner.state is OwnerState.STOPPED and self.alive:
+            assert owner.error is not None
+            if not isinstance(owner.error, Unavailable):
+                self.run.failures.append(owner.error)
+        if owner.state is OwnerState.FENCED:
+            self.run.counts["fenced"] += 1
+
+    def uuid(self) -> str:
+        return f"{self.random.getrandbits(64):x}"
+
+    async def keep(self) -> None:
+        while self.alive:
+            await asyncio.sleep(self.random.random() * 0.3)
+            for owner in self.owners:
+                if self.random.random() < 0.7:
+                    owner.tables.cut()
+                while self.random.random() < 0.8 and owner.tables.write_piece():
+                    pass
+            if self.random.random() < 0.3:
+                StoreHandle(self, self.store).flush()
+
+
+class Run:
+    """One seed's run. `log`: shared (as Kafka) or embedded."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.random = Random(seed)
+        self.shared = self.random.random() < 0.65
+        self.counts: Counter[str] = Counter()
+        self.calm = False
+        self.failures: list[BaseException] = []
+        self.told: list[Told] = []
+        self.nodes: dict[str, Node] = {}
+        self.stores: dict[str, MemoryStore] = {}
+        # in some runs hours pass, so that client keys are forgotten; there nothing has a deadline to speak of
+        self.ms_per_s = self.random.choice((1000, 1000, 1000, 20_000_000))
+        self.deadline_s = self.random.choice((0.3, 5.0)) if self.ms_per_s == 1000 else 10_000_000.0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._marks = 0
+
+    def clock_ms(self) -> int:
+        return START_MS + int(self.loop.time() * self.ms_per_s)
+
+    def go(self) -> Counter[str]:
+        """Run and check; the counts of what happened. Raises `AssertionError` naming the seed."""
+        self.loop = VirtualLoop()
+        self.loop.set_exception_handler(self._on_error)
+        failpoints.on_hit(_on_hit)
+        try:
+            self.loop.run_until_complete(self._main())
+        except Exception as error:
+            raise AssertionError(f"seed {self.seed}: {error!r}; replay it: Run({self.seed}).go()") from error
+        finally:
+            failpoints.on_hit(None)
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.close()
+        return self.counts
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self.failures.append(error)
+
+    def task(self, coro: Any) -> asyncio.Task[Any]:
+        task = self.loop.create_task(coro)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_over)
+        return task
+
+    def _task_over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self.failures.append(error)
+
+    # The run
+
+    async def _main(self) -> None:
+        faults = SeededFaults(self.random, self.counts, calm=False)
+        self.broker = MemoryBroker(
+            self.random.choice((1, 2)),
+            ordered=not self.shared,
+            exclusive=not self.shared,
+            clock_ms=self.clock_ms,
+            faults=faults,
+        )
+        self.auditor = Auditor(self.broker)
+        await self.boot("a")
+        if self.shared:
+            await self.boot("b")
+        clients = [self.task(self.client(n)) for n in range(5)]
+        trouble = self.task(self.trouble())
+        await asyncio.gather(*clients)
+        trouble.cancel()
+        await self.quiesce(faults)
+        self.auditor.catch_up()
+        if self.failures:
+            raise self.failures[0]
+        final = self.nodes["final"]
+        check(self, final.owners, final.store)
+
+    async def boot(self, name: str) -> None:
+        """Start a process on the store that its predecessor of that name left."""
+        store = self.stores.setdefault(name, MemoryStore())
+        node = self.nodes[name] = Node(self, name + str(self.counts["starts"]), store)
+        self.counts["starts"] += 1
+        starting = self.loop.create_task(node.start(), context=node.context)
+        await asyncio.wait((starting, node.died), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        elif not starting.cancelled() and (error := starting.exception()) is not None:
+            if isinstance(error, (OutcomeUnknown, Unavailable)) and node.alive:
+                self.crash(node, "founding")  # its log did not answer: it is started again
+            elif not isinstance(error, (OutcomeUnknown, Unavailable, SimulatedCrash)):
+                raise error
+
+    def crash(self, node: Node, where: str) -> None:
+        """The process is gone: what was not durable may be lost."""
+        node.alive = False
+        node.log.kill()
+        if not node.died.done():
+            node.died.set_result(None)
+        phase = "beginning" if any(o.state is OwnerState.BEGINNING for o in node.owners) else where
+        self.counts[f"crash at {phase}"] += 1
+        self.counts["crashes"] += 1
+        if self.broker.ordered:
+            keep = self.random.random() < 0.5
+            self.broker.crash(keep_in_flight=keep)
+        kept = self.random.randrange(node.store.unflushed + 1)
+        self.counts["store writes forgotten"] += node.store.unflushed - kept
+        node.store.crash(kept)
+        if node.door is not None:
+            for future, _ in node.door._waiting.values():
+                if not future.done():
+                    future.set_exception(ConnectionResetError())
+
+    async def trouble(self) -> None:
+        """Crash, stall, restart and take over at random moments."""
+        while True:
+            await asyncio.sleep(self.random.random() * 0.3)
+            name = self.random.choice(list(self.nodes))
+            node = self.nodes[name]
+            if not node.alive:
+                await self.boot(name)
+                continue
+            roll = self.random.random()
+            if roll < 0.25:
+                self.crash(node, "a random moment")
+                self.counts["crash at a random moment with commands in flight"] += bool(
+                    node.door and node.door.waiting
+                )
+            elif self.shared and roll < 0.45:
+                self.counts["stalls"] += 1
+                node.log.stalled_until_s = self.loop.time() + self.random.random() * 2
+            elif self.shared and roll < 0.9:
+                self.counts["take-overs"] += 1
+                node.context.run(node.own)
+
+    async def client(self, number: int) -> None:
+        for _ in range(COMMANDS // 5):
+            await asyncio.sleep(self.random.random() * 0.05)
+            await self.ask(number)
+        while self.counts["crashes"] < 2 or (self.shared and self.auditor.claims < 2):
+            await self.ask(number)
+            await asyncio.sleep(0.05)
+
+    async def ask(self, number: int) -> None:
+        """One command, retried with its idempotency key until its outcome is known (if it has one)."""
+        key = f"Sample/{self.random.randrange(4)}"
+        op = self.random.choices(_OPS, _WEIGHTS)[0]
+        self._marks += 1
+        mark = f"{number}-{self._marks}"
+        client_key = mark if self.random.random() < 0.2 else None
+        for _ in range(8):
+            told = Told(key, op, mark, client_key, self.loop.time())
+            if await self._try(told):
+                return
+            await asyncio.sleep(self.random.random() * 0.2)
+            if client_key is None and not told.nothing_changed:
+                return
+
+    async def _try(self, told: Told) -> bool:
+        doors = [node for node in self.nodes.values() if node.alive and node.ready]
+        if not doors:
+            told.nothing_changed = True
+            return False
+        node = self.random.choice(doors)
+        self.counts["commands"] += 1
+        door = node.door
+        assert door is not None
+        try:
+            told.future = node.context.run(
+                door.submit, told.key, FETCH, "POST", f"/{told.op}/{told.mark}", (), b"", told.client_key
+            )
+            told.answer = await told.future
+        except (Unavailable, OperatorError):
+            told.nothing_changed = True
+            self.counts["unavailable"] += 1
+            return False
+        except (ConnectionResetError, OutcomeUnknown):
+            self.counts["unknown outcomes"] += 1
+            return False
+        except SimulatedCrash:
+            return False
+        told.answered_s = self.loop.time()
+        self.told.append(told)
+        self.counts["answers"] += 1
+        code = told.answer.reply.error.code if told.answer.reply.error else ""
+        told.nothing_changed = told.answer.reply.outcome == "unavailable" or code == "key-in-flight"
+        if told.nothing_changed:
+            self.counts[f"told {code}"] += 1
+        return not told.nothing_changed
+
+    async def quiesce(self, faults: SeededFaults) -> None:
+        """No more faults: everybody dies once more, and one owner brings all that was asked to its end."""
+        faults.calm = self.calm = True
+        for node in self.nodes.values():
+            if node.alive:
+                self.crash(node, "the end")
+        await asyncio.sleep(10)  # late batches land
+        store = self.stores[self.random.choice(list(self.stores))]
+        self.stores["final"] = store
+        await self.boot("final")
+        owners = self.nodes["final"].owners
+        async with asyncio.timeout(200):
+            while not all(self._caught_up(owner) for owner in owners):
+                if self.failures:
+                    raise self.failures[0]
+                await asyncio.sleep(0.05)
+            for owner in owners:
+                owner.journal.sign_off()
+            while not all(owner.idle for owner in owners):  # noqa: ASYNC110 - virtual time: nothing is waited for
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+
+    def _caught_up(self, owner: Owner) -> bool:
+        end = self.broker.streams[Topic.COMMANDS, owner.partition].durable
+        return owner.state is OwnerState.SERVING and owner.idle and owner.tables.done.mark >= end
+
+
+def _on_hit(name: str) -> None:
+    node = _node.get()
+    if node is not None:
+        node.step(name)
+
+
+__all__ = ["Answer", "Context", "PerdureError", "Run"]

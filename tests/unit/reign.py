@@ -1,0 +1,204 @@
+"""One owner on a log in memory, on virtual time: what the stories about owners have in common.
+
+Every story ends with the same check: the tables are what a replay of the journal from zero gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
+from random import Random
+from typing import Any
+
+from perdure.objects.durable import DurableObject, Env
+from perdure.objects.registry import Kind, Registry
+from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_record
+from perdure.schemas.journal import Entry, EntryRecord, decode_record
+from perdure.schemas.replies import Reply
+from perdure.schemas.values import decode_value
+from perdure.streams.beginning import live
+from perdure.streams.founding import found
+from perdure.streams.log import Headers, LogRecord, Record, Topic
+from perdure.streams.memory import MemoryLog
+from perdure.streams.memory_broker import Faults, MemoryBroker
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.owner import Owner
+from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.tables import Tables
+from perdure.streams.virtual import VirtualLoop
+
+START_MS = 1_700_000_000_000
+HOUR_MS = 3_600_000
+
+
+class Doors:
+    """Keeps what owners answer, by command offset."""
+
+    def __init__(self) -> None:
+        self.replies: dict[int, Reply] = {}
+        self.ids: list[str] = []
+
+    def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
+        if reply_to != LOCAL:
+            return False
+        self.replies[offset] = reply
+        self.ids.append(id_)
+        return True
+
+    def stopped(self, partition: int, error: BaseException) -> None:
+        """Nobody waits here."""
+
+
+class Reign:
+    """`send` appends a command and gives its offset; `told` waits for its answer."""
+
+    def __init__(
+        self,
+        kinds: Mapping[str, type[DurableObject]],
+        *,
+        shared: bool = False,
+        partitions: int = 1,
+        bounds: Bounds | None = None,
+        faults: Faults | None = None,
+        hidden: frozenset[int] = frozenset(),
+    ) -> None:
+        self.seen: list[Any] = []
+        self.skew_ms = 0
+        self.broker = MemoryBroker(
+            partitions, ordered=not shared, exclusive=not shared, clock_ms=self.clock_ms, faults=faults
+        )
+        self.log: MemoryLog = Gappy(self.broker, hidden)
+        self.doors = Doors()
+        self.store = MemoryStore()
+        self.bounds = bounds
+        self.registry = Registry(
+            {name: Kind(name, cls) for name, cls in kinds.items()}, Env({"seen": self.seen, "reign": self})
+        )
+        self.errors: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.errors.append(context))
+
+    def clock_ms(self) -> int:
+        return START_MS + self.skew_ms + int(asyncio.get_running_loop().time() * 1000)
+
+    async def begin(self) -> None:
+        """Own partition 0 and serve it."""
+        await found(self.log, "app", "app-uuid")
+        uuids = count()
+        ports = Ports(
+            log=self.log,
+            registry=self.registry,
+            doors=self.doors,
+            clock_ms=self.clock_ms,
+            random=Random(1),
+            new_uuid=lambda: f"u{next(uuids)}",
+            app_uuid="app-uuid",
+        )
+        tables = Tables(self.store, 0, exclusive=self.log.exclusive)
+        self.owner = Owner(ports, tables, self.bounds)
+        self.living = asyncio.create_task(live(self.owner))
+        await self.until(lambda: self.owner.state not in (OwnerState.NEW, OwnerState.BEGINNING))
+        assert self.owner.state is OwnerState.SERVING, self.owner.error
+
+    async def end(self) -> None:
+        """This reign is over; the log and what was written to the store stay."""
+        self.living.cancel()
+        self.owner.end_reign()
+        await asyncio.wait((self.living,))
+
+    async def until(self, true: Callable[[], object]) -> None:
+        """Let time go on until something holds; 100 s of virtual time at most."""
+        async with asyncio.timeout(100):
+            while not true():  # noqa: ASYNC110 - any condition; the time is virtual
+                await asyncio.sleep(0.001)
+
+    def send(self, name: str, method: str, *args: Any, kind: str = "Thing", **envelope: Any) -> int:
+        """Append a call; its offset."""
+        command = Command(
+            f"{kind}/{name}", CALL, method, "", (), call_body(method, list(args), {}), "id", LOCAL, **envelope
+        )
+        return self.append(Record(*command_record(command)))
+
+    def append_raw(self, key: bytes | None, value: bytes | None, headers: Headers = ()) -> int:
+        return self.append(Record(key, value, headers))
+
+    def append(self, record: Record) -> int:
+        stream = self.broker.streams[Topic.COMMANDS, 0]
+        offset = stream.end + len(self.log._queues.get(stream, ()))  # where it will land
+        self.log.append(Topic.COMMANDS, 0, record)
+        return offset
+
+    async def told(self, *offsets: int) -> list[Reply]:
+        """The answers of these commands, in this order."""
+        await self.until(lambda: all(offset in self.doors.replies for offset in offsets))
+        return [self.doors.replies[offset] for offset in offsets]
+
+    async def call(self, name: str, method: str, *args: Any, **envelope: Any) -> Reply:
+        """Append a call and wait for its answer."""
+        return (await self.told(self.send(name, method, *args, **envelope)))[0]
+
+    async def records(self, topic: Topic) -> list[LogRecord]:
+        """All durable records of a topic."""
+        end = (await self.log.bounds(topic, 0)).end
+        return [each async for chunk in self.log.read(topic, 0, 0, end) for each in chunk]
+
+    async def entries(self) -> list[Entry]:
+        """What the journal says that turns did, in order."""
+        found = [decode_record(each.value) for each in await self.records(Topic.JOURNAL)]
+        return [each.entry for each in found if isinstance(each, EntryRecord)]
+
+    def value(self, name: str, field: str) -> Any:
+        """What the tables hold."""
+        encoded = self.owner.tables.get(f"Thing/{name}", field)
+        return None if encoded is None else decode_value(encoded)
+
+    async def check(self) -> None:
+        """Everything is done, and the tables are the fold of the journal."""
+        await self.until(lambda: self.owner.idle)
+        end = (await self.log.bounds(Topic.COMMANDS, 0)).end
+        assert self.owner.tables.done.mark == end, "a command was left behind"
+        assert self.owner.state is OwnerState.SERVING
+        assert self.errors == []
+        again = Tables(MemoryStore(), 0, exclusive=self.log.exclusive)
+        for each in await self.records(Topic.JOURNAL):
+            again.apply(each.offset, each.value)
+        for tables in (self.owner.tables, again):
+            tables.write_all()
+        assert rows(self.owner.tables) == rows(again)
+
+
+def rows(tables: Tables) -> list[tuple[bytes, bytes]]:
+    """Every row of the store under the tables."""
+    return list(tables.store.scan(b"\0", b"\xff\xff"))
+
+
+class Gappy(MemoryLog):
+    """A log whose tail does not show some offsets of the commands, as behind aborted transactions."""
+
+    def __init__(self, broker: MemoryBroker, hidden: frozenset[int]) -> None:
+        super().__init__(broker, "n")
+        self.hidden = hidden
+
+    def tail(self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]) -> Any:
+        def shown(record: LogRecord) -> None:
+            if topic is not Topic.COMMANDS or record.offset not in self.hidden:
+                deliver(record)
+
+        return super().tail(topic, partition, start, shown)
+
+
+def story(
+    kind: type[DurableObject], told: Callable[[Reign], Awaitable[None]], *, check: bool = True, **options: Any
+) -> None:
+    """Begin a reign over `Thing`s of this class, tell the story, and check how it ended."""
+
+    async def main() -> None:
+        reign = Reign({"Thing": kind}, **options)
+        await reign.begin()
+        await told(reign)
+        if check:
+            await reign.check()
+        await reign.end()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())

@@ -1,0 +1,168 @@
+"""The benchmark's own arithmetic: parsing, pairing, resuming, judging."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from bench import report
+from bench.campaign import turns
+from bench.errors import BenchError
+from bench.load import Load, parse
+from bench.machine import descendants, disk_bytes, parse_stat
+from bench.measure import check_exact
+from bench.ratios import Spread, by_round, paired, spread
+from bench.runs import Row, Runs, fingerprint
+from bench.scenarios import Budget
+from bench.servers import count_sync_calls
+
+WRK = """Running 2s test @ http://127.0.0.1:9000
+  1 threads and 32 connections
+Requests/sec:  123.45
+
+{"requests":2010,"duration_us":2000000,"p50_us":390,"p99_us":1200,"refused":%d,"connect":0,"read":0,"write":0,"timeout":0}
+"""
+SETTINGS: Row = {"seconds": 2.0, "code": "abc"}
+
+
+def row(side: str, round_: int, **figures: float) -> Row:
+    return {"kind": "load", "side": side, "scenario": "w32", "round": round_, **figures}
+
+
+def test_wrk_output_is_read_from_its_json_line() -> None:
+    """Rates and latencies come from the script's line, in answers a second and milliseconds."""
+    assert parse(WRK % 0) == Load(2010, 1005.0, 0.39, 1.2, {})
+
+
+def test_refused_requests_are_not_answered() -> None:
+    """An answer that is not 2xx counts neither as answered nor in the rate, and the run is not clean."""
+    load = parse(WRK % 10)
+    assert (load.answered, load.per_s, load.errors, load.clean) == (2000, 1000.0, {"refused": 10}, False)
+
+
+@pytest.mark.parametrize("output", ["", "unable to connect", "{}", "[1]"])
+def test_wrk_output_without_figures_is_an_error(output: str) -> None:
+    """A load without its line of figures is never taken for an empty one."""
+    with pytest.raises(BenchError, match="without its line of JSON"):
+        parse(output)
+
+
+@pytest.mark.parametrize("total", [100, 116, 132])
+def test_a_sum_within_the_requests_in_flight_is_exact(total: int) -> None:
+    """Every acknowledged write and at most those in flight: both ends of the range pass."""
+    check_exact(total, acknowledged=100, cut=32)
+
+
+@pytest.mark.parametrize("total", [99, 133])
+def test_a_lost_or_made_up_write_is_an_error(total: int) -> None:
+    """One acknowledged write too few, or one more than was ever sent, fails the run."""
+    with pytest.raises(BenchError, match="not exact"):
+        check_exact(total, acknowledged=100, cut=32)
+
+
+def test_ratios_pair_runs_of_the_same_round() -> None:
+    """A round that only one side has is left out; the median is that of the ratios, not of the figures."""
+    ours = by_round([row("a", 0, per_s=10), row("a", 1, per_s=30), row("a", 2, per_s=99)], "per_s")
+    theirs = by_round([row("b", 1, per_s=10), row("b", 0, per_s=10)], "per_s")
+    assert paired(ours, theirs) == Spread(2.0, 1.0, 3.0, 2)
+
+
+def test_nothing_to_pair_is_no_ratio() -> None:
+    """Without a common round there is no ratio, and without values no spread."""
+    assert paired({0: 1.0}, {1: 1.0}) is None
+    assert spread([]) is None
+
+
+def test_every_side_goes_first_in_turn() -> None:
+    """Sides follow each other within a scenario; who begins rotates by round."""
+    order = [(round_, side) for round_, _, side in turns(3, ("w32",), ("a", "b", "c"))]
+    assert order == [(r, side) for r, sides in enumerate(("abc", "bca", "cab")) for side in sides]
+
+
+def test_runs_survive_a_restart_without_their_torn_end(tmp_path: Path) -> None:
+    """A rerun sees every whole row; half a line from a killed writer is dropped, and writing goes on after it."""
+    path = tmp_path / "runs.jsonl"
+    Runs(path, SETTINGS).add(row("a", 0, per_s=1))
+    with path.open("a") as file:
+        file.write('{"kind": "lo')
+    Runs(path, SETTINGS).add(row("a", 1, per_s=2))
+    again = Runs(path, SETTINGS)
+    assert [again.has("load", "a", "w32", number) for number in range(3)] == [True, True, False]
+
+
+def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
+    """Figures of other code or other lengths are never mixed; the message names the way out."""
+    Runs(tmp_path / "runs.jsonl", SETTINGS)
+    with pytest.raises(BenchError, match="--fresh"):
+        Runs(tmp_path / "runs.jsonl", {**SETTINGS, "code": "other"})
+
+
+def test_fresh_forgets_the_runs(tmp_path: Path) -> None:
+    """Starting over keeps no row, whatever the settings were."""
+    Runs(tmp_path / "runs.jsonl", {**SETTINGS, "code": "other"}).add(row("a", 0, per_s=1))
+    assert Runs(tmp_path / "runs.jsonl", SETTINGS, is_fresh=True).rows == []
+
+
+def test_the_fingerprint_follows_the_measured_code(tmp_path: Path) -> None:
+    """A changed file of a room changes the fingerprint; a test does not."""
+    for folder in ("streams", "tests"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.py").write_text("1")
+    first = fingerprint(tmp_path)
+    (tmp_path / "tests" / "a.py").write_text("2")
+    assert fingerprint(tmp_path) == first
+    (tmp_path / "streams" / "a.py").write_text("2")
+    assert fingerprint(tmp_path) != first
+
+
+def test_processor_time_includes_ended_children() -> None:
+    """The four tick fields after a name that holds blanks and parentheses."""
+    stat = parse_stat("7 (a (b) c) S 3 7 7 0 -1 4194304 100 0 0 0 100 200 300 400 20 0 1 0 5 0 0")
+    assert (stat.parent, stat.cpu_s * 100) == (3, 1000)
+
+
+def test_a_process_counts_with_all_below_it() -> None:
+    """Grandchildren belong to the tree; strangers and roots that are gone do not."""
+    assert descendants([1, 99], {1: 0, 2: 1, 3: 2, 8: 0, 9: 8}) == {1, 2, 3}
+
+
+def test_sparse_and_empty_files_weigh_what_they_hold(tmp_path: Path) -> None:
+    """A hole counts nothing; a short file counts its length, not its block."""
+    (tmp_path / "short").write_bytes(b"x" * 10)
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(10_000_000)
+    assert disk_bytes(tmp_path) == 10
+
+
+def test_a_sync_call_counts_once_though_it_was_interrupted() -> None:
+    """A call is counted where it begins, not again where strace shows it resumed."""
+    trace = "7 fdatasync(3 <unfinished ...>\n8 fsync(4) = 0\n7 <... fdatasync resumed>) = 0\n7 +++ exited with 0 +++\n"
+    assert count_sync_calls(trace) == 2
+
+
+@pytest.mark.parametrize(
+    ("at_most", "value", "met"), [(True, 1.0, True), (True, 1.1, False), (False, 0.9, False)]
+)
+def test_a_budget_bounds_from_its_side(at_most: bool, value: float, met: bool) -> None:
+    """At most bounds from above, at least from below; the bound itself is met."""
+    assert Budget("perdure", "w32", 1.0, at_most=at_most).met(value) is met
+
+
+def test_the_page_puts_paired_ratios_first(tmp_path: Path) -> None:
+    """Ratios stand before figures, and a missed budget says so."""
+    runs = Runs(tmp_path / "runs.jsonl", SETTINGS)
+    figures = {
+        "p50_ms": 1.0,
+        "p99_ms": 2.0,
+        "cpu_us": 50.0,
+        "bytes_per_command": 100.0,
+        "sum": 12,
+        "acknowledged": 10,
+    }
+    runs.add(row("perdure", 0, per_s=850, **figures))
+    runs.add(row("limit", 0, per_s=1000, **figures))
+    page = report.render(runs, report.Page(datetime(2026, 1, 2, tzinfo=UTC), {}, {}, {}, {}))
+    assert page.index("## Ratios") < page.index("## Figures")
+    assert "| ≥ 0.9 of limit | 0.85 | **missed** |" in page
+    assert "| perdure | 850 | 1.00 | 2.00 | 50.0 | - | 100 | 2 to 2 |" in page

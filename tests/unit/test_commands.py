@@ -1,0 +1,229 @@
+"""Commands on the log: written and read back the same, and whatever else comes is refused in one way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.api.http import HttpDoor
+from perdure.schemas.commands import (
+    CALL,
+    FETCH,
+    MAX_CLIENT_KEY_CHARS,
+    NEVER_LOGGED,
+    Command,
+    Headers,
+    call_body,
+    check_client_key,
+    command_record,
+    parse_call,
+    parse_command,
+    parse_json,
+    payload_hash,
+    record_hash,
+)
+from perdure.schemas.errors import BadKey, MalformedCommand
+
+WORD = st.text(st.characters(codec="utf-8"), max_size=12)
+LATIN = st.text(st.characters(codec="latin-1"), max_size=12)
+KEYS = st.sampled_from(("Counter/alice", "Room/日本語", "A/é 🚀"))
+ENVELOPE = {
+    "id": WORD,
+    "reply_to": WORD,
+    "deadline_ms": st.none() | st.integers(0, 10**12 - 1),
+    "client_key": st.none()
+    | st.text(string.ascii_letters + "é-/:", min_size=1, max_size=MAX_CLIENT_KEY_CHARS),
+    "principal": WORD,
+    "traceparent": WORD,
+}
+FETCHES = st.builds(
+    Command,
+    key=KEYS,
+    kind=st.just(FETCH),
+    method=WORD,
+    path=WORD,
+    headers=st.lists(st.tuples(st.text(string.ascii_lowercase + "-", max_size=9), LATIN), max_size=4).map(
+        tuple
+    ),
+    body=st.binary(max_size=30),
+    **ENVELOPE,
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORD,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORD, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(FETCHES)
+def test_a_fetch_read_back_is_the_command_that_was_written(command: Command) -> None:
+    """Every field survives the record, in order, to the byte."""
+    assert parse_command(*command_record(command)) == command
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    WORD, st.lists(JSON, max_size=3), st.dictionaries(WORD, JSON, max_size=3), st.fixed_dictionaries(ENVELOPE)
+)
+def test_a_call_read_back_is_the_command_that_was_written(
+    method: str, args: list[object], kwargs: dict[str, object], envelope: dict[str, object]
+) -> None:
+    """The method is in the body, and stands in the command; arguments come back as they were given."""
+    body = call_body(method, args, kwargs)
+    command = Command("Counter/alice", CALL, method, body=body, **envelope)  # type: ignore[arg-type]  # drawn by name
+    assert parse_command(*command_record(command)) == command
+    assert parse_call(body) == (method, args, kwargs)
+
+
+def test_a_record_without_headers_is_a_call() -> None:
+    """What any Kafka producer can write: a key and JSON."""
+    command = parse_command(b"Counter/alice", b'{"method": "increment", "args": [2]}', ())
+    assert (command.kind, command.method, command.key) == (CALL, "increment", "Counter/alice")
+    assert parse_call(command.body) == ("increment", [2], {})
+    assert (command.deadline_ms, command.reply_to, command.client_key) == (None, "", None)
+
+
+HEADER_NAMES = st.sampled_from(
+    (
+        "v",
+        "kind",
+        "id",
+        "reply-to",
+        "deadline",
+        "idempotency-key",
+        "principal",
+        "method",
+        "path",
+        "http-x",
+        "",
+    )
+)
+HEADER_VALUES = st.binary(max_size=12) | st.sampled_from((b"1", b"fetch", b"call", b"alarm", b"5", b"\xff"))
+RAW_HEADERS = st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES), max_size=5).map(tuple)
+RAW_KEYS = st.none() | st.binary(max_size=20) | st.just(b"Counter/alice")
+RAW_VALUES = (
+    st.none()
+    | st.binary(max_size=40)
+    | st.text(r'{}[]":,\ud8001e9NaNmethodargskwargs', max_size=40).map(str.encode)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | st.fixed_dictionaries({"method": JSON}, optional={"args": JSON, "kwargs": JSON, "x": JSON}).map(
+        lambda value: json.dumps(value).encode()
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(RAW_KEYS, RAW_VALUES, RAW_HEADERS)
+def test_any_record_is_a_command_or_refused(key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    """`MalformedCommand` or `BadKey`, nothing else; what is accepted can be encoded wherever it goes."""
+    try:
+        command = parse_command(key, value, headers)
+    except (MalformedCommand, BadKey) as error:
+        str(error).encode()  # it goes into the journal
+        return
+    assert parse_command(*command_record(command)) == command
+    assert len(payload_hash(command)) == len(record_hash(key, value, headers)) == 16
+
+
+CALLED = b'{"method": "m"}'
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "reason"),
+    [
+        (None, CALLED, (), "no key"),
+        (b"Counter/a", None, (), "no value"),
+        (b"Counter/a", b"", (), "not JSON"),
+        (b"Counter/a", b"{", (), "not JSON"),
+        (b"Counter/a", b"[]", (), "a call is a JSON object"),
+        (b"Counter/a", b"{}", (), "a call is a JSON object"),
+        (b"Counter/a", b'{"method": 1}', (), "a call is a JSON object"),
+        (b"Counter/a", b'{"method": "m", "args": {}}', (), "JSON array"),
+        (b"Counter/a", b'{"method": "m", "kwargs": []}', (), "JSON array"),
+        (b"Counter/a", b'{"method": "m", "arg": []}', (), "a call has no 'arg'"),
+        (b"Counter/a", b'{"method": "m", "method": "n"}', (), "names one key twice"),
+        (b"Counter/a", b'{"method": "m", "args": [NaN]}', (), "NaN is not JSON"),
+        (b"Counter/a", b'{"method": "m", "args": [-Infinity]}', (), "-Infinity is not JSON"),
+        (b"Counter/a", b'{"method": "m", "args": ' + b"[" * 100_000, (), "nested too deeply"),
+        (b"Counter/a", b'{"method": "m", "args": [' + b"9" * 5000 + b"]}", (), "not JSON"),
+        (b"Counter/a", b'{"method": "\\ud800"}', (), "surrogates"),
+        (b"Counter/a", b'{"method": "m", "kwargs": {"\\uDFFF": 1}}', (), "surrogates"),
+        (b"Counter/a", b'{"method": "\xed\xa0\x80"}', (), "not JSON"),
+        (b"Counter/a", '{"method": "m"}'.encode("utf-16"), (), "not JSON"),
+        (b"Counter/a", CALLED, (("v", b"2"),), "unknown command format version b'2'"),
+        (b"Counter/a", CALLED, (("kind", b"shout"),), "unknown kind of command 'shout'"),
+        (b"Counter/a", CALLED, (("kind", b"alarm"),), "only perdure itself"),
+        (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
+        (b"Counter/a", CALLED, (("kind", b"send"),), "only perdure itself"),
+        (b"Counter/a", CALLED, (("kind", b"\xff"),), "not UTF-8"),
+        (b"Counter/a", CALLED, (("id", b"\xff"),), "not UTF-8"),
+        (b"Counter/a", CALLED, (("deadline", b"-1"),), "no number of milliseconds"),
+        (b"Counter/a", CALLED, (("deadline", b""),), "no number of milliseconds"),
+        (b"Counter/a", CALLED, (("deadline", b"1" * 13),), "no number of milliseconds"),
+        (b"Counter/a", CALLED, (("idempotency-key", b""),), "1 to 255 printable"),
+        (b"Counter/a", CALLED, (("idempotency-key", b"a\x00"),), "1 to 255 printable"),
+        (b"Counter/a", CALLED, (("idempotency-key", b"a" * 256),), "1 to 255 printable"),
+    ],
+)
+def test_a_malformed_record_is_refused_with_its_reason(
+    key: bytes | None, value: bytes | None, headers: Headers, reason: str
+) -> None:
+    """Each way to get a record wrong has words of its own, short ones."""
+    with pytest.raises(MalformedCommand, match=reason) as caught:
+        parse_command(key, value, headers)
+    assert len(str(caught.value)) < 300
+
+
+def test_pairs_of_surrogates_are_a_character() -> None:
+    """An escape is refused only if it is half of one."""
+    assert parse_json(b'["\\ud83d\\ude80", "\\u00e9", "\\\\ud800"]') == ["🚀", "é", "\\ud800"]
+
+
+def test_a_client_key_is_checked_by_one_rule_at_every_door() -> None:
+    """The longest is accepted as it is."""
+    assert check_client_key("k" * MAX_CLIENT_KEY_CHARS) == "k" * MAX_CLIENT_KEY_CHARS
+
+
+def test_credentials_are_dropped_before_a_command_is_made() -> None:
+    """The HTTP door appends nothing of `NEVER_LOGGED`, and keeps the other headers."""
+
+    class Appended(Exception):
+        pass
+
+    class Gate:
+        def submit(self, *told: object) -> None:
+            raise Appended(*told)
+
+    class Known:
+        def kind(self, namespace: str) -> None:
+            """Every namespace is known."""
+
+    door = HttpDoor(Gate(), Known(), body_bytes=10, pages=lambda path: None)  # type: ignore[arg-type]  # the ports it asks
+    sent = [(name.encode(), b"secret") for name in sorted(NEVER_LOGGED)]
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/objects/A/a", "query_string": b""}
+    scope["headers"] = [*sent, (b"x-kept", b"1"), (b"content-length", b"0")]
+    with pytest.raises(Appended) as caught:
+        asyncio.run(door(scope, None, None))  # type: ignore[arg-type]  # neither is reached
+    assert "secret" not in repr(caught.value.args)
+    assert ("x-kept", "1") in caught.value.args[4]
+    assert {"authorization", "cookie", "proxy-authorization"} == NEVER_LOGGED
+
+
+def test_another_payload_has_another_hash() -> None:
+    """Key, kind, method, path and body count; who asked, when and under which id do not."""
+    one = Command("Counter/a", FETCH, "POST", "/x", (), b"1", "id", "local", 5, "k", "me", "t")
+    for other in (
+        Command("Counter/b", FETCH, "POST", "/x", (), b"1"),
+        Command("Counter/a", CALL, "POST", "/x", (), b"1"),
+        Command("Counter/a", FETCH, "PUT", "/x", (), b"1"),
+        Command("Counter/a", FETCH, "POST", "/y", (), b"1"),
+        Command("Counter/a", FETCH, "POST", "/x", (), b"2"),
+    ):
+        assert payload_hash(other) != payload_hash(one)
+    assert payload_hash(Command("Counter/a", FETCH, "POST", "/x", (), b"1")) == payload_hash(one)

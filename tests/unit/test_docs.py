@@ -1,0 +1,124 @@
+"""The documents say what is there: errors, files, settings, metrics; and the counter of the README runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.unit.reign import Reign, story
+
+from perdure.api.gateway import Gateway
+from perdure.api.metrics import exposition
+from perdure.api.problems import STATUS, problem_of, problem_of_reply
+from perdure.objects.durable import DurableObject
+from perdure.objects.registry import Registry
+from perdure.schemas import errors
+from perdure.schemas.config import Config, Limits, parse_config
+from perdure.schemas.errors import ObjectError, PerdureError, Refusal
+from perdure.schemas.journal import NO_CHAIN, NoOp, encode_chained
+from perdure.schemas.replies import FAILED, REFUSED, ErrorInfo, Reply
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("api", "streams", "objects", "schemas")
+
+
+def document(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def first_cells(text: str) -> dict[str, str]:
+    """The tables of a document: what stands first in a row, in backticks → what stands second."""
+    return dict(re.findall(r"^\| `([^`|]+)` \|([^|]*)\|", text, re.MULTILINE))
+
+
+def statuses() -> dict[str, int]:
+    """Each code → the HTTP status that it is told with."""
+    found = dict(STATUS)
+    for cls in vars(errors).values():
+        if not (isinstance(cls, type) and issubclass(cls, PerdureError)):
+            continue
+        if issubclass(cls, ObjectError | Refusal):
+            outcome = REFUSED if cls is Refusal else FAILED
+            found[cls.code] = problem_of_reply(outcome, ErrorInfo(cls.code, ""))[0]
+        else:
+            found[cls.code] = problem_of(cls())[0]
+    return found
+
+
+def test_every_error_is_described_with_its_status() -> None:
+    """docs/errors.md has each code once, with the status that the door gives it, and no other code."""
+    told = first_cells(document("docs/errors.md"))
+    at_start = {code for code, status in told.items() if status == " at start "}
+    there = statuses()
+    assert told.keys() == there.keys() - {PerdureError.code, "headers-too-large"}
+    assert {code: int(status) for code, status in told.items() if code not in at_start} == {
+        code: there[code] for code in told if code not in at_start
+    }
+
+
+def test_the_file_map_has_every_file_of_the_rooms_and_no_other() -> None:
+    """docs/architecture.md lists the files as they are."""
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if path.stat().st_size
+    }
+    text = document("docs/architecture.md").partition("## File map")[2]
+    assert re.findall(r"^\| `([^`]+\.py)` \|", text, re.MULTILINE) == sorted(
+        there, key=lambda name: (ROOMS.index(name.partition("/")[0]), name)
+    )
+
+
+def test_the_readme_has_every_setting_and_its_example_is_one() -> None:
+    """The table of the README has each key of a configuration, and the TOML above it can be used."""
+    names = {name for name in Config.model_fields if name != "limits"}
+    names |= {f"limits.{name}" for name in Limits.model_fields}
+    text = document("README.md")
+    assert first_cells(text.partition("## Configuration")[2]).keys() == names
+    example = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0]
+    assert parse_config(example, "perdure.toml", env_name="production").name == "shop-production"
+
+
+def counter() -> type[DurableObject]:
+    """The counter of the README, as it stands there."""
+    code = re.findall(r"```python\n(.*?)```", document("README.md"), re.DOTALL)[0]
+    module: dict[str, Any] = {"__name__": "app"}
+    exec(compile(code, "README.md", "exec"), module)  # noqa: S102 - our own text
+    made: type[DurableObject] = module["Counter"]
+    return made
+
+
+def test_the_counter_of_the_readme_is_an_app() -> None:
+    """A registry can be built from it, with its method to be called."""
+    registry = Registry.build({"Counter": counter()}, Config())
+    assert list(registry.kinds["Counter"].methods) == ["increment"]
+
+
+def test_the_counter_of_the_readme_counts() -> None:
+    """It runs: by one, by five, and not by zero."""
+
+    async def told(reign: Reign) -> None:
+        assert (await reign.call("a", "increment")).body == b'{"result":1}'
+        assert (await reign.call("a", "increment", 5)).body == b'{"result":6}'
+        refused: Reply = await reign.call("a", "increment", 0)
+        assert refused.error == ErrorInfo("not-positive", "a counter only goes up")
+
+    story(counter(), told)
+
+
+def test_every_metric_is_described() -> None:
+    """docs/operations.md has each metric; a void record in the journal is counted."""
+    described = first_cells(document("docs/operations.md")).keys()
+
+    async def told(reign: Reign) -> None:
+        reader = reign.owner.tables.reader
+        reign.owner.tables.apply(reader.offset, encode_chained(NoOp(reader.epoch - 1, 0), NO_CHAIN)[0])
+        gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms)
+        text = exposition([reign.owner], gateway, lambda: {200: 1})().decode()
+        told = set(re.findall(r"^(perdure_\w+)", text, re.MULTILINE))
+        assert told == {name for name in described if name.startswith("perdure_")}
+        assert 'perdure_voids_total{partition="0"} 1.0' in text
+
+    story(DurableObject, told, check=False, shared=True)

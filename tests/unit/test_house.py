@@ -1,0 +1,142 @@
+"""The rules of the house that no tool checks by itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import perdure
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("schemas", "objects", "streams", "api")
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 60
+# Words of unfinished work, assembled so that this file does not hold them.
+UNFINISHED = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")) + r")\b")
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_face_is_pinned() -> None:
+    """What `from perdure import …` offers changes only on purpose, and each name is there."""
+    assert sorted(perdure.__all__) == [
+        "DurableObject",
+        "Env",
+        "PerdureError",
+        "Refusal",
+        "Request",
+        "Response",
+        "State",
+        "TurnEnded",
+    ]
+    assert all(hasattr(perdure, name) for name in perdure.__all__)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_is_a_link_in_the_package(room: str) -> None:
+    """`perdure.<room>` is the folder at the top, so that there is one copy of each module."""
+    link = ROOT / "src" / "perdure" / room
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / room
+
+
+def test_rooms_are_imported_by_their_full_name() -> None:
+    """Nothing imports `streams` or `.x`: a second copy of each class would appear."""
+    wrong = []
+    for path in sources(*ROOMS, "tests", "examples", "bench"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = ["." if node.level else node.module or ""]
+            for module in modules:
+                if module.partition(".")[0] in ("", *ROOMS):
+                    wrong.append(f"{names(path)}:{node.lineno}: {module}")
+    assert wrong == []
+
+
+def test_files_and_functions_fit() -> None:
+    """No file of a room above 400 lines, no function above a screen."""
+    wrong = []
+    for path in sources(*ROOMS):
+        text = path.read_text()
+        if text.count("\n") > LINES_MAX:
+            wrong.append(f"{names(path)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > FUNCTION_LINES_MAX:
+                    wrong.append(f"{names(path)}:{node.lineno}: {node.name} has {length} lines")
+    assert wrong == []
+
+
+def test_each_file_of_a_room_says_what_it_is() -> None:
+    """A module opens with a docstring."""
+    silent = [
+        names(path)
+        for path in sources(*ROOMS)
+        if path.read_text() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+def test_each_test_states_its_claim() -> None:
+    """Every test function has a docstring."""
+    silent = [
+        f"{names(path)}: {node.name}"
+        for path in sources("tests")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_nothing_is_left_for_later() -> None:
+    """No comment or text announces unfinished work."""
+    found = []
+    for path in sources(*ROOMS, "tests", "examples", "bench"):
+        with tokenize.open(path) as file:
+            for number, line in enumerate(file, 1):
+                if UNFINISHED.search(line):
+                    found.append(f"{names(path)}:{number}: {line.strip()}")
+    assert found == []
+
+
+def test_no_test_sleeps() -> None:
+    """Tests wait for conditions or move the clock.
+
+    Allowed are `sleep(0)`, sleeps on virtual time, the pause of a loop that polls what has no event (a broker that
+    starts), and one whose line says its reason.
+    """
+    found = []
+    for path in sources("tests"):
+        text = path.read_text()
+        if not path.name.startswith("test_") or "VirtualLoop" in text or "tests.unit.reign" in text:
+            continue
+        tree, lines = ast.parse(text), text.splitlines()
+        polling = {
+            id(each) for loop in ast.walk(tree) if isinstance(loop, ast.While) for each in ast.walk(loop)
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or id(node) in polling or "  # " in lines[node.lineno - 1]:
+                continue
+            called = ast.unparse(node.func)
+            zero = len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
+            if called in ("time.sleep", "asyncio.sleep", "sleep") and not zero:
+                found.append(f"{names(path)}:{node.lineno}")
+    assert found == []

@@ -1,0 +1,67 @@
+"""What the keeper trims, and what it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.unit.reign import HOUR_MS, Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.errors import LogUnreachable
+from perdure.streams.keeper import TRIM_EVERY_S, Keeper
+from perdure.streams.log import Bounds, Topic
+
+
+class Thing(DurableObject):
+    async def put(self, value: int) -> int:
+        await self.state.put("value", value)
+        return value
+
+
+def _keeper(reign: Reign) -> Keeper:
+    def failed(error: BaseException) -> None:
+        raise error
+
+    return Keeper(reign.store, [reign.owner], clock_ms=reign.clock_ms, keep_ms=24 * HOUR_MS, failed=failed)
+
+
+def test_only_commands_that_are_old_and_done_are_trimmed() -> None:
+    """Of commands older than 24 h all below the low mark go, those that are younger stay."""
+
+    async def told(reign: Reign) -> None:
+        for n in range(5):
+            await reign.call("a", "put", n)
+        reign.skew_ms += 25 * HOUR_MS
+        await reign.call("a", "put", 5)
+        await reign.call("a", "put", 6)  # its batch carries the marks of the one before
+        await _keeper(reign).trim(reign.owner)
+        assert await reign.log.bounds(Topic.COMMANDS, 0) == Bounds(5, 7)
+
+    story(Thing, told)
+
+
+def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
+    """Kafka being away while the keeper wants to trim is no reason to stop the node."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", 0)
+        await reign.call("a", "put", 1)
+        reign.skew_ms += 25 * HOUR_MS
+        true = reign.log.bounds
+        asked = 0
+
+        async def away_at_first(topic: Topic, partition: int) -> Bounds:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                raise LogUnreachable("no broker answers")
+            return await true(topic, partition)
+
+        reign.log.bounds = away_at_first  # type: ignore[method-assign]  # the log itself is never unreachable
+        trimming = asyncio.create_task(_keeper(reign).trim_forever())
+        await asyncio.sleep(2.5 * TRIM_EVERY_S)  # of virtual time
+        assert not trimming.done()
+        trimming.cancel()
+        assert (await true(Topic.COMMANDS, 0)).start > 0
+
+    story(Thing, told)

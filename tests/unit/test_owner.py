@@ -1,0 +1,441 @@
+"""An owner's way with commands, as stories on virtual time: order, bounds, deadlines, dead letters, client keys."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.unit.reign import HOUR_MS, Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.errors import Overloaded, Refusal, TurnEnded
+from perdure.schemas.keys import partition_of
+from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply, parse_reply
+from perdure.streams.log import Topic
+from perdure.streams.memory_broker import Faults
+from perdure.streams.owning import Bounds
+
+
+class Thing(DurableObject):
+    """What each method does shows in `env.seen` and in the state."""
+
+    async def add(self, mark: Any = None, wait_s: float = 0) -> int:
+        self.env.seen.append(("begin", self.state.id.name, mark))
+        count: int = await self.state.get("count", 0) + 1
+        await self.state.put("count", count)
+        if wait_s:
+            await asyncio.sleep(wait_s)
+        self.env.seen.append(("end", self.state.id.name, mark))
+        return count
+
+    async def count(self) -> int:
+        count: int = await self.state.get("count", 0)
+        return count
+
+    async def now(self) -> int:
+        await self.state.put("now", self.state.now)
+        return self.state.now
+
+    async def put(self, size: int) -> None:
+        await self.state.put("big", b"x" * size)
+
+    async def fail(self) -> None:
+        await self.state.put("count", -1)
+        raise ValueError("no")
+
+    async def refuse(self) -> None:
+        await self.state.put("count", -1)
+        raise Refusal("never", code="never", detail={"why": 1})
+
+    async def memory(self) -> int:
+        self.lives = getattr(self, "lives", 0) + 1
+        return self.lives
+
+    async def leave_behind(self) -> None:
+        async def later() -> None:
+            await asyncio.sleep(1)
+            try:
+                await self.state.put("late", 1)
+            except TurnEnded as error:
+                self.env.seen.append(type(error))
+
+        self.left = asyncio.create_task(later())
+
+    async def ignore(self) -> None:
+        await self.state.put("count", -1)
+        for _ in range(3):
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                self.env.seen.append("ignored")
+        try:
+            await self.state.put("late", 1)
+        except TurnEnded as error:
+            self.env.seen.append(type(error))
+
+
+def result(reply: Reply) -> bytes:
+    assert reply.outcome == OK, reply
+    return reply.body
+
+
+def code(reply: Reply) -> tuple[str, str]:
+    assert reply.error is not None, reply
+    return reply.outcome, reply.error.code
+
+
+def marks(reign: Reign, step: str = "begin") -> list[Any]:
+    return [mark for what, _, mark in reign.seen if what == step]
+
+
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+
+
+@SHARED
+def test_commands_of_one_object_run_one_at_a_time_in_log_order(shared: bool) -> None:
+    """Each turn ends before the next begins, and sees what the one before it wrote."""
+
+    async def told(reign: Reign) -> None:
+        offsets = [reign.send("a", "add", n, 0.1 * (n % 2)) for n in range(6)]
+        replies = await reign.told(*offsets)
+        assert [result(each) for each in replies] == [b'{"result":%d}' % n for n in range(1, 7)]
+        assert reign.seen == [(step, "a", n) for n in range(6) for step in ("begin", "end")]
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_different_objects_run_at_once(shared: bool) -> None:
+    """A slow object delays only itself."""
+
+    async def told(reign: Reign) -> None:
+        slow, quick = reign.send("slow", "add", 1, 50), reign.send("quick", "add", 2)
+        await reign.told(quick)
+        assert slow not in reign.doors.replies
+        assert marks(reign) == [1, 2]
+        await reign.told(slow)
+
+    story(Thing, told, shared=shared)
+
+
+class Slow(Faults):
+    """One step of the log takes its time."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+
+    def delay_s(self, step: str) -> float:
+        return 0.05 if step == self.step else 0.0
+
+
+@SHARED
+def test_what_does_not_fit_into_a_mailbox_waits_on_the_log_and_runs_in_order(shared: bool) -> None:
+    """Offsets past the bound are read again when their turn comes; nothing is lost, nothing overtakes."""
+
+    async def told(reign: Reign) -> None:
+        first = reign.send("a", "add", 0, 0.5)
+        await reign.until(lambda: reign.seen)
+        offsets = [reign.send("a", "add", n) for n in range(1, 9)]
+        await reign.told(first, *offsets)
+        assert marks(reign) == list(range(9))
+
+    story(Thing, told, shared=shared, bounds=Bounds(mailbox=2))
+
+
+def test_a_command_that_comes_while_another_is_read_again_waits_behind_it() -> None:
+    """One turn at a time, in log order, also while the log is read."""
+
+    async def told(reign: Reign) -> None:
+        offsets = [reign.send("a", "add", n, 0.02) for n in range(3)]
+        await reign.until(lambda: marks(reign, "end") == [0, 1])
+        offsets += [reign.send("a", "add", n, 0.02) for n in range(3, 6)]  # while the third is read
+        await reign.told(*offsets)
+        assert reign.seen == [(step, "a", n) for n in range(6) for step in ("begin", "end")]
+
+    story(Thing, told, shared=True, bounds=Bounds(mailbox=1), faults=Slow("read"))
+
+
+def test_a_burst_past_the_mailbox_that_is_not_durable_yet_runs_too() -> None:
+    """On an ordered log commands are taken before they can be read again; they are not forgotten."""
+
+    async def told(reign: Reign) -> None:
+        await reign.told(*[reign.send("a", "add", n, 0.001) for n in range(12)])
+        assert marks(reign) == list(range(12))
+
+    story(Thing, told, bounds=Bounds(mailbox=1), faults=Slow("sync"))
+
+
+def test_a_full_mailbox_is_told_at_the_doors_before_anything_is_appended() -> None:
+    """`Overloaded` names the object; other objects are not concerned."""
+
+    async def told(reign: Reign) -> None:
+        offsets = [reign.send("a", "add", n, 1) for n in range(4)]
+        await reign.until(lambda: reign.seen)
+        with pytest.raises(Overloaded, match=r"Thing/a has \d commands waiting"):
+            reign.owner.check_room("Thing/a")
+        reign.owner.check_room("Thing/b")
+        await reign.told(*offsets)
+        reign.owner.check_room("Thing/a")
+
+    story(Thing, told, shared=True, bounds=Bounds(mailbox=2))
+
+
+def test_more_objects_than_may_be_resident_still_run_one_turn_at_a_time() -> None:
+    """Eviction takes idle objects only; an object at work or just called is never in memory twice."""
+
+    async def told(reign: Reign) -> None:
+        offsets = []
+        for n in range(5):
+            for name in ("a", "b", "c"):
+                offsets.append(reign.send(name, "add", n, 0.1))
+                await asyncio.sleep(0.01)
+        await reign.told(*offsets)
+        for name in ("a", "b", "c"):
+            mine = [(step, mark) for step, who, mark in reign.seen if who == name]
+            assert mine == [(step, n) for n in range(5) for step in ("begin", "end")]
+            assert reign.value(name, "count") == 5
+
+    story(Thing, told, shared=True, bounds=Bounds(residents=1))
+
+
+BAD = [
+    (None, b"{}", (), "malformed-command"),
+    (b"Thing/a", None, (), "malformed-command"),
+    (b"Thing/a", b"\xff", (), "malformed-command"),
+    (b"Thing/a", b'{"method": "\\ud800"}', (), "malformed-command"),
+    (b"Thing/\xff", b"{}", (), "bad-key"),
+    (b"nothing", b"{}", (), "bad-key"),
+    (b"Nobody/a", b'{"method": "add"}', (), "unknown-namespace"),
+    (b"Thing/a", b'{"method": "add"}', (("kind", b"alarm"),), "malformed-command"),
+    (b"Thing/a", b'{"method": "add"}', (("v", b"9"), ("id", b"\xff")), "malformed-command"),
+]
+
+
+@SHARED
+@pytest.mark.parametrize(("key", "value", "headers", "why"), BAD, ids=lambda each: repr(each)[:30])
+def test_what_is_no_command_gets_an_error_and_a_dead_letter(
+    key: bytes | None, value: bytes | None, headers: Any, why: str, shared: bool
+) -> None:
+    """The record stands in the dead topic with place and reason, the sender is told, the partition goes on."""
+
+    async def told(reign: Reign) -> None:
+        bad = reign.append_raw(key, value, headers)
+        assert result(await reign.call("a", "add")) == b'{"result":1}'
+        await reign.until(lambda: reign.broker.streams[Topic.DEAD, 0].durable)
+        await reign.until(lambda: reign.broker.streams[Topic.REPLIES, 0].durable)
+        (letter,) = await reign.records(Topic.DEAD)
+        named = dict(letter.headers)
+        assert (letter.key, letter.value, named["command"]) == (key, value, b"0:%d" % bad)
+        assert named["reason"].startswith(why.encode() + b": ")
+        (reply,) = await reign.records(Topic.REPLIES)
+        answered = parse_reply(reply.value, reply.headers)
+        assert answered.command == f"0:{bad}"
+        assert code(answered.reply) == (REJECTED, why)
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_record_in_a_partition_that_is_not_its_keys_home_is_a_dead_letter() -> None:
+    """An object lives in one partition only, whatever partitioner a producer has."""
+    stray = next(f"Thing/{n}" for n in range(99) if partition_of(f"Thing/{n}", 3) == 1)
+
+    async def told(reign: Reign) -> None:
+        reign.append_raw(stray.encode(), b'{"method": "add"}')
+        await reign.until(lambda: reign.broker.streams[Topic.DEAD, 0].durable)
+        (letter,) = await reign.records(Topic.DEAD)
+        assert b"belongs to partition 1, not 0" in dict(letter.headers)["reason"]
+        assert reign.seen == []
+
+    story(Thing, told, partitions=3)
+
+
+def test_a_command_that_waited_past_its_deadline_is_not_run() -> None:
+    """Its sender is told that nothing was done; without a deadline a command waits as long as it takes."""
+
+    async def told(reign: Reign) -> None:
+        slow = reign.send("a", "add", "slow", 2)
+        late, patient = reign.send("a", "add", "late", deadline_ms=500), reign.send("a", "add", "patient")
+        replies = await reign.told(slow, late, patient)
+        assert code(replies[1]) == (UNAVAILABLE, "expired")
+        assert marks(reign) == ["slow", "patient"]
+        assert reign.value("a", "count") == 2
+
+    story(Thing, told)
+
+
+def test_a_handler_past_its_deadline_is_cancelled_and_rolled_back() -> None:
+    """At the deadline, not later; the object's next command finds nothing of it."""
+
+    async def told(reign: Reign) -> None:
+        began_ms = reign.clock_ms()
+        reply = await reign.call("a", "add", "slow", 30, deadline_ms=500)
+        assert code(reply) == (UNAVAILABLE, "expired")
+        assert 500 <= reign.clock_ms() - began_ms < 520
+        assert result(await reign.call("a", "count")) == b'{"result":0}'
+        assert marks(reign, "end") == []
+
+    story(Thing, told)
+
+
+def test_a_handler_that_ignores_its_cancellation_is_left_behind() -> None:
+    """Its object goes on in a new instance; what the old one still tries to write meets `TurnEnded`."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "memory")
+        ignoring = reign.send("a", "ignore", deadline_ms=500)
+        (reply,) = await reign.told(ignoring)
+        assert code(reply) == (UNAVAILABLE, "expired")
+        assert result(await reign.call("a", "memory")) == b'{"result":1}'
+        await reign.until(lambda: TurnEnded in reign.seen)
+        assert reign.seen == ["ignored", TurnEnded]
+        assert (reign.value("a", "count"), reign.value("a", "late")) == (None, None)
+
+    story(Thing, told)
+
+
+def test_what_outlives_its_turn_cannot_use_the_state() -> None:
+    """Also if no other turn has begun since."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "leave_behind")
+        await reign.until(lambda: reign.seen)
+        assert reign.seen == [TurnEnded]
+        assert reign.value("a", "late") is None
+
+    story(Thing, told)
+
+
+@SHARED
+def test_a_client_key_is_spent_once(shared: bool) -> None:
+    """In flight: 409. Again: the stored reply, no second effect. Another payload: 422. Another object: its own."""
+
+    async def told(reign: Reign) -> None:
+        first = reign.send("a", "add", 1, 0.5, client_key="k")
+        await reign.until(lambda: reign.seen)
+        second = reign.send("a", "add", 1, 0.5, client_key="k")
+        replies = await reign.told(first, second)
+        assert code(replies[1])[1] == "key-in-flight"
+        assert await reign.call("a", "add", 1, 0.5, client_key="k") == replies[0]
+        assert code(await reign.call("a", "add", 2, client_key="k")) == (REJECTED, "key-reused")
+        assert result(await reign.call("b", "add", 1, client_key="k")) == b'{"result":1}'
+        assert result(await reign.call("a", "add", 3, client_key="other")) == b'{"result":2}'
+        assert marks(reign) == [1, 1, 3]
+
+    story(Thing, told, shared=shared)
+
+
+def test_every_answer_of_an_object_spends_a_key_but_an_expiry_does_not() -> None:
+    """A refusal and a failure are stored; after an expiry the next command with the key runs."""
+
+    async def told(reign: Reign) -> None:
+        for method, outcome in (("refuse", REFUSED), ("fail", FAILED), ("count", OK), ("missing", REJECTED)):
+            once = await reign.call("a", method, client_key=method)
+            assert once.outcome == outcome
+            assert await reign.call("a", method, client_key=method) == once
+        expired = await reign.call("a", "add", 1, 5, client_key="k", deadline_ms=100)
+        assert code(expired) == (UNAVAILABLE, "expired")
+        assert result(await reign.call("a", "add", 2, client_key="k")) == b'{"result":1}'
+
+    story(Thing, told)
+
+
+def test_a_client_key_is_forgotten_a_day_later() -> None:
+    """Of the partition's log time: the next command with it runs."""
+
+    async def told(reign: Reign) -> None:
+        assert result(await reign.call("a", "add", client_key="k")) == b'{"result":1}'
+        reign.skew_ms = 23 * HOUR_MS
+        await reign.call("other", "add")
+        assert result(await reign.call("a", "add", client_key="k")) == b'{"result":1}'
+        reign.skew_ms = 25 * HOUR_MS
+        await reign.call("other", "add")
+        assert result(await reign.call("a", "add", client_key="k")) == b'{"result":2}'
+
+    story(Thing, told)
+
+
+def test_an_entry_that_is_too_large_fails_its_turn_only() -> None:
+    """Rolled back, told, journaled; the object goes on."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", 10)
+        assert code(await reign.call("a", "put", 5000)) == (FAILED, "too-large")
+        assert reign.value("a", "big") == b"x" * 10
+        assert result(await reign.call("a", "add")) == b'{"result":1}'
+
+    story(Thing, told, bounds=Bounds(entry_bytes=2000))
+
+
+def test_log_time_never_falls() -> None:
+    """The wall clock jumps back an hour: `state.now` and the journal's times stand still instead."""
+
+    async def told(reign: Reign) -> None:
+        times = []
+        for skew_ms in (0, 5, -HOUR_MS, -HOUR_MS + 7, 9):
+            reign.skew_ms = skew_ms
+            times.append(int(result(await reign.call("a", "now"))[len('{"result":') : -1]))
+        assert times == sorted(times)
+        assert [entry.time_ms for entry in await reign.entries()] == times
+
+    story(Thing, told)
+
+
+@SHARED
+def test_too_many_undone_commands_pause_the_partition_until_half_are_done(shared: bool) -> None:
+    """No more than the bound is ever under way; then the log is taken up where it was left."""
+    bound = 6
+
+    async def told(reign: Reign) -> None:
+        offsets = [reign.send(f"n{n % 10}", "add", n, 0.1) for n in range(60)]
+        most = 0
+        while len(reign.doors.replies) < len(offsets):
+            most = max(most, reign.owner.undone)
+            await asyncio.sleep(0.001)
+        assert 2 <= most <= bound
+        assert len(marks(reign)) == 60
+
+    story(Thing, told, shared=shared, bounds=Bounds(undone=bound))
+
+
+def test_offsets_that_the_log_does_not_show_count_as_done() -> None:
+    """Behind aborted transactions there are gaps: they are journaled, and the watermark passes them."""
+    hidden = frozenset((0, 3, 4))
+
+    async def told(reign: Reign) -> None:
+        offsets = [reign.send("a", "add", n) for n in range(7)]
+        await reign.told(*(offset for offset in offsets if offset not in hidden))
+        assert marks(reign) == [1, 2, 5, 6]
+
+    story(Thing, told, hidden=hidden)
+
+
+def test_a_failure_drops_the_instance_and_a_refusal_keeps_it() -> None:
+    """Both roll back; attributes on `self` survive only the refusal."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "memory")
+        assert code(await reign.call("a", "refuse")) == (REFUSED, "never")
+        assert result(await reign.call("a", "memory")) == b'{"result":2}'
+        assert code(await reign.call("a", "fail")) == (FAILED, "handler-failed")
+        assert result(await reign.call("a", "memory")) == b'{"result":1}'
+        assert reign.value("a", "count") is None
+
+    story(Thing, told)
+
+
+@SHARED
+def test_a_new_reign_goes_on_where_the_last_one_ended(shared: bool) -> None:
+    """Nothing that was answered runs again; what was cut off does, once."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "add", "done")
+        reign.send("a", "add", "cut", 5)
+        await reign.until(lambda: "cut" in marks(reign))
+        await reign.end()
+        await reign.begin()
+        await reign.until(lambda: "cut" in marks(reign, "end"))
+        assert marks(reign) == ["done", "cut", "cut"]
+        await reign.until(lambda: reign.value("a", "count") == 2)
+
+    story(Thing, told, shared=shared)

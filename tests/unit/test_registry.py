@@ -1,0 +1,111 @@
+"""The registry: namespaces, their classes, and what `env` holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from perdure.objects.durable import Binding, DurableObject, Stub
+from perdure.objects.registry import Registry
+from perdure.schemas.config import parse_config
+from perdure.schemas.errors import BadKey, ConfigError, UnknownNamespace
+
+
+class Room(DurableObject):
+    async def enter(self) -> None: ...
+
+
+class User(DurableObject):
+    pass
+
+
+CLASSES: dict[str, type[DurableObject]] = {"Room": Room, "User": User}
+BINDINGS = """
+[vars]
+LIMIT = 5
+[durable_objects]
+bindings = [{ name = "ROOMS", class_name = "Room" }]
+"""
+
+
+def built(text: str = "", classes: dict[str, Any] | None = None) -> Registry:
+    return Registry.build(CLASSES if classes is None else classes, parse_config(text, "perdure.toml"))
+
+
+def test_without_migrations_each_class_is_its_own_namespace() -> None:
+    """With its methods."""
+    registry = built()
+    assert {name: kind.cls for name, kind in registry.kinds.items()} == CLASSES
+    assert list(registry.kind("Room").methods) == ["enter"]
+
+
+def test_a_migration_names_the_namespaces() -> None:
+    """A renamed class keeps the namespace it was created with, and bindings reach it there."""
+    registry = built(
+        BINDINGS
+        + """
+[[migrations]]
+tag = "v1"
+new_classes = ["Hall", "User"]
+[[migrations]]
+tag = "v2"
+renamed_classes = [{ from = "Hall", to = "Room" }]
+"""
+    )
+    assert {name: kind.cls for name, kind in registry.kinds.items()} == {"Hall": Room, "User": User}
+    assert Binding("Hall") == registry.env.ROOMS
+
+
+def test_env_holds_vars_and_bindings() -> None:
+    """As attributes and as items; a binding gives stubs by name, under the rule for names."""
+    env = built(BINDINGS).env
+    assert (env.LIMIT, env["LIMIT"]) == (5, 5)
+    assert env.ROOMS.get("lobby") == Stub("Room/lobby") == env.ROOMS.get_by_name("lobby")
+    with pytest.raises(BadKey):
+        env.ROOMS.get("a/b")
+
+
+def test_what_env_does_not_hold_says_where_to_name_it() -> None:
+    """An AttributeError, so that `hasattr` and `getattr` with a default work."""
+    env = built().env
+    with pytest.raises(AttributeError, match=r"env has no 'USERS'.*\[vars\]"):
+        env["USERS"]
+    assert getattr(env, "USERS", None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "reason"),
+    [
+        ("", {}, "defines no durable object"),
+        (
+            '[[migrations]]\ntag = "v1"\nnew_classes = ["Gone"]',
+            None,
+            "makes the class Gone.*it has Room, User",
+        ),
+        (
+            '[durable_objects]\nbindings = [{ name = "X", class_name = "Gone" }]',
+            None,
+            "the binding X names the class Gone.*it has Room, User",
+        ),
+    ],
+)
+def test_what_does_not_fit_stops_the_app_at_start(
+    text: str, classes: dict[str, Any] | None, reason: str
+) -> None:
+    """Naming the thing, and what there is."""
+    with pytest.raises(ConfigError, match=reason):
+        built(text, classes)
+
+
+def test_a_binding_to_a_class_without_a_namespace_stops_the_app_at_start() -> None:
+    """Migrations that leave out a bound class are a mistake of the configuration, told as one."""
+    with pytest.raises(ConfigError, match=r"ROOMS.*Room"):
+        built(BINDINGS + '[[migrations]]\ntag = "v1"\nnew_classes = ["User"]')
+
+
+def test_an_unknown_namespace_is_told_with_the_known_ones() -> None:
+    """In few words, however long the name."""
+    with pytest.raises(UnknownNamespace, match="it has: Room, User") as caught:
+        built().kind("x" * 9999)
+    assert len(str(caught.value)) < 200

@@ -1,0 +1,45 @@
+"""What leaves through the gate carries a name of its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.unit.reign import Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.replies import parse_reply
+from perdure.streams.log import Topic
+
+
+class Thing(DurableObject):
+    async def get(self) -> int:
+        await self.env["seen"][0].wait()
+        count: int = await self.state.get("count", 0)
+        return count
+
+    async def add(self) -> int:
+        count = await self.get() + 1
+        await self.state.put("count", count)
+        return count
+
+
+def test_no_two_answers_have_one_message_id() -> None:
+    """A read and a change that one journal record answers: who drops repeated message ids drops neither."""
+
+    async def told(reign: Reign) -> None:
+        go = asyncio.Event()
+        reign.seen.append(go)
+        reign.append_raw(b"Thing/a", b'{"method":"get"}')  # at offset 0; an entry's reply is its 0th message
+        reign.append_raw(b"Thing/b", b'{"method":"add"}')
+        await reign.until(lambda: reign.owner.undone == 2)
+        go.set()
+        replies = reign.broker.streams[Topic.REPLIES, 0]
+        await reign.until(lambda: replies.end == 2)
+        names = [
+            parse_reply(each.value, each.headers).message_id for each in await reign.records(Topic.REPLIES)
+        ]
+        records = {name.partition("/")[0] for name in names}
+        assert len(records) == 1, "the story is about one record"
+        assert len(set(names)) == 2, names
+
+    story(Thing, told, shared=True)

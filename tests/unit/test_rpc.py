@@ -1,0 +1,141 @@
+"""Calling methods: which may be called, and what their annotations make of what came over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from perdure.objects.durable import DurableObject
+from perdure.objects.rpc import RESERVED, method_named, methods_of
+from perdure.schemas.errors import ConfigError, InvalidArguments, UnknownMethod
+
+
+class Item(BaseModel):
+    name: str
+    price: Decimal
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+class Basket(DurableObject):
+    public = 5
+
+    async def put(self, item: Item, count: int = 1, *, gift: bool = False) -> Any: ...
+
+    async def move(self, to: Point, when: datetime | None = None) -> Any: ...
+
+    async def pick(self, colour: Literal["red", "blue"], *rest: int, **more: str) -> Any: ...
+
+    async def anything(self, value, other=None):  # type: ignore[no-untyped-def]  # without annotations, as users may
+        ...
+
+    async def _private(self) -> None: ...
+
+    async def __secret(self) -> None: ...
+
+    def not_async(self) -> None: ...
+
+    @staticmethod
+    async def static() -> None: ...
+
+    @property
+    def prop(self) -> None: ...
+
+    async def alarm(self) -> None: ...
+
+    async def websocket_message(self) -> None: ...
+
+
+METHODS = methods_of(Basket)
+
+
+def test_public_async_methods_may_be_called_and_nothing_else() -> None:
+    """No underscore, no reserved word, none of the base class, nothing that is not an `async def` of the object."""
+    assert sorted(METHODS) == ["anything", "move", "pick", "put"]
+    assert not RESERVED & METHODS.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fetch", "start", "alarm", "__init__", "_private", "state", "env", "not_async", "prop", "", "x" * 999],
+)
+def test_any_other_name_is_unknown_and_the_known_ones_are_told(name: str) -> None:
+    """In few words, however long the name."""
+    with pytest.raises(UnknownMethod, match="it has: anything, move, pick, put") as caught:
+        method_named(METHODS, name, "Basket")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_class_without_methods_says_so() -> None:
+    """`none` instead of an empty list."""
+    with pytest.raises(UnknownMethod, match="it has: none"):
+        method_named({}, "x", "Basket")
+
+
+def test_arguments_become_what_the_annotations_want() -> None:
+    """Models, dataclasses, times; positional and by name; what was left out has its default."""
+    item = {"name": "tea", "price": "2.50"}
+    args, kwargs = METHODS["put"].bind([item], {"gift": True})
+    assert (args[0], kwargs["gift"]) == (Item(name="tea", price=Decimal("2.50")), True)
+    args, kwargs = METHODS["move"].bind([], {"to": {"x": 1, "y": "2"}, "when": "2024-02-29T00:00:00Z"})
+    bound = dict(zip(("to", "when"), args, strict=False)) | kwargs
+    assert bound["to"] == Point(1, 2)
+    assert bound["when"].year == 2024
+    assert METHODS["pick"].bind(["red", 1, "2"], {"a": "b"}) == (("red", 1, 2), {"a": "b"})
+    assert METHODS["anything"].bind([[1, {"a": None}]], {}) == (([1, {"a": None}],), {"other": None})
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs", "reason"),
+    [
+        ("put", [], {}, "put: argument item"),
+        ("put", [{"name": "tea"}], {}, "item.price|0.price"),
+        ("put", [{"name": "tea", "price": "2"}, "many"], {}, "integer"),
+        ("put", [{"name": "tea", "price": "2"}, 1, True], {}, "put: argument"),
+        ("put", [{"name": "tea", "price": "2"}], {"wrong": 1}, "put: argument wrong"),
+        ("put", [{"name": "tea", "price": "2"}], {"item": {}}, "put: argument item"),
+        ("pick", ["green"], {}, "'red' or 'blue'"),
+        ("anything", [], {}, "anything: argument value"),
+        ("anything", [1, 2, 3], {}, "anything: argument"),
+        ("put", [], {"self": 1}, "put: argument"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_by_name(
+    method: str, args: list[Any], kwargs: dict[str, Any], reason: str
+) -> None:
+    """The method, the argument and what is wrong with it; no more than five of them."""
+    with pytest.raises(InvalidArguments, match=reason) as caught:
+        METHODS[method].bind(args, kwargs)
+    assert str(caught.value).count(";") < 5
+
+
+def test_annotations_that_cannot_be_used_stop_the_app_at_start() -> None:
+    """The class, the method and the reason are named."""
+
+    class Broken(DurableObject):
+        async def go(self, what: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821 - on purpose
+            ...
+
+    with pytest.raises(ConfigError, match=r"Broken\.go: its annotations cannot be used.*Nowhere"):
+        methods_of(Broken)
+
+
+def test_an_inherited_method_may_be_called() -> None:
+    """Of a user's own base class or mixin."""
+
+    class Special(Basket):
+        async def extra(self) -> int:
+            return 1
+
+    assert sorted(methods_of(Special)) == ["anything", "extra", "move", "pick", "put"]
+    assert asyncio.iscoroutinefunction(methods_of(Special)["put"].function)

@@ -1,0 +1,358 @@
+"""A coroutine is run at once, and becomes a Task only if it really suspends; nothing it raises reaches the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+import pytest
+
+from perdure.streams.stepping import TaskLike, run_inline
+from perdure.streams.virtual import VirtualLoop
+
+Handler = Callable[[], Coroutine[Any, Any, Any]]
+colour: ContextVar[str] = ContextVar("colour", default="none")
+
+
+class Stepped(TaskLike):
+    """A turn that remembers how it ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[tuple[Any, BaseException | None]] = []
+
+    def step(self, coro: Coroutine[Any, Any, Any]) -> Stepped:
+        loop = asyncio.get_running_loop()
+        run_inline(
+            loop, copy_context(), coro, self, lambda turn, result, error: self.ends.append((result, error))
+        )
+        return self
+
+    async def end(self) -> tuple[Any, BaseException | None]:
+        """How it ended; it must have ended once."""
+        if self.task is not None:
+            await asyncio.wait((self.task,))
+            assert self.task.exception() is None, "it reached the loop"
+        (found,) = self.ends
+        return found
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """On virtual time; anything the loop has to handle itself fails the test."""
+    wrong: list[Any] = []
+
+    async def watched() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: wrong.append(context))
+        await main()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(watched())
+    assert wrong == []
+
+
+async def inline() -> int:
+    return 5
+
+
+async def suspended() -> int:
+    await asyncio.sleep(1)
+    return 5
+
+
+def test_what_never_suspends_ends_at_once_without_a_task() -> None:
+    """The result is there when the call returns."""
+
+    async def main() -> None:
+        turn = Stepped().step(inline())
+        assert (turn.ends, turn.task) == ([(5, None)], None)
+
+    run(main)
+
+
+def test_what_suspends_becomes_a_task_and_ends_later() -> None:
+    """Once, with its result."""
+
+    async def main() -> None:
+        turn = Stepped().step(suspended())
+        assert turn.ends == []
+        assert turn.task is not None
+        assert await turn.end() == (5, None)
+        assert turn.done()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        SystemExit(3),
+        asyncio.CancelledError(),
+        GeneratorExit(),
+        MemoryError(),
+        StopAsyncIteration(),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.parametrize("wait", [False, True], ids=["in the first step", "after a suspension"])
+def test_what_is_raised_is_handed_over(error: BaseException, wait: bool) -> None:
+    """`SystemExit` and cancellation too: the loop and its caller never see them."""
+
+    async def handler() -> None:
+        if wait:
+            await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        assert await Stepped().step(handler()).end() == (None, error)
+
+    run(main)
+
+
+def test_the_current_task_is_the_turn_and_then_its_task() -> None:
+    """In the first step the turn stands in; the caller is itself again afterwards."""
+    found: list[Any] = []
+
+    async def handler() -> None:
+        found.append(asyncio.current_task())
+        await asyncio.sleep(0)
+        found.append(asyncio.current_task())
+
+    async def main() -> None:
+        me = asyncio.current_task()
+        turn = Stepped().step(handler())
+        assert asyncio.current_task() is me
+        await turn.end()
+        assert found == [turn, turn.task]
+
+    run(main)
+
+
+def test_one_turn_may_step_another() -> None:
+    """From inside its first step: each is its own current task."""
+
+    async def outer() -> Any:
+        me = asyncio.current_task()
+        inner = Stepped().step(suspended())
+        assert asyncio.current_task() is me
+        return await inner.end()
+
+    async def main() -> None:
+        assert await Stepped().step(outer()).end() == ((5, None), None)
+
+    run(main)
+
+
+def test_a_timeout_entered_in_the_first_step_works() -> None:
+    """It cancels what it guards, and only that; one that is not reached does nothing."""
+
+    async def handler() -> str:
+        async with asyncio.timeout(100):
+            try:
+                async with asyncio.timeout(1):
+                    await asyncio.sleep(50)
+            except TimeoutError:
+                await asyncio.sleep(1)
+                return "in time"
+        return "never"
+
+    async def main() -> None:
+        assert await Stepped().step(handler()).end() == ("in time", None)
+
+    run(main)
+
+
+def test_a_timeout_that_has_passed_already_works_too() -> None:
+    """It is due at the first suspension."""
+
+    async def handler() -> None:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(50)
+
+    async def main() -> None:
+        result, error = await Stepped().step(handler()).end()
+        assert (result, type(error)) == (None, TimeoutError)
+
+    run(main)
+
+
+def test_a_task_group_entered_in_the_first_step_works() -> None:
+    """Its children run; if one fails the others are cancelled and the group is raised."""
+    over: list[str] = []
+
+    async def child(name: str, wait_s: float, *, fail: bool = False) -> str:
+        try:
+            await asyncio.sleep(wait_s)
+            if fail:
+                raise ValueError(name)
+            return name
+        finally:
+            over.append(name)
+
+    async def good() -> list[str]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(child(name, 1)) for name in "ab"]
+        return [task.result() for task in tasks]
+
+    async def bad() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child("slow", 100))
+            group.create_task(child("bad", 1, fail=True))
+            await asyncio.sleep(100)
+
+    async def main() -> None:
+        assert await Stepped().step(good()).end() == (["a", "b"], None)
+        result, error = await Stepped().step(bad()).end()
+        assert result is None
+        assert isinstance(error, ExceptionGroup)
+        assert [type(each) for each in error.exceptions] == [ValueError]
+        assert over == ["a", "b", "bad", "slow"]
+        assert asyncio.get_running_loop().time() == 2
+
+    run(main)
+
+
+def test_a_cancellation_before_there_is_a_task_takes_effect_at_the_first_suspension() -> None:
+    """What the first step still does without suspending is done."""
+    found: list[str] = []
+
+    async def handler() -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        me.cancel()
+        found.append("still here")
+        await asyncio.sleep(10)
+        found.append("never")
+
+    async def main() -> None:
+        result, error = await Stepped().step(handler()).end()
+        assert (result, type(error), found) == (None, asyncio.CancelledError, ["still here"])
+
+    run(main)
+
+
+def test_a_cancellation_taken_back_before_there_is_a_task_does_nothing() -> None:
+    """`uncancel` counts, and never below zero."""
+
+    async def handler() -> int:
+        me = asyncio.current_task()
+        assert me is not None
+        assert (me.uncancel(), me.cancelling()) == (0, 0)
+        me.cancel()
+        assert (me.cancelling(), me.uncancel()) == (1, 0)
+        await asyncio.sleep(1)
+        return 5
+
+    async def main() -> None:
+        assert await Stepped().step(handler()).end() == (5, None)
+
+    run(main)
+
+
+def test_a_suspended_turn_can_be_cancelled_and_may_clean_up() -> None:
+    """The handler meets the cancellation where it waits; a handler that ignores it goes on."""
+    found: list[str] = []
+
+    async def clean() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(1)
+            found.append("clean")
+
+    async def stubborn() -> int:
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            return await suspended()
+        return 0
+
+    async def main() -> None:
+        one, other = Stepped().step(clean()), Stepped().step(stubborn())
+        await asyncio.sleep(0)
+        one.cancel()
+        other.cancel()
+        result, error = await one.end()
+        assert (result, type(error), found) == (None, asyncio.CancelledError, ["clean"])
+        assert await other.end() == (5, None)
+
+    run(main)
+
+
+def test_a_turn_that_is_left_ends_though_its_handler_ignores_cancellation() -> None:
+    """Its Task is over, so the loop can close; nothing more is heard of it."""
+
+    async def stubborn() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def main() -> None:
+        turn = Stepped().step(stubborn())
+        turn.cancel()
+        await asyncio.sleep(1)
+        assert not turn.done()
+        turn.leave()
+        assert turn.task is not None
+        await asyncio.wait((turn.task,))
+        assert turn.ends == []
+
+    run(main)
+
+
+def test_the_context_is_the_same_before_and_after_the_suspension() -> None:
+    """And the caller's is not touched."""
+
+    async def handler() -> str:
+        colour.set("red")
+        await asyncio.sleep(0)
+        return colour.get()
+
+    async def main() -> None:
+        assert await Stepped().step(handler()).end() == ("red", None)
+        assert colour.get() == "none"
+
+    run(main)
+
+
+def test_a_keyboard_interrupt_is_nobodys_answer() -> None:
+    """Who runs the process wants it to stop: it goes on up."""
+
+    async def handler() -> None:
+        raise KeyboardInterrupt
+
+    turn = Stepped()
+    with pytest.raises(KeyboardInterrupt):
+        run(lambda: _step(turn, handler()))
+    assert turn.ends == []
+
+
+async def _step(turn: Stepped, coro: Coroutine[Any, Any, Any]) -> None:
+    turn.step(coro)
+
+
+def test_every_awaitable_of_asyncio_can_be_the_first() -> None:
+    """Futures, tasks, gather, wait_for, events and locks."""
+
+    async def handler() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.call_later(1, future.set_result, 1)
+        event, lock = asyncio.Event(), asyncio.Lock()
+        loop.call_later(2, event.set)
+        first = await future
+        async with lock:
+            await event.wait()
+        return [
+            first,
+            *await asyncio.gather(suspended(), suspended()),
+            await asyncio.wait_for(suspended(), 5),
+        ]
+
+    async def main() -> None:
+        assert await Stepped().step(handler()).end() == ([1, 5, 5, 5], None)
+
+    run(main)
