@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from perdure.schemas.commands import LOCAL, Command, command_record
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
@@ -34,6 +34,35 @@ class Answer(NamedTuple):
     offset: int
 
 
+class Asker(Protocol):
+    """Who waits for a command's answer: told once, by one of these, perhaps before `submit` returns.
+
+    Neither may raise. Who has gone meanwhile ignores what it is told.
+    """
+
+    def answered(self, answer: Answer) -> None: ...
+
+    def failed(self, error: BaseException) -> None:
+        """No answer comes: `OutcomeUnknown`, or `Unavailable` (certainly not run)."""
+
+
+class Waiting:
+    """An asker for coroutines: `await waiting.future`."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def answered(self, answer: Answer) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def failed(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 class Gateway:
     """The doors' way to the log. `node` names this start of the process, uniquely."""
 
@@ -44,9 +73,7 @@ class Gateway:
         self._deadline_ms = int(deadline_s * 1000)
         self._wait_s = deadline_s + GRACE_S
         self._numbers = count()
-        self._waiting: dict[
-            str, tuple[asyncio.Future[Answer], float]
-        ] = {}  # by command id, with when it is due (s)
+        self._waiting: dict[str, tuple[Asker, float]] = {}  # by command id, with when it is due (s)
         self._loop = asyncio.get_running_loop()
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None
@@ -66,10 +93,9 @@ class Gateway:
         self.closed = error
         if self._tail is not None:
             self._tail.close()
-        for id_, (future, _) in self._waiting.items():
-            if not future.done():
-                future.set_exception(OutcomeUnknown(f"command {id_}: {error}: it may run or have run"))
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, {}
+        for id_, (asker, _) in waiting.items():
+            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run"))
 
     @property
     def waiting(self) -> int:
@@ -77,6 +103,7 @@ class Gateway:
 
     def submit(
         self,
+        asker: Asker,
         key: str,
         kind: str,
         method: str,
@@ -85,8 +112,8 @@ class Gateway:
         body: bytes = b"",
         client_key: str | None = None,
         traceparent: str = "",
-    ) -> asyncio.Future[Answer]:
-        """Append a command for object `key`; its answer comes in the future.
+    ) -> None:
+        """Append a command for object `key` and tell `asker` what came of it.
 
         Raises `Overloaded`, `Unavailable` or the partition's own error, with nothing appended.
         """
@@ -110,21 +137,19 @@ class Gateway:
             "",
             traceparent,
         )
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting[id_] = (future, self._loop.time() + self._wait_s)
+        self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
         receipt = log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
-        return future
 
     def _appended(self, id_: str, error: BaseException | None) -> None:
         if error is None:
             return
         waiting = self._waiting.pop(id_, None)
-        if waiting is not None and not waiting[0].done():
+        if waiting is not None:
             if isinstance(error, OutcomeUnknown):
                 error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run")
-            waiting[0].set_exception(error)
+            waiting[0].failed(error)
 
     # What owners call
 
@@ -133,17 +158,16 @@ class Gateway:
         if reply_to != self.address:
             return False
         waiting = self._waiting.pop(id_, None)
-        if waiting is not None and not waiting[0].done():  # else the client has gone, or has it already
-            waiting[0].set_result(Answer(reply, partition, offset))
+        if waiting is not None:  # else it has its answer already
+            waiting[0].answered(Answer(reply, partition, offset))
         return True
 
     def stopped(self, partition: int, error: BaseException) -> None:
         """Tell who waits for a partition that has stopped."""
         prefix = f"{partition}-"
         for id_ in [id_ for id_ in self._waiting if id_.startswith(prefix)]:
-            future, _ = self._waiting.pop(id_)
-            if not future.done():
-                future.set_exception(OutcomeUnknown(f"command {id_} may run or have run: {error}"))
+            asker, _ = self._waiting.pop(id_)
+            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}"))
 
     def _replied(self, record: LogRecord) -> None:
         if record.key != self.address.partition("/")[2].encode():
@@ -161,10 +185,9 @@ class Gateway:
             await asyncio.sleep(SWEEP_S)
             now_s = self._loop.time()
             for id_ in self._overdue(now_s):
-                future, _ = self._waiting.pop(id_)
-                if not future.done():
-                    told = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
-                    future.set_exception(OutcomeUnknown(told))
+                asker, _ = self._waiting.pop(id_)
+                told = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
+                asker.failed(OutcomeUnknown(told))
 
     def _overdue(self, now_s: float) -> list[str]:
         found = []

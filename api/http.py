@@ -1,8 +1,11 @@
-"""The HTTP door: a raw ASGI application (a framework would cost a third of the throughput).
+"""The HTTP door: requests for objects become commands, answers become responses.
 
     ANY  /objects/{namespace}/{name}[/{path}]     a fetch
     POST /rpc/{namespace}/{name}/{method}         a call: {"args": […], "kwargs": {…}}
     GET  /livez  /readyz  /metrics
+
+It has two ways in, which differ only in who reads the body: `ask` for a request that is complete (see
+api/direct.py), and raw ASGI for all others (a framework would cost a third of the throughput).
 
 Laws
 - A name is decoded once, from the raw path, and must then be canonical; the rest of the path reaches the object
@@ -15,30 +18,33 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from perdure.api.gateway import Answer, Gateway
+from perdure.api.gateway import Answer, Asker, Gateway, Waiting
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
 from perdure.objects.registry import Registry
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
 from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
 from perdure.schemas.keys import object_key
-from perdure.schemas.replies import Pairs
+from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
 
 # hop-by-hop headers concern the connection, not the object (RFC 9110 §7.6.1)
 _DROPPED = NEVER_LOGGED | {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
-_NO_BODY = frozenset((204, 304))
+NO_BODY = frozenset((204, 304))
+_NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A request that ends at the door, with its problem."""
 
     def __init__(self, told: Problem) -> None:
@@ -46,47 +52,92 @@ class _Refused(Exception):
         self.problem = told
 
 
+class Head(NamedTuple):
+    """What the headers of a request come to. `size` is that of the body: 0 if there is none, None if not said."""
+
+    headers: Pairs
+    client_key: str | None
+    traceparent: str
+    size: int | None
+
+
 class HttpDoor:
-    """`await door(scope, receive, send)`. `status` answers /livez, /readyz and /metrics."""
+    """`await door(scope, receive, send)`. `pages` answers /livez, /readyz and /metrics."""
 
     def __init__(
         self, gateway: Gateway, registry: Registry, *, body_bytes: int, pages: Callable[[str], Problem | None]
     ) -> None:
         self._gateway = gateway
         self._registry = registry
-        self._body_bytes = body_bytes
+        self.body_bytes = body_bytes
         self._pages = pages
         self.answered: dict[int, int] = {}
         self._key = lru_cache(65_536)(self._canonical)
+
+    # A request that is complete
+
+    def ask(self, asker: Asker, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> None:
+        """Make the command that a request for an object is. Raises `Refused` or a `PerdureError`: nothing asked."""
+        parts = raw_path.split(b"/", 4)
+        if len(parts) < 4:
+            raise _no_such_path(raw_path.decode("latin-1"))
+        key = self._key(parts[2], parts[3])
+        if parts[1] == b"objects":
+            path = "/" + parts[4].decode("latin-1") if len(parts) > 4 else "/"
+            if query:
+                path += "?" + query.decode("latin-1")
+            self._gateway.submit(
+                asker, key, FETCH, method, path, head.headers, body, head.client_key, head.traceparent
+            )
+            return
+        if method != "POST":
+            raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
+        called = unquote_to_bytes(parts[4]).decode("utf-8", "replace") if len(parts) > 4 else ""
+        encoded = _call_of(called, body)
+        self._gateway.submit(asker, key, CALL, called, "", (), encoded, head.client_key, head.traceparent)
+
+    def told(self, answer: Answer) -> Problem:
+        """(status, headers, body) of the response to an answered command."""
+        reply, partition, offset = answer
+        if reply.error is None and sendable(reply.headers):
+            told: Problem = reply.status, encoded(reply.headers), reply.body
+        else:
+            outcome = FAILED if reply.error is None else reply.outcome
+            told = problem_of_reply(outcome, reply.error or _UNSENDABLE)
+        status, headers, body = told
+        return status, [*headers, (b"perdure-command", b"%d:%d" % (partition, offset))], body
+
+    def fitting(self, size: int) -> None:
+        """Raises `TooLarge` for a body of so many bytes."""
+        if size > self.body_bytes:
+            raise TooLarge(f"the body has {size} bytes; {self.body_bytes} are allowed (limits.body_bytes)")
+
+    def count(self, status: int) -> None:
+        """A response is sent."""
+        self.answered[status] = self.answered.get(status, 0) + 1
+
+    def _canonical(self, namespace: bytes, name: bytes) -> str:
+        try:
+            decoded = unquote_to_bytes(name).decode()
+            key = object_key(namespace.decode("ascii", "replace"), decoded)
+        except UnicodeDecodeError as error:
+            raise BadKey(f"the name {name[:60]!r} is not UTF-8") from error
+        self._registry.kind(key.partition("/")[0])
+        return key
+
+    # ASGI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._not_http(scope, receive, send)
             return
-        place = b""
         try:
-            asked = await self._asked(scope, receive)
-            if isinstance(asked, tuple):
-                told = asked
-            else:
-                try:
-                    reply, partition, offset = await asked
-                except asyncio.CancelledError:
-                    asked.cancel()  # the client has gone; the command goes its way
-                    raise
-                place = b"%d:%d" % (partition, offset)
-                if reply.error is None:
-                    told = reply.status, _encoded(reply.headers), reply.body
-                else:
-                    told = problem_of_reply(reply.outcome, reply.error)
-        except _Refused as refused:
-            told = refused.problem
-        except PerdureError as error:
-            told = problem_of(error)
-        status, headers, body = told
-        self.answered[status] = self.answered.get(status, 0) + 1
-        headers = [*headers, (b"perdure-command", place)] if place else [*headers]
-        if status in _NO_BODY:
+            status, headers, body = await self._answered(scope, receive)
+        except (Refused, PerdureError) as error:
+            status, headers, body = problem_at_door(error)
+        self.count(status)
+        headers = [*headers]
+        if status in NO_BODY:
             body = b""
         else:
             headers.append((b"content-length", b"%d" % len(body)))
@@ -100,94 +151,79 @@ class HttpDoor:
             await receive()
             await send({"type": "websocket.close", "code": 1000})  # before accepting: the client sees 403
 
-    async def _asked(self, scope: Scope, receive: Receive) -> asyncio.Future[Answer] | Problem:
-        """What a request comes to: the answer of the command it became, or a page."""
-        raw: bytes = scope["raw_path"]
-        parts = raw.split(b"/", 4)
-        root = parts[1] if len(parts) > 1 else b""
-        if root == b"objects" and len(parts) > 3:
-            key = self._key(parts[2], parts[3])
-            path = "/" + parts[4].decode("latin-1") if len(parts) > 4 else "/"
-            if query := scope["query_string"]:
-                path += "?" + query.decode("latin-1")
-            headers, client_key, traceparent, size = _read_headers(scope["headers"])
-            body = b"" if size == 0 else await self._body(size, receive)
-            return self._gateway.submit(
-                key, FETCH, scope["method"], path, headers, body, client_key, traceparent
-            )
-        if root == b"rpc" and len(parts) > 3:
-            return await self._call(parts, scope, receive)
-        page = self._pages(scope["path"])
-        if page is not None:
+    async def _answered(self, scope: Scope, receive: Receive) -> Problem:
+        raw_path: bytes = scope["raw_path"]
+        if not for_object(raw_path):
+            page = self._pages(scope["path"])
+            if page is None:
+                raise _no_such_path(scope["path"])
             return page
-        told = f"{scope['path'][:80]} is nothing here: /objects/NAMESPACE/NAME, /rpc/NAMESPACE/NAME/METHOD"
-        raise _Refused(problem("no-such-path", told, status=404))
-
-    async def _call(self, parts: list[bytes], scope: Scope, receive: Receive) -> asyncio.Future[Answer]:
-        if scope["method"] != "POST":
-            raise _Refused(problem("method-not-allowed", "a method is called with POST", status=405))
-        key = self._key(parts[2], parts[3])
-        method = unquote_to_bytes(parts[4]).decode("utf-8", "replace") if len(parts) > 4 else ""
-        _, client_key, traceparent, size = _read_headers(scope["headers"])
-        body = b"" if size == 0 else await self._body(size, receive)
-        asked = parse_json(body) if body.strip() else {}
-        if type(asked) is not dict or asked.keys() - {"args", "kwargs"}:
-            raise InvalidArguments('the body of a call is {"args": […], "kwargs": {…}}, both optional')
-        args, kwargs = asked.get("args", []), asked.get("kwargs", {})
-        if type(args) is not list or type(kwargs) is not dict:
-            raise InvalidArguments('"args" is a JSON array, "kwargs" a JSON object')
-        try:
-            encoded = call_body(method, args, kwargs)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise MalformedCommand(f"the arguments cannot be written as JSON: {error}") from error
-        return self._gateway.submit(key, CALL, method, "", (), encoded, client_key, traceparent)
-
-    def _canonical(self, namespace: bytes, name: bytes) -> str:
-        try:
-            decoded = unquote_to_bytes(name).decode()
-            key = object_key(namespace.decode("ascii", "replace"), decoded)
-        except UnicodeDecodeError as error:
-            raise BadKey(f"the name {name[:60]!r} is not UTF-8") from error
-        self._registry.kind(key.partition("/")[0])
-        return key
+        head = read_head(scope["headers"])
+        body = b"" if head.size == 0 else await self._body(head.size, receive)
+        waiting = Waiting()
+        self.ask(waiting, scope["method"], raw_path, scope["query_string"], head, body)
+        return self.told(await waiting.future)
 
     async def _body(self, size: int | None, receive: Receive) -> bytes:
-        limit = self._body_bytes
-        if size is not None and size > limit:
-            raise TooLarge(f"the body has {size} bytes; {limit} are allowed (limits.body_bytes)")
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError
-            return self._fitting(body)
-        chunks, read = [body], len(body)
-        while message.get("more_body"):
+        self.fitting(size or 0)
+        chunks: list[bytes] = []
+        read = 0
+        while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise asyncio.CancelledError
             chunks.append(message.get("body", b""))
             read += len(chunks[-1])
-            if read > limit:
-                raise TooLarge(f"the body has more than {limit} bytes, which are allowed (limits.body_bytes)")
-        return b"".join(chunks)
+            self.fitting(read)
+            if not message.get("more_body"):
+                return b"".join(chunks)
 
-    def _fitting(self, body: bytes) -> bytes:
-        if len(body) > self._body_bytes:
-            raise TooLarge(
-                f"the body has {len(body)} bytes; {self._body_bytes} are allowed (limits.body_bytes)"
-            )
-        return body
+
+def for_object(raw_path: bytes) -> bool:
+    """Is it a path of an object, and not one of the pages?"""
+    return raw_path.startswith((b"/objects/", b"/rpc/"))
+
+
+def problem_at_door(error: Refused | PerdureError) -> Problem:
+    """The problem of a request for which nothing was asked, or no answer came."""
+    return error.problem if isinstance(error, Refused) else problem_of(error)
+
+
+def _no_such_path(path: str) -> Refused:
+    told = f"{path[:80]} is nothing here: /objects/NAMESPACE/NAME, /rpc/NAMESPACE/NAME/METHOD"
+    return Refused(problem("no-such-path", told, status=404))
+
+
+def _call_of(method: str, body: bytes) -> bytes:
+    asked = parse_json(body) if body.strip() else {}
+    if type(asked) is not dict or asked.keys() - {"args", "kwargs"}:
+        raise InvalidArguments('the body of a call is {"args": […], "kwargs": {…}}, both optional')
+    args, kwargs = asked.get("args", []), asked.get("kwargs", {})
+    if type(args) is not list or type(kwargs) is not dict:
+        raise InvalidArguments('"args" is a JSON array, "kwargs" a JSON object')
+    try:
+        return call_body(method, args, kwargs)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise MalformedCommand(f"the arguments cannot be written as JSON: {error}") from error
+
+
+_UNSENDABLE = ErrorInfo("bad-reply", "the answer has a header that cannot be sent")
 
 
 @lru_cache(1024)
-def _encoded(headers: Pairs) -> tuple[tuple[bytes, bytes], ...]:
+def sendable(headers: Pairs) -> bool:
+    """No control characters: an answer that came over the log may be anybody's."""
+    return not any(_NOT_SENDABLE.search(name) or _NOT_SENDABLE.search(value) for name, value in headers)
+
+
+@lru_cache(1024)
+def encoded(headers: Pairs) -> tuple[tuple[bytes, bytes], ...]:
     """Headers of a response, as ASGI wants them; a class answers with few different sets of them."""
     return tuple((name.encode(), value.encode("latin-1")) for name, value in headers)
 
 
-def _read_headers(raw: list[tuple[bytes, bytes]]) -> tuple[Pairs, str | None, str, int | None]:
-    """(headers for the object, idempotency key, traceparent, size of the body: 0 if none, None if not said)."""
+def read_head(raw: RawHeaders) -> Head:
+    """What the headers of a request say. Raises `MalformedCommand` for an idempotency key that is none."""
     headers: list[tuple[str, str]] = []
     client_key, traceparent, size = None, "", 0
     chunked = False
@@ -202,4 +238,4 @@ def _read_headers(raw: list[tuple[bytes, bytes]]) -> tuple[Pairs, str | None, st
             traceparent = value.decode("latin-1")[:64]
         if name not in _DROPPED_BYTES:
             headers.append((name.decode("latin-1"), value.decode("latin-1")))
-    return tuple(headers), client_key, traceparent, None if chunked else size
+    return Head(tuple(headers), client_key, traceparent, None if chunked else size)

@@ -18,9 +18,11 @@ from typing import Any, Self
 
 import msgspec
 
+from perdure.api.direct import DirectProtocol
 from perdure.api.gateway import Gateway
 from perdure.api.http import HttpDoor
 from perdure.api.metrics import exposition
+from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
 from perdure.objects.registry import Registry
@@ -48,6 +50,7 @@ class Node:
     """
 
     asgi: Callable[..., Awaitable[None]]
+    http: type[OneWriteProtocol]
 
     def __init__(self, config: Config, registry: Registry) -> None:
         self.config = config
@@ -103,7 +106,7 @@ class Node:
         )
         await self.gateway.start(self.owners)
         door = HttpDoor(self.gateway, self.registry, body_bytes=config.limits.body_bytes, pages=self._page)
-        self.asgi = door
+        self.asgi, self.http = door, DirectProtocol.to(door)
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [

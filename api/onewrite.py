@@ -59,6 +59,14 @@ class JoiningTransport:
             if not self.bare.is_closing():
                 self.bare.write(b"".join(parts))
 
+    def write_now(self, data: bytes) -> None:
+        """Write a whole response at once, behind what waits."""
+        if self._parts:
+            self.write(data)
+            self.flush()
+        elif not self.bare.is_closing():
+            self.bare.write(data)
+
     def close(self) -> None:
         self.flush()
         self.bare.close()
@@ -73,15 +81,16 @@ class OneWriteProtocol(HttpToolsProtocol):
     head_max_bytes: ClassVar[int] = 64 * 1024
     connections_max: ClassVar[int] = 10_000
     _head_bytes = 0
+    _head_complete = False
     _head_timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[OneWriteProtocol]:
         bounds = {"head_max_bytes": head_max_bytes, "connections_max": connections_max}
-        return type("OneWriteProtocol", (cls,), bounds)
+        return type(cls.__name__, (cls,), bounds)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        joining = JoiningTransport(transport, self.loop)
+        self.joining = joining = JoiningTransport(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", joining))
         if len(self.connections) > self.connections_max:
             self._refuse(503, f"This server has {self.connections_max} connections open, its limit.")
@@ -90,16 +99,23 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._head_timer is None and self.scope is not None and "method" in self.scope:
+        if self._head_complete:
+            if self._head_timer is not None:
+                self._head_ended()
             return  # the usual case: a whole head on a connection that has spoken before
-        if self.scope is not None and "method" in self.scope:
-            self._head_ended()
-            return
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
         self._head_bytes += len(data)
         if self._head_bytes > self.head_max_bytes:
             self._refuse(431, f"Request line and headers must not exceed {self.head_max_bytes} bytes.")
+
+    def on_message_begin(self) -> None:
+        self._head_complete = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_complete = True
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_ended()
@@ -107,9 +123,8 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._head_ended()
-        joining = cast("JoiningTransport", self.transport)
-        joining.flush()
-        self.transport = joining.bare
+        self.joining.flush()
+        self.transport = self.joining.bare
         super().handle_websocket_upgrade()
 
     def _head_ended(self) -> None:

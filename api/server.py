@@ -38,9 +38,10 @@ _RESERVED_FILES = 256  # for the log, the store and the process itself
 
 
 class Runnable(Protocol):
-    """What is served: a node, running inside `async with`; `asgi` is there once it runs."""
+    """What is served: a node, running inside `async with`; `asgi` and `http` are there once it runs."""
 
     asgi: Callable[..., Awaitable[None]]
+    http: type[OneWriteProtocol]
     stopped: asyncio.Future[BaseException]
 
     async def __aenter__(self) -> Any: ...
@@ -182,7 +183,7 @@ async def _serve(
 def _settings(node: Runnable, config: Config, files_max: int) -> uvicorn.Config:
     # A request that is cancelled because the process ends is no error of the app, as uvicorn would have it.
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
-    protocol = OneWriteProtocol.bounded_by(
+    protocol = node.http.bounded_by(
         head_max_bytes=config.limits.header_bytes,
         connections_max=max(files_max - _RESERVED_FILES, files_max // 2),
     )

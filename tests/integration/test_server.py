@@ -17,6 +17,7 @@ import pytest
 PROGRAM = """
 import asyncio, os, sys
 from perdure.api import server
+from perdure.api.onewrite import OneWriteProtocol
 from perdure.schemas.config import Config
 from perdure.schemas.errors import StorageFailed
 
@@ -30,7 +31,7 @@ class Node:
         if "--hang" in sys.argv:
             print("-1", flush=True)
             await asyncio.Event().wait()
-        self.asgi = self.answer
+        self.asgi, self.http = self.answer, OneWriteProtocol
 
     async def __aexit__(self, *_):
         print("closed", flush=True)
