@@ -38,7 +38,7 @@ class Told:
     mark: str
     client_key: str | None
     asked_s: float
-    future: Any = None
+    waiting: Any = None
     answer: Answer | None = None
     answered_s: float = 0.0
     nothing_changed: bool = False
@@ -185,7 +185,7 @@ def _check_answer(auditor: Auditor, models: dict[str, _Model], told: Told) -> No
     place, what = (partition, offset), f"{told.key} {told.op} at {told.answer.partition}:{told.answer.offset}"
     # an answer that shared its command's write was lost with it in a crash, and its offset given to another
     gone = (
-        told.future in auditor.unlogged and (models.get(told.key) or _Model()).marks.get(offset) != told.mark
+        told.waiting in auditor.unlogged and (models.get(told.key) or _Model()).marks.get(offset) != told.mark
     )
     entry = None if gone else auditor.entries.get(place)
     if entry is not None:
@@ -204,7 +204,7 @@ def _check_answer(auditor: Auditor, models: dict[str, _Model], told: Told) -> No
     assert reply.outcome == "ok", f"I5: {what} ended without an entry and was told {reply}"
     said, before = json.loads(reply.body), (models.get(told.key) or _Model()).before(offset)
     if gone:
-        before = auditor.unlogged[told.future].get(told.key, {})
+        before = auditor.unlogged[told.waiting].get(told.key, {})
     if told.op == "get":
         assert said == [before.get("count", 0), before.get("token")], (
             f"I3: {what} read {said}, there was {before}"

@@ -13,7 +13,7 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
-from perdure.api.gateway import Answer, Gateway
+from perdure.api.gateway import Answer, Gateway, Waiting
 from perdure.objects.durable import Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import FETCH
@@ -307,9 +307,8 @@ class Run:
         self.counts["store writes forgotten"] += node.store.unflushed - kept
         node.store.crash(kept)
         if node.door is not None:
-            for future, _ in node.door._waiting.values():
-                if not future.done():
-                    future.set_exception(ConnectionResetError())
+            for asker, _ in node.door._waiting.values():
+                asker.failed(ConnectionResetError())
 
     async def trouble(self) -> None:
         """Crash, stall, restart and take over at random moments."""
@@ -366,10 +365,10 @@ class Run:
         door = node.door
         assert door is not None
         try:
-            told.future = node.context.run(
-                door.submit, told.key, FETCH, "POST", f"/{told.op}/{told.mark}", (), b"", told.client_key
-            )
-            told.answer = await told.future
+            told.waiting = waiting = Waiting()
+            path = f"/{told.op}/{told.mark}"
+            node.context.run(door.submit, waiting, told.key, FETCH, "POST", path, (), b"", told.client_key)
+            told.answer = await waiting.future
         except (Unavailable, OperatorError):
             told.nothing_changed = True
             self.counts["unavailable"] += 1
