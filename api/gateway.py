@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol
 
-from perdure.schemas.commands import LOCAL, Command, command_record
+from perdure.schemas.commands import LOCAL, NOBODY, Command, command_record
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
@@ -156,7 +156,7 @@ class Gateway:
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         """Hand over a reply; False if `reply_to` is not this gateway."""
         if reply_to != self.address:
-            return False
+            return reply_to == NOBODY
         waiting = self._waiting.pop(id_, None)
         if waiting is not None:  # else it has its answer already
             waiting[0].answered(Answer(reply, partition, offset))

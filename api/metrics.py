@@ -47,7 +47,7 @@ class _Node(Collector):
             "serving", "1 if this node serves the partition", lambda o: o.state is OwnerState.SERVING
         )
         yield self._gauge("undone_commands", "Commands read and not done", lambda o: o.undone)
-        yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.residents))
+        yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.turns.residents))
         yield self._gauge("watermark", "Below this command offset all is done", lambda o: o.tables.done.mark)
         yield self._gauge("applied_offset", "Journal offset folded up to", lambda o: o.tables.reader.offset)
         yield GaugeMetricFamily("perdure_waiting", "Requests waiting for an answer", self._gateway.waiting)

@@ -29,6 +29,7 @@ from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
 from perdure.schemas.config import Config
 from perdure.schemas.errors import PerdureError, StorageFailed, Unavailable
+from perdure.schemas.seal import Seal
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.keeper import Keeper
@@ -91,6 +92,7 @@ class Node:
             config.name,
             app_uuid,
             ReplayProgress(),
+            Seal(app_uuid),
         )
         bounds = _bounds(config)
         self.owners = [

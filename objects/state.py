@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol, overload
+from typing import Any, AnyStr, Protocol, overload
 
+from perdure.objects.effects import Effects
+from perdure.schemas.effects import AlarmRow, SocketRow
 from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge, TurnEnded, UnstorableValue
 from perdure.schemas.keys import name_of
 from perdure.schemas.values import decode_value, encode_value
@@ -34,6 +36,12 @@ class View(Protocol):
 
     def scan(self, start: str, end: str | None, *, reverse: bool) -> Iterator[tuple[str, bytes]]:
         """Names and encoded values with start <= name < end, in order. Raises like `get`."""
+
+    def alarms(self) -> dict[str, AlarmRow]:
+        """The object's alarms by name, parked ones too."""
+
+    def sockets(self) -> dict[str, SocketRow]:
+        """The object's WebSockets by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +85,33 @@ class ObjectId:
 class Overlay:
     """What one turn has written so far. `changes`: name -> encoded value, None = deleted."""
 
-    __slots__ = ("changes", "cleared", "failure", "size_bytes")
+    __slots__ = ("changes", "cleared", "effects", "failure", "size_bytes")
 
     def __init__(self) -> None:
         self.changes: dict[str, bytes | None] = {}
         self.cleared = False
+        self.effects: Effects | None = None
         self.failure: BaseException | None = None
         self.size_bytes = 0
 
     @property
     def empty(self) -> bool:
-        return not self.changes and not self.cleared
+        return not self.changes and not self.cleared and self.effects is None
+
+    def effect(self) -> Effects:
+        """The effects, to add one."""
+        if self.effects is None:
+            self.effects = Effects()
+        return self.effects
 
 
 def merged(
-    base: Iterable[tuple[str, bytes]],
-    changes: Mapping[str, bytes | None],
-    names: Iterable[str],
+    base: Iterable[tuple[AnyStr, bytes]],
+    changes: Mapping[AnyStr, bytes | None],
+    names: Iterable[AnyStr],
     *,
     reverse: bool,
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[AnyStr, bytes]]:
     """`base` in order with `changes` laid over it; `names` are the changed names in range, in order."""
     mine = iter(names)
     name = next(mine, None)

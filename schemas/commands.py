@@ -6,10 +6,13 @@ Laws
   read from the log are the same turn).
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
 - `Authorization` and `Cookie` are never written.
+- What only perdure may send (the kinds alarm and socket, a chain of callers, a principal that begins with `@`)
+  counts only under the app's seal.
 
-Headers: `v` format version (1) · `kind` fetch | call · `id` perdure's correlation id · `reply-to` ·
+Headers: `v` format version (1) · `kind` fetch | call | alarm | socket · `id` perdure's correlation id · `reply-to` ·
 `deadline` ms from log time · `idempotency-key` · `principal` · `traceparent` · fetch only: `method`, `path`
-(with query), `http-{name}` per HTTP header. A call's value is `{"method": …, "args": […], "kwargs": {…}}`.
+(with query), `http-{name}` per HTTP header · from a turn: `chain` (its callers, one to a line), `mark` · `seal`.
+A call's value is `{"method": …, "args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ import msgspec
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.keys import parse_key
 from perdure.schemas.replies import Pairs
+from perdure.schemas.seal import Seal
 
-FETCH, CALL = "fetch", "call"
+FETCH, CALL, ALARM, SOCKET = "fetch", "call", "alarm", "socket"
+NOBODY = "none"  # reply-to of a command whose answer nobody wants
 LOCAL = "local"  # reply-to of a door in the owner's own process, on an exclusive log
 VERSION = b"1"
 MAX_CLIENT_KEY_CHARS = 255
 NEVER_LOGGED = frozenset(("authorization", "cookie", "proxy-authorization"))
-_INTERNAL_KINDS = frozenset(("alarm", "socket", "send", "forward"))
+_INTERNAL_KINDS = frozenset((ALARM, SOCKET))
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -40,7 +45,10 @@ class Command(msgspec.Struct, gc=False, frozen=True):
 
     fetch: `method` and `path` are HTTP's, `headers` the HTTP headers in lower case, `body` as sent.
     call: `method` is the RPC method, `body` the JSON text with method, args and kwargs.
-    `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes.
+    alarm: `method` is the alarm's name, `body` says which setting of it came due.
+    socket: `method` is message, close or error, `path` the socket's id, `body` the data.
+    `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes. `chain`: the turns
+    that wait for this call, outermost first; `mark`: the low mark of the innermost one's partition.
     """
 
     key: str
@@ -55,10 +63,29 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     client_key: str | None = None
     principal: str = ""
     traceparent: str = ""
+    chain: tuple[str, ...] = ()
+    mark: int = 0
+
+    @property
+    def internal(self) -> bool:
+        """May only perdure itself send it?"""
+        return bool(self.chain) or self.kind in _INTERNAL_KINDS or self.principal.startswith("@")
+
+
+def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
+    """(key, value, headers) of the record that carries a command which only perdure may send."""
+    key, value, headers = command_record(command)
+    if command.kind == SOCKET:
+        headers += (("path", command.path.encode()), *_http_headers(command.headers))
+    if command.kind in _INTERNAL_KINDS:
+        headers += (("method", command.method.encode()),)
+    if command.chain:
+        headers += (("chain", "\n".join(command.chain).encode()), ("mark", b"%d" % command.mark))
+    return key, value, seal.sealed(key, value, headers)
 
 
 def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
-    """(key, value, headers) of the record that carries `command`."""
+    """(key, value, headers) of the record that carries `command`, one that anybody may send."""
     headers = [*_envelope(command.kind, command.reply_to, command.deadline_ms), ("id", command.id.encode())]
     if command.client_key is not None:
         headers.append(("idempotency-key", command.client_key.encode()))
@@ -91,8 +118,22 @@ def _http_headers(pairs: Pairs) -> Headers:
     return tuple(("http-" + name, value.encode("latin-1")) for name, value in pairs)
 
 
-def parse_command(key: bytes | None, value: bytes | None, headers: Headers) -> Command:
-    """The command in a record. Raises `MalformedCommand` or `BadKey` with the reason."""
+def parse_command(
+    key: bytes | None, value: bytes | None, headers: Headers, seal: Seal | None = None
+) -> Command:
+    """The command in a record; `seal` tells whether perdure sent it. Raises `MalformedCommand` or `BadKey`."""
+    command = _parsed(key, value, headers)
+    if command.internal and (seal is None or not seal.holds(key, value, headers)):
+        what = (
+            f"commands of kind {command.kind!r}" if command.kind in _INTERNAL_KINDS else "calls from a turn"
+        )
+        raise MalformedCommand(
+            f"only perdure itself may send {what}: the record does not bear the app's seal"
+        )
+    return command
+
+
+def _parsed(key: bytes | None, value: bytes | None, headers: Headers) -> Command:
     if key is None:
         raise MalformedCommand("the record has no key: it needs the object's, such as Counter/alice")
     object_key = parse_key(key)
@@ -114,16 +155,21 @@ def parse_command(key: bytes | None, value: bytes | None, headers: Headers) -> C
             "principal": named.get("principal", b"").decode(),
             "traceparent": named.get("traceparent", b"").decode(),
         }
+        if chain := named.get("chain"):
+            envelope["chain"] = tuple(chain.decode().split("\n"))
+            envelope["mark"] = _number(named.get("mark", b"0"))
         if kind == CALL:
             return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
         if kind == FETCH:
             http = tuple((n[5:], v.decode("latin-1")) for n, v in headers if n.startswith("http-"))
             method, path = named.get("method", b"GET").decode(), named.get("path", b"/").decode()
             return Command(object_key, FETCH, method, path, http, value, **envelope)
+        if kind in _INTERNAL_KINDS:
+            http = tuple((n[5:], v.decode("latin-1")) for n, v in headers if n.startswith("http-"))
+            method, path = named.get("method", b"").decode(), named.get("path", b"").decode()
+            return Command(object_key, kind, method, path, http, value, **envelope)
     except UnicodeDecodeError as error:
         raise MalformedCommand("a header of the record is not UTF-8") from error
-    if kind in _INTERNAL_KINDS:
-        raise MalformedCommand(f"only perdure itself may send commands of kind {kind!r}")
     raise MalformedCommand(f"unknown kind of command {kind[:40]!r}: fetch and call are known")
 
 
@@ -132,6 +178,12 @@ def check_client_key(client_key: str) -> str:
     if not client_key or len(client_key) > MAX_CLIENT_KEY_CHARS or not client_key.isprintable():
         raise MalformedCommand(f"an idempotency key has 1 to {MAX_CLIENT_KEY_CHARS} printable characters")
     return client_key
+
+
+def _number(raw: bytes) -> int:
+    if not raw.isdigit() or len(raw) > 18:
+        raise MalformedCommand(f"the mark {raw[:20]!r} is no offset")
+    return int(raw)
 
 
 def _milliseconds(raw: bytes) -> int:

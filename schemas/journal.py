@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.schemas.effects import AlarmChange, Out, SocketChange
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.replies import Reply
 
@@ -25,7 +26,7 @@ CHAIN_BYTES = 16
 NO_CHAIN = bytes(CHAIN_BYTES)
 HASH_FUNCTION = "murmur2"
 
-Outcome = Literal["ok", "refused", "failed", "rejected"]
+Outcome = Literal["ok", "refused", "failed", "rejected", "parked"]
 
 
 class Header(msgspec.Struct, array_like=True, tag=0, frozen=True):
@@ -45,22 +46,13 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     node: str
 
 
-class Out(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Something a turn lets out besides its reply: a record for another topic."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
 class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """What one turn did.
 
     `command` is the command's offset and `command_hash` stands for its whole record; `key` the object
-    (empty if the record named none); `time_ms` the turn's log time. `clear` comes before `puts` and
-    `deletes`. `client_key` and `payload_hash` are set if the client gave a key. `summary` is for people.
+    (empty if the record named none); `time_ms` the turn's log time. `clear` removes values and alarms, and comes
+    before everything else. `client_key` and `payload_hash` are set if the client gave a key. `summary` is for
+    people. `mark` is the low mark of the calling partition, for a call from a turn (0 else).
     """
 
     command: int
@@ -79,6 +71,9 @@ class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     client_key: str | None = None
     payload_hash: bytes = b""
     outbox: tuple[Out, ...] = ()
+    alarms: tuple[AlarmChange, ...] = ()
+    sockets: tuple[SocketChange, ...] = ()
+    mark: int = 0
 
 
 class EntryRecord(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):

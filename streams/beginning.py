@@ -199,7 +199,7 @@ async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
                 if record.offset not in waiting:
                     continue
                 try:
-                    command = parse_command(record.key, record.value, record.headers)
+                    command = parse_command(record.key, record.value, record.headers, owner.ports.seal)
                 except CallerError:
                     continue  # no command: it was answered by an entry
                 at = waiting.pop(record.offset)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from perdure.objects.state import Overlay
 from perdure.objects.turn import Outcome
 from perdure.schemas.commands import payload_hash, record_hash
+from perdure.schemas.effects import Out
 from perdure.schemas.errors import CallerError
-from perdure.schemas.journal import Entry, Out
+from perdure.schemas.journal import Entry
 from perdure.schemas.replies import REJECTED, error_reply
 from perdure.streams.log import LogRecord
 from perdure.streams.mailbox import Turn
@@ -20,9 +21,11 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
     command, record = turn.command, turn.record
     puts, cleared = _NOTHING, False
     deletes: tuple[str, ...] = ()
+    effects = None
     if overlay is not None:
         cleared = overlay.cleared
         puts, deletes = _split(overlay.changes)
+        effects = overlay.effects
     return Entry(
         turn.offset,
         command.key,
@@ -39,6 +42,10 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         command.principal,
         command.client_key,
         b"" if command.client_key is None else payload_hash(command),
+        () if effects is None else tuple(effects.outbox),
+        () if effects is None else tuple(effects.alarms.values()),
+        () if effects is None else tuple(effects.sockets.values()),
+        command.mark,
     )
 
 

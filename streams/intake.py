@@ -9,14 +9,17 @@ from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.commands import Command, parse_command, payload_hash
 from perdure.schemas.errors import Expired, KeyReused, MalformedCommand
 from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.seal import Seal
 from perdure.streams.log import LogRecord
 from perdure.streams.mailbox import Turn
 from perdure.streams.tables import Tables
 
 
-def admitted(record: LogRecord, partition: int, partitions: int, registry: Registry) -> Command:
+def admitted(
+    record: LogRecord, partition: int, partitions: int, registry: Registry, seal: Seal | None = None
+) -> Command:
     """The command in a record. Raises a `CallerError`: malformed, misplaced, or for no namespace of this app."""
-    command = parse_command(record.key, record.value, record.headers)
+    command = parse_command(record.key, record.value, record.headers, seal)
     home = partition_of(command.key, partitions)
     if home != partition:
         raise MalformedCommand(

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
+from perdure.objects.effects import Effects
 from perdure.objects.registry import Kind
 from perdure.objects.state import Limits, Overlay, State, in_range, merged
 from perdure.objects.turn import handling, starting
 from perdure.schemas.commands import Command
+from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply
 from perdure.streams.log import LogRecord
@@ -28,6 +30,7 @@ from perdure.streams.tables import Tables
 CACHED_VALUES = 64  # per resident; more is read again from the store
 NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
 _ABSENT = object()
+_Row = TypeVar("_Row")
 
 
 class Turn(TaskLike):
@@ -70,6 +73,7 @@ class Resident:
     """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""
 
     __slots__ = (
+        "alarms_set",
         "cache",
         "cleared",
         "instance",
@@ -77,6 +81,7 @@ class Resident:
         "kind",
         "mailbox",
         "running",
+        "sockets_set",
         "state",
         "tables",
         "unsettled",
@@ -95,6 +100,8 @@ class Resident:
         self.cache: dict[str, bytes | None] = {}
         self.written: dict[str, bytes | None] | None = None
         self.cleared = False
+        self.alarms_set: dict[str, AlarmRow | None] | None = None  # as `written`, and so for sockets
+        self.sockets_set: dict[str, SocketRow | None] | None = None
 
     @property
     def idle(self) -> bool:
@@ -136,6 +143,12 @@ class Resident:
         names = in_range(self.written, start, end, reverse=reverse)
         return merged(base, self.written, names, reverse=reverse)
 
+    def alarms(self) -> dict[str, AlarmRow]:
+        return _laid_over({} if self.cleared else self.tables.alarms(self.key), self.alarms_set)
+
+    def sockets(self) -> dict[str, SocketRow]:
+        return _laid_over(self.tables.sockets(self.key), self.sockets_set)
+
     # Committing
 
     def commit(self, overlay: Overlay) -> None:
@@ -143,24 +156,46 @@ class Resident:
         if overlay.cleared:
             self.cleared = True
             self.written = {}
+            self.alarms_set = None
             self.cache.clear()
         if self.written is None:
             self.written = {}
         self.written.update(overlay.changes)
         for name, value in overlay.changes.items():
             self._remember(name, value)
+        if overlay.effects is not None:
+            self._commit_effects(overlay.effects)
+
+    def _commit_effects(self, effects: Effects) -> None:
+        if effects.alarms:
+            self.alarms_set = alarms = self.alarms_set or {}
+            for name, alarm in effects.alarms.items():
+                alarms[name] = alarm_row(alarm, -1)
+        if effects.sockets:
+            self.sockets_set = sockets = self.sockets_set or {}
+            for id_, socket in effects.sockets.items():
+                sockets[id_] = socket_row(socket)
 
     def settled(self) -> None:
         """One entry of this object is durable and folded."""
         self.unsettled -= 1
         if not self.unsettled:
-            self.written = None
+            self.written = self.alarms_set = self.sockets_set = None
             self.cleared = False
 
     def _remember(self, name: str, value: bytes | None) -> None:
         if len(self.cache) >= CACHED_VALUES and name not in self.cache:
             self.cache.clear()
         self.cache[name] = value
+
+
+def _laid_over(rows: dict[str, _Row], changes: dict[str, _Row | None] | None) -> dict[str, _Row]:
+    for name, row in (changes or {}).items():
+        if row is None:
+            rows.pop(name, None)
+        else:
+            rows[name] = row
+    return rows
 
 
 def evict_idle(residents: OrderedDict[str, Resident], kept: Resident) -> None:

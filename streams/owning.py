@@ -9,8 +9,11 @@ from random import Random
 
 from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
+from perdure.schemas.seal import Seal
 from perdure.streams.log import Log
 from perdure.streams.release import Doors
+
+UNSEALED = Seal("")  # of an app without a secret: for tests and simulations
 
 
 class OwnerState(StrEnum):
@@ -64,3 +67,4 @@ class Ports:
     app: str = "app"
     app_uuid: str = ""
     progress: Callable[[int, int, int], None] = _silent
+    seal: Seal = UNSEALED

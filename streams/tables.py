@@ -1,7 +1,9 @@
 """The tables of one partition: the fold of its journal, written to the store lazily and in pieces.
 
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
-offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key.
+offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key ·
+`a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
+`w p key NUL id` a WebSocket.
 
 Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
@@ -9,7 +11,6 @@ Laws
 - A piece is whole records in journal order, coalesced, and one write with the meta row and done words it leads to.
 - The fold's clock is the highest entry time so far. A client key is forgotten 24 h of that clock later: unseen
   at once, removed by the hour when the clock enters a new one. Never by a local timer.
-- Reads see everything folded, written or not.
 """
 
 from __future__ import annotations
@@ -18,31 +19,24 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from perdure.objects.state import in_range, merged
+from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, NoOp
+from perdure.streams.layers import Layers, Piece, after
 from perdure.streams.progress import Watermark, offsets_in
 from perdure.streams.reader import JournalReader, Position
-from perdure.streams.rows import HOUR_MS, WINDOW_HOURS, Meta, SpentKey, decode_meta, decode_spent, encode_row
-from perdure.streams.store import Range, Store
+from perdure.streams.rows import (
+    HOUR_MS,
+    WINDOW_HOURS,
+    Meta,
+    SpentKey,
+    decode_meta,
+    decode_spent,
+    encode_row,
+)
+from perdure.streams.store import Store
 
 PIECE_ROWS = 500  # about 1 ms of the event loop
-_ABSENT = object()
-
-
-class _Piece:
-    """Folded records that are not written yet."""
-
-    __slots__ = ("cleared", "closing", "keys", "records", "removed", "size", "values")
-
-    def __init__(self) -> None:
-        self.values: dict[str, dict[str, bytes | None]] = {}
-        self.cleared: set[str] = set()
-        self.keys: dict[bytes, bytes] = {}
-        self.removed: list[Range] = []
-        self.closing: list[tuple[bytes, bytes | None]] = []
-        self.size = 0
-        self.records = 0
 
 
 class TablesInfo(NamedTuple):
@@ -54,15 +48,16 @@ class TablesInfo(NamedTuple):
     unwritten: int
 
 
-class Tables:
+class Tables(Layers):
     """The tables of one partition over a store that other partitions share."""
 
     def __init__(self, store: Store, partition: int, *, exclusive: bool = False) -> None:
-        self.store = store
-        self.partition = partition
         number = partition.to_bytes(2, "big")
-        self._value, self._done_row, self._key_row = b"v" + number, b"d" + number, b"k" + number
+        super().__init__(store, b"v" + number)
+        self.partition = partition
+        self._done_row, self._key_row = b"d" + number, b"k" + number
         self._meta_row = b"m" + number
+        self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
         self._load()
 
@@ -73,13 +68,11 @@ class Tables:
         self.reader = JournalReader(name, self._position(), exclusive=self._exclusive)
         self.done = Watermark(meta.watermark)
         self._words = {}
-        for row, bits in self.store.scan(self._done_row, _after(self._done_row)):
+        for row, bits in self.store.scan(self._done_row, after(self._done_row)):
             word = int.from_bytes(row[3:], "big")
             self._words[word] = bits
             self.done.ahead.update(offsets_in(word, bits))
         self._ends: deque[Position] = deque([self.out_position])
-        self._closed: deque[_Piece] = deque()
-        self._open = _Piece()
 
     def _position(self) -> Position:
         meta = self.meta
@@ -104,27 +97,29 @@ class Tables:
         """Fold the journal's next record; the record if it counts. Raises `LogCorrupt`."""
         record = self.reader.step(offset, value)
         if record is not None:
-            self._fold(record)
+            self._fold(record, offset)
         return record
 
     def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
         """Fold a batch that this process wrote and that is durable; `position` is what it leads to."""
+        offset = self.reader.offset
         self.reader.move(position)
         self._open.records += len(entries) + 1
         for entry in entries:
-            self._fold_entry(entry)
+            self._fold_entry(entry, offset)
+            offset += 1
         self._fold_marks(marks)
         self.meta.clean = marks.clean
         if self._open.size >= PIECE_ROWS:
             self._close_piece()
 
-    def _fold(self, record: JournalRecord) -> None:
+    def _fold(self, record: JournalRecord, offset: int) -> None:
         piece = self._open
         piece.records += 1
         kind = type(record)
         if kind is EntryRecord:
             assert isinstance(record, EntryRecord)
-            self._fold_entry(record.entry)
+            self._fold_entry(record.entry, offset)
             self.meta.clean = False
             if record.out:
                 self._fold_marks(record)
@@ -143,7 +138,7 @@ class Tables:
         if self._open.size >= PIECE_ROWS:
             self._close_piece()
 
-    def _fold_entry(self, entry: Entry) -> None:
+    def _fold_entry(self, entry: Entry, offset: int) -> None:
         if entry.time_ms > self.meta.clock_ms:
             self._advance_clock(entry.time_ms)
         piece = self._open
@@ -151,6 +146,8 @@ class Tables:
             piece.values.pop(entry.key, None)
             piece.cleared.add(entry.key)
             piece.size += 1
+            for name in self.alarms(entry.key):
+                self._set_alarm(entry.key, name, None)
         if entry.puts or entry.deletes:
             values = piece.values.get(entry.key)
             if values is None:
@@ -165,7 +162,30 @@ class Tables:
             row = self._spent_row(entry.time_ms // HOUR_MS, entry.key, entry.principal, entry.client_key)
             piece.keys[row] = encode_row(spent)
             piece.size += 1
+        if entry.alarms or entry.sockets:
+            self._fold_effects(entry, offset)
         self.done.add(entry.command)
+
+    def _fold_effects(self, entry: Entry, offset: int) -> None:
+        for alarm in entry.alarms:
+            self._set_alarm(entry.key, alarm.name, alarm_row(alarm, offset))
+        for socket in entry.sockets:
+            row = socket_row(socket)
+            place = self._socket + f"{entry.key}\0{socket.id}".encode()
+            self._set_row(place, None if row is None else encode_row(row))
+
+    def _set_alarm(self, key: str, name: str, row: AlarmRow | None) -> None:
+        place = f"{key}\0{name}".encode()
+        before = self.row(self._alarm + place)
+        if before is not None:
+            self._set_row(self._time + decode_alarm(before).due_ms.to_bytes(8, "big") + place, None)
+        self._set_row(self._alarm + place, None if row is None else encode_row(row))
+        if row is not None and not row.parked:
+            self._set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
+
+    def _set_row(self, row: bytes, value: bytes | None) -> None:
+        self._open.rows[row] = value
+        self._open.size += 1
 
     def _advance_clock(self, time_ms: int) -> None:
         meta = self.meta
@@ -230,17 +250,7 @@ class Tables:
         self._words = words
         piece.closing.append((self._meta_row, encode_row(meta)))
         self._closed.append(piece)
-        self._open = _Piece()
-
-    def write_piece(self) -> bool:
-        """Write the oldest piece, in one batch; False if there was none (`cut` makes one)."""
-        if not self._closed:
-            return False
-        piece = self._closed[0]
-        removed = [*piece.removed, *((prefix, _after(prefix)) for prefix in map(self._prefix, piece.cleared))]
-        self.store.write(removed, self._rows(piece))
-        self._closed.popleft()
-        return True
+        self._open = Piece()
 
     def cut(self) -> None:
         """Close the open piece, so that everything folded so far can be written."""
@@ -252,58 +262,26 @@ class Tables:
         while self.write_piece():
             pass
 
-    def _rows(self, piece: _Piece) -> Iterator[tuple[bytes, bytes | None]]:
-        for key, values in piece.values.items():
-            prefix = self._prefix(key)
-            for name, value in values.items():
-                yield prefix + name.encode(), value
-        yield from piece.keys.items()
-        yield from piece.closing
-
     # Reading
 
-    def _pieces(self) -> Iterator[_Piece]:
-        yield self._open
-        yield from reversed(self._closed)
+    def alarms(self, key: str) -> dict[str, AlarmRow]:
+        """The alarms of object `key`, by name, parked ones too."""
+        prefix = self._alarm + key.encode() + b"\0"
+        rows = self.rows(prefix, after(prefix))
+        return {row[len(prefix) :].decode(): decode_alarm(value) for row, value in rows}
 
-    def _prefix(self, key: str) -> bytes:
-        return self._value + key.encode() + b"\0"
+    def sockets(self, key: str) -> dict[str, SocketRow]:
+        """The WebSockets of object `key`, by id."""
+        prefix = self._socket + key.encode() + b"\0"
+        rows = self.rows(prefix, after(prefix))
+        return {row[len(prefix) :].decode(): decode_socket(value) for row, value in rows}
 
-    def get(self, key: str, name: str) -> bytes | None:
-        """The encoded value of `name` in object `key`."""
-        for piece in self._pieces():
-            values = piece.values.get(key)
-            if values is not None:
-                found = values.get(name, _ABSENT)
-                if found is not _ABSENT:
-                    return found  # type: ignore[return-value]  # not the marker: bytes or None
-            if piece.cleared and key in piece.cleared:
-                return None
-        return self.store.get(self._prefix(key) + name.encode())
-
-    def scan(
-        self, key: str, start: str, end: str | None, *, reverse: bool = False
-    ) -> Iterator[tuple[str, bytes]]:
-        """Names and encoded values of object `key` with start <= name < end, in order."""
-        changes: dict[str, bytes | None] = {}
-        below = True
-        for piece in self._pieces():
-            for name, value in piece.values.get(key, {}).items():
-                changes.setdefault(name, value)
-            if key in piece.cleared:
-                below = False
-                break
-        names = in_range(changes, start, end, reverse=reverse)
-        base = self._stored(key, start, end, reverse) if below else iter(())
-        return merged(base, changes, names, reverse=reverse)
-
-    def _stored(self, key: str, start: str, end: str | None, reverse: bool) -> Iterator[tuple[str, bytes]]:
-        prefix = self._prefix(key)
-        stop = _after(prefix) if end is None else prefix + end.encode("utf-8", "surrogatepass")
-        for row, value in self.store.scan(
-            prefix + start.encode("utf-8", "surrogatepass"), stop, reverse=reverse
-        ):
-            yield row[len(prefix) :].decode(), value
+    def due(self, from_ms: int, until_ms: int) -> Iterator[tuple[int, str, str]]:
+        """(due ms, object key, name) of the alarms with from <= due < until, in the order in which they are due."""
+        start, end = (self._time + max(ms, 0).to_bytes(8, "big") for ms in (from_ms, until_ms))
+        for row, _ in self.rows(start, end):
+            key, _, name = row[11:].decode().partition("\0")
+            yield int.from_bytes(row[3:11], "big"), key, name
 
     def spent(self, key: str, principal: str, client_key: str) -> SpentKey | None:
         """What this client key was spent on within the window, if it was."""
@@ -345,11 +323,3 @@ class Tables:
 
     def _highest(self) -> int:
         return max(self.done.ahead, default=self.done.mark - 1) + 1
-
-
-def _after(prefix: bytes) -> bytes:
-    """The first key after all that begin with `prefix`."""
-    at = len(prefix) - 1
-    while prefix[at] == 0xFF:
-        at -= 1
-    return prefix[:at] + bytes((prefix[at] + 1,))

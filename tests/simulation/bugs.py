@@ -19,6 +19,7 @@ from perdure.streams.mailbox import Turn
 from perdure.streams.owner import Owner
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.tables import Tables
+from perdure.streams.turns import Turns
 
 
 @contextmanager
@@ -64,17 +65,17 @@ def reply_before_durability() -> Any:
     """A turn's answer leaves when its entry is handed to the journal."""
 
     def conclude(true: Callable[..., None]) -> Callable[..., None]:
-        def hasty(self: Owner, turn: Turn, outcome: Outcome) -> None:
+        def hasty(self: Turns, turn: Turn, outcome: Outcome) -> None:
             true(self, turn, outcome)
             if outcome.entry and outcome.reply.outcome != FAILED:
                 command = turn.command
                 self.ports.doors.answer(
-                    command.reply_to, command.id, outcome.reply, self.partition, turn.offset
+                    command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
                 )
 
         return hasty
 
-    return _instead(Owner, "_conclude", conclude)
+    return _instead(Turns, "conclude", conclude)
 
 
 def fence_ignored() -> Any:
@@ -93,19 +94,19 @@ def read_without_proof() -> Any:
     """What changed nothing is answered at once, whether or not this owner still has the right to."""
 
     def conclude(true: Callable[..., None]) -> Callable[..., None]:
-        def unproven(self: Owner, turn: Turn, outcome: Outcome) -> None:
+        def unproven(self: Turns, turn: Turn, outcome: Outcome) -> None:
             settled = turn.resident is None or not turn.resident.unsettled
             true(self, turn, outcome)
             if not outcome.entry and settled and not turn.answered:
                 turn.answered = True
                 command = turn.command
                 self.ports.doors.answer(
-                    command.reply_to, command.id, outcome.reply, self.partition, turn.offset
+                    command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
                 )
 
         return unproven
 
-    return _instead(Owner, "_conclude", conclude)
+    return _instead(Turns, "conclude", conclude)
 
 
 def answered_without_trace() -> Any:
@@ -128,17 +129,17 @@ def error_reply_not_gated() -> Any:
     """What a handler raised is told at once; only its entry waits."""
 
     def conclude(true: Callable[..., None]) -> Callable[..., None]:
-        def hasty(self: Owner, turn: Turn, outcome: Outcome) -> None:
+        def hasty(self: Turns, turn: Turn, outcome: Outcome) -> None:
             true(self, turn, outcome)
             if outcome.entry and outcome.reply.outcome == FAILED:
                 command = turn.command
                 self.ports.doors.answer(
-                    command.reply_to, command.id, outcome.reply, self.partition, turn.offset
+                    command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
                 )
 
         return hasty
 
-    return _instead(Owner, "_conclude", conclude)
+    return _instead(Turns, "conclude", conclude)
 
 
 BUGS = (

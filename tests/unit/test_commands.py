@@ -160,7 +160,7 @@ CALLED = b'{"method": "m"}'
         (b"Counter/a", CALLED, (("kind", b"shout"),), "unknown kind of command 'shout'"),
         (b"Counter/a", CALLED, (("kind", b"alarm"),), "only perdure itself"),
         (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
-        (b"Counter/a", CALLED, (("kind", b"send"),), "only perdure itself"),
+        (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
         (b"Counter/a", CALLED, (("kind", b"\xff"),), "not UTF-8"),
         (b"Counter/a", CALLED, (("id", b"\xff"),), "not UTF-8"),
         (b"Counter/a", CALLED, (("deadline", b"-1"),), "no number of milliseconds"),

@@ -1,0 +1,81 @@
+"""What a turn does besides writing values, as the journal says it, and the rows that this leads to.
+
+An object has alarms by name and WebSockets by id. A change says how one of them stands after the turn; the row is how
+it lies in the tables.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Out(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Something a turn lets out besides its reply: a record for another topic."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class AlarmChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An alarm of the object was set, put off, parked or (`due_ms` None) removed.
+
+    `attempt`: how often it has failed since it was set. `cron` and `zone`: it repeats. `parked`: it failed for
+    the last time and waits for somebody to look at it.
+    """
+
+    name: str
+    due_ms: int | None
+    attempt: int = 0
+    cron: str = ""
+    zone: str = ""
+    parked: bool = False
+
+
+class SocketChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A WebSocket of the object was accepted, given another attachment, or (`gateway` empty) is gone.
+
+    `gateway` is the address of the gateway that holds the connection, its incarnation included.
+    """
+
+    id: str
+    gateway: str
+    tags: tuple[str, ...] = ()
+    attachment: bytes = b""
+
+
+class AlarmRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An alarm that is set. `set_at`: the journal offset of the entry that set it (-1: not durable yet)."""
+
+    due_ms: int
+    set_at: int
+    attempt: int = 0
+    cron: str = ""
+    zone: str = ""
+    parked: bool = False
+
+
+def alarm_row(change: AlarmChange, set_at: int) -> AlarmRow | None:
+    """The row that a change leads to; None: there is none."""
+    if change.due_ms is None:
+        return None
+    return AlarmRow(change.due_ms, set_at, change.attempt, change.cron, change.zone, change.parked)
+
+
+class SocketRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A WebSocket that an object has; see `SocketChange`."""
+
+    gateway: str
+    tags: tuple[str, ...] = ()
+    attachment: bytes = b""
+
+
+def socket_row(change: SocketChange) -> SocketRow | None:
+    """The row that a change leads to; None: there is none."""
+    return SocketRow(change.gateway, change.tags, change.attachment) if change.gateway else None
+
+
+decode_alarm = msgspec.msgpack.Decoder(AlarmRow).decode
+decode_socket = msgspec.msgpack.Decoder(SocketRow).decode

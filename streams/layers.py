@@ -1,0 +1,129 @@
+"""What is folded and not written yet, in pieces, over the store.
+
+Laws
+- Reads see everything folded, written or not, the newest piece first.
+- A piece is written as one batch: first what it removes, then its rows, then what closes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from perdure.objects.state import in_range, merged
+from perdure.streams.store import Range, Store
+
+ABSENT = object()
+
+
+class Piece:
+    """Folded records that are not written yet."""
+
+    __slots__ = ("cleared", "closing", "keys", "records", "removed", "rows", "size", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, bytes | None]] = {}
+        self.cleared: set[str] = set()
+        self.keys: dict[bytes, bytes] = {}
+        self.rows: dict[bytes, bytes | None] = {}  # of all other kinds
+        self.removed: list[Range] = []
+        self.closing: list[tuple[bytes, bytes | None]] = []
+        self.size = 0
+        self.records = 0
+
+
+class Layers:
+    """The pieces of one partition; `open` takes what is folded, the oldest of `closed` is written next."""
+
+    def __init__(self, store: Store, value_rows: bytes) -> None:
+        self.store = store
+        self._value = value_rows
+        self._closed: deque[Piece] = deque()
+        self._open = Piece()
+
+    def write_piece(self) -> bool:
+        """Write the oldest piece, in one batch; False if there was none (`cut` makes one)."""
+        if not self._closed:
+            return False
+        piece = self._closed[0]
+        removed = [*piece.removed, *((prefix, after(prefix)) for prefix in map(self._prefix, piece.cleared))]
+        self.store.write(removed, self._rows(piece))
+        self._closed.popleft()
+        return True
+
+    def _rows(self, piece: Piece) -> Iterator[tuple[bytes, bytes | None]]:
+        for key, values in piece.values.items():
+            prefix = self._prefix(key)
+            for name, value in values.items():
+                yield prefix + name.encode(), value
+        yield from piece.keys.items()
+        yield from piece.rows.items()
+        yield from piece.closing
+
+    def _pieces(self) -> Iterator[Piece]:
+        yield self._open
+        yield from reversed(self._closed)
+
+    def _prefix(self, key: str) -> bytes:
+        return self._value + key.encode() + b"\0"
+
+    def get(self, key: str, name: str) -> bytes | None:
+        """The encoded value of `name` in object `key`."""
+        for piece in self._pieces():
+            values = piece.values.get(key)
+            if values is not None:
+                found = values.get(name, ABSENT)
+                if found is not ABSENT:
+                    return found  # type: ignore[return-value]  # not the marker: bytes or None
+            if piece.cleared and key in piece.cleared:
+                return None
+        return self.store.get(self._prefix(key) + name.encode())
+
+    def scan(
+        self, key: str, start: str, end: str | None, *, reverse: bool = False
+    ) -> Iterator[tuple[str, bytes]]:
+        """Names and encoded values of object `key` with start <= name < end, in order."""
+        changes: dict[str, bytes | None] = {}
+        below = True
+        for piece in self._pieces():
+            for name, value in piece.values.get(key, {}).items():
+                changes.setdefault(name, value)
+            if key in piece.cleared:
+                below = False
+                break
+        names = in_range(changes, start, end, reverse=reverse)
+        base = self._stored(key, start, end, reverse) if below else iter(())
+        return merged(base, changes, names, reverse=reverse)
+
+    def _stored(self, key: str, start: str, end: str | None, reverse: bool) -> Iterator[tuple[str, bytes]]:
+        prefix = self._prefix(key)
+        stop = after(prefix) if end is None else prefix + end.encode("utf-8", "surrogatepass")
+        for row, value in self.store.scan(
+            prefix + start.encode("utf-8", "surrogatepass"), stop, reverse=reverse
+        ):
+            yield row[len(prefix) :].decode(), value
+
+    def row(self, row: bytes) -> bytes | None:
+        """A row of another kind than values and spent keys."""
+        for piece in self._pieces():
+            found = piece.rows.get(row, ABSENT)
+            if found is not ABSENT:
+                return found  # type: ignore[return-value]  # as above
+        return self.store.get(row)
+
+    def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of such a kind with start <= row < end, in order."""
+        changes: dict[bytes, bytes | None] = {}
+        for piece in self._pieces():
+            for row, value in piece.rows.items():
+                if start <= row < end:
+                    changes.setdefault(row, value)
+        return merged(self.store.scan(start, end), changes, sorted(changes), reverse=False)
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key after all that begin with `prefix`."""
+    at = len(prefix) - 1
+    while prefix[at] == 0xFF:
+        at -= 1
+    return prefix[:at] + bytes((prefix[at] + 1,))
