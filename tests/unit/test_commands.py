@@ -158,7 +158,6 @@ CALLED = b'{"method": "m"}'
         (b"Counter/a", '{"method": "m"}'.encode("utf-16"), (), "not JSON"),
         (b"Counter/a", CALLED, (("v", b"2"),), "unknown command format version b'2'"),
         (b"Counter/a", CALLED, (("kind", b"shout"),), "unknown kind of command 'shout'"),
-        (b"Counter/a", CALLED, (("kind", b"alarm"),), "only perdure itself"),
         (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
         (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
         (b"Counter/a", CALLED, (("kind", b"\xff"),), "not UTF-8"),
