@@ -15,8 +15,9 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from perdure.objects.durable import DurableObject, Env
+from perdure.objects.overlay import Limits, Overlay, in_range, merged
 from perdure.objects.registry import Kind
-from perdure.objects.state import Limits, Overlay, State, in_range, merged
+from perdure.objects.state import State
 from perdure.objects.turn import handling, starting
 from perdure.schemas.commands import Command
 from perdure.schemas.journal import Entry

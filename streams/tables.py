@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from perdure.objects.state import in_range, merged
+from perdure.objects.overlay import in_range, merged
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, NoOp
 from perdure.streams.progress import Watermark, offsets_in
