@@ -25,8 +25,8 @@ from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
+from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
-from perdure.objects.state import Limits
 from perdure.schemas.config import Config
 from perdure.schemas.errors import PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal

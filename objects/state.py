@@ -1,164 +1,64 @@
 """An object's storage as a turn sees it: an overlay of the turn's own writes over what was committed.
 
 Laws
-- A turn reads its own writes. Nothing of the overlay is seen by anybody until the turn commits; rollback
-  is forgetting it.
+- A turn reads its own writes. Nothing of the overlay is seen by anybody until the turn commits.
 - Values go in and come out as copies.
 - The handle works inside its turn only; code that outlives the turn meets `TurnEnded`.
 - A turn that met a storage failure cannot write any more and never commits.
-- Names are sorted by their UTF-8 bytes, which is the order of Python's str.
+- A value whose time has come by the command's log time is not there, for any method. Its row goes later, by `sweep`:
+  each put of an expiring value also writes a hidden name, which no user can give or see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, AnyStr, Protocol, overload
+import builtins
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import closing
+from inspect import isawaitable
+from typing import Any, TypeVar, overload
 
-from perdure.objects.effects import Effects
-from perdure.schemas.effects import AlarmRow, SocketRow
-from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge, TurnEnded, UnstorableValue
-from perdure.schemas.keys import name_of
+from perdure.objects.expiration import expires_at
+from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_limit, page_of, values_of
+from perdure.objects.models import fitted
+from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
+from perdure.objects.overlay import Limits, Overlay, View, current_turn, in_range, merged
+from perdure.objects.transaction import Transaction
+from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
+from perdure.schemas.expiry import (
+    EXT_32,
+    FIRST_NAME,
+    HIDDEN,
+    HIDDEN_END,
+    NOTED,
+    expiry_of,
+    hidden_name,
+    is_due,
+    parse_hidden,
+    with_expiry,
+)
 from perdure.schemas.values import decode_value, encode_value
 
-MAX_LISTED = 1000  # names on one page of list(), unless limit= says less
 _ABSENT: Any = object()
-
-current_turn: ContextVar[object] = ContextVar("perdure_turn")
-
-
-class View(Protocol):
-    """The committed state of one object, as the turn's port."""
-
-    def get(self, name: str) -> bytes | None:
-        """The encoded value. Raises `StorageFailed` or `StoreCorrupt`."""
-
-    def scan(self, start: str, end: str | None, *, reverse: bool) -> Iterator[tuple[str, bytes]]:
-        """Names and encoded values with start <= name < end, in order. Raises like `get`."""
-
-    def alarms(self) -> dict[str, AlarmRow]:
-        """The object's alarms by name, parked ones too."""
-
-    def sockets(self) -> dict[str, SocketRow]:
-        """The object's WebSockets by id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one turn, in bytes."""
-
-    key_bytes: int = 2048
-    value_bytes: int = 1 << 20
-    turn_bytes: int = 8 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ListedKey:
-    name: str
-    expiration: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One page of names: `cursor` continues it (as `start_after`), None when `list_complete`."""
-
-    keys: list[ListedKey] = field(default_factory=list)
-    list_complete: bool = True
-    cursor: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectId:
-    """Who the object is: `key` is `Namespace/name`."""
-
-    key: str
-
-    @property
-    def name(self) -> str:
-        return name_of(self.key)
-
-    def __str__(self) -> str:
-        return self.key
-
-
-class Overlay:
-    """What one turn has written so far. `changes`: name -> encoded value, None = deleted."""
-
-    __slots__ = ("changes", "cleared", "effects", "failure", "size_bytes")
-
-    def __init__(self) -> None:
-        self.changes: dict[str, bytes | None] = {}
-        self.cleared = False
-        self.effects: Effects | None = None
-        self.failure: BaseException | None = None
-        self.size_bytes = 0
-
-    @property
-    def empty(self) -> bool:
-        return not self.changes and not self.cleared and self.effects is None
-
-    def effect(self) -> Effects:
-        """The effects, to add one."""
-        if self.effects is None:
-            self.effects = Effects()
-        return self.effects
-
-
-def merged(
-    base: Iterable[tuple[AnyStr, bytes]],
-    changes: Mapping[AnyStr, bytes | None],
-    names: Iterable[AnyStr],
-    *,
-    reverse: bool,
-) -> Iterator[tuple[AnyStr, bytes]]:
-    """`base` in order with `changes` laid over it; `names` are the changed names in range, in order."""
-    mine = iter(names)
-    name = next(mine, None)
-    for found, value in base:
-        while name is not None and (name > found if reverse else name < found):
-            if (changed := changes[name]) is not None:
-                yield name, changed
-            name = next(mine, None)
-        if name == found:
-            if (changed := changes[found]) is not None:
-                yield found, changed
-            name = next(mine, None)
-        else:
-            yield found, value
-    while name is not None:
-        if (changed := changes[name]) is not None:
-            yield name, changed
-        name = next(mine, None)
-
-
-def in_range(names: Iterable[str], start: str, end: str | None, *, reverse: bool) -> list[str]:
-    """The names with start <= name < end, sorted."""
-    return sorted((n for n in names if n >= start and (end is None or n < end)), reverse=reverse)
-
-
-def _utf8_bytes(name: str) -> int:
-    try:
-        return len(name.encode())
-    except UnicodeEncodeError as error:
-        raise UnstorableValue(
-            f"a name in state with lone surrogates cannot be stored: {name[:40]!r}"
-        ) from error
-
-
-def prefix_end(prefix: str) -> str | None:
-    """The smallest str greater than all that begin with `prefix`; None if there is none."""
-    for at in range(len(prefix) - 1, -1, -1):
-        if ord(prefix[at]) < 0x10FFFF:
-            following = ord(prefix[at]) + 1
-            return prefix[:at] + chr(0xE000 if 0xD800 <= following <= 0xDFFF else following)
-    return None
+_Made = TypeVar("_Made")
+_Default = TypeVar("_Default")
+_Seconds = float | None
 
 
 class State:
-    """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn."""
+    """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn.
 
-    __slots__ = ("_limits", "_now_ms", "_overlay", "_turn", "_view", "id")
+    It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,
+    bytes, datetime, Decimal, UUID, list, tuple, set, dict, each at most 1 MiB. A turn writes at most 8 MiB. What
+    comes out is a copy. A whole turn is one transaction: a handler that raises has written nothing.
+
+        await self.state.put("cart", {"items": 3}, expiration_ttl=3600)
+        cart = await self.state.get("cart", type=Cart)
+
+    A value put with `expiration` or `expiration_ttl` is gone for every method once `now` reaches its time, and
+    its row is removed without anyone asking.
+    """
+
+    __slots__ = ("_limits", "_now_ms", "_overlay", "_turn", "_view", "id", "innermost")
 
     def __init__(self, key: str, view: View, limits: Limits) -> None:
         self.id = ObjectId(key)
@@ -167,6 +67,7 @@ class State:
         self._turn: object = None
         self._overlay = Overlay()
         self._now_ms = 0
+        self.innermost: Transaction | None = None  # entered last; one of a turn that is over does not count
 
     @property
     def storage(self) -> State:
@@ -176,45 +77,110 @@ class State:
     @property
     def now(self) -> int:
         """The command's log time in ms since 1970: the same whenever the turn runs again."""
-        self._inside()
+        self.inside()
         return self._now_ms
 
-    async def get(self, name: str, default: Any = None) -> Any:
-        """The value under `name`, a copy; `default` if there is none."""
-        encoded = self._lookup(name)
-        return default if encoded is None else decode_value(encoded)
-
     @overload
-    async def put(self, name: str, value: Any, /) -> None: ...
+    async def get(self, name: str, default: Any = None) -> Any: ...
     @overload
-    async def put(self, values: Mapping[str, Any], /) -> None: ...
-    async def put(self, name: str | Mapping[str, Any], value: Any = _ABSENT, /) -> None:
-        """Store one value under a name, or each of a mapping.
+    async def get(  # type: ignore[overload-overlap]  # a str is an Iterable[str] too: the first that fits counts
+        self, name: str, default: None = None, *, type: type[_Made]
+    ) -> _Made | None: ...
+    @overload
+    async def get(self, name: str, default: _Default, *, type: type[_Made]) -> _Made | _Default: ...
+    @overload
+    async def get(self, name: str, default: Any = None, *, type: Any) -> Any: ...
+    @overload
+    async def get(self, name: Iterable[str]) -> dict[str, Any]: ...
+    @overload
+    async def get(self, name: Iterable[str], *, type: type[_Made]) -> dict[str, _Made]: ...
+    @overload
+    async def get(self, name: Iterable[str], *, type: Any) -> dict[str, Any]: ...
+    # `type` and the expirations are for keywords only; marked as such here, the specialized call of 3.11 is lost
+    async def get(self, name: Any, default: Any = None, type: Any = None) -> Any:
+        """The value under `name`, a copy; `default` if there is none. Of a list of names: a dict of those there are.
 
-        Raises `UnstorableValue` (a TypeError) for a type that cannot be stored, `TooLarge` over a limit.
+        name: one name, or several (the dict keeps their order).
+        type: what to make of the value: a pydantic model, a dataclass, a msgspec Struct, or any type that pydantic
+            validates. What was put is its dict: `put("user", user.model_dump())`.
+
+        Raises `UnfitValue` (a ValueError) if what is stored does not fit `type`, TypeError for a name that is no str.
         """
+        try:
+            if name < FIRST_NAME:
+                named(name)
+        except TypeError:  # no str
+            names = each_named(name)
+        else:
+            encoded = self._lookup(name)
+            if encoded is None or (encoded[0] == EXT_32 and is_due(encoded, self._now_ms)):
+                return default
+            value = decode_value(encoded)
+            return value if type is None else fitted(value, type, self.id.key, name)
+        return self._get_each(names, default, type)
+
+    def _get_each(self, names: builtins.list[str], default: Any, kind: Any) -> dict[str, Any]:
+        if default is not None:
+            raise TypeError("get of several names takes no default: those that are not there are left out")
+        found = {}
+        for name in names:
+            encoded = self._lookup(name)
+            if encoded is not None and not is_due(encoded, self._now_ms):
+                value = decode_value(encoded)
+                found[name] = value if kind is None else fitted(value, kind, self.id.key, name)
+        return found
+
+    @overload
+    async def put(
+        self, name: str, value: Any, /, *, expiration: _Seconds = None, expiration_ttl: _Seconds = None
+    ) -> None: ...
+    @overload
+    async def put(
+        self, values: Mapping[str, Any], /, *, expiration: _Seconds = None, expiration_ttl: _Seconds = None
+    ) -> None: ...
+    async def put(
+        self,
+        name: str | Mapping[str, Any],
+        value: Any = _ABSENT,
+        /,
+        expiration: _Seconds = None,
+        expiration_ttl: _Seconds = None,
+    ) -> None:
+        """Store one value under a name, or each of a mapping. It replaces what was there, its expiration too.
+
+        expiration: when the value expires, in seconds since 1970 (int or float).
+        expiration_ttl: or after how many seconds from `now`.
+
+        Raises `UnstorableValue` (a TypeError) for a type that cannot be stored, `TooLarge` over a limit, ValueError
+        for an expiration that has passed, a ttl not above 0 or a time after the year 9999. Of a mapping, values that
+        cannot be stored refuse all of it; a limit is met at the first name that goes over it.
+        """
+        if expiration is expiration_ttl is None and isinstance(name, str) and value is not _ABSENT:
+            self._write(name, encode_value(name, value))
+            return
         if isinstance(name, str):
             if value is _ABSENT:
                 raise TypeError("put(name, value) or put({name: value, …})")
-            self._write(name, encode_value(name, value))
-            return
-        encoded = [(each, encode_value(each, item)) for each, item in name.items()]
-        for each, data in encoded:
-            self._write(each, data)
+            name = {name: value}
+        elif not isinstance(name, Mapping) or value is not _ABSENT:
+            raise TypeError(
+                f"put(name, value) or put({{name: value, …}}); a name is no {type(name).__name__}"
+            )
+        self._put_each(name, expiration, expiration_ttl)
 
-    async def delete(self, name: str) -> bool:
-        """Remove `name`; True if it was there."""
-        existed = self._lookup(name) is not None
-        if existed:
-            self._write(name, None)
-        return existed
+    @overload
+    async def delete(self, name: str) -> bool: ...
+    @overload
+    async def delete(self, name: Iterable[str]) -> int: ...
+    async def delete(self, name: str | Iterable[str]) -> bool | int:
+        """Remove `name`; True if it was there. Of a list of names: how many of them were."""
+        if isinstance(name, str):
+            return self._delete(named(name))
+        return sum([self._delete(each) for each in each_named(name)])
 
     async def delete_all(self) -> None:
         """Remove every value of the object."""
-        overlay = self._writable()
-        overlay.changes.clear()
-        overlay.size_bytes = 0
-        overlay.cleared = True
+        self._writable().clear()
 
     async def list(
         self,
@@ -227,19 +193,17 @@ class State:
         reverse: bool = False,
         cursor: str | None = None,
     ) -> Listing:
-        """A page of names in order (at most `limit`, at most 1,000); `cursor` from the page before goes on.
+        """A page of names in the order of their UTF-8 bytes, with when they expire.
 
-        Raises ValueError for a limit below 1.
+        start, start_after, end: from `start` on, or behind `start_after`, up to but without `end`; also in reverse.
+        limit: at most so many names, and at most 1,000.
+        cursor: from the page before, to go on behind it with the same options. It may travel through a URL.
+
+        Raises TypeError and ValueError for options that cannot be (a limit below 1, what is no cursor), ObjectError
+        for `start` with `start_after`.
         """
-        if limit < 1:
-            raise ValueError(f"list takes a limit of at least 1, not {limit}")
-        limit = min(limit, MAX_LISTED)
-        found: list[ListedKey] = []
-        for name, _ in self._scan(prefix, start, start_after, end, reverse, cursor):
-            if len(found) == limit:
-                return Listing(found, False, found[-1].name)
-            found.append(ListedKey(name))
-        return Listing(found)
+        low, high = bounds(prefix, start, start_after, end, cursor, reverse=reverse)
+        return page_of(self._rows(low, high, reverse), min(checked_limit(limit), MAX_LISTED), self._now_ms)
 
     async def items(
         self,
@@ -250,14 +214,41 @@ class State:
         end: str | None = None,
         limit: int | None = None,
         reverse: bool = False,
+        cursor: str | None = None,
     ) -> dict[str, Any]:
-        """Names and values in order. `start` is inclusive, `start_after` and `end` are exclusive."""
-        found: dict[str, Any] = {}
-        for name, encoded in self._scan(prefix, start, start_after, end, reverse, None):
-            if limit is not None and len(found) >= limit:
-                break
-            found[name] = decode_value(encoded)
-        return found
+        """Names and values in order: all that the options of `list` mean, or at most `limit`. Raises as `list`."""
+        low, high = bounds(prefix, start, start_after, end, cursor, reverse=reverse)
+        most = None if limit is None else checked_limit(limit)
+        return values_of(self._rows(low, high, reverse), most, self._now_ms)
+
+    @overload
+    def transaction(self) -> Transaction: ...
+    @overload
+    def transaction(
+        self, closure: Callable[[Transaction], Awaitable[_Made]]
+    ) -> Coroutine[Any, Any, _Made]: ...
+    @overload
+    def transaction(self, closure: Callable[[Transaction], _Made]) -> Coroutine[Any, Any, _Made]: ...
+    def transaction(self, closure: Callable[[Transaction], Any] | None = None) -> Any:
+        """A part of the turn that is kept or forgotten as a whole.
+
+            async with self.state.transaction() as txn:
+                await self.state.put("a", 1)        # or txn.put
+                if not enough:
+                    txn.rollback()
+
+        An exception that leaves the block, or `txn.rollback()`, undoes what was written since its entry; the
+        exception goes on. Blocks nest. As on Cloudflare, `await self.state.transaction(closure)` calls the closure,
+        async or not, with the transaction, and gives what it returns.
+
+        The whole turn is a transaction by itself: this is for a handler that wants to go on after a failed part.
+        """
+        return Transaction(self) if closure is None else self._transact(closure)
+
+    async def _transact(self, closure: Callable[[Transaction], Any]) -> Any:
+        async with Transaction(self) as txn:
+            result = closure(txn)
+            return await result if isawaitable(result) else result
 
     # How the turn uses it
 
@@ -271,22 +262,44 @@ class State:
         """From here on the handle belongs to nobody."""
         self._turn = None
 
-    def _inside(self) -> Overlay:
-        if self._turn is None or current_turn.get(None) is not self._turn:
+    def inside(self) -> Overlay:
+        """The overlay of the running turn. Raises `TurnEnded` outside it."""
+        if current_turn.get() is not self._turn:
             raise TurnEnded(
                 f"the state of {self.id} was used outside its turn: await what you start inside the handler"
             )
         return self._overlay
 
+    def sweep(self, limit: int = MAX_LISTED) -> int | None:
+        """Remove the rows of values that have expired, at most `limit`, the earliest first.
+
+        A value that was put again since, with another expiration or none, stays. Returns when the next one that
+        remains expires, in ms since 1970 (it may be due already), None if none remains.
+        """
+        overlay, now_ms = self._writable(), self._now_ms
+        noted: builtins.list[tuple[int, str]] = []
+        with closing(self._rows(HIDDEN, HIDDEN_END, False)) as rows:
+            for hidden, _ in rows:
+                noted.append(parse_hidden(hidden))
+                if len(noted) > limit or noted[-1][0] > now_ms:
+                    break
+        for count, (expires_ms, name) in enumerate(noted):
+            # half a turn's bytes, so that the entry can be journaled whatever the names are
+            if expires_ms > now_ms or count == limit or overlay.size_bytes * 2 > self._limits.turn_bytes:
+                return expires_ms
+            encoded = self._lookup(name)
+            if encoded is not None and expiry_of(encoded) == expires_ms:
+                overlay.set(name, None)
+            overlay.set(hidden_name(expires_ms, name), None)
+        return None
+
     def _lookup(self, name: str) -> bytes | None:
-        overlay = self._overlay if current_turn.get(None) is self._turn is not None else self._inside()
+        overlay = self._overlay if current_turn.get() is self._turn else self.inside()
         encoded = overlay.changes.get(name, _ABSENT)
         if encoded is not _ABSENT:
             return encoded  # type: ignore[no-any-return]  # _ABSENT is Any
         if overlay.cleared:
             return None
-        if type(name) is not str:
-            raise TypeError(f"a name in state is a str, not {type(name).__name__}")
         try:
             return self._view.get(name)
         except UnicodeEncodeError:
@@ -296,7 +309,7 @@ class State:
             raise
 
     def _writable(self) -> Overlay:
-        overlay = self._inside()
+        overlay = self.inside()
         if overlay.failure is not None:
             raise StorageFailed(
                 f"{self.id} met a storage failure in this turn, which therefore cannot write: {overlay.failure}"
@@ -305,14 +318,14 @@ class State:
 
     def _write(self, name: str, encoded: bytes | None) -> None:
         overlay, limits = self._overlay, self._limits
-        if overlay.failure is not None or self._turn is None or current_turn.get(None) is not self._turn:
+        if overlay.failure is not None or current_turn.get() is not self._turn:
             self._writable()  # says what is wrong
-        if type(name) is not str:
-            raise TypeError(f"a name in state is a str, not {type(name).__name__}")
-        name_bytes = len(name) if name.isascii() else _utf8_bytes(name)
-        if not 0 < name_bytes <= limits.key_bytes:
+        if type(name) is not str or name < FIRST_NAME:
+            named(name)
+        name_bytes = len(name) if name.isascii() else utf8_bytes(name)
+        if name_bytes > limits.key_bytes or not name:
             raise TooLarge(
-                f"a name in state has 1 to {limits.key_bytes} bytes; {name[:40]!r} has {name_bytes}"
+                f"a name in state has 1 to {limits.key_bytes} bytes (limits.key_bytes); {name[:40]!r} has {name_bytes}"
             )
         value_bytes = 0 if encoded is None else len(encoded)
         if value_bytes > limits.value_bytes:
@@ -321,7 +334,8 @@ class State:
                 "(limits.value_bytes): split it over several names"
             )
         size_bytes = overlay.size_bytes + name_bytes + value_bytes
-        before = overlay.changes.get(name, _ABSENT)
+        changes = overlay.changes
+        before = changes.get(name, _ABSENT)
         if before is not _ABSENT:
             size_bytes -= name_bytes + (0 if before is None else len(before))
         if size_bytes > limits.turn_bytes:
@@ -330,36 +344,44 @@ class State:
                 "spread it over several commands"
             )
         overlay.size_bytes = size_bytes
-        overlay.changes[name] = encoded
+        changes[name] = encoded
 
-    def _scan(
-        self,
-        prefix: str,
-        start: str | None,
-        start_after: str | None,
-        end: str | None,
-        reverse: bool,
-        cursor: str | None,
-    ) -> Iterator[tuple[str, bytes]]:
-        overlay = self._inside()
-        if start is not None and start_after is not None:
-            raise ObjectError("list takes start or start_after, not both")
-        low, high = prefix, prefix_end(prefix) if prefix else None
-        after = start_after + "\0" if start_after is not None else start
-        if after is not None:
-            low = max(low, after)
-        if end is not None:
-            high = end if high is None else min(high, end)
-        if cursor is not None and reverse:
-            high = cursor if high is None else min(high, cursor)
-        elif cursor is not None:
-            low = max(low, cursor + "\0")
+    def _put_each(self, values: Mapping[str, Any], expiration: _Seconds, expiration_ttl: _Seconds) -> None:
+        encoded = [(name, encode_value(name, value)) for name, value in values.items()]
+        if expiration is expiration_ttl is None:
+            for name, data in encoded:
+                self._write(name, data)
+            return
+        expires_ms = expires_at(self.now, expiration, expiration_ttl)
+        for name, data in encoded:
+            self._write_expiring(name, data, expires_ms)
+
+    def _write_expiring(self, name: str, encoded: bytes, expires_ms: int) -> None:
+        self._write(name, with_expiry(encoded, expires_ms))
+        overlay = self._overlay
+        overlay.set(hidden_name(expires_ms, name), NOTED)
+        if overlay.first_expiry is None or expires_ms < overlay.first_expiry:
+            overlay.first_expiry = expires_ms
+
+    def _delete(self, name: str) -> bool:
+        encoded = self._lookup(name)
+        if encoded is None:
+            return False
+        expires_ms = expiry_of(encoded)
+        if expires_ms is not None and expires_ms <= self._now_ms:
+            return False
+        self._write(name, None)
+        if expires_ms is not None:
+            self._overlay.set(hidden_name(expires_ms, name), None)
+        return True
+
+    def _rows(self, low: str, high: str | None, reverse: bool) -> Rows:
+        """Names and encoded values with low <= name < high, expired ones too."""
+        overlay = self.inside()
         names = in_range(overlay.changes, low, high, reverse=reverse)
         try:
             base = () if overlay.cleared else self._view.scan(low, high, reverse=reverse)
             yield from merged(base, overlay.changes, names, reverse=reverse)
-        except TurnEnded:
-            raise
         except Exception as error:
             overlay.failure = error
             raise

@@ -22,9 +22,9 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
+from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named
-from perdure.objects.state import Overlay
 from perdure.schemas.commands import CALL, FETCH, Command, parse_call
 from perdure.schemas.errors import (
     BadReply,

@@ -14,6 +14,7 @@ PerdureError
 │   ├── HandlerFailed       it raised; nothing changed
 │   ├── BadReply            it returned something that cannot be a reply
 │   ├── UnstorableValue     it put a value that state cannot hold (also a TypeError)
+│   ├── UnfitValue          what is stored does not fit the type that get asks for (also a ValueError)
 │   └── TurnEnded           its state was used after its turn
 ├── Unavailable             not done; ask again (HTTP 503)
 │   ├── Overloaded          a bound was reached before anything was appended
@@ -107,6 +108,10 @@ class BadReply(ObjectError):
 
 class UnstorableValue(ObjectError, TypeError):
     code = "unstorable-value"
+
+
+class UnfitValue(ObjectError, ValueError):
+    code = "unfit-value"
 
 
 class TurnEnded(ObjectError):

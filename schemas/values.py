@@ -10,6 +10,7 @@ Laws
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import msgspec
 
 from perdure.schemas.errors import UnstorableValue
+from perdure.schemas.expiry import EXPIRING, TIME_BYTES
 
 MAX_DEPTH = 64  # deeper nesting is refused: decoding recurses
 
-_BIG_INT, _DATETIME, _DECIMAL, _UUID, _TUPLE, _SET, _PAIRS = range(1, 8)
+_BIG_INT, _DATETIME, _DECIMAL, _UUID, _TUPLE, _SET, _PAIRS = range(1, 8)  # EXPIRING is 8
 _PLAIN = frozenset((type(None), bool, float, str, bytes))
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
@@ -96,6 +98,8 @@ def _raise_ext(code: int, data: memoryview) -> Any:
         return set(_decode(raw))
     if code == _PAIRS:
         return dict(_decode(raw))
+    if code == EXPIRING:
+        return _decode(raw[TIME_BYTES:])
     raise ValueError(f"extension {code} of a newer format")
 
 
@@ -103,6 +107,6 @@ _decoder = msgspec.msgpack.Decoder(ext_hook=_raise_ext)
 _decode = _decoder.decode
 
 
-def decode_value(data: bytes) -> Any:
-    """The value that `encode_value` stored, as a new object."""
-    return _decode(data)
+decode_value: Callable[[bytes], Any] = _decode
+"""The value that `encode_value` stored, as a new object; of an expiring one what it wraps. A name of the decoder's
+own method: a function around it would cost each `get` a call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.objects.state import Overlay
+from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome
 from perdure.schemas.commands import payload_hash, record_hash
 from perdure.schemas.effects import Out

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from perdure.objects.state import in_range, merged
+from perdure.objects.overlay import in_range, merged
 from perdure.streams.store import Range, Store
 
 ABSENT = object()

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.effects import Effects
+from perdure.objects.overlay import Limits, Overlay, in_range, merged
 from perdure.objects.registry import Kind
-from perdure.objects.state import Limits, Overlay, State, in_range, merged
+from perdure.objects.state import State
 from perdure.objects.turn import handling, starting
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row

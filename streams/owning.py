@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 
+from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
-from perdure.objects.state import Limits
 from perdure.schemas.seal import Seal
 from perdure.streams.log import Log
 from perdure.streams.release import Doors

@@ -16,7 +16,7 @@ from contextvars import Context
 from typing import Any
 from weakref import WeakSet
 
-from perdure.objects.state import Overlay, current_turn
+from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
 from perdure.schemas.commands import Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, TooLarge

@@ -2,11 +2,29 @@
 
 Four nouns to begin with: a `DurableObject` is a class whose instances are always there, one turn at a time, with
 durable `State`; it is asked with a `Request` and answers with a `Response`, or says no with a `Refusal`.
+
+Of its state: `Listing` is a page of names, `Transaction` a part of a turn that can be undone; `UnfitValue` is raised
+for a stored value of another shape than asked for, `StorageFailed` if the disk cannot be read.
 """
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Request, Response
+from perdure.objects.listing import Listing
 from perdure.objects.state import State
-from perdure.schemas.errors import PerdureError, Refusal, TurnEnded
+from perdure.objects.transaction import Transaction
+from perdure.schemas.errors import PerdureError, Refusal, StorageFailed, TurnEnded, UnfitValue
 
-__all__ = ["DurableObject", "Env", "PerdureError", "Refusal", "Request", "Response", "State", "TurnEnded"]
+__all__ = [
+    "DurableObject",
+    "Env",
+    "Listing",
+    "PerdureError",
+    "Refusal",
+    "Request",
+    "Response",
+    "State",
+    "StorageFailed",
+    "Transaction",
+    "TurnEnded",
+    "UnfitValue",
+]

@@ -34,12 +34,16 @@ def test_the_face_is_pinned() -> None:
     assert sorted(perdure.__all__) == [
         "DurableObject",
         "Env",
+        "Listing",
         "PerdureError",
         "Refusal",
         "Request",
         "Response",
         "State",
+        "StorageFailed",
+        "Transaction",
         "TurnEnded",
+        "UnfitValue",
     ]
     assert all(hasattr(perdure, name) for name in perdure.__all__)
 

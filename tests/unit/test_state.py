@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.objects.state import MAX_LISTED, Limits, Overlay, State, current_turn, prefix_end
+from perdure.objects.listing import MAX_LISTED, prefix_end
+from perdure.objects.overlay import Limits, Overlay, current_turn
+from perdure.objects.state import State
 from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge, TurnEnded, UnstorableValue
 from perdure.schemas.values import encode_value
 

@@ -9,8 +9,9 @@ import pytest
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Response
+from perdure.objects.overlay import Limits, Overlay
 from perdure.objects.registry import Kind
-from perdure.objects.state import Limits, Overlay, State
+from perdure.objects.state import State
 from perdure.objects.turn import Outcome, conclude, handling, not_done, starting, too_large_outcome
 from perdure.schemas.commands import CALL, FETCH, Command, call_body
 from perdure.schemas.errors import (

@@ -1,0 +1,54 @@
+"""Who an object is, and the names that its users give to values: str that do not begin with NUL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.schemas.errors import ObjectError, UnstorableValue
+from perdure.schemas.keys import name_of
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectId:
+    """Who the object is: `key` is `Namespace/name`."""
+
+    key: str
+
+    @property
+    def name(self) -> str:
+        return name_of(self.key)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+def utf8_bytes(name: str) -> int:
+    """The length of its UTF-8. Raises `UnstorableValue` if it has none."""
+    try:
+        return len(name.encode())
+    except UnicodeEncodeError as error:
+        raise UnstorableValue(
+            f"a name in state with lone surrogates cannot be stored: {name[:40]!r}"
+        ) from error
+
+
+def named(name: object) -> str:
+    """`name` if it can be one of a user's. Raises TypeError or ObjectError."""
+    if type(name) is not str:
+        raise TypeError(f"a name in state is a str, not {type(name).__name__}")
+    if name.startswith("\0"):
+        raise ObjectError(
+            f"a name in state does not begin with NUL, as {name[:40]!r} does: those are perdure's own"
+        )
+    return name
+
+
+def each_named(names: Any) -> list[str]:
+    """Several names. Raises as `named`, also for what is no iterable."""
+    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+        raise TypeError(
+            f"a name in state is a str, and several are a list of them, not {type(names).__name__}"
+        )
+    return [named(name) for name in names]

@@ -1,0 +1,156 @@
+"""What one turn has written so far, laid over what was committed.
+
+Laws
+- Nothing of the overlay is seen by anybody until the turn commits; rollback is forgetting it, or going back to
+  what `save` gave.
+- A storage failure is never rolled back: a turn that met one does not commit.
+- Names are sorted by their UTF-8 bytes, which is the order of Python's str.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import AnyStr, NamedTuple, Protocol
+
+from perdure.objects.effects import Effects
+from perdure.schemas.effects import AlarmRow, SocketRow
+
+current_turn: ContextVar[object] = ContextVar("perdure_turn", default="no turn")
+
+
+class View(Protocol):
+    """The committed state of one object, as the turn's port."""
+
+    def get(self, name: str) -> bytes | None:
+        """The encoded value. Raises `StorageFailed` or `StoreCorrupt`."""
+
+    def scan(self, start: str, end: str | None, *, reverse: bool) -> Iterator[tuple[str, bytes]]:
+        """Names and encoded values with start <= name < end, in order. Raises like `get`."""
+
+    def alarms(self) -> dict[str, AlarmRow]:
+        """The object's alarms by name, parked ones too. Raises like `get`."""
+
+    def alarm(self, name: str) -> AlarmRow | None:
+        """The one of that name. Raises like `get`."""
+
+    @property
+    def rings(self) -> bool:
+        """Does its class define `alarm`?"""
+
+    def sockets(self) -> dict[str, SocketRow]:
+        """The object's WebSockets by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one turn, in bytes."""
+
+    key_bytes: int = 2048
+    value_bytes: int = 1 << 20
+    turn_bytes: int = 8 << 20
+
+
+class Saved(NamedTuple):
+    """An overlay as it was."""
+
+    changes: dict[str, bytes | None]
+    cleared: bool
+    size_bytes: int
+    first_expiry: int | None
+    effects: Effects | None
+
+
+class Overlay:
+    """`changes`: name -> encoded value, None = deleted. `cleared`: all that was committed is gone.
+
+    `effects`: what it did besides. `first_expiry`: the earliest time, in ms since 1970, at which something put in this turn expires.
+    """
+
+    __slots__ = ("changes", "cleared", "effects", "failure", "first_expiry", "size_bytes")
+
+    def __init__(self) -> None:
+        self.changes: dict[str, bytes | None] = {}
+        self.cleared = False
+        self.effects: Effects | None = None
+        self.failure: BaseException | None = None
+        self.first_expiry: int | None = None
+        self.size_bytes = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.changes and not self.cleared and self.effects is None
+
+    def effect(self) -> Effects:
+        """The effects, to add one."""
+        if self.effects is None:
+            self.effects = Effects()
+        return self.effects
+
+    def set(self, name: str, encoded: bytes | None) -> None:
+        """Write without asking for limits: for perdure's own names."""
+        size_bytes = len(encoded or b"")
+        if name in self.changes:
+            size_bytes -= len(self.changes[name] or b"")
+        else:
+            size_bytes += len(name.encode())
+        self.size_bytes += size_bytes
+        self.changes[name] = encoded
+
+    def clear(self) -> None:
+        """Remove every value and alarm, written or committed."""
+        self.changes.clear()
+        if self.effects is not None:
+            self.effects.alarms.clear()
+        self.size_bytes = 0
+        self.first_expiry = None
+        self.cleared = True
+
+    def save(self) -> Saved:
+        """What `restore` goes back to."""
+        return Saved(self.changes.copy(), self.cleared, self.size_bytes, self.first_expiry, _copied(self.effects))
+
+    def restore(self, saved: Saved) -> None:
+        """Forget what was written since `save`."""
+        self.changes = saved.changes.copy()
+        self.cleared = saved.cleared
+        self.size_bytes = saved.size_bytes
+        self.first_expiry = saved.first_expiry
+        self.effects = _copied(saved.effects)
+
+
+def _copied(effects: Effects | None) -> Effects | None:
+    return None if effects is None else effects.copy()
+
+
+def merged(
+    base: Iterable[tuple[AnyStr, bytes]],
+    changes: Mapping[AnyStr, bytes | None],
+    names: Iterable[AnyStr],
+    *,
+    reverse: bool,
+) -> Iterator[tuple[AnyStr, bytes]]:
+    """`base` in order with `changes` laid over it; `names` are the changed names in range, in order."""
+    mine = iter(names)
+    name = next(mine, None)
+    for found, value in base:
+        while name is not None and (name > found if reverse else name < found):
+            if (changed := changes[name]) is not None:
+                yield name, changed
+            name = next(mine, None)
+        if name == found:
+            if (changed := changes[found]) is not None:
+                yield found, changed
+            name = next(mine, None)
+        else:
+            yield found, value
+    while name is not None:
+        if (changed := changes[name]) is not None:
+            yield name, changed
+        name = next(mine, None)
+
+
+def in_range(names: Iterable[str], start: str, end: str | None, *, reverse: bool) -> list[str]:
+    """The names with start <= name < end, sorted."""
+    return sorted((n for n in names if n >= start and (end is None or n < end)), reverse=reverse)
