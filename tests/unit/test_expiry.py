@@ -235,9 +235,13 @@ def test_a_sweep_that_cannot_read_fails_its_turn() -> None:
 
     async def main() -> None:
         turn = InTurn(view)
-        with turn as state, pytest.raises(StorageFailed):
-            state.sweep()
-        assert turn.overlay.failure is view.failure
+        with turn as state:
+            with pytest.raises(StorageFailed, match="the disk is gone"):
+                state.sweep()
+            view.failure = None
+            with pytest.raises(StorageFailed, match="met a storage failure in this turn"):
+                state.sweep()
+        assert isinstance(turn.overlay.failure, StorageFailed)
 
     asyncio.run(main())
 
@@ -257,6 +261,19 @@ def test_an_expiring_value_has_the_limits_of_any_other() -> None:
             with pytest.raises(TooLarge, match=r"limits\.turn_bytes"):
                 await state.put(dict.fromkeys("abcd", b"x" * 70), expiration_ttl=1)
             assert len(turn.view.hidden) == 0
+
+    asyncio.run(main())
+
+
+def test_holding_a_lock_again_and_again_does_not_use_up_the_turn() -> None:
+    """What counts is what the turn will commit, the notes of expiring values included."""
+
+    async def main() -> None:
+        with InTurn(limits=Limits(turn_bytes=200)) as state:
+            for _ in range(100):
+                await state.put("lock", "held", expiration_ttl=30)
+                await state.put("lock", "held", expiration_ttl=30)
+                assert await state.delete("lock")
 
     asyncio.run(main())
 

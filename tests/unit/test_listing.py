@@ -101,6 +101,7 @@ def test_a_cursor_goes_on_over_what_changed() -> None:
         ({"end": 5}, TypeError, "end is a str"),
         ({"cursor": 5}, TypeError, "cursor is a str"),
         ({"cursor": "not one"}, ValueError, "'not one' is no cursor that list gave"),
+        ({"cursor": "YWJj!!!!"}, ValueError, "is no cursor"),
         ({"cursor": "é"}, ValueError, "is no cursor"),
         ({"cursor": "_w"}, ValueError, "is no cursor"),
         ({"start": "a", "start_after": "b"}, ObjectError, "start or start_after, not both"),
@@ -157,6 +158,11 @@ def test_a_scan_that_fails_is_closed() -> None:
                 await state.items()
             assert view.open == 0
             assert caught.value is not None
+            view.rows["b"] = b""
+            with pytest.raises(IndexError) as caught_too:
+                await state.list()
+            assert view.open == 0
+            assert caught_too.value is not None
             view.failure = StorageFailed("the disk is gone")
             with pytest.raises(StorageFailed):
                 await state.list()
