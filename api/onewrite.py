@@ -6,8 +6,8 @@ Laws
   more than 64 KiB, so that back-pressure still works.
 - A WebSocket gets the bare transport: its frames gain nothing from joining and would lose latency.
 - A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte,
-  and must fit the limit (counted per read, so one read may overshoot): 408 and 431 else. Trailers must fit it
-  too, and are dropped: nobody asks for them, and uvicorn would take them for headers.
+  and must fit the limit (counted per read, so one read may overshoot; what is in a read before it is not
+  counted): 408 and 431 else. Trailers must fit it too, and are dropped: nobody asks for them, and uvicorn would take them for headers.
 - Connections above `connections_max` get a 503 and are closed, before file descriptors run out.
 - A refusal (400, 408, 431) ends the connection, and is said behind the answers to the requests before it: said in
   place of one it would deny what may happen.
@@ -123,7 +123,8 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     head_max_bytes: ClassVar[int] = 64 * 1024
     connections_max: ClassVar[int] = 10_000
-    _head_bytes = 0
+    _head_bytes = 0  # of the head that `_counted` is part of
+    _counted: object = None
     _head_complete = False
     _in_chunk = False  # of a chunked body; trailers are part of its last one
     _head_timer: asyncio.TimerHandle | None = None
@@ -150,7 +151,11 @@ class OneWriteProtocol(HttpToolsProtocol):
             return  # the usual case: a whole head on a connection that has spoken before
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
-        self._head_bytes += len(data)
+        if self._counted is self.headers:
+            self._head_bytes += len(data)
+        else:  # it began somewhere in this read
+            self._counted = self.headers
+            self._head_bytes = 0 if self._in_chunk else len(data) - data.rfind(self.url)
         if self._head_bytes > self.head_max_bytes:
             self._refuse(431, f"Request line and headers must not exceed {self.head_max_bytes} bytes.")
 
@@ -171,7 +176,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         self._head_complete = True
 
     def on_chunk_header(self) -> None:
-        self._in_chunk, self._head_complete = True, False
+        self._in_chunk, self._head_complete, self._counted = True, False, None
 
     def on_body(self, body: bytes) -> None:
         self._head_complete = True  # no trailers yet
@@ -202,7 +207,6 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _head_ended(self) -> None:
-        self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
