@@ -142,7 +142,6 @@ class DirectProtocol(OneWriteProtocol):
         parser = self.parser
         if (
             (cycle is not None and not cycle.response_complete)
-            or self.pipeline
             or not self.url.startswith(_PATHS)
             or b"#" in self.url
             or self.expect_100_continue

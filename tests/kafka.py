@@ -147,7 +147,8 @@ def jars() -> Path:
     return libs
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below the range that outgoing connections use."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.randrange(20000, 30000)
@@ -181,7 +182,7 @@ class LocalKafka:
         self.libs: Path = jars()
         self.directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        ports = _free_ports(2 * brokers)
+        ports = free_ports(2 * brokers)
         self._ports = {node: (ports[2 * node - 2], ports[2 * node - 1]) for node in range(1, brokers + 1)}
         self.bootstrap = ",".join(f"127.0.0.1:{port}" for port, _ in self._ports.values())
         if self._config(1).exists():

@@ -162,6 +162,7 @@ class Client:
         start = self.read.readline()
         if not start:
             raise ConnectionResetError("the server ended the connection")
+        assert start.startswith(b"HTTP/1.1 "), start
         headers: dict[bytes, bytes] = {}
         while (line := self.read.readline().rstrip()) != b"":
             name, _, value = line.partition(b": ")

@@ -199,12 +199,13 @@ def test_a_client_that_wants_to_close_is_told_and_closed(client: Client) -> None
     assert client.ended()
 
 
-def test_http_1_0_is_answered_and_closed(door: Door, client: Client) -> None:
-    """The old version has no connections that stay."""
-    client.send(b"POST /objects/Echo/old/x HTTP/1.0\r\n\r\n")
+@pytest.mark.parametrize("headers", [b"", b"connection: keep-alive\r\n"], ids=["plain", "keep-alive"])
+def test_http_1_0_is_answered_and_closed(client: Client, headers: bytes) -> None:
+    """The old version has no connections that stay, also if it asks for one."""
+    client.send(b"GET /objects/Echo/old/x HTTP/1.0\r\n" + headers + b"\r\n")
     answer = client.answer()
     assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
-    assert json.loads(answer.body)["count"] == 1
+    assert path_of(answer) == "/x"
     assert client.ended()
 
 
