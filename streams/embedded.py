@@ -9,8 +9,7 @@ Laws
   has an unknown outcome, later appends are `Unavailable`, `on_stopped` is told.
 - Nobody waiting means nothing to hurry for: what nobody waits for is committed after `LINGER_S`.
 - When the log falls silent a mark follows the last commit, so that a flipped bit in that commit cannot
-  pass for a torn tail (see wal.py). Failpoints count commits with records only: when a mark comes is the clock's
-  affair, and the N-th pass of a test would be another on each machine.
+  pass for a torn tail (see wal.py).
 
 The open batch has no bound of its own: it holds what the doors let in during one fsync.
 """
@@ -220,12 +219,10 @@ class EmbeddedLog:
         self._open_batch = self._shared = Batch(self._hurry)
         batch.hurry = None
         try:
-            if batch.touched:
-                failpoints.hit("log.before_write")
+            failpoints.hit("log.before_write")
             # Into the WAL file and the memtable: quick, but it holds the GIL, so not in the thread.
             self._database.write(batch.write)
-            if batch.touched:
-                failpoints.hit("log.after_write")
+            failpoints.hit("log.after_write")
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
             self._stop(operating_error(error, self.path, "write"))
             return
@@ -272,8 +269,7 @@ class EmbeddedLog:
             error: BaseException | None = None
             try:
                 self._database.flush_wal(True)
-                if commit[1]:
-                    failpoints.hit("log.after_sync")
+                failpoints.hit("log.after_sync")
             except BaseException as raised:  # noqa: BLE001 - told to the event loop, which stops the log
                 error = raised
             self._loop.call_soon_threadsafe(self._synced, *commit, error)
