@@ -222,8 +222,6 @@ class OneWriteProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, text: str) -> None:
         self._head_ended()
         cycle: Any = self.cycle
-        if isinstance(cycle, LastWord):
-            return
         reads_a_body = self._head_complete or self._in_chunk
         in_its_body = reads_a_body and cycle is not None and not cycle.response_complete
         if in_its_body and self.pipeline:

@@ -65,7 +65,7 @@ appender.c.layout.pattern=%d %p %c %m%n
 """
 
 
-K = TypeVar("K", bound="Kafka")
+K = TypeVar("K")
 
 
 class NoKafka(Exception):
@@ -371,13 +371,23 @@ def session_kafka() -> Kafka:
 
 
 def or_skip(make: Callable[[], K]) -> K:
-    """A Kafka for a test: without one the test is skipped, or fails if `PERDURE_REQUIRE_KAFKA=1`."""
+    """A Kafka, or what of it a test needs: without one the test is skipped, or fails if `PERDURE_REQUIRE_KAFKA=1`."""
     try:
         return make()
     except NoKafka as reason:
         if os.environ.get("PERDURE_REQUIRE_KAFKA") == "1":
             pytest.fail(f"PERDURE_REQUIRE_KAFKA=1, but there is no Kafka: {reason}")
         pytest.skip(f"no Kafka: {reason}")
+
+
+def tools_or_skip(kafka: Kafka) -> None:
+    """Kafka's console tools are needed: without its jars the test is skipped, or fails as in `or_skip`."""
+    if kafka.libs is None:
+
+        def none() -> None:
+            raise NoKafka(f"its console tools need its jars: {_maven_gap()}")
+
+        or_skip(none)
 
 
 def main() -> None:

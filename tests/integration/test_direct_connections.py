@@ -8,7 +8,9 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.door import Client, Door, asking, begun
@@ -165,6 +167,22 @@ def test_a_client_that_does_not_read_is_not_read_from(door: Door, method: bytes)
         client.send(flood._rest)
         assert client.answer().status == 200
         assert client.ask(b"GET /livez").status == 200
+
+
+def test_a_pipeline_holds_no_more_than_one_read(door: Door) -> None:
+    """A client sends faster than turns end: what is not answered waits in its socket, not in our memory."""
+    count, longest = 300, 0
+    request = asking(b"POST /objects/Echo/many/x", b"x: " + b"y" * 8_000)
+    with Client(door.port) as client, ThreadPoolExecutor(1) as thread:
+        assert client.ask(b"GET /livez").status == 200
+        connections: list[Any] = list(door.server.server_state.connections)
+        (pipeline,) = [each.pipeline for each in connections if each.client == client.socket.getsockname()]
+        sent = thread.submit(client.send, *[request] * count)
+        for _ in range(count):
+            assert client.answer().status == 200
+            longest = max(longest, len(pipeline))
+        sent.result(PATIENCE_S)
+    assert 0 < longest * len(request) <= MIB
 
 
 def test_responses_to_one_at_a_time_are_bounded_too(door: Door) -> None:
