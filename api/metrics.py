@@ -20,6 +20,12 @@ _COUNTS = {
     "dones": "Commands that ended without one (reads, expired, duplicates)",
     "dead": "Records that were no commands",
     "claims": "Claims of the partition by this node",
+    "alarms_due": "Commands appended for alarms that came due",
+    "alarms_fired": "Runs of alarms that did what they should",
+    "alarms_failed": "Runs of alarms that failed, each retry counted",
+    "alarms_parked": "Alarms given up after their last retry",
+    "evictions": "Objects that left memory",
+    "oversized": "Objects that took too much memory",
 }
 
 
@@ -48,6 +54,9 @@ class _Node(Collector):
         )
         yield self._gauge("undone_commands", "Commands read and not done", lambda o: o.undone)
         yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.turns.residents))
+        yield self._gauge(
+            "resident_bytes", "Memory that objects take, estimated", lambda o: o.turns.resident_bytes
+        )
         yield self._gauge("watermark", "Below this command offset all is done", lambda o: o.tables.done.mark)
         yield self._gauge("applied_offset", "Journal offset folded up to", lambda o: o.tables.reader.offset)
         yield GaugeMetricFamily("perdure_waiting", "Requests waiting for an answer", self._gateway.waiting)

@@ -36,6 +36,7 @@ from perdure.streams.keeper import Keeper
 from perdure.streams.opening import clock_ms, new_uuid, open_data, start_log
 from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.residence import Residence
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 
@@ -106,6 +107,14 @@ class Node:
             keep_ms=None if keep_s is None else int(keep_s * 1000),
             failed=self._stop,
         )
+        limits = config.limits
+        residence = Residence(
+            self.owners,
+            clock_ms=clock_ms,
+            idle_s=limits.idle_s,
+            object_bytes=limits.object_bytes,
+            memory_bytes=limits.memory_bytes,
+        )
         await self.gateway.start(self.owners)
         door = HttpDoor(self.gateway, self.registry, body_bytes=config.limits.body_bytes, pages=self._page)
         self.asgi, self.http = door, DirectProtocol.to(door)
@@ -115,6 +124,7 @@ class Node:
             self._task(self.keeper.keep()),
             self._task(self.keeper.trim_forever()),
             self._task(self.gateway.sweep()),
+            self._task(residence.keep()),
         ]
         await self._come_up()
 
@@ -166,6 +176,8 @@ class Node:
     async def _drain(self) -> None:
         """Let what is under way end, sign off, and write the store out, so that the next start is quick."""
         serving = [owner for owner in self.owners if owner.state is OwnerState.SERVING]
+        for owner in serving:
+            owner.alarms.end()  # what comes due now is for the next start
         try:
             async with asyncio.timeout(DRAIN_S):
                 await _until(

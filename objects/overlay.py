@@ -109,7 +109,9 @@ class Overlay:
 
     def save(self) -> Saved:
         """What `restore` goes back to."""
-        return Saved(self.changes.copy(), self.cleared, self.size_bytes, self.first_expiry, _copied(self.effects))
+        return Saved(
+            self.changes.copy(), self.cleared, self.size_bytes, self.first_expiry, _copied(self.effects)
+        )
 
     def restore(self, saved: Saved) -> None:
         """Forget what was written since `save`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from perdure.objects.alarms import OnRing, alarm_of
 from perdure.objects.durable import Binding, DurableObject, Env
 from perdure.objects.rpc import Method, methods_of
 from perdure.schemas.config import Config
@@ -17,14 +18,15 @@ from perdure.schemas.errors import ConfigError, UnknownNamespace
 
 
 class Kind:
-    """A namespace with its class and the methods that may be called."""
+    """A namespace with its class, the methods that may be called, and what runs when an alarm rings."""
 
-    __slots__ = ("cls", "methods", "namespace")
+    __slots__ = ("alarm", "cls", "methods", "namespace")
 
     def __init__(self, namespace: str, cls: type[DurableObject]) -> None:
         self.namespace = namespace
         self.cls = cls
         self.methods: dict[str, Method] = methods_of(cls)
+        self.alarm: OnRing | None = alarm_of(cls)
 
 
 class Registry:

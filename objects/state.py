@@ -17,6 +17,7 @@ from contextlib import closing
 from inspect import isawaitable
 from typing import Any, TypeVar, overload
 
+from perdure.objects.alarms import AlarmMethods
 from perdure.objects.expiration import expires_at
 from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_limit, page_of, values_of
 from perdure.objects.models import fitted
@@ -44,7 +45,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State:
+class State(AlarmMethods):
     """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,
@@ -179,7 +180,7 @@ class State:
         return sum([self._delete(each) for each in each_named(name)])
 
     async def delete_all(self) -> None:
-        """Remove every value of the object."""
+        """Remove every value and alarm of the object."""
         self._writable().clear()
 
     async def list(
@@ -261,6 +262,11 @@ class State:
     def end(self) -> None:
         """From here on the handle belongs to nobody."""
         self._turn = None
+
+    @property
+    def used_ms(self) -> int:
+        """The log time of the last turn."""
+        return self._now_ms
 
     def inside(self) -> Overlay:
         """The overlay of the running turn. Raises `TurnEnded` outside it."""

@@ -13,24 +13,27 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 from pydantic_core import PydanticSerializationError, to_json
 
+from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
 from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named
-from perdure.schemas.commands import CALL, FETCH, Command, parse_call
+from perdure.schemas.alarms import parse_ring
+from perdure.schemas.commands import ALARM, CALL, FETCH, Command, parse_call
 from perdure.schemas.errors import (
     BadReply,
     CallerError,
     Expired,
     InvalidArguments,
+    ObjectError,
     PerdureError,
     Refusal,
     TooLarge,
@@ -54,6 +57,8 @@ def handling(instance: DurableObject, kind: Kind, command: Command) -> Coroutine
     """The coroutine that handles `command` on a started instance. Raises what a bad call raises."""
     if command.kind == FETCH:
         return instance.fetch(Request.of(command))
+    if command.kind == ALARM:
+        return _ringing(instance, kind, command)
     return _calling(instance, kind, command)
 
 
@@ -64,14 +69,12 @@ async def _calling(instance: DurableObject, kind: Kind, command: Command) -> Any
     return await method.function(instance, *bound, **named)
 
 
-async def starting(instance: DurableObject, kind: Kind, command: Command) -> Any:
-    """`start`, then the handler: the first turn of a residence."""
-    await instance.start()
-    return await _awaited(handling(instance, kind, command))
-
-
-async def _awaited(handler: Awaitable[Any]) -> Any:
-    return await handler
+async def _ringing(instance: DurableObject, kind: Kind, command: Command) -> Response:
+    if kind.alarm is None:
+        raise ObjectError(f"an alarm of {command.key} rings and its class defines no alarm() any more")
+    ring = parse_ring(command.body)
+    await kind.alarm(instance, AlarmInfo(command.method, ring.due, ring.attempt))
+    return Response(None, 204)
 
 
 def conclude(command: Command, result: Any, error: BaseException | None, overlay: Overlay) -> Outcome:

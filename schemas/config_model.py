@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    NonNegativeInt,
     PositiveInt,
     field_validator,
     model_validator,
@@ -109,6 +110,13 @@ class Limits(Section):
     """Commands waiting for one object before doors answer 503."""
     undone: PositiveInt = 1_000_000
     """Commands of one partition read and not done before reading pauses."""
+    idle_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    """An object without a turn for so long leaves memory."""
+    memory_bytes: NonNegativeInt = 0
+    """Over so much memory of the process objects leave it, those first that were used longest ago. 0: half of what the
+    machine, or the control group, has."""
+    object_bytes: PositiveInt = 128 * MIB
+    """An object that takes more memory (estimated) leaves it after its turn."""
 
     @model_validator(mode="after")
     def _fit(self) -> Self:

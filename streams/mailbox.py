@@ -10,7 +10,7 @@ Laws
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from perdure.objects.effects import Effects
 from perdure.objects.overlay import Limits, Overlay, in_range, merged
 from perdure.objects.registry import Kind
 from perdure.objects.state import State
-from perdure.objects.turn import handling, starting
+from perdure.objects.turn import handling
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
 from perdure.schemas.journal import Entry
@@ -38,6 +38,7 @@ class Turn(TaskLike):
     """One command on its way through its object, from the log to its answer."""
 
     __slots__ = (
+        "alarm",
         "answered",
         "command",
         "encoded",
@@ -52,6 +53,8 @@ class Turn(TaskLike):
         "time_ms",
         "timer",
     )
+
+    alarm: AlarmRow  # of a turn that an alarm made, as it stood when it rang; else not set
 
     def __init__(self, record: LogRecord, command: Command, resident: Resident | None) -> None:
         super().__init__()
@@ -116,8 +119,19 @@ class Resident:
         return self._first(command, env)
 
     async def _first(self, command: Command, env: Env) -> Any:
-        self.instance = instance = self.kind.cls(self.state, env)
-        return await starting(instance, self.kind, command)
+        turn, instance = self.running, self.kind.cls(self.state, env)
+        await instance.start()
+        assert turn is not None
+        assert turn.overlay is not None
+        if turn.overlay.empty:
+            self.instance = instance
+            return await handling(instance, self.kind, command)
+        result = await handling(instance, self.kind, command)
+        if (
+            self.running is turn
+        ):  # what `start` wrote is rolled back with a turn that fails: it has to start again
+            self.instance = instance
+        return result
 
     # The view of its state
 
@@ -143,6 +157,15 @@ class Resident:
             return base
         names = in_range(self.written, start, end, reverse=reverse)
         return merged(base, self.written, names, reverse=reverse)
+
+    @property
+    def rings(self) -> bool:
+        return self.kind.alarm is not None
+
+    def alarm(self, name: str) -> AlarmRow | None:
+        if self.alarms_set is not None and name in self.alarms_set:
+            return self.alarms_set[name]
+        return None if self.cleared else self.tables.alarm(self.key, name)
 
     def alarms(self) -> dict[str, AlarmRow]:
         return _laid_over({} if self.cleared else self.tables.alarms(self.key), self.alarms_set)
@@ -197,11 +220,3 @@ def _laid_over(rows: dict[str, _Row], changes: dict[str, _Row | None] | None) ->
         else:
             rows[name] = row
     return rows
-
-
-def evict_idle(residents: OrderedDict[str, Resident], kept: Resident) -> None:
-    """Drop the idle resident that was used longest ago, but not `kept`; none if all of them are busy."""
-    for key, resident in residents.items():
-        if resident.idle and resident is not kept:
-            del residents[key]
-            return

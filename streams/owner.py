@@ -27,6 +27,7 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.journal import encode_entry
 from perdure.streams import failpoints
+from perdure.streams.alarms import AlarmClock
 from perdure.streams.entries import dead_letter
 from perdure.streams.gap import read_gap
 from perdure.streams.intake import admitted
@@ -35,6 +36,7 @@ from perdure.streams.log import LogRecord, Tail, Topic
 from perdure.streams.mailbox import NO_COMMAND, Turn
 from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
+from perdure.streams.ringing import Ringing
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 
@@ -54,7 +56,9 @@ class Owner:
         self.release = Release(ports.log, ports.doors, self.partition)
         self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
-        self.turns = Turns(ports, tables, self.bounds, self.counts, self.journal, self._spawn)
+        self.alarms = AlarmClock(ports, tables, self.counts, self.lost)
+        ringing = Ringing(self.counts, self.alarms)
+        self.turns = Turns(ports, tables, self.bounds, self.counts, self.journal, self._spawn, ringing)
         self.tail: Tail | None = None
         self.next_command = 0
         self.undone = 0
@@ -71,6 +75,7 @@ class Owner:
             self.tail = None
         self.journal.close()
         self.turns.drop_all()
+        self.alarms.end()
         self.undone, self._paused = 0, False
         for task in self._tasks:
             task.cancel()
@@ -90,6 +95,7 @@ class Owner:
         self.state, self.error = OwnerState.SERVING, None
         self.next_command = self.tables.done.mark
         self.tail = self.log.tail(Topic.COMMANDS, self.partition, self.next_command, self.deliver)
+        self.alarms.start()
 
     def marks(self) -> tuple[int, int]:
         """(low mark, out mark) for the batch that is about to be written."""

@@ -44,6 +44,12 @@ class Counts:
     dones: int = 0
     dead: int = 0
     claims: int = 0
+    alarms_due: int = 0
+    alarms_fired: int = 0
+    alarms_failed: int = 0
+    alarms_parked: int = 0
+    evictions: int = 0
+    oversized: int = 0
 
 
 def _silent(partition: int, done: int, total: int) -> None:

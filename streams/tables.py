@@ -16,7 +16,7 @@ Laws
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
@@ -39,6 +39,9 @@ from perdure.streams.store import Store
 PIECE_ROWS = 500  # about 1 ms of the event loop
 
 
+Due = tuple[int, str, str]  # (ms, object key, name) of an alarm
+
+
 class TablesInfo(NamedTuple):
     """What recovery and administration ask of the tables."""
 
@@ -59,6 +62,7 @@ class Tables(Layers):
         self._meta_row = b"m" + number
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
+        self.on_alarm: Callable[[str, str, AlarmRow | None], None] | None = None  # hears of each row folded
         self._load()
 
     def _load(self) -> None:
@@ -182,6 +186,8 @@ class Tables(Layers):
         self._set_row(self._alarm + place, None if row is None else encode_row(row))
         if row is not None and not row.parked:
             self._set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
+        if self.on_alarm is not None:
+            self.on_alarm(key, name, row)
 
     def _set_row(self, row: bytes, value: bytes | None) -> None:
         self._open.rows[row] = value
@@ -270,16 +276,22 @@ class Tables(Layers):
         rows = self.rows(prefix, after(prefix))
         return {row[len(prefix) :].decode(): decode_alarm(value) for row, value in rows}
 
+    def alarm(self, key: str, name: str) -> AlarmRow | None:
+        """The alarm `name` of object `key`."""
+        row = self.row(self._alarm + f"{key}\0{name}".encode())
+        return None if row is None else decode_alarm(row)
+
     def sockets(self, key: str) -> dict[str, SocketRow]:
         """The WebSockets of object `key`, by id."""
         prefix = self._socket + key.encode() + b"\0"
         rows = self.rows(prefix, after(prefix))
         return {row[len(prefix) :].decode(): decode_socket(value) for row, value in rows}
 
-    def due(self, from_ms: int, until_ms: int) -> Iterator[tuple[int, str, str]]:
-        """(due ms, object key, name) of the alarms with from <= due < until, in the order in which they are due."""
-        start, end = (self._time + max(ms, 0).to_bytes(8, "big") for ms in (from_ms, until_ms))
-        for row, _ in self.rows(start, end):
+    def due(self, first: Due, until_ms: int) -> Iterator[Due]:
+        """The alarms from `first` on with due < until, in the order in which they are due."""
+        from_ms, key, name = first
+        start = self._time + from_ms.to_bytes(8, "big") + (f"{key}\0{name}".encode() if key else b"")
+        for row, _ in self.rows(start, self._time + until_ms.to_bytes(8, "big")):
             key, _, name = row[11:].decode().partition("\0")
             yield int.from_bytes(row[3:11], "big"), key, name
 

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
-from perdure.schemas.commands import Command, parse_command
+from perdure.schemas.commands import ALARM, Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
@@ -27,8 +27,10 @@ from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
-from perdure.streams.mailbox import Resident, Turn, evict_idle
+from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owning import Bounds, Counts, Ports
+from perdure.streams.residence import oldest_idle
+from perdure.streams.ringing import Ringing, note_expiry
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 
@@ -46,6 +48,7 @@ class Turns:
         counts: Counts,
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        ringing: Ringing,
     ) -> None:
         self.ports = ports
         self.log = ports.log
@@ -54,6 +57,8 @@ class Turns:
         self.counts = counts
         self.journal = journal
         self.residents: OrderedDict[str, Resident] = OrderedDict()
+        self.resident_bytes = 0  # estimated
+        self.ringing = ringing
         self.keys_in_flight: set[tuple[str, str, str]] = set()
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
@@ -100,8 +105,16 @@ class Turns:
         kind = self.ports.registry.kinds[namespace_of(key)]
         resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
         if len(residents) > self.bounds.residents:
-            evict_idle(residents, resident)
+            idle = oldest_idle(residents, resident)
+            if idle is not None:
+                self.evict(idle)
         return resident
+
+    def evict(self, resident: Resident) -> None:
+        """An idle object leaves memory; its next command makes it anew."""
+        assert resident.idle, f"{resident.key} is at work"
+        del self.residents[resident.key]
+        self.counts.evictions += 1
 
     # Running
 
@@ -109,7 +122,9 @@ class Turns:
         command, resident = turn.command, turn.resident
         assert resident is not None
         failpoints.hit("owner.before_turn")
-        if early := early_outcome(turn, self.tables, self.ports.clock_ms):
+        alarm = command.kind == ALARM
+        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self.ports.clock_ms)
+        if early:
             self.conclude(turn, early)
             self._next(resident)
             return
@@ -119,7 +134,9 @@ class Turns:
         resident.state.begin(turn, overlay, turn.time_ms)
         context = self._turn_context.copy()
         context.run(current_turn.set, turn)
-        run_inline(self._loop, context, resident.handler(command, self.ports.registry.env), turn, self._ended)
+        env = self.ports.registry.env
+        handler = self.ringing.handler(turn, env) if alarm else resident.handler(command, env)
+        run_inline(self._loop, context, handler, turn, self._ended)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
             left_ms = turn.record.time_ms + command.deadline_ms - self.ports.clock_ms()
             turn.timer = self._loop.call_later(max(left_ms, 0) / 1000, self._expire, turn)
@@ -150,7 +167,10 @@ class Turns:
                 f"its deadline of {turn.command.deadline_ms} ms passed while {turn.command.key} worked on it"
             )
             error = Expired(f"{told}: rolled back")
-        self.conclude(turn, conclude(turn.command, result, error, overlay))
+        outcome = conclude(turn.command, result, error, overlay)
+        if turn.command.kind == ALARM:
+            outcome = self.ringing.concluded(turn, outcome)
+        self.conclude(turn, outcome)
         self._next(resident)
 
     def _next(self, resident: Resident) -> None:
@@ -220,17 +240,30 @@ class Turns:
         assert overlay is not None
         assert resident is not None
         commit = outcome.commit and not overlay.empty
+        if commit and overlay.first_expiry is not None:
+            note_expiry(resident, overlay)
         entry = turn.entry = entry_of(turn, outcome, overlay if commit else None)
         turn.encoded = encode_entry(entry)
         fits = len(turn.encoded) <= self.bounds.entry_bytes
         if not fits:
             told = f"the turn's journal entry has {len(turn.encoded)} bytes, over {self.bounds.entry_bytes}"
-            turn.entry = entry_of(turn, too_large_outcome(turn.command, TooLarge(told)), None)
-            turn.encoded = encode_entry(turn.entry)
+            self._make_small_entry(turn, too_large_outcome(turn.command, TooLarge(told)))
         elif commit:
             resident.commit(overlay)
         turn.overlay = None
         return fits
+
+    def _make_small_entry(self, turn: Turn, outcome: Outcome) -> None:
+        """The entry of a turn whose own was too large: it failed, and of an alarm's turn that is a change too."""
+        overlay, resident = None, turn.resident
+        if turn.command.kind == ALARM:
+            self.counts.alarms_fired -= 1  # as it was taken for at first
+            outcome, overlay = self.ringing.concluded(turn, outcome), turn.overlay
+            assert resident is not None
+            assert overlay is not None
+            resident.commit(overlay)
+        turn.entry = entry_of(turn, outcome, overlay)
+        turn.encoded = encode_entry(turn.entry)
 
     def forget_key(self, turn: Turn) -> None:
         command = turn.command

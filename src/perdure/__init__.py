@@ -7,6 +7,7 @@ Of its state: `Listing` is a page of names, `Transaction` a part of a turn that 
 for a stored value of another shape than asked for, `StorageFailed` if the disk cannot be read.
 """
 
+from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Request, Response
 from perdure.objects.listing import Listing
@@ -15,6 +16,7 @@ from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import PerdureError, Refusal, StorageFailed, TurnEnded, UnfitValue
 
 __all__ = [
+    "AlarmInfo",
     "DurableObject",
     "Env",
     "Listing",

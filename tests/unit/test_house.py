@@ -32,6 +32,7 @@ def names(path: Path) -> str:
 def test_the_face_is_pinned() -> None:
     """What `from perdure import …` offers changes only on purpose, and each name is there."""
     assert sorted(perdure.__all__) == [
+        "AlarmInfo",
         "DurableObject",
         "Env",
         "Listing",

@@ -1,0 +1,267 @@
+"""Alarms as an object has them: set, looked at, removed, and what becomes of one that rang.
+
+Laws
+- Setting and removing belong to the turn. An alarm rings in a turn of its own, never before its time.
+- An alarm that rings is gone for its own turn (one with a cron expression: set to its next time); what the turn sets
+  stands. All of that is one entry with what the turn writes.
+- A run that fails is made again after 2 s, then 4, 8, 16, 32 and 64; after that the alarm is parked: it stays and is
+  listed, and rings no more until somebody drives it again.
+- What comes next is a pure function of the alarm's row and the turn's log time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from builtins import list as listing
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any, cast
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from perdure.objects.names import ObjectId
+from perdure.objects.overlay import Overlay, View
+from perdure.schemas.alarms import TTL
+from perdure.schemas.effects import AlarmChange, AlarmRow, alarm_row
+from perdure.schemas.errors import ConfigError, ObjectError
+
+DEFAULT = "default"
+RETRIES = 6
+FIRST_RETRY_MS = 2000
+MAX_NAME_CHARS = 255
+_YEAR_10000_MS = 253_402_300_800_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+
+When = float | datetime | timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmInfo:
+    """What `alarm(self, info)` is told: which alarm rings, when it was due (ms), how often it has failed since set."""
+
+    name: str
+    scheduled_ms: int
+    retry_count: int = 0
+
+    @property
+    def is_retry(self) -> bool:
+        return self.retry_count > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """An alarm that is set: due in ms since 1970. `failures` since it was set; `parked`: it rings no more by itself."""
+
+    name: str
+    due_ms: int
+    cron: str = ""
+    zone: str = ""
+    failures: int = 0
+    parked: bool = False
+
+
+# When
+
+
+def due_at(when: When, now_ms: int) -> int:
+    """`when` in ms since 1970, never before `now_ms`. Raises TypeError or ValueError for what is no time."""
+    if isinstance(when, timedelta):
+        due_ms = now_ms - (-when // _MS)
+    elif isinstance(when, datetime):
+        if when.tzinfo is None:
+            raise ValueError(
+                f"set_alarm({when!r}) has no time zone: use datetime.now(UTC), or ms since 1970, or a timedelta"
+            )
+        due_ms = -((_EPOCH - when) // _MS)
+    elif type(when) in (int, float):
+        if not math.isfinite(when):
+            raise ValueError(f"set_alarm({when!r}) is no time")
+        due_ms = math.ceil(when)
+    else:
+        raise TypeError(
+            f"set_alarm takes ms since 1970, a datetime with a zone or a timedelta, not {type(when).__name__}"
+        )
+    if due_ms >= _YEAR_10000_MS:
+        raise ValueError(f"set_alarm({when!r}) is after the year 9999: times are in ms since 1970")
+    return max(due_ms, now_ms)
+
+
+def next_due(cron: str, zone: str, after_ms: int) -> int:
+    """The first time, in ms since 1970, after `after_ms` that a cron expression names. Raises ValueError."""
+    if not isinstance(cron, str) or not isinstance(zone, str):
+        raise TypeError("cron and zone are str")
+    try:
+        place: tzinfo = UTC if zone in ("", "UTC") else ZoneInfo(zone)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"zone={zone!r} is no time zone: use a name such as Europe/Berlin") from error
+    after = (_EPOCH + after_ms // 1000 * timedelta(seconds=1)).astimezone(place)
+    try:
+        found = next(CronSim(cron, after))
+    except CronSimError as error:
+        raise ValueError(f"cron={cron!r}: {error}: five fields such as */5 * * * *") from error
+    except StopIteration as error:
+        raise ValueError(f"cron={cron!r} names no time in the next 50 years") from error
+    return round(found.timestamp()) * 1000
+
+
+# What becomes of one that rang
+
+
+def after_success(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
+    """It is gone, or set to its next time. Raises ValueError if its cron expression names none."""
+    if not row.cron:
+        return AlarmChange(name, None)
+    return AlarmChange(name, next_due(row.cron, row.zone, max(now_ms, row.due_ms)), 0, row.cron, row.zone)
+
+
+def after_failure(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
+    """It is put off, or, after the last retry, parked. What removes expired values is never parked."""
+    failed = row.attempt + 1
+    if row.attempt >= RETRIES and name != TTL:
+        return AlarmChange(name, row.due_ms, failed, row.cron, row.zone, parked=True)
+    due_ms = now_ms + FIRST_RETRY_MS * 2 ** min(row.attempt, RETRIES - 1)
+    return AlarmChange(name, due_ms, failed, row.cron, row.zone)
+
+
+def redriven(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
+    """A parked alarm rings again at once, with all its retries."""
+    return AlarmChange(name, now_ms, 0, row.cron, row.zone)
+
+
+# The class
+
+OnRing = Callable[[Any, AlarmInfo], Awaitable[Any]]
+
+
+def alarm_of(cls: type) -> OnRing | None:
+    """What rings on instances of `cls`; None if it defines no `alarm`. Raises `ConfigError` for one that cannot."""
+    function: OnRing | None = getattr(cls, "alarm", None)
+    if function is None:
+        return None
+    where = f"{cls.__module__}.{cls.__qualname__}.alarm"
+    if not inspect.iscoroutinefunction(function):
+        raise ConfigError(f"{where} is called when an alarm rings: write `async def alarm(self, info)`")
+    takes = list(inspect.signature(function).parameters.values())
+    wrong = [each for each in takes[2:] if each.default is each.empty and each.kind not in _VARIADIC]
+    if not takes or wrong or any(each.kind is each.KEYWORD_ONLY for each in takes[:2]):
+        raise ConfigError(f"{where} takes an AlarmInfo or nothing: write `async def alarm(self, info)`")
+    if len(takes) == 1 and takes[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        short = cast(Callable[[Any], Awaitable[Any]], function)
+        return lambda instance, info: short(instance)
+    return function
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+# The state
+
+
+class AlarmMethods:
+    """The part of `self.state` that is about alarms."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        id: ObjectId
+        _view: View
+        _now_ms: int
+
+        def inside(self) -> Overlay: ...
+
+        def _writable(self) -> Overlay: ...
+
+    async def set_alarm(
+        self,
+        when: When | None = None,
+        *,
+        name: str = DEFAULT,
+        cron: str | None = None,
+        zone: str = "UTC",
+    ) -> None:
+        """Have `alarm(self, info)` run at a time; it replaces an alarm of the same name.
+
+        when: ms since 1970 (int or float), a datetime with a zone, or a timedelta from `now`. A time that has
+            passed is now.
+        name: an object may have several alarms, by name.
+        cron, zone: instead of `when`, a cron expression (five fields) in a time zone: it rings again and again.
+
+        Raises `ObjectError` if the class defines no `alarm` or both or none of when and cron are given, TypeError or
+        ValueError for what is no time, expression, zone or name.
+        """
+        overlay = self._writable()
+        if not self._view.rings:
+            raise ObjectError(
+                f"{self.id} sets an alarm and its class has none: define `async def alarm(self, info)`"
+            )
+        if (when is None) == (cron is None):
+            raise ObjectError("set_alarm takes a time or cron=, one of the two")
+        _alarm_name(name)
+        if cron is not None:
+            change = AlarmChange(name, next_due(cron, zone, self._now_ms), 0, cron, zone)
+        else:
+            assert when is not None
+            change = AlarmChange(name, due_at(when, self._now_ms))
+        overlay.effect().alarms[name] = change
+
+    async def get_alarm(self, name: str = DEFAULT) -> int | None:
+        """When it is due, in ms since 1970. None if it is not set: so while it rings, or if it is parked."""
+        row = self._alarm(_alarm_name(name))
+        return None if row is None or row.parked else row.due_ms
+
+    async def delete_alarm(self, name: str = DEFAULT) -> None:
+        """Remove it; nothing happens if it is not set."""
+        overlay = self._writable()
+        if self._alarm(_alarm_name(name)) is not None:
+            overlay.effect().alarms[name] = AlarmChange(name, None)
+
+    async def alarms(self) -> listing[Alarm]:
+        """All that are set, the earliest first, parked ones too."""
+        overlay = self.inside()
+        rows: dict[str, AlarmRow] = {}
+        if not overlay.cleared:
+            try:
+                rows = self._view.alarms()
+            except Exception as error:
+                overlay.failure = error
+                raise
+        for change in overlay.effects.alarms.values() if overlay.effects is not None else ():
+            row = alarm_row(change, -1)
+            if row is None:
+                rows.pop(change.name, None)
+            else:
+                rows[change.name] = row
+        found = [
+            Alarm(name, row.due_ms, row.cron, row.zone, row.attempt, row.parked)
+            for name, row in rows.items()
+            if not name.startswith("\0")
+        ]
+        return sorted(found, key=lambda alarm: (alarm.due_ms, alarm.name))
+
+    def _alarm(self, name: str) -> AlarmRow | None:
+        """As the turn sees it."""
+        overlay = self.inside()
+        if overlay.effects is not None and name in overlay.effects.alarms:
+            return alarm_row(overlay.effects.alarms[name], -1)
+        if overlay.cleared:
+            return None
+        try:
+            return self._view.alarm(name)
+        except Exception as error:
+            overlay.failure = error
+            raise
+
+
+def _alarm_name(name: object) -> str:
+    """`name` if it can be an alarm's. Raises TypeError or ValueError."""
+    if type(name) is not str:
+        raise TypeError(f"an alarm's name is a str, not {type(name).__name__}")
+    if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        raise ValueError(
+            f"an alarm's name has 1 to {MAX_NAME_CHARS} printable characters: {name[:40]!r} has not"
+        )
+    return name

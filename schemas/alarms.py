@@ -1,0 +1,44 @@
+"""Alarm commands: what says that an alarm has come due, and what somebody decided about a parked one.
+
+Laws
+- A command names the setting of the alarm that it is for (the journal offset that set it). It means nothing once the
+  alarm was set anew, put off or removed, so a second command for one setting does no harm.
+- A name that begins with NUL is perdure's own: no user can give it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.schemas.commands import ALARM, NOBODY, Command
+from perdure.schemas.effects import AlarmRow
+from perdure.schemas.errors import MalformedCommand
+
+TTL = "\0ttl"  # the alarm that removes values which have expired
+REDRIVE, DROP = "redrive", "drop"
+
+
+class Ring(msgspec.Struct, gc=False, frozen=True):
+    """The body of an alarm command, JSON. `act`: empty, it has come due; else what becomes of a parked one."""
+
+    set_at: int
+    due: int
+    attempt: int = 0
+    act: str = ""
+
+
+_decode = msgspec.json.Decoder(Ring).decode
+
+
+def alarm_command(key: str, name: str, row: AlarmRow, act: str = "") -> Command:
+    """The command for the alarm `name` of object `key` as it stands; nobody waits for its answer."""
+    body = msgspec.json.encode(Ring(row.set_at, row.due_ms, row.attempt, act))
+    return Command(key, ALARM, name, body=body, reply_to=NOBODY)
+
+
+def parse_ring(body: bytes) -> Ring:
+    """The body of an alarm command. Raises `MalformedCommand`."""
+    try:
+        return _decode(body)
+    except msgspec.DecodeError as error:
+        raise MalformedCommand(f"the body of an alarm says which setting came due: {error}") from error

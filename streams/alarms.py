@@ -1,0 +1,198 @@
+"""The clock of one partition: appends a command for each alarm that has come due. One reign, one clock.
+
+Laws
+- Nothing is appended before its time by the wall clock or by the log time seen so far, whichever is later; timers
+  are checked against both when they fire, however the wall clock jumped.
+- One setting of an alarm is appended once in a reign, unless that failed or came too early by log time. A second one,
+  of this reign or another, does no harm: the turn sees that the alarm stands otherwise.
+- At most `WAITING` commands that it appended wait for their turn (one that is stuck in a mailbox for `STUCK_S` no
+  longer counts): alarms that come due together do not starve other commands.
+- Alarms are looked at from a lower bound on; what lies below it is under way. So rows that are gone are passed once.
+- A reign's end forgets all of it: what is set stands in the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from perdure.schemas.alarms import DROP, REDRIVE, alarm_command
+from perdure.schemas.commands import Command, sealed_record
+from perdure.schemas.effects import AlarmRow
+from perdure.schemas.keys import namespace_of
+from perdure.streams.log import Record, Topic
+from perdure.streams.owning import Counts, Ports
+from perdure.streams.tables import Due, Tables
+
+WAITING = 200
+STUCK_S = 5.0
+RECHECK_S = 5.0  # a jump of the wall clock is noticed within so long
+RETRY_S = 0.5  # after an append that failed
+_FOREVER_MS = 1 << 60
+_Named = tuple[str, str]
+
+
+class AlarmClock:
+    """`start` begins a reign, `end` ends it; `changed` hears of every alarm row that is folded."""
+
+    def __init__(
+        self, ports: Ports, tables: Tables, counts: Counts, failed: Callable[[BaseException], None]
+    ) -> None:
+        self._ports = ports
+        self._tables = tables
+        self._counts = counts
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._reign = 0
+        self._on = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent: dict[_Named, Due] = {}  # appended, and their row stands as it was
+        self._waiting: dict[
+            _Named, float
+        ] = {}  # those of them whose turn has not begun, with the loop's time
+        self._first: Due = (0, "", "")  # what lies below is sent or gone
+        self._next_ms = 0  # nothing from `_first` on is due before
+        tables.on_alarm = self.changed
+
+    def start(self) -> None:
+        """The partition is owned, its tables are up to date."""
+        self.end()
+        self._on = True
+        self._first, self._next_ms = (0, "", ""), 0
+        self._wake()
+
+    def end(self) -> None:
+        self._on = False
+        self._reign += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._sent.clear()
+        self._waiting.clear()
+
+    @property
+    def log_ms(self) -> int:
+        """The log time that a command would have at least, as far as this node can know."""
+        return max(self._ports.clock_ms(), self._tables.meta.clock_ms)
+
+    # What it hears
+
+    def changed(self, key: str, name: str, row: AlarmRow | None) -> None:
+        """An alarm was set, put off, parked or removed, durably."""
+        if not self._on:
+            return
+        self._sent.pop((key, name), None)
+        self.begun(key, name)
+        if row is not None and not row.parked:
+            self._look_from((row.due_ms, key, name))
+
+    def begun(self, key: str, name: str) -> None:
+        """A command of this clock's no longer waits."""
+        if self._waiting.pop((key, name), None) is not None and len(self._waiting) == WAITING // 2:
+            self._wake()  # for those that had to wait
+
+    def again(self, key: str, name: str, wait_s: float) -> None:
+        """A command came to nothing though its alarm stands: send another one later."""
+        sent = self._sent.get((key, name))
+        if sent is not None:
+            self._loop.call_later(wait_s, self._forget, self._reign, sent)
+
+    def _forget(self, reign: int, sent: Due) -> None:
+        _, key, name = sent
+        if reign == self._reign and self._sent.get((key, name)) == sent:
+            del self._sent[key, name]
+            self._waiting.pop((key, name), None)
+            self._look_from(sent)
+
+    def _look_from(self, due: Due) -> None:
+        self._first = min(self._first, due)
+        if due[0] < self._next_ms or self._timer is None:
+            self._next_ms = min(self._next_ms, due[0])
+            self._wake()
+
+    # The time
+
+    def _wake(self, wait_s: float | None = None) -> None:
+        """Look again when the next one is due, at most `RECHECK_S` from now."""
+        if not self._on:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if wait_s is None:
+            left_ms = self._next_ms - self.log_ms
+            wait_s = 0.0 if left_ms <= 0 else min(max(left_ms, 1) / 1000, RECHECK_S)
+        self._timer = self._loop.call_later(wait_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            if self._next_ms <= self.log_ms:
+                self._look()
+            elif self._next_ms < _FOREVER_MS:
+                self._wake()
+        except Exception as error:  # noqa: BLE001 - the store cannot be read: the partition says so
+            self._failed(error)
+
+    def _look(self) -> None:
+        """Append what is due, as much as there is room for, and see when to look again."""
+        now_ms, room = self.log_ms, self._room()
+        found: list[Due] = []
+        for due in self._tables.due(self._first, now_ms + 1):
+            if due[1:] in self._sent:
+                continue
+            if len(found) == room:
+                self._first = due
+                break
+            found.append(due)
+        else:
+            self._first = max(self._first, (now_ms + 1, "", ""))
+        for due in found:
+            self._append(due)
+        following = next(self._tables.due(self._first, _FOREVER_MS), None)
+        if following is None:
+            self._next_ms = _FOREVER_MS
+            return  # the next one that is set wakes it
+        self._next_ms = following[0]
+        # those that are due have to wait until others have begun, which wakes it too
+        self._wake(STUCK_S if self._next_ms <= now_ms else None)
+
+    def _room(self) -> int:
+        waiting = self._waiting
+        stuck_s = self._loop.time() - STUCK_S
+        for named in [named for named, since_s in waiting.items() if since_s <= stuck_s]:
+            del waiting[named]
+        return WAITING - len(waiting)
+
+    # Appending
+
+    def _append(self, due: Due) -> None:
+        _, key, name = due
+        row = self._tables.alarm(key, name)
+        assert row is not None, f"{key} has a time for its alarm {name!r} and no alarm"
+        self._sent[key, name] = due
+        if namespace_of(key) not in self._ports.registry.kinds:
+            return  # its class has left the app: the alarm waits for it to come back
+        self._waiting[key, name] = self._loop.time()
+        self._counts.alarms_due += 1
+        reign = self._reign
+
+        def told(error: BaseException | None) -> None:
+            if error is not None:  # not written, or unknown: once more does no harm
+                self._loop.call_later(RETRY_S, self._forget, reign, due)
+
+        self._send(alarm_command(key, name, row), told)
+
+    def decide(self, key: str, name: str, *, drop: bool = False) -> bool:
+        """Have a parked alarm ring again, or be removed; False if there is none such. It is a command as others are."""
+        row = self._tables.alarm(key, name)
+        if row is None or not row.parked:
+            return False
+        self._send(alarm_command(key, name, row, DROP if drop else REDRIVE), lambda error: None)
+        return True
+
+    def _send(self, command: Command, told: Callable[[BaseException | None], None]) -> None:
+        ports = self._ports
+        record = Record(*sealed_record(command, ports.seal))
+        receipt = ports.log.append(Topic.COMMANDS, self._tables.partition, record, command)
+        if not ports.log.exclusive:  # else the log's failure is the node's
+            receipt.when_durable(told)

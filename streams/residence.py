@@ -1,0 +1,208 @@
+"""How long objects stay in memory: while they are used, as long as there is room, and if they are not too large.
+
+Laws
+- Only memory goes with an eviction: attributes, never state. An object at work, or with anything under way, stays.
+- Who was used longest ago goes first. There is no timer and no clock per object: its last turn's log time tells.
+- One that is larger than `object_bytes` loses its instance after the turn that runs, and that is told.
+- Sizes are estimates: a bounded walk over the instance, of a few objects a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from heapq import merge
+from itertools import islice
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, Protocol
+
+import structlog
+
+from perdure.objects.durable import Env
+from perdure.objects.state import State
+from perdure.streams.mailbox import Resident
+from perdure.streams.owning import Counts
+
+SWEEP_EVERY_S = 1.0
+LOOKED_AT = 2000  # residents per partition and sweep, so that a sweep takes a few ms at most
+MEASURED = 32  # residents per node and sweep
+SAMPLED = 100  # elements of a container that are measured; the others count as their mean
+DEPTH = 6
+VISITED = 2000  # values per object
+_NOT_ITS_OWN = (State, Env, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
+_logger = structlog.get_logger(__name__)
+
+
+class Turns(Protocol):
+    """What is asked of the turns of a partition."""
+
+    residents: OrderedDict[str, Resident]
+    resident_bytes: int
+
+    def evict(self, resident: Resident) -> None: ...
+
+
+class Owning(Protocol):
+    """What is asked of an owner."""
+
+    @property
+    def turns(self) -> Turns: ...
+
+    @property
+    def counts(self) -> Counts: ...
+
+
+class Residence:
+    """Of all partitions of a node. `rss_bytes` gives the process's memory, 0 if it cannot be told."""
+
+    def __init__(
+        self,
+        owners: Sequence[Owning],
+        *,
+        clock_ms: Callable[[], int],
+        idle_s: float,
+        object_bytes: int,
+        memory_bytes: int = 0,
+        rss_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        self._owners = owners
+        self._clock_ms = clock_ms
+        self._idle_ms = int(idle_s * 1000)
+        self._object_bytes = object_bytes
+        self._memory_bytes = memory_bytes or half_of_memory()
+        self._rss_bytes = rss_bytes or process_bytes
+        self._full = False
+
+    async def keep(self) -> None:
+        """Sweep once a second until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """One round: evict who is idle, who is too large, and, if memory is short, who was used longest ago."""
+        before_ms = self._clock_ms() - self._idle_ms
+        for owner in self._owners:
+            self._evict_idle(owner.turns, before_ms)
+            self._measure(owner)
+        full = self._rss_bytes() > self._memory_bytes
+        if full:
+            if not self._full:
+                _logger.warning("memory is short: objects are evicted", memory_bytes=self._memory_bytes)
+            self._evict_oldest()
+        self._full = full
+
+    def _evict_idle(self, turns: Turns, before_ms: int) -> None:
+        gone = []
+        for resident in islice(turns.residents.values(), LOOKED_AT):
+            if resident.idle:
+                if resident.state.used_ms > before_ms:
+                    break
+                gone.append(resident)
+        for resident in gone:
+            turns.evict(resident)
+
+    def _evict_oldest(self) -> None:
+        """A tenth of all, at least 100."""
+        all_of_them = [
+            [(each.state.used_ms, at, each.key) for each in owner.turns.residents.values() if each.idle]
+            for at, owner in enumerate(self._owners)
+        ]
+        count = max(sum(map(len, all_of_them)) // 10, 100)
+        for _, at, key in islice(merge(*all_of_them), count):
+            turns = self._owners[at].turns
+            turns.evict(turns.residents[key])
+
+    def _measure(self, owner: Owning) -> None:
+        turns, sizes = owner.turns, []
+        some = islice(reversed(turns.residents.values()), max(MEASURED // len(self._owners), 1))
+        for resident in list(some):
+            size_bytes = estimated_bytes(resident)
+            sizes.append(size_bytes)
+            if size_bytes > self._object_bytes:
+                owner.counts.oversized += 1
+                _logger.warning(
+                    "object is too large to stay in memory",
+                    object=resident.key,
+                    size_bytes=size_bytes,
+                    object_bytes=self._object_bytes,
+                )
+                drop(turns, resident)
+        turns.resident_bytes = sum(sizes) * len(turns.residents) // len(sizes) if sizes else 0
+
+
+def drop(turns: Turns, resident: Resident) -> None:
+    """Evict it; one at work ends its turn and begins the next without what it had in memory."""
+    if resident.idle:
+        turns.evict(resident)
+    else:
+        resident.instance = None
+        resident.cache.clear()
+
+
+def oldest_idle(residents: Mapping[str, Resident], kept: Resident) -> Resident | None:
+    """The idle resident that was used longest ago, but not `kept`; none if all of them are busy."""
+    return next((each for each in residents.values() if each.idle and each is not kept), None)
+
+
+# Sizes
+
+
+def estimated_bytes(resident: Resident) -> int:
+    """About how much memory an object takes: its instance, and what is cached of its state."""
+    size_bytes = sys.getsizeof(resident) + sum(200 + len(value or b"") for value in resident.cache.values())
+    if resident.instance is not None:
+        with suppress(Exception):  # a user's class may do anything when it is looked at
+            size_bytes += _Walk().size(vars(resident.instance), DEPTH)
+    return size_bytes
+
+
+class _Walk:
+    """Adds up what hangs on a value, each once, `VISITED` values at most."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def size(self, value: Any, depth: int) -> int:
+        """Bytes of `value` and what it holds, as far as it is looked at."""
+        if id(value) in self._seen or isinstance(value, _NOT_ITS_OWN):
+            return 0
+        self._seen.add(id(value))
+        size = sys.getsizeof(value, 64)
+        if not depth or len(self._seen) > VISITED:
+            return size
+        if isinstance(value, dict):
+            return size + self._held(len(value), (part for item in value.items() for part in item), depth, 2)
+        if isinstance(value, (list, tuple, set, frozenset, deque)):
+            return size + self._held(len(value), value, depth, 1)
+        if hasattr(value, "__dict__"):
+            return size + self.size(vars(value), depth)
+        return size
+
+    def _held(self, count: int, parts: Iterable[Any], depth: int, each: int) -> int:
+        looked_at = min(count, SAMPLED)
+        size = sum(self.size(part, depth - 1) for part in islice(parts, looked_at * each))
+        return size * count // looked_at if looked_at else 0
+
+
+def process_bytes() -> int:
+    """The process's resident memory; 0 where /proc does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def half_of_memory() -> int:
+    """Half of the machine's memory, or of what the control group allows."""
+    allowed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        text = ""
+    return (min(allowed, int(text)) if text.isdigit() else allowed) // 2
