@@ -176,7 +176,7 @@ def test_a_page_holds_nothing_of_the_store(tmp_path: Path) -> None:
     store = RocksStore(tmp_path)
     tables = Tables(store, 0)
     tables._fold_entry(
-        Entry(0, "A/a", 1, OK, Reply(OK, 200, (), b""), puts={f"n{n}": b"\x01" for n in range(99)})
+        Entry(0, "A/a", 1, OK, Reply(OK, 200, (), b""), puts={f"n{n}": b"\x01" for n in range(99)}), 0
     )
     tables.write_all()
     state = Resident("A/a", None, tables, InTurn().state._limits).state  # type: ignore[arg-type]  # no turn of its kind
