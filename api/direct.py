@@ -8,7 +8,6 @@ Laws
   answers nothing else at the moment. While it is open it stands where uvicorn keeps its own cycle, so that
   what a client sends meanwhile waits in uvicorn's pipeline, and responses keep the order of requests.
 - A body above the limit is refused as soon as that is known, and the rest of it is thrown away.
-- A client that does not read its responses is not read from.
 - An idle connection is closed after uvicorn's keep-alive time-out, or within that time again: one timer per
   connection looks, instead of one per request.
 """
@@ -32,7 +31,7 @@ from perdure.api.http import (
     read_head,
     sendable,
 )
-from perdure.api.onewrite import OneWriteProtocol
+from perdure.api.onewrite import Nobody, OneWriteProtocol
 from perdure.api.problems import Problem, problem
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
@@ -41,25 +40,19 @@ _PATHS = (b"/objects/", b"/rpc/")
 _NO_HEAD = Head((), None, "", 0)
 
 
-class _Nobody:
-    """What uvicorn wakes when a connection ends; an exchange waits for nothing of the connection."""
-
-    def set(self) -> None: ...
-
-
 class Exchange:
     """One request and its response; an `Asker`, and for uvicorn the cycle of its connection."""
 
     __slots__ = ("body", "disconnected", "head", "keep_alive", "method", "protocol", "response_complete")
 
-    message_event: ClassVar[_Nobody] = _Nobody()
+    message_event: ClassVar[Nobody] = Nobody()
 
     def __init__(self, protocol: DirectProtocol, method: str, keep_alive: bool) -> None:
         self.protocol = protocol
         self.method = method
         self.keep_alive = keep_alive
         self.head = _NO_HEAD
-        self.body = b""
+        self.body: bytes | bytearray = b""
         self.disconnected = False
         self.response_complete = False
 
@@ -75,6 +68,12 @@ class Exchange:
     def failed(self, error: BaseException) -> None:
         assert isinstance(error, PerdureError), error
         self.respond(problem_at_door(error))
+
+    def more(self, body: bytes) -> None:
+        """A further piece of the body. There may be a million of them, and bytes would be copied as often."""
+        if type(self.body) is bytes:
+            self.body = bytearray(self.body)
+        self.body += body
 
     def respond(self, told: Problem) -> None:
         """Send a response made of status, headers and body."""
@@ -143,7 +142,6 @@ class DirectProtocol(OneWriteProtocol):
         parser = self.parser
         if (
             (cycle is not None and not cycle.response_complete)
-            or self.pipeline
             or not self.url.startswith(_PATHS)
             or b"#" in self.url
             or self.expect_100_continue
@@ -178,8 +176,13 @@ class DirectProtocol(OneWriteProtocol):
         exchange = self._exchange
         if exchange is None:
             super().on_body(body)
-        elif not exchange.response_complete:
-            exchange.body += body
+            return
+        self._head_complete = True  # as in OneWriteProtocol
+        if not exchange.response_complete:
+            if exchange.body:
+                exchange.more(body)
+            else:
+                exchange.body = body
             if len(exchange.body) > self.door.body_bytes:
                 try:
                     self.door.fitting(len(exchange.body))
@@ -193,7 +196,8 @@ class DirectProtocol(OneWriteProtocol):
         elif not exchange.response_complete:
             raw_path, _, query = self.url.partition(b"?")
             try:
-                self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, exchange.body)
+                body = exchange.body if type(exchange.body) is bytes else bytes(exchange.body)
+                self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
             except (Refused, PerdureError) as error:
                 exchange.respond(problem_at_door(error))
             except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
@@ -232,17 +236,15 @@ class DirectProtocol(OneWriteProtocol):
         else:
             super().timeout_keep_alive_handler()
 
+    def handle_websocket_upgrade(self) -> None:
+        self._look_no_more()
+        super().handle_websocket_upgrade()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._look_no_more()
+        super().connection_lost(exc)
+
+    def _look_no_more(self) -> None:
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if not self.flow.read_paused:
-            self.transport.resume_reading()

@@ -135,6 +135,9 @@ class HttpDoor:
             status, headers, body = await self._answered(scope, receive)
         except (Refused, PerdureError) as error:
             status, headers, body = problem_at_door(error)
+            if any(name == b"expect" for name, _ in scope["headers"]):
+                # refused before it sent the body, a client may send its next request in place of it
+                headers = [*headers, (b"connection", b"close")]
         self.count(status)
         headers = [*headers]
         if status in NO_BODY:

@@ -6,15 +6,22 @@ Laws
   more than 64 KiB, so that back-pressure still works.
 - A WebSocket gets the bare transport: its frames gain nothing from joining and would lose latency.
 - A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte,
-  and must fit the limit (counted per read, so one read may overshoot): 408 and 431 else.
+  and must fit the limit (counted per read, so one read may overshoot; what is in a read before it is not
+  counted): 408 and 431 else. Trailers must fit it too, and are dropped: nobody asks for them, and uvicorn would take them for headers.
 - Connections above `connections_max` get a 503 and are closed, before file descriptors run out.
+- A refusal (400, 408, 431) ends the connection, and is said behind the answers to the requests before it: said in
+  place of one it would deny what may happen.
+- A client whose requests wait in the pipeline is not read from, nor is one that does not read its responses. uvicorn
+  reads one more segment after each response, and so a pipeline grows without bound.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from typing import Any, ClassVar, cast
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 HEAD_TIMEOUT_S = 10.0
@@ -75,13 +82,51 @@ class JoiningTransport:
         return getattr(self.bare, name)
 
 
+class Flow(FlowControl):
+    """Whether a connection is read from: not while requests wait in its pipeline or responses in its buffer."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self.write_paused and not self._pipeline:
+            super().resume_reading()
+
+
+class Nobody:
+    """What uvicorn wakes when a connection ends, of a cycle that waits for nothing of it."""
+
+    def set(self) -> None: ...
+
+
+class LastWord:
+    """A refusal that ends a connection: for uvicorn a cycle, which waits in the pipeline for its turn."""
+
+    message_event: ClassVar[Nobody] = Nobody()
+
+    def __init__(self, protocol: OneWriteProtocol, status: int, text: str) -> None:
+        self._protocol = protocol
+        self._status = status
+        self._text = text
+        self.keep_alive = False
+        self.disconnected = False
+        self.response_complete = False
+
+    async def run_asgi(self, _: object) -> None:
+        self.response_complete = True
+        self._protocol.end_with(self._status, self._text)
+
+
 class OneWriteProtocol(HttpToolsProtocol):
     """Make a subclass with the bounds of the server at hand (see `bounded_by`)."""
 
     head_max_bytes: ClassVar[int] = 64 * 1024
     connections_max: ClassVar[int] = 10_000
-    _head_bytes = 0
+    _head_bytes = 0  # of the head that `_counted` is part of
+    _counted: object = None
     _head_complete = False
+    _in_chunk = False  # of a chunked body; trailers are part of its last one
     _head_timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -92,6 +137,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         self.joining = joining = JoiningTransport(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", joining))
+        self.flow = Flow(self.transport, self.pipeline)
         if len(self.connections) > self.connections_max:
             self._refuse(503, f"This server has {self.connections_max} connections open, its limit.")
             return
@@ -105,7 +151,11 @@ class OneWriteProtocol(HttpToolsProtocol):
             return  # the usual case: a whole head on a connection that has spoken before
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
-        self._head_bytes += len(data)
+        if self._counted is self.headers:
+            self._head_bytes += len(data)
+        else:  # it began somewhere in this read
+            self._counted = self.headers
+            self._head_bytes = 0 if self._in_chunk else len(data) - data.rfind(self.url)
         if self._head_bytes > self.head_max_bytes:
             self._refuse(431, f"Request line and headers must not exceed {self.head_max_bytes} bytes.")
 
@@ -113,9 +163,38 @@ class OneWriteProtocol(HttpToolsProtocol):
         self._head_complete = False
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_chunk:
+            return  # a trailer
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
-        self._head_complete = True
         super().on_headers_complete()
+        self._head_complete = True
+
+    def on_chunk_header(self) -> None:
+        self._in_chunk, self._head_complete, self._counted = True, False, None
+
+    def on_body(self, body: bytes) -> None:
+        self._head_complete = True  # no trailers yet
+        super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        self._in_chunk, self._head_complete = False, True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.flow.resume_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_ended()
@@ -128,7 +207,6 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _head_ended(self) -> None:
-        self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -143,6 +221,21 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, text: str) -> None:
         self._head_ended()
+        cycle: Any = self.cycle
+        reads_a_body = self._head_complete or self._in_chunk
+        in_its_body = reads_a_body and cycle is not None and not cycle.response_complete
+        if in_its_body and self.pipeline:
+            self.pipeline.popleft()  # the newest: its request will never be whole
+        elif in_its_body or cycle is None or cycle.response_complete:
+            self.end_with(status, text)
+            return
+        last: Any = LastWord(self, status, text)
+        self.cycle = last
+        self.pipeline.appendleft((last, self.app))
+        self.flow.pause_reading()
+
+    def end_with(self, status: int, text: str) -> None:
+        """Refuse in plain text, and close the connection."""
         if self.transport.is_closing():
             return
         body = text.encode()

@@ -34,6 +34,8 @@ def fitted(value: Any, kind: Any, key: str, name: str) -> Any:
         raise UnfitValue(_unfit(key, name, kind, _told(error))) from None
     except msgspec.ValidationError as error:
         raise UnfitValue(_unfit(key, name, kind, str(error))) from None
+    except PydanticUserError as error:  # a name of a type that is not there is found only now
+        raise _no_type(kind, error) from None
 
 
 def _maker(kind: Any) -> Callable[[Any], Any]:
@@ -48,11 +50,15 @@ def _maker(kind: Any) -> Callable[[Any], Any]:
         try:
             msgspec.json.schema(kind)
         except Exception:  # noqa: BLE001 - whatever msgspec says, pydantic's reason is the one to tell
-            raise ObjectError(f"get: nothing can be made into a {_called(kind)}: {error}") from None
+            raise _no_type(kind, error) from None
         return partial(msgspec.convert, type=kind)
 
 
 _known_maker = lru_cache(256)(_maker)
+
+
+def _no_type(kind: Any, error: Exception) -> ObjectError:
+    return ObjectError(f"get: nothing can be made into a {_called(kind)}: {error}")
 
 
 def _unfit(key: str, name: str, kind: Any, told: str) -> str:

@@ -88,6 +88,8 @@ def parse_reply(value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> 
         if status == 0:
             told = msgspec.json.decode(value or b"{}")["error"]
             error = ErrorInfo(told["code"], told["message"], told.get("detail"))
+        elif not 200 <= status <= 599:
+            raise ValueError(f"no reply record: its status is {status}")
         http = tuple((name[5:], text.decode("latin-1")) for name, text in headers if name.startswith("http-"))
         reply = Reply(outcome, status, http, b"" if error else value or b"", error)
         ids = (named["message-id"].decode(), named["correlation-id"].decode(), named["command"].decode())

@@ -65,7 +65,7 @@ appender.c.layout.pattern=%d %p %c %m%n
 """
 
 
-K = TypeVar("K", bound="Kafka")
+K = TypeVar("K")
 
 
 class NoKafka(Exception):
@@ -147,7 +147,8 @@ def jars() -> Path:
     return libs
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below the range that outgoing connections use."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.randrange(20000, 30000)
@@ -181,7 +182,7 @@ class LocalKafka:
         self.libs: Path = jars()
         self.directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        ports = _free_ports(2 * brokers)
+        ports = free_ports(2 * brokers)
         self._ports = {node: (ports[2 * node - 2], ports[2 * node - 1]) for node in range(1, brokers + 1)}
         self.bootstrap = ",".join(f"127.0.0.1:{port}" for port, _ in self._ports.values())
         if self._config(1).exists():
@@ -370,13 +371,23 @@ def session_kafka() -> Kafka:
 
 
 def or_skip(make: Callable[[], K]) -> K:
-    """A Kafka for a test: without one the test is skipped, or fails if `PERDURE_REQUIRE_KAFKA=1`."""
+    """A Kafka, or what of it a test needs: without one the test is skipped, or fails if `PERDURE_REQUIRE_KAFKA=1`."""
     try:
         return make()
     except NoKafka as reason:
         if os.environ.get("PERDURE_REQUIRE_KAFKA") == "1":
             pytest.fail(f"PERDURE_REQUIRE_KAFKA=1, but there is no Kafka: {reason}")
         pytest.skip(f"no Kafka: {reason}")
+
+
+def tools_or_skip(kafka: Kafka) -> None:
+    """Kafka's console tools are needed: without its jars the test is skipped, or fails as in `or_skip`."""
+    if kafka.libs is None:
+
+        def none() -> None:
+            raise NoKafka(f"its console tools need its jars: {_maven_gap()}")
+
+        or_skip(none)
 
 
 def main() -> None:

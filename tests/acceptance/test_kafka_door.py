@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from tests.acceptance.harness import Deployment, deploy, port_of
 from tests.acceptance.wire import PATIENCE_S, ask
-from tests.kafka import Kafka, console_consumer, console_producer
+from tests.kafka import Kafka, console_consumer, console_producer, tools_or_skip
 from tests.process import Server
 
 from perdure.schemas.keys import partition_of
@@ -41,8 +40,7 @@ def served(kafka: Kafka, path: Path) -> Iterator[tuple[Server, Deployment]]:
 
 def test_the_first_use_of_all(kafka: Kafka, tmp_path: Path) -> None:
     """Kafka's own console producer calls an object, Kafka's own console consumer reads its answer."""
-    if kafka.libs is None:
-        pytest.skip("Kafka's console tools need its jars (Maven and Java)")
+    tools_or_skip(kafka)
     with served(kafka, tmp_path) as (server, deployment):
         name = deployment.config.name
         console_producer(

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaProducer
 from tests.acceptance.harness import Deployment, deploy, load_until_killed, names, port_of
 from tests.acceptance.wire import PATIENCE_S, Answer, Wire, ask
 from tests.acceptance.witness import Witness
-from tests.kafka import Kafka, LocalKafka, or_skip
+from tests.kafka import Kafka, LocalKafka, free_ports, or_skip
 from tests.process import DidNotStart, Server, run
 
 from perdure.schemas.keys import partition_of
@@ -80,7 +80,8 @@ class Load:
         self._run: Future[None] = self._pool.submit(lambda: asyncio.run(self._all()))
 
     async def _all(self) -> None:
-        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        # brokers and nodes start meanwhile, each with a patience of its own
+        async with asyncio.timeout(4 * PATIENCE_S), asyncio.TaskGroup() as group:
             for _ in range(self._clients):
                 group.create_task(self._client())
 
@@ -163,8 +164,9 @@ def test_a_killed_broker_costs_no_answer(broker: LocalKafka, tmp_path: Path) -> 
     with deployment.serve() as server:
         load = Load(server, witness)
         load.oks(200)
-        broker.kill()
-        assert witness.in_flight > 0, "nothing was in flight when the broker was killed"
+        in_flight = witness.in_flight
+        broker.kill()  # waits; afterwards all may have been told, and stand back
+        assert in_flight > 0, "nothing was in flight when the broker was killed"
         broker.start()
         load.oks(200)
         load.stop()
@@ -213,8 +215,8 @@ class Cable:
     """What lies between node and broker: `pull` and nothing passes, in either direction; `plug` and all of it
     arrives, late. A thread of its own."""
 
-    def __init__(self, port: int, to: int) -> None:
-        self._port, self._to = port, to
+    def __init__(self, end: socket.socket, to: int) -> None:
+        self._socket, self._to = end, to
         self._pool = ThreadPoolExecutor(1)
         self._up = Event()
         self._run = self._pool.submit(lambda: asyncio.run(self._serve()))
@@ -225,7 +227,7 @@ class Cable:
         self._whole, self._end = asyncio.Event(), asyncio.Event()
         self._whole.set()
         self._pumps: set[asyncio.Task[None]] = set()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+        server = await asyncio.start_server(self._connected, sock=self._socket)
         self._up.set()
         await self._end.wait()
         server.close()
@@ -265,12 +267,11 @@ class Cable:
 @pytest.fixture
 def cabled(tmp_path: Path) -> Iterator[tuple[LocalKafka, Cable]]:
     """A broker that is reached through a cable only: it advertises the cable's end as its address."""
-    with socket.socket() as free:  # below the ports of outgoing connections, like the broker's own
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1] - 20_000
+    (port,) = free_ports(1)
+    end = socket.create_server(("127.0.0.1", port))  # held: the broker chooses its ports next
     told = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
     kafka = or_skip(lambda: LocalKafka(tmp_path / "kafka", extra=told))
-    cable = Cable(port, int(kafka.bootstrap.rpartition(":")[2]))
+    cable = Cable(end, int(kafka.bootstrap.rpartition(":")[2]))
     kafka.bootstrap = f"127.0.0.1:{port}"
     yield kafka, cable
     cable.close()

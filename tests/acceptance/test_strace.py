@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from tests.acceptance.harness import SOAK, Deployment, add_each, deploy, load, n
 from tests.acceptance.powerloss import Disk
 from tests.acceptance.strace import ALL, SYNCS, Point
 from tests.acceptance.wire import ask
-from tests.acceptance.witness import Witness
+from tests.acceptance.witness import Operation, Witness
 from tests.process import DidNotStart, Server
 
 pytestmark = pytest.mark.strace
@@ -49,8 +50,9 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
 
 @pytest.fixture(scope="module")
 def wal(points: list[Point]) -> str:
-    """The file of a run in a new directory that is synced most often: the log's write-ahead log."""
-    most = max((each for each in points if each.call in SYNCS), key=lambda each: each.nth)
+    """The log's write-ahead log in a new directory: of those that RocksDB makes, the one with the commands."""
+    of_the_log = [each for each in points if each.call in SYNCS and re.fullmatch(r"log/\d+\.log", each.file)]
+    most = max(of_the_log, key=lambda each: each.nth)
     assert most.nth >= len(KEYS) * 4, f"{most}: the log should be synced for each command"
     return most.file
 
@@ -70,11 +72,21 @@ def _killed_at(path: Path, point: Point) -> bool:
 
 def _sample(points: list[Point], wal: str, random: Random) -> list[Point]:
     """A few syncs and writes of the log's file, and a few of everything around it."""
-    # how many there are differs by a few from run to run; those at the end may not come
-    ours = [each for each in points if each.file == wal and each.nth <= 20]
-    others = [each for each in points if each.file != wal]
+    ours = [each for each in points if _comes_always(each, wal) and each.file == wal]
+    others = [each for each in points if _comes_always(each, wal) and each.file != wal]
+    by_time = [each for each in points if each.file.startswith("state/")]
     syncs, writes = ([each for each in ours if (each.call in SYNCS) is wanted] for wanted in (True, False))
-    return [*random.sample(syncs, 3), *random.sample(writes, 2), *random.sample(others, 3)]
+    return [
+        *(*random.sample(syncs, 3), *random.sample(writes, 2)),
+        *(*random.sample(others, 2), *random.sample(by_time, 1)),
+    ]
+
+
+def _comes_always(point: Point, wal: str) -> bool:
+    """Does each run come to it, on a slow machine and on a quick one?"""
+    if point.file == wal:
+        return point.nth <= len(KEYS) * 4  # those behind depend on how many commands share a write
+    return not point.file.startswith("state/")  # flushed by the clock
 
 
 def test_a_kill_at_any_sync_or_write_leaves_nothing_half_done(
@@ -90,7 +102,7 @@ def test_a_kill_at_any_sync_or_write_leaves_nothing_half_done(
         if SOAK:
             with capsys.disabled():
                 print(f"{'killed at' if killed else 'never came to'} {point}")
-    assert all(point.file == wal and point.nth > 20 for point in missed), missed
+    assert not any(_comes_always(point, wal) for point in missed), missed
     nth = max(point.nth for point in points if point.file == wal)
     while SOAK and _killed_at(tmp_path / f"sync{nth}", Point("fdatasync", wal, nth)):
         nth += 1  # until a run ends without a kill
@@ -100,7 +112,10 @@ def _traced_run(path: Path) -> tuple[Deployment, Witness, list[strace.Call]]:
     """Work until the state has been flushed once in between, then a SIGKILL."""
     deployment, witness = deploy(path), Witness()
     with deployment.serve(prefix=strace.tracing(path / "trace", ALL)) as server:
-        while not list((deployment.data / "state").glob("*.sst")):
+        add_each(server, witness, KEYS)
+        state = deployment.data / "state"
+        before = set(state.glob("*.sst"))  # of a start that took so long that the clock came before us
+        while set(state.glob("*.sst")) <= before:
             add_each(server, witness, KEYS * 4)
         add_each(server, witness, KEYS * 4)
         server.kill()
@@ -184,13 +199,18 @@ def test_a_slow_disk_delays_answers_and_reorders_nothing(tmp_path: Path, wal: st
                 Random(13),
                 KEYS,
                 clients=16,
-                go_on=lambda: len(witness.operations) < 100,
+                # many commands may share a sync: on a slow machine 100 are over before the disk is
+                go_on=lambda: len(witness.operations) < 100 or not _slow(witness),
             )
         )
         assert asyncio.run(ask(port, "GET", "/readyz")).status == 200
         assert server.stop() == 0, server.stderr()
     told = {each.status for each in witness.operations}
     assert told <= {200, 503, 504}, told
-    slow = [each for each in witness.operations if each.ended_s - each.began_s > 0.25]
-    assert slow, "the disk was not slow"
+    assert _slow(witness), "the disk was not slow"
     deployment.audit(witness)
+
+
+def _slow(witness: Witness) -> list[Operation]:
+    """Those that were answered, and not at once."""
+    return [each for each in witness.operations if 0.25 < each.ended_s - each.began_s < float("inf")]

@@ -368,10 +368,9 @@ def test_partitions_are_kept_apart(maker: LogMaker, tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("maker", [each for each in MAKERS if each.persistent], ids=lambda maker: maker.name)
 def test_reopening_keeps_everything(maker: LogMaker, tmp_path: Path) -> None:
     """Closed and opened again a log holds what was accepted: records, offsets, times, what was trimmed."""
-    if not maker.persistent:
-        pytest.skip("this log lives in memory")
 
     async def story() -> None:
         clock = Clock()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from rocksdict import Options, Rdict
+from tests.acceptance.strace import or_skip
 from tests.contract.logs import PATIENCE_S, Clock, Inbox, Source, add, contents, numbered, outcome
 from tests.process import clean_environ
 
@@ -404,12 +405,11 @@ def test_a_write_that_the_disk_refuses_stops_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.strace
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_a_failed_fsync_is_never_retried(tmp_path: Path) -> None:
     """fdatasync returns EIO: no ack, the log stops, and does not call it again for the WAL."""
     run(nothing, tmp_path / "log")
     trace = tmp_path / "trace"
-    strace = ("strace", "-f", "-o", str(trace), "-y", "-e", "trace=fdatasync")
+    strace = (or_skip(), "-f", "-o", str(trace), "-y", "-e", "trace=fdatasync")
     printed = child(tmp_path / "log", 200, before=(*strace, "-e", "inject=fdatasync:error=EIO:when=12+"))
     assert [line for line in printed if line.startswith("stopped StorageFailed cannot sync the log in")]
     assert printed[-1] == "later Unavailable"

@@ -17,7 +17,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from tests.contract.logs import PATIENCE_S, Inbox, Source, add, contents, numbered, outcome
-from tests.kafka import Kafka, LocalKafka, console_consumer, console_producer
+from tests.kafka import Kafka, LocalKafka, console_consumer, console_producer, tools_or_skip
 
 from perdure.schemas.errors import (
     ConfigError,
@@ -209,8 +209,7 @@ def test_sizes_follow_what_is_appended(kafka: Kafka) -> None:
 
 def test_kafkas_own_tools_see_the_same_records(kafka: Kafka) -> None:
     """What the console producer sends, compressed, a tail delivers; what we append the console shows."""
-    if kafka.libs is None:
-        pytest.skip("Kafka's console tools need its jars")
+    tools_or_skip(kafka)
 
     async def story() -> None:
         app = app_name()

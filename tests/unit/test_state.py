@@ -1,181 +1,16 @@
-"""An object's storage inside one turn: its own writes over what was committed, against a model that is a dict."""
+"""An object's storage inside one turn: its own writes over what was committed, names, values, limits, failures."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.unit.inturn import NOW_MS, Committed, InTurn
 
-from perdure.objects.listing import MAX_LISTED, prefix_end
-from perdure.objects.overlay import Limits, Overlay, current_turn
-from perdure.objects.state import State
-from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge, TurnEnded, UnstorableValue
-from perdure.schemas.values import encode_value
-
-
-class Committed:
-    """A view over a dict; it fails when it is told to."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.rows = {name: encode_value(name, value) for name, value in values.items()}
-        self.failure: Exception | None = None
-
-    def get(self, name: str) -> bytes | None:
-        if self.failure is not None:
-            raise self.failure
-        return self.rows.get(name)
-
-    def scan(self, start: str, end: str | None, *, reverse: bool) -> Iterator[tuple[str, bytes]]:
-        for name in sorted(self.rows, reverse=reverse):
-            if self.failure is not None:
-                raise self.failure
-            if name >= start and (end is None or name < end):
-                yield name, self.rows[name]
-
-
-class InTurn:
-    """`with InTurn(view) as state:` a turn runs; `overlay` is what it leaves."""
-
-    def __init__(self, view: Committed, limits: Limits | None = None) -> None:
-        self.state = State("Counter/alice", view, limits or Limits())
-        self.overlay = Overlay()
-
-    def __enter__(self) -> State:
-        turn = object()
-        self._token = current_turn.set(turn)
-        self.state.begin(turn, self.overlay, 1234)
-        return self.state
-
-    def __exit__(self, *error: object) -> None:
-        self.state.end()
-        current_turn.reset(self._token)
-
-
-NAMES = st.text("ab\0é\U0010ffff", min_size=1, max_size=3)
-CHANGES = st.lists(
-    st.tuples(st.just("put"), NAMES, st.integers(0, 9))
-    | st.tuples(st.just("delete"), NAMES, st.none())
-    | st.tuples(st.just("clear"), st.just(""), st.none()),
-    max_size=8,
-)
-BOUND = st.none() | st.text("ab\0é\U0010ffff", max_size=3)
-
-
-async def change(state: State, model: dict[str, Any], changes: list[tuple[str, str, Any]]) -> None:
-    for what, name, value in changes:
-        if what == "put":
-            await state.put(name, value)
-            model[name] = value
-        elif what == "delete":
-            assert await state.delete(name) == (model.pop(name, None) is not None)
-        else:
-            await state.delete_all()
-            model.clear()
-        assert await state.get(name) == model.get(name)
-
-
-def selected(model: dict[str, Any], options: dict[str, Any]) -> list[str]:
-    """The names that the options leave, the plain way."""
-    return sorted(
-        (
-            name
-            for name in model
-            if name.startswith(options.get("prefix", ""))
-            and (options.get("start") is None or name >= options["start"])
-            and (options.get("start_after") is None or name > options["start_after"])
-            and (options.get("end") is None or name < options["end"])
-        ),
-        reverse=options["reverse"],
-    )
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.dictionaries(NAMES, st.integers(0, 9), max_size=6),
-    CHANGES,
-    st.fixed_dictionaries(
-        {"prefix": st.text("aé\U0010ffff", max_size=2), "end": BOUND, "reverse": st.booleans()},
-        optional={"start": BOUND},
-    )
-    | st.fixed_dictionaries({"start_after": BOUND, "reverse": st.booleans()}),
-    st.integers(1, 4),
-)
-def test_state_is_a_sorted_dict(
-    committed: dict[str, Any], changes: list[tuple[str, str, Any]], options: dict[str, Any], limit: int
-) -> None:
-    """get, put, delete and delete_all; items and the pages of list agree with the model for every option."""
-
-    async def main() -> None:
-        model = dict(committed)
-        with InTurn(Committed(committed)) as state:
-            await change(state, model, changes)
-            names = selected(model, options)
-            found = await state.items(**options)
-            assert list(found.items()) == [(name, model[name]) for name in names]
-            assert list(await state.items(**options, limit=limit)) == names[:limit]
-            paged: list[str] = []
-            cursor: str | None = None
-            while True:
-                page = await state.list(**options, limit=limit, cursor=cursor)
-                assert len(page.keys) <= limit
-                paged += [key.name for key in page.keys]
-                assert len(paged) <= len(names), "a page came twice"
-                assert page.list_complete == (page.cursor is None)
-                if page.list_complete:
-                    break
-                cursor = page.cursor
-            assert paged == names
-
-    asyncio.run(main())
-
-
-def test_the_order_of_names_is_that_of_their_bytes() -> None:
-    """Sorting str and sorting UTF-8 agree, and the end of a prefix lies right behind all it begins."""
-    names = ["a", "a\U0010ffff", "a\U0010ffff\U0010ffff", "b", "\ud7ff", "\ue000", "\U0010ffff"]
-    assert sorted(names) == sorted(names, key=str.encode)
-    for prefix in names:
-        end = prefix_end(prefix)
-        inside = [name for name in names if name >= prefix and (end is None or name < end)]
-        assert sorted(inside) == sorted(name for name in names if name.startswith(prefix))
-
-
-def test_a_page_has_at_most_a_thousand_names() -> None:
-    """More are told by `list_complete` and the cursor, whatever limit was asked for."""
-
-    async def main() -> None:
-        with InTurn(Committed({f"{n:05}": n for n in range(MAX_LISTED + 1)})) as state:
-            page = await state.list(limit=10**6)
-            assert (len(page.keys), page.list_complete, page.cursor) == (MAX_LISTED, False, "00999")
-            assert [key.name for key in (await state.list(cursor=page.cursor)).keys] == ["01000"]
-            assert len(await state.items()) == MAX_LISTED + 1
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_page_of_nothing_cannot_be_asked_for(limit: int) -> None:
-    """It would have no cursor to go on from."""
-
-    async def main() -> None:
-        with InTurn(Committed({"a": 1})) as state, pytest.raises(ValueError, match="at least 1"):
-            await state.list(limit=limit)
-
-    asyncio.run(main())
-
-
-def test_start_and_start_after_exclude_each_other() -> None:
-    """An error that says so."""
-
-    async def main() -> None:
-        with InTurn(Committed({})) as state, pytest.raises(ObjectError, match="not both"):
-            await state.list(start="a", start_after="b")
-
-    asyncio.run(main())
+from perdure.objects.overlay import Limits, current_turn
+from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded, UnstorableValue
 
 
 def test_values_are_copies() -> None:
@@ -202,7 +37,7 @@ def test_put_takes_a_mapping_and_get_a_default() -> None:
             await state.put({"a": None, "b": 2})
             assert [await state.get(name, "no") for name in "abc"] == [None, 2, "no"]
             assert state.storage is state
-            assert (state.now, state.id.name, str(state.id)) == (1234, "alice", "Counter/alice")
+            assert (state.now, state.id.name, str(state.id)) == (NOW_MS, "alice", "Counter/alice")
             with pytest.raises(TypeError, match="put\\(name, value\\)"):
                 await state.put("a")  # type: ignore[call-overload]  # what a user may forget
 
@@ -271,7 +106,7 @@ def test_writing_one_name_again_does_not_use_up_the_turn() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("name", [5, None, b"a", ["a"]])
+@pytest.mark.parametrize("name", [5, None, b"a", [5], ["a", None], {"a": 1}])
 def test_a_name_is_a_str(name: Any) -> None:
     """Anything else is the handler's mistake, not the disk's: a TypeError, and the turn goes on."""
 
@@ -279,8 +114,10 @@ def test_a_name_is_a_str(name: Any) -> None:
         turn = InTurn(Committed({}))
         with turn as state:
             for use in (state.get, state.delete):
-                with pytest.raises(TypeError):
+                with pytest.raises(TypeError, match="a name in state is a str"):
                     await use(name)
+            with pytest.raises(TypeError):
+                await state.put(name, 1)
             await state.put("a", 1)
         assert turn.overlay.failure is None
 

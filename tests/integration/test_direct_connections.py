@@ -1,0 +1,249 @@
+"""Connections of the HTTP door: how long they stay, what they may hold, and what becomes of who goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.door import Client, Door, asking, begun
+from tests.process import serve
+
+PATIENCE_S = 30.0
+IDLE_S = 0.3
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    door = Door(tmp_path_factory.mktemp("door") / "data")
+    yield door
+    door.close()
+
+
+def idle_time_passes(door: Door) -> None:
+    """A connection that is made now and answered is closed for its idleness: for so long others waited too."""
+    with Client(door.port) as idle:
+        assert idle.ask(b"GET /objects/Echo/idle/x").status == 200
+        assert idle.ended()
+
+
+def count_of(door: Door, name: str) -> int:
+    with Client(door.port) as other:
+        count: int = json.loads(other.ask(b"GET /objects/Echo/%b/x" % name.encode()).body)["count"]
+        return count
+
+
+def test_an_idle_connection_is_closed_and_a_busy_one_is_not(door: Door) -> None:
+    """The time-out is that of silence between requests: it closes who waits for nothing, not who waits for a turn."""
+    door.hold()
+    with door.keep_alive(IDLE_S), Client(door.port) as busy:
+        assert busy.ask(b"GET /objects/Echo/busy/x").status == 200  # its timer runs from here
+        busy.send(asking(b"POST /objects/Echo/busy/wait"))
+        assert begun.wait(PATIENCE_S)
+        idle_time_passes(door)
+        door.release()
+        assert busy.answer().status == 200
+        assert busy.ended(), "it is idle now, and stays"
+
+
+def test_a_head_on_its_way_keeps_its_connection(door: Door) -> None:
+    """Who has begun a request is not idle: it has the time of a head."""
+    with door.keep_alive(IDLE_S), Client(door.port) as slow:
+        assert slow.ask(b"GET /objects/Echo/slow/x").status == 200
+        slow.send(b"POST /objects/Echo/slow/x HTTP/1.1\r\nhost")
+        idle_time_passes(door)
+        slow.send(b": x\r\n\r\n")
+        assert slow.answer().status == 200
+
+
+def test_a_websocket_is_not_taken_for_an_idle_connection(door: Door) -> None:
+    """Upgraded on a connection that has been answered before, it outlives the time-out."""
+    with door.keep_alive(IDLE_S), Client(door.port) as client:
+        assert client.ask(b"GET /objects/Echo/socket/x").status == 200
+        upgrade = (b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-version: 13")
+        assert client.ask(b"GET /", *upgrade, b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==").status == 101
+        idle_time_passes(door)
+        client.send(b"\x81\x82\0\0\0\0hi")  # a masked frame of text
+        assert client.read.read(4) == b"\x81\x02hi"
+
+
+def reset_at_the_end(client: Client) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def all_are_gone(door: Door) -> None:
+    """Wait until the server has no connections."""
+    while door.server.server_state.connections:
+        with Client(door.port) as other:
+            assert other.ask(b"GET /livez", b"connection: close").status == 200
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["in order", "by a reset"])
+def test_who_goes_away_leaves_its_command_behind(door: Door, reset: bool) -> None:
+    """The command of a client that is gone completes, others are served meanwhile, and nobody misses an answer."""
+    name = f"gone{reset}"
+    door.hold()
+    with Client(door.port) as client:
+        if reset:
+            reset_at_the_end(client)
+        client.send(asking(b"POST /objects/Echo/%b/wait" % name.encode()))
+        assert begun.wait(PATIENCE_S)
+    all_are_gone(door)
+    door.release()
+    assert count_of(door, name) == 1  # its turn comes behind the one before
+
+
+def test_who_goes_away_with_a_pipeline_leaves_nothing_open(door: Door) -> None:
+    """It is noticed at the next answer; what was not begun by then is not begun any more."""
+    door.hold()
+    with Client(door.port) as client:
+        reset_at_the_end(client)
+        client.send(asking(b"POST /objects/Echo/many/wait"), asking(b"POST /objects/Echo/many/x") * 50)
+        assert begun.wait(PATIENCE_S)
+    door.release()
+    all_are_gone(door)
+    assert 1 <= count_of(door, "many") < 51
+
+
+class Flood:
+    """A client that sends requests and reads nothing."""
+
+    def __init__(self, client: Client, request: bytes) -> None:
+        self.client = client
+        self._request = request
+        self._rest = b""
+        self.sent_bytes = 0
+        client.socket.setblocking(False)
+
+    def send(self) -> bool:
+        """As much as the other side takes; was it anything?"""
+        before = self.sent_bytes
+        while self.sent_bytes < 128 * MIB:
+            self._rest = self._rest or self._request * 16
+            try:
+                sent = self.client.socket.send(self._rest)
+            except BlockingIOError:
+                break
+            self._rest = self._rest[sent:]
+            self.sent_bytes += sent
+        return self.sent_bytes > before
+
+    def finish(self) -> int:
+        """The rest of the last request; returns how many there were."""
+        self.client.socket.setblocking(True)
+        self.client.socket.settimeout(PATIENCE_S)
+        whole = self.sent_bytes // len(self._request)
+        torn = self.sent_bytes % len(self._request)
+        self._rest = self._request[torn:] if torn else b""
+        return whole + (torn > 0)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_client_that_does_not_read_is_not_read_from(door: Door, method: bytes) -> None:
+    """The server takes what a few buffers hold and then no more, and others are served; who reads at last gets all."""
+    request = asking(
+        method + b" /objects/Echo/flood/large/20000",
+        b"x: " + b"y" * 8_000,
+        body=b"z" * 100 if method == b"POST" else b"",
+    )
+    with Client(door.port) as client, Client(door.port) as other:
+        flood, quiet = Flood(client, request), 0
+        while quiet < 20:
+            quiet = 0 if flood.send() else quiet + 1
+            assert other.ask(b"POST /objects/Echo/other/x").status == 200
+        assert flood.sent_bytes < 64 * MIB
+        count = flood.finish()
+        for _ in range(count - 1):
+            answer = client.answer()
+            assert (answer.status, len(answer.body)) == (200, 20_000)
+        client.send(flood._rest)
+        assert client.answer().status == 200
+        assert client.ask(b"GET /livez").status == 200
+
+
+def test_a_pipeline_holds_no_more_than_one_read(door: Door) -> None:
+    """A client sends faster than turns end: what is not answered waits in its socket, not in our memory."""
+    count, longest = 300, 0
+    request = asking(b"POST /objects/Echo/many/x", b"x: " + b"y" * 8_000)
+    with Client(door.port) as client, ThreadPoolExecutor(1) as thread:
+        assert client.ask(b"GET /livez").status == 200
+        connections: list[Any] = list(door.server.server_state.connections)
+        (pipeline,) = [each.pipeline for each in connections if each.client == client.socket.getsockname()]
+        sent = thread.submit(client.send, *[request] * count)
+        for _ in range(count):
+            assert client.answer().status == 200
+            longest = max(longest, len(pipeline))
+        sent.result(PATIENCE_S)
+    assert 0 < longest * len(request) <= MIB
+
+
+def test_responses_to_one_at_a_time_are_bounded_too(door: Door) -> None:
+    """Without a pipeline: each request comes when the one before was answered, no answer is read, and it ends."""
+    asked = 0
+    with Client(door.port) as client, Client(door.port) as other:
+
+        def answered() -> bool:
+            before = door.server.server_state.total_requests
+            client.send(asking(b"GET /objects/Echo/unread/large/500000"))
+            for asked_beside in range(1, 51):
+                assert other.ask(b"GET /livez").status == 200
+                if door.server.server_state.total_requests - before > asked_beside:
+                    return True
+            return False
+
+        while answered():
+            asked += 1
+            assert asked < 100, "50 MB of responses that nobody reads"
+        for _ in range(asked + 1):
+            assert len(client.answer().body) == 500_000
+
+
+APP = """
+import asyncio
+from pathlib import Path
+from perdure import DurableObject, Response
+
+HERE = Path(__file__).parent
+
+class Echo(DurableObject):
+    async def fetch(self, request):
+        if request.path == "/wait":
+            (HERE / "begun").touch()
+            while not (HERE / "go").exists():
+                await asyncio.sleep(0.01)
+        await self.state.put("count", 1)
+        return Response.json({"path": request.path})
+"""
+
+
+def test_a_signal_lets_the_answers_under_way_be_given(tmp_path: Path) -> None:
+    """SIGTERM: a turn under way and what waits in the pipeline behind it are answered, then all ends with 0."""
+    (tmp_path / "app.py").write_text(APP)
+    with serve(tmp_path / "app.py", tmp_path / "data") as server:
+        port = int(server.url.rpartition(":")[2])
+        with Client(port) as client, Client(port) as idle:
+            assert idle.ask(b"GET /objects/Echo/a/x").status == 200
+            client.send(
+                asking(b"POST /objects/Echo/b/wait"), asking(b"GET /livez"), asking(b"POST /objects/Echo/c/x")
+            )
+            while not (tmp_path / "begun").exists():
+                assert server.process.poll() is None
+            os.kill(server.pid, signal.SIGTERM)
+            assert idle.ended()
+            (tmp_path / "go").touch()
+            assert json.loads(client.answer().body) == {"path": "/wait"}
+            assert client.answer().status == 200
+            last = client.answer()
+            assert json.loads(last.body) == {"path": "/x"}
+            assert last.headers[b"connection"] == b"close"
+            assert client.ended()
+        assert server.wait() == 0, server.stderr()
+        assert "Traceback" not in server.stderr()
