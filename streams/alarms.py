@@ -25,6 +25,7 @@ from perdure.streams.owning import Counts, Ports
 from perdure.streams.tables import Due, Tables
 
 WAITING = 200
+BATCH = 50  # appended at once; then others have the loop
 STUCK_S = 5.0
 RECHECK_S = 5.0  # a jump of the wall clock is noticed within so long
 RETRY_S = 0.5  # after an append that failed
@@ -135,26 +136,26 @@ class AlarmClock:
 
     def _look(self) -> None:
         """Append what is due, as much as there is room for, and see when to look again."""
-        now_ms, room = self.log_ms, self._room()
+        now_ms, room = self.log_ms, min(self._room(), BATCH)
         found: list[Due] = []
+        following = None
         for due in self._tables.due(self._first, now_ms + 1):
             if due[1:] in self._sent:
                 continue
             if len(found) == room:
-                self._first = due
+                self._first = following = due
                 break
             found.append(due)
         else:
             self._first = max(self._first, (now_ms + 1, "", ""))
+            following = next(self._tables.due(self._first, _FOREVER_MS), None)
+        self._next_ms = _FOREVER_MS if following is None else following[0]
         for due in found:
             self._append(due)
-        following = next(self._tables.due(self._first, _FOREVER_MS), None)
-        if following is None:
-            self._next_ms = _FOREVER_MS
+        if self._next_ms == _FOREVER_MS:
             return  # the next one that is set wakes it
-        self._next_ms = following[0]
-        # those that are due have to wait until others have begun, which wakes it too
-        self._wake(STUCK_S if self._next_ms <= now_ms else None)
+        # without room, those that are due have to wait until others have begun, which wakes it too
+        self._wake(STUCK_S if self._next_ms <= now_ms and len(self._waiting) >= WAITING else None)
 
     def _room(self) -> int:
         waiting = self._waiting

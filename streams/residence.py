@@ -157,8 +157,7 @@ def estimated_bytes(resident: Resident) -> int:
     """About how much memory an object takes: its instance, and what is cached of its state."""
     size_bytes = sys.getsizeof(resident) + sum(200 + len(value or b"") for value in resident.cache.values())
     if resident.instance is not None:
-        with suppress(Exception):  # a user's class may do anything when it is looked at
-            size_bytes += _Walk().size(vars(resident.instance), DEPTH)
+        size_bytes += _Walk().size(vars(resident.instance), DEPTH)
     return size_bytes
 
 
@@ -170,6 +169,11 @@ class _Walk:
 
     def size(self, value: Any, depth: int) -> int:
         """Bytes of `value` and what it holds, as far as it is looked at."""
+        with suppress(Exception):  # a user's class may do anything when it is looked at
+            return self._size(value, depth)
+        return 0
+
+    def _size(self, value: Any, depth: int) -> int:
         if id(value) in self._seen or isinstance(value, _NOT_ITS_OWN):
             return 0
         self._seen.add(id(value))

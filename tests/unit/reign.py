@@ -106,6 +106,15 @@ class Reign:
         self.owner.end_reign()
         await asyncio.wait((self.living,))
 
+    async def take_over(self) -> None:
+        """Another node, with a store of its own, claims the partition while this one's owner lives (shared logs)."""
+        self.log, self.store = Gappy(self.broker, frozenset()), MemoryStore()
+        await self.begin()
+
+    async def until_ms(self, time_ms: int) -> None:
+        """Let time go on until the wall clock says so."""
+        await asyncio.sleep((time_ms - self.clock_ms()) / 1000)
+
     async def until(self, true: Callable[[], object]) -> None:
         """Let time go on until something holds; 100 s of virtual time at most."""
         async with asyncio.timeout(100):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perdure.schemas.effects import AlarmChange, AlarmRow, SocketChange, SocketRow, alarm_row, socket_row
 from perdure.schemas.errors import LogCorrupt, StoreCorrupt
 from perdure.schemas.journal import (
     NO_CHAIN,
@@ -32,6 +34,7 @@ HOUR_MS = 3_600_000
 START_MS = 1_000 * HOUR_MS
 NAMES = ("a", "b", "c", "z\0", "é")
 KEYS = ("A/a", "A/ab", "B/a")
+ALARMS = ("default", "\0ttl", "é")
 
 
 class Journal:
@@ -91,6 +94,8 @@ def a_journal(random: Random) -> Journal:
                     puts=puts,
                     deletes=gone,
                     clear=random.random() < 0.15,
+                    alarms=tuple(some_alarms(random)),
+                    sockets=tuple(some_sockets(random)),
                     **(spends if random.random() < 0.4 else {}),
                 )
             )
@@ -103,20 +108,43 @@ def a_journal(random: Random) -> Journal:
     return journal
 
 
+def some_alarms(random: Random) -> Iterator[AlarmChange]:
+    """A few, of few names and times: set, put off, parked, removed."""
+    for name in ALARMS:
+        if random.random() < 0.3:
+            due_ms = random.choice((None, 0, START_MS, START_MS + random.randrange(9), 1 << 50))
+            failed = random.choice((0, 0, 1, 7))
+            cron = random.choice(("", "* * * * *"))
+            yield AlarmChange(name, due_ms, failed, cron, "UTC" if cron else "", failed == 7)
+
+
+def some_sockets(random: Random) -> Iterator[SocketChange]:
+    for id_ in ("s1", "s2"):
+        if random.random() < 0.2:
+            yield SocketChange(id_, random.choice(("", "gateway")), ("tag",), b"attached")
+
+
 class Model:
     """The same fold, the plain way."""
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, bytes]] = {key: {} for key in KEYS}
         self.spent: dict[tuple[str, str, str], Entry] = {}
+        self.alarms: dict[str, dict[str, AlarmRow]] = {key: {} for key in KEYS}
+        self.sockets: dict[str, dict[str, SocketRow]] = {key: {} for key in KEYS}
         self.clock_ms = 0
         self.done: set[int] = set()
 
-    def fold(self, each: Entry) -> None:
+    def fold(self, each: Entry, offset: int) -> None:
         self.clock_ms = max(self.clock_ms, each.time_ms)
         values = self.values[each.key]
         if each.clear:
             values.clear()
+            self.alarms[each.key].clear()
+        for alarm in each.alarms:
+            _set(self.alarms[each.key], alarm.name, alarm_row(alarm, offset))
+        for socket in each.sockets:
+            _set(self.sockets[each.key], socket.id, socket_row(socket))
         values.update(each.puts)
         for name in each.deletes:
             values.pop(name, None)
@@ -131,6 +159,20 @@ class Model:
             assert list(tables.scan(key, "", None)) == sorted(values.items())
             part = sorted(((n, v) for n, v in values.items() if "b" <= n < "z\1"), reverse=True)
             assert list(tables.scan(key, "b", "z\1", reverse=True)) == part
+            assert tables.alarms(key) == self.alarms[key]
+            assert [tables.alarm(key, name) for name in ALARMS] == [self.alarms[key].get(n) for n in ALARMS]
+            assert tables.sockets(key) == self.sockets[key]
+        due = sorted(
+            (row.due_ms, key, name)
+            for key, alarms in self.alarms.items()
+            for name, row in alarms.items()
+            if not row.parked
+        )
+        assert list(tables.due((0, "", ""), 1 << 60)) == due
+        for first in due:
+            assert list(tables.due(first, START_MS + 4)) == [
+                each for each in due if each >= first and each[0] < START_MS + 4
+            ]
         for (key, principal, client_key), each in self.spent.items():
             found = tables.spent(key, principal, client_key)
             if each.time_ms > self.clock_ms - 24 * HOUR_MS:
@@ -140,6 +182,13 @@ class Model:
                 assert found is None
             assert tables.spent(key, principal + "x", client_key) is None
         assert all(offset in tables.done for offset in self.done)
+
+
+def _set(rows: dict[str, Any], name: str, row: Any) -> None:
+    if row is None:
+        rows.pop(name, None)
+    else:
+        rows[name] = row
 
 
 def rows(store: MemoryStore) -> list[tuple[bytes, bytes]]:
@@ -179,7 +228,7 @@ def test_reads_see_everything_folded_written_or_not(seed: int) -> None:
     for offset, value in enumerate(journal.values):
         record = tables.apply(offset, value)
         if isinstance(record, EntryRecord):
-            model.fold(record.entry)
+            model.fold(record.entry, offset)
         if random.random() < 0.4:
             tables.cut()
         if random.random() < 0.3:
@@ -355,3 +404,23 @@ def test_a_damaged_meta_row_stops_with_the_remedy(data: bytes) -> None:
     store.write((), [(b"m\0\0", data)])
     with pytest.raises(StoreCorrupt, match="perdure state rebuild"):
         Tables(store, 0)
+
+
+def test_whoever_listens_hears_of_each_alarm_that_changes() -> None:
+    """Set, put off, removed and cleared, in the order of the journal; entries without alarms are not told."""
+    journal, heard = Journal(), []
+    journal.batch(entry(0, alarms=(AlarmChange("a", 5), AlarmChange("b", 6))), entry(1, puts={"x": b"1"}))
+    journal.batch(
+        entry(2, alarms=(AlarmChange("a", None),)), entry(3, clear=True, alarms=(AlarmChange("c", 7),))
+    )
+    tables = Tables(MemoryStore(), 0)
+    tables.on_alarm = lambda key, name, row: heard.append((key, name, row and row.due_ms))
+    for offset, value in enumerate(journal.values):
+        tables.apply(offset, value)
+    assert heard == [
+        ("A/a", "a", 5),
+        ("A/a", "b", 6),
+        ("A/a", "a", None),
+        ("A/a", "b", None),
+        ("A/a", "c", 7),
+    ]

@@ -12,7 +12,7 @@ from perdure.objects.http import Response
 from perdure.objects.overlay import Limits, Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.state import State
-from perdure.objects.turn import Outcome, conclude, handling, not_done, starting, too_large_outcome
+from perdure.objects.turn import Outcome, conclude, handling, not_done, too_large_outcome
 from perdure.schemas.commands import CALL, FETCH, Command, call_body
 from perdure.schemas.errors import (
     Expired,
@@ -208,11 +208,8 @@ def test_a_turn_too_large_for_the_journal_fails() -> None:
 
 
 class Counter(DurableObject):
-    async def start(self) -> None:
-        self.started = getattr(self, "started", 0) + 1
-
     async def increment(self, by: int = 1) -> int:
-        return self.started + by
+        return by + 1
 
 
 class _Nothing:
@@ -223,16 +220,13 @@ class _Nothing:
         return iter(())
 
 
-def test_the_first_turn_of_a_residence_starts_the_object() -> None:
-    """`start` runs before the handler, arguments are validated, and later turns only run the handler."""
+def test_arguments_are_validated_before_a_method_runs() -> None:
+    """What fits is turned into what the annotations say."""
     kind = Kind("Counter", Counter)
     counter = Counter(State("Counter/a", _Nothing(), Limits()), Env({}))
     command = Command("Counter/a", CALL, "increment", body=call_body("increment", ["41"], {}))
 
-    async def main() -> list[Any]:
-        return [await starting(counter, kind, command), await handling(counter, kind, command)]
-
-    assert asyncio.run(main()) == [42, 42]
+    assert asyncio.run(_awaited(handling(counter, kind, command))) == 42
 
 
 def test_a_class_without_a_fetch_answers_404() -> None:

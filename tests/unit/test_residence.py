@@ -1,0 +1,172 @@
+"""How long objects stay in memory, and how they come into it, as stories on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.unit.reign import Reign, story
+
+from perdure.objects.durable import DurableObject, Env
+from perdure.objects.state import State
+from perdure.schemas.errors import Refusal
+from perdure.streams.residence import Residence, estimated_bytes
+
+MIB = 1 << 20
+
+
+class Thing(DurableObject):
+    """It counts its lives and turns; `env.seen` hears when it is made and started."""
+
+    def __init__(self, state: State, env: Env) -> None:
+        super().__init__(state, env)
+        if "break" in env.seen:
+            env.seen.remove("break")
+            raise OSError("no")
+        env.seen.append(("made", state.id.name))
+        self.turns = 0
+
+    async def start(self) -> None:
+        await self.state.put("starts", await self.state.get("starts", 0) + 1)
+
+    async def turn(self, hold: int = 0, wait_s: float = 0) -> int:
+        self.turns += 1
+        if hold:
+            self.held = [bytes(1000) for _ in range(hold // 1000)]
+        await asyncio.sleep(wait_s)
+        return self.turns
+
+    async def refuse(self) -> None:
+        raise Refusal("no")
+
+    async def starts(self) -> Any:
+        return await self.state.get("starts", 0)
+
+
+def residence(reign: Reign, **options: Any) -> Residence:
+    settings = {
+        "idle_s": 60.0,
+        "object_bytes": 128 * MIB,
+        "memory_bytes": MIB,
+        "rss_bytes": lambda: 0,
+    } | options
+    return Residence([reign.owner], clock_ms=reign.clock_ms, **settings)
+
+
+def residents(reign: Reign) -> list[str]:
+    return [key.removeprefix("Thing/") for key in reign.owner.turns.residents]
+
+
+def test_an_object_leaves_memory_when_it_was_idle_long_enough() -> None:
+    """Not one at work, however long, nor one that was used since; its state is there when it comes back."""
+
+    async def told(reign: Reign) -> None:
+        keep = residence(reign)
+        await reign.call("idle", "turn")
+        slow = reign.send("slow", "turn", 0, 90)
+        await asyncio.sleep(40)
+        await reign.call("used", "turn")
+        await asyncio.sleep(25)
+        keep.sweep()
+        assert residents(reign) == ["slow", "used"]
+        assert (await reign.call("idle", "turn")).body == b'{"result":1}'
+        assert (await reign.call("idle", "starts")).body == b'{"result":2}'
+        await reign.told(slow)
+        assert reign.owner.counts.evictions == 1
+
+    story(Thing, told)
+
+
+def test_when_memory_is_short_those_used_longest_ago_leave_it() -> None:
+    """A tenth a second, at least a hundred, until there is room."""
+
+    async def told(reign: Reign) -> None:
+        rss = [2 * MIB]
+        keep = residence(reign, rss_bytes=lambda: rss[0])
+        for n in range(250):
+            await reign.call(f"o{n}", "turn")
+        slow = reign.send("o0", "turn", 0, 5)
+        keep.sweep()
+        assert residents(reign) == [f"o{n}" for n in range(101, 250)] + ["o0"]
+        rss[0] = 0
+        keep.sweep()
+        assert len(residents(reign)) == 150
+        await reign.told(slow)
+
+    story(Thing, told)
+
+
+def test_an_object_that_is_too_large_leaves_memory_after_its_turn() -> None:
+    """At once if it is idle; one at work ends its turn as it is and begins the next without what it held."""
+
+    async def told(reign: Reign) -> None:
+        keep = residence(reign, object_bytes=MIB)
+        await reign.call("small", "turn", 1000)
+        await reign.call("large", "turn", 3 * MIB)
+        await reign.call("busy", "turn", 3 * MIB)
+        busy = [reign.send("busy", "turn", 0, 5), reign.send("busy", "turn")]
+        await asyncio.sleep(1)
+        assert 2.5 * MIB < estimated_bytes(reign.owner.turns.residents["Thing/large"]) < 4 * MIB
+        keep.sweep()
+        assert residents(reign) == ["small", "busy"]
+        first, second = await reign.told(*busy)
+        assert (first.body, second.body) == (b'{"result":2}', b'{"result":1}')
+        assert reign.owner.counts.oversized == 2
+        assert reign.owner.turns.resident_bytes > 3 * MIB
+
+    story(Thing, told)
+
+
+def test_an_estimate_looks_at_a_part_and_counts_each_value_once() -> None:
+    """However large, wound or strange what hangs on an instance is."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "turn")
+        resident = reign.owner.turns.residents["Thing/a"]
+        instance: Any = resident.instance
+        before = estimated_bytes(resident)
+        instance.circle = circle = []
+        circle.append(circle)
+        instance.again = [instance, circle, circle]
+        instance.other = Strange()
+        assert before < estimated_bytes(resident) < before + 2000
+        instance.many = list(range(1000, 1_000_000))
+        assert 30 * MIB < estimated_bytes(resident) < 50 * MIB
+        instance.many = {n: {"n": n} for n in range(100_000)}
+        assert 20 * MIB < estimated_bytes(resident) < 80 * MIB
+
+    story(Thing, told)
+
+
+class Strange:
+    """It does not want to be looked at."""
+
+    def __sizeof__(self) -> int:
+        raise OSError("no")
+
+
+def test_an_object_that_cannot_be_made_fails_its_command_and_is_made_by_the_next() -> None:
+    """The error is typed; nothing of the attempt stays."""
+
+    async def told(reign: Reign) -> None:
+        reign.seen.append("break")
+        reply = await reign.call("a", "turn")
+        assert reply.error is not None
+        assert (reply.outcome, reply.error.code) == ("failed", "handler-failed")
+        assert (await reign.call("a", "turn")).body == b'{"result":1}'
+        assert reign.seen == [("made", "a")]
+
+    story(Thing, told)
+
+
+def test_what_start_wrote_is_not_lost_with_a_refused_turn() -> None:
+    """It was rolled back with the turn, so the object starts again."""
+
+    async def told(reign: Reign) -> None:
+        assert (await reign.call("a", "refuse")).outcome == "refused"
+        assert (await reign.call("a", "starts")).body == b'{"result":1}'
+        assert (await reign.call("a", "refuse")).outcome == "refused"
+        assert (await reign.call("a", "starts")).body == b'{"result":1}'
+        assert reign.seen == [("made", "a"), ("made", "a")]
+
+    story(Thing, told)

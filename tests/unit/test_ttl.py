@@ -1,0 +1,159 @@
+"""Values that expire: hidden at once, removed from the tables without anyone asking, as stories on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.unit.reign import Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.alarms import TTL
+from perdure.schemas.errors import StorageFailed
+
+
+class Thing(DurableObject):
+    """It has no alarm() of its own, and counts how often it is made."""
+
+    async def start(self) -> None:
+        self.env.seen.append("made")
+
+    async def put(self, name: str, ttl_s: float | None, count: int = 1) -> None:
+        values = {f"{name}{n}" if n else name: n for n in range(count)}
+        if ttl_s is None:
+            await self.state.put(values)
+        else:
+            await self.state.put(values, expiration_ttl=ttl_s)
+
+    async def get(self, name: str) -> Any:
+        return await self.state.get(name)
+
+    async def names(self) -> list[str]:
+        return [key.name for key in (await self.state.list()).keys]
+
+    async def alarms(self) -> list[Any]:
+        return list(await self.state.alarms())
+
+    async def clear(self) -> None:
+        await self.state.delete_all()
+
+
+def rows(reign: Reign, name: str = "a") -> list[str]:
+    """The names in the tables, perdure's own too."""
+    return [found for found, _ in reign.owner.tables.scan(f"Thing/{name}", "", None)]
+
+
+def ttl_due(reign: Reign, name: str = "a") -> int | None:
+    row = reign.owner.tables.alarm(f"Thing/{name}", TTL)
+    return None if row is None else row.due_ms
+
+
+def test_an_expired_value_leaves_the_tables_without_anyone_asking() -> None:
+    """Hidden when its time has come, then its rows and the alarm that removed them are gone."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", "short", 10)
+        await reign.call("a", "put", "long", 1000)
+        await reign.call("a", "put", "ever", None)
+        assert (await reign.call("a", "alarms")).body == b'{"result":[]}'
+        assert len(rows(reign)) == 5
+        reign.skew_ms = 10_100
+        assert (await reign.call("a", "get", "short")).body == b'{"result":null}'
+        assert "short" in rows(reign)
+        await asyncio.sleep(6)
+        assert [name for name in rows(reign) if not name.startswith("\0")] == ["ever", "long"]
+        await asyncio.sleep(1000)
+        assert rows(reign) == ["ever"]
+        assert ttl_due(reign) is None
+        assert reign.owner.counts.alarms_fired == 0
+
+    story(Thing, told)
+
+
+def test_a_value_put_again_stays() -> None:
+    """With a later time, or none; the alarm goes by the earliest, and looks again."""
+
+    async def told(reign: Reign) -> None:
+        for name in ("later", "ever", "gone"):
+            await reign.call("a", "put", name, 5)
+        first = ttl_due(reign)
+        await reign.call("a", "put", "later", 50)
+        await reign.call("a", "put", "ever", None)
+        assert ttl_due(reign) == first
+        await reign.call("a", "put", "earlier", 1)
+        assert (ttl_due(reign) or 0) < (first or 0)
+        await asyncio.sleep(20)
+        assert [name for name in rows(reign) if not name.startswith("\0")] == ["ever", "later"]
+        await asyncio.sleep(50)
+        assert rows(reign) == ["ever"]
+
+    story(Thing, told)
+
+
+def test_more_than_one_round_removes_many() -> None:
+    """A thousand to a turn; the next round comes at once."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", "n", 5, 2500)
+        await asyncio.sleep(6)
+        assert rows(reign) == []
+        entries = [each for each in await reign.entries() if each.summary.startswith("alarm")]
+        assert [len(each.deletes) for each in entries] == [2000, 2000, 1000]
+
+    story(Thing, told)
+
+
+def test_values_are_removed_of_an_object_that_is_not_in_memory() -> None:
+    """After a restart too; no instance is made for it."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", "short", 10)
+        await reign.end()
+        reign.seen.clear()
+        await reign.begin()
+        await asyncio.sleep(20)
+        assert (rows(reign), reign.seen) == ([], [])
+
+    story(Thing, told)
+
+
+def test_delete_all_leaves_nothing_to_remove() -> None:
+    """The alarm goes with the values."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", "short", 10)
+        await reign.call("a", "clear")
+        assert (rows(reign), ttl_due(reign)) == ([], None)
+        await asyncio.sleep(20)
+        assert reign.owner.counts.alarms_due == 0
+
+    story(Thing, told)
+
+
+def test_a_removal_that_fails_is_never_given_up() -> None:
+    """It comes again after at most 64 s, however often it failed."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", "short", 10)
+        resident = reign.owner.turns.residents["Thing/a"]
+        scan = type(resident).scan
+        broken = [True]
+
+        def failing(self: Any, *args: Any, **options: Any) -> Any:
+            if broken:
+                raise StorageFailed("no")
+            return scan(self, *args, **options)
+
+        type(resident).scan = failing  # type: ignore[method-assign]  # put back below
+        try:
+            await asyncio.sleep(1000)
+            row = reign.owner.tables.alarm("Thing/a", TTL)
+            assert row is not None
+            assert (row.attempt > 10, row.parked) == (True, False)
+            broken.clear()
+            await asyncio.sleep(70)
+            assert rows(reign) == []
+        finally:
+            type(resident).scan = scan  # type: ignore[method-assign]  # as above
+
+    story(Thing, told)
