@@ -29,7 +29,7 @@ from perdure.schemas.replies import FAILED, OK, REFUSED, UNAVAILABLE, Reply
 from perdure.streams.callrows import BLOCK
 from perdure.streams.log import Topic
 from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owning import Bounds
+from perdure.streams.owning import Bounds, OwnerState
 from perdure.streams.reader import Position
 from perdure.streams.tables import Tables
 
@@ -571,17 +571,33 @@ def test_a_fenced_owner_lets_no_call_out() -> None:
 
     async def told(realm: Realm) -> None:
         a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
-        realm.log.stalled_until_s = asyncio.get_running_loop().time()
-        old = realm.owners, realm.living
-        asked = realm.ask(a, "both", b, 5)
-        await realm.until(lambda: realm.owners[0].undone)
+        (old, first) = realm.log, realm.owners[0]
+        await realm.result(a, "both", b, 0)
+        old.stalled_until_s = asyncio.get_running_loop().time() + 3
         await realm.begin()  # another node claims everything
-        assert [each.body for each in await realm.told(asked)] == [b'{"result":1}']
-        assert realm.value(b) == 1
-        for living, owner in zip(old[1], old[0], strict=True):
-            living.cancel()
-            owner.end_reign()
-        await asyncio.wait(old[1])
+        old.stalled_until_s = 0.0
+        realm.seen.clear()
+        old_command = realm.ask(a, "both", b, 5)  # both nodes read it
+        await realm.told(old_command)
+        assert first.state is OwnerState.FENCED
+        assert realm.seen.count(("called", 2)) == 1
+        assert len(await realm.records(Topic.COMMANDS, 1)) == 2
+        assert realm.value(b) == 2
+
+    story(Thing, told, shared=True)
+
+
+def test_objects_of_two_nodes_call_each_other() -> None:
+    """Commands go over the log, and answers come back over it, to the node that asked."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        await realm.begin(1)  # a second node claims one of the partitions
+        assert await realm.result(a, "through", [b], "add") == b"1"
+        assert await realm.result(b, "through", [a], "add") == b"1"
+        assert error(await realm.call(a, "through", [b, a], "add")) == (FAILED, "deadlock")
+        replies = [each for p in range(3) for each in await realm.records(Topic.REPLIES, p)]
+        assert {each.key for each in replies} == {b"calls.n0", b"calls.n1"}
 
     story(Thing, told, shared=True)
 
