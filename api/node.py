@@ -95,6 +95,7 @@ class Node:
             ReplayProgress(),
             Seal(app_uuid),
         )
+        self._exchange = ports.exchange
         bounds = _bounds(config)
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
@@ -164,6 +165,7 @@ class Node:
         if not self.stopped.done():
             await self._drain()
         self.gateway.close(Unavailable("the node has stopped"))
+        self._exchange.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -15,7 +15,7 @@ import builtins
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import closing
 from inspect import isawaitable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from perdure.objects.alarms import AlarmMethods
 from perdure.objects.expiration import expires_at
@@ -23,6 +23,7 @@ from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_l
 from perdure.objects.models import fitted
 from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
 from perdure.objects.overlay import Limits, Overlay, View, current_turn, in_range, merged
+from perdure.objects.ports import Caller
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
 from perdure.schemas.expiry import (
@@ -250,6 +251,14 @@ class State(AlarmMethods):
         async with Transaction(self) as txn:
             result = closure(txn)
             return await result if isawaitable(result) else result
+
+    async def sync(self) -> None:
+        """Wait until all that this turn has seen is durable, and its owner certain to be still the owner.
+
+        The turn's own writes are not among it. Stub calls and `perdure.fetch` wait by themselves: this is for other ways out.
+        """
+        self.inside()
+        await cast("Caller", self._turn).synced()
 
     # How the turn uses it
 

@@ -10,6 +10,7 @@ from random import Random
 from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
 from perdure.schemas.seal import Seal
+from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log
 from perdure.streams.release import Doors
 
@@ -74,3 +75,4 @@ class Ports:
     app_uuid: str = ""
     progress: Callable[[int, int, int], None] = _silent
     seal: Seal = UNSEALED
+    exchange: Exchange = field(default_factory=Exchange)
