@@ -228,7 +228,9 @@ class LocalKafka:
 
     def _java(self, heap: str = "512m") -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
-        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", logging, "-cp", f"{self.libs}/*"]
+        # the quick compiler only: these live for seconds, and the thorough one would take most of a core
+        quick = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+        return ["java", f"-Xmx{heap}", *quick, logging, "-cp", f"{self.libs}/*"]
 
     def pid(self, node: int = 1) -> int:
         """The process of a running broker (to stop and continue it by signals)."""
