@@ -14,10 +14,12 @@ from perdure.schemas.journal import Claim, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.streams import beginning
 from perdure.streams import owner as owner_module
+from perdure.streams.alarms import AlarmClock
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.mailbox import Turn
 from perdure.streams.owner import Owner
 from perdure.streams.reader import JournalReader, Position
+from perdure.streams.ringing import Ringing
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 
@@ -142,6 +144,29 @@ def error_reply_not_gated() -> Any:
     return _instead(Turns, "conclude", conclude)
 
 
+def alarm_of_any_setting() -> Any:
+    """An alarm command runs as long as there is an alarm of its name, whichever setting it is for."""
+
+    def early(true: Callable[..., Any]) -> Callable[..., Any]:
+        def trusting(self: Ringing, turn: Turn) -> Any:
+            outcome = true(self, turn)
+            assert turn.resident is not None
+            row = turn.resident.alarm(turn.command.method)
+            if outcome is None or row is None or row.parked:
+                return outcome
+            turn.alarm = row
+            return None
+
+        return trusting
+
+    return _instead(Ringing, "early", early)
+
+
+def alarm_forgotten_at_a_take_over() -> Any:
+    """A clock that begins looks at what is set from then on only."""
+    return _instead(AlarmClock, "start", lambda true: lambda self: setattr(self, "_on", True))
+
+
 BUGS = (
     no_dedupe_on_replay,
     offset_outside_the_batch,
@@ -150,6 +175,8 @@ BUGS = (
     read_without_proof,
     answered_without_trace,
     error_reply_not_gated,
+    alarm_of_any_setting,
+    alarm_forgotten_at_a_take_over,
 )
 
 __all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "beginning"]

@@ -1,4 +1,4 @@
-"""What must be true, whatever happened: I1 to I7 and I9, from the log, the answers and the tables alone.
+"""What must be true, whatever happened: I1 to I9, from the log, the answers and the tables alone.
 
 The `Auditor` reads the durable journal as any reader would, and knows of each command its one trace that counts.
 """
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from perdure.api.gateway import Answer
-from perdure.schemas.commands import parse_command
+from perdure.schemas.alarms import parse_ring
+from perdure.schemas.commands import ALARM, Command, parse_command
+from perdure.schemas.effects import AlarmRow, alarm_row
 from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp, in_runs
 from perdure.schemas.replies import UNAVAILABLE, Reply
 from perdure.schemas.values import decode_value
@@ -19,6 +21,7 @@ from perdure.streams.log import Topic
 from perdure.streams.memory import MemoryBroker
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
+from perdure.streams.owning import UNSEALED
 from perdure.streams.reader import JournalReader
 from perdure.streams.tables import Tables
 from tests.simulation.sample import CHANGES_NOTHING, MARK
@@ -51,6 +54,7 @@ class Auditor:
         self.broker = broker
         self.readers = [JournalReader(f"journal {p}") for p in range(broker.partitions)]
         self.entries: dict[tuple[int, int], Entry] = {}
+        self.places: dict[tuple[int, int], int] = {}  # of a command -> journal offset of its entry
         self.order: list[tuple[int, Entry]] = []
         self.dones: set[tuple[int, int]] = set()
         self.claims = 0
@@ -71,6 +75,7 @@ class Auditor:
                         f"I2: command {place} was done without an entry, and has one"
                     )
                     self.entries[place] = record.entry
+                    self.places[place] = each.offset
                     self.order.append((partition, record.entry))
                     _apply(self.states.setdefault(record.entry.key, {}), record.entry)
                 if isinstance(record, (EntryRecord, NoOp)):
@@ -115,6 +120,7 @@ class _Model:
         self.state: dict[str, Any] = {}
         self.history: list[tuple[int, dict[str, Any]]] = []
         self.marks: dict[int, str] = {}
+        self.alarm: AlarmRow | None = None
 
     def before(self, offset: int) -> dict[str, Any]:
         """The state that the command at `offset` met."""
@@ -136,9 +142,16 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> dict[str, _Model]:
             assert entry is not None or place in auditor.dones, (
                 f"I1: command {place} is on the log and never done"
             )
-            command = parse_command(record.key, record.value, record.headers)
+            command = parse_command(record.key, record.value, record.headers, UNSEALED)
             model = models.setdefault(command.key, _Model())
             model.history.append((record.offset, dict(model.state)))
+            if command.kind == ALARM:
+                run.counts["alarms for nothing" if entry is None else f"alarms {entry.outcome}"] += 1
+                if entry is not None:
+                    _check_ring(model, entry, command)
+                    _apply(model.state, entry)
+                    _set_alarm(model, entry, auditor.places[place])
+                continue
             _, op, mark = command.path.split("/")
             model.marks[record.offset] = mark
             if entry is None:
@@ -146,7 +159,33 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> dict[str, _Model]:
             assert entry.key == command.key, f"I4: entry of {place} is for {entry.key}"
             _check_entry(model, entry, op, mark)
             _apply(model.state, entry)
+            _set_alarm(model, entry, auditor.places[place])
+    for key, model in models.items():
+        assert model.alarm is None or model.alarm.parked, (
+            f"I8: {key} has an alarm that never rang: {model.alarm}"
+        )
     return models
+
+
+def _set_alarm(model: _Model, entry: Entry, at: int) -> None:
+    for change in entry.alarms:
+        model.alarm = alarm_row(change, at)
+
+
+def _check_ring(model: _Model, entry: Entry, command: Command) -> None:
+    """An alarm ran as it was set, once, not early; its entry says what becomes of it."""
+    what, row = f"{entry.key}: the alarm at {entry.command}", model.alarm
+    assert row is not None, f"I8: {what} rang and was not set"
+    assert parse_ring(command.body).set_at == row.set_at, f"I8: {what} rang for a setting that is over: {row}"
+    assert entry.time_ms >= row.due_ms, f"I8: {what} is {row.due_ms - entry.time_ms} ms early"
+    (change,) = entry.alarms
+    if entry.outcome == "ok":
+        assert change.due_ms is None, f"I8: {what} rang, and is still set"
+        puts = {name: decode_value(value) for name, value in entry.puts.items()}
+        assert puts == {"rings": model.state.get("rings", 0) + 1}, f"I8: {what} put {puts}"
+    else:
+        assert not entry.puts, f"I5: {what} failed, and changed {entry.puts}"
+        assert change.attempt == row.attempt + 1, f"I8: {what} failed, and that was not counted"
 
 
 def _apply(state: dict[str, Any], entry: Entry) -> None:
@@ -168,6 +207,9 @@ def _check_entry(model: _Model, entry: Entry, op: str, mark: str) -> None:
         count = model.state.get("count", 0) + 1
         assert puts == {"count": count, MARK + mark: True}, f"I3: {what} put {puts}, {count} was due"
         assert said == count, f"I3: {what} said {said}"
+    elif op == "alarm":
+        assert puts == {MARK + mark: True}, f"I4: {what} put {puts}"
+        assert [said] == [each.due_ms for each in entry.alarms], f"I8: {what} said {said}: {entry.alarms}"
     elif op in ("token", "maybe") and entry.puts:
         assert puts == {"token": said, MARK + mark: True}, f"I4: {what} put {puts} and said {said}"
     elif op == "forget" and entry.deletes:

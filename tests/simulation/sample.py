@@ -7,6 +7,7 @@ from an owner that had no right to give it does not match the journal.
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -51,6 +52,19 @@ class Sample(DurableObject):
         await self.state.put({"count": count + 1, MARK + mark: True})
         return count + 1
 
+    async def do_alarm(self, mark: str, random: Random) -> Any:
+        await self.state.set_alarm(timedelta(milliseconds=random.randrange(2000)))
+        await self.state.put(MARK + mark, True)
+        return await self.state.get_alarm()
+
+    async def alarm(self) -> None:
+        random: Random = self.env.random()
+        await self.state.put("rings", await self.state.get("rings", 0) + 1)
+        if random.random() < 0.2:
+            await asyncio.sleep(random.random() * 0.3)
+        if random.random() < 0.2:
+            raise ValueError("the alarm")
+
     async def do_fail(self, mark: str, random: Random) -> Any:
         await self.state.put("count", -1)
         raise ValueError(mark)
@@ -73,5 +87,6 @@ OPS = (
     ("fail", 5),
     ("refuse", 4),
     ("forget", 3),
+    ("alarm", 6),
 )
 CHANGES_NOTHING = frozenset(("get", "marks"))

@@ -411,7 +411,8 @@ class Run:
 
     def _caught_up(self, owner: Owner) -> bool:
         end = self.broker.streams[Topic.COMMANDS, owner.partition].durable
-        return owner.state is OwnerState.SERVING and owner.idle and owner.tables.done.mark >= end
+        quiet = next(owner.tables.due((0, "", ""), 1 << 60), None) is None
+        return owner.state is OwnerState.SERVING and owner.idle and owner.tables.done.mark >= end and quiet
 
 
 def _on_hit(name: str) -> None:

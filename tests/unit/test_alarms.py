@@ -213,6 +213,19 @@ def test_delete_all_removes_alarms_too() -> None:
     story(Thing, told)
 
 
+def test_a_turn_sees_what_the_one_before_it_did_to_alarms_before_that_is_durable() -> None:
+    """Removed with everything, and set again."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "set", 50, "old")
+        offsets = [reign.send("a", "clear", "new")]
+        offsets += [reign.send("a", "get", name) for name in ("old", "new")]
+        _, old, new = await reign.told(*offsets)
+        assert (result(old), result(new) is not None) == (None, True)
+
+    story(Thing, told, check=False)
+
+
 def test_a_part_of_a_turn_that_is_undone_has_set_nothing() -> None:
     """What a transaction set goes with it; what was set before stays."""
 
@@ -508,6 +521,20 @@ def test_a_jump_of_the_wall_clock_makes_no_alarm_early_by_log_time(jump_ms: int)
             assert reign.owner.counts.alarms_due == 2
 
     story(Thing, told)
+
+
+def test_an_alarm_for_now_rings_at_once_though_the_wall_clock_is_behind_log_time() -> None:
+    """Log time has reached it."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "count")
+        await reign.call("a", "set", 3600, "later")
+        reign.skew_ms = -HOUR_MS
+        await reign.call("a", "set", 0)
+        await asyncio.sleep(1)
+        assert [each[1] for each in rings(reign)] == ["default"]
+
+    story(Thing, told, check=False)
 
 
 def test_a_log_whose_clock_is_behind_delays_an_alarm() -> None:

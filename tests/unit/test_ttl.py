@@ -34,8 +34,10 @@ class Thing(DurableObject):
     async def alarms(self) -> list[Any]:
         return list(await self.state.alarms())
 
-    async def clear(self) -> None:
+    async def clear(self, name: str = "", ttl_s: float = 0) -> None:
         await self.state.delete_all()
+        if name:
+            await self.put(name, ttl_s)
 
 
 def rows(reign: Reign, name: str = "a") -> list[str]:
@@ -126,6 +128,10 @@ def test_delete_all_leaves_nothing_to_remove() -> None:
         assert (rows(reign), ttl_due(reign)) == ([], None)
         await asyncio.sleep(20)
         assert reign.owner.counts.alarms_due == 0
+        await reign.call("a", "put", "short", 10)
+        await reign.call("a", "clear", "later", 20)
+        await asyncio.sleep(30)
+        assert (rows(reign), reign.owner.counts.alarms_due) == ([], 1)
 
     story(Thing, told)
 
