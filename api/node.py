@@ -28,7 +28,7 @@ from perdure.api.progress import ReplayProgress
 from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
 from perdure.schemas.config import Config
-from perdure.schemas.errors import PerdureError, StorageFailed, Unavailable
+from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
@@ -93,6 +93,7 @@ class Node:
             app_uuid,
             ReplayProgress(),
             Seal(app_uuid),
+            config.steps(),
         )
         bounds = _bounds(config)
         self.owners = [
@@ -125,8 +126,10 @@ class Node:
                 raise self.stopped.result()
             await asyncio.sleep(0.005)  # start-up only: owners come up in a few ms, or replay for seconds
         broken = [owner.error for owner in self.owners if owner.state is not OwnerState.SERVING]
-        if len(broken) == len(self.owners) and broken[0] is not None:
-            raise broken[0]
+        for error in broken:
+            # what the configuration does wrong is told at start, even if some partitions could live with it
+            if error is not None and (len(broken) == len(self.owners) or isinstance(error, ConfigError)):
+                raise error
 
     def _task(self, coro: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coro)

@@ -31,6 +31,7 @@ from perdure.schemas.config_model import (
     Section,
     TransferredClass,
     fold_migrations,
+    migration_steps,
     parse_duration_s,
 )
 from perdure.schemas.errors import ConfigError
@@ -45,6 +46,7 @@ __all__ = [
     "TransferredClass",
     "fold_migrations",
     "masked",
+    "migration_steps",
     "parse_config",
     "parse_duration_s",
 ]

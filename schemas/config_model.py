@@ -26,6 +26,8 @@ from pydantic import (
     model_validator,
 )
 
+from perdure.schemas.migrations import Step
+
 KIB = 1024
 MIB = 1024 * KIB
 # The topics take records up to 10 MiB; what is around a body or a delta must fit beside it.
@@ -247,55 +249,82 @@ class Config(Section):
 
         Raises `ValueError` naming the tag of a step that does not follow from those before it.
         """
-        return fold_migrations(self.migrations)
+        return fold_migrations(self.migrations, self.name)
+
+    def steps(self) -> tuple[Step, ...]:
+        """What each migration comes to. Raises like `namespaces`."""
+        return migration_steps(self.migrations, self.name)
 
 
-Action = Literal["creates", "renames", "deletes", "transfers"]
-
-
-def fold_migrations(migrations: tuple[Migration, ...]) -> dict[str, str]:
+def fold_migrations(migrations: tuple[Migration, ...], app: str = "") -> dict[str, str]:
     """Namespace → class name after all steps. Raises `ValueError` naming the tag that does not follow."""
-    living: dict[str, str] = {}
-    ever: dict[str, str] = {}  # every namespace there has been → the tag that made it
-    tags: set[str] = set()
+    return _Namespaces(migrations, app).living
 
-    def create(tag: str, namespace: str, class_name: str) -> None:
-        if namespace in ever:
+
+def migration_steps(migrations: tuple[Migration, ...], app: str = "") -> tuple[Step, ...]:
+    """What each of these comes to in the app of this name. Raises like `fold_migrations`."""
+    return tuple(_Namespaces(migrations, app).steps)
+
+
+Action = Literal["renames", "deletes"]
+
+
+class _Namespaces:
+    """The namespaces there are after some migrations, and what each step did to them."""
+
+    def __init__(self, migrations: tuple[Migration, ...], app: str) -> None:
+        self.living: dict[str, str] = {}
+        self.steps: list[Step] = []
+        self._ever: dict[str, str] = {}  # every namespace there has been → the tag that made it
+        tags: set[str] = set()
+        for step in migrations:
+            if step.tag in tags:
+                raise ValueError(
+                    f'two migrations have the tag "{step.tag}"; each needs its own, such as "v2"'
+                )
+            tags.add(step.tag)
+            self.steps.append(self._step(step, app))
+
+    def _step(self, step: Migration, app: str) -> Step:
+        tag = step.tag
+        created = [self._create(tag, name) for name in step.created]
+        foreign = [each for each in step.transferred_classes if each.from_script != app]
+        transferred = [(*self._create(tag, each.to), each.from_script) for each in foreign]
+        own = [each for each in step.transferred_classes if each.from_script == app]
+        renamed = [self._rename(tag, each.source, each.to) for each in step.renamed_classes]
+        renamed += [self._rename(tag, each.source, each.to) for each in own]
+        deleted = []
+        for name in step.deleted_classes:
+            namespace = self._find(tag, "deletes", name)
+            del self.living[namespace]
+            deleted.append(namespace)
+        return Step(tag, tuple(created), tuple(renamed), tuple(deleted), tuple(transferred))
+
+    def _create(self, tag: str, name: str) -> tuple[str, str]:
+        """A namespace that is called like its class."""
+        if name in self._ever:
             raise ValueError(
-                f'migration "{tag}" creates "{namespace}", but migration "{ever[namespace]}" created it already '
+                f'migration "{tag}" creates "{name}", but migration "{self._ever[name]}" created it already '
                 "and its keys carry that name for ever; give the new class another name"
             )
-        if class_name in living.values():
-            raise ValueError(
-                f'migration "{tag}" makes "{class_name}", which exists already; use another name'
-            )
-        living[namespace] = class_name
-        ever[namespace] = tag
+        if name in self.living.values():
+            raise ValueError(f'migration "{tag}" makes "{name}", which exists already; use another name')
+        self.living[name] = name
+        self._ever[name] = tag
+        return name, name
 
-    def find(tag: str, action: Action, class_name: str) -> str:
-        for namespace, current in living.items():
+    def _rename(self, tag: str, source: str, to: str) -> tuple[str, str]:
+        namespace = self._find(tag, "renames", source)
+        if to in self.living.values():
+            raise ValueError(f'migration "{tag}" renames "{source}" to "{to}", which exists')
+        self.living[namespace] = to
+        return namespace, to
+
+    def _find(self, tag: str, action: Action, class_name: str) -> str:
+        for namespace, current in self.living.items():
             if current == class_name:
                 return namespace
         raise ValueError(
             f'migration "{tag}" {action} class "{class_name}", which does not exist at that point; '
             "an earlier migration must have made it"
         )
-
-    for step in migrations:
-        if step.tag in tags:
-            raise ValueError(f'two migrations have the tag "{step.tag}"; each needs its own, such as "v2"')
-        tags.add(step.tag)
-        for name in step.created:
-            create(step.tag, name, name)
-        for transfer in step.transferred_classes:
-            create(step.tag, transfer.source, transfer.to)
-        for rename in step.renamed_classes:
-            namespace = find(step.tag, "renames", rename.source)
-            if rename.to in living.values():
-                raise ValueError(
-                    f'migration "{step.tag}" renames "{rename.source}" to "{rename.to}", which exists'
-                )
-            living[namespace] = rename.to
-        for name in step.deleted_classes:
-            del living[find(step.tag, "deletes", name)]
-    return living

@@ -9,6 +9,7 @@ from random import Random
 
 from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
+from perdure.schemas.migrations import Step
 from perdure.schemas.seal import Seal
 from perdure.streams.log import Log
 from perdure.streams.release import Doors
@@ -68,3 +69,4 @@ class Ports:
     app_uuid: str = ""
     progress: Callable[[int, int, int], None] = _silent
     seal: Seal = UNSEALED
+    migrations: tuple[Step, ...] = ()

@@ -3,7 +3,7 @@
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
 offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key ·
 `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
-`w p key NUL id` a WebSocket.
+`w p key NUL id` a WebSocket · `g p` the migrations that have run.
 
 Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
-from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, NoOp
+from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, Migration, NoOp
+from perdure.schemas.migrations import Step
 from perdure.streams.layers import Layers, Piece, after
+from perdure.streams.migrating import of_namespace
 from perdure.streams.progress import Watermark, offsets_in
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.rows import (
@@ -32,6 +34,7 @@ from perdure.streams.rows import (
     SpentKey,
     decode_meta,
     decode_spent,
+    decode_steps,
     encode_row,
 )
 from perdure.streams.store import Store
@@ -56,7 +59,8 @@ class Tables(Layers):
         super().__init__(store, b"v" + number)
         self.partition = partition
         self._done_row, self._key_row = b"d" + number, b"k" + number
-        self._meta_row = b"m" + number
+        self._meta_row, self._steps_row = b"m" + number, b"g" + number
+        self._number = number
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
         self._load()
@@ -73,6 +77,8 @@ class Tables(Layers):
             self._words[word] = bits
             self.done.ahead.update(offsets_in(word, bits))
         self._ends: deque[Position] = deque([self.out_position])
+        steps = self.store.get(self._steps_row)
+        self.steps: tuple[Step, ...] = decode_steps(steps) if steps else ()
 
     def _position(self) -> Position:
         meta = self.meta
@@ -132,6 +138,10 @@ class Tables(Layers):
             self.meta.app_uuid, self.meta.partitions = record.app_uuid, record.partitions
             self._ends[0] = self.reader.position
             self._move_out()
+        elif kind is Migration:
+            assert isinstance(record, Migration)
+            self.meta.clean = False
+            self._fold_step(record.step)
         else:
             assert isinstance(record, Claim)
             self.meta.clean = False
@@ -165,6 +175,30 @@ class Tables(Layers):
         if entry.alarms or entry.sockets:
             self._fold_effects(entry, offset)
         self.done.add(entry.command)
+
+    def _fold_step(self, step: Step) -> None:
+        self.steps = (*self.steps, step)
+        self._set_row(self._steps_row, encode_row(self.steps))
+        for namespace in step.deleted:
+            self._remove_namespace(namespace)
+        if step.deleted:
+            self.write_all()  # what is not written yet is read key by key, where a range would be overlooked
+
+    def _remove_namespace(self, namespace: str) -> None:
+        prefix = self._alarm + f"{namespace}/".encode()
+        for row, alarm in list(self.rows(prefix, after(prefix))):
+            due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
+            self._set_row(self._time + due + row[len(self._alarm) :], None)
+        piece = self._open
+        for start, end in of_namespace(self._number, namespace, self.meta.clock_ms):
+            # as with the clock: the piece removes first, so what it has put there so far goes here
+            piece.removed.append((start, end))
+            for rows in (piece.rows, piece.keys):
+                for row in [row for row in rows if start <= row < end]:
+                    del rows[row]
+        for key in [key for key in piece.values if key.startswith(f"{namespace}/")]:
+            del piece.values[key]
+        piece.size += 1
 
     def _fold_effects(self, entry: Entry, offset: int) -> None:
         for alarm in entry.alarms:

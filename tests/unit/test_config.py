@@ -14,10 +14,12 @@ from perdure.schemas.config import (
     Migration,
     fold_migrations,
     masked,
+    migration_steps,
     parse_config,
     parse_duration_s,
 )
 from perdure.schemas.errors import ConfigError
+from perdure.schemas.migrations import Step
 
 # As it stands in the wild: no name, no main, an environment that repeats the binding.
 WRANGLER = """\
@@ -186,7 +188,20 @@ def test_a_renamed_class_keeps_its_namespace() -> None:
             {"tag": "4", "transferred_classes": [{"from": "Old", "from_script": "other", "to": "New"}]}
         ),
     )
-    assert fold_migrations(steps) == {"Counter": "Tally", "Old": "New"}
+    assert fold_migrations(steps) == {"Counter": "Tally", "New": "New"}
+
+
+def test_a_class_that_was_in_this_app_before_is_renamed_not_transferred() -> None:
+    """From this very app a transfer is a rename: the namespace and its data stay. From another it starts empty."""
+    moved = {"from": "Old", "from_script": "shop", "to": "New"}
+    steps = (
+        Migration(tag="1", new_classes=("Old",)),
+        Migration.model_validate({"tag": "2", "transferred_classes": [moved]}),
+    )
+    assert fold_migrations(steps, "shop") == {"Old": "New"}
+    assert fold_migrations(steps, "other") == {"Old": "Old", "New": "New"}
+    assert migration_steps(steps, "shop")[1] == Step("2", renamed=(("Old", "New"),))
+    assert migration_steps(steps, "other")[1] == Step("2", transferred=(("New", "New", "shop"),))
 
 
 def test_the_name_of_a_namespace_is_never_given_again() -> None:
