@@ -23,6 +23,7 @@ from perdure.api.gateway import Gateway
 from perdure.api.http import HttpDoor
 from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
+from perdure.api.outgoing import Outgoing
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
 from perdure.objects.registry import Registry
@@ -81,6 +82,8 @@ class Node:
         self.store = store = RocksStore(data.state_path)
         self._opened.append(_later(store.close))
         self.gateway = Gateway(log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms)
+        outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
+        self._opened.append(outgoing.close)
         ports = Ports(
             log,
             self.registry,
@@ -94,6 +97,7 @@ class Node:
             ReplayProgress(),
             Seal(app_uuid),
             config.steps(),
+            outgoing,
         )
         bounds = _bounds(config)
         self.owners = [

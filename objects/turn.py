@@ -21,7 +21,7 @@ import msgspec
 from pydantic_core import PydanticSerializationError, to_json
 
 from perdure.objects.durable import DurableObject
-from perdure.objects.http import Request, Response
+from perdure.objects.http import Request, Response, pairs_of
 from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named
 from perdure.objects.state import Overlay
@@ -153,15 +153,21 @@ def _reply(command: Command, result: Any) -> Reply:
             return Reply(OK, 200, (), b'{"result":' + to_json(result, inf_nan_mode="null") + b"}")
         except (PydanticSerializationError, ValueError) as error:
             raise BadReply(f"what {command.method} returned is not JSON: {error}") from error
+    return response_reply(result)
+
+
+def response_reply(result: Any) -> Reply:
+    """The reply that what a `fetch` returned comes to. Raises `BadReply`."""
     if not isinstance(result, Response):
         raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response")
     if type(result.status) is not int or not 200 <= result.status <= 599:
         raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")
     if type(result.body) is not bytes:
         raise BadReply(f"the body of the response is {type(result.body).__name__}, not str or bytes")
-    if wrong := _wrong_header(result.headers):
+    headers = result.headers if type(result.headers) is tuple else pairs_of(result.headers)
+    if wrong := _wrong_header(headers):
         raise BadReply(f"the response has a header that cannot be sent: {wrong}")
-    return Reply(OK, result.status, result.headers, result.body)
+    return Reply(OK, result.status, headers, result.body)
 
 
 @lru_cache(1024)

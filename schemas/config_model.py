@@ -107,6 +107,8 @@ class Limits(Section):
     """A value in an object's state, encoded."""
     turn_bytes: Annotated[PositiveInt, Field(le=MAX_RECORD_PART_BYTES)] = 8 * MIB
     """All that one turn puts, sends and replies, encoded."""
+    fetch_bytes: Annotated[PositiveInt, Field(le=64 * MIB)] = 8 * MIB
+    """Body of a response to `perdure.fetch`, unpacked."""
     mailbox: PositiveInt = 10_000
     """Commands waiting for one object before doors answer 503."""
     undone: PositiveInt = 1_000_000

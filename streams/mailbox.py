@@ -68,6 +68,10 @@ class Turn(TaskLike):
         self.over = False
         self.timer: object = None
 
+    @property
+    def traceparent(self) -> str:
+        return self.command.traceparent
+
 
 class Resident:
     """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 
+from perdure.objects.outgoing import Outside
 from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
 from perdure.schemas.migrations import Step
@@ -70,3 +71,4 @@ class Ports:
     progress: Callable[[int, int, int], None] = _silent
     seal: Seal = UNSEALED
     migrations: tuple[Step, ...] = ()
+    outside: Outside | None = None

@@ -16,6 +16,7 @@ from contextvars import Context
 from typing import Any
 from weakref import WeakSet
 
+from perdure.objects.outgoing import outside
 from perdure.objects.state import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
 from perdure.schemas.commands import Command, parse_command
@@ -60,6 +61,8 @@ class Turns:
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self._loop = asyncio.get_running_loop()
         self._turn_context = Context()
+        if ports.outside is not None:
+            self._turn_context.run(outside.set, ports.outside)
 
     def drop_all(self) -> None:
         """The reign is over: instances and overlays go, nothing that still runs is heard of again."""

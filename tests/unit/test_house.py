@@ -34,12 +34,14 @@ def test_the_face_is_pinned() -> None:
     assert sorted(perdure.__all__) == [
         "DurableObject",
         "Env",
+        "FetchFailed",
         "PerdureError",
         "Refusal",
         "Request",
         "Response",
         "State",
         "TurnEnded",
+        "fetch",
     ]
     assert all(hasattr(perdure, name) for name in perdure.__all__)
 
