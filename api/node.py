@@ -26,6 +26,7 @@ from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.outgoing import Outgoing
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
+from perdure.api.worker import Function, Worker
 from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
 from perdure.schemas.config import Config
@@ -54,7 +55,8 @@ class Node:
     asgi: Callable[..., Awaitable[None]]
     http: type[OneWriteProtocol]
 
-    def __init__(self, config: Config, registry: Registry) -> None:
+    def __init__(self, config: Config, registry: Registry, worker: Function | None = None) -> None:
+        self.worker = worker
         self.config = config
         self.registry = registry
         self.name = f"{os.getpid():x}{new_uuid()[:8]}"
@@ -112,7 +114,14 @@ class Node:
             failed=self._stop,
         )
         await self.gateway.start(self.owners)
-        door = HttpDoor(self.gateway, self.registry, body_bytes=config.limits.body_bytes, pages=self._page)
+        door = HttpDoor(
+            self.gateway,
+            self.registry,
+            body_bytes=config.limits.body_bytes,
+            pages=self._page,
+            worker=self._worker(outgoing),
+            exposed=config.expose,
+        )
         self.asgi, self.http = door, DirectProtocol.to(door)
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
         self._tasks += [self._task(live(owner)) for owner in self.owners]
@@ -122,6 +131,18 @@ class Node:
             self._task(self.gateway.sweep()),
         ]
         await self._come_up()
+
+    def _worker(self, outgoing: Outgoing) -> Worker | None:
+        if self.worker is None:
+            return None
+        return Worker(
+            self.worker,
+            self.registry.env,
+            self.gateway,
+            outgoing=outgoing,
+            new_uuid=new_uuid,
+            deadline_s=self.config.deadline_s,
+        )
 
     async def _come_up(self) -> None:
         """Wait until each partition serves or has stopped with its reason; all of them stopped is a failure."""

@@ -114,15 +114,22 @@ def _after_storage_failure(
 
 
 def _refused(command: Command, error: Refusal) -> Outcome:
-    """A refusal travels as JSON, so its code must be a word and its detail JSON: else the object failed."""
+    try:
+        return Outcome(refused_reply(error), False, True, False)
+    except BadReply as bad:
+        return _failed(command, bad)
+
+
+def refused_reply(error: Refusal) -> Reply:
+    """The reply of a refusal. It travels as JSON: its code must be a word and its detail JSON. Raises `BadReply`."""
     try:
         to_json(error.detail)
-    except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
-        return _failed(command, BadReply(f"a Refusal's detail is not JSON: {_text(bad)}"))
+    except Exception as bad:
+        raise BadReply(f"a Refusal's detail is not JSON: {_text(bad)}") from bad
     if type(error.reason) is not str:
-        return _failed(command, BadReply(f"a Refusal's code is a str, not {type(error.reason).__name__}"))
+        raise BadReply(f"a Refusal's code is a str, not {type(error.reason).__name__}")
     detail = msgspec.json.decode(to_json(error.detail, inf_nan_mode="null"))
-    return Outcome(error_reply(REFUSED, error.reason, _text(error), detail), False, True, False)
+    return error_reply(REFUSED, error.reason, _text(error), detail)
 
 
 def _text(error: BaseException) -> str:

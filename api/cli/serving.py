@@ -85,7 +85,10 @@ def serve(
         _announce(loaded, bound_port, list(registry.kinds), as_json=as_json)
 
     reason = server.run(
-        lambda: Node(loaded.config, registry), loaded.config, ready=ready, lifeline_fd=lifeline_fd
+        lambda: Node(loaded.config, registry, loaded.worker),
+        loaded.config,
+        ready=ready,
+        lifeline_fd=lifeline_fd,
     )
     if reason is not None:
         tell(reason)
