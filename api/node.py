@@ -98,9 +98,10 @@ class Node:
             app_uuid,
             ReplayProgress(),
             Seal(app_uuid),
-            config.steps(),
-            outgoing,
+            migrations=config.steps(),
+            outside=outgoing,
         )
+        self._exchange = ports.exchange
         bounds = _bounds(config)
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
@@ -182,6 +183,7 @@ class Node:
         if not self.stopped.done():
             await self._drain()
         self.gateway.close(Unavailable("the node has stopped"))
+        self._exchange.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.objects.http import Request, Response
-from perdure.objects.state import State
-from perdure.schemas.keys import object_key
-
-
-@dataclass(frozen=True, slots=True)
-class Stub:
-    """A name for an object of another (or the same) namespace; `key` is its canonical key."""
-
-    key: str
+from perdure.objects.state import ObjectId, State
+from perdure.objects.stubs import Stub, caller
+from perdure.schemas.errors import BadKey
+from perdure.schemas.keys import namespace_of, object_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +19,28 @@ class Binding:
 
     namespace: str
 
-    def get(self, name: str) -> Stub:
-        """The object called `name`; it exists as soon as it is first spoken to. Raises `BadKey`."""
+    def get(self, name: str | ObjectId, *, location_hint: str | None = None) -> Stub:
+        """The object called `name` (or with this id); it exists as soon as it is first spoken to.
+
+        `location_hint` is accepted and means nothing yet: ids route to one place. Raises `BadKey`.
+        """
+        if isinstance(name, ObjectId):
+            if namespace_of(name.key) != self.namespace:
+                raise BadKey(f"{name} is no id of the namespace {self.namespace}")
+            return Stub(name.key)
         return Stub(object_key(self.namespace, name))
 
     get_by_name = get
+
+    def id_from_name(self, name: str) -> ObjectId:
+        """The id of the object called `name`. Raises `BadKey`."""
+        return ObjectId(object_key(self.namespace, name))
+
+    id_from_string = id_from_name
+
+    def new_unique_id(self) -> ObjectId:
+        """An id that no other object has, hex; a turn that runs again gets the same. Raises `TurnEnded`."""
+        return ObjectId(object_key(self.namespace, caller().new_id()))
 
 
 class Env:

@@ -142,7 +142,7 @@ class FetchedResponse(Response):
 
     def __init__(self, status: int, headers: Pairs, body: bytes) -> None:
         self.status = status
-        self.headers = Headers(headers)
+        self.headers = Headers(tuple((name.lower(), value) for name, value in headers))
         self.body = body
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.objects.http import FetchedResponse, pairs_of
-from perdure.objects.state import current_turn
+from perdure.objects.stubs import caller
 from perdure.schemas.errors import TurnEnded
 from perdure.schemas.replies import Pairs
 
@@ -69,12 +69,9 @@ async def fetch(
         if "content-type" not in names:
             pairs.append(("content-type", "application/json"))
     content = body.encode() if isinstance(body, str) else body or b""
-    running: Any = current_turn.get(None)
-    if running is not None:
-        # a turn that runs where nothing can be called has neither
-        if synced := getattr(running, "synced", None):
-            await synced()
-        if running.traceparent and "traceparent" not in names:
-            pairs.append(("traceparent", running.traceparent))
+    running = caller()
+    await running.synced()
+    if running.traceparent and "traceparent" not in names:
+        pairs.append(("traceparent", running.traceparent))
     wanted = method or ("GET" if body is None else "POST")
     return await port.request(wanted.upper(), url, tuple(pairs), content, timeout)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, AnyStr, Protocol, overload
 
 from perdure.objects.effects import Effects
+from perdure.objects.ports import Caller
 from perdure.schemas.effects import AlarmRow, SocketRow
 from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge, TurnEnded, UnstorableValue
 from perdure.schemas.keys import name_of
@@ -258,6 +259,17 @@ class State:
                 break
             found[name] = decode_value(encoded)
         return found
+
+    async def sync(self) -> None:
+        """Wait until all that this turn has seen is durable and its owner is certain to be still the owner.
+
+        A turn is one transaction: its own writes are not committed by this. `perdure`'s own ways out (stub calls,
+        `perdure.fetch`) wait by themselves; call it before you let something out by other means.
+        """
+        self._inside()
+        turn: Any = self._turn
+        running: Caller = turn
+        await running.synced()
 
     # How the turn uses it
 

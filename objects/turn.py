@@ -29,11 +29,11 @@ from perdure.schemas.commands import CALL, FETCH, Command, parse_call
 from perdure.schemas.errors import (
     BadReply,
     CallerError,
-    Expired,
     InvalidArguments,
     PerdureError,
     Refusal,
     TooLarge,
+    Unavailable,
     UnknownMethod,
 )
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Pairs, Reply, error_reply
@@ -86,9 +86,9 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
         return Outcome(reply, True, not overlay.empty or command.client_key is not None, False)
     if isinstance(error, Refusal):
         return _refused(command, error)
-    if isinstance(error, (InvalidArguments, UnknownMethod)):
+    if isinstance(error, (InvalidArguments, UnknownMethod)) and not error.of_call:
         return Outcome(error_reply(REJECTED, error.code, str(error)), False, True, False)
-    if isinstance(error, Expired):
+    if isinstance(error, Unavailable):
         return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
     return _failed(command, error)
 

@@ -48,7 +48,7 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     alarm: `method` is the alarm's name, `body` says which setting of it came due.
     socket: `method` is message, close or error, `path` the socket's id, `body` the data.
     `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes. `chain`: the turns
-    that wait for this call, outermost first; `mark`: the low mark of the innermost one's partition.
+    that wait for this call, outermost first; `mark`: of a call or send, the low mark of its caller's partition.
     """
 
     key: str
@@ -69,7 +69,7 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     @property
     def internal(self) -> bool:
         """May only perdure itself send it?"""
-        return bool(self.chain) or self.kind in _INTERNAL_KINDS or self.principal.startswith("@")
+        return bool(self.chain or self.mark) or self.kind in _INTERNAL_KINDS or self.principal.startswith("@")
 
 
 def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
@@ -80,7 +80,9 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
     if command.kind in _INTERNAL_KINDS:
         headers += (("method", command.method.encode()),)
     if command.chain:
-        headers += (("chain", "\n".join(command.chain).encode()), ("mark", b"%d" % command.mark))
+        headers += (("chain", "\n".join(command.chain).encode()),)
+    if command.mark:
+        headers += (("mark", b"%d" % command.mark),)
     return key, value, seal.sealed(key, value, headers)
 
 
@@ -157,7 +159,8 @@ def _parsed(key: bytes | None, value: bytes | None, headers: Headers) -> Command
         }
         if chain := named.get("chain"):
             envelope["chain"] = tuple(chain.decode().split("\n"))
-            envelope["mark"] = _number(named.get("mark", b"0"))
+        if mark := named.get("mark"):
+            envelope["mark"] = _number(mark)
         if kind == CALL:
             return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
         if kind == FETCH:

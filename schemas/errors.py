@@ -14,7 +14,9 @@ PerdureError
 │   ├── HandlerFailed       it raised; nothing changed
 │   ├── BadReply            it returned something that cannot be a reply
 │   ├── UnstorableValue     it put a value that state cannot hold (also a TypeError)
-│   └── TurnEnded           its state was used after its turn
+│   ├── TurnEnded           its state was used after its turn, or it called somebody then
+│   ├── Deadlock            it called an object that waits for it
+│   └── NonDeterministic    its turn ran again and asked for something else
 ├── Unavailable             not done; ask again (HTTP 503)
 │   ├── Overloaded          a bound was reached before anything was appended
 │   ├── Expired             the deadline passed before the turn could commit
@@ -35,6 +37,7 @@ PerdureError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -42,6 +45,7 @@ class PerdureError(Exception):
     """Root of all errors perdure raises. `code` is stable and names the problem type on every door."""
 
     code: ClassVar[str] = "error"
+    of_call = False  # raised in a caller for what another object answered
 
 
 class CallerError(PerdureError):
@@ -116,6 +120,14 @@ class TurnEnded(ObjectError):
     code = "turn-ended"
 
 
+class Deadlock(ObjectError):
+    code = "deadlock"
+
+
+class NonDeterministic(ObjectError):
+    code = "non-deterministic"
+
+
 class Unavailable(PerdureError):
     """Nothing was done. `retry_after_s` is a hint."""
 
@@ -181,3 +193,17 @@ class LogUnreachable(OperatorError):
 
 class Fenced(OperatorError):
     code = "fenced"
+
+
+def error_named(code: str) -> type[PerdureError] | None:
+    """The class whose code this is."""
+    return _named.get(code)
+
+
+def _kin(cls: type[PerdureError]) -> Iterator[type[PerdureError]]:
+    yield cls
+    for each in cls.__subclasses__():
+        yield from _kin(each)
+
+
+_named = {cls.code: cls for cls in _kin(PerdureError)}

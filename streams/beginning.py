@@ -66,6 +66,7 @@ async def live(owner: Owner) -> None:
         owner.end_reign()
         owner.state, owner.error = OwnerState.STOPPED, error
         owner.ports.doors.stopped(owner.partition, error)
+        owner.ports.exchange.stopped(owner.partition, error)
 
 
 async def begin(owner: Owner) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perdure.objects.state import Overlay
 from perdure.objects.turn import Outcome
-from perdure.schemas.commands import payload_hash, record_hash
+from perdure.schemas.commands import Command, payload_hash, record_hash
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import CallerError
 from perdure.schemas.journal import Entry
@@ -38,7 +38,7 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         record_hash(record.key, record.value, record.headers),
         command.id,
         command.reply_to,
-        f"{command.kind} {command.method} {command.path}"[:SUMMARY_CHARS],
+        summary_of(command),
         command.principal,
         command.client_key,
         b"" if command.client_key is None else payload_hash(command),
@@ -47,6 +47,11 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         () if effects is None else tuple(effects.sockets.values()),
         command.mark,
     )
+
+
+def summary_of(command: Command) -> str:
+    """What a command asks, for people."""
+    return f"{command.kind} {command.method} {command.path}"[:SUMMARY_CHARS]
 
 
 def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[str, ...]]:

@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from perdure.objects.registry import Registry
 from perdure.objects.turn import Outcome, not_done
+from perdure.schemas.calls import CallKey, call_key
 from perdure.schemas.commands import Command, parse_command, payload_hash
-from perdure.schemas.errors import Expired, KeyReused, MalformedCommand
+from perdure.schemas.errors import Expired, KeyReused, MalformedCommand, NonDeterministic
 from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.replies import REJECTED, error_reply
 from perdure.schemas.seal import Seal
+from perdure.streams.entries import summary_of
 from perdure.streams.log import LogRecord
 from perdure.streams.mailbox import Turn
 from perdure.streams.tables import Tables
@@ -36,6 +39,8 @@ def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Ou
         told = f"its deadline of {command.deadline_ms} ms passed before {command.key} was free"
         return not_done(Expired(told))
     if command.client_key is not None:
+        if (key := call_key(command.principal, command.client_key)) is not None:
+            return _outcome_of_copy(command, key, tables)
         spent = tables.spent(command.key, command.principal, command.client_key)
         if spent is not None:
             if spent.payload_hash == payload_hash(command):
@@ -43,3 +48,21 @@ def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Ou
             told = f"the idempotency key {command.client_key!r} was used for another payload"
             return not_done(KeyReused(told))
     return None
+
+
+def _outcome_of_copy(command: Command, key: CallKey, tables: Tables) -> Outcome | None:
+    """What a call from a turn comes to if it is not the first of its key; None: it is."""
+    if key.offset < tables.caller_mark(key.partition):
+        return not_done(Expired(f"a late copy: the turn that called ({key}) is over"))
+    answered = tables.answered_call(key)
+    if answered is None:
+        return None
+    hashed = payload_hash(command)
+    if hashed == answered.payload_hash:
+        return Outcome(answered.reply, False, False, False)
+    told = (
+        f"{command.principal[1:]} ran again and asked for something else under {key}: {summary_of(command)} of "
+        f"{command.key} ({hashed.hex()[:8]}) now, {answered.summary} of {answered.key} "
+        f"({answered.payload_hash.hex()[:8]}) before"
+    )
+    return Outcome(error_reply(REJECTED, NonDeterministic.code, told), False, False, False)

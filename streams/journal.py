@@ -37,6 +37,18 @@ class Item(Protocol):
     encoded: bytes
 
 
+class Proof:
+    """A place in the queue: `told()` when what was added before it is durable. Nothing is written for it."""
+
+    __slots__ = ("encoded", "entry", "offset", "told")
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self.offset = -1
+        self.entry: Entry | None = None
+        self.encoded = b""
+        self.told = told
+
+
 class Marks(Protocol):
     """Who knows how far things have been let out."""
 
@@ -47,7 +59,7 @@ class Marks(Protocol):
 class Batch:
     """What is under way: the items it settles, and what folding its records leads to."""
 
-    __slots__ = ("count", "dones", "entries", "folded", "marks", "position")
+    __slots__ = ("count", "dones", "entries", "folded", "marks", "position", "proofs")
 
     def __init__(self, entries: list[Item], dones: list[Item]) -> None:
         self.entries = entries
@@ -55,6 +67,7 @@ class Batch:
         self.count = 0  # records
         self.folded: list[Entry] = []
         self.marks = NoOp(0, 0)  # what its last record says of the batch
+        self.proofs: list[Proof] = []  # whom it proves what they wait for
         self.position = Position()  # after its last record; the offset is known when it is acknowledged
 
 
@@ -83,6 +96,7 @@ class Journal:
         self._alone: bytes | None = None  # a record that is appended before there are entries
         self._told: Callable[[int | BaseException], None] | None = None
         self._clean = False
+        self._proofs = 0  # how many of those that wait are proofs
         self.position = Position()  # after everything handed to the log so far
 
     # Beginning
@@ -115,6 +129,7 @@ class Journal:
             self._writer.close()
         self._writer, self._batch, self._told, self._alone = None, None, None, None
         self._clean = False
+        self._proofs = 0
         self._waiting.clear()
 
     # Adding
@@ -124,6 +139,15 @@ class Journal:
         self._waiting.append(item)
         assert self._writer is not None, "an owner that does not own appended"
         self._writer.request(urgent=urgent)
+
+    def prove(self, told: Callable[[], None]) -> None:
+        """Call `told` when all that was added so far is durable, by an append that is sent from now on.
+
+        A no-op goes if nothing else does. Whoever waits when this reign ends is told nothing.
+        """
+        self._proofs += 1
+        self._waiting.append(Proof(told))
+        self.hurry()
 
     def hurry(self) -> None:
         """Somebody waits for what was added."""
@@ -165,9 +189,15 @@ class Journal:
         return taken
 
     def _encode(self, items: list[Item]) -> list[Record]:
+        proofs: list[Proof] = []
+        if self._proofs:
+            proofs = [item for item in items if type(item) is Proof]
+            items = [item for item in items if type(item) is not Proof]
+            self._proofs -= len(proofs)
         entries = [item for item in items if item.entry is not None]
         dones = [item for item in items if item.entry is None]
         self._batch = batch = Batch(entries, dones)
+        batch.proofs = proofs
         done = runs([item.offset for item in dones]) if dones else ()
         low, out = self._marks.marks()
         _, epoch, seq, chain = self.position

@@ -111,6 +111,22 @@ class Layers:
                 return found  # type: ignore[return-value]  # as above
         return self.store.get(row)
 
+    def set_row(self, row: bytes, value: bytes | None) -> None:
+        """Fold a row of such a kind; None: it is gone."""
+        self._open.rows[row] = value
+        self._open.size += 1
+
+    def remove_rows(self, start: bytes, end: bytes) -> None:
+        """Fold that the rows with start <= row < end are gone.
+
+        Only for rows that are not read below `end` any more: reads see them until it is written.
+        """
+        piece = self._open
+        piece.removed.append((start, end))  # it is written before the piece's rows, so those go here
+        for row in [row for row in piece.rows if start <= row < end]:
+            del piece.rows[row]
+        piece.size += 1
+
     def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The rows of such a kind with start <= row < end, in order."""
         changes: dict[bytes, bytes | None] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.effects import Effects
@@ -27,6 +27,9 @@ from perdure.streams.log import LogRecord
 from perdure.streams.stepping import TaskLike
 from perdure.streams.tables import Tables
 
+if TYPE_CHECKING:  # they stand on this file
+    from perdure.streams.calls import Calling, Calls
+
 CACHED_VALUES = 64  # per resident; more is read again from the store
 NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
 _ABSENT = object()
@@ -38,6 +41,7 @@ class Turn(TaskLike):
 
     __slots__ = (
         "answered",
+        "calling",
         "command",
         "encoded",
         "entry",
@@ -67,6 +71,27 @@ class Turn(TaskLike):
         self.expired = False
         self.over = False
         self.timer: object = None
+        self.calling: Calling | None = None
+
+    # As a `perdure.objects.ports.Caller`
+
+    @property
+    def _calls(self) -> Calls:
+        assert self.resident is not None
+        assert self.resident.calls is not None
+        return self.resident.calls
+
+    async def call(self, command: Command) -> Reply:
+        return await self._calls.call(self, command)
+
+    def send(self, command: Command) -> None:
+        self._calls.send(self, command)
+
+    async def synced(self) -> None:
+        await self._calls.synced(self)
+
+    def new_id(self) -> str:
+        return self._calls.new_id(self)
 
     @property
     def traceparent(self) -> str:
@@ -79,6 +104,7 @@ class Resident:
     __slots__ = (
         "alarms_set",
         "cache",
+        "calls",
         "cleared",
         "instance",
         "key",
@@ -97,6 +123,7 @@ class Resident:
         self.kind = kind
         self.tables = tables
         self.state = State(key, self, limits)
+        self.calls: Calls | None = None
         self.instance: DurableObject | None = None
         self.mailbox: deque[Turn | int] | None = None
         self.running: Turn | None = None

@@ -27,6 +27,7 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.journal import encode_entry
 from perdure.streams import failpoints
+from perdure.streams.calls import Calls
 from perdure.streams.entries import dead_letter
 from perdure.streams.gap import read_gap
 from perdure.streams.intake import admitted
@@ -51,10 +52,18 @@ class Owner:
         self.counts = Counts()
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
-        self.release = Release(ports.log, ports.doors, self.partition)
+        self.release = Release(ports.log, ports.doors, self.partition, ports.exchange)
         self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
         self.turns = Turns(ports, tables, self.bounds, self.counts, self.journal, self._spawn)
+        self.turns.calls = Calls(
+            ports,
+            self.partition,
+            self.journal,
+            self.turns,
+            lambda: self.release.commands.mark,
+            self.check_room,
+        )
         self.tail: Tail | None = None
         self.next_command = 0
         self.undone = 0
@@ -205,6 +214,8 @@ class Owner:
             at += 1
         if at < offset:
             release.passed(at)  # the no-op at the batch's end
+        for proof in batch.proofs:
+            proof.told()
         self.undone -= len(batch.entries) + len(batch.dones)
         if self._paused and self.undone < self.bounds.undone // 2 and self.tail is not None:
             self._paused = False

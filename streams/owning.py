@@ -12,6 +12,7 @@ from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import Seal
+from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log
 from perdure.streams.release import Doors
 
@@ -70,5 +71,6 @@ class Ports:
     app_uuid: str = ""
     progress: Callable[[int, int, int], None] = _silent
     seal: Seal = UNSEALED
+    exchange: Exchange = field(default_factory=Exchange)
     migrations: tuple[Step, ...] = ()
     outside: Outside | None = None

@@ -4,18 +4,21 @@ Laws
 - Nothing is let out before what it was computed from is durable; the owner calls `entry` and `done` then.
 - An entry is let out when its reply and every record of its outbox have been handed to a door of this process
   or are durable on their topic. The low mark and the out mark never pass one that is not.
-- What is let out again after a crash carries the same message id, by which receivers drop it.
+- What is let out again after a crash carries the same message id (a send: the same key), by which receivers drop it.
+- Messages of one object to another arrive in order, also when one of them must be let out again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections import deque
+from typing import NamedTuple, Protocol
 
 from perdure.schemas.commands import LOCAL
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply, reply_record
+from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log, Record, Topic
 from perdure.streams.progress import Watermark
 
@@ -43,15 +46,28 @@ class _Message:
         self.left = left
 
 
+class _Sent(NamedTuple):
+    """A message of one object to another that waits for those before it."""
+
+    message: _Message
+    partition: int
+    record: Record
+
+
+_Lane = tuple[str, bytes | None]  # from one object to another
+
+
 class Release:
     """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
 
-    def __init__(self, log: Log, doors: Doors, partition: int) -> None:
+    def __init__(self, log: Log, doors: Doors, partition: int, exchange: Exchange) -> None:
         self._log = log
         self._doors = doors
         self._partition = partition
+        self._exchange = exchange
         self._reign = 0
         self._held: dict[int, int] = {}  # journal offset -> messages of that record still under way
+        self._lanes: dict[_Lane, deque[_Sent]] = {}
         self.commands = Watermark()
         self.journal = Watermark()
 
@@ -59,12 +75,15 @@ class Release:
         """A new reign: what earlier ones still have under way no longer counts here."""
         self._reign += 1
         self._held.clear()
+        self._lanes.clear()
         self.commands = Watermark(low)
         self.journal = Watermark(out)
 
     def entry(self, entry: Entry, offset: int) -> None:
         """Let out what the entry at journal `offset` holds."""
         local = self._doors.answer(entry.reply_to, entry.id, entry.reply, self._partition, entry.command)
+        if not local:
+            local = self._exchange.answer(entry.reply_to, entry.id, entry.reply)
         if local and not entry.outbox:
             self.commands.add(entry.command)
             self.passed(offset)
@@ -73,6 +92,10 @@ class Release:
         if not local:
             self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
         for n, out in enumerate(entry.outbox, 1):
+            if out.topic == Topic.COMMANDS:  # its receiver knows it by its key; its seal covers its headers
+                sent = _Sent(message, out.partition, Record(out.key, out.value, out.headers))
+                self._in_order((entry.key, out.key), sent)
+                continue
             headers = (*out.headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
             self._send(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
 
@@ -81,7 +104,9 @@ class Release:
 
         Call it before `entry` or `passed` for the record at `offset`.
         """
-        if self._doors.answer(reply_to, id_, reply, self._partition, command):
+        if self._doors.answer(reply_to, id_, reply, self._partition, command) or self._exchange.answer(
+            reply_to, id_, reply
+        ):
             self.commands.add(command)
             return
         message = self._held_message(command, offset, 1)
@@ -110,7 +135,26 @@ class Release:
             return int(number), to.encode()
         return self._partition, (reply_to if reply_to and reply_to != LOCAL else key).encode() or None
 
-    def _send(self, message: _Message, topic: Topic, partition: int, record: Record) -> None:
+    def _in_order(self, lane: _Lane, sent: _Sent) -> None:
+        """Let out a message of one object to another: the next one goes when this one has arrived."""
+        if self._log.ordered:  # it keeps what it accepts in order, all or nothing
+            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record)
+        elif (waiting := self._lanes.get(lane)) is not None:
+            waiting.append(sent)
+        else:
+            self._lanes[lane] = deque()
+            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record, lane)
+
+    def _next_in(self, lane: _Lane) -> None:
+        if waiting := self._lanes[lane]:
+            sent = waiting.popleft()
+            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record, lane)
+        else:
+            del self._lanes[lane]
+
+    def _send(
+        self, message: _Message, topic: Topic, partition: int, record: Record, lane: _Lane | None = None
+    ) -> None:
         reign = self._reign
 
         def told(error: BaseException | None) -> None:
@@ -118,19 +162,29 @@ class Release:
                 return  # another reign lets it out again
             if error is None:
                 self._arrived(message)
+                if lane is not None:
+                    self._next_in(lane)
             elif isinstance(error, PerdureError):
                 # known not to be there, or unknown: send it again, receivers drop a second one by its id
                 asyncio.get_running_loop().call_later(
-                    RETRY_S, self._resend, reign, message, topic, partition, record
+                    RETRY_S, self._resend, reign, message, topic, partition, record, lane
                 )
             else:
                 raise error
 
         self._log.append(topic, partition, record).when_durable(told)
 
-    def _resend(self, reign: int, message: _Message, topic: Topic, partition: int, record: Record) -> None:
+    def _resend(
+        self,
+        reign: int,
+        message: _Message,
+        topic: Topic,
+        partition: int,
+        record: Record,
+        lane: _Lane | None,
+    ) -> None:
         if reign == self._reign:
-            self._send(message, topic, partition, record)
+            self._send(message, topic, partition, record, lane)
 
     def _arrived(self, message: _Message) -> None:
         message.left -= 1

@@ -3,7 +3,7 @@
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
 offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key ·
 `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
-`w p key NUL id` a WebSocket · `g p` the migrations that have run.
+`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `g p` the migrations that have run.
 
 Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
@@ -19,11 +19,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from perdure.schemas.calls import call_key
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, Migration, NoOp
 from perdure.schemas.migrations import Step
-from perdure.streams.layers import Layers, Piece, after
+from perdure.streams.callrows import CallRows
+from perdure.streams.layers import Piece, after
 from perdure.streams.migrating import of_namespace
 from perdure.streams.progress import Watermark, offsets_in
 from perdure.streams.reader import JournalReader, Position
@@ -51,12 +53,12 @@ class TablesInfo(NamedTuple):
     unwritten: int
 
 
-class Tables(Layers):
+class Tables(CallRows):
     """The tables of one partition over a store that other partitions share."""
 
     def __init__(self, store: Store, partition: int, *, exclusive: bool = False) -> None:
         number = partition.to_bytes(2, "big")
-        super().__init__(store, b"v" + number)
+        super().__init__(store, number)
         self.partition = partition
         self._done_row, self._key_row = b"d" + number, b"k" + number
         self._meta_row, self._steps_row = b"m" + number, b"g" + number
@@ -168,17 +170,14 @@ class Tables(Layers):
                 values[name] = None
             piece.size += len(values) - before
         if entry.client_key is not None:
-            spent = SpentKey(entry.time_ms, entry.payload_hash, entry.command, entry.reply)
-            row = self._spent_row(entry.time_ms // HOUR_MS, entry.key, entry.principal, entry.client_key)
-            piece.keys[row] = encode_row(spent)
-            piece.size += 1
+            self._fold_key(entry, entry.client_key)
         if entry.alarms or entry.sockets:
             self._fold_effects(entry, offset)
         self.done.add(entry.command)
 
     def _fold_step(self, step: Step) -> None:
         self.steps = (*self.steps, step)
-        self._set_row(self._steps_row, encode_row(self.steps))
+        self.set_row(self._steps_row, encode_row(self.steps))
         for namespace in step.deleted:
             self._remove_namespace(namespace)
         if step.deleted:
@@ -188,17 +187,23 @@ class Tables(Layers):
         prefix = self._alarm + f"{namespace}/".encode()
         for row, alarm in list(self.rows(prefix, after(prefix))):
             due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
-            self._set_row(self._time + due + row[len(self._alarm) :], None)
+            self.set_row(self._time + due + row[len(self._alarm) :], None)
         piece = self._open
         for start, end in of_namespace(self._number, namespace, self.meta.clock_ms):
-            # as with the clock: the piece removes first, so what it has put there so far goes here
-            piece.removed.append((start, end))
-            for rows in (piece.rows, piece.keys):
-                for row in [row for row in rows if start <= row < end]:
-                    del rows[row]
+            self.remove_rows(start, end)
+            for row in [row for row in piece.keys if start <= row < end]:
+                del piece.keys[row]
         for key in [key for key in piece.values if key.startswith(f"{namespace}/")]:
             del piece.values[key]
-        piece.size += 1
+
+    def _fold_key(self, entry: Entry, client_key: str) -> None:
+        if (key := call_key(entry.principal, client_key)) is not None:
+            self.fold_call(entry, key)
+            return
+        spent = SpentKey(entry.time_ms, entry.payload_hash, entry.command, entry.reply)
+        row = self._spent_row(entry.time_ms // HOUR_MS, entry.key, entry.principal, client_key)
+        self._open.keys[row] = encode_row(spent)
+        self._open.size += 1
 
     def _fold_effects(self, entry: Entry, offset: int) -> None:
         for alarm in entry.alarms:
@@ -206,20 +211,16 @@ class Tables(Layers):
         for socket in entry.sockets:
             row = socket_row(socket)
             place = self._socket + f"{entry.key}\0{socket.id}".encode()
-            self._set_row(place, None if row is None else encode_row(row))
+            self.set_row(place, None if row is None else encode_row(row))
 
     def _set_alarm(self, key: str, name: str, row: AlarmRow | None) -> None:
         place = f"{key}\0{name}".encode()
         before = self.row(self._alarm + place)
         if before is not None:
-            self._set_row(self._time + decode_alarm(before).due_ms.to_bytes(8, "big") + place, None)
-        self._set_row(self._alarm + place, None if row is None else encode_row(row))
+            self.set_row(self._time + decode_alarm(before).due_ms.to_bytes(8, "big") + place, None)
+        self.set_row(self._alarm + place, None if row is None else encode_row(row))
         if row is not None and not row.parked:
-            self._set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
-
-    def _set_row(self, row: bytes, value: bytes | None) -> None:
-        self._open.rows[row] = value
-        self._open.size += 1
+            self.set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
 
     def _advance_clock(self, time_ms: int) -> None:
         meta = self.meta

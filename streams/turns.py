@@ -3,7 +3,8 @@
 Laws
 - One turn at a time per object, in log order; a slow object delays only itself.
 - A turn ends once: by its handler, at its deadline, or with the reign. What ends a turn is all that is heard of it.
-- A client key is in flight from the arrival of its command until what its turn came to is durable.
+- A client key is in flight from the arrival of its command until what its turn came to is durable. A copy of a call
+  from a turn, whose key is in flight, is answered then as the first one was.
 - A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
 """
 
@@ -13,12 +14,13 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from perdure.objects.outgoing import outside
 from perdure.objects.state import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
+from perdure.schemas.calls import call_key
 from perdure.schemas.commands import Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, TooLarge
 from perdure.schemas.journal import encode_entry
@@ -33,6 +35,10 @@ from perdure.streams.owning import Bounds, Counts, Ports
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 
+if TYPE_CHECKING:  # it stands on this file
+    from perdure.streams.calls import Calls
+
+Spending = tuple[str, str, str]  # object key, principal, client key
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
 
 
@@ -55,7 +61,9 @@ class Turns:
         self.counts = counts
         self.journal = journal
         self.residents: OrderedDict[str, Resident] = OrderedDict()
-        self.keys_in_flight: set[tuple[str, str, str]] = set()
+        self.keys_in_flight: set[Spending] = set()
+        self._joined: dict[Spending, list[Turn]] = {}  # copies of calls that are in flight
+        self.calls: Calls | None = None  # set by the owner
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
@@ -75,12 +83,16 @@ class Turns:
         self._loop.call_later(ABANDON_AFTER_S, leave_all, self._cancelled)
         self.residents.clear()
         self.keys_in_flight.clear()
+        self._joined.clear()
 
     def take(self, record: LogRecord, command: Command) -> None:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
         if command.client_key is not None:
             spending = (command.key, command.principal, command.client_key)
             if spending in self.keys_in_flight:
+                if call_key(command.principal, command.client_key) is not None:
+                    self._joined.setdefault(spending, []).append(Turn(record, command, None))
+                    return
                 told = f"a command with the idempotency key {command.client_key!r} is in flight"
                 self.conclude(Turn(record, command, None), not_done(KeyConflict(told)))
                 return
@@ -102,6 +114,7 @@ class Turns:
             return resident
         kind = self.ports.registry.kinds[namespace_of(key)]
         resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
+        resident.calls = self.calls
         if len(residents) > self.bounds.residents:
             evict_idle(residents, resident)
         return resident
@@ -153,6 +166,8 @@ class Turns:
                 f"its deadline of {turn.command.deadline_ms} ms passed while {turn.command.key} worked on it"
             )
             error = Expired(f"{told}: rolled back")
+        if turn.calling is not None and turn.calling.failure is not None:
+            error = turn.calling.failure
         self.conclude(turn, conclude(turn.command, result, error, overlay))
         self._next(resident)
 
@@ -186,6 +201,15 @@ class Turns:
                 resident.mailbox.popleft()
                 command = parse_command(record.key, record.value, record.headers, self.ports.seal)
                 self.run(Turn(record, command, resident))
+
+    def withdraw(self, turn: Turn, outcome: Outcome) -> None:
+        """A turn that waits in its object's mailbox is not to run: this is what it comes to."""
+        resident = turn.resident
+        assert resident is not None
+        assert resident.mailbox is not None
+        resident.mailbox.remove(turn)
+        turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
+        self.conclude(turn, outcome)
 
     # What a turn comes to
 
@@ -238,4 +262,11 @@ class Turns:
     def forget_key(self, turn: Turn) -> None:
         command = turn.command
         if command.client_key is not None and turn.resident is not None:  # one without it was told 409
-            self.keys_in_flight.discard((command.key, command.principal, command.client_key))
+            spending = (command.key, command.principal, command.client_key)
+            self.keys_in_flight.discard(spending)
+            for copy in self._joined.pop(spending, ()):
+                # answered as the first was; if that was not done at all, the next copy is the one that runs
+                if early := early_outcome(copy, self.tables, self.ports.clock_ms):
+                    self.conclude(copy, early)
+                else:
+                    self.take(copy.record, copy.command)

@@ -1,0 +1,180 @@
+"""Stubs: another object as a handler sees it, and what its answers come to.
+
+Laws
+- A stub is a name only. Who calls is found where the code runs (`current_turn`); outside a turn there is nobody.
+- An answer that is an error is raised again in the caller with its type and message; a `Refusal` with its code
+  and detail. What is raised for a call says so (`of_call`), so that it is not taken for the caller's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from perdure.objects.http import FetchedResponse, Request
+from perdure.objects.ports import Caller
+from perdure.objects.state import ObjectId, current_turn
+from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, Command, call_body
+from perdure.schemas.errors import (
+    CallerError,
+    HandlerFailed,
+    PerdureError,
+    Refusal,
+    TurnEnded,
+    Unavailable,
+    error_named,
+)
+from perdure.schemas.replies import FAILED, REFUSED, REJECTED, Pairs, Reply
+
+_OF_THE_HOP = NEVER_LOGGED | {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"}
+_KIN: dict[str, tuple[type[PerdureError], type[PerdureError]]] = {
+    # outcome -> what its codes may name, and what it is if they name nothing of it
+    REJECTED: (CallerError, CallerError),
+    FAILED: (PerdureError, HandlerFailed),
+}
+
+
+def caller() -> Caller:
+    """Whoever runs this code. Raises `TurnEnded` outside a turn."""
+    found: Any = current_turn.get(None)
+    if found is None:
+        raise TurnEnded("an object is called from a handler: there is no turn here that could wait for it")
+    running: Caller = found
+    return running
+
+
+class Stub:
+    """An object to be spoken to: `await stub.fetch("/path")`, `await stub.increment(2)`, `stub.send.increment(2)`.
+
+    `key` is its canonical key, `id` the same as an `ObjectId`. Every other name is one of its methods.
+    """
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"<stub of {self.key}>"
+
+    @property
+    def id(self) -> ObjectId:
+        return ObjectId(self.key)
+
+    async def fetch(
+        self,
+        request: Request | str,
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | Pairs | None = None,
+        body: str | bytes | None = None,
+    ) -> FetchedResponse:
+        """Its `fetch`, with a request or a URL or path; what else is given takes the place of the request's own.
+
+        Raises what its answer says (`Refusal`, `HandlerFailed`, `Unavailable`, …) and as `Caller.call`.
+        """
+        reply = answered(await caller().call(_fetch(self.key, request, method, headers, body)))
+        return FetchedResponse(reply.status, reply.headers, reply.body)
+
+    @property
+    def send(self) -> Sender:
+        """`stub.send.method(…)`: one way, delivered once after this turn has committed, in order."""
+        return Sender(self.key)
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        _check_method(self.key, name)
+
+        def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+            return _called(_call(self.key, name, args, kwargs))
+
+        return method
+
+
+class Sender:
+    """`stub.send`."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        _check_method(self.key, name)
+
+        def method(*args: Any, **kwargs: Any) -> None:
+            caller().send(_call(self.key, name, args, kwargs))
+
+        return method
+
+
+def _check_method(key: str, name: str) -> None:
+    if name.startswith("_"):
+        raise AttributeError(f"{key}: {name!r} is no method that can be called: it begins with an underscore")
+
+
+async def _called(command: Command) -> Any:
+    return json.loads(answered(await caller().call(command)).body)["result"]
+
+
+def _call(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Command:
+    try:
+        body = call_body(name, list(args), kwargs)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(f"the arguments of {name} for {key} are not JSON: {error}") from error
+    return Command(key, CALL, name, body=body)
+
+
+def _fetch(
+    key: str,
+    request: Request | str,
+    method: str | None,
+    headers: Mapping[str, str] | Pairs | None,
+    body: str | bytes | None,
+) -> Command:
+    if isinstance(request, str):
+        parts = urlsplit(request)
+        path = parts.path if parts.path.startswith("/") else f"/{parts.path}"
+        request = Request("GET", f"{path}?{parts.query}" if parts.query else path)
+    path = f"{request.path}?{request.query_string}" if request.query_string else request.path
+    given = request._headers if headers is None else headers
+    pairs = tuple(given.items() if isinstance(given, Mapping) else given)
+    for name, value in pairs:
+        if not (name.isascii() and name.isprintable() and value.isprintable() and _latin(value)):
+            raise ValueError(f"the request to {key} has a header that cannot be sent: {name!r}: {value!r}")
+    kept = tuple((name.lower(), value) for name, value in pairs if name.lower() not in _OF_THE_HOP)
+    if body is None:
+        body = request.body
+    elif isinstance(body, str):
+        body = body.encode()
+    return Command(key, FETCH, (method or request.method).upper(), path, kept, body)
+
+
+def _latin(value: str) -> bool:
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def answered(reply: Reply) -> Reply:
+    """The reply if it is none of an error; else that error is raised."""
+    if reply.error is None:
+        return reply
+    raise error_of(reply)
+
+
+def error_of(reply: Reply) -> PerdureError:
+    """What a caller is to see of an error reply."""
+    told = reply.error
+    assert told is not None
+    if reply.outcome == REFUSED:
+        return Refusal(told.message, code=told.code, detail=told.detail)
+    kin, default = _KIN.get(reply.outcome, (Unavailable, Unavailable))
+    named = error_named(told.code)
+    known = named is not None and issubclass(named, kin) and not issubclass(named, Refusal)
+    error = named(told.message) if named is not None and known else default(told.message)
+    error.of_call = True
+    return error

@@ -1,0 +1,584 @@
+"""Calls between objects, as stories on virtual time: answers, errors, crashes, copies, deadlines, rings."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.unit.realm import Realm, story
+
+from perdure.objects.durable import DurableObject
+from perdure.objects.http import Request, Response
+from perdure.objects.state import ObjectId
+from perdure.schemas.calls import CallKey
+from perdure.schemas.commands import parse_command
+from perdure.schemas.errors import (
+    BadKey,
+    Deadlock,
+    Expired,
+    HandlerFailed,
+    InvalidArguments,
+    Overloaded,
+    PerdureError,
+    Refusal,
+    TurnEnded,
+)
+from perdure.schemas.replies import FAILED, OK, REFUSED, UNAVAILABLE, Reply
+from perdure.streams.callrows import BLOCK
+from perdure.streams.log import Topic
+from perdure.streams.owning import Bounds
+
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+
+
+class Thing(DurableObject):
+    """Calls others of its kind. What happens shows in `env.seen` and in the state."""
+
+    def other(self, name: str) -> Any:
+        return self.env.THINGS.get(name)
+
+    async def fetch(self, request: Request) -> Response:
+        if "x-fail" in request.headers:
+            raise Refusal("no", code="no")
+        text = f"{request.method} {request.path}?{request.query_string} {request.body.decode()}"
+        return Response(
+            text, 201, {"x-seen": request.headers.get("x-mark", ""), "x-all": str(list(request.headers))}
+        )
+
+    async def add(self, by: int = 1, wait_s: float = 0) -> int:
+        self.env.seen.append(("add", self.state.id.name))
+        count: int = await self.state.get("count", 0) + by
+        await self.state.put("count", count)
+        await asyncio.sleep(wait_s)
+        return count
+
+    async def refuse(self) -> None:
+        raise Refusal("never", code="never", detail={"why": [1]})
+
+    async def fail(self) -> None:
+        raise ValueError("broken")
+
+    async def put_bad(self) -> None:
+        await self.state.put("x", object())
+
+    async def through(self, names: list[str], method: str, *args: Any) -> Any:
+        """Call `method` of the last of `names`, through the others."""
+        if len(names) == 1:
+            return await getattr(self.other(names[0]), method)(*args)
+        return await self.other(names[0]).through(names[1:], method, *args)
+
+    async def caught(self, name: str, method: str, *args: Any) -> list[Any]:
+        try:
+            await getattr(self.other(name), method)(*args)
+        except PerdureError as error:
+            detail = [error.reason, error.detail] if isinstance(error, Refusal) else []
+            return [type(error).__name__, str(error), *detail]
+        return []
+
+    async def both(self, name: str, wait_s: float) -> Any:
+        """Change the other, wait, and then itself."""
+        found = await self.other(name).add(1)
+        self.env.seen.append(("called", found))
+        await asyncio.sleep(wait_s)
+        await self.state.put("count", found)
+        return found
+
+    async def slow_both(self, name: str) -> Any:
+        found = await self.other(name).add(1, 1.0)
+        await self.state.put("count", found)
+        return found
+
+    async def fickle(self, name: str, again: str) -> str:
+        """Asks for something else when it runs again."""
+        by = 1 if "ran" not in self.env.seen else 2
+        self.env.seen.append("ran")
+        try:
+            await self.other(name if by == 1 else again).add(by)
+        except PerdureError:
+            return "hushed up"
+        self.env.seen.append("called")
+        await asyncio.sleep(60)
+        return "never"
+
+    async def meet(self, name: str) -> str:
+        """Call somebody who calls back at the same moment."""
+        await asyncio.sleep(0.05)
+        try:
+            await self.other(name).add(1)
+        except Deadlock as error:
+            self.env.seen.append(error)
+            return "deadlock"
+        return "met"
+
+    async def spread(self, names: list[str]) -> list[int]:
+        return await asyncio.gather(*(self.other(name).add(1) for name in names))
+
+    async def fetched(self, name: str, *args: Any) -> list[Any]:
+        request: Any = Request(*args) if len(args) > 1 else args[0]
+        options: dict[str, Any] = (
+            {} if len(args) > 1 else {"method": "put", "headers": {"X-Mark": "m"}, "body": "b"}
+        )
+        response = await self.other(name).fetch(request, **options)
+        return [response.status, response.body.decode(), dict(response.headers)]
+
+    async def ids(self) -> list[str]:
+        made = [self.env.THINGS.new_unique_id().name for _ in range(2)]
+        self.env.seen.append(made)
+        if "crash" in self.env.seen:
+            self.env.seen.remove("crash")
+            await asyncio.sleep(60)
+        await self.other(self.env.THINGS.id_from_name(made[0])).add(1)
+        return made
+
+    async def synced(self) -> bool:
+        before = len(self.env.seen)
+        await self.state.put("x", 1)
+        self.env.seen.append("wrote")
+        await self.state.sync()
+        self.env.seen.append("synced")
+        return before == 0
+
+    async def leave_behind(self, name: str) -> None:
+        async def later() -> None:
+            await asyncio.sleep(1)
+            for use in (self.other(name).add, self.other(name).send.add, self.env.THINGS.new_unique_id):
+                try:
+                    made = use()
+                    if asyncio.iscoroutine(made):
+                        await made
+                except TurnEnded as error:
+                    self.env.seen.append(type(error))
+
+        self.left = asyncio.create_task(later())
+
+
+def error(reply: Reply) -> tuple[str, str]:
+    assert reply.error is not None, reply
+    return reply.outcome, reply.error.code
+
+
+@SHARED
+def test_a_call_returns_what_the_other_object_answered(shared: bool) -> None:
+    """Through two objects of other partitions and one of the same; each has done its part once."""
+
+    async def told(realm: Realm) -> None:
+        a, b, c, d = (realm.name_in(p, prefix) for p, prefix in ((0, "a"), (1, "b"), (2, "c"), (0, "d")))
+        assert await realm.result(a, "through", [b, c, d], "add", 5) == b"5"
+        assert await realm.result(a, "through", [b, c, d], "add", 5) == b"10"
+        assert await realm.result(a, "through", [b], "add", 3) == b"3"
+        assert (realm.value(d), realm.value(b), realm.value(c)) == (10, 3, None)
+        assert await realm.result(a, "spread", [b, c, d]) == b"[4,1,11]"
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_fetch_keeps_status_headers_and_body() -> None:
+    """With a path, a URL and a request; secrets and what belongs to the connection do not travel."""
+
+    async def told(realm: Realm) -> None:
+        assert await realm.call("a", "fetched", "b", "/x?y=1") == Reply(
+            OK,
+            200,
+            (),
+            b'{"result":[201,"PUT /x?y=1 b",{"x-seen":"m","x-all":"[\'x-mark\']",'
+            b'"content-type":"text/plain; charset=utf-8"}]}',
+        )
+        assert b"PUT /x?y=1 b" in await realm.result("a", "fetched", "b", "https://any.host/x?y=1")
+        secret = [["x-mark", "1"], ["authorization", "s"], ["cookie", "s"], ["content-length", "9"]]
+        answer = await realm.result("a", "fetched", "b", "POST", "/p", secret)
+        assert b"POST /p?" in answer
+        assert b"\"['x-mark']\"" in answer
+        assert error(await realm.call("a", "fetched", "b", "GET", "/", [["x-fail", "1"]])) == (REFUSED, "no")
+        assert error(await realm.call("a", "fetched", "b", "GET", "/", [["x-bad", "a\n"]]))[0] == FAILED
+
+    story(Thing, told)
+
+
+@SHARED
+def test_errors_keep_their_type_and_message_in_the_caller(shared: bool) -> None:
+    """A refusal its code and detail; what cannot be called is the caller's fault, not its client's."""
+
+    async def told(realm: Realm) -> None:
+        caught = await realm.result("a", "caught", "b", "refuse")
+        assert caught == b'["Refusal","never","never",{"why":[1]}]'
+        for method, name, text in (
+            ("fail", HandlerFailed, b"Thing/b failed: ValueError: broken"),
+            ("put_bad", PerdureError, b"UnstorableValue"),
+            ("missing", PerdureError, b"Thing has no method 'missing'"),
+        ):
+            caught = await realm.result("a", "caught", "b", method)
+            assert text in caught, (method, name)
+        assert (await realm.result("a", "caught", "b", "add", "x")).startswith(
+            f'["{InvalidArguments.__name__}"'.encode()
+        )
+        assert error(await realm.call("a", "through", ["b"], "add", "x")) == (FAILED, "invalid-arguments")
+        assert error(await realm.call("a", "through", ["b"], "_hidden")) == (FAILED, "handler-failed")
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_a_refusal_that_nobody_catches_travels_all_the_way(shared: bool) -> None:
+    """Through two hops, with its own code and detail; a failure fails each caller."""
+
+    async def told(realm: Realm) -> None:
+        reply = await realm.call("a", "through", ["b", "c"], "refuse")
+        assert reply.outcome == REFUSED
+        assert reply.error is not None
+        assert (reply.error.code, reply.error.message, reply.error.detail) == ("never", "never", {"why": [1]})
+        reply = await realm.call("a", "through", ["b", "c"], "fail")
+        assert error(reply) == (FAILED, "handler-failed")
+        assert reply.error is not None
+        assert "ValueError: broken" in reply.error.message
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_a_call_takes_effect_once_when_its_turn_runs_again(shared: bool) -> None:
+    """A crash after the other's effect and before the caller's commit: the second run is given the stored answer."""
+
+    async def told(realm: Realm) -> None:
+        asked = realm.ask("a", "both", "b", 5)
+        await realm.until(lambda: ("called", 1) in realm.seen)
+        await realm.crash()
+        await realm.begin()
+        assert [each.body for each in await realm.told(asked)] == [b'{"result":1}']
+        assert realm.seen.count(("called", 1)) == 2
+        assert (realm.value("a"), realm.value("b")) == (1, 1)
+        assert realm.seen.count(("add", "b")) == 1
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_a_copy_of_a_call_in_flight_is_answered_with_the_first(shared: bool) -> None:
+    """A crash while the other works: its command runs again and the caller's second copy joins it."""
+
+    async def told(realm: Realm) -> None:
+        asked = realm.ask("a", "slow_both", "b")
+        await realm.until(lambda: ("add", "b") in realm.seen)
+        await asyncio.sleep(0.1)
+        await realm.crash()
+        await realm.begin()
+        assert [each.body for each in await realm.told(asked)] == [b'{"result":1}']
+        assert realm.value("b") == 1
+        assert len(await realm.entries("b")) == 1
+        commands = await realm.records(Topic.COMMANDS, realm.place("b"))
+        keys = [dict(each.headers).get("idempotency-key") for each in commands]
+        assert sum(key is not None and key.startswith(b"call:") for key in keys) == 2
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_a_turn_that_asks_for_something_else_when_it_runs_again_fails(shared: bool) -> None:
+    """Whatever its handler makes of it; both calls are named, and the effect of the first stands alone."""
+
+    async def told(realm: Realm) -> None:
+        asked = realm.ask("a", "fickle", "b", "b")
+        await realm.until(lambda: "called" in realm.seen)
+        await realm.crash()
+        await realm.begin()
+        (reply,) = await realm.told(asked)
+        assert error(reply) == (FAILED, "non-deterministic")
+        assert reply.error is not None
+        assert reply.error.message.count("call add") == 2
+        assert realm.value("b") == 1
+        assert [entry.outcome for entry in await realm.entries("a")] == [FAILED]
+
+    story(Thing, told, shared=shared)
+
+
+def test_another_object_of_the_same_partition_is_something_else_too() -> None:
+    """The key says which call it is, not whom it went to."""
+
+    async def told(realm: Realm) -> None:
+        one, other = realm.name_in(1, "p"), realm.name_in(1, "q")
+        asked = realm.ask("a", "fickle", one, other)
+        await realm.until(lambda: "called" in realm.seen)
+        await realm.crash()
+        await realm.begin()
+        (reply,) = await realm.told(asked)
+        assert error(reply) == (FAILED, "non-deterministic")
+        assert reply.error is not None
+        assert f"Thing/{one}" in reply.error.message
+        assert f"Thing/{other}" in reply.error.message
+        assert realm.value(other) is None
+
+    story(Thing, told)
+
+
+def test_answers_of_calls_are_kept_until_their_caller_has_passed_them() -> None:
+    """Its low mark comes with later calls: what it has passed is not seen any more, and goes block by block."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        tables = realm.owner_of(b).tables
+
+        def kept() -> list[bytes]:
+            return [row for row, _ in tables.rows(b"c\0\1", b"c\0\2")]
+
+        await realm.result(a, "through", [b], "add")
+        key = CallKey("call", 0, 0, 1)
+        assert tables.answered_call(key) is not None
+        await realm.quiet()
+        await realm.result(a, "through", [b], "add")
+        assert tables.answered_call(key) is None
+        assert tables.caller_mark(0) == 1
+        assert len(kept()) == 2
+        for _ in range(BLOCK):
+            await realm.result(a, "through", [b], "add")
+        tables.write_all()
+        assert len(kept()) < 10
+        assert tables.caller_mark(0) > BLOCK - 10
+
+    story(Thing, told)
+
+
+def test_a_copy_that_comes_when_its_caller_is_over_is_not_run() -> None:
+    """Such as an append that was given up and lands when its row has gone: no second effect."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        realm.faults.late = 20.0
+        asked = realm.ask(a, "both", b, 0)
+        await realm.until(lambda: realm.owners[0].undone)
+        realm.faults.next = ["late"]
+        await realm.told(asked)
+        assert realm.value(b) == 1
+        await realm.quiet()
+        await realm.result(a, "through", [b], "add")  # brings the mark
+        await asyncio.sleep(30)
+        commands = await realm.records(Topic.COMMANDS, 1)
+        assert len(commands) == 3, "the late copy is to be there"
+        assert realm.value(b) == 2
+
+    story(Thing, told, shared=True)
+
+
+@SHARED
+def test_an_object_that_calls_itself_is_told_at_once(shared: bool) -> None:
+    """`Deadlock`, with nothing appended; and so is one that calls back along the chain, which is named."""
+
+    async def told(realm: Realm) -> None:
+        began = realm.clock_ms()
+        reply = await realm.call("a", "through", ["a"], "add")
+        assert error(reply) == (FAILED, "deadlock")
+        assert len(await realm.records(Topic.COMMANDS, realm.place("a"))) == 1
+        reply = await realm.call("a", "through", ["b", "c", "a"], "add")
+        assert error(reply) == (FAILED, "deadlock")
+        assert reply.error is not None
+        names = [f"Thing/{name}@{realm.place(name)}:" for name in "abc"]
+        assert all(name in reply.error.message for name in names), reply.error.message
+        assert reply.error.message.index(names[0]) < reply.error.message.index(names[1])
+        assert realm.clock_ms() - began < 500
+        assert realm.seen == []
+        assert await realm.result("a", "caught", "b", "caught", "a", "add") == b"[]"
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_of_two_objects_that_call_each_other_one_is_told_and_the_other_goes_on(shared: bool) -> None:
+    """Within a second; what was told `Deadlock` never happens."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        began = realm.clock_ms()
+        replies = await realm.told(realm.ask(a, "meet", b), realm.ask(b, "meet", a))
+        assert realm.clock_ms() - began < 1000
+        assert sorted(reply.body for reply in replies) == [b'{"result":"deadlock"}', b'{"result":"met"}']
+        (deadlock,) = realm.seen[:1]
+        assert "they wait for each other" in str(deadlock)
+        await realm.quiet()
+        assert sorted((realm.value(a) or 0, realm.value(b) or 0)) == [0, 1]
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_ring_of_three_is_found_and_a_mere_queue_is_none() -> None:
+    """Calls that wait long behind a slow turn are no deadlock."""
+
+    async def told(realm: Realm) -> None:
+        replies = await realm.told(*(realm.ask(x, "meet", y) for x, y in ("ab", "bc", "ca")))
+        assert sum(reply.body == b'{"result":"deadlock"}' for reply in replies) == 1
+        slow = realm.ask("d", "add", 1, 3)
+        await realm.until(lambda: ("add", "d") in realm.seen)
+        waiting = [realm.ask("e", "meet", "d"), realm.ask("f", "meet", "d"), realm.ask("g", "meet", "e")]
+        assert [each.body for each in await realm.told(slow, *waiting)][1:] == [b'{"result":"met"}'] * 3
+
+    story(Thing, told)
+
+
+def test_slow_durability_is_no_ring() -> None:
+    """An answer that is not durable yet is on its way: whoever waits for it waits for no turn."""
+
+    async def told(realm: Realm) -> None:
+        realm.faults.delays = {"append": 0.8, "ack": 0.8, "deliver": 0.01}
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        first = realm.ask(b, "meet", a)
+        await realm.until(lambda: ("add", a) in realm.seen)  # it ran, and is not durable
+        second = realm.ask(a, "meet", b)
+        assert [each.body for each in await realm.told(first, second)] == [b'{"result":"met"}'] * 2
+
+    story(Thing, told, shared=True)
+
+
+@SHARED
+def test_a_call_has_what_is_left_of_its_callers_deadline(shared: bool) -> None:
+    """30 s if the caller has none; past it the callee says so, and the caller may catch that."""
+
+    async def told(realm: Realm) -> None:
+        await realm.result("a", "through", ["b"], "add", 1, 1)
+        await realm.result("a", "through", ["c"], "through", ["b"], "add", deadline_ms=5000)
+        deadlines = []
+        for name in ("b", "c"):
+            for record in await realm.records(Topic.COMMANDS, realm.place(name)):
+                command = parse_command(record.key, record.value, record.headers, realm.ports.seal)
+                if command.chain:
+                    deadlines.append(command.deadline_ms or 0)
+        assert max(deadlines) == 30_000
+        limited = sorted(deadline for deadline in set(deadlines) if deadline < 30_000)
+        assert len(limited) == 2
+        assert 4000 < limited[0] < limited[1] < 5000
+        caught = await realm.result("a", "caught", "b", "add", 1, 40)
+        assert caught.startswith(f'["{Expired.__name__}"'.encode())
+        reply = await realm.call("a", "through", ["b"], "add", 1, 40, client_key="k")
+        assert error(reply) == (UNAVAILABLE, "expired")
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_full_mailbox_is_asked_again_within_the_deadline() -> None:
+    """And then it is `Overloaded`, which spends no key."""
+
+    async def told(realm: Realm) -> None:
+        slow = [realm.ask("b", "add", 1, 2) for _ in range(3)]
+        await realm.until(lambda: realm.seen)
+        await asyncio.sleep(0.1)
+        reply = await realm.call("a", "through", ["b"], "add", deadline_ms=1000)
+        assert reply.outcome == UNAVAILABLE
+        assert await realm.result("c", "through", ["b"], "add") == b"4"
+        await realm.told(*slow)
+        assert issubclass(Overloaded, PerdureError)
+
+    story(Thing, told, bounds=Bounds(mailbox=2))
+
+
+@pytest.mark.parametrize("fate", ["lost", "never", "late"])
+def test_a_call_whose_append_is_unknown_is_made_again(fate: str) -> None:
+    """Under its key it takes effect once."""
+
+    async def told(realm: Realm) -> None:
+        asked = realm.ask("a", "both", "b", 0)
+        await realm.until(lambda: realm.owner_of("a").undone)
+        realm.faults.next = [fate]
+        assert [each.body for each in await realm.told(asked)] == [b'{"result":1}']
+        await asyncio.sleep(5)
+        assert realm.value("b") == 1
+
+    story(Thing, told, shared=True)
+
+
+@SHARED
+def test_sync_returns_when_the_turns_command_is_durable(shared: bool) -> None:
+    """And what came before it; on a log that is shared, an append of ours has been acknowledged since."""
+
+    async def told(realm: Realm) -> None:
+        realm.faults.delays = {"sync": 1.0, "append": 0.5, "ack": 0.5}
+        asked = realm.ask("a", "synced")
+        await realm.until(lambda: "wrote" in realm.seen)
+        wrote = realm.clock_ms()
+        owner = realm.owner_of("a")
+        before = owner.tables.reader.offset
+        await realm.until(lambda: "synced" in realm.seen)
+        assert realm.clock_ms() - wrote >= 999
+        assert realm.broker.streams[Topic.COMMANDS, owner.partition].durable == 1
+        assert owner.tables.reader.offset == before + 1
+        assert realm.value("a", "x") is None, "its own writes are not committed by it"
+        await realm.told(asked)
+        assert realm.value("a", "x") == 1
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_a_call_does_not_leave_before_what_its_turn_has_seen_is_durable(shared: bool) -> None:
+    """The entry before it of the same object is settled when the call's command appears."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        await realm.call(a, "add")
+        realm.faults.delays = {"sync": 1.0, "append": 0.5, "ack": 0.5}
+        asked = [realm.ask(a, "add"), realm.ask(a, "through", [b], "add")]
+        commands = realm.broker.streams[Topic.COMMANDS, 1]
+        await realm.until(lambda: commands.end)
+        assert realm.owners[0].turns.residents[f"Thing/{a}"].unsettled == 0
+        assert realm.value(a) == 2
+        assert realm.broker.streams[Topic.COMMANDS, 0].durable == 3
+        await realm.told(*asked)
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_fenced_owner_lets_no_call_out() -> None:
+    """Its turn waits for a proof that does not come, and ends with the reign."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        realm.log.stalled_until_s = asyncio.get_running_loop().time()
+        old = realm.owners, realm.living
+        asked = realm.ask(a, "both", b, 5)
+        await realm.until(lambda: realm.owners[0].undone)
+        await realm.begin()  # another node claims everything
+        assert [each.body for each in await realm.told(asked)] == [b'{"result":1}']
+        assert realm.value(b) == 1
+        for living, owner in zip(old[1], old[0], strict=True):
+            living.cancel()
+            owner.end_reign()
+        await asyncio.wait(old[1])
+
+    story(Thing, told, shared=True)
+
+
+@SHARED
+def test_new_ids_are_the_same_when_the_turn_runs_again(shared: bool) -> None:
+    """So a call to a new object goes to the same one."""
+
+    async def told(realm: Realm) -> None:
+        realm.seen.append("crash")
+        asked = realm.ask("a", "ids")
+        await realm.until(lambda: len(realm.seen) == 1 and realm.seen != ["crash"])
+        await realm.crash()
+        await realm.begin()
+        await realm.told(asked)
+        first, second = realm.seen[:2]
+        assert first == second
+        assert len({*first}) == 2
+        assert all(len(each) == 32 and int(each, 16) for each in first)
+        assert realm.value(first[0]) == 1
+
+    story(Thing, told, shared=shared)
+
+
+def test_nobody_is_called_outside_a_turn() -> None:
+    """What outlives its turn cannot call, send or make an id."""
+
+    async def told(realm: Realm) -> None:
+        await realm.call("a", "leave_behind", "b")
+        await realm.until(lambda: len(realm.seen) == 3)
+        assert realm.seen == [TurnEnded] * 3
+        things = realm.registry.env.THINGS
+        with pytest.raises(TurnEnded):
+            await things.get("b").add()
+        with pytest.raises(TurnEnded):
+            things.new_unique_id()
+        with pytest.raises(AttributeError, match="underscore"):
+            things.get("b").send._hidden  # noqa: B018 - it raises
+        assert things.get("b", location_hint="weur").key == things.get_by_name("b").id.key == "Thing/b"
+        with pytest.raises(BadKey):
+            things.get(ObjectId("Other/b"))
+
+    story(Thing, told)
