@@ -439,8 +439,8 @@ def test_a_call_has_what_is_left_of_its_callers_deadline(shared: bool) -> None:
                 command = parse_command(record.key, record.value, record.headers, realm.ports.seal)
                 if command.chain:
                     deadlines.append(command.deadline_ms or 0)
-        assert max(deadlines) == 30_000
-        limited = sorted(deadline for deadline in set(deadlines) if deadline < 30_000)
+        assert 29_900 < max(deadlines) <= 30_000
+        limited = sorted(deadline for deadline in deadlines if deadline < 29_000)
         assert len(limited) == 2
         assert 4000 < limited[0] < limited[1] < 5000
         caught = await realm.result("a", "caught", "b", "add", 1, 40)
@@ -551,6 +551,7 @@ def test_new_ids_are_the_same_when_the_turn_runs_again(shared: bool) -> None:
         realm.seen.append("crash")
         asked = realm.ask("a", "ids")
         await realm.until(lambda: len(realm.seen) == 1 and realm.seen != ["crash"])
+        await asyncio.sleep(0.1)  # until its command is durable
         await realm.crash()
         await realm.begin()
         await realm.told(asked)

@@ -1,0 +1,159 @@
+"""Sends, as stories on virtual time: once, after commit, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.unit.realm import Realm, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.commands import Command, parse_command, sealed_record
+from perdure.schemas.errors import Refusal
+from perdure.schemas.replies import OK
+from perdure.streams.log import Record, Topic
+
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+
+
+class Thing(DurableObject):
+    """Sends to others of its kind; keeps what it is sent."""
+
+    async def note(self, mark: Any) -> None:
+        self.env.seen.append((self.state.id.name, mark))
+        marks = await self.state.get("marks", [])
+        await self.state.put("marks", [*marks, mark])
+
+    async def post(self, names: list[str], marks: list[Any], wait_s: float = 0, end: str = "") -> int:
+        for mark in marks:
+            for name in names:
+                assert self.env.THINGS.get(name).send.note(mark) is None
+        self.env.seen.append("sent")
+        await asyncio.sleep(wait_s)
+        if end == "refuse":
+            raise Refusal
+        if end == "fail":
+            raise ValueError
+        return len(marks)
+
+    async def note_and_fail(self, mark: Any) -> None:
+        self.env.seen.append((self.state.id.name, mark))
+        raise ValueError("no")
+
+
+def commands(realm: Realm, name: str) -> int:
+    return realm.broker.streams[Topic.COMMANDS, realm.place(name)].end
+
+
+@SHARED
+def test_a_send_arrives_once_after_its_turn_has_committed(shared: bool) -> None:
+    """Not before; nobody is answered, it has no deadline, and the sender may send to itself."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        asked = realm.ask(a, "post", [b, a], [1], 1.0)
+        await realm.until(lambda: "sent" in realm.seen)
+        await asyncio.sleep(0.9)
+        assert (commands(realm, a), commands(realm, b)) == (1, 0)
+        assert [each.outcome for each in await realm.told(asked)] == [OK]
+        await realm.quiet()
+        assert (realm.value(a, "marks"), realm.value(b, "marks")) == ([1], [1])
+        (record,) = await realm.records(Topic.COMMANDS, realm.place(b))
+        command = parse_command(record.key, record.value, record.headers, realm.ports.seal)
+        assert (command.client_key, command.principal) == ("send:0:0:1", f"@Thing/{a}")
+        assert (command.reply_to, command.deadline_ms, command.chain) == ("none", None, ())
+        assert [await realm.records(Topic.REPLIES, partition) for partition in range(3)] == [[], [], []]
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+@pytest.mark.parametrize("end", ["refuse", "fail"])
+def test_a_turn_that_rolls_back_has_sent_nothing(shared: bool, end: str) -> None:
+    """What it would have sent is forgotten with its writes."""
+
+    async def told(realm: Realm) -> None:
+        reply = await realm.call("a", "post", ["b"], [1, 2], 0, end)
+        assert reply.outcome != OK
+        await realm.quiet()
+        assert commands(realm, "b") == (realm.place("a") == realm.place("b"))
+        assert [entry.outbox for entry in await realm.entries("a")] == [()]
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_what_was_sent_is_let_out_again_after_a_crash_and_taken_once(shared: bool) -> None:
+    """The crash comes when the entry is durable and nobody has acknowledged the sends."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        realm.ask(a, "post", [b], [1, 2, 3])
+        await realm.until(lambda: realm.seen.count((b, 1)) == 1)
+        await realm.crash()
+        await realm.begin()
+        await realm.until(lambda: realm.value(b, "marks") == [1, 2, 3])
+        await realm.quiet()
+        assert realm.value(b, "marks") == [1, 2, 3]
+        assert realm.seen.count("sent") == 1
+
+    story(Thing, told, shared=shared)
+
+
+@pytest.mark.parametrize(
+    "fates", [["lost"], ["never"], ["late"], ["ok", "never"], ["lost", "ok", "late", "never"]]
+)
+def test_sends_from_one_object_to_another_keep_their_order(fates: list[str]) -> None:
+    """Also when an append of one of them fails and is made again; and each arrives once."""
+
+    async def told(realm: Realm) -> None:
+        a, b, c = realm.name_in(0, "a"), realm.name_in(1, "b"), realm.name_in(1, "c")
+        asked = [realm.ask(a, "post", [b, c], [n, n + 1], 0.1) for n in (1, 3, 5)]
+        await realm.until(lambda: commands(realm, a) == 3)
+        realm.faults.next = list(fates)
+        await realm.told(*asked)
+        await realm.until(lambda: all((realm.value(x, "marks") or [])[-1:] == [6] for x in (b, c)))
+        await asyncio.sleep(5)  # late ones land
+        assert realm.value(b, "marks") == realm.value(c, "marks") == [1, 2, 3, 4, 5, 6]
+
+    story(Thing, told, shared=True)
+
+
+def test_a_send_whose_turn_fails_is_done_all_the_same() -> None:
+    """Its failure is in the journal of the object it was sent to; the sender hears nothing."""
+
+    class Failing(Thing):
+        async def post(self, names: list[str], *rest: Any) -> int:
+            self.env.THINGS.get(names[0]).send.note_and_fail(1)
+            return 1
+
+    async def told(realm: Realm) -> None:
+        assert await realm.result("a", "post", ["b"]) == b"1"
+        await realm.quiet()
+        assert realm.seen == [("b", 1)]
+        assert [entry.outcome for entry in await realm.entries("b")] == ["failed"]
+
+    story(Failing, told)
+
+
+def test_what_bears_no_seal_is_no_send() -> None:
+    """A client cannot pose as an object, nor move a low mark."""
+
+    async def told(realm: Realm) -> None:
+        forged = Command("Thing/b", "call", "note", body=b'{"method":"note","args":[1]}')
+        for envelope in (
+            {"principal": "@Thing/a", "client_key": "send:0:0:1"},
+            {"mark": 9},
+            {"chain": ("x@0:0",)},
+        ):
+            plain = Command(
+                *(getattr(forged, name) for name in ("key", "kind", "method")), body=forged.body, **envelope
+            )
+            key, value, headers = sealed_record(plain, realm.ports.seal)
+            unsealed = tuple(header for header in headers if header[0] != "seal")
+            realm.log.append(Topic.COMMANDS, realm.place("b"), Record(key, value, unsealed))
+        await realm.until(lambda: realm.broker.streams[Topic.DEAD, realm.place("b")].end == 3)
+        assert realm.seen == []
+
+    story(Thing, told)
