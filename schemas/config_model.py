@@ -13,7 +13,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     JsonValue,
     PositiveInt,
+    SecretStr,
     field_validator,
     model_validator,
 )
@@ -186,6 +187,8 @@ class Config(Section):
     limits: Limits = Limits()
     durable_objects: DurableObjects = DurableObjects()
     vars: dict[str, JsonValue] = Field(default_factory=dict)
+    secrets: dict[str, SecretStr | None] = Field(default_factory=dict)
+    """By name; None: the app needs it and nobody has set it. In a file they are a list of names."""
     migrations: Annotated[tuple[Migration, ...], Field(strict=False)] = ()  # a TOML array is a list
 
     @field_validator("main")
@@ -197,9 +200,9 @@ class Config(Section):
             )
         return main
 
-    @field_validator("vars")
+    @field_validator("vars", "secrets")
     @classmethod
-    def _var_names(cls, variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _var_names(cls, variables: dict[str, Any]) -> dict[str, Any]:
         for name in variables:
             _identifier(name)
         return variables
@@ -210,8 +213,8 @@ class Config(Section):
         for binding in self.durable_objects.bindings:
             if binding.name in seen:
                 raise ValueError(f'two bindings are named "{binding.name}"; give each its own name')
-            if binding.name in self.vars:
-                raise ValueError(f'"{binding.name}" is both a binding and a var; rename one')
+            if binding.name in self.vars or binding.name in self.secrets:
+                raise ValueError(f'"{binding.name}" is both a binding and a var or secret; rename one')
             seen.add(binding.name)
         made = set(self.namespaces().values())
         for binding in self.durable_objects.bindings if self.migrations else ():
@@ -225,6 +228,16 @@ class Config(Section):
     @property
     def bindings(self) -> tuple[Binding, ...]:
         return self.durable_objects.bindings
+
+    @property
+    def missing_secrets(self) -> list[str]:
+        """Names of the secrets that the app needs and nobody has set."""
+        return [name for name, value in self.secrets.items() if value is None]
+
+    @property
+    def secret_values(self) -> dict[str, str]:
+        """The secrets themselves, for `env`; nothing else may look."""
+        return {name: value.get_secret_value() for name, value in self.secrets.items() if value is not None}
 
     @property
     def kafka_brokers(self) -> tuple[str, ...]:
