@@ -33,6 +33,7 @@ STATUS = {
     "fetch-timed-out": 502,
     "fetch-too-large": 502,
     "not-exposed": 403,
+    "worker-failed": 500,
     "storage-failed": 507,
     "outcome-unknown": 504,
 }
