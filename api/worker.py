@@ -199,15 +199,17 @@ class Worker:
         work = asyncio.get_running_loop().create_task(self._run(request, caller), context=context)
         leaving = asyncio.ensure_future(gone)
         try:
-            await asyncio.wait((work, leaving), timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(
+                (work, leaving), timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             caller.end()
             leaving.cancel()
             if not work.done():
                 self._leave(work)
-        if work.done():
+        if work in ended:
             return self._told(work)
-        if leaving.done():
+        if leaving in ended:
             raise asyncio.CancelledError
         late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
         return problem_of(OutcomeUnknown(late))
