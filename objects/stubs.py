@@ -59,6 +59,12 @@ class Stub:
     def __repr__(self) -> str:
         return f"<stub of {self.key}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stub) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     @property
     def id(self) -> ObjectId:
         return ObjectId(self.key)

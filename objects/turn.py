@@ -7,7 +7,7 @@ Laws
   anything else that is raised rolls back and drops it.
 - A turn that met a storage failure commits nothing, whatever its handler made of it.
 - Only a turn that returned, changed nothing and has no client key ends without an entry (`entry` False);
-  so do those that were not done at all (unavailable).
+  so do those that were not done at all (expired, or a call of theirs was unavailable).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from perdure.schemas.commands import CALL, FETCH, Command, parse_call
 from perdure.schemas.errors import (
     BadReply,
     CallerError,
+    Expired,
     InvalidArguments,
     PerdureError,
     Refusal,
@@ -88,7 +89,7 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
         return _refused(command, error)
     if isinstance(error, (InvalidArguments, UnknownMethod)) and not error.of_call:
         return Outcome(error_reply(REJECTED, error.code, str(error)), False, True, False)
-    if isinstance(error, Unavailable):
+    if isinstance(error, Expired) or (isinstance(error, Unavailable) and error.of_call):
         return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
     return _failed(command, error)
 

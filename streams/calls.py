@@ -197,7 +197,9 @@ class Calls:
             trouble = Unavailable(f"{call.command.key} cannot be called: {error.code}: {error}")
         if call.unknown is not None:
             raise call.unknown
-        raise trouble or Expired(f"no time was left for a call to {call.command.key}")
+        trouble = trouble or Expired(f"no time was left for a call to {call.command.key}")
+        trouble.of_call = True
+        raise trouble
 
     async def _attempt(self, call: Call, left_ms: int) -> Reply:
         """Append it and wait. Raises `Unavailable` (not appended) or `OutcomeUnknown`."""

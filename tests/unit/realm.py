@@ -98,6 +98,9 @@ class Realm:
             Env({"seen": self.seen, "realm": self, "THINGS": Binding("Thing"), "round": 0}),
         )
         self.errors: list[dict[str, Any]] = []
+        self.logs: list[MemoryLog] = []
+        self.by_partition: dict[int, Owner] = {}
+        self.living: dict[Owner, asyncio.Task[None]] = {}
         self._ids = count()
         self._nodes = count()
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.errors.append(context))
@@ -105,10 +108,11 @@ class Realm:
     def clock_ms(self) -> int:
         return START_MS + int(asyncio.get_running_loop().time() * 1000)
 
-    async def begin(self) -> None:
-        """A process starts, owns every partition and serves it."""
+    async def begin(self, *own: int) -> None:
+        """A process starts, claims every partition (or those given) and serves it."""
         node = f"n{next(self._nodes)}"
         self.log = MemoryLog(self.broker, node)
+        self.logs.append(self.log)
         await found(self.log, "app", "app-uuid")
         uuids = count()
         ports = Ports(
@@ -122,20 +126,26 @@ class Realm:
             app_uuid="app-uuid",
         )
         self.ports = ports
-        self.owners = [
-            Owner(ports, Tables(self.store, p, exclusive=self.log.exclusive), self.bounds)
-            for p in range(self.partitions)
-        ]
-        self.living = [asyncio.create_task(live(owner)) for owner in self.owners]
+        for p in own or range(self.partitions):
+            owner = Owner(ports, Tables(self.store, p, exclusive=self.log.exclusive), self.bounds)
+            self.by_partition[p] = owner
+            self.living[owner] = asyncio.create_task(live(owner))
         await self.until(lambda: all(owner.state is OwnerState.SERVING for owner in self.owners))
 
+    @property
+    def owners(self) -> list[Owner]:
+        """Who claimed each partition last."""
+        return [self.by_partition[p] for p in range(self.partitions)]
+
     async def crash(self) -> None:
-        """The process dies: what was not durable is forgotten."""
-        self.log.kill()
-        for living, owner in zip(self.living, self.owners, strict=True):
+        """All processes die: what was not durable is forgotten."""
+        for log in self.logs:
+            log.kill()
+        for owner, living in self.living.items():
             living.cancel()
             owner.end_reign()
-        await asyncio.wait(self.living)
+        await asyncio.wait(self.living.values())
+        self.living.clear()
         if self.broker.ordered:
             self.broker.crash(keep_in_flight=False)
 
@@ -203,7 +213,7 @@ class Realm:
 
     def _quiet(self, owner: Owner) -> bool:
         stream = self.broker.streams[Topic.COMMANDS, owner.partition]
-        sent = not any(self.log._queues.get(stream, ()))
+        sent = not any(log._queues.get(stream) for log in self.logs if log.alive)
         mark = stream.durable
         return (
             owner.idle

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.unit.realm import Realm, story
+from tests.unit.reign import START_MS
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
@@ -19,15 +20,18 @@ from perdure.schemas.errors import (
     Expired,
     HandlerFailed,
     InvalidArguments,
-    Overloaded,
     PerdureError,
     Refusal,
     TurnEnded,
 )
+from perdure.schemas.journal import Entry, NoOp
 from perdure.schemas.replies import FAILED, OK, REFUSED, UNAVAILABLE, Reply
 from perdure.streams.callrows import BLOCK
 from perdure.streams.log import Topic
-from perdure.streams.owning import Bounds
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.owning import Bounds, OwnerState
+from perdure.streams.reader import Position
+from perdure.streams.tables import Tables
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 
@@ -156,6 +160,11 @@ class Thing(DurableObject):
 def error(reply: Reply) -> tuple[str, str]:
     assert reply.error is not None, reply
     return reply.outcome, reply.error.code
+
+
+def commands(realm: Realm, name: str) -> int:
+    """How many commands of its partition are accepted."""
+    return realm.broker.streams[Topic.COMMANDS, realm.place(name)].end
 
 
 @SHARED
@@ -358,6 +367,36 @@ def test_a_copy_that_comes_when_its_caller_is_over_is_not_run() -> None:
     story(Thing, told, shared=True)
 
 
+def test_what_lies_below_a_mark_leaves_no_row() -> None:
+    """Not even if it is folded after the mark; whole, and in pieces that are cut anywhere."""
+    entries = [
+        Entry(
+            n,
+            "Thing/b",
+            START_MS,
+            OK,
+            Reply(OK),
+            principal="@Thing/a",
+            client_key=f"call:4:{at}:1",
+            mark=mark,
+        )
+        for n, (at, mark) in enumerate([(5, 0), (600, 10), (601, 590), (7, 0), (589, 20), (800, 600)])
+    ]
+    kept = []
+    for cut in (1, 2, 3, 100):
+        tables = Tables(MemoryStore(), 1)
+        for n, entry in enumerate(entries):
+            tables.applied([entry], NoOp(0, 0), Position(n + 1, 0, n + 1, b""))
+            if n % cut == cut - 1:
+                tables.write_all()
+        tables.write_all()
+        kept.append([row for row, _ in tables.store.scan(b"c", b"d")])
+        assert tables.caller_mark(4) == 600
+        assert Tables(tables.store, 1).caller_mark(4) == 600
+    assert [int.from_bytes(row[5:13], "big") for row in kept[0]] == [600, 601, 800]
+    assert kept.count(kept[0]) == len(kept)
+
+
 @SHARED
 def test_an_object_that_calls_itself_is_told_at_once(shared: bool) -> None:
     """`Deadlock`, with nothing appended; and so is one that calls back along the chain, which is named."""
@@ -452,17 +491,21 @@ def test_a_call_has_what_is_left_of_its_callers_deadline(shared: bool) -> None:
 
 
 def test_a_full_mailbox_is_asked_again_within_the_deadline() -> None:
-    """And then it is `Overloaded`, which spends no key."""
+    """With nothing appended meanwhile; then both the call and its caller are `overloaded`, which spends no key."""
 
     async def told(realm: Realm) -> None:
-        slow = [realm.ask("b", "add", 1, 2) for _ in range(3)]
-        await realm.until(lambda: realm.seen)
-        await asyncio.sleep(0.1)
-        reply = await realm.call("a", "through", ["b"], "add", deadline_ms=1000)
-        assert reply.outcome == UNAVAILABLE
-        assert await realm.result("c", "through", ["b"], "add") == b"4"
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        slow = [realm.ask(b, "add", 1, 2) for _ in range(3)]
+        await realm.until(lambda: commands(realm, b) == 3)
+        assert await realm.result(a, "through", [b], "add", client_key="first") == b"4"
         await realm.told(*slow)
-        assert issubclass(Overloaded, PerdureError)
+        slow = [realm.ask(b, "add", 1, 40) for _ in range(3)]
+        await realm.until(lambda: commands(realm, b) == 7)
+        reply = await realm.call(a, "through", [b], "add", client_key="k")
+        assert error(reply) == (UNAVAILABLE, "overloaded")
+        assert commands(realm, b) == 7
+        await realm.told(*slow)
+        assert await realm.result(a, "through", [b], "add", client_key="k") == b"8"
 
     story(Thing, told, bounds=Bounds(mailbox=2))
 
@@ -528,17 +571,33 @@ def test_a_fenced_owner_lets_no_call_out() -> None:
 
     async def told(realm: Realm) -> None:
         a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
-        realm.log.stalled_until_s = asyncio.get_running_loop().time()
-        old = realm.owners, realm.living
-        asked = realm.ask(a, "both", b, 5)
-        await realm.until(lambda: realm.owners[0].undone)
+        (old, first) = realm.log, realm.owners[0]
+        await realm.result(a, "both", b, 0)
+        old.stalled_until_s = asyncio.get_running_loop().time() + 3
         await realm.begin()  # another node claims everything
-        assert [each.body for each in await realm.told(asked)] == [b'{"result":1}']
-        assert realm.value(b) == 1
-        for living, owner in zip(old[1], old[0], strict=True):
-            living.cancel()
-            owner.end_reign()
-        await asyncio.wait(old[1])
+        old.stalled_until_s = 0.0
+        realm.seen.clear()
+        old_command = realm.ask(a, "both", b, 5)  # both nodes read it
+        await realm.told(old_command)
+        assert first.state is OwnerState.FENCED
+        assert realm.seen.count(("called", 2)) == 1
+        assert len(await realm.records(Topic.COMMANDS, 1)) == 2
+        assert realm.value(b) == 2
+
+    story(Thing, told, shared=True)
+
+
+def test_objects_of_two_nodes_call_each_other() -> None:
+    """Commands go over the log, and answers come back over it, to the node that asked."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        await realm.begin(1)  # a second node claims one of the partitions
+        assert await realm.result(a, "through", [b], "add") == b"1"
+        assert await realm.result(b, "through", [a], "add") == b"1"
+        assert error(await realm.call(a, "through", [b, a], "add")) == (FAILED, "deadlock")
+        replies = [each for p in range(3) for each in await realm.records(Topic.REPLIES, p)]
+        assert {each.key for each in replies} == {b"calls.n0", b"calls.n1"}
 
     story(Thing, told, shared=True)
 

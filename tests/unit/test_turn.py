@@ -51,6 +51,12 @@ def facts(outcome: Outcome) -> tuple[str, str, bool, bool, bool]:
     return outcome.reply.outcome, code, outcome.commit, outcome.entry, outcome.drop_instance
 
 
+def of_call(error: PerdureError) -> PerdureError:
+    """As it is raised in a caller for what another object answered."""
+    error.of_call = True
+    return error
+
+
 # result or error, then: outcome, code, commit, entry, drop the instance
 RAISED: list[tuple[BaseException, tuple[str, str, bool, bool, bool]]] = [
     (Refusal("no"), (REFUSED, "refused", False, True, False)),
@@ -63,6 +69,8 @@ RAISED: list[tuple[BaseException, tuple[str, str, bool, bool, bool]]] = [
     (TurnEnded("x"), (FAILED, "turn-ended", False, True, True)),
     (UnstorableValue("x"), (FAILED, "unstorable-value", False, True, True)),
     (Overloaded("x"), (FAILED, "overloaded", False, True, True)),
+    (of_call(Overloaded("x")), (UNAVAILABLE, "overloaded", False, False, True)),
+    (of_call(InvalidArguments("x")), (FAILED, "invalid-arguments", False, True, True)),
     (SystemExit(3), (FAILED, "handler-failed", False, True, True)),
     (MemoryError(), (FAILED, "handler-failed", False, True, True)),
     (RecursionError("deep"), (FAILED, "handler-failed", False, True, True)),
