@@ -70,6 +70,13 @@ def test_a_migration_cut_in_the_middle_is_finished_by_the_next_start(tmp_path: P
     ):
         pass
     assert died.value.returncode == -signal.SIGKILL
+    if failpoint == "owner.after_migration":  # so that it has run in some partitions
+        deployed(app, V1, more=OLD)
+        with pytest.raises(DidNotStart) as refused, serve(app, data):
+            pass
+        assert refused.value.returncode == 2, "there is no way back, though some partitions have not gone on"
+        assert 'migration "v2" has run' in refused.value.stderr
+        deployed(app, V1 + V2, counter="Tally")
     with serve(app, data) as server:
         assert server.namespaces == ["Counter"]
         assert counts(server, "Counter", "POST") == [2] * len(NAMES)

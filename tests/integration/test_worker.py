@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.process import Server, serve
+from tests.process import Server, run, serve
 
 APP = """
 import asyncio, os, sys
@@ -301,3 +301,29 @@ def test_code_that_outlives_the_request_calls_nobody(server: Server) -> None:
             pass
         assert client.get("/told").json()["late"] == "TurnEnded"
         assert client.post("/add/someone").json()[0] == 1
+
+
+def test_a_secret_is_the_code_s_and_nobody_else_s(tmp_path: Path) -> None:
+    """The Worker has it as `env.NAME`; no page, no command and no output of the server shows it."""
+    app = deployed(tmp_path)
+    (app / "app.py").write_text(
+        "from perdure import DurableObject, Response\n"
+        "class User(DurableObject): pass\n"
+        "class Room(DurableObject): pass\n"
+        "async def fetch(request, env): return Response.json([len(env.API_KEY), repr(env)])\n"
+    )
+    (app / "perdure.toml").write_text(f'secrets = ["API_KEY"]\n{CONFIG}')
+    environ = {"PERDURE_SECRETS__API_KEY": "h1dden"}
+    with (
+        serve(app, tmp_path / "data", environ=environ) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        assert client.get("/").json() == [6, "<env of API_KEY, ROOMS, USERS>"]
+        assert "h1dden" not in client.get("/metrics").text + client.get("/readyz").text
+        assert server.stop() == 0
+        assert "h1dden" not in server.stderr()
+    shown = run("config", "show", str(app), environ=environ)
+    assert 'secrets.API_KEY = "********"' in shown.stdout
+    assert "h1dden" not in shown.stdout + shown.stderr
+    written = b"".join(file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file())
+    assert b"h1dden" not in written
