@@ -118,6 +118,7 @@ class DirectProtocol(OneWriteProtocol):
     """Make a subclass with the door and the bounds of the server at hand (see `to`)."""
 
     door: ClassVar[HttpDoor]
+    paths: ClassVar[tuple[bytes, ...]] = _PATHS
     _exchange: Exchange | None = None  # the one whose request is being read
     _idle_since_s = 0.0
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
@@ -125,7 +126,8 @@ class DirectProtocol(OneWriteProtocol):
 
     @classmethod
     def to(cls, door: HttpDoor) -> type[DirectProtocol]:
-        return type("DirectProtocol", (cls,), {"door": door})
+        # behind a Worker that is alone in front they are refused: that is not worth a quick way
+        return type("DirectProtocol", (cls,), {"door": door, "paths": () if door.closed else _PATHS})
 
     # What the parser calls
 
@@ -142,7 +144,7 @@ class DirectProtocol(OneWriteProtocol):
         parser = self.parser
         if (
             (cycle is not None and not cycle.response_complete)
-            or not self.url.startswith(_PATHS)
+            or not self.url.startswith(self.paths)
             or b"#" in self.url
             or self.expect_100_continue
             or parser.should_upgrade()

@@ -19,7 +19,7 @@ from perdure.schemas.commands import LOCAL, NOBODY, Command, command_record
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
-from perdure.streams.log import Log, LogRecord, Record, Tail, Topic
+from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
@@ -112,8 +112,9 @@ class Gateway:
         body: bytes = b"",
         client_key: str | None = None,
         traceparent: str = "",
+        deadline_ms: int | None = None,
     ) -> None:
-        """Append a command for object `key` and tell `asker` what came of it.
+        """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
 
         Raises `Overloaded`, `Unavailable` or the partition's own error, with nothing appended.
         """
@@ -132,7 +133,7 @@ class Gateway:
             body,
             id_,
             self.address,
-            self._deadline_ms,
+            self._deadline_ms if deadline_ms is None else deadline_ms,
             client_key,
             "",
             traceparent,
@@ -141,6 +142,28 @@ class Gateway:
         receipt = log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
+
+    def post(
+        self,
+        key: str,
+        kind: str,
+        method: str,
+        path: str,
+        headers: Pairs,
+        body: bytes,
+        client_key: str | None,
+        traceparent: str,
+    ) -> Receipt:
+        """Append a command whose answer nobody waits for; its receipt. Raises like `submit`."""
+        if self.closed is not None:
+            raise Unavailable(f"this node is stopping: {self.closed}")
+        partition = partition_of(key, self._log.partitions)
+        self._owners[partition].check_room(key)
+        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        command = Command(
+            key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent
+        )
+        return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
 
     def _appended(self, id_: str, error: BaseException | None) -> None:
         if error is None:

@@ -3,6 +3,7 @@
     ANY  /objects/{namespace}/{name}[/{path}]     a fetch
     POST /rpc/{namespace}/{name}/{method}         a call: {"args": […], "kwargs": {…}}
     GET  /livez  /readyz  /metrics
+    all other paths are the Worker's, if the app has one (api/worker.py)
 
 It has two ways in, which differ only in who reads the body: `ask` for a request that is complete (see
 api/direct.py), and raw ASGI for all others (a framework would cost a third of the throughput).
@@ -12,7 +13,8 @@ Laws
   as it was sent.
 - What is over a limit is refused before it is read to its end, and before anything is appended.
 - Every error is problem+json; an answer names its command (`perdure-command: partition:offset`).
-- `Authorization` and `Cookie` go no further than here.
+- `Authorization` and `Cookie` go no further than here and the Worker.
+- With a Worker in front, objects are reached through it only, unless the app is exposed.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from urllib.parse import unquote_to_bytes
 
 from perdure.api.gateway import Answer, Asker, Gateway, Waiting
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
+from perdure.api.worker import Worker
+from perdure.objects.http import Request
 from perdure.objects.registry import Registry
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
 from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
@@ -38,8 +42,15 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 # hop-by-hop headers concern the connection, not the object (RFC 9110 §7.6.1)
-_DROPPED = NEVER_LOGGED | {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+_HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"))
+_OF_THE_HOP = frozenset(name.encode() for name in _HOP)
+_DROPPED = NEVER_LOGGED | _HOP
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
+_PAGES = ("livez", "readyz", "metrics", "admin", "console", "docs", "openapi.json", "asyncapi.json")
+_OWN = frozenset(("objects", "rpc", "commands", *_PAGES))
+_CLOSED = (
+    "this app has a Worker in front of its objects; to open /objects and /rpc beside it, set expose = true"
+)
 NO_BODY = frozenset((204, 304))
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -65,8 +76,17 @@ class HttpDoor:
     """`await door(scope, receive, send)`. `pages` answers /livez, /readyz and /metrics."""
 
     def __init__(
-        self, gateway: Gateway, registry: Registry, *, body_bytes: int, pages: Callable[[str], Problem | None]
+        self,
+        gateway: Gateway,
+        registry: Registry,
+        *,
+        body_bytes: int,
+        pages: Callable[[str], Problem | None],
+        worker: Worker | None = None,
+        exposed: bool = False,
     ) -> None:
+        self._worker = worker
+        self.closed = worker is not None and not exposed
         self._gateway = gateway
         self._registry = registry
         self.body_bytes = body_bytes
@@ -158,14 +178,27 @@ class HttpDoor:
         raw_path: bytes = scope["raw_path"]
         if not for_object(raw_path):
             page = self._pages(scope["path"])
-            if page is None:
+            if page is not None:
+                return page
+            if self._worker is None or _is_own(scope["path"]):
                 raise _no_such_path(scope["path"])
-            return page
+            return await self._by_worker(self._worker, scope, receive)
+        if self.closed:
+            raise Refused(problem("not-exposed", _CLOSED, status=403))
         head = read_head(scope["headers"])
         body = b"" if head.size == 0 else await self._body(head.size, receive)
         waiting = Waiting()
         self.ask(waiting, scope["method"], raw_path, scope["query_string"], head, body)
         return self.told(await waiting.future)
+
+    async def _by_worker(self, worker: Worker, scope: Scope, receive: Receive) -> Problem:
+        head = read_head(scope["headers"])
+        body = b"" if head.size == 0 else await self._body(head.size, receive)
+        path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+        request = Request(
+            scope["method"], f"{path}?{query}" if query else path, _whole(scope["headers"]), body
+        )
+        return await worker.answer(request, head.client_key, head.traceparent, _gone(receive))
 
     async def _body(self, size: int | None, receive: Receive) -> bytes:
         self.fitting(size or 0)
@@ -180,6 +213,24 @@ class HttpDoor:
             self.fitting(read)
             if not message.get("more_body"):
                 return b"".join(chunks)
+
+
+def _is_own(path: str) -> bool:
+    """Is it a path of perdure's own, one that is not there yet too? The Worker never gets these."""
+    return path.lstrip("/").partition("/")[0] in _OWN
+
+
+def _whole(raw: RawHeaders) -> Pairs:
+    """The headers of a request as the Worker sees them."""
+    return tuple(
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in raw if name not in _OF_THE_HOP
+    )
+
+
+async def _gone(receive: Receive) -> None:
+    """Until whoever asked has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def for_object(raw_path: bytes) -> bool:

@@ -22,10 +22,11 @@ from types import ModuleType
 from typing import Any
 
 from perdure.objects.durable import DurableObject
-from perdure.schemas.config import Config, parse_config
+from perdure.schemas.config import ENV_PREFIX, Config, parse_config, secrets_in
 from perdure.schemas.errors import ConfigError
 
 CONFIG_FILES = ("perdure.toml", "wrangler.toml")
+DEV_VARS = ".dev.vars"
 _NO_MODULES_OF_AN_APP = ("_", "test_", "conftest.", "setup.")
 
 _numbers = itertools.count(1)
@@ -50,13 +51,19 @@ def load_app(
     env_name: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    dev: bool = False,
 ) -> App:
     """Read the configuration of `path` (see `load_config`), import its modules, collect what they define.
 
     A file is the main module. A folder has its main module named in its configuration; without one every
     module in it counts, except `_*.py`, `test_*.py`, `conftest.py` and `setup.py`. Raises `ConfigError`.
     """
-    config = load_config(path, env_name=env_name, environ=environ, flags=flags)
+    config = load_config(path, env_name=env_name, environ=environ, flags=flags, dev=dev)
+    if missing := config.missing_secrets:
+        raise ConfigError(
+            f"the app needs the secret {missing[0]}: set {ENV_PREFIX}SECRETS__{missing[0]}, "
+            f"or write it to {DEV_VARS} beside the configuration and use `perdure dev`"
+        )
     folder, config_file, _ = _places(path)
     if config.main is not None:
         files = [folder / config.main]
@@ -81,11 +88,13 @@ def load_config(
     env_name: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    dev: bool = False,
 ) -> Config:
     """The effective configuration for a path: a `.py` file, a `.toml` file, or a folder (None is this one).
 
     `perdure.toml` is looked for in the folder, then `wrangler.toml`; having neither is fine. A given `.py`
-    file is `main`, and gives the app its name if nothing else does. Raises `ConfigError`.
+    file is `main`, and gives the app its name if nothing else does. `dev`: secrets are also read from `.dev.vars`
+    beside it, or `.dev.vars.NAME` of the environment in its place. Raises `ConfigError`.
     """
     folder, config_file, main = _places(path)
     given = dict(flags or {})
@@ -103,8 +112,20 @@ def load_config(
         env_name=env_name,
         environ=environ,
         flags=given,
+        secrets=_dev_vars(folder, env_name) if dev else None,
         default_name=Path(main).stem if main else folder.resolve().name,
     )
+
+
+def _dev_vars(folder: Path, env_name: str | None) -> dict[str, str]:
+    own = folder / f"{DEV_VARS}.{env_name}"
+    file = own if env_name is not None and own.is_file() else folder / DEV_VARS
+    if not file.is_file():
+        return {}
+    try:
+        return secrets_in(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {type(error).__name__}") from None
 
 
 def _places(path: Path | None) -> tuple[Path, Path | None, str | None]:

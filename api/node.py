@@ -23,12 +23,14 @@ from perdure.api.gateway import Gateway
 from perdure.api.http import HttpDoor
 from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
+from perdure.api.outgoing import Outgoing
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
+from perdure.api.worker import Function, Worker
 from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
-from perdure.schemas.errors import PerdureError, StorageFailed, Unavailable
+from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
@@ -54,7 +56,8 @@ class Node:
     asgi: Callable[..., Awaitable[None]]
     http: type[OneWriteProtocol]
 
-    def __init__(self, config: Config, registry: Registry) -> None:
+    def __init__(self, config: Config, registry: Registry, worker: Function | None = None) -> None:
+        self.worker = worker
         self.config = config
         self.registry = registry
         self.name = f"{os.getpid():x}{new_uuid()[:8]}"
@@ -82,6 +85,8 @@ class Node:
         self.store = store = RocksStore(data.state_path)
         self._opened.append(_later(store.close))
         self.gateway = Gateway(log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms)
+        outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
+        self._opened.append(outgoing.close)
         ports = Ports(
             log,
             self.registry,
@@ -94,6 +99,8 @@ class Node:
             app_uuid,
             ReplayProgress(),
             Seal(app_uuid),
+            migrations=config.steps(),
+            outside=outgoing,
         )
         self._exchange = ports.exchange
         bounds = _bounds(config)
@@ -117,7 +124,14 @@ class Node:
             memory_bytes=limits.memory_bytes,
         )
         await self.gateway.start(self.owners)
-        door = HttpDoor(self.gateway, self.registry, body_bytes=config.limits.body_bytes, pages=self._page)
+        door = HttpDoor(
+            self.gateway,
+            self.registry,
+            body_bytes=config.limits.body_bytes,
+            pages=self._page,
+            worker=self._worker(outgoing),
+            exposed=config.expose,
+        )
         self.asgi, self.http = door, DirectProtocol.to(door)
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
         self._tasks += [self._task(live(owner)) for owner in self.owners]
@@ -129,6 +143,18 @@ class Node:
         ]
         await self._come_up()
 
+    def _worker(self, outgoing: Outgoing) -> Worker | None:
+        if self.worker is None:
+            return None
+        return Worker(
+            self.worker,
+            self.registry.env,
+            self.gateway,
+            outgoing=outgoing,
+            new_uuid=new_uuid,
+            deadline_s=self.config.deadline_s,
+        )
+
     async def _come_up(self) -> None:
         """Wait until each partition serves or has stopped with its reason; all of them stopped is a failure."""
         while any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self.owners):
@@ -136,8 +162,10 @@ class Node:
                 raise self.stopped.result()
             await asyncio.sleep(0.005)  # start-up only: owners come up in a few ms, or replay for seconds
         broken = [owner.error for owner in self.owners if owner.state is not OwnerState.SERVING]
-        if len(broken) == len(self.owners) and broken[0] is not None:
-            raise broken[0]
+        for error in broken:
+            # what the configuration does wrong is told at start, even if some partitions could live with it
+            if error is not None and (len(broken) == len(self.owners) or isinstance(error, ConfigError)):
+                raise error
 
     def _task(self, coro: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coro)

@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from perdure.schemas.errors import PerdureError, Unavailable
+from perdure.schemas.errors import FetchFailed, FetchTimedOut, FetchTooLarge, PerdureError, Unavailable
 from perdure.schemas.replies import FAILED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
 
 BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
+_OF_FETCH = frozenset((FetchFailed.code, FetchTimedOut.code, FetchTooLarge.code))
 STATUS = {
     "bad-request": 400,
     "bad-key": 400,
@@ -28,6 +29,11 @@ STATUS = {
     "invalid-arguments": 422,
     "key-reused": 422,
     "headers-too-large": 431,
+    "fetch-failed": 502,
+    "fetch-timed-out": 502,
+    "fetch-too-large": 502,
+    "not-exposed": 403,
+    "worker-failed": 500,
     "storage-failed": 507,
     "outcome-unknown": 504,
 }
@@ -60,7 +66,7 @@ def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
     """The problem that an object's or owner's error reply comes to."""
     status = OF_OUTCOME.get(outcome, UNAVAILABLE_STATUS)
     # an object's own codes do not choose the status (503, 504 and 507 promise something); perdure's codes do
-    if outcome in (REJECTED, UNAVAILABLE) or error.code == BAD_BODY:
+    if outcome in (REJECTED, UNAVAILABLE) or error.code == BAD_BODY or error.code in _OF_FETCH:
         status = STATUS.get(error.code, status)
     return problem(error.code, error.message, status=status, detail=error.detail, **more)
 

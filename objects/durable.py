@@ -45,13 +45,18 @@ class Binding:
 
 
 class Env:
-    """`self.env`: bindings and vars of the configuration, as attributes and as `env["NAME"]`."""
+    """`self.env`: bindings, vars and secrets of the configuration, as attributes and as `env["NAME"]`."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
 
+    def __repr__(self) -> str:
+        return f"<env of {', '.join(sorted(self.__dict__))}>"  # names only: some of the values are secrets
+
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"env has no {name!r}: name it under [vars] or [[durable_objects.bindings]]")
+        raise AttributeError(
+            f"env has no {name!r}: name it under [vars], in secrets or under [[durable_objects.bindings]]"
+        )
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)

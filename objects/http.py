@@ -2,7 +2,7 @@
 
 Laws
 - Both are plain values: nothing here does I/O, and reading a request twice gives the same.
-- Header names are compared without case. A response's body is complete: there is no streaming.
+- Header names are compared without case. A body is complete: there is no streaming.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ class Headers(Mapping[str, str]):
     """HTTP headers; of several with one name the first is found, `get_list` gives all."""
 
     def __init__(self, pairs: Pairs) -> None:
-        self._pairs = pairs
+        self.pairs = pairs
 
     def __getitem__(self, name: str) -> str:
         wanted = name.lower()
-        for found, value in self._pairs:
+        for found, value in self.pairs:
             if found == wanted:
                 return value
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict(self._pairs))
+        return iter(dict(self.pairs))
 
     def __len__(self) -> int:
-        return len(dict(self._pairs))
+        return len(dict(self.pairs))
 
     def get_list(self, name: str) -> list[str]:
         """All values under `name`, in order."""
-        return [value for found, value in self._pairs if found == name.lower()]
+        return [value for found, value in self.pairs if found == name.lower()]
 
 
 class Request:
@@ -76,6 +76,12 @@ class Request:
         """The query's parameters; of several with one name the last."""
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
+    @property
+    def url(self) -> str:
+        """The whole URL, its host as the client named it (`Host`); `http://` also behind a proxy that ends TLS."""
+        query = f"?{self.query_string}" if self.query_string else ""
+        return f"http://{self.headers.get('host', 'localhost')}{self.path}{query}"
+
     async def text(self) -> str:
         """The body as UTF-8. Raises `Refusal` (code `bad-body`) if it is none."""
         try:
@@ -102,7 +108,7 @@ class Response:
         status: int = 200,
         headers: Mapping[str, str] | Pairs | None = None,
     ) -> None:
-        pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
+        pairs = pairs_of(headers or ())
         if isinstance(body, str):
             body = body.encode()
             if not any(name.lower() == "content-type" for name, _ in pairs):
@@ -120,5 +126,41 @@ class Response:
             made = cls.__new__(cls)  # the common case, without looking for a content type
             made.body, made.status, made.headers = _encode_json(value), status, _JSON
             return made
-        pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
+        pairs = pairs_of(headers)
         return cls(_encode_json(value), status, _JSON + pairs)
+
+
+class FetchedResponse(Response):
+    """The answer to a request of one's own: `status`, `headers` (a mapping), `body`, `ok`, `text()`, `json()`.
+
+    A handler may return it as its own response.
+    """
+
+    __slots__ = ()
+
+    headers: Headers  # type: ignore[assignment]  # who reads a response asks for names; see `pairs_of`
+
+    def __init__(self, status: int, headers: Pairs, body: bytes) -> None:
+        self.status = status
+        self.headers = Headers(tuple((name.lower(), value) for name, value in headers))
+        self.body = body
+
+    @property
+    def ok(self) -> bool:
+        """Is the status 200 to 299?"""
+        return 200 <= self.status < 300
+
+    async def text(self) -> str:
+        """The body as UTF-8; bytes that are none are replaced."""
+        return self.body.decode("utf-8", "replace")
+
+    async def json(self) -> Any:  # type: ignore[override]  # of a class it makes one, of an answer it reads it
+        """The body as JSON. Raises `ValueError` if it is none."""
+        return msgspec.json.decode(self.body)
+
+
+def pairs_of(headers: Mapping[str, str] | Pairs) -> Pairs:
+    """Headers, in whatever form they are, as pairs."""
+    if isinstance(headers, Headers):
+        return headers.pairs
+    return tuple(headers.items() if isinstance(headers, Mapping) else headers)

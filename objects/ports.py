@@ -18,6 +18,10 @@ class Caller(Protocol):
     (id, reply-to, key, deadline, principal, chain) is the caller's to fill.
     """
 
+    @property
+    def traceparent(self) -> str:
+        """Of the command that runs; empty if it has none."""
+
     async def call(self, command: Command) -> Reply:
         """The answer of another object, an error reply too; once, however often the turn runs.
 

@@ -57,7 +57,7 @@ class Registry:
                 )
         kinds = {namespace: Kind(namespace, classes[name]) for namespace, name in namespaces.items()}
         bindings = {each.name: Binding(homes[each.class_name]) for each in config.bindings}
-        return cls(kinds, Env({**config.vars, **bindings}))
+        return cls(kinds, Env({**config.vars, **config.secret_values, **bindings}))
 
     def kind(self, namespace: str) -> Kind:
         """Raises `UnknownNamespace` naming those there are."""

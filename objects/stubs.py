@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from perdure.objects.http import Request, Response
+from perdure.objects.http import FetchedResponse, Request
 from perdure.objects.names import ObjectId
 from perdure.objects.overlay import current_turn
 from perdure.objects.ports import Caller
@@ -77,13 +77,13 @@ class Stub:
         method: str | None = None,
         headers: Mapping[str, str] | Pairs | None = None,
         body: str | bytes | None = None,
-    ) -> Response:
+    ) -> FetchedResponse:
         """Its `fetch`, with a request or a URL or path; what else is given takes the place of the request's own.
 
         Raises what its answer says (`Refusal`, `HandlerFailed`, `Unavailable`, …) and as `Caller.call`.
         """
         reply = answered(await caller().call(_fetch(self.key, request, method, headers, body)))
-        return Response(reply.body, reply.status, reply.headers)
+        return FetchedResponse(reply.status, reply.headers, reply.body)
 
     @property
     def send(self) -> Sender:

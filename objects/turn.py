@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
-from perdure.objects.http import Request, Response
+from perdure.objects.http import Request, Response, pairs_of
 from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named
@@ -118,15 +118,22 @@ def _after_storage_failure(
 
 
 def _refused(command: Command, error: Refusal) -> Outcome:
-    """A refusal travels as JSON, so its code must be a word and its detail JSON: else the object failed."""
+    try:
+        return Outcome(refused_reply(error), False, True, False)
+    except BadReply as bad:
+        return _failed(command, bad)
+
+
+def refused_reply(error: Refusal) -> Reply:
+    """The reply of a refusal. It travels as JSON: its code must be a word and its detail JSON. Raises `BadReply`."""
     try:
         to_json(error.detail)
-    except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
-        return _failed(command, BadReply(f"a Refusal's detail is not JSON: {_text(bad)}"))
+    except Exception as bad:
+        raise BadReply(f"a Refusal's detail is not JSON: {_text(bad)}") from bad
     if type(error.reason) is not str:
-        return _failed(command, BadReply(f"a Refusal's code is a str, not {type(error.reason).__name__}"))
+        raise BadReply(f"a Refusal's code is a str, not {type(error.reason).__name__}")
     detail = msgspec.json.decode(to_json(error.detail, inf_nan_mode="null"))
-    return Outcome(error_reply(REFUSED, error.reason, _text(error), detail), False, True, False)
+    return error_reply(REFUSED, error.reason, _text(error), detail)
 
 
 def _text(error: BaseException) -> str:
@@ -157,15 +164,21 @@ def _reply(command: Command, result: Any) -> Reply:
             return Reply(OK, 200, (), b'{"result":' + to_json(result, inf_nan_mode="null") + b"}")
         except (PydanticSerializationError, ValueError) as error:
             raise BadReply(f"what {command.method} returned is not JSON: {error}") from error
+    return response_reply(result)
+
+
+def response_reply(result: Any) -> Reply:
+    """The reply that what a `fetch` returned comes to. Raises `BadReply`."""
     if not isinstance(result, Response):
         raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response")
     if type(result.status) is not int or not 200 <= result.status <= 599:
         raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")
     if type(result.body) is not bytes:
         raise BadReply(f"the body of the response is {type(result.body).__name__}, not str or bytes")
-    if wrong := _wrong_header(result.headers):
+    headers = result.headers if type(result.headers) is tuple else pairs_of(result.headers)
+    if wrong := _wrong_header(headers):
         raise BadReply(f"the response has a header that cannot be sent: {wrong}")
-    return Reply(OK, result.status, result.headers, result.body)
+    return Reply(OK, result.status, headers, result.body)
 
 
 @lru_cache(1024)

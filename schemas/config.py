@@ -5,7 +5,9 @@ Laws
 - An error names its source (file and key, variable, flag), what is wrong and the nearest known name.
 - `perdure.toml` is perdure's own: every key must be known. In `wrangler.toml` perdure reads `name`, `main`,
   `vars`, `durable_objects`, `migrations` and `[perdure]`, and leaves the rest to wrangler.
-- An environment (`[env.NAME]`) inherits every key except `durable_objects` and `vars`, as in wrangler, and
+- A secret's value comes from the environment (or `.dev.vars`), never from the file, which names it at most; it is
+  never shown, in an error neither. Like wrangler's it wins over a var of its name.
+- An environment (`[env.NAME]`) inherits every key except `durable_objects`, `vars` and `secrets`, as in wrangler, and
   its app is called `{name}-{NAME}` unless it says otherwise, so that environments never share a log.
 """
 
@@ -31,6 +33,7 @@ from perdure.schemas.config_model import (
     Section,
     TransferredClass,
     fold_migrations,
+    migration_steps,
     parse_duration_s,
 )
 from perdure.schemas.errors import ConfigError
@@ -45,15 +48,17 @@ __all__ = [
     "TransferredClass",
     "fold_migrations",
     "masked",
+    "migration_steps",
     "parse_config",
     "parse_duration_s",
+    "secrets_in",
 ]
 
 Table = dict[str, Any]
 
 ENV_PREFIX = "PERDURE_"
 _FOR_TESTS = ("PERDURE_TEST_", "PERDURE_REQUIRE_")  # read by the test suite, not settings
-_NOT_INHERITED = ("durable_objects", "vars")
+_NOT_INHERITED = ("durable_objects", "vars", "secrets")
 _READ_IN_WRANGLER = ("name", "main", "vars", "durable_objects", "migrations")
 _TABLES: Mapping[str, type[Section]] = {"limits": Limits, "durable_objects": DurableObjects}
 _ARRAYS: Mapping[str, type[Section]] = {
@@ -74,6 +79,7 @@ def parse_config(
     env_name: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    secrets: Mapping[str, str] | None = None,
     default_name: str = "app",
 ) -> Config:
     """The effective configuration.
@@ -81,10 +87,12 @@ def parse_config(
     `text` is the content of `filename` (its last part decides whether it is read as `wrangler.toml`; a
     relative `data_dir` in it starts at its folder); an empty text is fine. `environ` may hold anything;
     `PERDURE_PORT` or `PERDURE_LIMITS__BODY_BYTES` count. `flags` maps dotted keys (`port`,
-    `limits.body_bytes`) to values; None means not given. Raises `ConfigError`.
+    `limits.body_bytes`) to values; None means not given. `secrets` are those of a `.dev.vars` file; the environment's
+    (`PERDURE_SECRETS__NAME`) win over them. Raises `ConfigError`.
     """
     table = _file_table(text, filename, env_name)
     _validated(table, filename)  # so that what the file does wrong is told by the file's name
+    table.setdefault("secrets", {}).update(secrets or {})
     table.setdefault("name", _with_env(_as_app_name(default_name), env_name))
     for path, text_value in _from_environ(environ or {}):
         source = f"environment variable {ENV_PREFIX}{'__'.join(path).upper()}"
@@ -101,7 +109,28 @@ def masked(config: Config) -> dict[str, Any]:
     shown: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
     variables = shown.pop("vars")
     shown["vars"] = _mask(variables)
+    shown["secrets"] = {name: None if value is None else MASK for name, value in config.secrets.items()}
     return shown
+
+
+def secrets_in(text: str, filename: str) -> dict[str, str]:
+    """The names and values in a `.dev.vars` file: `NAME=value` lines, quotes and `export` allowed, `#` a comment.
+
+    Raises `ConfigError` naming the line, not what it holds.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip().removeprefix("export ").strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"{filename}:{number}: write NAME=value")
+        if len(value) >= 2 and value[0] in "\"'" and value[-1] == value[0]:
+            value = value[1:-1]
+        found[name] = value
+    return found
 
 
 def _mask(value: Any) -> Any:
@@ -135,9 +164,20 @@ def _file_table(text: str, filename: str, env_name: str | None) -> Table:
                 f'{filename}: no environment "{env_name}"; known: {known}. Add [env.{env_name}]'
             )
         base = _in_environment(base, per_env[env_name], env_name)
+    if "secrets" in base:
+        base["secrets"] = _named_secrets(base["secrets"], filename)
     if isinstance(base.get("data_dir"), str):
         base["data_dir"] = str(Path(filename).parent / base["data_dir"])
     return base
+
+
+def _named_secrets(names: object, filename: str) -> Table:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f'{filename}: secrets is a list of the names that the app needs, such as ["API_KEY"]; their values come from '
+            "PERDURE_SECRETS__NAME, or .dev.vars with `perdure dev`"
+        )
+    return dict.fromkeys(names)
 
 
 def _own_keys(raw: Table, filename: str, where: str, is_wrangler: bool) -> Table:
@@ -206,7 +246,7 @@ def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str
             continue
         head, *rest = variable.removeprefix(ENV_PREFIX).split("__")
         # the name of a var keeps its case; perdure's own keys are lower-case
-        path = (head.lower(), *(rest if head == "VARS" else (part.lower() for part in rest)))
+        path = (head.lower(), *(rest if head in ("VARS", "SECRETS") else (part.lower() for part in rest)))
         if _field(path) is not None:
             found.append((path, text))
             continue
@@ -222,11 +262,11 @@ def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str
 def _field(path: tuple[str, ...]) -> FieldInfo | None:
     """The field a path leads to, if a single text can set it."""
     match path:
-        case ("vars", _):
+        case ("vars" | "secrets", _):
             return FieldInfo(annotation=str)
         case ("limits", name):
             return Limits.model_fields.get(name)
-        case ("limits" | "vars" | "durable_objects" | "migrations",):
+        case ("limits" | "vars" | "secrets" | "durable_objects" | "migrations",):
             return None
         case (name,):
             return Config.model_fields.get(name)

@@ -13,7 +13,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +23,12 @@ from pydantic import (
     JsonValue,
     NonNegativeInt,
     PositiveInt,
+    SecretStr,
     field_validator,
     model_validator,
 )
+
+from perdure.schemas.migrations import Step
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -106,6 +109,8 @@ class Limits(Section):
     """A value in an object's state, encoded."""
     turn_bytes: Annotated[PositiveInt, Field(le=MAX_RECORD_PART_BYTES)] = 8 * MIB
     """All that one turn puts, sends and replies, encoded."""
+    fetch_bytes: Annotated[PositiveInt, Field(le=64 * MIB)] = 8 * MIB
+    """Body of a response to `perdure.fetch`, unpacked."""
     mailbox: PositiveInt = 10_000
     """Commands waiting for one object before doors answer 503."""
     undone: PositiveInt = 1_000_000
@@ -190,6 +195,8 @@ class Config(Section):
     limits: Limits = Limits()
     durable_objects: DurableObjects = DurableObjects()
     vars: dict[str, JsonValue] = Field(default_factory=dict)
+    secrets: dict[str, SecretStr | None] = Field(default_factory=dict)
+    """By name; None: the app needs it and nobody has set it. In a file they are a list of names."""
     migrations: Annotated[tuple[Migration, ...], Field(strict=False)] = ()  # a TOML array is a list
 
     @field_validator("main")
@@ -201,9 +208,9 @@ class Config(Section):
             )
         return main
 
-    @field_validator("vars")
+    @field_validator("vars", "secrets")
     @classmethod
-    def _var_names(cls, variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _var_names(cls, variables: dict[str, Any]) -> dict[str, Any]:
         for name in variables:
             _identifier(name)
         return variables
@@ -214,8 +221,8 @@ class Config(Section):
         for binding in self.durable_objects.bindings:
             if binding.name in seen:
                 raise ValueError(f'two bindings are named "{binding.name}"; give each its own name')
-            if binding.name in self.vars:
-                raise ValueError(f'"{binding.name}" is both a binding and a var; rename one')
+            if binding.name in self.vars or binding.name in self.secrets:
+                raise ValueError(f'"{binding.name}" is both a binding and a var or secret; rename one')
             seen.add(binding.name)
         made = set(self.namespaces().values())
         for binding in self.durable_objects.bindings if self.migrations else ():
@@ -229,6 +236,16 @@ class Config(Section):
     @property
     def bindings(self) -> tuple[Binding, ...]:
         return self.durable_objects.bindings
+
+    @property
+    def missing_secrets(self) -> list[str]:
+        """Names of the secrets that the app needs and nobody has set."""
+        return [name for name, value in self.secrets.items() if value is None]
+
+    @property
+    def secret_values(self) -> dict[str, str]:
+        """The secrets themselves, for `env`; nothing else may look."""
+        return {name: value.get_secret_value() for name, value in self.secrets.items() if value is not None}
 
     @property
     def kafka_brokers(self) -> tuple[str, ...]:
@@ -255,55 +272,82 @@ class Config(Section):
 
         Raises `ValueError` naming the tag of a step that does not follow from those before it.
         """
-        return fold_migrations(self.migrations)
+        return fold_migrations(self.migrations, self.name)
+
+    def steps(self) -> tuple[Step, ...]:
+        """What each migration comes to. Raises like `namespaces`."""
+        return migration_steps(self.migrations, self.name)
 
 
-Action = Literal["creates", "renames", "deletes", "transfers"]
-
-
-def fold_migrations(migrations: tuple[Migration, ...]) -> dict[str, str]:
+def fold_migrations(migrations: tuple[Migration, ...], app: str = "") -> dict[str, str]:
     """Namespace → class name after all steps. Raises `ValueError` naming the tag that does not follow."""
-    living: dict[str, str] = {}
-    ever: dict[str, str] = {}  # every namespace there has been → the tag that made it
-    tags: set[str] = set()
+    return _Namespaces(migrations, app).living
 
-    def create(tag: str, namespace: str, class_name: str) -> None:
-        if namespace in ever:
+
+def migration_steps(migrations: tuple[Migration, ...], app: str = "") -> tuple[Step, ...]:
+    """What each of these comes to in the app of this name. Raises like `fold_migrations`."""
+    return tuple(_Namespaces(migrations, app).steps)
+
+
+Action = Literal["renames", "deletes"]
+
+
+class _Namespaces:
+    """The namespaces there are after some migrations, and what each step did to them."""
+
+    def __init__(self, migrations: tuple[Migration, ...], app: str) -> None:
+        self.living: dict[str, str] = {}
+        self.steps: list[Step] = []
+        self._ever: dict[str, str] = {}  # every namespace there has been → the tag that made it
+        tags: set[str] = set()
+        for step in migrations:
+            if step.tag in tags:
+                raise ValueError(
+                    f'two migrations have the tag "{step.tag}"; each needs its own, such as "v2"'
+                )
+            tags.add(step.tag)
+            self.steps.append(self._step(step, app))
+
+    def _step(self, step: Migration, app: str) -> Step:
+        tag = step.tag
+        created = [self._create(tag, name) for name in step.created]
+        foreign = [each for each in step.transferred_classes if each.from_script != app]
+        transferred = [(*self._create(tag, each.to), each.from_script) for each in foreign]
+        own = [each for each in step.transferred_classes if each.from_script == app]
+        renamed = [self._rename(tag, each.source, each.to) for each in step.renamed_classes]
+        renamed += [self._rename(tag, each.source, each.to) for each in own]
+        deleted = []
+        for name in step.deleted_classes:
+            namespace = self._find(tag, "deletes", name)
+            del self.living[namespace]
+            deleted.append(namespace)
+        return Step(tag, tuple(created), tuple(renamed), tuple(deleted), tuple(transferred))
+
+    def _create(self, tag: str, name: str) -> tuple[str, str]:
+        """A namespace that is called like its class."""
+        if name in self._ever:
             raise ValueError(
-                f'migration "{tag}" creates "{namespace}", but migration "{ever[namespace]}" created it already '
+                f'migration "{tag}" creates "{name}", but migration "{self._ever[name]}" created it already '
                 "and its keys carry that name for ever; give the new class another name"
             )
-        if class_name in living.values():
-            raise ValueError(
-                f'migration "{tag}" makes "{class_name}", which exists already; use another name'
-            )
-        living[namespace] = class_name
-        ever[namespace] = tag
+        if name in self.living.values():
+            raise ValueError(f'migration "{tag}" makes "{name}", which exists already; use another name')
+        self.living[name] = name
+        self._ever[name] = tag
+        return name, name
 
-    def find(tag: str, action: Action, class_name: str) -> str:
-        for namespace, current in living.items():
+    def _rename(self, tag: str, source: str, to: str) -> tuple[str, str]:
+        namespace = self._find(tag, "renames", source)
+        if to in self.living.values():
+            raise ValueError(f'migration "{tag}" renames "{source}" to "{to}", which exists')
+        self.living[namespace] = to
+        return namespace, to
+
+    def _find(self, tag: str, action: Action, class_name: str) -> str:
+        for namespace, current in self.living.items():
             if current == class_name:
                 return namespace
         raise ValueError(
             f'migration "{tag}" {action} class "{class_name}", which does not exist at that point; '
             "an earlier migration must have made it"
         )
-
-    for step in migrations:
-        if step.tag in tags:
-            raise ValueError(f'two migrations have the tag "{step.tag}"; each needs its own, such as "v2"')
-        tags.add(step.tag)
-        for name in step.created:
-            create(step.tag, name, name)
-        for transfer in step.transferred_classes:
-            create(step.tag, transfer.source, transfer.to)
-        for rename in step.renamed_classes:
-            namespace = find(step.tag, "renames", rename.source)
-            if rename.to in living.values():
-                raise ValueError(
-                    f'migration "{step.tag}" renames "{rename.source}" to "{rename.to}", which exists'
-                )
-            living[namespace] = rename.to
-        for name in step.deleted_classes:
-            del living[find(step.tag, "deletes", name)]
-    return living

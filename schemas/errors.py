@@ -22,6 +22,9 @@ PerdureError
 │   ├── Overloaded          a bound was reached before anything was appended
 │   ├── Expired             the deadline passed before the turn could commit
 │   └── AskAgain            the answer was lost with its owner; nothing changed
+├── FetchFailed             the world outside is at fault: what `perdure.fetch` asked for did not come (HTTP 502)
+│   ├── FetchTimedOut       not in time
+│   └── FetchTooLarge       its body is over the limit
 ├── OutcomeUnknown          it may or may not have happened (HTTP 504)
 └── OperatorError           whoever runs perdure must act
     ├── ConfigError         configuration that cannot be used
@@ -147,6 +150,18 @@ class Expired(Unavailable):
 
 class AskAgain(Unavailable):
     code = "ask-again"
+
+
+class FetchFailed(PerdureError):
+    code = "fetch-failed"
+
+
+class FetchTimedOut(FetchFailed):
+    code = "fetch-timed-out"
+
+
+class FetchTooLarge(FetchFailed):
+    code = "fetch-too-large"
 
 
 class OutcomeUnknown(PerdureError):

@@ -1,7 +1,7 @@
 """Journal records: what owners did, each with a format version, chained by hash.
 
-Layout of a record's value: one version byte, a msgpack array tagged with its kind, and (entries and
-no-ops) 16 bytes of chain.
+Layout of a record's value: one version byte, a msgpack array tagged with its kind, and (entries, no-ops and
+migrations) 16 bytes of chain.
 
 Laws
 - A record whose version is not known stops the reader: newer code wrote it.
@@ -19,6 +19,7 @@ import msgspec
 
 from perdure.schemas.effects import AlarmChange, Out, SocketChange
 from perdure.schemas.errors import LogCorrupt
+from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 
 VERSION = 1
@@ -104,7 +105,15 @@ class NoOp(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
     clean: bool = False
 
 
-JournalRecord = Header | Claim | EntryRecord | NoOp
+class Migration(msgspec.Struct, array_like=True, tag=4, frozen=True):
+    """A step in the history of the app's namespaces, in its place; before the owner's first batch."""
+
+    epoch: int
+    seq: int
+    step: Step
+
+
+JournalRecord = Header | Claim | EntryRecord | NoOp | Migration
 
 _PREFIX = bytes((VERSION,))
 _ENTRY_HEAD = _PREFIX + b"\x97\x02"  # an array of 7, tag 2
@@ -120,8 +129,8 @@ def encode_unchained(record: Header | Claim) -> bytes:
     return _PREFIX + _encode(record)
 
 
-def encode_chained(record: EntryRecord | NoOp, chain: bytes) -> tuple[bytes, bytes]:
-    """(value, new chain) of an entry or no-op that follows `chain`."""
+def encode_chained(record: EntryRecord | NoOp | Migration, chain: bytes) -> tuple[bytes, bytes]:
+    """(value, new chain) of an entry, no-op or migration that follows `chain`."""
     payload = _PREFIX + _encode(record)
     new = next_chain(chain, payload)
     return payload + new, new

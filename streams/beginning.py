@@ -1,7 +1,7 @@
 """How an owner begins: one way, after a start, a take-over, a lost append and a crash alike.
 
-    bounds -> read the journal, folding -> claim -> read up to it -> let out again what may not have arrived
-    -> take commands from the watermark on
+    bounds -> read the journal, folding -> claim -> read up to it -> append the migrations that are missing
+    -> let out again what may not have arrived -> take commands from the watermark on
 
 Laws
 - The epoch is the offset of our claim. Everything before it is read before the first command is taken.
@@ -12,6 +12,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from perdure.schemas.commands import parse_command
 from perdure.schemas.errors import (
@@ -25,12 +26,15 @@ from perdure.schemas.errors import (
     Unavailable,
 )
 from perdure.schemas.journal import Claim, EntryRecord, Header, NoOp, in_runs
+from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.streams.log import Bounds, Topic
+from perdure.streams.migrating import append_step, tell
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.reader import JournalReader
 
+_logger = logging.getLogger("perdure")
 RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
 
 
@@ -73,6 +77,7 @@ async def begin(owner: Owner) -> None:
     _check_bounds(owner, journal, commands)
     tables.check_against(owner.ports.app_uuid, log.partitions, journal.end, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
+    missing(tables.steps, owner.ports.migrations)  # nor on one that this configuration does not follow from
     owner.counts.claims += 1
     epoch = await _append(owner, Claim(owner.ports.new_uuid(), owner.ports.node))
     again = await _fold_up_to(owner, epoch + 1)
@@ -80,9 +85,11 @@ async def begin(owner: Owner) -> None:
         raise Fenced(
             f"partition {partition}: claimed at offset {epoch}, but the newest claim is {tables.reader.epoch}"
         )
+    for step in missing(tables.steps, owner.ports.migrations):
+        again = await _migrate(owner, step)
     owner.journal.own(tables.reader.position)
     owner.release.begin(tables.meta.low, tables.out_position.offset)
-    await _let_out_again(owner, again, epoch + 1)
+    await _let_out_again(owner, again, tables.reader.offset)
     if (
         not owner.journal.open
     ):  # the node's producer was dropped meanwhile: what we would append has no way out
@@ -110,20 +117,31 @@ def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
 
 async def _append(owner: Owner, record: Claim) -> int:
     told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def tell(what: int | BaseException) -> None:
-        if told.done():
-            return
-        if isinstance(what, BaseException):
-            told.set_exception(what)
-        else:
-            told.set_result(what)
-
-    owner.journal.begin(record, tell)
+    owner.journal.begin(record, lambda what: tell(told, what))
     return await told
 
 
 _Again = list[tuple[int, EntryRecord | NoOp]]
+
+
+async def _migrate(owner: Owner, step: Step) -> _Again:
+    """Append one step and fold it; what `_fold_up_to` gives. Raises `OutcomeUnknown` or `Fenced`."""
+    tables = owner.tables
+    offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
+    again = await _fold_up_to(owner, offset + 1)
+    if owner.partition == 0:  # told once, not by each partition
+        for namespace, _, script in step.transferred:
+            _logger.warning(
+                "migration %r: %s begins empty: perdure reads no log of another app (%s)",
+                step.tag,
+                namespace,
+                script,
+            )
+    if not tables.steps or tables.steps[-1] != step:
+        raise Fenced(
+            f"{tables.reader.name}: another node claimed it while migration {step.tag!r} was appended"
+        )
+    return again
 
 
 async def _fold_up_to(owner: Owner, end: int) -> _Again:

@@ -93,7 +93,7 @@ class Journal:
         self._writer: Writer | None = None
         self._waiting: deque[Item] = deque()
         self._batch: Batch | None = None
-        self._unchained: Header | Claim | None = None
+        self._alone: bytes | None = None  # a record that is appended before there are entries
         self._told: Callable[[int | BaseException], None] | None = None
         self._clean = False
         self._proofs = 0  # how many of those that wait are proofs
@@ -104,8 +104,19 @@ class Journal:
     def begin(self, record: Header | Claim, told: Callable[[int | BaseException], None]) -> None:
         """Append a header or claim through a new writer; `told` hears its offset, or the error."""
         self.close()
-        self._unchained, self._told = record, told
         self._writer = self._log.writer(self._partition, self)
+        self.alone(encode_unchained(record), told)
+
+    def alone(self, value: bytes, told: Callable[[int | BaseException], None]) -> None:
+        """Append one record before there are entries; `told` as with `begin`."""
+        if self._writer is None:
+            told(
+                OutcomeUnknown(
+                    f"the writer of partition {self._partition} was lost before a record was appended"
+                )
+            )
+            return
+        self._alone, self._told = value, told
         self._writer.request()
 
     def own(self, position: Position) -> None:
@@ -116,7 +127,7 @@ class Journal:
         """Append nothing more and forget what waits."""
         if self._writer is not None:
             self._writer.close()
-        self._writer, self._batch, self._told, self._unchained = None, None, None, None
+        self._writer, self._batch, self._told, self._alone = None, None, None, None
         self._clean = False
         self._proofs = 0
         self._waiting.clear()
@@ -161,8 +172,8 @@ class Journal:
     # What the log's writer calls
 
     def fill(self, max_bytes: int) -> Sequence[Record]:
-        if self._unchained is not None:
-            return (Record(None, encode_unchained(self._unchained)),)
+        if self._alone is not None:
+            return (Record(None, self._alone),)
         if self._batch is not None or not (self._waiting or self._clean):
             return ()
         return self._encode(self._take(max_bytes))
@@ -213,8 +224,8 @@ class Journal:
         return records
 
     def acked(self, first_offset: int) -> None:
-        if self._unchained is not None:
-            told, self._unchained, self._told = self._told, None, None
+        if self._alone is not None:
+            told, self._alone, self._told = self._told, None, None
             if told is not None:
                 told(first_offset)
             return

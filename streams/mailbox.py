@@ -97,6 +97,10 @@ class Turn(TaskLike):
     def new_id(self) -> str:
         return self._calls.new_id(self)
 
+    @property
+    def traceparent(self) -> str:
+        return self.command.traceparent
+
 
 class Resident:
     """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 
+from perdure.objects.outgoing import Outside
 from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
+from perdure.schemas.migrations import Step
 from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log
@@ -76,3 +78,5 @@ class Ports:
     progress: Callable[[int, int, int], None] = _silent
     seal: Seal = UNSEALED
     exchange: Exchange = field(default_factory=Exchange)
+    migrations: tuple[Step, ...] = ()
+    outside: Outside | None = None

@@ -2,7 +2,7 @@
 
 Laws
 - Offset 0 holds the header, and offsets follow one another without a gap.
-- An entry or no-op counts only if its epoch is the newest claim's offset and its seq is the next one;
+- An entry, no-op or migration counts only if its epoch is the newest claim's offset and its seq is the next one;
   everything else is void, for every reader. (On an exclusive log nothing may be void.)
 - What counts must continue the chain; if it doesn't, the journal was tampered with or damaged.
 Pure: values in, values out.
@@ -20,6 +20,7 @@ from perdure.schemas.journal import (
     EntryRecord,
     Header,
     JournalRecord,
+    Migration,
     NoOp,
     chain_after_claim,
     decode_record,
@@ -84,7 +85,7 @@ class JournalReader:
             self.chain = chain_after_claim(self.chain, offset, value)
             self.epoch, self.seq, self.offset = offset, 0, offset + 1
             return record
-        assert isinstance(record, (EntryRecord, NoOp))
+        assert isinstance(record, (EntryRecord, NoOp, Migration))
         if record.epoch != self.epoch or record.seq != self.seq:
             self._pass_void(offset)
             return None

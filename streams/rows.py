@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.schemas.errors import StoreCorrupt
+from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.streams.reader import NO_EPOCH
 
@@ -45,6 +46,7 @@ class SpentKey(msgspec.Struct, array_like=True, frozen=True):
 encode_row = msgspec.msgpack.Encoder().encode
 _decode_meta = msgspec.msgpack.Decoder(Meta).decode
 decode_spent = msgspec.msgpack.Decoder(SpentKey).decode
+decode_steps = msgspec.msgpack.Decoder(tuple[Step, ...]).decode
 
 
 def decode_meta(data: bytes, partition: int) -> Meta:

@@ -3,7 +3,7 @@
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
 offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key ·
 `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
-`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py.
+`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `g p` the migrations that have run.
 
 Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
@@ -22,9 +22,11 @@ from typing import NamedTuple
 from perdure.schemas.calls import call_key
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
-from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, NoOp
+from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, Migration, NoOp
+from perdure.schemas.migrations import Step
 from perdure.streams.callrows import CallRows
 from perdure.streams.layers import Piece, after
+from perdure.streams.migrating import of_namespace
 from perdure.streams.progress import Watermark, offsets_in
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.rows import (
@@ -34,6 +36,7 @@ from perdure.streams.rows import (
     SpentKey,
     decode_meta,
     decode_spent,
+    decode_steps,
     encode_row,
 )
 from perdure.streams.store import Store
@@ -61,7 +64,8 @@ class Tables(CallRows):
         super().__init__(store, number)
         self.partition = partition
         self._done_row, self._key_row = b"d" + number, b"k" + number
-        self._meta_row = b"m" + number
+        self._meta_row, self._steps_row = b"m" + number, b"g" + number
+        self._number = number
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
         self.on_alarm: Callable[[str, str, AlarmRow | None], None] | None = None  # hears of each row folded
@@ -79,6 +83,8 @@ class Tables(CallRows):
             self._words[word] = bits
             self.done.ahead.update(offsets_in(word, bits))
         self._ends: deque[Position] = deque([self.out_position])
+        steps = self.store.get(self._steps_row)
+        self.steps: tuple[Step, ...] = decode_steps(steps) if steps else ()
 
     def _position(self) -> Position:
         meta = self.meta
@@ -138,6 +144,10 @@ class Tables(CallRows):
             self.meta.app_uuid, self.meta.partitions = record.app_uuid, record.partitions
             self._ends[0] = self.reader.position
             self._move_out()
+        elif kind is Migration:
+            assert isinstance(record, Migration)
+            self.meta.clean = False
+            self._fold_step(record.step)
         else:
             assert isinstance(record, Claim)
             self.meta.clean = False
@@ -168,6 +178,27 @@ class Tables(CallRows):
         if entry.alarms or entry.sockets:
             self._fold_effects(entry, offset)
         self.done.add(entry.command)
+
+    def _fold_step(self, step: Step) -> None:
+        self.steps = (*self.steps, step)
+        self.set_row(self._steps_row, encode_row(self.steps))
+        for namespace in step.deleted:
+            self._remove_namespace(namespace)
+        if step.deleted:
+            self.write_all()  # what is not written yet is read key by key, where a range would be overlooked
+
+    def _remove_namespace(self, namespace: str) -> None:
+        prefix = self._alarm + f"{namespace}/".encode()
+        for row, alarm in list(self.rows(prefix, after(prefix))):
+            due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
+            self.set_row(self._time + due + row[len(self._alarm) :], None)
+        piece = self._open
+        for start, end in of_namespace(self._number, namespace, self.meta.clock_ms):
+            self.remove_rows(start, end)
+            for row in [row for row in piece.keys if start <= row < end]:
+                del piece.keys[row]
+        for key in [key for key in piece.values if key.startswith(f"{namespace}/")]:
+            del piece.values[key]
 
     def _fold_key(self, entry: Entry, client_key: str) -> None:
         if (key := call_key(entry.principal, client_key)) is not None:

@@ -17,6 +17,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
 from perdure.schemas.calls import call_key
@@ -73,6 +74,8 @@ class Turns:
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self._loop = asyncio.get_running_loop()
         self._turn_context = Context()
+        if ports.outside is not None:
+            self._turn_context.run(outside.set, ports.outside)
 
     def drop_all(self) -> None:
         """The reign is over: instances and overlays go, nothing that still runs is heard of again."""

@@ -23,11 +23,11 @@ from watchfiles import Change, DefaultFilter, awatch
 from perdure.api.cli.output import EXIT_CONFIG
 
 STOP_S = 10.0  # then it is killed: what it acknowledged is durable
-_SUFFIXES = (".py", ".toml")
+_SUFFIXES = (".py", ".toml", ".dev.vars")
 
 
 class CodeFilter(DefaultFilter):
-    """Changes of Python and TOML files, outside of the data directory and of folders of tools."""
+    """Changes of Python and TOML files and of secrets, outside of the data directory and of folders of tools."""
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(ignore_paths=[data_dir])

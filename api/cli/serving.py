@@ -40,6 +40,7 @@ Public = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the address and the namespaces as one line of JSON.")
 ]
+Dev = Annotated[bool, typer.Option("--dev", hidden=True)]
 Lifeline = Annotated[int | None, typer.Option("--lifeline-fd", hidden=True)]
 
 
@@ -59,6 +60,7 @@ def serve(
     insecure_public: Public = False,
     as_json: AsJson = False,
     lifeline_fd: Lifeline = None,
+    dev_vars: Dev = False,
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
     import logging
@@ -78,14 +80,17 @@ def serve(
         "partitions": partitions,
         "insecure_public": insecure_public or None,
     }
-    loaded = load_app(path, env_name=env, environ=os.environ, flags=flags)
+    loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
     registry = Registry.build(loaded.classes, loaded.config)
 
     def ready(bound_port: int) -> None:
         _announce(loaded, bound_port, list(registry.kinds), as_json=as_json)
 
     reason = server.run(
-        lambda: Node(loaded.config, registry), loaded.config, ready=ready, lifeline_fd=lifeline_fd
+        lambda: Node(loaded.config, registry, loaded.worker),
+        loaded.config,
+        ready=ready,
+        lifeline_fd=lifeline_fd,
     )
     if reason is not None:
         tell(reason)
@@ -108,7 +113,7 @@ def dev(
     from perdure.schemas.errors import ConfigError
 
     options = {"--host": host, "--port": port, "--data": data, "--env": env}
-    arguments = [str(path)]
+    arguments = [str(path), "--dev"]
     for name, value in options.items():
         arguments += [] if value is None else [name, str(value)]
     if insecure_public:
@@ -116,7 +121,7 @@ def dev(
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder; name the app's Python file or its folder")
     # A wrong configuration is told at once; later ones are told by the server, and wait for a correction.
-    config = load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data})
+    config = load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data}, dev=True)
     folder = path if path.is_dir() else path.parent
     raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), config.data_dir.resolve())))
 

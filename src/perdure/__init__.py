@@ -1,7 +1,8 @@
 """perdure: durable objects for Python on a Kafka-style log.
 
 Four nouns to begin with: a `DurableObject` is a class whose instances are always there, one turn at a time, with
-durable `State`; it is asked with a `Request` and answers with a `Response`, or says no with a `Refusal`.
+durable `State`; it is asked with a `Request` and answers with a `Response`, or says no with a `Refusal`. `fetch` asks
+the world outside; `FetchFailed` says that it did not answer.
 
 Of its state: `Listing` is a page of names, `Transaction` a part of a turn that can be undone; `UnfitValue` is raised
 for a stored value of another shape than asked for, `StorageFailed` if the disk cannot be read.
@@ -11,14 +12,16 @@ from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Request, Response
 from perdure.objects.listing import Listing
+from perdure.objects.outgoing import fetch
 from perdure.objects.state import State
 from perdure.objects.transaction import Transaction
-from perdure.schemas.errors import PerdureError, Refusal, StorageFailed, TurnEnded, UnfitValue
+from perdure.schemas.errors import FetchFailed, PerdureError, Refusal, StorageFailed, TurnEnded, UnfitValue
 
 __all__ = [
     "AlarmInfo",
     "DurableObject",
     "Env",
+    "FetchFailed",
     "Listing",
     "PerdureError",
     "Refusal",
@@ -29,4 +32,5 @@ __all__ = [
     "Transaction",
     "TurnEnded",
     "UnfitValue",
+    "fetch",
 ]

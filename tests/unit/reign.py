@@ -6,7 +6,7 @@ Every story ends with the same check: the tables are what a replay of the journa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count
 from random import Random
 from typing import Any
@@ -15,6 +15,7 @@ from perdure.objects.durable import DurableObject, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
+from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.schemas.values import decode_value
 from perdure.streams.beginning import live
@@ -64,6 +65,7 @@ class Reign:
         hidden: frozenset[int] = frozenset(),
     ) -> None:
         self.seen: list[Any] = []
+        self.migrations: tuple[Step, ...] = ()
         self.skew_ms = 0
         self.broker = MemoryBroker(
             partitions, ordered=not shared, exclusive=not shared, clock_ms=self.clock_ms, faults=faults
@@ -81,8 +83,8 @@ class Reign:
     def clock_ms(self) -> int:
         return START_MS + self.skew_ms + int(asyncio.get_running_loop().time() * 1000)
 
-    async def begin(self) -> None:
-        """Own partition 0 and serve it."""
+    async def begin(self, state: OwnerState = OwnerState.SERVING) -> None:
+        """Own partition 0 and serve it, or come to another end."""
         await found(self.log, "app", "app-uuid")
         uuids = count()
         ports = Ports(
@@ -93,12 +95,13 @@ class Reign:
             random=Random(1),
             new_uuid=lambda: f"u{next(uuids)}",
             app_uuid="app-uuid",
+            migrations=self.migrations,
         )
         tables = Tables(self.store, 0, exclusive=self.log.exclusive)
         self.owner = Owner(ports, tables, self.bounds)
         self.living = asyncio.create_task(live(self.owner))
         await self.until(lambda: self.owner.state not in (OwnerState.NEW, OwnerState.BEGINNING))
-        assert self.owner.state is OwnerState.SERVING, self.owner.error
+        assert self.owner.state is state, self.owner.error
 
     async def end(self) -> None:
         """This reign is over; the log and what was written to the store stay."""
@@ -197,12 +200,19 @@ class Gappy(MemoryLog):
 
 
 def story(
-    kind: type[DurableObject], told: Callable[[Reign], Awaitable[None]], *, check: bool = True, **options: Any
+    kind: type[DurableObject],
+    told: Callable[[Reign], Awaitable[None]],
+    *,
+    check: bool = True,
+    kinds: Sequence[str] = ("Thing",),
+    migrations: tuple[Step, ...] = (),
+    **options: Any,
 ) -> None:
     """Begin a reign over `Thing`s of this class, tell the story, and check how it ended."""
 
     async def main() -> None:
-        reign = Reign({"Thing": kind}, **options)
+        reign = Reign(dict.fromkeys(kinds, kind), **options)
+        reign.migrations = migrations
         await reign.begin()
         await told(reign)
         if check:

@@ -14,10 +14,13 @@ from perdure.schemas.config import (
     Migration,
     fold_migrations,
     masked,
+    migration_steps,
     parse_config,
     parse_duration_s,
+    secrets_in,
 )
 from perdure.schemas.errors import ConfigError
+from perdure.schemas.migrations import Step
 
 # As it stands in the wild: no name, no main, an environment that repeats the binding.
 WRANGLER = """\
@@ -186,7 +189,20 @@ def test_a_renamed_class_keeps_its_namespace() -> None:
             {"tag": "4", "transferred_classes": [{"from": "Old", "from_script": "other", "to": "New"}]}
         ),
     )
-    assert fold_migrations(steps) == {"Counter": "Tally", "Old": "New"}
+    assert fold_migrations(steps) == {"Counter": "Tally", "New": "New"}
+
+
+def test_a_class_that_was_in_this_app_before_is_renamed_not_transferred() -> None:
+    """From this very app a transfer is a rename: the namespace and its data stay. From another it starts empty."""
+    moved = {"from": "Old", "from_script": "shop", "to": "New"}
+    steps = (
+        Migration(tag="1", new_classes=("Old",)),
+        Migration.model_validate({"tag": "2", "transferred_classes": [moved]}),
+    )
+    assert fold_migrations(steps, "shop") == {"Old": "New"}
+    assert fold_migrations(steps, "other") == {"Old": "Old", "New": "New"}
+    assert migration_steps(steps, "shop")[1] == Step("2", renamed=(("Old", "New"),))
+    assert migration_steps(steps, "other")[1] == Step("2", transferred=(("New", "New", "shop"),))
 
 
 def test_the_name_of_a_namespace_is_never_given_again() -> None:
@@ -322,3 +338,59 @@ def test_kafka_brokers_are_read_from_the_log() -> None:
     """Each broker of a Kafka log is named once; the embedded log has none."""
     assert Config(log="kafka://a:1,[::1]:2").kafka_brokers == ("a:1", "[::1]:2")
     assert Config().kafka_brokers == ()
+
+
+def test_secrets_come_from_outside_the_file() -> None:
+    """The file names what the app needs; the environment sets it, and wins over `.dev.vars`, which wins over vars."""
+    text = 'secrets = ["API_KEY", "OTHER"]\n[vars]\nAPI_KEY = "of the file"'
+    config = parse_config(text, "perdure.toml")
+    assert config.missing_secrets == ["API_KEY", "OTHER"]
+    sources = {"environ": {"PERDURE_SECRETS__API_KEY": "of the environment"}}
+    config = parse_config(text, "perdure.toml", secrets={"API_KEY": "of dev", "Mine": "m"}, **sources)
+    assert config.missing_secrets == ["OTHER"]
+    assert config.secret_values == {"API_KEY": "of the environment", "Mine": "m"}
+    assert config.vars == {"API_KEY": "of the file"}
+
+
+def test_secrets_in_a_wrangler_file_are_perdures_own_key() -> None:
+    """Under `[perdure]`; an environment does not inherit them, as it does not inherit vars."""
+    text = '[perdure]\nsecrets = ["A"]\n[env.production.perdure]\nsecrets = ["B"]\n[env.other]\n'
+    assert parse_config(text, "wrangler.toml").missing_secrets == ["A"]
+    assert parse_config(text, "wrangler.toml", env_name="production").missing_secrets == ["B"]
+    assert parse_config(text, "wrangler.toml", env_name="other").missing_secrets == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[secrets]\nA = "hidden"', "secrets is a list of the names that the app needs"),
+        ("secrets = [1]", "secrets is a list of the names that the app needs"),
+        ('secrets = ["a-b"]', '"a-b" cannot name'),
+        ("deadline_s = 0", "deadline_s"),
+    ],
+)
+def test_no_error_shows_a_secret(text: str, said: str) -> None:
+    """Whatever is wrong with a configuration, what is secret in it is not in the message."""
+    told = refusal(text, environ={"PERDURE_SECRETS__A": "hidden"})
+    assert said in told
+    assert "hidden" not in told
+
+
+def test_a_secret_is_never_shown() -> None:
+    """Neither by `config show`, nor by the repr of the configuration."""
+    config = parse_config('secrets = ["B"]', "perdure.toml", environ={"PERDURE_SECRETS__A": "hidden"})
+    assert masked(config)["secrets"] == {"A": "********", "B": None}
+    assert "hidden" not in f"{config!r}{config}{config.model_dump()}{masked(config)}"
+    bound = "[[durable_objects.bindings]]\nname = 'A'\nclass_name = 'C'"
+    told = refusal(bound, environ={"PERDURE_SECRETS__A": "hidden"})
+    assert '"A" is both a binding and a var or secret' in told
+    assert "hidden" not in told
+
+
+def test_dev_vars_are_read_as_wrangler_reads_them() -> None:
+    """`NAME=value`, with comments, quotes and `export`; a line that is none is named, not shown."""
+    text = "# a comment\nA=1\n\n B = \"two words\" \nexport C='x=y'\nD=\n"
+    assert secrets_in(text, ".dev.vars") == {"A": "1", "B": "two words", "C": "x=y", "D": ""}
+    with pytest.raises(ConfigError) as caught:
+        secrets_in("A=1\nhidden", ".dev.vars")
+    assert str(caught.value) == ".dev.vars:2: write NAME=value"

@@ -35,6 +35,7 @@ def test_the_face_is_pinned() -> None:
         "AlarmInfo",
         "DurableObject",
         "Env",
+        "FetchFailed",
         "Listing",
         "PerdureError",
         "Refusal",
@@ -45,6 +46,7 @@ def test_the_face_is_pinned() -> None:
         "Transaction",
         "TurnEnded",
         "UnfitValue",
+        "fetch",
     ]
     assert all(hasattr(perdure, name) for name in perdure.__all__)
 

@@ -17,6 +17,7 @@ from perdure.schemas.journal import (
     Entry,
     EntryRecord,
     Header,
+    Migration,
     NoOp,
     Out,
     chain_after_claim,
@@ -29,6 +30,7 @@ from perdure.schemas.journal import (
     next_chain,
     runs,
 )
+from perdure.schemas.migrations import Step
 from perdure.schemas.replies import ErrorInfo, Reply
 
 OFFSET = st.integers(0, 2**62)
@@ -67,8 +69,12 @@ ENTRIES = st.builds(
     ).map(tuple),
 )
 DONE = st.lists(OFFSET, max_size=3).map(tuple)
-CHAINED = st.builds(EntryRecord, OFFSET, OFFSET, ENTRIES, DONE, OFFSET, OFFSET) | st.builds(
-    NoOp, OFFSET, OFFSET, DONE, OFFSET, OFFSET, st.booleans()
+PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple)
+STEPS = st.builds(Step, TEXT, PAIRS, PAIRS, st.lists(TEXT, max_size=2).map(tuple))
+CHAINED = (
+    st.builds(EntryRecord, OFFSET, OFFSET, ENTRIES, DONE, OFFSET, OFFSET)
+    | st.builds(NoOp, OFFSET, OFFSET, DONE, OFFSET, OFFSET, st.booleans())
+    | st.builds(Migration, OFFSET, OFFSET, STEPS)
 )
 UNCHAINED = st.builds(Header, TEXT, TEXT, st.integers(0, 99), st.integers(1, 99), TEXT) | st.builds(
     Claim, TEXT, TEXT
@@ -78,8 +84,8 @@ CHAINS = st.binary(min_size=CHAIN_BYTES, max_size=CHAIN_BYTES)
 
 @settings(max_examples=60, deadline=None)
 @given(CHAINED, CHAINS)
-def test_a_chained_record_comes_back(record: EntryRecord | NoOp, chain: bytes) -> None:
-    """Entry and no-op survive to the field; the value ends with its chain, made of all in front of it."""
+def test_a_chained_record_comes_back(record: EntryRecord | NoOp | Migration, chain: bytes) -> None:
+    """Entry, no-op and migration survive to the field; the value ends with its chain, made of all in front of it."""
     value, new = encode_chained(record, chain)
     assert decode_record(value) == record
     assert value[0] == VERSION

@@ -174,3 +174,22 @@ def test_a_worker_of_the_wrong_shape_is_told(tmp_path: Path) -> None:
     assert "must be: async def fetch(request, env)" in refusal(plain)
     one = write(tmp_path, one_py=f"{COUNTER}async def fetch(request): pass\n") / "one.py"
     assert "one.py:3: the Worker takes (request, env), this one takes (request)" in refusal(one)
+
+
+def test_a_secret_that_is_missing_is_told_at_start(tmp_path: Path) -> None:
+    """The error names the secret, the variable and the file; with `dev` that file is read, by environment."""
+    write(
+        tmp_path,
+        app_py=COUNTER,
+        perdure_toml='main = "app.py"\nsecrets = ["KEY"]\n[env.live]\nsecrets = ["KEY"]',
+    )
+    said = refusal(tmp_path)
+    assert "the app needs the secret KEY: set PERDURE_SECRETS__KEY, or write it to .dev.vars" in said
+    (tmp_path / ".dev.vars").write_text("KEY=for all")
+    assert "the app needs the secret KEY" in refusal(tmp_path), "only `perdure dev` reads it"
+    assert load_app(tmp_path, dev=True).config.secret_values == {"KEY": "for all"}
+    assert load_app(tmp_path, dev=True, env_name="live").config.secret_values == {"KEY": "for all"}
+    (tmp_path / ".dev.vars.live").write_text("KEY=live")
+    assert load_app(tmp_path, dev=True, env_name="live").config.secret_values == {"KEY": "live"}
+    environ = {"PERDURE_SECRETS__KEY": "set"}
+    assert load_app(tmp_path, dev=True, environ=environ).config.secret_values == {"KEY": "set"}

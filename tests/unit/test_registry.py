@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perdure.objects.durable import Binding, DurableObject, Stub
+from perdure.objects.durable import Binding, DurableObject
 from perdure.objects.registry import Registry
 from perdure.schemas.config import parse_config
 from perdure.schemas.errors import BadKey, ConfigError, UnknownNamespace
@@ -61,7 +61,7 @@ def test_env_holds_vars_and_bindings() -> None:
     """As attributes and as items; a binding gives stubs by name, under the rule for names."""
     env = built(BINDINGS).env
     assert (env.LIMIT, env["LIMIT"]) == (5, 5)
-    assert env.ROOMS.get("lobby") == Stub("Room/lobby") == env.ROOMS.get_by_name("lobby")
+    assert env.ROOMS.get("lobby").key == "Room/lobby" == env.ROOMS.get_by_name("lobby").key
     with pytest.raises(BadKey):
         env.ROOMS.get("a/b")
 
@@ -109,3 +109,11 @@ def test_an_unknown_namespace_is_told_with_the_known_ones() -> None:
     with pytest.raises(UnknownNamespace, match="it has: Room, User") as caught:
         built().kind("x" * 9999)
     assert len(str(caught.value)) < 200
+
+
+def test_env_shows_names_and_no_values() -> None:
+    """Its repr may land anywhere; secrets are among its values, and win over vars of their name."""
+    config = parse_config("[vars]\nKEY = 'plain'", "perdure.toml", environ={"PERDURE_SECRETS__KEY": "hidden"})
+    env = Registry.build({"Room": Room}, config).env
+    assert env.KEY == "hidden"
+    assert repr(env) == "<env of KEY>"

@@ -1,0 +1,265 @@
+"""The Worker: a user's `async def fetch(request, env)` in front of the objects, for every path that is not perdure's.
+
+Laws
+- A Worker is no turn: nothing of it is journaled or rolled back, and each request runs it beside all others.
+- It gets the client's headers as they came, `Authorization` and `Cookie` too; what it passes on to an object goes
+  without them, so that they never reach the log.
+- Its calls are the client's: they inherit its idempotency key as `{key}/{n}`, n counting them from 1 in the order in
+  which they are made, its `traceparent`, and what is left of the deadline.
+- What it has sent is durable before its response leaves.
+- Whoever asked has gone, or the deadline has passed: it is cancelled. What it raises is told by type only; the place
+  in its code goes to the log of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from perdure.api.gateway import Gateway, Waiting
+from perdure.api.problems import STATUS, Problem, problem, problem_of, problem_of_reply
+from perdure.objects.durable import Env
+from perdure.objects.http import Request
+from perdure.objects.outgoing import Outside, outside
+from perdure.objects.overlay import current_turn
+from perdure.objects.turn import refused_reply, response_reply
+from perdure.schemas.commands import FETCH, MAX_CLIENT_KEY_CHARS, NEVER_LOGGED, Command
+from perdure.schemas.errors import (
+    BadKey,
+    BadReply,
+    FetchFailed,
+    KeyConflict,
+    OperatorError,
+    OutcomeUnknown,
+    Refusal,
+    TooLarge,
+    TurnEnded,
+    Unavailable,
+)
+from perdure.schemas.replies import Reply
+from perdure.streams.log import Receipt
+
+Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
+# what these say is for the client, as it would be at an object's door: change the request, or ask again
+_TOLD = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
+_logger = logging.getLogger("perdure")
+
+
+class WorkerCaller:
+    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py)."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        new_uuid: Callable[[], str],
+        client_key: str | None,
+        traceparent: str,
+        deadline_s: float,
+    ) -> None:
+        self.traceparent = traceparent
+        self._gateway = gateway
+        self._new_uuid = new_uuid
+        self._client_key = client_key
+        self._loop = asyncio.get_running_loop()
+        self._due_s = self._loop.time() + deadline_s
+        self._calls = 0
+        self._sent: list[asyncio.Future[None]] = []
+        self._over = False
+
+    async def call(self, command: Command) -> Reply:
+        """Ask an object and wait for its answer."""
+        self._inside()
+        waiting = Waiting()
+        left_ms = max(int((self._due_s - self._loop.time()) * 1000), 0)
+        self._gateway.submit(
+            waiting,
+            command.key,
+            command.kind,
+            command.method,
+            command.path,
+            _without_secrets(command),
+            command.body,
+            self._next_key(),
+            self.traceparent,
+            left_ms,
+        )
+        return (await waiting.future).reply
+
+    def send(self, command: Command) -> None:
+        """Let a command go at once; nobody waits for its answer. Raises `Overloaded` and its kin: not sent."""
+        self._inside()
+        receipt = self._gateway.post(
+            command.key,
+            command.kind,
+            command.method,
+            command.path,
+            _without_secrets(command),
+            command.body,
+            self._next_key(),
+            self.traceparent,
+        )
+        self._sent.append(_durable(receipt))
+
+    async def synced(self) -> None:
+        """A Worker has seen nothing but answers, and those were let out."""
+        self._inside()
+
+    def new_id(self) -> str:
+        """32 hex digits that nobody else gets."""
+        self._inside()
+        return self._new_uuid()
+
+    async def settle(self) -> None:
+        """Wait until what was sent is durable. Raises `Unavailable` or `OutcomeUnknown` for what may not be."""
+        for sent in self._sent:
+            await sent
+
+    def end(self) -> None:
+        """The request is over: code that outlives it calls nobody."""
+        self._over = True
+        for sent in self._sent:
+            if sent.done() and not sent.cancelled():
+                sent.exception()  # told already, or nobody is left who could be told
+
+    def _inside(self) -> None:
+        if self._over:
+            raise TurnEnded("the Worker's request is over: await what you start inside fetch")
+
+    def _next_key(self) -> str | None:
+        self._calls += 1
+        key = self._client_key
+        if key is None:
+            return None
+        if (
+            len(key) + 8 > MAX_CLIENT_KEY_CHARS
+        ):  # as long as keys may be, what is made of it must still be one
+            key = blake2b(key.encode(), digest_size=32).hexdigest()
+        return f"{key}/{self._calls}"
+
+
+def _without_secrets(command: Command) -> Any:
+    if command.kind != FETCH:
+        return command.headers
+    return tuple(pair for pair in command.headers if pair[0].lower() not in NEVER_LOGGED)
+
+
+def _durable(receipt: Receipt) -> asyncio.Future[None]:
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if told.done():
+            return
+        if error is None:
+            told.set_result(None)
+        else:
+            told.set_exception(error)
+
+    receipt.when_durable(tell)
+    return told
+
+
+class Worker:
+    """The app's Worker; `answer` runs it for one request."""
+
+    def __init__(
+        self,
+        function: Function,
+        env: Env,
+        gateway: Gateway,
+        *,
+        outgoing: Outside,
+        new_uuid: Callable[[], str],
+        deadline_s: float,
+    ) -> None:
+        self._function = function
+        self._env = env
+        self._gateway = gateway
+        self._outgoing = outgoing
+        self._new_uuid = new_uuid
+        self._deadline_s = deadline_s
+        self._left: set[asyncio.Task[Any]] = set()  # cancelled, and not ended yet
+
+    async def answer(
+        self, request: Request, client_key: str | None, traceparent: str, gone: Awaitable[None]
+    ) -> Problem:
+        """(status, headers, body) of the Worker's response; `gone` ends when nobody waits for it any more.
+
+        Raises `asyncio.CancelledError` then.
+        """
+        caller = WorkerCaller(self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s)
+        context = Context()
+        context.run(current_turn.set, caller)
+        context.run(outside.set, self._outgoing)
+        work = asyncio.get_running_loop().create_task(self._run(request, caller), context=context)
+        leaving = asyncio.ensure_future(gone)
+        try:
+            ended, _ = await asyncio.wait(
+                (work, leaving), timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            caller.end()
+            leaving.cancel()
+            if not work.done():
+                self._leave(work)
+        if work in ended:
+            return self._told(work)
+        if leaving in ended:
+            raise asyncio.CancelledError
+        late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
+        return problem_of(OutcomeUnknown(late))
+
+    async def _run(self, request: Request, caller: WorkerCaller) -> Reply:
+        try:
+            result = await self._function(request, self._env)
+        except SystemExit as error:  # a request ends by it, not the server
+            raise RuntimeError(f"SystemExit: {error}") from error
+        except Exception:
+            await caller.settle()
+            raise
+        await caller.settle()
+        return response_reply(result)
+
+    def _leave(self, work: asyncio.Task[Any]) -> None:
+        work.cancel()
+        self._left.add(work)
+        work.add_done_callback(self._ended)
+
+    def _ended(self, work: asyncio.Task[Any]) -> None:
+        self._left.discard(work)
+        if not work.cancelled():
+            work.exception()  # nobody is left who could be told
+
+    def _told(self, work: asyncio.Task[Reply]) -> Problem:
+        error = asyncio.CancelledError() if work.cancelled() else work.exception()
+        if error is None:
+            reply = work.result()
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in reply.headers]
+            return reply.status, headers, reply.body
+        try:
+            if isinstance(error, Refusal):
+                refused = refused_reply(error)
+                assert refused.error is not None
+                return problem_of_reply(refused.outcome, refused.error)
+        except BadReply as bad:
+            error = bad
+        if isinstance(error, _TOLD):
+            return problem_of(error)
+        _logger.error("the Worker failed: %s", _blame(error, self._function))
+        told = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
+        if isinstance(error, FetchFailed):
+            return problem(error.code, told, status=STATUS[error.code])
+        return problem("worker-failed", told, status=500)
+
+
+def _blame(error: BaseException, function: Function) -> str:
+    """Type and text of an error, behind the innermost line of it that lies in the Worker's folder."""
+    what = traceback.format_exception_only(error)[-1].strip()
+    folder = str(Path(function.__code__.co_filename).parent)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(folder)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: {what}" if frames else what

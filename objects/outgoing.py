@@ -1,0 +1,77 @@
+"""`perdure.fetch`: an HTTP request to the world outside, from a handler or a Worker.
+
+Laws
+- Nothing goes out before what it was computed from is durable: the running turn is asked first (`synced`).
+- What fails outside is a `FetchFailed`, which a handler may catch and live with.
+- Of perdure's own only `traceparent` is added to what the caller sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.objects.http import FetchedResponse, pairs_of
+from perdure.objects.stubs import caller
+from perdure.schemas.errors import TurnEnded
+from perdure.schemas.replies import Pairs
+
+_ABSENT: Any = object()
+# they concern one connection, or are made anew from what is sent
+_NOT_PASSED_ON = frozenset(
+    ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+)
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Outside(Protocol):
+    """The port to the world outside."""
+
+    async def request(
+        self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None
+    ) -> FetchedResponse:
+        """The complete response; `timeout_s` None is the node's own. Raises `FetchFailed`."""
+
+
+outside: ContextVar[Outside] = ContextVar("perdure_outside")
+
+
+async def fetch(
+    url: str,
+    *,
+    method: str | None = None,
+    headers: Mapping[str, str] | Pairs | None = None,
+    body: str | bytes | None = None,
+    json: Any = _ABSENT,
+    timeout: float | None = None,  # noqa: ASYNC109 - as people know it; the port keeps it
+) -> FetchedResponse:
+    """Send an HTTP request and read the whole response, whatever its status.
+
+    `method` is GET, or POST if there is a body; `json` is sent as JSON. Redirects are followed, at most 5.
+    `timeout` in seconds; never longer than the turn's own deadline, which ends the turn. Raises `FetchFailed`
+    (`FetchTimedOut`, `FetchTooLarge`), `TurnEnded` outside a handler, and ValueError for what cannot be sent.
+    """
+    port = outside.get(None)
+    if port is None:
+        raise TurnEnded("perdure.fetch sends from a handler or a Worker: nobody runs one here")
+    if body is not None and json is not _ABSENT:
+        raise ValueError("fetch takes body= or json=, not both")
+    if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
+        raise ValueError(f"fetch takes a URL with http:// or https://, not {str(url)[:80]!r}")
+    given = [(name.lower(), value) for name, value in pairs_of(headers or ())]
+    pairs = [each for each in given if each[0] not in _NOT_PASSED_ON]
+    names = {name for name, _ in pairs}
+    if json is not _ABSENT:
+        body = _encode_json(json)
+        if "content-type" not in names:
+            pairs.append(("content-type", "application/json"))
+    content = body.encode() if isinstance(body, str) else body or b""
+    running = caller()
+    await running.synced()
+    if running.traceparent and "traceparent" not in names:
+        pairs.append(("traceparent", running.traceparent))
+    wanted = method or ("GET" if body is None else "POST")
+    return await port.request(wanted.upper(), url, tuple(pairs), content, timeout)

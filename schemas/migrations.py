@@ -1,0 +1,64 @@
+"""Migrations: what each step in the history of an app's namespaces came to, as the journal says it.
+
+Laws
+- A step is named by its tag, and its tag is journaled once. The configuration's steps are those of the journal, in
+  their order and unchanged, and may go on from there: anything else is a `ConfigError` that names the tag.
+- Two steps are the same if they come to the same: `new_classes` and `new_sqlite_classes` are one word here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.schemas.errors import ConfigError
+
+
+class Step(msgspec.Struct, array_like=True, frozen=True):
+    """One migration. `created` and `renamed`: (namespace, its class from here on); `deleted`: namespaces.
+
+    `transferred`: (namespace, its class, the script it comes from): it starts empty.
+    """
+
+    tag: str
+    created: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    deleted: tuple[str, ...] = ()
+    transferred: tuple[tuple[str, str, str], ...] = ()
+
+
+def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[Step]:
+    """The configured steps that are not journaled yet. Raises `ConfigError` if they do not follow from those that are."""
+    remedy = "restore it as it was: a migration that has run is never edited, removed or moved; add another"
+    for at, step in enumerate(journaled):
+        if at < len(configured) and configured[at] == step:
+            continue
+        tags = [each.tag for each in configured]
+        if step.tag not in tags:
+            raise ConfigError(
+                f'migration "{step.tag}" has run and is not in the configuration any more; {remedy}'
+            )
+        if tags.index(step.tag) == at:
+            raise ConfigError(
+                f'migration "{step.tag}" has run as {told(step)}, and the configuration now has '
+                f"{told(configured[at])}; {remedy}"
+            )
+        raise ConfigError(
+            f'migration "{step.tag}" has run as number {at + 1}, and the configuration has "{tags[at]}" there; '
+            f"{remedy} at the end"
+        )
+    return configured[len(journaled) :]
+
+
+def told(step: Step) -> str:
+    """What a step does, in a few words."""
+    words = [f"creates {_bound(*each)}" for each in step.created]
+    words += [f"takes over {_bound(*each[:2])} from {each[2]}" for each in step.transferred]
+    words += [f"gives {namespace} the class {name}" for namespace, name in step.renamed]
+    words += [f"deletes {namespace}" for namespace in step.deleted]
+    return "(" + (", ".join(words) or "nothing") + ")"
+
+
+def _bound(namespace: str, class_name: str) -> str:
+    return namespace if namespace == class_name else f"{namespace} (class {class_name})"

@@ -1,0 +1,60 @@
+"""How the configuration's migrations get into the journal, and what the fold of one removes.
+
+Laws
+- Before a partition serves, each step of the configuration is in its journal, once, in order. A crash in between
+  leaves a prefix of them; the next owner goes on there.
+- A configuration that does not follow from what the journal says is refused before anything is appended.
+- A deleted namespace leaves nothing: values, alarms, sockets and spent keys of its objects go with the fold of the
+  step's record, in one write. Its name is never used again, so nothing of it can come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from perdure.schemas.errors import OutcomeUnknown
+from perdure.schemas.journal import Migration, encode_chained
+from perdure.schemas.migrations import Step
+from perdure.streams import failpoints
+from perdure.streams.journal import Journal
+from perdure.streams.layers import after
+from perdure.streams.reader import Position
+from perdure.streams.rows import HOUR_MS, WINDOW_HOURS
+from perdure.streams.store import Range
+
+BY_KEY = (b"v", b"a", b"w")  # tables whose rows begin with the object's key
+
+
+async def append_step(journal: Journal, name: str, position: Position, step: Step) -> int:
+    """Append one step to the journal `name`, to follow `position`; its offset. Raises `OutcomeUnknown`."""
+    failpoints.hit("owner.before_migration")
+    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    value, _ = encode_chained(Migration(position.epoch, position.seq, step), position.chain)
+    journal.alone(value, lambda what: tell(told, what))
+    offset = await told
+    failpoints.hit("owner.after_migration")
+    if offset < position.offset:
+        raise OutcomeUnknown(f"{name} acknowledged offset {offset}, {position.offset} was due")
+    return offset
+
+
+def tell(told: asyncio.Future[int], what: int | BaseException) -> None:
+    """Pass on what came of an append."""
+    if told.done():
+        return
+    if isinstance(what, BaseException):
+        told.set_exception(what)
+    else:
+        told.set_result(what)
+
+
+def of_namespace(number: bytes, namespace: str, clock_ms: int) -> Iterator[Range]:
+    """Where the rows of a namespace's objects lie in partition `number`, but for the alarms by time."""
+    prefix = namespace.encode() + b"/"
+    for table in BY_KEY:
+        yield table + number + prefix, after(table + number + prefix)
+    newest = clock_ms // HOUR_MS
+    for hour in range(max(newest - WINDOW_HOURS - 1, 0), newest + 1):  # a bucket lives that long
+        start = b"k" + number + hour.to_bytes(4, "big") + prefix
+        yield start, after(start)

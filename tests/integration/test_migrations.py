@@ -1,0 +1,122 @@
+"""Migrations through the real command line: renamed, deleted, cut in the middle by SIGKILL, and edited afterwards."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.process import DidNotStart, Server, run, serve
+
+APP = """
+from perdure import DurableObject, Request, Response
+
+class {counter}(DurableObject):
+    async def fetch(self, request: Request) -> Response:
+        count = await self.state.get("count", 0) + (request.method == "POST")
+        if request.method == "POST":
+            await self.state.put("count", count)
+        return Response.json({{"count": count}})
+{more}
+"""
+OLD = "class Old(Counter): pass\n"
+V1 = '[[migrations]]\ntag = "v1"\nnew_classes = ["Counter", "Old"]\n'
+V2 = '[[migrations]]\ntag = "v2"\ndeleted_classes = ["Old"]\nrenamed_classes = [{from = "Counter", to = "Tally"}]\n'
+# As it stands in the wild
+WRANGLER = """\
+[[durable_objects.bindings]]
+name = "COUNTER"
+class_name = "Counter"
+script_name = "my-worker"
+
+[[env.production.durable_objects.bindings]]
+name = "COUNTER"
+class_name = "Counter"
+
+[[migrations]]
+tag = "v1"
+new_classes = ["Counter"]
+"""
+NAMES = [f"n{number}" for number in range(20)]
+
+
+def deployed(folder: Path, config: str, *, counter: str = "Counter", more: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "app.py").write_text(APP.format(counter=counter, more=more))
+    (folder / "perdure.toml").write_text(f'main = "app.py"\nname = "shop"\npartitions = 4\n{config}')
+    return folder
+
+
+def counts(server: Server, namespace: str, method: str = "GET") -> list[object]:
+    with httpx.Client(base_url=server.url) as client:
+        answers = [client.request(method, f"/objects/{namespace}/{name}") for name in NAMES]
+    return [answer.json().get("count") or answer.json()["title"] for answer in answers]
+
+
+@pytest.mark.parametrize("failpoint", ["owner.before_migration", "owner.after_migration"])
+def test_a_migration_cut_in_the_middle_is_finished_by_the_next_start(tmp_path: Path, failpoint: str) -> None:
+    """Killed when some partitions have their step and others not: the next start ends it, and verify agrees."""
+    data = tmp_path / "data"
+    app = deployed(tmp_path / "app", V1, more=OLD)
+    with serve(app, data) as server:
+        assert counts(server, "Counter", "POST") == counts(server, "Old", "POST") == [1] * len(NAMES)
+        server.kill()
+    deployed(app, V1 + V2, counter="Tally")
+    with (
+        pytest.raises(DidNotStart) as died,
+        serve(app, data, environ={"PERDURE_FAILPOINT": f"{failpoint}:3"}),
+    ):
+        pass
+    assert died.value.returncode == -signal.SIGKILL
+    if failpoint == "owner.after_migration":  # so that it has run in some partitions
+        deployed(app, V1, more=OLD)
+        with pytest.raises(DidNotStart) as refused, serve(app, data):
+            pass
+        assert refused.value.returncode == 2, "there is no way back, though some partitions have not gone on"
+        assert 'migration "v2" has run' in refused.value.stderr
+        deployed(app, V1 + V2, counter="Tally")
+    with serve(app, data) as server:
+        assert server.namespaces == ["Counter"]
+        assert counts(server, "Counter", "POST") == [2] * len(NAMES)
+        assert counts(server, "Old") == ["unknown namespace"] * len(NAMES)
+        server.kill()
+    found = run("verify", str(app), "--data", str(data), "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["differences"] == 0
+
+
+def test_a_history_that_was_edited_does_not_start(tmp_path: Path) -> None:
+    """A tag that has run and is gone, or says something else, is a configuration error naming it."""
+    data = tmp_path / "data"
+    app = deployed(tmp_path / "app", V1 + V2, counter="Tally")
+    with serve(app, data) as server:
+        assert server.stop() == 0
+    for edited, counter in ((V1, "Counter"), (V1 + V2.replace('deleted_classes = ["Old"]\n', ""), "Tally")):
+        deployed(app, edited, counter=counter, more="class Old(DurableObject): pass\n")
+        with pytest.raises(DidNotStart) as refused, serve(app, data):
+            pass
+        assert refused.value.returncode == 2
+        assert 'perdure: config-error: migration "v2" has run' in refused.value.stderr
+
+
+def test_a_class_of_another_script_starts_empty_and_is_told(tmp_path: Path) -> None:
+    """perdure reads no log of another app: a transfer makes a new namespace, with a warning the one time it runs."""
+    moved = '[[migrations]]\ntag = "v1"\ntransferred_classes = [{from = "Theirs", from_script = "x", to = "Counter"}]\n'
+    app = deployed(tmp_path / "app", moved)
+    for told in (1, 0):
+        with serve(app, tmp_path / "data") as server:
+            assert server.namespaces == ["Counter"]
+            assert server.stop() == 0
+            assert server.stderr().count("migration 'v1': Counter begins empty") == told
+
+
+def test_the_post_s_wrangler_file_serves_as_it_stands(tmp_path: Path) -> None:
+    """Bindings, an environment and a migration, nothing else: `perdure serve` of the folder is a counter."""
+    deployed(tmp_path / "app", "")
+    (tmp_path / "app" / "perdure.toml").unlink()
+    (tmp_path / "app" / "wrangler.toml").write_text(WRANGLER)
+    for place, options in (("data", ()), ("production", ("--env", "production"))):
+        with serve(tmp_path / "app", tmp_path / place, *options) as server:
+            assert counts(server, "Counter", "POST") == [1] * len(NAMES)

@@ -1,0 +1,263 @@
+"""Migrations: what follows from what, how they get into the journal, and that a deleted namespace leaves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.reign import Reign, story
+from tests.unit.test_tables import HOUR_MS, START_MS, Journal, entry, rows
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.effects import AlarmChange, SocketChange
+from perdure.schemas.errors import ConfigError, Fenced
+from perdure.schemas.journal import Claim, Migration, decode_record, encode_chained, encode_unchained
+from perdure.schemas.migrations import Step, missing
+from perdure.schemas.replies import REJECTED
+from perdure.streams import failpoints
+from perdure.streams import tables as tables_module
+from perdure.streams.log import Record, Topic
+from perdure.streams.memory_broker import Faults
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.owning import OwnerState
+from perdure.streams.tables import Tables
+
+V1 = Step("v1", created=(("Thing", "Thing"), ("Old", "Old")))
+V2 = Step("v2", renamed=(("Thing", "Better"),))
+V3 = Step("v3", deleted=("Old",))
+
+
+# What follows from what
+
+
+def test_the_steps_that_have_not_run_are_those_behind_the_ones_that_have() -> None:
+    """A configuration goes on where the journal ends."""
+    assert missing((), (V1, V2)) == (V1, V2)
+    assert missing((V1,), (V1, V2, V3)) == (V2, V3)
+    assert missing((V1, V2), (V1, V2)) == ()
+
+
+@pytest.mark.parametrize(
+    ("configured", "said"),
+    [
+        ((), 'migration "v1" has run and is not in the configuration any more'),
+        ((V1, V3), 'migration "v2" has run and is not in the configuration any more'),
+        ((V2, V1), 'migration "v1" has run as number 1, and the configuration has "v2" there'),
+        (
+            (V1, Step("v2", deleted=("Thing",))),
+            'migration "v2" has run as (gives Thing the class Better), and the configuration now has (deletes Thing)',
+        ),
+    ],
+)
+def test_a_history_that_was_edited_is_refused(configured: Sequence[Step], said: str) -> None:
+    """Removed, moved or changed: the error names the tag, and that a migration is never edited."""
+    with pytest.raises(ConfigError) as caught:
+        missing((V1, V2), configured)
+    assert said in str(caught.value)
+    assert "never edited" in str(caught.value)
+
+
+# The fold
+
+
+def a_history(random: Random) -> Journal:
+    """Entries of three namespaces with everything that has rows, a step that deletes one, and entries after it."""
+    journal, command, time_ms = Journal(), 0, START_MS
+    for keys in (("A/a", "A/ab", "AB/a", "B/a"), ("AB/a", "B/a")):
+        for _ in range(random.randrange(1, 5)):
+            entries = []
+            for _ in range(random.randrange(1, 6)):
+                time_ms += random.choice((1, 1, HOUR_MS // 2, 9 * HOUR_MS))
+                due_ms = random.choice((None, START_MS, time_ms + random.randrange(HOUR_MS)))
+                alarm = AlarmChange(random.choice(("", "n")), due_ms, parked=random.random() < 0.2)
+                socket = SocketChange(random.choice("xy"), random.choice(("", "gateway")))
+                entries.append(
+                    entry(
+                        command,
+                        time_ms,
+                        random.choice(keys),
+                        puts={name: b"%d" % command for name in "ab" if random.random() < 0.6},
+                        clear=random.random() < 0.1,
+                        client_key=f"k{command}" if random.random() < 0.5 else None,
+                        alarms=(alarm,) if random.random() < 0.6 else (),
+                        sockets=(socket,) if random.random() < 0.6 else (),
+                    )
+                )
+                command += 1
+            journal.batch(*entries)
+        if keys[0] == "A/a":
+            step = Migration(1, journal.seq, Step("v2", deleted=("A",)))
+            value, journal.chain = encode_chained(step, journal.chain)
+            journal.values.append(value)
+            journal.seq += 1
+    return journal
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_deleted_namespace_leaves_no_row_however_the_fold_was_cut(seed: int) -> None:
+    """No table holds anything of it, nothing of others is gone, and any cut and crash gives the same rows (I6)."""
+    random = Random(seed)
+    journal = a_history(random)
+    whole, cut = MemoryStore(), MemoryStore()
+    tables, pieces = Tables(whole, 0), Tables(cut, 0)
+    for offset, value in enumerate(journal.values):
+        if random.random() < 0.2:
+            tables.write_all()
+        if isinstance(tables.apply(offset, value), Migration):
+            for key in ("A/a", "A/ab"):
+                assert not list(tables.scan(key, "", None)), "what reads see goes with the step, not later"
+                assert (tables.alarms(key), tables.sockets(key)) == ({}, {})
+    size = tables_module.PIECE_ROWS
+    tables_module.PIECE_ROWS = random.randrange(1, 9)
+    try:
+        while pieces.reader.offset < len(journal.values):
+            pieces.apply(pieces.reader.offset, journal.values[pieces.reader.offset])
+            while random.random() < 0.4 and pieces.write_piece():
+                pass
+            if random.random() < 0.1:
+                pieces = Tables(cut, 0)  # a crash: what was not written is folded again
+    finally:
+        tables_module.PIECE_ROWS = size
+    for each in (tables, pieces):
+        each.write_all()
+    assert rows(whole) == rows(cut)
+    assert not [key for key, _ in rows(whole) if b"A/" in key.replace(b"AB/", b"")]
+    assert tables.steps == Tables(whole, 0).steps == (Step("v2", deleted=("A",)),)
+    others = [each for each in a_fold_of_others(journal) if each[0][:1] in (b"v", b"a", b"t", b"w", b"k")]
+    assert [each for each in rows(whole) if each[0][:1] in (b"v", b"a", b"t", b"w", b"k")] == others
+
+
+def a_fold_of_others(journal: Journal) -> list[tuple[bytes, bytes]]:
+    """The rows of a fold that knows no migration, but for those of namespace A."""
+    store = MemoryStore()
+    tables = Tables(store, 0)
+    tables._remove_namespace = lambda namespace: None  # type: ignore[method-assign]  # what the step would remove
+    for offset, value in enumerate(journal.values):
+        tables.apply(offset, value)
+    tables.write_all()
+    return [(key, value) for key, value in rows(store) if b"A/" not in key.replace(b"AB/", b"")]
+
+
+# The owner
+
+
+class Thing(DurableObject):
+    async def put(self, value: int) -> int:
+        await self.state.put("value", value)
+        return value
+
+
+async def steps_of(reign: Reign) -> list[Step]:
+    found = [decode_record(each.value) for each in await reign.records(Topic.JOURNAL)]
+    return [each.step for each in found if isinstance(each, Migration)]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_step_is_journaled_once_and_before_the_first_turn(shared: bool) -> None:
+    """An owner that begins appends what is missing, in order; one that finds all of it there appends nothing."""
+
+    async def told(reign: Reign) -> None:
+        assert await steps_of(reign) == []
+        await reign.call("a", "put", 1)
+        for migrations in ((V1,), (V1, V2), (V1, V2)):
+            await reign.end()
+            reign.migrations = migrations
+            await reign.begin()
+            assert await steps_of(reign) == list(migrations)
+            assert (await reign.call("a", "put", len(migrations))).error is None
+            release = reign.owner.release
+            assert release.journal.mark == reign.owner.tables.reader.offset, "a step holds the out mark back"
+        assert reign.value("a", "value") == 2
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_deleted_namespace_is_gone_and_the_others_stay() -> None:
+    """The step removes its objects' state; a command for one is rejected: there is no such namespace."""
+
+    async def told(reign: Reign) -> None:
+        for kind in ("Thing", "Old"):
+            assert (await reign.told(reign.send("a", "put", 7, kind=kind)))[0].error is None
+        assert reign.owner.tables.get("Old/a", "value") is not None
+        await reign.end()
+        del reign.registry.kinds["Old"]
+        reign.migrations = (V1, V3)
+        await reign.begin()
+        assert reign.owner.tables.get("Old/a", "value") is None
+        assert reign.value("a", "value") == 7
+        (reply,) = await reign.told(reign.send("a", "put", 8, kind="Old", client_key="k"))
+        assert reply.outcome == REJECTED
+        assert reply.error is not None
+        assert reply.error.code == "unknown-namespace"
+
+    story(Thing, told, kinds=("Thing", "Old"))
+
+
+def test_a_configuration_that_does_not_follow_stops_the_partition_untouched() -> None:
+    """Told before the claim: the journal ends where it ended."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        reign.migrations = (V1, V2)
+        await reign.begin()
+        await reign.end()
+        end = (await reign.log.bounds(Topic.JOURNAL, 0)).end
+        reign.migrations = (V1,)
+        await reign.begin(OwnerState.STOPPED)
+        assert isinstance(reign.owner.error, ConfigError)
+        assert 'migration "v2" has run' in str(reign.owner.error)
+        assert (await reign.log.bounds(Topic.JOURNAL, 0)).end == end
+
+    story(Thing, told, check=False)
+
+
+class LosesTheFourth(Faults):
+    """The ack of one journal append is lost; the record lands, or it doesn't."""
+
+    def __init__(self, fate: str) -> None:
+        self.appends = 0
+        self.fourth = fate
+
+    def fate(self, step: str) -> str:
+        self.appends += step == "journal"
+        return self.fourth if step == "journal" and self.appends == 4 else "ok"
+
+
+@pytest.mark.parametrize("fate", ["lost", "never", "late"])
+def test_a_step_whose_append_has_no_known_outcome_is_there_once(fate: str) -> None:
+    """Header, claim, v1, and v2 is lost: the owner claims again, reads, and appends what is not there."""
+
+    async def told(reign: Reign) -> None:
+        assert await steps_of(reign) == [V1, V2]
+        assert reign.owner.counts.claims == 2
+        assert (await reign.call("a", "put", 1)).error is None
+
+    story(Thing, told, shared=True, faults=LosesTheFourth(fate), migrations=(V1, V2))
+
+
+def test_a_step_behind_a_rival_s_claim_is_void() -> None:
+    """Who is fenced while it migrates stops; the step counts only once the new owner has appended it itself."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        stream = reign.broker.streams[Topic.JOURNAL, 0]
+
+        def rival(name: str) -> None:
+            if name == "owner.before_migration":
+                failpoints.on_hit(None)
+                reign.broker.accept(stream, [Record(None, encode_unchained(Claim("rival", "rival")))])
+
+        failpoints.on_hit(rival)
+        reign.migrations = (V1,)
+        await reign.begin(OwnerState.FENCED)
+        assert isinstance(reign.owner.error, Fenced)
+        assert reign.owner.tables.steps == ()
+        await reign.end()
+        await reign.begin()
+        assert reign.owner.tables.steps == (V1,)
+
+    story(Thing, told, shared=True)

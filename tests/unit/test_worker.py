@@ -1,0 +1,112 @@
+"""What a Worker sends, on virtual time: its response waits until that is durable, and says so if it may not be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.unit.realm import Realm, story
+
+from perdure.api.gateway import Gateway
+from perdure.api.outgoing import Outgoing
+from perdure.api.problems import Problem
+from perdure.api.worker import Worker
+from perdure.objects.durable import DurableObject
+from perdure.objects.http import Request, Response
+from perdure.schemas.errors import TurnEnded
+from perdure.streams.log import Topic
+
+
+class Thing(DurableObject):
+    async def add(self, by: int) -> None:
+        await self.state.put("count", await self.state.get("count", 0) + by)
+
+
+async def answer(realm: Realm, function: Any) -> Problem:
+    """What a Worker's response comes to."""
+    gateway = Gateway(realm.log, node="n", deadline_s=30, clock_ms=realm.clock_ms)
+    await gateway.start(realm.owners)
+    way = Outgoing(body_bytes=1, timeout_s=1)
+    worker = Worker(
+        function,
+        realm.registry.env,
+        gateway,
+        outgoing=way,
+        new_uuid=lambda: "u",
+        deadline_s=30,
+    )
+    forever: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    return await worker.answer(Request("POST"), None, "", forever)
+
+
+def durable(realm: Realm) -> int:
+    """How many commands are."""
+    return sum(realm.broker.streams[Topic.COMMANDS, p].durable for p in range(realm.partitions))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_response_waits_for_what_was_sent(shared: bool, raises: bool) -> None:
+    """It leaves when every send is durable, an error's too; then each takes effect."""
+
+    async def told(realm: Realm) -> None:
+        realm.faults.delays = {"append": 0.5, "ack": 0.5, "sync": 0.5}
+
+        async def fetch(request: Request, env: Any) -> Response:
+            env.THINGS.get("a").send.add(1)
+            env.THINGS.get("b").send.add(2)
+            if raises:
+                raise ValueError
+            return Response(status=202)
+
+        assert (await answer(realm, fetch))[0] == (500 if raises else 202)
+        assert durable(realm) == 2
+        realm.faults.delays = {}
+        await realm.quiet()
+        assert (realm.value("a"), realm.value("b")) == (1, 2)
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_send_that_may_be_lost_is_no_success() -> None:
+    """The log does not say whether it took the send: 504, whatever the Worker returned."""
+
+    async def told(realm: Realm) -> None:
+        realm.faults.next = ["lost"]
+
+        async def fetch(request: Request, env: Any) -> Response:
+            env.THINGS.get("a").send.add(1)
+            return Response("sent")
+
+        status, _, body = await answer(realm, fetch)
+        assert (status, b"outcome-unknown" in body) == (504, True)
+
+    story(Thing, told, shared=True, check=False)
+
+
+def test_one_that_ignores_its_cancellation_is_not_waited_for() -> None:
+    """At the deadline the client is told, and what the Worker still asks goes nowhere."""
+
+    async def told(realm: Realm) -> None:
+        raised: list[str] = []
+
+        async def fetch(request: Request, env: Any) -> Response:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                await asyncio.sleep(5)
+            try:
+                env.THINGS.get("a").send.add(1)
+            except TurnEnded as error:
+                raised.append(type(error).__name__)
+            return Response("late")
+
+        began_s = asyncio.get_running_loop().time()
+        assert (await answer(realm, fetch))[0] == 504
+        assert asyncio.get_running_loop().time() - began_s < 31
+        await realm.until(lambda: raised)
+        assert raised == ["TurnEnded"]
+        assert durable(realm) == 0
+
+    story(Thing, told)
