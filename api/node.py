@@ -36,8 +36,11 @@ from perdure.streams.keeper import Keeper
 from perdure.streams.opening import clock_ms, new_uuid, open_data, start_log
 from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.poison import PoisonPage
+from perdure.streams.stepping import tell
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
+from perdure.streams.watchdog import Watchdog
 
 DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
 _JSON = [(b"content-type", b"application/json")]
@@ -74,6 +77,10 @@ class Node:
         config = self.config
         data = open_data(config)
         self._opened.append(_later(data.close))
+        page = PoisonPage(data.poison_path)
+        self._opened.append(_at_once(page.close))
+        self._opened.append(_at_once(lambda: tell(None)))
+        tell(page.now)
         self.log = log = await start_log(config, data, self.name)
         log.on_stopped = self._stop
         self._opened.append(log.close)
@@ -93,6 +100,7 @@ class Node:
             app_uuid,
             ReplayProgress(),
             Seal(app_uuid),
+            page.charged,
         )
         bounds = _bounds(config)
         self.owners = [
@@ -109,6 +117,9 @@ class Node:
         await self.gateway.start(self.owners)
         door = HttpDoor(self.gateway, self.registry, body_bytes=config.limits.body_bytes, pages=self._page)
         self.asgi, self.http = door, DirectProtocol.to(door)
+        watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
+        if watchdog.start():
+            self._opened.append(_at_once(watchdog.stop))
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
@@ -219,6 +230,7 @@ def _bounds(config: Config) -> Bounds:
     return Bounds(
         mailbox=limits.mailbox,
         undone=limits.undone,
+        charges=limits.charges,
         limits=Limits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
     )
 
@@ -226,6 +238,13 @@ def _bounds(config: Config) -> Bounds:
 def _later(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
     async def closing() -> None:
         await asyncio.to_thread(close)
+
+    return closing
+
+
+def _at_once(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def closing() -> None:
+        close()
 
     return closing
 

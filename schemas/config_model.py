@@ -83,6 +83,7 @@ def _log(text: str) -> str:
 
 
 AppName = Annotated[str, AfterValidator(_app_name)]
+Seconds = Annotated[float, Field(ge=0.05, le=86400, allow_inf_nan=False)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
@@ -109,6 +110,12 @@ class Limits(Section):
     """Commands waiting for one object before doors answer 503."""
     undone: PositiveInt = 1_000_000
     """Commands of one partition read and not done before reading pauses."""
+    step_s: Seconds = 1.0
+    """A handler that runs so long without awaiting is interrupted."""
+    hold_s: Seconds = 10.0
+    """A call into C that holds on for so long, and cannot be interrupted, ends the process."""
+    charges: PositiveInt = 3
+    """A command that was running so often when the process died is parked."""
 
     @model_validator(mode="after")
     def _fit(self) -> Self:

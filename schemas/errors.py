@@ -14,7 +14,9 @@ PerdureError
 │   ├── HandlerFailed       it raised; nothing changed
 │   ├── BadReply            it returned something that cannot be a reply
 │   ├── UnstorableValue     it put a value that state cannot hold (also a TypeError)
-│   └── TurnEnded           its state was used after its turn
+│   ├── TurnEnded           its state was used after its turn
+│   ├── Runaway             it ran too long without awaiting, and was interrupted
+│   └── Parked              the process died each time it worked on this command: given up
 ├── Unavailable             not done; ask again (HTTP 503)
 │   ├── Overloaded          a bound was reached before anything was appended
 │   ├── Expired             the deadline passed before the turn could commit
@@ -111,6 +113,14 @@ class UnstorableValue(ObjectError, TypeError):
 
 class TurnEnded(ObjectError):
     code = "turn-ended"
+
+
+class Runaway(ObjectError):
+    code = "runaway"
+
+
+class Parked(ObjectError):
+    code = "parked"
 
 
 class Unavailable(PerdureError):

@@ -21,6 +21,7 @@ from perdure.objects.state import Limits, Overlay, State, in_range, merged
 from perdure.objects.turn import handling, starting
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
+from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply
 from perdure.streams.log import LogRecord
@@ -39,9 +40,9 @@ class Turn(TaskLike):
     __slots__ = (
         "answered",
         "command",
+        "cut",
         "encoded",
         "entry",
-        "expired",
         "offset",
         "over",
         "overlay",
@@ -64,7 +65,7 @@ class Turn(TaskLike):
         self.encoded = b""
         self.reply: Reply | None = None
         self.answered = False
-        self.expired = False
+        self.cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
         self.over = False
         self.timer: object = None
 

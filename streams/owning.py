@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -32,6 +32,7 @@ class Bounds:
     undone: int = 1_000_000
     residents: int = 200_000
     entry_bytes: int = 9 << 20
+    charges: int = 3  # a command that was running so often when the process died is parked
     limits: Limits = field(default_factory=Limits)
 
 
@@ -43,6 +44,8 @@ class Counts:
     entries: int = 0
     dones: int = 0
     dead: int = 0
+    parked: int = 0
+    runaways: int = 0
     claims: int = 0
 
 
@@ -50,11 +53,16 @@ def _silent(partition: int, done: int, total: int) -> None:
     """Nobody looks on."""
 
 
+def _nobody(partition: int) -> Mapping[int, int]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """What an owner is given: nothing else of the world reaches it.
 
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
+    `charged(partition)` gives the offsets of commands that were running when the process died, and how often.
     """
 
     log: Log
@@ -68,3 +76,4 @@ class Ports:
     app_uuid: str = ""
     progress: Callable[[int, int, int], None] = _silent
     seal: Seal = UNSEALED
+    charged: Callable[[int], Mapping[int, int]] = _nobody

@@ -5,6 +5,8 @@ Laws
 - A turn ends once: by its handler, at its deadline, or with the reign. What ends a turn is all that is heard of it.
 - A client key is in flight from the arrival of its command until what its turn came to is durable.
 - A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
+- A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
+- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from contextvars import Context
 from typing import Any
 from weakref import WeakSet
 
+import structlog
+
 from perdure.objects.state import Overlay, current_turn
-from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
+from perdure.objects.turn import Outcome, conclude, not_done, parked, too_large_outcome
 from perdure.schemas.commands import Command, parse_command
-from perdure.schemas.errors import Expired, KeyConflict, TooLarge
+from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
 from perdure.streams import failpoints
@@ -29,10 +33,12 @@ from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.mailbox import Resident, Turn, evict_idle
 from perdure.streams.owning import Bounds, Counts, Ports
+from perdure.streams.poison import word_of
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
+_logger = structlog.get_logger(__name__)
 
 
 class Turns:
@@ -58,6 +64,8 @@ class Turns:
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
+        self.charged = ports.charged(tables.partition)
+        self._word = word_of(tables.partition, 0)
         self._loop = asyncio.get_running_loop()
         self._turn_context = Context()
 
@@ -109,6 +117,10 @@ class Turns:
         command, resident = turn.command, turn.resident
         assert resident is not None
         failpoints.hit("owner.before_turn")
+        if self.charged and self.charged.get(turn.offset, 0) >= self.bounds.charges:
+            self._park(turn)
+            self._next(resident)
+            return
         if early := early_outcome(turn, self.tables, self.ports.clock_ms):
             self.conclude(turn, early)
             self._next(resident)
@@ -119,13 +131,29 @@ class Turns:
         resident.state.begin(turn, overlay, turn.time_ms)
         context = self._turn_context.copy()
         context.run(current_turn.set, turn)
-        run_inline(self._loop, context, resident.handler(command, self.ports.registry.env), turn, self._ended)
+        handler = resident.handler(command, self.ports.registry.env)
+        run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
             left_ms = turn.record.time_ms + command.deadline_ms - self.ports.clock_ms()
             turn.timer = self._loop.call_later(max(left_ms, 0) / 1000, self._expire, turn)
 
+    def _park(self, turn: Turn) -> None:
+        command, times = turn.command, self.charged[turn.offset]
+        self.counts.parked += 1
+        _logger.error(
+            "a command is parked: the process died while it ran",
+            command=f"{self.tables.partition}:{turn.offset}",
+            object=command.key,
+            what=f"{command.kind} {command.method} {command.path}",
+            times=times,
+        )
+        turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
+        self.conclude(turn, parked(command, times))
+
     def _expire(self, turn: Turn) -> None:
-        turn.expired = True
+        command = turn.command
+        told = f"its deadline of {command.deadline_ms} ms passed while {command.key} worked on it"
+        turn.cut = Expired(f"{told}: rolled back")
         self._cancelled.add(turn)
         turn.cancel()
         turn.timer = self._loop.call_later(ABANDON_AFTER_S, self._ended, turn, None, asyncio.CancelledError())
@@ -145,11 +173,9 @@ class Turns:
         assert overlay is not None
         resident.state.end()
         resident.running = None
-        if turn.expired:
-            told = (
-                f"its deadline of {turn.command.deadline_ms} ms passed while {turn.command.key} worked on it"
-            )
-            error = Expired(f"{told}: rolled back")
+        if turn.cut is not None:
+            error = turn.cut
+            self.counts.runaways += type(error) is Runaway
         self.conclude(turn, conclude(turn.command, result, error, overlay))
         self._next(resident)
 
