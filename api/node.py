@@ -102,7 +102,7 @@ class Node:
             Seal(app_uuid),
             page.charged,
         )
-        bounds = _bounds(config)
+        bounds = bounds_of(config)
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
         ]
@@ -225,7 +225,8 @@ class Node:
         return 200 if ready else 503, _JSON, body
 
 
-def _bounds(config: Config) -> Bounds:
+def bounds_of(config: Config) -> Bounds:
+    """What a configuration's limits are to an owner."""
     limits = config.limits
     return Bounds(
         mailbox=limits.mailbox,
