@@ -53,7 +53,7 @@ def _silent(partition: int, done: int, total: int) -> None:
     """Nobody looks on."""
 
 
-def _nobody(partition: int) -> Mapping[int, int]:
+def _nobody(partition: int, end: int) -> Mapping[int, int]:
     return {}
 
 
@@ -62,7 +62,8 @@ class Ports:
     """What an owner is given: nothing else of the world reaches it.
 
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
-    `charged(partition)` gives the offsets of commands that were running when the process died, and how often.
+    `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
+    how often.
     """
 
     log: Log
@@ -76,4 +77,4 @@ class Ports:
     app_uuid: str = ""
     progress: Callable[[int, int, int], None] = _silent
     seal: Seal = UNSEALED
-    charged: Callable[[int], Mapping[int, int]] = _nobody
+    charged: Callable[[int, int], Mapping[int, int]] = _nobody

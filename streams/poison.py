@@ -7,6 +7,8 @@ Laws
 - While a turn's code runs the page names its command; the page is clear whenever none runs. So a process that died
   leaves the name of the one command that can have killed it, and those that waited or were under way are innocent.
 - The next start charges that command once, and clears the page. What is charged is kept until `CHARGES` others were.
+- An offset names a command only while the log has it: what ran and was lost with the process before it was durable is
+  not charged, so that whoever gets its offset is not taken for it.
 - The kernel keeps the page when the process dies: nothing is fsynced. After a power loss it may say what was true
   some seconds before; at the worst one command is charged once too often.
 """
@@ -58,8 +60,17 @@ class PoisonPage:
         self.charges = {place_of(word): count for word, count in self._read() if word}
         self._charge(self.now[0] & _WORD)
 
-    def charged(self, partition: int) -> dict[int, int]:
-        """Offset → how often the process died while that command of the partition ran."""
+    def charged(self, partition: int, end: int) -> dict[int, int]:
+        """Offset → how often the process died while that command of the partition ran.
+
+        `end` is the end of the partition's commands, before this process has added any: what was charged to offsets
+        from there on was lost, and is forgotten.
+        """
+        lost = [place for place in self.charges if place[0] == partition and place[1] >= end]
+        for place in lost:
+            del self.charges[place]
+        if lost:
+            self._write()
         return {offset: count for (home, offset), count in self.charges.items() if home == partition}
 
     def close(self) -> None:
@@ -76,8 +87,11 @@ class PoisonPage:
         if word:
             place = place_of(word)
             times = self.charges.pop(place, 0) + 1
-            self.charges = {place: times, **self.charges}
-            kept = [each for each in self._read() if each[0] != word][: CHARGES - 1]
-            for at, pair in enumerate([(word, times), *kept]):
-                self._words[1 + 2 * at], self._words[2 + 2 * at] = pair
+            self.charges = dict([(place, times), *self.charges.items()][:CHARGES])
+            self._write()
         self.now[0] = 0
+
+    def _write(self) -> None:
+        pairs = [(word_of(*place), count) for place, count in self.charges.items()]
+        for at, pair in enumerate(pairs + [(0, 0)] * (CHARGES - len(pairs))):
+            self._words[1 + 2 * at], self._words[2 + 2 * at] = pair

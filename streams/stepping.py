@@ -162,6 +162,10 @@ def _advance(step: Step, argument: Any, word: int) -> Any:
         page[0] = outer
 
 
+def _close(coro: Coroutine[Any, Any, Any]) -> None:
+    coro.close()
+
+
 @types.coroutine
 def _rest(
     coro: Coroutine[Any, Any, Any],
@@ -180,7 +184,7 @@ def _rest(
         except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the handler
             if turn.left:
                 # it was left behind: what it says to that is nothing to anybody
-                _advance(lambda _: coro.close(), None, word)
+                _advance(_close, coro, word)
                 return
             waited_for = _advance(coro.throw, error, word)
         else:
@@ -189,4 +193,4 @@ def _rest(
 
 
 # the code below which a handler's own begins, on the stack of a step
-STEPS = frozenset((run_inline.__code__, _advance.__code__))
+STEPS = frozenset((run_inline.__code__, _advance.__code__, _close.__code__))

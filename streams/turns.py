@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from typing import Any
 from weakref import WeakSet
@@ -64,7 +64,7 @@ class Turns:
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
-        self.charged = ports.charged(tables.partition)
+        self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
         self._loop = asyncio.get_running_loop()
         self._turn_context = Context()

@@ -40,10 +40,10 @@ async def test_a_counter_counts_through_crashes() -> None:
 
 
 @story
-async def test_ten_thousand_posts_over_a_hundred_counters_end_exact() -> None:
+async def test_two_thousand_posts_over_a_hundred_counters_end_exact() -> None:
     """All of them at once."""
     async with world(Counter) as env:
         counters = [env.Counter.get(f"c{n}") for n in range(100)]
-        await asyncio.gather(*(counter.fetch(method="POST") for _ in range(100) for counter in counters))
+        await asyncio.gather(*(counter.fetch(method="POST") for _ in range(20) for counter in counters))
         await env.restart()
-        assert [env.state(counter) for counter in counters] == [{"count": 100}] * 100
+        assert [env.state(counter) for counter in counters] == [{"count": 20}] * 100
