@@ -97,7 +97,7 @@ async def in_a_child() -> None:
 
 async def while_it_is_cancelled() -> None:
     try:
-        await asyncio.sleep(20)
+        await asyncio.Event().wait()
     finally:
         spin()
 
@@ -172,6 +172,24 @@ def test_children_that_share_a_round_of_the_loop_are_not_taken_for_one() -> None
 
     async def handler() -> str:
         await asyncio.gather(*(short() for _ in range(20)))
+        return "done"
+
+    async def main() -> None:
+        assert await step(handler()).ended == ("done", None)
+
+    watched(main)
+
+
+def test_a_child_that_lets_go_again_and_again_is_not_interrupted() -> None:
+    """One Task with many short steps, a round of the loop between them."""
+
+    async def child() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+            spin(STEP_S / 5)
+
+    async def handler() -> str:
+        await asyncio.create_task(child())
         return "done"
 
     async def main() -> None:
