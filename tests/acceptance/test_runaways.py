@@ -114,7 +114,10 @@ def test_a_command_that_kills_the_process_each_time_is_parked(tmp_path: Path) ->
 
     async def told(port: int) -> Answer:
         async with asyncio.timeout(PATIENCE_S), Wire(port) as wire:
-            return await wire.ask("POST", "/objects/Wild/bad/dies", b"", [("idempotency-key", "k")])
+            while True:  # 409 until its entry is durable
+                answer = await wire.ask("POST", "/objects/Wild/bad/dies", b"", [("idempotency-key", "k")])
+                if answer.code != "key-in-flight":
+                    return answer
 
     with deployment.serve() as server:
         answer = asyncio.run(told(port_of(server)))
