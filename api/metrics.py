@@ -19,6 +19,8 @@ _COUNTS = {
     "entries": "Turns that ended with a journal entry",
     "dones": "Commands that ended without one (reads, expired, duplicates)",
     "dead": "Records that were no commands",
+    "parked": "Commands given up because the process died each time they ran",
+    "runaways": "Turns interrupted because their handler did not await",
     "claims": "Claims of the partition by this node",
     "alarms_due": "Commands appended for alarms that came due",
     "alarms_fired": "Runs of alarms that did what they should",

@@ -38,9 +38,12 @@ from perdure.streams.keeper import Keeper
 from perdure.streams.opening import clock_ms, new_uuid, open_data, start_log
 from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.poison import PoisonPage
 from perdure.streams.residence import Residence
+from perdure.streams.stepping import tell
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
+from perdure.streams.watchdog import Watchdog
 
 DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
 _JSON = [(b"content-type", b"application/json")]
@@ -78,6 +81,10 @@ class Node:
         config = self.config
         data = open_data(config)
         self._opened.append(_later(data.close))
+        page = PoisonPage(data.poison_path)
+        self._opened.append(_at_once(page.close))
+        self._opened.append(_at_once(lambda: tell(None)))
+        tell(page.now)
         self.log = log = await start_log(config, data, self.name)
         log.on_stopped = self._stop
         self._opened.append(log.close)
@@ -101,9 +108,10 @@ class Node:
             Seal(app_uuid),
             migrations=config.steps(),
             outside=outgoing,
+            charged=page.charged,
         )
         self._exchange = ports.exchange
-        bounds = _bounds(config)
+        bounds = bounds_of(config)
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
         ]
@@ -133,6 +141,9 @@ class Node:
             exposed=config.expose,
         )
         self.asgi, self.http = door, DirectProtocol.to(door)
+        watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
+        if watchdog.start():
+            self._opened.append(_at_once(watchdog.stop))
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
@@ -256,11 +267,13 @@ class Node:
         return 200 if ready else 503, _JSON, body
 
 
-def _bounds(config: Config) -> Bounds:
+def bounds_of(config: Config) -> Bounds:
+    """What a configuration's limits are to an owner."""
     limits = config.limits
     return Bounds(
         mailbox=limits.mailbox,
         undone=limits.undone,
+        charges=limits.charges,
         limits=Limits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
     )
 
@@ -268,6 +281,13 @@ def _bounds(config: Config) -> Bounds:
 def _later(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
     async def closing() -> None:
         await asyncio.to_thread(close)
+
+    return closing
+
+
+def _at_once(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def closing() -> None:
+        close()
 
     return closing
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from perdure.schemas.errors import FetchFailed, FetchTimedOut, FetchTooLarge, PerdureError, Unavailable
-from perdure.schemas.replies import FAILED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
+from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
 
 BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
 _OF_FETCH = frozenset((FetchFailed.code, FetchTimedOut.code, FetchTooLarge.code))
@@ -37,7 +37,7 @@ STATUS = {
     "storage-failed": 507,
     "outcome-unknown": 504,
 }
-OF_OUTCOME = {REFUSED: 409, FAILED: 500, REJECTED: 400}
+OF_OUTCOME = {REFUSED: 409, FAILED: 500, REJECTED: 400, PARKED: 500}
 UNAVAILABLE_STATUS = 503
 
 Problem = tuple[int, Sequence[tuple[bytes, bytes]], bytes]

@@ -21,19 +21,21 @@ from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, Command, call_bo
 from perdure.schemas.errors import (
     CallerError,
     HandlerFailed,
+    ObjectError,
     PerdureError,
     Refusal,
     TurnEnded,
     Unavailable,
     error_named,
 )
-from perdure.schemas.replies import FAILED, REFUSED, REJECTED, Pairs, Reply
+from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, Pairs, Reply
 
 _OF_THE_HOP = NEVER_LOGGED | {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"}
 _KIN: dict[str, tuple[type[PerdureError], type[PerdureError]]] = {
     # outcome -> what its codes may name, and what it is if they name nothing of it
     REJECTED: (CallerError, CallerError),
     FAILED: (PerdureError, HandlerFailed),
+    PARKED: (ObjectError, HandlerFailed),
 }
 
 

@@ -34,13 +34,24 @@ from perdure.schemas.errors import (
     Expired,
     InvalidArguments,
     ObjectError,
+    Parked,
     PerdureError,
     Refusal,
     TooLarge,
     Unavailable,
     UnknownMethod,
 )
-from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Pairs, Reply, error_reply
+from perdure.schemas.replies import (
+    FAILED,
+    OK,
+    PARKED,
+    REFUSED,
+    REJECTED,
+    UNAVAILABLE,
+    Pairs,
+    Reply,
+    error_reply,
+)
 
 _NO_BODY_STATUS = frozenset((204, 304))
 
@@ -101,6 +112,14 @@ def not_done(error: PerdureError) -> Outcome:
     """The outcome of a command that was not run: nothing changed, ask again (or, its caller's error, don't)."""
     kind = REJECTED if isinstance(error, CallerError) else UNAVAILABLE
     return Outcome(error_reply(kind, error.code, str(error)), False, False, False)
+
+
+def parked(command: Command, times: int) -> Outcome:
+    """The outcome of a command that is given up: the process died `times` times while its turn ran."""
+    told = (
+        f"{times} times the process died while {command.key} worked on this command: it is parked and not run"
+    )
+    return Outcome(error_reply(PARKED, Parked.code, f"{told}; nothing was changed"), False, True, False)
 
 
 def _after_storage_failure(

@@ -87,6 +87,7 @@ def _log(text: str) -> str:
 
 
 AppName = Annotated[str, AfterValidator(_app_name)]
+Seconds = Annotated[float, Field(ge=0.05, le=86400, allow_inf_nan=False)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
@@ -122,6 +123,12 @@ class Limits(Section):
     machine, or the control group, has."""
     object_bytes: PositiveInt = 128 * MIB
     """An object that takes more memory (estimated) leaves it after its turn."""
+    step_s: Seconds = 1.0
+    """A handler that runs so long without awaiting is interrupted."""
+    hold_s: Seconds = 10.0
+    """A call into C that holds on for so long, and cannot be interrupted, ends the process."""
+    charges: PositiveInt = 3
+    """A command that was running so often when the process died is parked."""
 
     @model_validator(mode="after")
     def _fit(self) -> Self:

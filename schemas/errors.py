@@ -17,7 +17,9 @@ PerdureError
 │   ├── UnfitValue          what is stored does not fit the type that get asks for (also a ValueError)
 │   ├── TurnEnded           its state was used after its turn, or it called somebody then
 │   ├── Deadlock            it called an object that waits for it
-│   └── NonDeterministic    its turn ran again and asked for something else
+│   ├── NonDeterministic    its turn ran again and asked for something else
+│   ├── Runaway             it ran too long without awaiting, and was interrupted
+│   └── Parked              the process died each time it worked on this command: given up
 ├── Unavailable             not done; ask again (HTTP 503)
 │   ├── Overloaded          a bound was reached before anything was appended
 │   ├── Expired             the deadline passed before the turn could commit
@@ -131,6 +133,14 @@ class Deadlock(ObjectError):
 
 class NonDeterministic(ObjectError):
     code = "non-deterministic"
+
+
+class Runaway(ObjectError):
+    code = "runaway"
+
+
+class Parked(ObjectError):
+    code = "parked"
 
 
 class Unavailable(PerdureError):

@@ -15,6 +15,7 @@ import msgspec
 Pairs = tuple[tuple[str, str], ...]
 
 OK, REFUSED, FAILED, UNAVAILABLE, REJECTED = "ok", "refused", "failed", "unavailable", "rejected"
+PARKED = "parked"
 
 
 class ErrorInfo(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -29,7 +30,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """The answer to one command.
 
     `outcome`: ok; refused (the object said no); failed (its code is at fault); rejected (the command is);
-    unavailable (not done, ask again). `status`, `headers`, `body` are the HTTP response of a fetch, or
+    unavailable (not done, ask again); parked (it killed the process again and again, and was given up). `status`, `headers`, `body` are the HTTP response of a fetch, or
     200 and the JSON text `{"result": …}` of a call; an error has `error` and none of them.
     """
 

@@ -76,6 +76,7 @@ async def begin(owner: Owner) -> None:
     commands = await log.bounds(Topic.COMMANDS, partition)
     _check_bounds(owner, journal, commands)
     tables.check_against(owner.ports.app_uuid, log.partitions, journal.end, commands.end)
+    owner.turns.charged = owner.ports.charged(partition, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
     missing(tables.steps, owner.ports.migrations)  # nor on one that this configuration does not follow from
     owner.counts.claims += 1

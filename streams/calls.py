@@ -146,7 +146,7 @@ class Calls:
     # How
 
     def _of(self, turn: Turn, what: str) -> Calling:
-        if turn.over or turn.expired:
+        if turn.over or turn.cut is not None:
             told = f"{turn.command.key} {what} outside its turn: await what you start inside the handler"
             raise TurnEnded(told)
         if turn.calling is None:

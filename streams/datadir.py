@@ -4,6 +4,7 @@
     app.json   app, uuid, format, partitions; written once, when the directory is made
     log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
     state/     the stores; may be deleted, the log rebuilds them
+    poison     which command is running, for the next start if this process dies of it (streams/poison.py)
 
 Laws
 - One process has a directory at a time. The kernel holds the lock, so it goes with its process.
@@ -79,6 +80,10 @@ class DataDir:
     @property
     def state_path(self) -> Path:
         return self.path / "state"
+
+    @property
+    def poison_path(self) -> Path:
+        return self.path / "poison"
 
     @property
     def app_uuid(self) -> str:

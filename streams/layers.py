@@ -46,14 +46,14 @@ class Layers:
         if not self._closed:
             return False
         piece = self._closed[0]
-        removed = [*piece.removed, *((prefix, after(prefix)) for prefix in map(self._prefix, piece.cleared))]
+        removed = [*piece.removed, *((prefix, after(prefix)) for prefix in map(self.prefix, piece.cleared))]
         self.store.write(removed, self._rows(piece))
         self._closed.popleft()
         return True
 
     def _rows(self, piece: Piece) -> Iterator[tuple[bytes, bytes | None]]:
         for key, values in piece.values.items():
-            prefix = self._prefix(key)
+            prefix = self.prefix(key)
             for name, value in values.items():
                 yield prefix + name.encode(), value
         yield from piece.keys.items()
@@ -64,7 +64,8 @@ class Layers:
         yield self._open
         yield from reversed(self._closed)
 
-    def _prefix(self, key: str) -> bytes:
+    def prefix(self, key: str) -> bytes:
+        """What the rows of object `key`'s values begin with."""
         return self._value + key.encode() + b"\0"
 
     def get(self, key: str, name: str) -> bytes | None:
@@ -77,7 +78,7 @@ class Layers:
                     return found  # type: ignore[return-value]  # not the marker: bytes or None
             if piece.cleared and key in piece.cleared:
                 return None
-        return self.store.get(self._prefix(key) + name.encode())
+        return self.store.get(self.prefix(key) + name.encode())
 
     def scan(
         self, key: str, start: str, end: str | None, *, reverse: bool = False
@@ -96,7 +97,7 @@ class Layers:
         return merged(base, changes, names, reverse=reverse)
 
     def _stored(self, key: str, start: str, end: str | None, reverse: bool) -> Iterator[tuple[str, bytes]]:
-        prefix = self._prefix(key)
+        prefix = self.prefix(key)
         stop = after(prefix) if end is None else prefix + end.encode("utf-8", "surrogatepass")
         for row, value in self.store.scan(
             prefix + start.encode("utf-8", "surrogatepass"), stop, reverse=reverse

@@ -22,6 +22,7 @@ from perdure.objects.state import State
 from perdure.objects.turn import handling
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
+from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply
 from perdure.streams.log import LogRecord
@@ -45,9 +46,9 @@ class Turn(TaskLike):
         "answered",
         "calling",
         "command",
+        "cut",
         "encoded",
         "entry",
-        "expired",
         "offset",
         "over",
         "overlay",
@@ -72,7 +73,7 @@ class Turn(TaskLike):
         self.encoded = b""
         self.reply: Reply | None = None
         self.answered = False
-        self.expired = False
+        self.cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
         self.over = False
         self.timer: object = None
         self.calling: Calling | None = None

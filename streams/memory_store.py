@@ -1,6 +1,7 @@
 """The store's twin in memory: the same laws, with a crash that can be asked for.
 
 Laws
+- A read of a row that begins with one of `broken` fails, as where a disk refuses to read.
 - `crash(keep)` forgets everything after the last flush but the first `keep` writes since: RocksDB may have
   flushed on its own between any two writes.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
+from perdure.schemas.errors import StorageFailed
 from perdure.streams.store import Range
 
 _Write = tuple[list[Range], list[tuple[bytes, bytes | None]]]
@@ -23,11 +25,14 @@ class MemoryStore:
         self._keys: list[bytes] = []
         self._flushed: dict[bytes, bytes] = {}
         self._since: list[_Write] = []
+        self.broken: set[bytes] = set()
 
     def get(self, key: bytes) -> bytes | None:
+        self._check(key)
         return self._rows.get(key)
 
     def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        self._check(start)
         keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, end)]
         for key in reversed(keys) if reverse else keys:
             yield key, self._rows[key]
@@ -57,6 +62,10 @@ class MemoryStore:
         for write in kept:
             self._apply(write)
         self.flush()
+
+    def _check(self, key: bytes) -> None:
+        if self.broken and key.startswith(tuple(self.broken)):
+            raise StorageFailed("the store refuses to read: this fault was asked for")
 
     def _apply(self, write: _Write) -> None:
         removed, rows = write

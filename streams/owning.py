@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -35,6 +35,7 @@ class Bounds:
     undone: int = 1_000_000
     residents: int = 200_000
     entry_bytes: int = 9 << 20
+    charges: int = 3  # a command that was running so often when the process died is parked
     limits: Limits = field(default_factory=Limits)
 
 
@@ -46,6 +47,8 @@ class Counts:
     entries: int = 0
     dones: int = 0
     dead: int = 0
+    parked: int = 0
+    runaways: int = 0
     claims: int = 0
     alarms_due: int = 0
     alarms_fired: int = 0
@@ -59,11 +62,17 @@ def _silent(partition: int, done: int, total: int) -> None:
     """Nobody looks on."""
 
 
+def _nobody(partition: int, end: int) -> Mapping[int, int]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """What an owner is given: nothing else of the world reaches it.
 
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
+    `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
+    how often.
     """
 
     log: Log
@@ -80,3 +89,4 @@ class Ports:
     exchange: Exchange = field(default_factory=Exchange)
     migrations: tuple[Step, ...] = ()
     outside: Outside | None = None
+    charged: Callable[[int, int], Mapping[int, int]] = _nobody

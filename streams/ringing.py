@@ -111,6 +111,13 @@ class Ringing:
             _logger.warning("alarm parked", object=turn.command.key, alarm=name, error=told)
         return Outcome(error_reply(FAILED, code, told), True, True, outcome.drop_instance)
 
+    def parked(self, turn: Turn, outcome: Outcome) -> Outcome:
+        """The process died while this turn ran, too often: the alarm is parked with its command."""
+        row, name = turn.alarm, turn.command.method
+        _change(turn, AlarmChange(name, row.due_ms, row.attempt + 1, row.cron, row.zone, parked=True))
+        self._counts.alarms_parked += 1
+        return Outcome(outcome.reply, True, True, False)
+
 
 def note_expiry(resident: Resident, overlay: Overlay) -> None:
     """The turn put a value that expires: see to it that the alarm which removes it comes in time."""

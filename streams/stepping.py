@@ -10,12 +10,13 @@ Laws
   the Task that it may become (so `asyncio.timeout` and TaskGroup work there too).
 - A Task whose handler ignores its cancellation ends all the same when it is left, so that a loop that waits
   for its Tasks can close.
+- While a handler's code runs, and only then, `now()[0]` holds the word of its turn (0 if it was given none): the
+  innermost one's, if a step led to another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import types
 from asyncio.tasks import _enter_task, _leave_task  # no public way before 3.12's swap_current_task
 from collections.abc import Callable, Coroutine, Generator, Iterable
@@ -23,6 +24,19 @@ from contextvars import Context
 from typing import Any, Protocol
 
 Step = Callable[[Any], Any]
+
+_now: memoryview = memoryview(bytearray(8)).cast("q")
+
+
+def now() -> memoryview:
+    """One signed 64-bit number: the word of the turn whose code is running, 0 if none is."""
+    return _now
+
+
+def tell(page: memoryview | None) -> None:
+    """From here on the running turn's word is written into `page`, which may outlive the process; None: no more."""
+    global _now
+    _now = memoryview(bytearray(8)).cast("q") if page is None else page
 
 
 class Stepped(Protocol):
@@ -92,14 +106,21 @@ def run_inline(
     coro: Coroutine[Any, Any, Any],
     turn: TaskLike,
     done: Callable[[Any, Any, BaseException | None], None],
+    word: int = 0,
 ) -> None:
-    """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended."""
+    """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
+
+    `word` stands for the turn, not 0 and below 2**62, for those who look on from outside (see `now`).
+    """
+    page, outer = _now, 0
     caller = asyncio.current_task(loop)
     if caller is not None:
+        outer = page[0]  # it may be a step itself
         _leave_task(loop, caller)
     _enter_task(loop, turn)  # type: ignore[arg-type]  # a stand-in, on purpose
     waited_for = result = error = None
     ended = True
+    page[0] = word
     try:
         waited_for = context.run(coro.send, None)
         ended = False
@@ -110,6 +131,7 @@ def run_inline(
     except BaseException as raised:  # noqa: BLE001 - a handler may raise anything; none of it is the loop's
         error = raised
     finally:
+        page[0] = outer
         _leave_task(loop, turn)  # type: ignore[arg-type]  # as above
         if caller is not None:
             _enter_task(loop, caller)
@@ -117,7 +139,7 @@ def run_inline(
         done(turn, result, error)
         return
     cancels = turn._cancels
-    rest = _rest(coro, waited_for, turn, lambda end: done(turn, end.value, end.error))
+    rest = _rest(coro, waited_for, turn, word, lambda end: done(turn, end.value, end.error))
     rest.send(None)  # up to where it can be cancelled: a Task may be, before its own first step
     task = loop.create_task(rest, context=context)
     turn.task = task
@@ -125,7 +147,9 @@ def run_inline(
         task.cancel()
 
 
-def _advance(step: Step, argument: Any) -> Any:
+def _advance(step: Step, argument: Any, word: int) -> Any:
+    page = _now
+    outer, page[0] = page[0], word
     try:
         return step(argument)
     except StopIteration as stop:
@@ -134,29 +158,39 @@ def _advance(step: Step, argument: Any) -> Any:
         raise
     except BaseException as error:  # noqa: BLE001 - as above
         return _Finished(None, error)
+    finally:
+        page[0] = outer
 
 
 def _close(coro: Coroutine[Any, Any, Any]) -> None:
-    with contextlib.suppress(BaseException):  # it was left behind: what it says to that is nothing to anybody
-        coro.close()
+    coro.close()
 
 
 @types.coroutine
 def _rest(
-    coro: Coroutine[Any, Any, Any], waited_for: Any, turn: TaskLike, ended: Callable[[_Finished], None]
+    coro: Coroutine[Any, Any, Any],
+    waited_for: Any,
+    turn: TaskLike,
+    word: int,
+    ended: Callable[[_Finished], None],
 ) -> Generator[Any, Any, None]:
     try:
         yield  # to run_inline
     except BaseException as error:  # noqa: BLE001 - as below
-        waited_for = _advance(coro.throw, error)
+        waited_for = _advance(coro.throw, error, word)
     while type(waited_for) is not _Finished:
         try:
             sent = yield waited_for
         except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the handler
             if turn.left:
-                _close(coro)
+                # it was left behind: what it says to that is nothing to anybody
+                _advance(_close, coro, word)
                 return
-            waited_for = _advance(coro.throw, error)
+            waited_for = _advance(coro.throw, error, word)
         else:
-            waited_for = _advance(coro.send, sent)
+            waited_for = _advance(coro.send, sent, word)
     ended(waited_for)
+
+
+# the code below which a handler's own begins, on the stack of a step
+STEPS = frozenset((run_inline.__code__, _advance.__code__, _close.__code__))

@@ -6,23 +6,27 @@ Laws
 - A client key is in flight from the arrival of its command until what its turn came to is durable. A copy of a call
   from a turn, whose key is in flight, is answered then as the first one was.
 - A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
+- A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
+- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+import structlog
+
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
-from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
+from perdure.objects.turn import Outcome, conclude, not_done, parked, too_large_outcome
 from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, Command, parse_command
-from perdure.schemas.errors import Expired, KeyConflict, TooLarge
+from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
 from perdure.streams import failpoints
@@ -32,6 +36,7 @@ from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owning import Bounds, Counts, Ports
+from perdure.streams.poison import word_of
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing, note_expiry
 from perdure.streams.stepping import leave_all, run_inline
@@ -42,6 +47,7 @@ if TYPE_CHECKING:  # it stands on this file
 
 Spending = tuple[str, str, str]  # object key, principal, client key
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
+_logger = structlog.get_logger(__name__)
 
 
 class Turns:
@@ -72,6 +78,8 @@ class Turns:
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
+        self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
+        self._word = word_of(tables.partition, 0)
         self._loop = asyncio.get_running_loop()
         self._turn_context = Context()
         if ports.outside is not None:
@@ -144,6 +152,10 @@ class Turns:
             self.conclude(turn, early)
             self._next(resident)
             return
+        if self.charged and self.charged.get(turn.offset, 0) >= self.bounds.charges:
+            self._park(turn)
+            self._next(resident)
+            return
         resident.running = turn
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
@@ -152,13 +164,29 @@ class Turns:
         context.run(current_turn.set, turn)
         env = self.ports.registry.env
         handler = self.ringing.handler(turn, env) if alarm else resident.handler(command, env)
-        run_inline(self._loop, context, handler, turn, self._ended)
+        run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
             left_ms = turn.record.time_ms + command.deadline_ms - self.ports.clock_ms()
             turn.timer = self._loop.call_later(max(left_ms, 0) / 1000, self._expire, turn)
 
+    def _park(self, turn: Turn) -> None:
+        command, times = turn.command, self.charged[turn.offset]
+        self.counts.parked += 1
+        _logger.error(
+            "a command is parked: the process died while it ran",
+            command=f"{self.tables.partition}:{turn.offset}",
+            object=command.key,
+            what=f"{command.kind} {command.method} {command.path}",
+            times=times,
+        )
+        turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
+        outcome = parked(command, times)
+        self.conclude(turn, self.ringing.parked(turn, outcome) if command.kind == ALARM else outcome)
+
     def _expire(self, turn: Turn) -> None:
-        turn.expired = True
+        command = turn.command
+        told = f"its deadline of {command.deadline_ms} ms passed while {command.key} worked on it"
+        turn.cut = Expired(f"{told}: rolled back")
         self._cancelled.add(turn)
         turn.cancel()
         turn.timer = self._loop.call_later(ABANDON_AFTER_S, self._ended, turn, None, asyncio.CancelledError())
@@ -178,12 +206,10 @@ class Turns:
         assert overlay is not None
         resident.state.end()
         resident.running = None
-        if turn.expired:
-            told = (
-                f"its deadline of {turn.command.deadline_ms} ms passed while {turn.command.key} worked on it"
-            )
-            error = Expired(f"{told}: rolled back")
-        if turn.calling is not None and turn.calling.failure is not None:
+        if turn.cut is not None:
+            error = turn.cut
+            self.counts.runaways += type(error) is Runaway
+        elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
         outcome = conclude(turn.command, result, error, overlay)
         if turn.command.kind == ALARM:

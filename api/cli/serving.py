@@ -64,12 +64,18 @@ def serve(
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
     import logging
+    import sys
+
+    import structlog
 
     from perdure.api import server
     from perdure.api.loading import load_app
     from perdure.api.node import Node
     from perdure.objects.registry import Registry
 
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+    )  # stdout is for what was asked
     # aiokafka tells of each failed connect, ten times a second; what matters of it perdure tells itself
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     flags = {

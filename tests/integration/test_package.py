@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> No
     """Each module of each room is in the wheel under `perdure`, with `py.typed`, and nothing else is."""
     with zipfile.ZipFile(built[0]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {"perdure/__init__.py", "perdure/py.typed"}
+    expected = {"perdure/__init__.py", "perdure/py.typed", "perdure/testing.py"}
     for room in ROOMS:
         expected |= {f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / room).rglob("*.py")}
     assert held == expected

@@ -74,6 +74,7 @@ class Reign:
         self.doors = Doors()
         self.store = MemoryStore()
         self.bounds = bounds
+        self.charged: dict[int, int] = {}
         self.registry = Registry(
             {name: Kind(name, cls) for name, cls in kinds.items()}, Env({"seen": self.seen, "reign": self})
         )
@@ -96,6 +97,7 @@ class Reign:
             new_uuid=lambda: f"u{next(uuids)}",
             app_uuid="app-uuid",
             migrations=self.migrations,
+            charged=lambda partition, end: self.charged,
         )
         tables = Tables(self.store, 0, exclusive=self.log.exclusive)
         self.owner = Owner(ports, tables, self.bounds)

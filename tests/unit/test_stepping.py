@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import pytest
 
-from perdure.streams.stepping import TaskLike, run_inline
+from perdure.streams.stepping import TaskLike, now, run_inline
 from perdure.streams.virtual import VirtualLoop
 
 Handler = Callable[[], Coroutine[Any, Any, Any]]
@@ -356,3 +356,37 @@ def test_every_awaitable_of_asyncio_can_be_the_first() -> None:
         assert await Stepped().step(handler()).end() == ([1, 5, 5, 5], None)
 
     run(main)
+
+
+def test_the_running_turn_is_told_and_nobody_when_none_runs() -> None:
+    """In each of its steps, also when it is closed; within a step that leads to another, the inner one's."""
+
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def inner() -> None:
+            seen.append(now()[0])
+
+        async def handler() -> None:
+            seen.append(now()[0])
+            run_inline(asyncio.get_running_loop(), Context(), inner(), TaskLike(), lambda *_: None, 8)
+            seen.append(now()[0])
+            try:
+                await asyncio.sleep(0)
+                seen.append(now()[0])
+                await asyncio.sleep(10)
+            finally:
+                seen.append(now()[0])
+
+        turn = TaskLike()
+        run_inline(asyncio.get_running_loop(), Context(), handler(), turn, lambda *_: None, 7)
+        assert now()[0] == 0
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert now()[0] == 0
+        turn.leave()
+        assert turn.task is not None
+        await asyncio.wait([turn.task])
+        assert (seen, now()[0]) == ([7, 8, 7, 7, 7], 0)
+
+    asyncio.run(main())

@@ -1,0 +1,380 @@
+"""Tests of an app's objects: the real owner, turns and journal, on a log and a store in memory and on virtual time.
+
+    from perdure.testing import story, world
+    from app import Counter
+
+    @story
+    async def test_a_count_survives_a_crash() -> None:
+        async with world(Counter, vars={"STEP": 2}) as env:
+            alice = env.Counter.get("alice")
+            assert await alice.increment(2) == 2                      # a method, called as over HTTP
+            response = await alice.fetch("/", method="POST")          # a request
+            assert response.body == b'{"count":3}'
+            await env.advance(3600)                                   # an hour passes, at once
+            await env.restart()                                       # the process is killed, another one starts
+            assert env.state(alice) == {"count": 3}
+
+`@story` makes a plain test function of it, which pytest runs with its fixtures, without a plugin. `run(main())` does
+the same for a coroutine. A test of an hour takes milliseconds, and runs the same way each time.
+
+Laws
+- Nothing here decides what an object does: what is asked goes through a gateway, a log and an owner as it does in a
+  server on the embedded log. What an answer says is durable.
+- Time is virtual: it moves when the test or a handler waits, to the next moment at which something happens.
+  Threads and sockets do not work there; give the objects doubles of what they would reach through them (`vars`).
+- `restart` loses what a SIGKILL may lose: the batch under way, and what the store had not flushed; which of it, `seed`
+  decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import count
+from random import Random
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from perdure.api.gateway import Gateway, Waiting
+from perdure.api.node import bounds_of
+from perdure.objects.durable import DurableObject, Env
+from perdure.objects.http import Headers, Request, Response
+from perdure.objects.registry import Registry
+from perdure.schemas import errors
+from perdure.schemas.commands import CALL, FETCH, call_body, check_client_key
+from perdure.schemas.config import Config, parse_config
+from perdure.schemas.config_model import Binding, DurableObjects
+from perdure.schemas.errors import (
+    CallerError,
+    HandlerFailed,
+    PerdureError,
+    Refusal,
+    Unavailable,
+)
+from perdure.schemas.keys import namespace_of, object_key, partition_of
+from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, Reply
+from perdure.schemas.seal import Seal
+from perdure.schemas.values import decode_value
+from perdure.streams.beginning import live
+from perdure.streams.founding import found
+from perdure.streams.mailbox import Resident
+from perdure.streams.memory import MemoryLog
+from perdure.streams.memory_broker import MemoryBroker
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.owner import Owner
+from perdure.streams.owning import OwnerState, Ports
+from perdure.streams.tables import Tables
+from perdure.streams.virtual import VirtualLoop
+
+__all__ = ["Namespace", "Stub", "World", "run", "story", "world"]
+
+START_MS = 1_700_000_000_000  # when every world begins: 2023-11-14 22:13:20 UTC
+PARTITIONS = 2
+_UUID = "world"
+_CODES = {
+    cls.code: cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, PerdureError)
+}
+_KIN = {REJECTED: CallerError, FAILED: HandlerFailed, PARKED: errors.Parked}
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine on virtual time, to its end; what it returns."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+def story(test: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
+    """A plain test function that runs an `async def` one on virtual time. Arguments (fixtures) are passed on."""
+
+    @functools.wraps(test)
+    def told(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return run(test(*args, **kwargs))
+
+    return told
+
+
+class Namespace:
+    """`env.Counter`: the objects of one class."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self.name = name
+
+    def get(self, name: str) -> Stub:
+        """The object called `name`. Raises `BadKey`."""
+        return Stub(self._world, object_key(self.name, name))
+
+
+class Stub:
+    """An object, as a client sees it: `await stub.fetch(...)`, `await stub.increment(2)`.
+
+    Its errors are raised: `Refusal` with code and detail, `HandlerFailed` and its kin, `CallerError`, `Unavailable`;
+    `OutcomeUnknown` if the world was restarted meanwhile. `keyed` gives a stub with an idempotency key.
+    """
+
+    def __init__(self, world: World, key: str, client_key: str | None = None) -> None:
+        self._world = world
+        self._client_key = client_key
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"<stub of {self.key}>"
+
+    def keyed(self, client_key: str) -> Stub:
+        """The same object; what is asked through this stub carries the idempotency key. Raises `MalformedCommand`."""
+        return Stub(self._world, self.key, check_client_key(client_key))
+
+    async def fetch(
+        self,
+        request: Request | str = "/",
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = None,
+        json: Any = None,
+    ) -> Response:
+        """Its answer to a request, or to a path (with its query) and what else is given; `json` is a body too."""
+        if isinstance(request, str):
+            sent = json_bytes(json) if json is not None else body or b""
+            request = Request(
+                (method or "GET").upper(),
+                request if request.startswith("/") else f"/{request}",
+                tuple((name.lower(), value) for name, value in (headers or {}).items()),
+                sent.encode() if isinstance(sent, str) else sent,
+            )
+        elif (method, headers, body, json) != (None, None, None, None):
+            raise TypeError("a Request says everything itself: give the rest with a path only")
+        path = f"{request.path}?{request.query_string}" if request.query_string else request.path
+        pairs = _pairs(request.headers)
+        reply = await self._world.ask(
+            self, FETCH, request.method, path, pairs, request.body, self._client_key
+        )
+        return Response(reply.body, reply.status, reply.headers)
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        if name.startswith("_"):
+            raise AttributeError(
+                f"{self.key}: {name!r} is no method that can be called: it begins with an underscore"
+            )
+
+        async def method(*args: Any, **kwargs: Any) -> Any:
+            body = call_body(name, list(args), kwargs)
+            reply = await self._world.ask(self, CALL, name, "", (), body, self._client_key)
+            return json.loads(reply.body)["result"]
+
+        return method
+
+
+def json_bytes(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def _pairs(headers: Headers) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name in headers for value in headers.get_list(name))
+
+
+class World:
+    """What `async with world(...) as env` gives: an app with its objects. See the top of this module."""
+
+    def __init__(self, registry: Registry, config: Config, seed: int) -> None:
+        self._registry = registry
+        self._config = config
+        self._random = Random(seed)
+        self._loop = asyncio.get_running_loop()
+        self._uuids = count()
+        self._starts = count()
+        self._broker = MemoryBroker(PARTITIONS, clock_ms=self._clock_ms)
+        self._store = MemoryStore()
+        self._owners: list[Owner] = []
+        self._lives: list[asyncio.Task[None]] = []
+        self._homes = {kind.cls.__name__: namespace for namespace, kind in registry.kinds.items()}
+        self._homes |= {each.name: self._homes[each.class_name] for each in config.bindings}
+        self._homes |= {namespace: namespace for namespace in registry.kinds}
+
+    def __getattr__(self, name: str) -> Namespace:
+        home = self.__dict__.get("_homes", {}).get(name)
+        if home is None:
+            raise AttributeError(
+                f"this world has no {name!r}; it has: {', '.join(self.__dict__.get('_homes', ()))}"
+            )
+        return Namespace(self, home)
+
+    async def __aenter__(self) -> Self:
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    # Time
+
+    @property
+    def now(self) -> int:
+        """The world's time, ms since 1970."""
+        return self._clock_ms()
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass: whatever is due meanwhile happens, in its order; then the store is written and flushed."""
+        await asyncio.sleep(seconds)
+        for owner in self._owners:
+            owner.tables.write_all()
+        self._store.flush()
+
+    # Objects
+
+    def state(self, stub: Stub) -> dict[str, Any]:
+        """What the object holds: name -> value, as its next turn would see it."""
+        rows = self._view(stub.key).scan("", None, reverse=False)
+        return {name: decode_value(value) for name, value in rows if not name.startswith("\0")}
+
+    async def crash(self, stub: Stub) -> None:
+        """Forget the object's instance, as after an eviction or a turn that failed: its attributes are gone.
+
+        Waits for what the object is working on.
+        """
+        residents = self._owner(stub.key).turns.residents
+        while (resident := residents.get(stub.key)) is not None and not resident.idle:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.001)
+        residents.pop(stub.key, None)
+
+    async def restart(self) -> None:
+        """Kill the process and start another on what it left; who waits for an answer is told `OutcomeUnknown`."""
+        self._log.kill()
+        for owner in self._owners:
+            if self._random.random() < 0.5:
+                owner.tables.cut()
+            while self._random.random() < 0.5 and owner.tables.write_piece():
+                pass
+        self._store.crash(self._random.randrange(self._store.unflushed + 1))
+        self._broker.crash(keep_in_flight=self._random.random() < 0.5)
+        await self._end()
+        await self._begin()
+
+    async def break_storage(self, stub: Stub) -> None:
+        """From here on every read of the object's state fails, until `heal_storage`; it is forgotten first."""
+        await self.crash(stub)
+        owner = self._owner(stub.key)
+        owner.tables.write_all()
+        self._store.broken.add(owner.tables.prefix(stub.key))
+
+    def heal_storage(self, stub: Stub) -> None:
+        """The object's state can be read again."""
+        self._store.broken.discard(self._owner(stub.key).tables.prefix(stub.key))
+
+    async def ask(
+        self,
+        stub: Stub,
+        kind: str,
+        method: str,
+        path: str,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        client_key: str | None,
+    ) -> Reply:
+        """Send a command and wait for its answer. Raises what it says, if it is an error."""
+        waiting = Waiting()
+        self._gateway.submit(waiting, stub.key, kind, method, path, headers, body, client_key)
+        reply = (await waiting.future).reply
+        if reply.error is not None:
+            raise _error_of(reply)
+        return reply
+
+    # The node
+
+    async def _begin(self) -> None:
+        config, registry = self._config, self._registry
+        self._log = log = MemoryLog(self._broker, f"start {next(self._starts)}")
+        await found(log, config.name, _UUID)
+        self._gateway = gateway = Gateway(
+            log, node=f"w{next(self._uuids)}", deadline_s=config.deadline_s, clock_ms=self._clock_ms
+        )
+        ports = Ports(
+            log,
+            registry,
+            gateway,
+            self._clock_ms,
+            self._random,
+            lambda: f"u{next(self._uuids)}",
+            "world",
+            config.name,
+            _UUID,
+            seal=Seal(_UUID),
+        )
+        bounds = bounds_of(config)
+        self._owners = [
+            Owner(ports, Tables(self._store, p, exclusive=log.exclusive), bounds)
+            for p in range(log.partitions)
+        ]
+        await gateway.start(self._owners)
+        self._lives = [self._loop.create_task(live(owner)) for owner in self._owners]
+        while any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self._owners):  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.001)
+        for owner in self._owners:
+            if owner.error is not None:
+                raise owner.error
+
+    async def _end(self) -> None:
+        self._gateway.close(Unavailable("the process was killed"))
+        for task in self._lives:
+            task.cancel()
+        for owner in self._owners:
+            owner.end_reign()
+        await asyncio.wait(self._lives)
+        self._log.kill()
+
+    def _clock_ms(self) -> int:
+        return START_MS + int(self._loop.time() * 1000)
+
+    def _owner(self, key: str) -> Owner:
+        return self._owners[partition_of(key, PARTITIONS)]
+
+    def _view(self, key: str) -> Resident:
+        owner = self._owner(key)
+        resident = owner.turns.residents.get(key)
+        return resident or Resident(
+            key, self._registry.kind(namespace_of(key)), owner.tables, owner.bounds.limits
+        )
+
+
+def world(
+    *classes: type[DurableObject],
+    vars: Mapping[str, Any] | None = None,
+    bindings: Mapping[str, str] | None = None,
+    config: str = "",
+    env: str | None = None,
+    seed: int = 0,
+) -> World:
+    """A world with these classes, for `async with`.
+
+    `vars` are values of `self.env`, of any type, also doubles; `bindings` what `self.env` calls a class: name -> class
+    name. `config` is the text of a perdure.toml, `env` the name of its `[env.NAME]`. The same `seed` brings the same
+    run. Raises `ConfigError` for what does not fit together, RuntimeError if the running loop's time is real.
+    """
+    if not isinstance(asyncio.get_running_loop(), VirtualLoop):
+        raise RuntimeError(  # noqa: TRY004 - no argument has a wrong type
+            "a world runs on virtual time, and this event loop's time is real: decorate the test with "
+            "@perdure.testing.story (and take pytest-asyncio's or anyio's mark off), or call perdure.testing.run(...)"
+        )
+    parsed = parse_config(config, "perdure.toml", env_name=env, default_name="world")
+    if bindings:
+        bound = tuple(Binding(name=name, class_name=class_name) for name, class_name in bindings.items())
+        bound = parsed.bindings + bound
+        parsed = Config.model_validate(dict(parsed) | {"durable_objects": DurableObjects(bindings=bound)})
+    registry = Registry.build({cls.__name__: cls for cls in classes}, parsed)
+    registry.env = Env({**registry.env.__dict__, **(vars or {})})
+    return World(registry, parsed, seed)
+
+
+def _error_of(reply: Reply) -> PerdureError:
+    told = reply.error
+    assert told is not None
+    if reply.outcome == REFUSED:
+        return Refusal(told.message, code=told.code, detail=told.detail)
+    return _CODES.get(told.code, _KIN.get(reply.outcome, Unavailable))(told.message)

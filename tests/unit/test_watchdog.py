@@ -1,0 +1,256 @@
+"""The watchdog: whom it interrupts, and whom it leaves alone. On real time, as signals are; each within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context
+from typing import Any
+
+import pytest
+import uvloop
+
+from perdure.objects.state import current_turn
+from perdure.streams.stepping import TaskLike, now, run_inline
+from perdure.streams.watchdog import Interrupted, Watchdog
+
+STEP_S = 0.06
+LOOPS = pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+Main = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Turn(TaskLike):
+    """A turn of these tests: how it ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: asyncio.Future[tuple[Any, BaseException | None]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+
+def step(handler: Coroutine[Any, Any, Any], word: int = 1) -> Turn:
+    """Run a handler as an owner does."""
+    turn, context = Turn(), Context()
+    context.run(current_turn.set, turn)
+
+    def done(turn: Turn, result: Any, error: BaseException | None) -> None:
+        assert now()[0] == 0, "a turn that has ended is told to run"
+        turn.ended.set_result((result, error))
+
+    run_inline(asyncio.get_running_loop(), context, handler, turn, done, word)
+    return turn
+
+
+def watched(main: Main, loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
+    async def watching() -> None:
+        watchdog = Watchdog(step_s=STEP_S, hold_s=60)
+        assert watchdog.start()
+        try:
+            async with asyncio.timeout(30):
+                await main()
+        finally:
+            watchdog.stop()
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(watching())
+
+
+def spin(seconds: float = 20) -> None:
+    """Hold the thread; far longer than it is to last."""
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        pass
+
+
+async def at_once() -> None:
+    spin()
+
+
+async def after_a_suspension() -> None:
+    await asyncio.sleep(0)
+    spin()
+
+
+async def asleep() -> None:
+    time.sleep(20)  # noqa: ASYNC251 - as a user may do
+
+
+async def in_a_regular_expression() -> None:
+    import re
+
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+async def in_a_child() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(after_a_suspension())
+
+
+async def while_it_is_cancelled() -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        spin()
+
+
+RUNAWAYS = [at_once, after_a_suspension, asleep, in_a_regular_expression]
+
+
+@LOOPS
+@pytest.mark.parametrize("handler", RUNAWAYS, ids=lambda handler: handler.__name__)
+def test_a_handler_that_does_not_let_go_is_interrupted(
+    loop: Callable[[], asyncio.AbstractEventLoop], handler: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Not before its time, and soon after it; the loop goes on."""
+
+    async def main() -> None:
+        began_s = time.monotonic()
+        _, error = await step(handler()).ended
+        assert isinstance(error, Interrupted), error
+        assert time.monotonic() - began_s >= STEP_S
+
+    watched(main, loop)
+
+
+@LOOPS
+def test_a_task_that_a_handler_started_is_interrupted(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """The loop steps it, not the owner; its group tells the handler."""
+
+    async def main() -> None:
+        _, error = await step(in_a_child()).ended
+        assert isinstance(error, BaseExceptionGroup)
+        assert isinstance(error.exceptions[0], Interrupted)
+
+    watched(main, loop)
+
+
+def test_a_handler_that_holds_on_while_it_is_cancelled_is_interrupted() -> None:
+    """Also when it was left behind."""
+
+    async def main() -> None:
+        turn = step(while_it_is_cancelled())
+        await asyncio.sleep(0)
+        turn.leave()
+        assert turn.task is not None
+        await asyncio.wait([turn.task])
+
+    watched(main)
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+def test_many_short_steps_in_a_row_are_nobodys_fault(suspends: bool) -> None:
+    """Together they take several times the bound, in one callback of the loop; none is interrupted."""
+
+    async def short() -> str:
+        if suspends:
+            await asyncio.sleep(0)
+        spin(STEP_S / 5)
+        return "done"
+
+    async def main() -> None:
+        turns = [step(short(), word) for word in range(1, 21)]
+        assert [await turn.ended for turn in turns] == [("done", None)] * len(turns)
+
+    watched(main)
+
+
+def test_children_that_share_a_round_of_the_loop_are_not_taken_for_one() -> None:
+    """Twenty Tasks of one turn that are ready at once."""
+
+    async def short() -> None:
+        await asyncio.sleep(0)
+        spin(STEP_S / 5)
+
+    async def handler() -> str:
+        await asyncio.gather(*(short() for _ in range(20)))
+        return "done"
+
+    async def main() -> None:
+        assert await step(handler()).ended == ("done", None)
+
+    watched(main)
+
+
+def test_a_child_that_lets_go_again_and_again_is_not_interrupted() -> None:
+    """One Task with many short steps, a round of the loop between them."""
+
+    async def child() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+            spin(STEP_S / 5)
+
+    async def handler() -> str:
+        await asyncio.create_task(child())
+        return "done"
+
+    async def main() -> None:
+        assert await step(handler()).ended == ("done", None)
+
+    watched(main)
+
+
+def test_what_belongs_to_no_turn_is_left_alone() -> None:
+    """The process itself may be busy."""
+
+    async def main() -> None:
+        spin(STEP_S * 4)
+
+    watched(main)
+
+
+@pytest.mark.parametrize("room", ["perdure.streams.tables", "perdure.api.gateway"])
+def test_an_owners_own_code_is_never_interrupted(room: str) -> None:
+    """Not even below a handler: what it has begun it ends; the handler is interrupted when it is back in its own."""
+    scope: dict[str, Any] = {"__name__": room, "spin": spin, "ended": False}
+    code = "def work():\n global ended\n spin(%s)\n ended = True" % (STEP_S * 4)
+    exec(code, scope)  # noqa: S102 - a function that lives in that room
+
+    async def handler() -> None:
+        scope["work"]()
+        spin()
+
+    async def main() -> None:
+        _, error = await step(handler()).ended
+        assert isinstance(error, Interrupted)
+        assert scope["ended"]
+
+    watched(main)
+
+
+def test_it_stays_off_where_signals_do_not_work() -> None:
+    """In another thread, and where somebody has the signal already."""
+    started: list[bool] = []
+
+    async def main() -> None:
+        watchdog = Watchdog(step_s=1, hold_s=10)
+        started.append(watchdog.start())
+        watchdog.stop()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    thread.join()
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    try:
+        asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert started == [False, False]
+
+
+@pytest.fixture(autouse=True)
+def unraisable() -> Iterator[None]:
+    """No interruption is lost in a place where nothing can be raised."""
+    lost: list[Any] = []
+    before, sys.unraisablehook = sys.unraisablehook, lost.append
+    yield
+    sys.unraisablehook = before
+    assert lost == []
