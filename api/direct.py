@@ -34,6 +34,7 @@ from perdure.api.http import (
 )
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.problems import Problem, problem
+from perdure.api.websocket import SocketProtocol
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
@@ -119,14 +120,15 @@ class DirectProtocol(OneWriteProtocol):
     """Make a subclass with the door and the bounds of the server at hand (see `to`)."""
 
     door: ClassVar[HttpDoor]
+    websocket: ClassVar[type[SocketProtocol]]
     _exchange: Exchange | None = None  # the one whose request is being read
     _idle_since_s = 0.0
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
     _last_head = _NO_HEAD
 
     @classmethod
-    def to(cls, door: HttpDoor) -> type[DirectProtocol]:
-        return type("DirectProtocol", (cls,), {"door": door})
+    def to(cls, door: HttpDoor, websocket: type[SocketProtocol]) -> type[DirectProtocol]:
+        return type("DirectProtocol", (cls,), {"door": door, "websocket": websocket})
 
     # What the parser calls
 
@@ -199,6 +201,10 @@ class DirectProtocol(OneWriteProtocol):
             except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
                 self.loop.call_exception_handler({"message": "a request failed", "exception": error})
                 exchange.respond(problem("internal-error", "this request met a fault of perdure", status=500))
+
+    def handle_websocket_upgrade(self) -> None:
+        self.ws_protocol_class = self.websocket  # in place of uvicorn's
+        super().handle_websocket_upgrade()
 
     # The connection
 

@@ -25,6 +25,8 @@ from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
+from perdure.api.sockets import Sockets
+from perdure.api.websocket import SocketProtocol
 from perdure.objects.registry import Registry
 from perdure.objects.state import Limits
 from perdure.schemas.config import Config
@@ -81,6 +83,8 @@ class Node:
         self.store = store = RocksStore(data.state_path)
         self._opened.append(_later(store.close))
         self.gateway = Gateway(log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms)
+        seal = Seal(app_uuid)
+        self.sockets = self.gateway.sockets = Sockets(self.gateway, log, seal, node=self.name)
         ports = Ports(
             log,
             self.registry,
@@ -92,7 +96,7 @@ class Node:
             config.name,
             app_uuid,
             ReplayProgress(),
-            Seal(app_uuid),
+            seal,
         )
         bounds = _bounds(config)
         self.owners = [
@@ -108,13 +112,15 @@ class Node:
         )
         await self.gateway.start(self.owners)
         door = HttpDoor(self.gateway, self.registry, body_bytes=config.limits.body_bytes, pages=self._page)
-        self.asgi, self.http = door, DirectProtocol.to(door)
+        websocket = SocketProtocol.to(door, self.sockets, config.allowed_origins)
+        self.asgi, self.http = door, DirectProtocol.to(door, websocket)
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
             self._task(self.keeper.keep()),
             self._task(self.keeper.trim_forever()),
             self._task(self.gateway.sweep()),
+            self._task(self.sockets.keep_alive()),
         ]
         await self._come_up()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.objects.sockets import UPGRADE_REQUIRED
 from perdure.schemas.errors import PerdureError, Unavailable
 from perdure.schemas.replies import FAILED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
 
@@ -17,8 +18,10 @@ BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
 STATUS = {
     "bad-request": 400,
     "bad-key": 400,
+    "bad-frame": 400,
     "malformed-command": 400,
     BAD_BODY: 400,
+    "origin-refused": 403,
     "unknown-namespace": 404,
     "unknown-method": 404,
     "no-such-path": 404,
@@ -27,6 +30,7 @@ STATUS = {
     "too-large": 413,
     "invalid-arguments": 422,
     "key-reused": 422,
+    UPGRADE_REQUIRED: 426,
     "headers-too-large": 431,
     "storage-failed": 507,
     "outcome-unknown": 504,
@@ -60,7 +64,7 @@ def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
     """The problem that an object's or owner's error reply comes to."""
     status = OF_OUTCOME.get(outcome, UNAVAILABLE_STATUS)
     # an object's own codes do not choose the status (503, 504 and 507 promise something); perdure's codes do
-    if outcome in (REJECTED, UNAVAILABLE) or error.code == BAD_BODY:
+    if outcome in (REJECTED, UNAVAILABLE) or error.code in (BAD_BODY, UPGRADE_REQUIRED):
         status = STATUS.get(error.code, status)
     return problem(error.code, error.message, status=status, detail=error.detail, **more)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, AnyStr, Protocol, overload
 
 from perdure.objects.effects import Effects
+from perdure.objects.sockets import ListenerSocket, Sockets, WebSocket
 from perdure.schemas.effects import AlarmRow, SocketRow
 from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge, TurnEnded, UnstorableValue
 from perdure.schemas.keys import name_of
@@ -40,8 +41,8 @@ class View(Protocol):
     def alarms(self) -> dict[str, AlarmRow]:
         """The object's alarms by name, parked ones too."""
 
-    def sockets(self) -> dict[str, SocketRow]:
-        """The object's WebSockets by id."""
+    def sockets(self) -> Mapping[str, SocketRow]:
+        """The object's WebSockets by id, not to be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +156,10 @@ def prefix_end(prefix: str) -> str | None:
     return None
 
 
-class State:
+class State(Sockets):
     """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn."""
 
-    __slots__ = ("_limits", "_now_ms", "_overlay", "_turn", "_view", "id")
+    __slots__ = ("_limits", "_listening", "_now_ms", "_overlay", "_sockets", "_turn", "_view", "id")
 
     def __init__(self, key: str, view: View, limits: Limits) -> None:
         self.id = ObjectId(key)
@@ -167,6 +168,8 @@ class State:
         self._turn: object = None
         self._overlay = Overlay()
         self._now_ms = 0
+        self._sockets: dict[str, WebSocket] | None = None  # those that were asked for, by id
+        self._listening: dict[str, ListenerSocket] | None = None  # those the instance listens to
 
     @property
     def storage(self) -> State:

@@ -19,7 +19,7 @@ from perdure.objects.effects import Effects
 from perdure.objects.registry import Kind
 from perdure.objects.state import Limits, Overlay, State, in_range, merged
 from perdure.objects.turn import handling, starting
-from perdure.schemas.commands import Command
+from perdure.schemas.commands import SOCKET, Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply
@@ -68,6 +68,12 @@ class Turn(TaskLike):
         self.over = False
         self.timer: object = None
 
+    @property
+    def state(self) -> State:
+        """That of the object in which it runs."""
+        assert self.resident is not None
+        return self.resident.state
+
 
 class Resident:
     """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""
@@ -81,6 +87,7 @@ class Resident:
         "kind",
         "mailbox",
         "running",
+        "socket_rows",
         "sockets_set",
         "state",
         "tables",
@@ -102,6 +109,7 @@ class Resident:
         self.cleared = False
         self.alarms_set: dict[str, AlarmRow | None] | None = None  # as `written`, and so for sockets
         self.sockets_set: dict[str, SocketRow | None] | None = None
+        self.socket_rows: dict[str, SocketRow] | None = None  # all of them, once somebody asked
 
     @property
     def idle(self) -> bool:
@@ -115,6 +123,8 @@ class Resident:
         return self._first(command, env)
 
     async def _first(self, command: Command, env: Env) -> Any:
+        if command.kind == SOCKET and self.state.heard(command) is None:
+            return None  # nobody is told, so nobody is woken
         self.instance = instance = self.kind.cls(self.state, env)
         return await starting(instance, self.kind, command)
 
@@ -147,7 +157,9 @@ class Resident:
         return _laid_over({} if self.cleared else self.tables.alarms(self.key), self.alarms_set)
 
     def sockets(self) -> dict[str, SocketRow]:
-        return _laid_over(self.tables.sockets(self.key), self.sockets_set)
+        if self.socket_rows is None:
+            self.socket_rows = _laid_over(self.tables.sockets(self.key), self.sockets_set)
+        return self.socket_rows
 
     # Committing
 
@@ -173,8 +185,11 @@ class Resident:
                 alarms[name] = alarm_row(alarm, -1)
         if effects.sockets:
             self.sockets_set = sockets = self.sockets_set or {}
-            for id_, socket in effects.sockets.items():
-                sockets[id_] = socket_row(socket)
+            mine = {id_: socket_row(socket) for id_, socket in effects.sockets.items()}
+            sockets.update(mine)
+            if self.socket_rows is not None:
+                _laid_over(self.socket_rows, mine)
+            self.state.kept(effects.sockets, effects.listeners)
 
     def settled(self) -> None:
         """One entry of this object is durable and folded."""
@@ -198,9 +213,10 @@ def _laid_over(rows: dict[str, _Row], changes: dict[str, _Row | None] | None) ->
     return rows
 
 
-def evict_idle(residents: OrderedDict[str, Resident], kept: Resident) -> None:
-    """Drop the idle resident that was used longest ago, but not `kept`; none if all of them are busy."""
+def evict_idle(residents: OrderedDict[str, Resident], kept: Resident) -> Resident | None:
+    """Drop the idle resident that was used longest ago, but not `kept`; None if all of them are busy."""
     for key, resident in residents.items():
         if resident.idle and resident is not kept:
             del residents[key]
-            return
+            return resident
+    return None

@@ -35,6 +35,7 @@ from perdure.streams.log import LogRecord, Tail, Topic
 from perdure.streams.mailbox import NO_COMMAND, Turn
 from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
+from perdure.streams.sockets import close_lost
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 
@@ -90,6 +91,7 @@ class Owner:
         self.state, self.error = OwnerState.SERVING, None
         self.next_command = self.tables.done.mark
         self.tail = self.log.tail(Topic.COMMANDS, self.partition, self.next_command, self.deliver)
+        close_lost(self.ports, self.tables)
 
     def marks(self) -> tuple[int, int]:
         """(low mark, out mark) for the batch that is about to be written."""

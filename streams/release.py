@@ -10,9 +10,11 @@ Laws
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from perdure.schemas.commands import LOCAL
+from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply, reply_record
@@ -27,6 +29,12 @@ class Doors(Protocol):
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         """Hand over a reply; False if `reply_to` is no door of this process."""
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        """Hand over a frame for WebSockets, let out as n-th by the entry at journal `offset`; False: it goes by log."""
+
+    def holds(self, gateway: str) -> bool:
+        """Is it this start of this process that holds the sockets of `gateway`?"""
 
     def stopped(self, partition: int, error: BaseException) -> None:
         """The partition has stopped for good: who waits for it here will hear nothing more of it."""
@@ -65,16 +73,26 @@ class Release:
     def entry(self, entry: Entry, offset: int) -> None:
         """Let out what the entry at journal `offset` holds."""
         local = self._doors.answer(entry.reply_to, entry.id, entry.reply, self._partition, entry.command)
-        if local and not entry.outbox:
+        outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else ()
+        if local and not outbox:
             self.commands.add(entry.command)
             self.passed(offset)
             return
-        message = self._held_message(entry.command, offset, len(entry.outbox) + (not local))
+        message = self._held_message(entry.command, offset, len(outbox) + (not local))
         if not local:
             self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
-        for n, out in enumerate(entry.outbox, 1):
+        for n, out in outbox:
             headers = (*out.headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
             self._send(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+
+    def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
+        """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
+        frames, partition = self._doors.frames, self._partition
+        return [
+            (n, out)
+            for n, out in enumerate(outbox, 1)
+            if out.topic != Topic.REPLIES or not frames(out, partition, offset, n)
+        ]
 
     def done(self, reply_to: str, key: str, id_: str, reply: Reply, command: int, offset: int) -> None:
         """Answer a command that ended without an entry; `offset` is that of the record which says so.

@@ -276,6 +276,12 @@ class Tables(Layers):
         rows = self.rows(prefix, after(prefix))
         return {row[len(prefix) :].decode(): decode_socket(value) for row, value in rows}
 
+    def all_sockets(self) -> Iterator[tuple[str, str, SocketRow]]:
+        """(object key, id, row) of every WebSocket of the partition's objects."""
+        for row, value in self.rows(self._socket, after(self._socket)):
+            key, _, id_ = row[len(self._socket) :].decode().partition("\0")
+            yield key, id_, decode_socket(value)
+
     def due(self, from_ms: int, until_ms: int) -> Iterator[tuple[int, str, str]]:
         """(due ms, object key, name) of the alarms with from <= due < until, in the order in which they are due."""
         start, end = (self._time + max(ms, 0).to_bytes(8, "big") for ms in (from_ms, until_ms))

@@ -18,10 +18,11 @@ from weakref import WeakSet
 
 from perdure.objects.state import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, not_done, too_large_outcome
-from perdure.schemas.commands import Command, parse_command
+from perdure.schemas.commands import SOCKET, Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
+from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
@@ -29,6 +30,7 @@ from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.mailbox import Resident, Turn, evict_idle
 from perdure.streams.owning import Bounds, Counts, Ports
+from perdure.streams.sockets import removal, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 
@@ -100,7 +102,7 @@ class Turns:
         kind = self.ports.registry.kinds[namespace_of(key)]
         resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
         if len(residents) > self.bounds.residents:
-            evict_idle(residents, resident)
+            self.instance_gone(evict_idle(residents, resident))
         return resident
 
     # Running
@@ -188,12 +190,12 @@ class Turns:
 
     def conclude(self, turn: Turn, outcome: Outcome) -> None:
         command, resident = turn.command, turn.resident
-        if outcome.drop_instance and resident is not None:
-            resident.instance = None
+        if outcome.drop_instance:
+            self.instance_gone(resident)
         if outcome.entry:
             assert resident is not None
             if not self._make_entry(turn, outcome):
-                resident.instance = None
+                self.instance_gone(resident)
             resident.unsettled += 1
             self.counts.entries += 1
             self.journal.add(turn, urgent=True)
@@ -220,6 +222,8 @@ class Turns:
         assert overlay is not None
         assert resident is not None
         commit = outcome.commit and not overlay.empty
+        if not commit and turn.command.kind == SOCKET and (left := removal(turn.command)) is not None:
+            commit, overlay = True, left
         entry = turn.entry = entry_of(turn, outcome, overlay if commit else None)
         turn.encoded = encode_entry(entry)
         fits = len(turn.encoded) <= self.bounds.entry_bytes
@@ -231,6 +235,13 @@ class Turns:
             resident.commit(overlay)
         turn.overlay = None
         return fits
+
+    def instance_gone(self, resident: Resident | None) -> None:
+        """An instance leaves memory, by eviction or failure: the sockets that it listened to are closed."""
+        if resident is not None:
+            resident.instance = None
+            for id_ in resident.state.instance_gone():
+                tell_object(self.ports, self.tables.partition, resident.key, GONE, id_)
 
     def forget_key(self, turn: Turn) -> None:
         command = turn.command

@@ -6,7 +6,20 @@ durable `State`; it is asked with a `Request` and answers with a `Response`, or 
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Request, Response
+from perdure.objects.pairs import WebSocketPair
+from perdure.objects.sockets import WebSocket
 from perdure.objects.state import State
 from perdure.schemas.errors import PerdureError, Refusal, TurnEnded
 
-__all__ = ["DurableObject", "Env", "PerdureError", "Refusal", "Request", "Response", "State", "TurnEnded"]
+__all__ = [
+    "DurableObject",
+    "Env",
+    "PerdureError",
+    "Refusal",
+    "Request",
+    "Response",
+    "State",
+    "TurnEnded",
+    "WebSocket",
+    "WebSocketPair",
+]

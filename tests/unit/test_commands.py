@@ -159,7 +159,6 @@ CALLED = b'{"method": "m"}'
         (b"Counter/a", CALLED, (("v", b"2"),), "unknown command format version b'2'"),
         (b"Counter/a", CALLED, (("kind", b"shout"),), "unknown kind of command 'shout'"),
         (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
-        (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
         (b"Counter/a", CALLED, (("kind", b"\xff"),), "not UTF-8"),
         (b"Counter/a", CALLED, (("id", b"\xff"),), "not UTF-8"),
         (b"Counter/a", CALLED, (("deadline", b"-1"),), "no number of milliseconds"),

@@ -40,6 +40,8 @@ def test_the_face_is_pinned() -> None:
         "Response",
         "State",
         "TurnEnded",
+        "WebSocket",
+        "WebSocketPair",
     ]
     assert all(hasattr(perdure, name) for name in perdure.__all__)
 
