@@ -258,6 +258,13 @@ class Sockets:
         effects = self._effects()
         effects.listeners = (effects.listeners or {}) | {id_: server}
 
+    def concerns(self, command: Command) -> bool:
+        """While no instance is in memory: is one to be made for this event? What needs none is done here."""
+        row = self._socket_row(command.path)
+        if row is not None and row.listener:
+            self.heard(command)
+        return row is not None and not row.listener
+
     def heard(self, command: Command) -> WebSocket | None:
         """The socket whose event this is; None if there is nobody to tell. Closed ones leave the object here."""
         row = self._socket_row(command.path) if command.path else None

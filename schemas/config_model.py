@@ -18,6 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -68,6 +69,11 @@ def _keep(text: str) -> str:
     if text != "forever" and parse_duration_s(text) <= 0:
         raise ValueError('must be longer than 0; use "forever" to keep everything')
     return text
+
+
+def _by_comma(value: object) -> object:
+    """An environment variable is one text; a file has a list."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
 
 
 def _origin(text: str) -> str:
@@ -184,7 +190,9 @@ class Config(Section):
     insecure_public: bool = False
     expose: bool = False
     """With a Worker in front: open `/objects` and `/rpc` without a token too."""
-    allowed_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)] = ()
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_by_comma), Field(strict=False)
+    ] = ()
     """Pages that may open WebSockets, besides those of the server's own host; `*` is all."""
     deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
     keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"

@@ -123,7 +123,7 @@ class Resident:
         return self._first(command, env)
 
     async def _first(self, command: Command, env: Env) -> Any:
-        if command.kind == SOCKET and self.state.heard(command) is None:
+        if command.kind == SOCKET and not self.state.concerns(command):
             return None  # nobody is told, so nobody is woken
         self.instance = instance = self.kind.cls(self.state, env)
         return await starting(instance, self.kind, command)
