@@ -72,6 +72,7 @@ class SocketProtocol(asyncio.Protocol):
         self._in_flight = 0
         self._inbox: deque[tuple[str, bytes, str]] = deque()  # method, body, type: read, and not appended yet
         self._reading = True
+        self._choked = False  # frames wait for the client to read
         self._fragments: list[bytes] = []
         self._type = TEXT
         self._heard = True
@@ -293,11 +294,16 @@ class SocketProtocol(asyncio.Protocol):
     # What the object sends
 
     def write(self, data: bytes) -> None:
-        transport = self._transport
-        if transport.get_write_buffer_size() > UNSENT_BYTES:
+        if self._choked and self._transport.get_write_buffer_size() > UNSENT_BYTES:
             self.fail(1013, "frames are not read as fast as they are sent")
         elif self._open:
-            transport.write(data)
+            self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
 
     def close(self, code: int, reason: str) -> None:
         self._over = True  # its object said so
