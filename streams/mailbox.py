@@ -88,7 +88,6 @@ class Resident:
         "mailbox",
         "running",
         "socket_rows",
-        "sockets_set",
         "state",
         "tables",
         "unsettled",
@@ -107,9 +106,10 @@ class Resident:
         self.cache: dict[str, bytes | None] = {}
         self.written: dict[str, bytes | None] | None = None
         self.cleared = False
-        self.alarms_set: dict[str, AlarmRow | None] | None = None  # as `written`, and so for sockets
-        self.sockets_set: dict[str, SocketRow | None] | None = None
-        self.socket_rows: dict[str, SocketRow] | None = None  # all of them, once somebody asked
+        self.alarms_set: dict[str, AlarmRow | None] | None = None  # as `written`
+        self.socket_rows: dict[str, SocketRow] | None = (
+            None  # all of them, durable or not, once somebody asked
+        )
 
     @property
     def idle(self) -> bool:
@@ -158,7 +158,7 @@ class Resident:
 
     def sockets(self) -> dict[str, SocketRow]:
         if self.socket_rows is None:
-            self.socket_rows = _laid_over(self.tables.sockets(self.key), self.sockets_set)
+            self.socket_rows = self.tables.sockets(self.key)
         return self.socket_rows
 
     # Committing
@@ -184,18 +184,15 @@ class Resident:
             for name, alarm in effects.alarms.items():
                 alarms[name] = alarm_row(alarm, -1)
         if effects.sockets:
-            self.sockets_set = sockets = self.sockets_set or {}
-            mine = {id_: socket_row(socket) for id_, socket in effects.sockets.items()}
-            sockets.update(mine)
-            if self.socket_rows is not None:
-                _laid_over(self.socket_rows, mine)
+            # they were read before the first change of them, so what is read here lacks none
+            _laid_over(self.sockets(), {id_: socket_row(each) for id_, each in effects.sockets.items()})
             self.state.kept(effects.sockets, effects.listeners)
 
     def settled(self) -> None:
         """One entry of this object is durable and folded."""
         self.unsettled -= 1
         if not self.unsettled:
-            self.written = self.alarms_set = self.sockets_set = None
+            self.written = self.alarms_set = None
             self.cleared = False
 
     def _remember(self, name: str, value: bytes | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -47,6 +48,9 @@ class Room(DurableObject):
             case {"count": _}:
                 ws.serialize_attachment({"count": ws.deserialize_attachment()["count"] + 1})
                 ws.send(str(ws.deserialize_attachment()["count"]))
+            case {"slow": seconds}:
+                await asyncio.sleep(seconds)
+                ws.send("awake")
             case {"close": code}:
                 ws.close(code, asked.get("reason", ""))
             case {"auto": [request, response]}:

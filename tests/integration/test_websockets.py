@@ -147,13 +147,15 @@ def test_the_gateway_answers_for_the_object(server: Server) -> None:
             for client in (first, second):
                 client.send("ping")
                 assert heard(client) == "pong"
-            assert _commands(httpx.get(f"{server.url}/metrics").text) == _commands(before)
+            after = httpx.get(f"{server.url}/metrics").text
+            assert _metric(after, "perdure_commands_total") == _metric(before, "perdure_commands_total")
             second.send("pin")
             assert heard(second) == "pin"
 
 
-def _commands(metrics: str) -> float:
-    lines = [line for line in metrics.splitlines() if line.startswith("perdure_commands_total")]
+def _metric(metrics: str, name: str) -> float:
+    """Its sum over all partitions."""
+    lines = [line for line in metrics.splitlines() if line.startswith(name)]
     return sum(float(line.split()[-1]) for line in lines)
 
 
@@ -223,7 +225,7 @@ def test_too_large_a_message_closes_with_1009(server: Server) -> None:
     """limits.body_bytes; the object hears of an error, then of the end."""
     with joined(server, "large") as client:
         with contextlib.suppress(ConnectionClosed):
-            client.send(b"x" * (BODY_BYTES + 1))
+            client.send(b"x" * (200 * BODY_BYTES))  # more than the sockets between us hold
         assert end_of(client)[0] == 1009
     first, second = told(server, "large", 2)
     assert first == ["error", "BadFrame"]
@@ -264,6 +266,18 @@ def test_a_slow_reader_is_closed_with_1013(server: Server) -> None:
         assert left == 1
         assert end_of(slow)[0] == 1013
         assert told(server, "slow", 1)[0][1] == 1013
+
+
+def test_a_busy_object_is_not_flooded(server: Server) -> None:
+    """While a turn goes on its socket is read no further than a bounded number of messages; none is lost."""
+    with joined(server, "busy") as client:
+        order(client, slow=1.0)
+        for number in range(1000):
+            client.send(str(number))
+        undone = _metric(httpx.get(f"{server.url}/metrics").text, "perdure_undone_commands")
+        assert 1 < undone <= 65
+        assert heard(client) == "awake"
+        assert [heard(client) for _ in range(1000)] == [str(number) for number in range(1000)]
 
 
 def test_nobody_but_the_door_makes_a_request_a_websocket(server: Server) -> None:

@@ -14,7 +14,7 @@ from perdure.objects.sockets import MAX_ATTACHMENT_BYTES, WebSocket
 from perdure.schemas.commands import FETCH, LOCAL, NOBODY, SOCKET, Command, command_record, sealed_record
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import FAILED, OK, Reply
-from perdure.schemas.sockets import AUTO, CLOSED, MESSAGE, SOCKET_HEADER, Frame, number_of
+from perdure.schemas.sockets import AUTO, CLOSED, MESSAGE, SOCKET_HEADER, Frame, number_of, socket_id
 from perdure.schemas.sockets import CLOSE as CLOSE_FRAME
 from perdure.streams.log import Record, Topic
 from perdure.streams.owning import UNSEALED, Bounds
@@ -84,7 +84,7 @@ class Room(DurableObject):
 
 
 def socket(number: int) -> str:
-    return f"g1.{number:08x}"
+    return socket_id("g1", number)
 
 
 async def upgrade(reign: Reign, number: int, path: str = "/red", gateway: str = GATEWAY) -> Reply:
