@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.registry import Kind, Registry
-from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_record
+from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record
 from perdure.schemas.effects import Out
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.replies import Reply
@@ -46,7 +46,7 @@ class Doors:
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         if reply_to != LOCAL:
-            return False
+            return reply_to == NOBODY
         self.replies[offset] = reply
         self.ids.append(id_)
         return True
