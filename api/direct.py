@@ -33,6 +33,7 @@ from perdure.api.http import (
 )
 from perdure.api.onewrite import Nobody, OneWriteProtocol
 from perdure.api.problems import Problem, problem
+from perdure.api.websocket import SocketProtocol
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
@@ -119,15 +120,17 @@ class DirectProtocol(OneWriteProtocol):
 
     door: ClassVar[HttpDoor]
     paths: ClassVar[tuple[bytes, ...]] = _PATHS
+    websocket: ClassVar[type[SocketProtocol]]
     _exchange: Exchange | None = None  # the one whose request is being read
     _idle_since_s = 0.0
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
     _last_head = _NO_HEAD
 
     @classmethod
-    def to(cls, door: HttpDoor) -> type[DirectProtocol]:
+    def to(cls, door: HttpDoor, websocket: type[SocketProtocol]) -> type[DirectProtocol]:
         # behind a Worker that is alone in front they are refused: that is not worth a quick way
-        return type("DirectProtocol", (cls,), {"door": door, "paths": () if door.closed else _PATHS})
+        paths = () if door.closed else _PATHS
+        return type("DirectProtocol", (cls,), {"door": door, "paths": paths, "websocket": websocket})
 
     # What the parser calls
 
@@ -240,6 +243,7 @@ class DirectProtocol(OneWriteProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._look_no_more()
+        self.ws_protocol_class = self.websocket  # in place of uvicorn's
         super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -16,9 +16,11 @@ from itertools import count
 from typing import NamedTuple, Protocol
 
 from perdure.schemas.commands import LOCAL, NOBODY, Command, command_record
+from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
+from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 
@@ -44,6 +46,25 @@ class Asker(Protocol):
 
     def failed(self, error: BaseException) -> None:
         """No answer comes: `OutcomeUnknown`, or `Unavailable` (certainly not run)."""
+
+
+class FrameTaker(Protocol):
+    """Who has this gateway's WebSockets (see api/sockets.py)."""
+
+    address: str
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        """As `Doors.frames`."""
+
+    def ended(self, reply_to: str, id_: str) -> bool:
+        """The event `id_` has had its turn; False if nobody here waits to hear that."""
+
+    def came(self, record: LogRecord) -> None:
+        """A record for them from `{app}.replies`."""
 
 
 class Waiting:
@@ -77,6 +98,7 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None
+        self.sockets: FrameTaker | None = None
         self._place = partition_of(f"gateway/{node}", log.partitions)
         self.address = LOCAL if log.exclusive else f"{self._place}/gateway.{node}"
         self.closed: BaseException | None = None
@@ -96,6 +118,12 @@ class Gateway:
         waiting, self._waiting = self._waiting, {}
         for id_, (asker, _) in waiting.items():
             asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run"))
+
+    def check_room(self, key: str) -> None:
+        """Is there room for one more command of object `key`? Raises as `submit` does."""
+        if self.closed is not None:
+            raise Unavailable(f"this node is stopping: {self.closed}")
+        self._owners[partition_of(key, self._log.partitions)].check_room(key)
 
     @property
     def waiting(self) -> int:
@@ -179,11 +207,19 @@ class Gateway:
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         """Hand over a reply; False if `reply_to` is not this gateway."""
         if reply_to != self.address:
-            return reply_to == NOBODY
+            return reply_to == NOBODY or (self.sockets is not None and self.sockets.ended(reply_to, id_))
         waiting = self._waiting.pop(id_, None)
         if waiting is not None:  # else it has its answer already
             waiting[0].answered(Answer(reply, partition, offset))
         return True
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        """Hand over a frame; False if it goes by the log."""
+        return self.sockets is not None and self.sockets.frames(out, partition, offset, n)
+
+    def holds(self, gateway: str) -> bool:
+        """Are the sockets of this address here?"""
+        return self.sockets is not None and gateway == self.sockets.address
 
     def stopped(self, partition: int, error: BaseException) -> None:
         """Tell who waits for a partition that has stopped."""
@@ -195,6 +231,9 @@ class Gateway:
     def _replied(self, record: LogRecord) -> None:
         if record.key != self.address.partition("/")[2].encode():
             return  # for another gateway
+        if record.headers and record.headers[0] == FRAME_KIND and self.sockets is not None:
+            self.sockets.came(record)
+            return
         try:
             answered = parse_reply(record.value, record.headers)
             partition, offset = map(int, answered.command.split(":"))

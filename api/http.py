@@ -35,6 +35,7 @@ from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check
 from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
+from perdure.schemas.sockets import SOCKET_HEADER
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -44,7 +45,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 # hop-by-hop headers concern the connection, not the object (RFC 9110 §7.6.1)
 _HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"))
 _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
-_DROPPED = NEVER_LOGGED | _HOP
+_DROPPED = NEVER_LOGGED | _HOP | {SOCKET_HEADER}  # who says that a request is a WebSocket is the door alone
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
 _PAGES = ("livez", "readyz", "metrics", "admin", "console", "docs", "openapi.json", "asyncapi.json")
 _OWN = frozenset(("objects", "rpc", "commands", *_PAGES))
@@ -115,6 +116,13 @@ class HttpDoor:
         called = unquote_to_bytes(parts[4]).decode("utf-8", "replace") if len(parts) > 4 else ""
         encoded = _call_of(called, body)
         self._gateway.submit(asker, key, CALL, called, "", (), encoded, head.client_key, head.traceparent)
+
+    def key_of(self, raw_path: bytes) -> str:
+        """The object that a path is for. Raises `Refused` or a `PerdureError`."""
+        parts = raw_path.split(b"/", 4)
+        if len(parts) < 4:
+            raise _no_such_path(raw_path.decode("latin-1"))
+        return self._key(parts[2], parts[3])
 
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""

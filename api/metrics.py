@@ -62,6 +62,8 @@ class _Node(Collector):
         yield self._gauge("watermark", "Below this command offset all is done", lambda o: o.tables.done.mark)
         yield self._gauge("applied_offset", "Journal offset folded up to", lambda o: o.tables.reader.offset)
         yield GaugeMetricFamily("perdure_waiting", "Requests waiting for an answer", self._gateway.waiting)
+        sockets = 0 if self._gateway.sockets is None else self._gateway.sockets.count
+        yield GaugeMetricFamily("perdure_websockets", "WebSockets open", sockets)
         requests = CounterMetricFamily("perdure_http_requests", "HTTP requests answered", labels=["status"])
         for status, count in sorted(self._answered().items()):
             requests.add_metric([str(status)], count)

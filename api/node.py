@@ -26,6 +26,8 @@ from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.outgoing import Outgoing
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
+from perdure.api.sockets import Sockets
+from perdure.api.websocket import SocketProtocol
 from perdure.api.worker import Function, Worker
 from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
@@ -94,6 +96,8 @@ class Node:
         self.gateway = Gateway(log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms)
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
+        seal = Seal(app_uuid)
+        self.sockets = self.gateway.sockets = Sockets(self.gateway, log, seal, node=self.name)
         ports = Ports(
             log,
             self.registry,
@@ -105,7 +109,7 @@ class Node:
             config.name,
             app_uuid,
             ReplayProgress(),
-            Seal(app_uuid),
+            seal,
             migrations=config.steps(),
             outside=outgoing,
             charged=page.charged,
@@ -140,7 +144,8 @@ class Node:
             worker=self._worker(outgoing),
             exposed=config.expose,
         )
-        self.asgi, self.http = door, DirectProtocol.to(door)
+        websocket = SocketProtocol.to(door, self.sockets, config.allowed_origins)
+        self.asgi, self.http = door, DirectProtocol.to(door, websocket)
         watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
         if watchdog.start():
             self._opened.append(_at_once(watchdog.stop))
@@ -151,6 +156,7 @@ class Node:
             self._task(self.keeper.trim_forever()),
             self._task(self.gateway.sweep()),
             self._task(residence.keep()),
+            self._task(self.sockets.keep_alive()),
         ]
         await self._come_up()
 

@@ -10,16 +10,22 @@ from typing import Any
 
 import msgspec
 
+from perdure.objects.sockets import UPGRADE_REQUIRED
 from perdure.schemas.errors import FetchFailed, FetchTimedOut, FetchTooLarge, PerdureError, Unavailable
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
 
 BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
-_OF_FETCH = frozenset((FetchFailed.code, FetchTimedOut.code, FetchTooLarge.code))
+# codes of perdure's own that reach an object's caller with a status of their own
+_OWN_STATUS = frozenset(
+    (BAD_BODY, UPGRADE_REQUIRED, FetchFailed.code, FetchTimedOut.code, FetchTooLarge.code)
+)
 STATUS = {
     "bad-request": 400,
     "bad-key": 400,
+    "bad-frame": 400,
     "malformed-command": 400,
     BAD_BODY: 400,
+    "origin-refused": 403,
     "unknown-namespace": 404,
     "unknown-method": 404,
     "no-such-path": 404,
@@ -28,6 +34,7 @@ STATUS = {
     "too-large": 413,
     "invalid-arguments": 422,
     "key-reused": 422,
+    UPGRADE_REQUIRED: 426,
     "headers-too-large": 431,
     "fetch-failed": 502,
     "fetch-timed-out": 502,
@@ -66,7 +73,7 @@ def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
     """The problem that an object's or owner's error reply comes to."""
     status = OF_OUTCOME.get(outcome, UNAVAILABLE_STATUS)
     # an object's own codes do not choose the status (503, 504 and 507 promise something); perdure's codes do
-    if outcome in (REJECTED, UNAVAILABLE) or error.code == BAD_BODY or error.code in _OF_FETCH:
+    if outcome in (REJECTED, UNAVAILABLE) or error.code in _OWN_STATUS:
         status = STATUS.get(error.code, status)
     return problem(error.code, error.message, status=status, detail=error.detail, **more)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.objects.http import Request, Response
 from perdure.objects.names import ObjectId
+from perdure.objects.sockets import WebSocket
 from perdure.objects.state import State
 from perdure.objects.stubs import Stub, caller
 from perdure.schemas.errors import BadKey
@@ -82,3 +83,15 @@ class DurableObject:
     async def fetch(self, request: Request) -> Response:
         """Answer an HTTP request. Without one of its own an object answers 404."""
         return Response("this object answers no HTTP requests; it may have methods: POST /rpc/…", 404)
+
+    async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
+        """A message on a WebSocket that the object accepted: str if it is text, bytes if it is binary."""
+
+    async def websocket_close(self, ws: WebSocket, code: int, reason: str, was_clean: bool) -> None:
+        """A WebSocket is gone; its tags and attachment can be read here for the last time.
+
+        `code` 1005: the client gave none; 1006: the connection broke. The object is told of each once.
+        """
+
+    async def websocket_error(self, ws: WebSocket, error: Exception) -> None:
+        """The client broke the protocol; the close follows."""

@@ -3,25 +3,95 @@
 Laws
 - Effects belong to the turn's overlay: they count if it commits, and are forgotten with it.
 - A turn that has none has no `Effects`: most turns pay nothing for them.
+- The same data sent to one socket after the other is one frame with many receivers.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from perdure.schemas.effects import AlarmChange, Out, SocketChange
+from perdure.schemas.sockets import frame_out
+
+
+class Sent:
+    """A frame that the turn sends: `gateways` → numbers of its sockets there."""
+
+    __slots__ = ("code", "data", "gateways", "numbers", "type")
+
+    def __init__(self, type_: str, data: bytes | str, code: int = 0) -> None:
+        self.type = type_
+        self.data = data
+        self.code = code
+        self.gateways: dict[str, list[int]] = {}
+        self.numbers: set[tuple[str, int]] = set()
+
+    def to(self, gateway: str, number: int) -> bool:
+        """One more receiver; False if it is one already."""
+        if (gateway, number) in self.numbers:
+            return False
+        self.numbers.add((gateway, number))
+        self.gateways.setdefault(gateway, []).append(number)
+        return True
+
+    def outs(self, key: str) -> list[Out]:
+        data = self.data.encode() if isinstance(self.data, str) else self.data
+        return [
+            frame_out(gateway, key, self.type, data, numbers, self.code)
+            for gateway, numbers in self.gateways.items()
+        ]
+
+    def copy(self) -> Sent:
+        same = Sent(self.type, self.data, self.code)
+        same.gateways = {gateway: [*numbers] for gateway, numbers in self.gateways.items()}
+        same.numbers = set(self.numbers)
+        return same
 
 
 class Effects:
-    """Of one turn so far. By name or id the last change counts; the outbox keeps its order."""
+    """Of one turn so far. By name or id the last change counts; outbox and frames keep their order.
 
-    __slots__ = ("alarms", "outbox", "sockets")
+    `accepted` is the id of the socket that the turn accepted; `listeners` → the socket with its listeners.
+    """
+
+    __slots__ = ("accepted", "alarms", "frames", "listeners", "outbox", "sockets")
 
     def __init__(self) -> None:
         self.alarms: dict[str, AlarmChange] = {}
         self.sockets: dict[str, SocketChange] = {}
         self.outbox: list[Out] = []
+        self.frames: list[Sent] | None = None
+        self.accepted = ""
+        self.listeners: dict[str, Any] | None = None
+
+    def send(self, type_: str, data: bytes | str, gateway: str, number: int) -> None:
+        """A frame for one socket, joined with the one before if that is the same for another socket."""
+        if self.frames is None:
+            self.frames = []
+        if self.frames:
+            last = self.frames[-1]
+            if type_ == last.type and (data is last.data or data == last.data) and last.to(gateway, number):
+                return
+        self.send_all(Sent(type_, data)).to(gateway, number)
+
+    def send_all(self, frame: Sent) -> Sent:
+        """A frame of its own; its receivers are added to what this returns."""
+        if self.frames is None:
+            self.frames = []
+        self.frames.append(frame)
+        return frame
+
+    def outs(self, key: str) -> tuple[Out, ...]:
+        """Everything that object `key` lets out with this turn besides its reply."""
+        if self.frames is None:
+            return tuple(self.outbox)
+        return (*self.outbox, *(out for frame in self.frames for out in frame.outs(key)))
 
     def copy(self) -> Effects:
         """As they stand now, to come back to."""
         same = Effects()
         same.alarms, same.sockets, same.outbox = dict(self.alarms), dict(self.sockets), list(self.outbox)
+        same.frames = None if self.frames is None else [frame.copy() for frame in self.frames]
+        same.accepted = self.accepted
+        same.listeners = None if self.listeners is None else dict(self.listeners)
         return same

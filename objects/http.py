@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -17,6 +17,9 @@ import msgspec
 from perdure.schemas.commands import Command, parse_json
 from perdure.schemas.errors import MalformedCommand, Refusal
 from perdure.schemas.replies import Pairs
+
+if TYPE_CHECKING:
+    from perdure.objects.pairs import ClientEnd
 
 _encode_json = msgspec.json.Encoder().encode
 _JSON: Pairs = (("content-type", "application/json"),)
@@ -98,15 +101,20 @@ class Request:
 
 
 class Response:
-    """An HTTP response: `body` str or bytes, `status` 200 to 599, `headers` a mapping or pairs."""
+    """An HTTP response: `body` str or bytes, `status` 200 to 599, `headers` a mapping or pairs.
 
-    __slots__ = ("body", "headers", "status")
+    101 answers a request whose WebSocket the object has accepted; `web_socket` is the client's end of a pair.
+    """
+
+    __slots__ = ("body", "headers", "status", "web_socket")
 
     def __init__(
         self,
         body: str | bytes | None = b"",
         status: int = 200,
         headers: Mapping[str, str] | Pairs | None = None,
+        *,
+        web_socket: ClientEnd | None = None,
     ) -> None:
         pairs = pairs_of(headers or ())
         if isinstance(body, str):
@@ -116,6 +124,12 @@ class Response:
         self.body = body or b""
         self.status = status
         self.headers: Pairs = pairs
+        self.web_socket = web_socket
+
+    @classmethod
+    def upgrade(cls, headers: Mapping[str, str] | Pairs | None = None) -> Response:
+        """The answer to a request whose WebSocket was accepted."""
+        return cls(b"", 101, headers)
 
     @classmethod
     def json(
@@ -125,6 +139,7 @@ class Response:
         if headers is None:
             made = cls.__new__(cls)  # the common case, without looking for a content type
             made.body, made.status, made.headers = _encode_json(value), status, _JSON
+            made.web_socket = None
             return made
         pairs = pairs_of(headers)
         return cls(_encode_json(value), status, _JSON + pairs)

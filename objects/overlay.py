@@ -39,7 +39,7 @@ class View(Protocol):
     def rings(self) -> bool:
         """Does its class define `alarm`?"""
 
-    def sockets(self) -> dict[str, SocketRow]:
+    def sockets(self) -> Mapping[str, SocketRow]:
         """The object's WebSockets by id."""
 
 

@@ -24,6 +24,7 @@ from perdure.objects.models import fitted
 from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
 from perdure.objects.overlay import Limits, Overlay, View, current_turn, in_range, merged
 from perdure.objects.ports import Caller
+from perdure.objects.sockets import ListenerSocket, Sockets, WebSocket
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
 from perdure.schemas.expiry import (
@@ -46,7 +47,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State(AlarmMethods):
+class State(AlarmMethods, Sockets):
     """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,
@@ -60,7 +61,17 @@ class State(AlarmMethods):
     its row is removed without anyone asking.
     """
 
-    __slots__ = ("_limits", "_now_ms", "_overlay", "_turn", "_view", "id", "innermost")
+    __slots__ = (
+        "_limits",
+        "_listening",
+        "_now_ms",
+        "_overlay",
+        "_sockets",
+        "_turn",
+        "_view",
+        "id",
+        "innermost",
+    )
 
     def __init__(self, key: str, view: View, limits: Limits) -> None:
         self.id = ObjectId(key)
@@ -70,6 +81,8 @@ class State(AlarmMethods):
         self._overlay = Overlay()
         self._now_ms = 0
         self.innermost: Transaction | None = None  # entered last; one of a turn that is over does not count
+        self._sockets: dict[str, WebSocket] | None = None  # those that were asked for, by id
+        self._listening: dict[str, ListenerSocket] | None = None  # those the instance listens to
 
     @property
     def storage(self) -> State:

@@ -22,12 +22,14 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
+from perdure.objects.effects import Effects
 from perdure.objects.http import Request, Response, pairs_of
 from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named
+from perdure.objects.sockets import handle_event
 from perdure.schemas.alarms import parse_ring
-from perdure.schemas.commands import ALARM, CALL, FETCH, Command, parse_call
+from perdure.schemas.commands import ALARM, CALL, FETCH, SOCKET, Command, parse_call
 from perdure.schemas.errors import (
     BadReply,
     CallerError,
@@ -53,7 +55,8 @@ from perdure.schemas.replies import (
     error_reply,
 )
 
-_NO_BODY_STATUS = frozenset((204, 304))
+SWITCHING = 101
+_HEARD = Reply(OK, 204)
 
 
 class Outcome(msgspec.Struct, gc=False, frozen=True):
@@ -71,6 +74,8 @@ def handling(instance: DurableObject, kind: Kind, command: Command) -> Coroutine
         return instance.fetch(Request.of(command))
     if command.kind == ALARM:
         return _ringing(instance, kind, command)
+    if command.kind == SOCKET:
+        return handle_event(instance, command)
     return _calling(instance, kind, command)
 
 
@@ -96,6 +101,8 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
     if error is None:
         try:
             reply = _reply(command, result)
+            if overlay.effects is not None or reply.status == SWITCHING:
+                _check_upgrade(reply, result, overlay.effects)
         except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
             return _failed(command, bad)
         return Outcome(reply, True, not overlay.empty or command.client_key is not None, False)
@@ -128,7 +135,9 @@ def _after_storage_failure(
     reply = error_reply(
         UNAVAILABLE, "storage-failed", f"the state of {command.key} could not be read: {failure}"
     )
-    if error is None:  # the handler caught it and has its own answer, which stands; its writes do not
+    if (
+        error is None and getattr(result, "status", 0) != SWITCHING
+    ):  # the handler caught it and has its own answer, which stands; its writes do not
         try:
             reply = _reply(command, result)
         except Exception as bad:  # noqa: BLE001 - as above
@@ -183,6 +192,8 @@ def _reply(command: Command, result: Any) -> Reply:
             return Reply(OK, 200, (), b'{"result":' + to_json(result, inf_nan_mode="null") + b"}")
         except (PydanticSerializationError, ValueError) as error:
             raise BadReply(f"what {command.method} returned is not JSON: {error}") from error
+    if command.kind == SOCKET:
+        return _HEARD
     return response_reply(result)
 
 
@@ -190,7 +201,7 @@ def response_reply(result: Any) -> Reply:
     """The reply that what a `fetch` returned comes to. Raises `BadReply`."""
     if not isinstance(result, Response):
         raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response")
-    if type(result.status) is not int or not 200 <= result.status <= 599:
+    if type(result.status) is not int or not (200 <= result.status <= 599 or result.status == SWITCHING):
         raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")
     if type(result.body) is not bytes:
         raise BadReply(f"the body of the response is {type(result.body).__name__}, not str or bytes")
@@ -198,6 +209,23 @@ def response_reply(result: Any) -> Reply:
     if wrong := _wrong_header(headers):
         raise BadReply(f"the response has a header that cannot be sent: {wrong}")
     return Reply(OK, result.status, headers, result.body)
+
+
+def _check_upgrade(reply: Reply, result: Any, effects: Effects | None) -> None:
+    """101 is the answer if, and only if, the turn has accepted the request's WebSocket. Raises `BadReply`."""
+    accepted = effects.accepted if effects is not None else ""
+    if reply.status == SWITCHING and not accepted:
+        raise BadReply(
+            "fetch answered 101 and accepted no WebSocket: accept_websocket(request), or accept() a pair"
+        )
+    if accepted and reply.status != SWITCHING:
+        raise BadReply(f"fetch accepted a WebSocket and answered {reply.status}: return Response.upgrade()")
+    if (
+        accepted
+        and (client := getattr(result, "web_socket", None)) is not None
+        and client.server.id != accepted
+    ):
+        raise BadReply("fetch answered with another pair's end than the one that it accepted")
 
 
 @lru_cache(1024)

@@ -37,13 +37,15 @@ class AlarmChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class SocketChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A WebSocket of the object was accepted, given another attachment, or (`gateway` empty) is gone.
 
-    `gateway` is the address of the gateway that holds the connection, its incarnation included.
+    `gateway` is the address of the gateway that holds the connection, its incarnation included. `listener`: what
+    happens on it is heard by functions in the instance's memory, and it ends with the instance.
     """
 
     id: str
     gateway: str
     tags: tuple[str, ...] = ()
     attachment: bytes = b""
+    listener: bool = False
 
 
 class AlarmRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -70,11 +72,14 @@ class SocketRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
     gateway: str
     tags: tuple[str, ...] = ()
     attachment: bytes = b""
+    listener: bool = False
 
 
 def socket_row(change: SocketChange) -> SocketRow | None:
     """The row that a change leads to; None: there is none."""
-    return SocketRow(change.gateway, change.tags, change.attachment) if change.gateway else None
+    if not change.gateway:
+        return None
+    return SocketRow(change.gateway, change.tags, change.attachment, change.listener)
 
 
 decode_alarm = msgspec.msgpack.Decoder(AlarmRow).decode

@@ -6,6 +6,7 @@ PerdureError
 │   ├── UnknownNamespace    no such namespace in this app
 │   ├── MalformedCommand    the record or request is no command
 │   ├── TooLarge            over a size limit that the text names
+│   ├── BadFrame            a WebSocket client broke the protocol
 │   ├── InvalidArguments    RPC arguments do not fit the method's annotations
 │   ├── UnknownMethod       the object has no such public method
 │   └── KeyConflict         an idempotency key that is in use or was used for something else
@@ -69,6 +70,10 @@ class MalformedCommand(CallerError):
 
 class TooLarge(CallerError):
     code = "too-large"
+
+
+class BadFrame(CallerError):
+    code = "bad-frame"
 
 
 class InvalidArguments(CallerError):

@@ -42,7 +42,7 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         command.principal,
         command.client_key,
         b"" if command.client_key is None else payload_hash(command),
-        () if effects is None else tuple(effects.outbox),
+        () if effects is None else effects.outs(command.key),
         () if effects is None else tuple(effects.alarms.values()),
         () if effects is None else tuple(effects.sockets.values()),
         command.mark,

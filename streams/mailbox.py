@@ -20,7 +20,7 @@ from perdure.objects.overlay import Limits, Overlay, in_range, merged
 from perdure.objects.registry import Kind
 from perdure.objects.state import State
 from perdure.objects.turn import handling
-from perdure.schemas.commands import Command
+from perdure.schemas.commands import SOCKET, Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
@@ -102,6 +102,12 @@ class Turn(TaskLike):
     def traceparent(self) -> str:
         return self.command.traceparent
 
+    @property
+    def state(self) -> State:
+        """That of the object in which it runs."""
+        assert self.resident is not None
+        return self.resident.state
+
 
 class Resident:
     """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""
@@ -116,7 +122,7 @@ class Resident:
         "kind",
         "mailbox",
         "running",
-        "sockets_set",
+        "socket_rows",
         "state",
         "tables",
         "unsettled",
@@ -136,8 +142,10 @@ class Resident:
         self.cache: dict[str, bytes | None] = {}
         self.written: dict[str, bytes | None] | None = None
         self.cleared = False
-        self.alarms_set: dict[str, AlarmRow | None] | None = None  # as `written`, and so for sockets
-        self.sockets_set: dict[str, SocketRow | None] | None = None
+        self.alarms_set: dict[str, AlarmRow | None] | None = None  # as `written`
+        self.socket_rows: dict[str, SocketRow] | None = (
+            None  # all of them, durable or not, once somebody asked
+        )
 
     @property
     def idle(self) -> bool:
@@ -151,6 +159,8 @@ class Resident:
         return self._first(command, env)
 
     async def _first(self, command: Command, env: Env) -> Any:
+        if command.kind == SOCKET and not self.state.concerns(command):
+            return None  # nobody is told, so nobody is woken
         turn, instance = self.running, self.kind.cls(self.state, env)
         await instance.start()
         assert turn is not None
@@ -203,7 +213,9 @@ class Resident:
         return _laid_over({} if self.cleared else self.tables.alarms(self.key), self.alarms_set)
 
     def sockets(self) -> dict[str, SocketRow]:
-        return _laid_over(self.tables.sockets(self.key), self.sockets_set)
+        if self.socket_rows is None:
+            self.socket_rows = self.tables.sockets(self.key)
+        return self.socket_rows
 
     # Committing
 
@@ -228,15 +240,15 @@ class Resident:
             for name, alarm in effects.alarms.items():
                 alarms[name] = alarm_row(alarm, -1)
         if effects.sockets:
-            self.sockets_set = sockets = self.sockets_set or {}
-            for id_, socket in effects.sockets.items():
-                sockets[id_] = socket_row(socket)
+            # they were read before the first change of them, so what is read here lacks none
+            _laid_over(self.sockets(), {id_: socket_row(each) for id_, each in effects.sockets.items()})
+            self.state.kept(effects.sockets, effects.listeners)
 
     def settled(self) -> None:
         """One entry of this object is durable and folded."""
         self.unsettled -= 1
         if not self.unsettled:
-            self.written = self.alarms_set = self.sockets_set = None
+            self.written = self.alarms_set = None
             self.cleared = False
 
     def _remember(self, name: str, value: bytes | None) -> None:

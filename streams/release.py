@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from perdure.schemas.commands import LOCAL
+from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply, reply_record
@@ -30,6 +32,12 @@ class Doors(Protocol):
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         """Hand over a reply; False if `reply_to` is no door of this process."""
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        """Hand over a frame for WebSockets, let out as n-th by the entry at journal `offset`; False: it goes by log."""
+
+    def holds(self, gateway: str) -> bool:
+        """Is it this start of this process that holds the sockets of `gateway`?"""
 
     def stopped(self, partition: int, error: BaseException) -> None:
         """The partition has stopped for good: who waits for it here will hear nothing more of it."""
@@ -84,20 +92,30 @@ class Release:
         local = self._doors.answer(entry.reply_to, entry.id, entry.reply, self._partition, entry.command)
         if not local:
             local = self._exchange.answer(entry.reply_to, entry.id, entry.reply)
-        if local and not entry.outbox:
+        outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else ()
+        if local and not outbox:
             self.commands.add(entry.command)
             self.passed(offset)
             return
-        message = self._held_message(entry.command, offset, len(entry.outbox) + (not local))
+        message = self._held_message(entry.command, offset, len(outbox) + (not local))
         if not local:
             self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
-        for n, out in enumerate(entry.outbox, 1):
+        for n, out in outbox:
             if out.topic == Topic.COMMANDS:  # its receiver knows it by its key; its seal covers its headers
                 sent = _Sent(message, out.partition, Record(out.key, out.value, out.headers))
                 self._in_order((entry.key, out.key), sent)
                 continue
             headers = (*out.headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
             self._send(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+
+    def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
+        """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
+        frames, partition = self._doors.frames, self._partition
+        return [
+            (n, out)
+            for n, out in enumerate(outbox, 1)
+            if out.topic != Topic.REPLIES or not frames(out, partition, offset, n)
+        ]
 
     def done(self, reply_to: str, key: str, id_: str, reply: Reply, command: int, offset: int) -> None:
         """Answer a command that ended without an entry; `offset` is that of the record which says so.

@@ -322,6 +322,12 @@ class Tables(CallRows):
         rows = self.rows(prefix, after(prefix))
         return {row[len(prefix) :].decode(): decode_socket(value) for row, value in rows}
 
+    def all_sockets(self) -> Iterator[tuple[str, str, SocketRow]]:
+        """(object key, id, row) of every WebSocket of the partition's objects."""
+        for row, value in self.rows(self._socket, after(self._socket)):
+            key, _, id_ = row[len(self._socket) :].decode().partition("\0")
+            yield key, id_, decode_socket(value)
+
     def due(self, first: Due, until_ms: int) -> Iterator[Due]:
         """The alarms from `first` on with due < until, in the order in which they are due."""
         from_ms, key, name = first

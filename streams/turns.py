@@ -25,10 +25,11 @@ from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, not_done, parked, too_large_outcome
 from perdure.schemas.calls import call_key
-from perdure.schemas.commands import ALARM, Command, parse_command
+from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
+from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
@@ -39,6 +40,7 @@ from perdure.streams.owning import Bounds, Counts, Ports
 from perdure.streams.poison import word_of
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing, note_expiry
+from perdure.streams.sockets import removal, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 
@@ -138,6 +140,7 @@ class Turns:
         """An idle object leaves memory; its next command makes it anew."""
         assert resident.idle, f"{resident.key} is at work"
         del self.residents[resident.key]
+        self.instance_gone(resident)
         self.counts.evictions += 1
 
     # Running
@@ -261,12 +264,12 @@ class Turns:
 
     def conclude(self, turn: Turn, outcome: Outcome) -> None:
         command, resident = turn.command, turn.resident
-        if outcome.drop_instance and resident is not None:
-            resident.instance = None
+        if outcome.drop_instance:
+            self.instance_gone(resident)
         if outcome.entry:
             assert resident is not None
             if not self._make_entry(turn, outcome):
-                resident.instance = None
+                self.instance_gone(resident)
             resident.unsettled += 1
             self.counts.entries += 1
             self.journal.add(turn, urgent=True)
@@ -295,6 +298,8 @@ class Turns:
         commit = outcome.commit and not overlay.empty
         if commit and overlay.first_expiry is not None:
             note_expiry(resident, overlay)
+        if not commit and turn.command.kind == SOCKET and (left := removal(turn.command)) is not None:
+            commit, overlay = True, left
         entry = turn.entry = entry_of(turn, outcome, overlay if commit else None)
         turn.encoded = encode_entry(entry)
         fits = len(turn.encoded) <= self.bounds.entry_bytes
@@ -317,6 +322,13 @@ class Turns:
             resident.commit(overlay)
         turn.entry = entry_of(turn, outcome, overlay)
         turn.encoded = encode_entry(turn.entry)
+
+    def instance_gone(self, resident: Resident | None) -> None:
+        """An instance leaves memory, by eviction or failure: the sockets that it listened to are closed."""
+        if resident is not None:
+            resident.instance = None
+            for id_ in resident.state.instance_gone():
+                tell_object(self.ports, self.tables.partition, resident.key, GONE, id_)
 
     def forget_key(self, turn: Turn) -> None:
         command = turn.command

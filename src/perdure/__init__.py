@@ -13,6 +13,8 @@ from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Request, Response
 from perdure.objects.listing import Listing
 from perdure.objects.outgoing import fetch
+from perdure.objects.pairs import WebSocketPair
+from perdure.objects.sockets import WebSocket
 from perdure.objects.state import State
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import FetchFailed, PerdureError, Refusal, StorageFailed, TurnEnded, UnfitValue
@@ -32,5 +34,7 @@ __all__ = [
     "Transaction",
     "TurnEnded",
     "UnfitValue",
+    "WebSocket",
+    "WebSocketPair",
     "fetch",
 ]

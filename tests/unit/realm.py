@@ -17,6 +17,7 @@ from tests.unit.reign import START_MS, rows
 from perdure.objects.durable import Binding, DurableObject, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record
+from perdure.schemas.effects import Out
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import OK, Reply
@@ -44,6 +45,12 @@ class Doors:
             return reply_to == NOBODY
         self.replies[id_] = reply
         return True
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        raise AssertionError("no object here has a WebSocket")
+
+    def holds(self, gateway: str) -> bool:
+        return False
 
     def stopped(self, partition: int, error: BaseException) -> None:
         """Nobody waits here."""

@@ -14,9 +14,11 @@ from typing import Any
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record
+from perdure.schemas.effects import Out
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
+from perdure.schemas.sockets import Frame, parse_frame
 from perdure.schemas.values import decode_value
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
@@ -29,6 +31,7 @@ from perdure.streams.owning import Bounds, OwnerState, Ports
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 
+GATEWAY = "0/gateway.g1"
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
 
@@ -39,6 +42,8 @@ class Doors:
     def __init__(self) -> None:
         self.replies: dict[int, Reply] = {}
         self.ids: list[str] = []
+        self.gateway = GATEWAY
+        self.shown: list[Frame] = []
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         if reply_to != LOCAL:
@@ -46,6 +51,14 @@ class Doors:
         self.replies[offset] = reply
         self.ids.append(id_)
         return True
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        if out.key is not None and self.gateway.endswith(out.key.decode()):
+            self.shown.append(parse_frame(out.value, out.headers))
+        return True
+
+    def holds(self, gateway: str) -> bool:
+        return gateway == self.gateway
 
     def stopped(self, partition: int, error: BaseException) -> None:
         """Nobody waits here."""

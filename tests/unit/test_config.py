@@ -267,6 +267,17 @@ def test_a_wrong_environment_variable_is_told_by_its_name(variable: str, text: s
     assert said in refusal("", environ={variable: text})
 
 
+def test_origins_are_a_list_in_a_file_and_a_text_in_the_environment() -> None:
+    """Separated by commas there; what is no origin is told."""
+    listed = parse_config('allowed_origins = ["https://a.example", "*"]', "perdure.toml")
+    assert listed.allowed_origins == ("https://a.example", "*")
+    texts = parse_config(
+        "", "perdure.toml", environ={"PERDURE_ALLOWED_ORIGINS": "https://a.example,http://b:1"}
+    )
+    assert texts.allowed_origins == ("https://a.example", "http://b:1")
+    assert '"a.example" is no origin' in refusal('allowed_origins = ["a.example"]')
+
+
 def test_variables_of_others_are_left_alone() -> None:
     """What merely shares the prefix (tests, service links of a cluster) is no setting."""
     environ = {"PERDURE_TEST_KAFKA": "x", "PERDURE_REQUIRE_STRACE": "1", "PERDURE_SERVICE_ADDRESS": "1.2.3.4"}

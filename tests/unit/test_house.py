@@ -46,6 +46,8 @@ def test_the_face_is_pinned() -> None:
         "Transaction",
         "TurnEnded",
         "UnfitValue",
+        "WebSocket",
+        "WebSocketPair",
         "fetch",
     ]
     assert all(hasattr(perdure, name) for name in perdure.__all__)

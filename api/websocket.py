@@ -1,0 +1,362 @@
+"""One WebSocket connection: handshake, messages in, frames out, and its end.
+
+    connecting --101--> open --close seen or sent--> closing --> closed
+        `--any other answer--> closed
+
+uvicorn hands over the connection with its upgrade request; what comes then is parsed by the `websockets` package, without
+ASGI, tasks and queues in between: a broadcast is one write per socket of bytes that were made once.
+
+Laws
+- The object's answer decides: 101 accepts, anything else is the HTTP response. A socket that its object accepted and
+  that ended before it could be told is closed there by an event.
+- An object is told of the end of its sockets once, after all that was read before; not of a close that it asked for.
+- What a client sends is read no faster than its object takes it: at most `IN_FLIGHT` events have not had their turn.
+- A reader that is slower than its frames is closed with 1013 once `UNSENT_BYTES` wait for it.
+- What a client does wrong closes its own socket and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from perdure.api.gateway import Answer
+from perdure.api.http import HttpDoor, Refused, problem_at_door, read_head
+from perdure.api.problems import Problem, problem
+from perdure.api.sockets import Sockets, wire
+from perdure.schemas.errors import OutcomeUnknown, PerdureError, Unavailable
+from perdure.schemas.replies import Pairs
+from perdure.schemas.sockets import BINARY, CLOSED, ERROR, MESSAGE, SOCKET_HEADER, TEXT
+
+IN_FLIGHT = 64
+UNSENT_BYTES = 1 << 20
+CLOSE_TIMEOUT_S = 10.0
+ASK_ROOM_S = 0.05
+PING = wire(Opcode.PING, b"")
+_HANDSHAKE = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions")
+_FRAMING = frozenset(("upgrade", "connection", "sec-websocket-accept", "sec-websocket-extensions"))
+
+
+class SocketProtocol(asyncio.Protocol):
+    """Make a subclass with the door and the sockets of the server at hand (see `to`)."""
+
+    door: ClassVar[HttpDoor]
+    sockets: ClassVar[Sockets]
+    origins: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def to(cls, door: HttpDoor, sockets: Sockets, origins: tuple[str, ...]) -> type[SocketProtocol]:
+        return type("SocketProtocol", (cls,), {"door": door, "sockets": sockets, "origins": origins})
+
+    def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
+        self._connections: set[Any] = server_state.connections
+        self._loop = asyncio.get_running_loop()
+        self._conn = ServerProtocol(max_size=self.door.body_bytes)
+        self._number, self.id = self.sockets.new_id()
+        self.key = ""
+        self.position = -1
+        self.auto: tuple[str, bytes] | None = None
+        self._open = False
+        self._draining = False
+        self._asked = False  # the object was asked, and has not answered
+        self._over = False  # its object knows, or is being told
+        self._events = 0
+        self._in_flight = 0
+        self._inbox: deque[tuple[str, bytes, str]] = deque()  # method, body, type: read, and not appended yet
+        self._reading = True
+        self._choked = False  # frames wait for the client to read
+        self._fragments: list[bytes] = []
+        self._type = TEXT
+        self._heard = True
+        self._timer: asyncio.TimerHandle | None = None
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connections.add(self)
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end(1006, "the connection broke", clean=False)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        conn = self._conn
+        conn.receive_data(data)
+        for event in conn.events_received():
+            if isinstance(event, Frame):
+                self._frame(event)
+            else:
+                self._upgrade(cast("Request", event))
+        if unsent := conn.data_to_send():
+            self._transport.write(b"".join(unsent))
+        if self._open:
+            if conn.parser_exc is not None:
+                self._broke_protocol(conn.parser_exc)
+            elif self._inbox:
+                self._pump()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def shutdown(self) -> None:
+        """The server drains: 1012, service restart (what uvicorn calls)."""
+        self._draining = True
+        if self._open:
+            self.fail(1012, "the server restarts")
+        if not self._asked:  # else its object's answer comes first
+            self._transport.close()
+
+    # The handshake
+
+    def _upgrade(self, request: Request) -> None:
+        self._pause()
+        raw = [
+            (name.lower().encode("ascii"), value.encode("ascii", "surrogateescape"))
+            for name, value in request.headers.raw_items()
+        ]
+        self._response = response = self._conn.accept(request)
+        if response.status_code != 101:
+            self._conn.send_response(response)
+            self._flush_and_close()
+            return
+        try:
+            self._check_origin(request.headers.get("Origin"), request.headers.get("Host"))
+            head = read_head([each for each in raw if each[0].decode() not in _HANDSHAKE])
+            facts: Pairs = (("upgrade", "websocket"), (SOCKET_HEADER, f"{self.id} {self.sockets.address}"))
+            path, _, query = request.path.encode().partition(b"?")
+            if not path.startswith(b"/objects/"):
+                raise Refused(
+                    problem("no-such-path", "WebSockets are at /objects/NAMESPACE/NAME", status=404)
+                )
+            self.key = self.door.key_of(path)
+            head = head._replace(headers=head.headers + facts, client_key=None)
+            self._asked = True
+            self.door.ask(self, "GET", path, query, head, b"")
+        except (Refused, PerdureError) as error:
+            self._respond(problem_at_door(error))
+
+    def _check_origin(self, origin: str | None, host: str | None) -> None:
+        """A browser says which page asks. Raises `Refused` for one that may not."""
+        allowed = self.origins
+        if origin is None or origin in allowed or "*" in allowed:
+            return
+        if host is None or urlsplit(origin).netloc != host:
+            told = f"pages of {origin[:200]} may not open WebSockets here: name it in allowed_origins"
+            raise Refused(problem("origin-refused", told, status=403))
+
+    def answered(self, answer: Answer) -> None:
+        self._asked = False
+        reply = answer.reply
+        accepted = reply.error is None and reply.status == 101
+        if self._transport.is_closing():  # gone, or too late
+            if accepted:
+                self._end(1006, "the connection broke", clean=False)
+            return
+        if not accepted:
+            self._respond(self.door.told(answer))
+            return
+        headers = self._response.headers
+        for name, value in reply.headers:
+            if name.lower() not in _FRAMING:
+                headers[name] = value
+        headers["perdure-command"] = f"{answer.partition}:{answer.offset}"
+        self._conn.send_response(self._response)
+        self._transport.write(b"".join(self._conn.data_to_send()))
+        self.door.count(101)
+        self._open = True
+        self.sockets.opened(self._number, self)
+        self._resume()
+        if self._draining:
+            self.shutdown()
+
+    def failed(self, error: BaseException) -> None:
+        self._asked = False
+        assert isinstance(error, PerdureError), error
+        if isinstance(error, OutcomeUnknown):
+            self._end(1006, "it is not known whether the socket was accepted", clean=False)
+        if not self._transport.is_closing():
+            self._respond(problem_at_door(error))
+
+    def _respond(self, told: Problem) -> None:
+        """An HTTP response instead of a WebSocket."""
+        status, headers, body = told
+        self._asked, self._over = False, True
+        self.door.count(status)
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        end = b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        self._transport.write(STATUS_LINE[status] + lines + end)
+        self._transport.close()
+
+    # What the client sends
+
+    def _frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.CLOSE:
+            received = self._conn.close_rcvd
+            assert received is not None
+            self._flush_and_close()
+            self._end(received.code, received.reason, clean=True)
+        elif not self._open or opcode in (Opcode.PING, Opcode.PONG):
+            return  # a pong has been made already; and nobody listens while it closes
+        else:
+            if opcode is not Opcode.CONT:
+                self._type = TEXT if opcode is Opcode.TEXT else BINARY
+            self._fragments.append(bytes(frame.data))
+            if frame.fin:
+                data = b"".join(self._fragments)
+                self._fragments.clear()
+                self._message(data)
+
+    def _message(self, data: bytes) -> None:
+        if self._type == TEXT:
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                self._inbox.append((ERROR, b"a text message is not UTF-8", TEXT))
+                self.fail(1007, "a text message is not UTF-8")
+                return
+            if self.auto is not None and text == self.auto[0]:
+                self.write(self.auto[1])
+                return
+        self._inbox.append((MESSAGE, data, self._type))
+
+    def _broke_protocol(self, error: Exception) -> None:
+        """The parser has answered it with a close already, and throws away what comes after."""
+        if self._timer is not None:
+            self._timer.cancel()
+        sent = self._conn.close_sent
+        self._inbox.append((ERROR, str(error).encode()[:1000], TEXT))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()  # not closed: what the client still sends would make it lose our close
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        self._resume()
+        code, reason = (1006, "") if sent is None else (sent.code, sent.reason)
+        self._end(code, reason, clean=False)
+
+    def _pump(self) -> None:
+        """Append what was read, as far as the object takes it; read on only if that is all."""
+        inbox, gateway = self._inbox, self.sockets.gateway
+        try:
+            while inbox and self._in_flight < IN_FLIGHT:
+                gateway.check_room(self.key)
+                self._append(*inbox.popleft())
+        except Unavailable:
+            if self._timer is None:
+                self._timer = self._loop.call_later(ASK_ROOM_S, self._pump_again)
+        except PerdureError as error:
+            self.fail(1011, f"the object cannot be reached: {error.code}")
+            return
+        if self._open and not inbox and self._in_flight < IN_FLIGHT:
+            self._resume()
+        else:
+            self._pause()
+
+    def _pump_again(self) -> None:
+        self._timer = None
+        if self._open:
+            self._pump()
+
+    def _append(self, method: str, body: bytes, type_: str) -> None:
+        self._events += 1
+        self._in_flight += 1
+        self.sockets.event(self, self.key, self.id, self._events, method, body, ("type", type_))
+
+    def ended(self) -> None:
+        self._in_flight -= 1
+        if not self._reading and self._open and self._in_flight <= IN_FLIGHT // 2 and self._timer is None:
+            self._pump()
+
+    def lost(self, error: BaseException) -> None:
+        self.fail(1011, "a message may not have been taken")
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    # What the object sends
+
+    def write(self, data: bytes) -> None:
+        if self._choked and self._transport.get_write_buffer_size() > UNSENT_BYTES:
+            self.fail(1013, "frames are not read as fast as they are sent")
+        elif self._open:
+            self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+
+    def close(self, code: int, reason: str) -> None:
+        self._over = True  # its object said so
+        self.sockets.closed(self._number)
+        self._send_close(code, reason)
+
+    def fail(self, code: int, reason: str) -> None:
+        """Close it for a reason of our own, and tell the object."""
+        if self._open:
+            self._send_close(code, reason)
+            self._end(code, reason, clean=False)
+
+    def ping(self) -> None:
+        if self._reading and not self._heard:
+            self._transport.abort()
+            self._end(1006, "no answer to a ping", clean=False)
+        else:
+            self._heard = False
+            self.write(PING)
+
+    # Its end
+
+    def _send_close(self, code: int, reason: str) -> None:
+        self._open = False
+        self._inbox_done()
+        if self._conn.state is State.OPEN:
+            self._conn.send_close(code, reason)
+        self._transport.write(b"".join(self._conn.data_to_send()))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        self._resume()  # for the client's own close
+
+    def _inbox_done(self) -> None:
+        """What was read before the end is told before the end, however full the mailbox is."""
+        while self._inbox and not self._over:
+            self._append(*self._inbox.popleft())
+        self._inbox.clear()
+
+    def _flush_and_close(self) -> None:
+        if unsent := self._conn.data_to_send():
+            self._transport.write(b"".join(unsent))
+        self._transport.close()
+
+    def _end(self, code: int, reason: str, *, clean: bool) -> None:
+        """Tell the object, once, that the socket is gone."""
+        if self._asked or not self.key:
+            return  # its answer tells whether there is anything to end
+        self._inbox_done()
+        self._open = False
+        self.sockets.closed(self._number)
+        if not self._over:
+            self._over = True
+            self._events += 1
+            facts = ("code", str(code)), ("clean", "1" if clean else "0")
+            self.sockets.event(None, self.key, self.id, self._events, CLOSED, reason.encode(), *facts)

@@ -1,0 +1,399 @@
+"""WebSockets as an object sees them: the gateway has the connection, the object a row that says so.
+
+Laws
+- What is sent, closed, tagged or attached belongs to the turn: it counts if the turn commits, and leaves after that.
+- An event of a socket that the object does not have (any more) reaches no user code.
+- Handler style lives in rows alone, so the object may leave memory. Listener style has functions in memory: when the
+  instance goes, its sockets of that style are closed with 1012.
+- Sending to a socket that has gone does nothing: any socket may go at any moment.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure.objects.effects import Effects, Sent
+from perdure.schemas.commands import Command
+from perdure.schemas.effects import SocketChange, SocketRow, socket_row
+from perdure.schemas.errors import BadFrame, ObjectError, Refusal, TooLarge
+from perdure.schemas.sockets import (
+    AUTO,
+    BINARY,
+    CLOSE,
+    CLOSED,
+    ERROR,
+    GONE,
+    MESSAGE,
+    SERVICE_RESTART,
+    SETTINGS,
+    TEXT,
+    number_of,
+    upgrade_of,
+)
+from perdure.schemas.values import decode_value, encode_value
+
+if TYPE_CHECKING:
+    from perdure.objects.durable import DurableObject
+    from perdure.objects.http import Request
+    from perdure.objects.overlay import Overlay, View
+
+MAX_ATTACHMENT_BYTES = 16 * 1024
+MAX_TAGS = 10
+MAX_TAG_CHARS = 256
+MAX_REASON_BYTES = 123  # RFC 6455 §5.5: a control frame carries 125 bytes, two of them the code
+UPGRADE_REQUIRED = "upgrade-required"  # of the Refusal that accept_websocket raises
+_encode = msgspec.msgpack.Encoder().encode
+_decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
+
+
+class _Sent:
+    """What `send` returns, so that it may be awaited too."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_SENT = _Sent()
+
+
+class WebSocket:
+    """A connection of the object. It stays the same object while the durable object is in memory.
+
+    `id` names it for ever. Everything else may be used inside a turn only, and raises `TurnEnded` else.
+    """
+
+    __slots__ = ("_last", "_number", "_state", "id")
+
+    def __init__(self, state: Sockets | None, id_: str) -> None:
+        self._state = state
+        self.id = id_
+        self._number = number_of(id_) if id_ else -1
+        self._last: SocketRow | None = None  # of one that has just been closed
+
+    def __repr__(self) -> str:
+        return f"<WebSocket {self.id}>"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """As given to `accept_websocket`."""
+        row = self._row()
+        return () if row is None else row.tags
+
+    def send(self, data: str | bytes) -> Awaitable[None]:
+        """Send a text (str) or binary (bytes) frame once the turn has committed. Awaiting it is not needed."""
+        state = self._bound()
+        row = state._socket_row(self.id)
+        type_, data = _frame_of(data)
+        if row is not None:
+            state._effects().send(type_, data, row.gateway, self._number)
+        return _SENT
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close it once the turn has committed; the object hears no event of it any more.
+
+        Raises ValueError for a code that cannot be sent or a reason over 123 bytes.
+        """
+        if not (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) and not 3000 <= code <= 4999:
+            raise ValueError(f"the close code {code} cannot be sent: take 1000, or one from 3000 to 4999")
+        if len(reason.encode()) > MAX_REASON_BYTES:
+            raise ValueError(f"the reason of a close has at most {MAX_REASON_BYTES} bytes of UTF-8")
+        self._bound()._close(self.id, self._number, code, reason)
+
+    def serialize_attachment(self, value: Any) -> None:
+        """Keep a value with the socket, at most 16 KiB encoded. Raises `TooLarge`, `UnstorableValue`."""
+        encoded = encode_value("the attachment of a WebSocket", value)
+        if len(encoded) > MAX_ATTACHMENT_BYTES:
+            raise TooLarge(
+                f"the attachment of a WebSocket has at most {MAX_ATTACHMENT_BYTES} bytes, this one has "
+                f"{len(encoded)}: put it into the state and attach its name"
+            )
+        state = self._bound()
+        row = state._socket_row(self.id)
+        if row is not None:
+            change = SocketChange(self.id, row.gateway, row.tags, encoded, row.listener)
+            state._effects().sockets[self.id] = change
+
+    def deserialize_attachment(self) -> Any:
+        """A copy of what was attached; None if nothing was."""
+        row = self._row()
+        return decode_value(row.attachment) if row is not None and row.attachment else None
+
+    def _bound(self) -> Sockets:
+        if self._state is None:
+            raise ObjectError("this WebSocket belongs to no object yet: accept() it first")
+        return self._state
+
+    def _row(self) -> SocketRow | None:
+        return self._bound()._socket_row(self.id) or self._last
+
+
+class ListenerSocket(WebSocket):
+    """The server's end of a `WebSocketPair`: `accept` it, and add listeners."""
+
+    __slots__ = ("_listeners",)
+
+    def __init__(self) -> None:
+        super().__init__(None, "")
+        self._listeners: list[tuple[str, Callable[[Any], Any]]] = []
+
+    def add_event_listener(self, type_: str, listener: Callable[[Any], Any]) -> None:
+        """Call `listener(event)` (a coroutine function too) for each `message`, `close` or `error`.
+
+        `event.data` is the message, str or bytes; a close has `code`, `reason` and `was_clean`, an error `error`.
+        """
+        if type_ not in (MESSAGE, CLOSED, ERROR):
+            raise ValueError(f"a WebSocket has the events message, close and error, not {type_!r}")
+        self._listeners.append((type_, listener))
+
+    async def hear(self, event: Event) -> None:
+        for type_, listener in tuple(self._listeners):
+            if type_ == event.type:
+                await _settled(listener(event))
+
+    def bind(self, state: Sockets, id_: str) -> None:
+        self._state, self.id, self._number = state, id_, number_of(id_)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What a listener is given."""
+
+    type: str
+    data: str | bytes | None = None
+    code: int = 0
+    reason: str = ""
+    was_clean: bool = False
+    error: Exception | None = None
+
+
+async def _settled(result: Any) -> None:
+    if inspect.isawaitable(result):
+        await result
+
+
+def _frame_of(data: str | bytes) -> tuple[str, str | bytes]:
+    if isinstance(data, str):
+        return TEXT, data
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return BINARY, bytes(data)
+    raise TypeError(f"a WebSocket sends str or bytes, not {type(data).__name__}: json.dumps() it first")
+
+
+class Sockets:
+    """The part of an object's state that is its WebSockets."""
+
+    if not TYPE_CHECKING:  # the slots are the state's
+        __slots__ = ()
+    else:
+        _view: View
+        _turn: Any
+        _overlay: Overlay
+        _sockets: dict[str, WebSocket] | None
+        _listening: dict[str, ListenerSocket] | None
+
+        inside: Callable[[], Overlay]
+        _writable: Callable[[], Overlay]
+
+    async def accept_websocket(self, request: Request, tags: Iterable[str] = ()) -> WebSocket:
+        """Accept the WebSocket that `request` asks for; then return `Response.upgrade()`.
+
+        `tags`: at most 10, of at most 256 characters. What happens on it is told to `websocket_message`,
+        `websocket_close` and `websocket_error`. Raises `Refusal` (code `upgrade-required`) if the request is none.
+        """
+        del request  # the turn's own command says it: nobody can accept for another request
+        id_, gateway = self._asked_upgrade()
+        named = tuple(tags)
+        if len(named) > MAX_TAGS or not all(type(tag) is str and len(tag) <= MAX_TAG_CHARS for tag in named):
+            raise ValueError(
+                f"a WebSocket has at most {MAX_TAGS} tags, each a str of at most {MAX_TAG_CHARS}"
+            )
+        self._accept(SocketChange(id_, gateway, named))
+        return self._socket(id_)
+
+    def websockets(self, tag: str | None = None) -> list[WebSocket]:
+        """The object's WebSockets, all or those with a tag; without those of listener style."""
+        return [self._socket(id_) for id_, _ in self._chosen(tag)]
+
+    get_websockets = websockets
+
+    def broadcast(self, data: str | bytes, tag: str | None = None, exclude: Iterable[WebSocket] = ()) -> None:
+        """Send one frame to all WebSockets, or to those with a tag, once the turn has committed."""
+        type_, data = _frame_of(data)
+        left_out = {socket.id for socket in exclude}
+        chosen = [(id_, row) for id_, row in self._chosen(tag) if id_ not in left_out]
+        if chosen:
+            gateways = self._effects().send_all(Sent(type_, data)).gateways
+            for id_, row in chosen:
+                gateways.setdefault(row.gateway, []).append(number_of(id_))
+
+    def set_websocket_auto_response(self, request: str | None, response: str = "") -> None:
+        """Let gateways answer the text message `request` with `response`, without a turn. None: no longer."""
+        pair = b"" if request is None else _encode((request, response))
+        if len(pair) > MAX_ATTACHMENT_BYTES:
+            raise TooLarge(f"request and response have {len(pair)} bytes; {MAX_ATTACHMENT_BYTES} are allowed")
+        chosen = self._chosen(None)
+        effects = self._effects()
+        effects.sockets[SETTINGS] = SocketChange(SETTINGS, "" if request is None else "auto", (), pair)
+        if chosen:
+            frame = effects.send_all(Sent(AUTO, pair))
+            for id_, row in chosen:
+                frame.to(row.gateway, number_of(id_))
+
+    def get_websocket_auto_response(self) -> tuple[str, str] | None:
+        """(request, response) as set, None if there is none."""
+        row = self._socket_row(SETTINGS)
+        return None if row is None else _decode_pair(row.attachment)
+
+    # How pairs, the turn and its owner use it
+
+    def accept_pair(self, server: ListenerSocket) -> None:
+        """Accept the turn's request for the server's end of a pair. Raises as `accept_websocket` does."""
+        id_, gateway = self._asked_upgrade()
+        server.bind(self, id_)
+        self._accept(SocketChange(id_, gateway, listener=True))
+        effects = self._effects()
+        effects.listeners = (effects.listeners or {}) | {id_: server}
+
+    def concerns(self, command: Command) -> bool:
+        """While no instance is in memory: is one to be made for this event? What needs none is done here."""
+        row = self._socket_row(command.path)
+        if row is not None and row.listener:
+            self.heard(command)
+        return row is not None and not row.listener
+
+    def heard(self, command: Command) -> WebSocket | None:
+        """The socket whose event this is; None if there is nobody to tell. Closed ones leave the object here."""
+        row = self._socket_row(command.path) if command.path else None
+        if row is None:
+            return None
+        socket: WebSocket | None = self._socket(command.path)
+        assert socket is not None
+        if row.listener and not isinstance(socket, ListenerSocket):  # the instance that listened is gone
+            socket, told = None, self._socket(command.path)
+            if command.method != CLOSED:
+                self._close(told.id, told._number, SERVICE_RESTART, "the object was restarted")
+        if command.method == CLOSED:
+            if socket is not None:
+                socket._last = row
+            self._effects().sockets[command.path] = SocketChange(command.path, "")
+        return None if command.method == GONE else socket
+
+    def kept(self, sockets: dict[str, SocketChange], listeners: dict[str, ListenerSocket] | None) -> None:
+        """The turn that made these changes has committed."""
+        if listeners:
+            self._listening = (self._listening or {}) | listeners
+        for id_, change in sockets.items():
+            if not change.gateway:
+                for known in (self._sockets, self._listening):
+                    if known is not None:
+                        known.pop(id_, None)
+
+    def instance_gone(self) -> list[str]:
+        """The instance has left memory: the ids of the sockets that were heard by it."""
+        lost, self._listening = list(self._listening or ()), None
+        return lost
+
+    def _effects(self) -> Effects:
+        return self._writable().effect()
+
+    def _asked_upgrade(self) -> tuple[str, str]:
+        effects = self.inside().effects
+        asked = upgrade_of(self._turn.command)
+        if asked is None:
+            told = "this is a WebSocket: connect with ws://, or send Upgrade: websocket"
+            raise Refusal(told, code=UPGRADE_REQUIRED)
+        if effects is not None and effects.accepted:
+            raise ObjectError("the request's WebSocket has been accepted already: one request is one socket")
+        return asked
+
+    def _accept(self, change: SocketChange) -> None:
+        settings = self._socket_row(SETTINGS)
+        effects = self._effects()
+        effects.sockets[change.id] = change
+        effects.accepted = change.id
+        if settings is not None:
+            frame = effects.send_all(Sent(AUTO, settings.attachment))
+            frame.to(change.gateway, number_of(change.id))
+
+    def _close(self, id_: str, number: int, code: int, reason: str) -> None:
+        row = self._socket_row(id_)
+        if row is not None:
+            effects = self._effects()
+            effects.send_all(Sent(CLOSE, reason, code)).to(row.gateway, number)
+            effects.sockets[id_] = SocketChange(id_, "")
+
+    def _socket(self, id_: str) -> WebSocket:
+        effects = self._overlay.effects
+        for listening in (self._listening, None if effects is None else effects.listeners):
+            if listening is not None and id_ in listening:
+                return listening[id_]
+        known = self._sockets
+        if known is None:
+            known = self._sockets = {}
+        socket = known.get(id_)
+        if socket is None:
+            socket = known[id_] = WebSocket(self, id_)
+        return socket
+
+    def _committed_rows(self) -> Mapping[str, SocketRow]:
+        overlay = self.inside()
+        try:
+            return self._view.sockets()
+        except Exception as error:
+            overlay.failure = error
+            raise
+
+    def _socket_row(self, id_: str) -> SocketRow | None:
+        rows, effects = self._committed_rows(), self._overlay.effects
+        if effects is not None and id_ in effects.sockets:
+            return socket_row(effects.sockets[id_])
+        return rows.get(id_)
+
+    def _socket_rows(self) -> Mapping[str, SocketRow]:
+        rows, effects = self._committed_rows(), self._overlay.effects
+        if effects is None or not effects.sockets:
+            return rows
+        mine = {id_: socket_row(change) for id_, change in effects.sockets.items()}
+        return {id_: row for id_, row in {**rows, **mine}.items() if row is not None}
+
+    def _chosen(self, tag: str | None) -> list[tuple[str, SocketRow]]:
+        rows = self._socket_rows()
+        return [
+            (id_, row)
+            for id_, row in rows.items()
+            if id_ and not row.listener and (tag is None or tag in row.tags)
+        ]
+
+
+async def handle_event(instance: DurableObject, command: Command) -> None:
+    """Tell the object what happened on one of its sockets: the handler of a socket command."""
+    socket = instance.state.heard(command)
+    if socket is None:
+        return
+    facts = dict(command.headers)
+    if command.method == MESSAGE:
+        data = command.body.decode() if facts.get("type") == TEXT else command.body
+        event = Event(MESSAGE, data)
+    elif command.method == CLOSED:
+        event = Event(
+            CLOSED,
+            code=int(facts.get("code", "1005")),
+            reason=command.body.decode("utf-8", "replace"),
+            was_clean=facts.get("clean") == "1",
+        )
+    else:
+        event = Event(ERROR, error=BadFrame(command.body.decode("utf-8", "replace")))
+    if isinstance(socket, ListenerSocket):
+        await socket.hear(event)
+    elif event.type == MESSAGE:
+        assert event.data is not None
+        await _settled(instance.websocket_message(socket, event.data))
+    elif event.type == CLOSED:
+        await _settled(instance.websocket_close(socket, event.code, event.reason, event.was_clean))
+    else:
+        assert event.error is not None
+        await _settled(instance.websocket_error(socket, event.error))

@@ -1,0 +1,98 @@
+"""What gateways and objects say to each other about WebSockets.
+
+Laws
+- A socket's id is `{node}.{number}`: `node` names one start of a gateway, so no id is ever used twice, and the ids
+  of one gateway sort in the order in which they came.
+- A frame for many sockets of one gateway is one record. It names its object, so that an object reaches only sockets of
+  its own, and its sockets by number (u32, big endian).
+- A fetch that is a WebSocket upgrade carries the header `perdure-socket`: id, space, gateway. Doors take it from nobody.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
+
+from perdure.schemas.commands import Command
+from perdure.schemas.effects import Out
+
+SOCKET_HEADER = "perdure-socket"
+TEXT, BINARY, CLOSE, AUTO = "text", "binary", "close", "auto"  # types of frames
+MESSAGE, CLOSED, ERROR, GONE = "message", "close", "error", "gone"  # methods of socket commands
+ABNORMAL, SERVICE_RESTART = 1006, 1012
+FRAME_KIND = ("kind", b"frame")
+SETTINGS = ""  # the id of the row that holds an object's auto-response
+_NUMBER_DIGITS = 8
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Frame(msgspec.Struct, gc=False, frozen=True):
+    """A frame for `sockets` (numbers) of one gateway. `data` of a close is its reason, of an auto-response the pair."""
+
+    key: str
+    type: str
+    data: bytes
+    sockets: tuple[int, ...]
+    code: int = 0
+
+
+def socket_id(node: str, number: int) -> str:
+    return f"{node}.{number:0{_NUMBER_DIGITS}x}"
+
+
+def number_of(id_: str) -> int:
+    """The number in a socket's id. Raises ValueError if it is none."""
+    return int(id_[-_NUMBER_DIGITS:], 16)
+
+
+def frame_out(gateway: str, key: str, type_: str, data: bytes, sockets: Sequence[int], code: int = 0) -> Out:
+    """The record that brings a frame to a gateway, `{partition}/{name}` in `{app}.replies`."""
+    place, _, name = gateway.partition("/")
+    headers: Headers = (
+        FRAME_KIND,
+        ("object", key.encode()),
+        ("type", type_.encode()),
+        ("sockets", _packed(sockets)),
+    )
+    if code:
+        headers += (("code", b"%d" % code),)
+    return Out("replies", int(place), name.encode(), data, headers)
+
+
+def _packed(sockets: Sequence[int]) -> bytes:
+    return struct.pack(f">{len(sockets)}I", *sockets)
+
+
+def parse_frame(value: bytes | None, headers: Headers) -> Frame:
+    """The frame in a record. Raises ValueError for a record that is none."""
+    named = dict(headers)
+    try:
+        return Frame(
+            named["object"].decode(),
+            named["type"].decode(),
+            value or b"",
+            _unpacked(named["sockets"]),
+            int(named.get("code", b"0")),
+        )
+    except (KeyError, UnicodeDecodeError, struct.error) as wrong:
+        raise ValueError(f"no frame: {wrong!r}") from wrong
+
+
+@lru_cache(64)
+def _unpacked(sockets: bytes) -> tuple[int, ...]:
+    """A room's frames go to much the same sockets each time."""
+    return struct.unpack(f">{len(sockets) // 4}I", sockets)
+
+
+def upgrade_of(command: Command) -> tuple[str, str] | None:
+    """(socket id, gateway) if the command is a WebSocket upgrade."""
+    for name, value in command.headers:
+        if name == SOCKET_HEADER:
+            id_, _, gateway = value.partition(" ")
+            place = gateway.partition("/")[0]
+            return (id_, gateway) if id_ and place.isascii() and place.isdigit() else None
+    return None

@@ -1,0 +1,165 @@
+"""The WebSockets of a gateway: which frames reach which connection, and what becomes of events that are appended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tests.unit.reign import Reign, story
+
+from perdure.api.gateway import Gateway
+from perdure.api.sockets import SOCKETS, Sockets
+from perdure.objects.durable import DurableObject
+from perdure.schemas.commands import parse_command
+from perdure.schemas.errors import OutcomeUnknown
+from perdure.schemas.sockets import BINARY, CLOSE, CLOSED, MESSAGE, TEXT, frame_out
+from perdure.streams.log import LogRecord, Topic
+from perdure.streams.memory_broker import Faults
+from perdure.streams.owning import UNSEALED, OwnerState
+
+
+class Wire:
+    """The far end of a connection: what was sent, and what was heard of its events."""
+
+    def __init__(self, key: str = "Thing/a") -> None:
+        self.key = key
+        self.position = -1
+        self.auto: tuple[str, bytes] | None = None
+        self.sent: list[Any] = []
+        self.turns = 0
+        self.errors: list[BaseException] = []
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def close(self, code: int, reason: str) -> None:
+        self.sent.append((code, reason))
+
+    def ended(self) -> None:
+        self.turns += 1
+
+    def lost(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+    def ping(self) -> None: ...
+
+
+class Lost(Faults):
+    """The next `losing` appends land and their acknowledgements do not come."""
+
+    losing = 0
+
+    def fate(self, step: str) -> str:
+        if step != "append" or not self.losing:
+            return "ok"
+        self.losing -= 1
+        return "lost"
+
+
+def gateway_story(
+    told: Callable[[Reign, Sockets], Awaitable[None]], *, shared: bool = False, faults: Faults | None = None
+) -> None:
+    async def main(reign: Reign) -> None:
+        gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms)
+        await gateway.start([reign.owner])
+        sockets = gateway.sockets = Sockets(gateway, reign.log, UNSEALED, node="n")
+        await told(reign, sockets)
+
+    story(DurableObject, main, check=False, shared=shared, faults=faults)
+
+
+def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:
+    """Text, binary and close as they go over the wire; what lies at or below the last position is dropped."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        one, two = Wire(), Wire()
+        sockets.opened(1, one)
+        sockets.opened(2, two)
+        text = frame_out(sockets.address, "Thing/a", TEXT, b"hi", (1, 2))
+        binary = frame_out(sockets.address, "Thing/a", BINARY, b"\0", (2,))
+        close = frame_out(sockets.address, "Thing/a", CLOSE, b"why", (1,), 4000)
+        for _ in range(2):  # the second time as after a crash of the owner
+            assert sockets.frames(text, 0, 7, 1)
+            assert sockets.frames(binary, 0, 7, 2)
+            assert sockets.frames(close, 0, 9, 1)
+        assert one.sent == [b"\x81\x02hi", (4000, "why")]
+        assert two.sent == [b"\x81\x02hi", b"\x82\x01\0"]
+
+    gateway_story(told)
+
+
+def test_frames_reach_nobody_elses_sockets() -> None:
+    """Neither those of another object, nor with the numbers of a gateway that has ended, nor closed ones."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        wire = Wire()
+        sockets.opened(1, wire)
+        assert sockets.frames(frame_out(sockets.address, "Thing/b", TEXT, b"x", (1,)), 0, 1, 1)
+        assert sockets.frames(frame_out("0/gateway.old", "Thing/a", TEXT, b"x", (1,)), 0, 2, 1)
+        sockets.closed(1)
+        assert sockets.frames(frame_out(sockets.address, "Thing/a", TEXT, b"x", (1,)), 0, 3, 1)
+        assert wire.sent == []
+
+    gateway_story(told)
+
+
+def test_on_a_shared_log_frames_take_the_log() -> None:
+    """They are not handed over; as records they come in order, and anything else there is ignored."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        wire = Wire()
+        sockets.opened(1, wire)
+        out = frame_out(sockets.address, "Thing/a", TEXT, b"hi", (1,))
+        assert not sockets.frames(out, 0, 7, 1)
+        named = (*out.headers, ("message-id", b"0:7/1"))
+        for headers in (named, named, out.headers, ()):
+            sockets.came(LogRecord(0, 0, out.key, out.value, headers))
+        assert wire.sent == [b"\x81\x02hi"]
+
+    gateway_story(told, shared=True)
+
+
+def test_an_event_is_a_sealed_command_and_its_end_is_heard() -> None:
+    """Numbered, with the gateway that sent it; on an exclusive log its turn's end is told."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        wire = Wire()
+        number, id_ = sockets.new_id()
+        sockets.opened(number, wire)
+        sockets.event(wire, "Thing/a", id_, 1, MESSAGE, b"hello", ("type", TEXT))
+        await reign.until(lambda: reign.owner.tables.done.mark == 1)
+        (record,) = await reign.records(Topic.COMMANDS)
+        command = parse_command(record.key, record.value, record.headers, UNSEALED)
+        assert (command.key, command.method, command.path, command.body) == (
+            "Thing/a",
+            MESSAGE,
+            id_,
+            b"hello",
+        )
+        assert command.headers == (("type", TEXT), ("n", "1"), ("gateway", sockets.address))
+        assert command.reply_to == SOCKETS
+        assert sockets.ended(SOCKETS, command.id)
+        assert wire.turns == 1
+        assert not sockets.ended("0/gateway.x", command.id)
+
+    gateway_story(told)
+
+
+def test_what_is_not_known_to_be_durable_is_told() -> None:
+    """A message: its connection hears it. A close: it is appended again until it is known to be there."""
+
+    faults = Lost()
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        wire = Wire()
+        faults.losing = 2
+        sockets.event(wire, "Thing/a", "n.00000000", 1, MESSAGE, b"x", ("type", TEXT))
+        sockets.event(None, "Thing/a", "n.00000000", 2, CLOSED, b"", ("code", "1006"), ("clean", "0"))
+        await reign.until(
+            lambda: reign.owner.state is OwnerState.SERVING and reign.owner.tables.done.mark == 3
+        )
+        assert [type(error) for error in wire.errors] == [OutcomeUnknown]
+        methods = [dict(each.headers)["method"] for each in await reign.records(Topic.COMMANDS)]
+        assert methods == [b"message", b"close", b"close"]
+
+    gateway_story(told, shared=True, faults=faults)

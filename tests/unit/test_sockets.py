@@ -1,0 +1,347 @@
+"""WebSockets from the object's side: an owner on virtual time, events put onto the log as a gateway would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.reign import GATEWAY, Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.objects.http import Request, Response
+from perdure.objects.pairs import WebSocketPair
+from perdure.objects.sockets import MAX_ATTACHMENT_BYTES, WebSocket
+from perdure.schemas.commands import FETCH, LOCAL, NOBODY, SOCKET, Command, command_record, sealed_record
+from perdure.schemas.errors import MalformedCommand
+from perdure.schemas.replies import FAILED, OK, Reply
+from perdure.schemas.sockets import AUTO, CLOSED, MESSAGE, SOCKET_HEADER, Frame, number_of, socket_id
+from perdure.schemas.sockets import CLOSE as CLOSE_FRAME
+from perdure.streams.log import Record, Topic
+from perdure.streams.owning import UNSEALED, Bounds
+
+OLD_GATEWAY = "0/gateway.old"
+
+
+class Room(DurableObject):
+    """`env.seen` hears what happened; messages say what to do."""
+
+    async def start(self) -> None:
+        self.env.seen.append("start")
+
+    async def fetch(self, request: Request) -> Response:
+        if request.path == "/refuse":
+            await self.state.accept_websocket(request)
+            raise ValueError("after accepting")
+        if request.path == "/pair":
+            client, self.server = WebSocketPair()
+            self.server.accept()
+            self.server.add_event_listener("message", lambda event: self.server.send(f"heard {event.data}"))
+            self.server.add_event_listener("close", lambda event: self.env.seen.append(("end", event.code)))
+            return Response(None, status=101, web_socket=client)
+        await self.state.accept_websocket(request, tags=[request.path.strip("/")])
+        return Response.upgrade()
+
+    async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
+        assert isinstance(message, str)
+        match message.split():
+            case ["each", text]:
+                for other in self.state.websockets():
+                    other.send(text)
+            case ["twice", text]:
+                ws.send(text)
+                ws.send(text)
+            case ["all", text, *tags]:
+                self.state.broadcast(text, *tags)
+            case ["attach", text]:
+                ws.serialize_attachment(text)
+            case ["attached"]:
+                ws.send(str(ws.deserialize_attachment()))
+            case ["fail", text]:
+                ws.send(text)
+                ws.serialize_attachment(text)
+                self.state.websockets()[0].close()
+                raise ValueError(text)
+            case ["close", code]:
+                ws.close(int(code), "why")
+                ws.send("after its close")
+            case ["auto"]:
+                self.state.set_websocket_auto_response("ping", "pong")
+
+    async def websocket_close(self, ws: WebSocket, code: int, reason: str, was_clean: bool) -> None:
+        self.env.seen.append((ws.id[-1], code, was_clean, ws.tags, len(self.state.websockets())))
+        if reason == "fail":
+            raise ValueError(reason)
+
+    async def grow(self, size: int) -> str:
+        try:
+            self.state.websockets()[0].serialize_attachment("x" * size)
+        except ValueError as error:
+            return type(error).__name__
+        return "fits"
+
+    async def count(self) -> int:
+        return len(self.state.websockets())
+
+
+def socket(number: int) -> str:
+    return socket_id("g1", number)
+
+
+async def upgrade(reign: Reign, number: int, path: str = "/red", gateway: str = GATEWAY) -> Reply:
+    """A client asks for a WebSocket: the object's answer."""
+    headers = (("upgrade", "websocket"), (SOCKET_HEADER, f"{socket(number)} {gateway}"))
+    command = Command("Thing/a", FETCH, "GET", path, headers, b"", "id", LOCAL)
+    return (await reign.told(reign.append(Record(*command_record(command)))))[0]
+
+
+def event(reign: Reign, number: int, method: str, body: str, **facts: str) -> None:
+    """Something happens on a socket."""
+    headers = tuple({"type": "text"} | facts) and tuple(({"type": "text"} | facts).items())
+    command = Command("Thing/a", SOCKET, method, socket(number), headers, body.encode(), "e", NOBODY)
+    reign.append(Record(*sealed_record(command, UNSEALED)))
+
+
+async def say(reign: Reign, number: int, text: str) -> list[Frame]:
+    """A message; the frames that leave because of it."""
+    before = len(reign.doors.shown)
+    event(reign, number, MESSAGE, text)
+    await settle(reign)
+    return reign.doors.shown[before:]
+
+
+async def settle(reign: Reign) -> None:
+    """Everything that was asked is done."""
+    asked = reign.broker.streams[Topic.COMMANDS, 0]
+    await reign.until(lambda: not reign.log._queues.get(asked) and reign.owner.tables.done.mark == asked.end)
+
+
+def texts(frames: list[Frame]) -> list[tuple[bytes, tuple[int, ...]]]:
+    return [(frame.data, frame.sockets) for frame in frames]
+
+
+def test_frames_to_many_are_one_record() -> None:
+    """A loop of sends of the same text and a broadcast are each one Out with all ids; the same twice is two."""
+
+    async def told(reign: Reign) -> None:
+        for number in range(3):
+            assert (await upgrade(reign, number, "/blue" if number else "/red")).status == 101
+        assert texts(await say(reign, 0, "each hello")) == [(b"hello", (0, 1, 2))]
+        assert texts(await say(reign, 0, "all hi")) == [(b"hi", (0, 1, 2))]
+        assert texts(await say(reign, 0, "all you blue")) == [(b"you", (1, 2))]
+        assert texts(await say(reign, 1, "twice x")) == [(b"x", (1,)), (b"x", (1,))]
+        outboxes = [len(entry.outbox) for entry in await reign.entries()]
+        assert outboxes == [0, 0, 0, 1, 1, 1, 2]
+
+    story(Room, told)
+
+
+def test_a_failed_turn_leaves_nothing_on_its_sockets() -> None:
+    """No frame, no attachment, no close; a socket accepted in a failed turn is none."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        await say(reign, 0, "attach before")
+        assert await say(reign, 0, "fail after") == []
+        assert texts(await say(reign, 0, "attached")) == [(b"before", (0,))]
+        refused = await upgrade(reign, 1, "/refuse")
+        assert refused.outcome == FAILED
+        assert (await reign.call("a", "count")).body == b'{"result":1}'
+
+    story(Room, told)
+
+
+def test_handler_style_survives_eviction_and_a_new_reign() -> None:
+    """Tags and attachments are rows: the object may leave memory between two messages, or its owner begin anew."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        await say(reign, 0, "attach mine")
+        await reign.call("b", "count")  # one resident is allowed
+        assert list(reign.owner.turns.residents) == ["Thing/b"]
+        assert texts(await say(reign, 0, "attached")) == [(b"mine", (0,))]
+        await reign.end()
+        await reign.begin()
+        assert texts(await say(reign, 0, "attached")) == [(b"mine", (0,))]
+        assert reign.seen.count("start") == 4
+
+    story(Room, told, bounds=Bounds(residents=1))
+
+
+def test_rows_are_decoded_once_per_residence() -> None:
+    """What the resident remembers is what the tables have, also while entries are under way."""
+
+    async def told(reign: Reign) -> None:
+        for number in range(3):
+            await upgrade(reign, number)
+        for number in (0, 1):
+            event(reign, 2, MESSAGE, f"attach {number}")
+            event(reign, number, CLOSED, "", code="1000", clean="1")
+        event(reign, 2, MESSAGE, "all here")
+        await settle(reign)
+        assert texts(reign.doors.shown) == [(b"here", (2,))]
+        resident = reign.owner.turns.residents["Thing/a"]
+        assert resident.socket_rows == reign.owner.tables.sockets("Thing/a")
+        assert list(resident.socket_rows) == [socket(2)]
+
+    story(Room, told)
+
+
+def test_events_of_sockets_that_are_gone_wake_nobody() -> None:
+    """They are done: no instance, no entry, no handler."""
+
+    async def told(reign: Reign) -> None:
+        event(reign, 7, MESSAGE, "all x")
+        event(reign, 7, CLOSED, "", code="1000", clean="1")
+        await settle(reign)
+        assert reign.seen == []
+        assert await reign.entries() == []
+
+    story(Room, told)
+
+
+def test_a_close_is_told_once_and_its_row_goes_even_if_the_handler_fails() -> None:
+    """The object sees the socket's tags for the last time, and not the socket among those it has."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        await upgrade(reign, 1)
+        event(reign, 0, CLOSED, "fail", code="1001", clean="1")
+        event(reign, 0, CLOSED, "fail", code="1001", clean="1")
+        await settle(reign)
+        assert reign.seen[1:] == [("0", 1001, True, ("red",), 1)]
+        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(1)]
+
+    story(Room, told)
+
+
+def test_an_object_that_closes_hears_no_more() -> None:
+    """Its close is a frame with code and reason; what it sends behind it goes nowhere."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        (frame,) = await say(reign, 0, "close 4001")
+        assert (frame.type, frame.code, frame.data, frame.sockets) == (CLOSE_FRAME, 4001, b"why", (0,))
+        event(reign, 0, CLOSED, "", code="4001", clean="1")
+        assert await say(reign, 0, "all x") == []
+        assert reign.seen == ["start"]
+
+    story(Room, told)
+
+
+def test_sockets_of_a_gateway_that_ended_are_closed_once() -> None:
+    """At each beginning those of older incarnations get 1006; the event finds the row once, and others stay."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0, gateway=OLD_GATEWAY)
+        await upgrade(reign, 1)
+        await reign.end()
+        for _ in range(2):
+            await reign.begin()
+            await settle(reign)
+            await reign.end()
+        await reign.begin()
+        assert [each for each in reign.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
+        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(1)]
+
+    story(Room, told)
+
+
+def test_on_a_shared_log_other_gateways_are_left_alone() -> None:
+    """Nobody here can tell whether they have ended."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0, gateway=OLD_GATEWAY)
+        await reign.end()
+        await reign.begin()
+        await settle(reign)
+        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(0)]
+
+    story(Room, told, shared=True)
+
+
+@pytest.mark.parametrize("how", ["fails", "evicted", "begins anew"])
+def test_a_listener_is_closed_with_its_instance(how: str) -> None:
+    """Listener style lives in memory: 1012 when that goes, and no row is left."""
+
+    async def told(reign: Reign) -> None:
+        assert (await upgrade(reign, 0, "/pair")).status == 101
+        assert texts(await say(reign, 0, "you")) == [(b"heard you", (0,))]
+        if how == "fails":
+            assert (await upgrade(reign, 1, "/refuse")).outcome == FAILED
+        elif how == "evicted":
+            await reign.call("b", "count")
+        else:
+            await reign.end()
+            await reign.begin()
+        await settle(reign)
+        last = reign.doors.shown[-1]
+        assert (last.type, last.code, last.sockets) == (CLOSE_FRAME, 1012, (0,))
+        assert reign.owner.tables.sockets("Thing/a") == {}
+        assert reign.seen.count("start") == (2 if how == "evicted" else 1)
+
+    story(Room, told, bounds=Bounds(residents=1))
+
+
+def test_a_listener_hears_its_close() -> None:
+    """And the websockets of handler style do not list it."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0, "/pair")
+        assert (await reign.call("a", "count")).body == b'{"result":0}'
+        event(reign, 0, CLOSED, "", code="1001", clean="1")
+        await settle(reign)
+        assert reign.seen[-1] == ("end", 1001)
+
+    story(Room, told)
+
+
+def test_an_auto_response_reaches_gateways_with_each_socket() -> None:
+    """Those that are open when it is set, and those that come later; it is kept over a new reign."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        (frame,) = await say(reign, 0, "auto")
+        assert (frame.type, frame.sockets) == (AUTO, (0,))
+        await reign.end()
+        await reign.begin()
+        await upgrade(reign, 1)
+        assert (reign.doors.shown[-1].type, reign.doors.shown[-1].sockets) == (AUTO, (1,))
+        assert (await reign.call("a", "count")).body == b'{"result":2}'
+
+    story(Room, told)
+
+
+def test_an_attachment_has_its_bound() -> None:
+    """16 KiB encoded; over it the turn is told."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        assert (await reign.call("a", "grow", MAX_ATTACHMENT_BYTES - 3)).outcome == OK
+        over = await reign.call("a", "grow", MAX_ATTACHMENT_BYTES)
+        assert over.error is not None
+        assert over.error.code == "too-large"
+
+    story(Room, told)
+
+
+def test_only_perdure_says_what_happens_on_a_socket() -> None:
+    """An event without the seal is a dead letter, and the object hears nothing."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        headers = (("kind", b"socket"), ("method", b"message"), ("path", socket(0).encode()))
+        offset = reign.append_raw(b"Thing/a", b"all x", headers)
+        await settle(reign)
+        (dead,) = await reign.records(Topic.DEAD)
+        assert dict(dead.headers)["reason"].startswith(MalformedCommand.code.encode())
+        assert dict(dead.headers)["command"] == f"0:{offset}".encode()
+        assert reign.doors.shown == []
+
+    story(Room, told)
+
+
+def test_ids_of_one_gateway_sort_as_they_came() -> None:
+    """And give back their number."""
+    ids: list[Any] = [socket(number) for number in (0, 9, 10, 255, 256, 1 << 20)]
+    assert ids == sorted(ids)
+    assert [number_of(id_) for id_ in ids] == [0, 9, 10, 255, 256, 1 << 20]
