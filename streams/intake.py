@@ -52,7 +52,7 @@ def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Ou
 
 def _outcome_of_copy(command: Command, key: CallKey, tables: Tables) -> Outcome | None:
     """What a call from a turn comes to if it is not the first of its key; None: it is."""
-    if key.offset < tables.caller_mark(key.partition):
+    if key.offset < tables.passed(key.partition).floor:
         return not_done(Expired(f"a late copy: the turn that called ({key}) is over"))
     answered = tables.answered_call(key)
     if answered is None:

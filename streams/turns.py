@@ -252,13 +252,13 @@ class Turns:
                 self.run(Turn(record, command, resident))
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
-        """A turn that waits in its object's mailbox is not to run: this is what it comes to."""
+        """A turn that waits in its object's mailbox is not to run: this is what it comes to, or it has been answered."""
         resident = turn.resident
         assert resident is not None
         assert resident.mailbox is not None
         resident.mailbox.remove(turn)
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
-        self.conclude(turn, outcome)
+        self.conclude(turn, early_outcome(turn, self.tables, self.ports.clock_ms) or outcome)
 
     # What a turn comes to
 

@@ -1,0 +1,109 @@
+"""Calls and sends while processes die and appends get lost: what the journals say afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from random import Random
+from typing import Any
+
+import pytest
+from tests.unit.realm import Fates, Realm, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.journal import Entry
+from perdure.streams import callrows
+
+NAMES = [f"n{n}" for n in range(6)]
+
+
+class Thing(DurableObject):
+    """Calls one, sends to another, and counts."""
+
+    async def add(self, mark: str) -> int:
+        count: int = await self.state.get("count", 0) + 1
+        await self.state.put("count", count)
+        return count
+
+    async def trade(self, called: str, sent: str, mark: str) -> list[int]:
+        self.env.THINGS.get(sent).send.add(mark)
+        found: list[int] = [await self.env.THINGS.get(called).add(mark) for _ in range(2)]
+        self.env.THINGS.get(sent).send.add(mark)
+        await self.state.put("last", found)
+        return found
+
+
+class Chaos(Fates):
+    """Seeded delays and fates."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self.random = random
+        self.calm = False
+
+    def fate(self, step: str) -> str:
+        roll = self.random.random()
+        if self.calm or step != "append":
+            return "ok"
+        return "lost" if roll < 0.04 else "never" if roll < 0.07 else "late" if roll < 0.1 else "ok"
+
+    def delay_s(self, step: str) -> float:
+        return self.random.random() * 0.02
+
+    def late_s(self) -> float:
+        return self.random.random() * 2
+
+
+def keys_of(entries: list[Entry], kind: str) -> Counter[str]:
+    return Counter(each.client_key for each in entries if (each.client_key or "").startswith(f"{kind}:"))
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+@pytest.mark.parametrize("seed", range(12))
+def test_each_call_and_send_took_effect_once(
+    shared: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One entry per key; each trade that stands has both its calls and both its sends, those in order."""
+
+    async def told(realm: Realm) -> None:
+        random = Random(seed)
+        monkeypatch.setattr(callrows, "BLOCK", 4)  # so that marks are passed in a short story
+        realm.broker.faults = realm.faults = chaos = Chaos(random)
+        for n in range(40):
+            a, b, c = random.sample(NAMES, 3)
+            realm.ask(a, "trade", b, c, str(n))
+            await asyncio.sleep(random.random() * 0.1)
+            if random.random() < 0.12:
+                await realm.crash()
+                await realm.begin()
+        chaos.calm = True
+        await asyncio.sleep(40)
+        await realm.quiet()
+        entries: list[Entry] = [each for name in NAMES for each in await realm.entries(name)]
+        calls, sends = keys_of(entries, "call"), keys_of(entries, "send")
+        assert {*calls.values(), *sends.values()} == {1}
+        trades = [each for each in entries if each.summary.startswith("call trade") and each.outcome == "ok"]
+        assert len(trades) > 5
+        assert any(owner.tables.passed(p).floor for owner in realm.owners for p in range(3))
+        for trade in trades:
+            place = f"{realm.place(trade.key.partition('/')[2])}:{trade.command}"
+            assert all(calls[f"call:{place}:{n}"] and sends[f"send:{place}:{n}"] for n in (1, 2))
+        assert sends.total() == 2 * len(trades)
+        assert orders(entries) == [sorted(order) for order in orders(entries)]
+        for name in NAMES:
+            assert (realm.value(name) or 0) == sum(
+                each.summary.startswith("call add") and each.outcome == "ok"
+                for each in await realm.entries(name)
+            )
+
+    story(Thing, told, shared=shared)
+
+
+def orders(entries: list[Entry]) -> list[list[Any]]:
+    """For each pair of sender and receiver: the places of its sends, as they were taken."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for each in entries:
+        if (each.client_key or "").startswith("send:"):
+            place = [int(number) for number in (each.client_key or "").split(":")[2:]]
+            found.setdefault((each.principal, each.key), []).append(place)
+    return list(found.values())
