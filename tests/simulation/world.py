@@ -13,7 +13,7 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
-from perdure.api.gateway import Answer, Gateway
+from perdure.api.gateway import Answer, Gateway, Waiting
 from perdure.objects.durable import Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import FETCH
@@ -84,7 +84,9 @@ class Door(Gateway):
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         mine = reply_to == self.address
         if mine and self.node.alive and id_ in self._waiting:
-            self.node.run.auditor.about_to_answer(reply, partition, offset, self._waiting[id_][0])
+            asker = self._waiting[id_][0]
+            assert isinstance(asker, Waiting)
+            self.node.run.auditor.about_to_answer(reply, partition, offset, asker.future)
         return super().answer(reply_to, id_, reply, partition, offset)
 
 
@@ -307,9 +309,8 @@ class Run:
         self.counts["store writes forgotten"] += node.store.unflushed - kept
         node.store.crash(kept)
         if node.door is not None:
-            for future, _ in node.door._waiting.values():
-                if not future.done():
-                    future.set_exception(ConnectionResetError())
+            for asker, _ in node.door._waiting.values():
+                asker.failed(ConnectionResetError())
 
     async def trouble(self) -> None:
         """Crash, stall, restart and take over at random moments."""
@@ -366,9 +367,10 @@ class Run:
         door = node.door
         assert door is not None
         try:
-            told.future = node.context.run(
-                door.submit, told.key, FETCH, "POST", f"/{told.op}/{told.mark}", (), b"", told.client_key
-            )
+            asker = Waiting()
+            told.future = asker.future
+            path = f"/{told.op}/{told.mark}"
+            node.context.run(door.submit, asker, told.key, FETCH, "POST", path, (), b"", told.client_key)
             told.answer = await told.future
         except (Unavailable, OperatorError):
             told.nothing_changed = True
