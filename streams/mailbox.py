@@ -30,40 +30,22 @@ NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
 _ABSENT = object()
 
 
-class Turn(TaskLike):
+class Turn(TaskLike, eq=False, weakref=True):
     """One command on its way through its object, from the log to its answer."""
 
-    __slots__ = (
-        "answered",
-        "command",
-        "encoded",
-        "entry",
-        "expired",
-        "offset",
-        "over",
-        "overlay",
-        "record",
-        "reply",
-        "resident",
-        "time_ms",
-        "timer",
-    )
-
-    def __init__(self, record: LogRecord, command: Command, resident: Resident | None) -> None:
-        super().__init__()
-        self.record = record
-        self.offset = record.offset
-        self.command = command
-        self.resident = resident
-        self.time_ms = 0
-        self.overlay: Overlay | None = None
-        self.entry: Entry | None = None
-        self.encoded = b""
-        self.reply: Reply | None = None
-        self.answered = False
-        self.expired = False
-        self.over = False
-        self.timer: object = None
+    record: LogRecord
+    command: Command
+    resident: Resident | None
+    offset: int  # that of its record
+    time_ms: int = 0
+    overlay: Overlay | None = None
+    entry: Entry | None = None
+    encoded: bytes = b""
+    reply: Reply | None = None
+    answered: bool = False
+    expired: bool = False
+    over: bool = False
+    timer: object = None
 
 
 class Resident:

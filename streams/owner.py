@@ -157,31 +157,31 @@ class Owner:
             spending = (command.key, command.principal, command.client_key)
             if spending in self.keys_in_flight:
                 told = f"a command with the idempotency key {command.client_key!r} is in flight"
-                self._conclude(Turn(record, command, None), not_done(KeyConflict(told)))
+                self._conclude(Turn(record, command, None, offset), not_done(KeyConflict(told)))
                 return
             self.keys_in_flight.add(spending)
         resident = self._resident(command.key)
         if resident.running is None and not resident.mailbox:
-            self._run(Turn(record, command, resident))
+            self._run(Turn(record, command, resident, offset))
             return
         if resident.mailbox is None:
             resident.mailbox = deque()
         full = len(resident.mailbox) >= self.bounds.mailbox
-        resident.mailbox.append(offset if full else Turn(record, command, resident))
+        resident.mailbox.append(offset if full else Turn(record, command, resident, offset))
 
     def _skipped(self, first: int, until: int) -> None:
         """Offsets the log has no record for count as done; that is journaled too."""
         for offset in range(first, until):
             if offset not in self.tables.done:
                 self.undone += 1
-                turn = Turn(LogRecord(offset, 0, None, None), NO_COMMAND, None)
+                turn = Turn(LogRecord(offset, 0, None, None), NO_COMMAND, None, offset)
                 turn.answered = True
                 self.journal.add(turn, urgent=False)
 
     def _dead(self, record: LogRecord, error: CallerError) -> None:
         """A record that is no command: an error reply, a dead letter, and the partition goes on."""
         self.counts.dead += 1
-        turn = Turn(record, NO_COMMAND, None)
+        turn = Turn(record, NO_COMMAND, None, record.offset)
         turn.entry = dead_letter(record, error, self.partition)
         turn.encoded = encode_entry(turn.entry)
         self.journal.add(turn, urgent=True)
@@ -282,7 +282,7 @@ class Owner:
                 assert resident.mailbox is not None
                 resident.mailbox.popleft()
                 command = parse_command(record.key, record.value, record.headers)
-                self._run(Turn(record, command, resident))
+                self._run(Turn(record, command, resident, offset))
 
     # What a turn comes to
 
