@@ -93,11 +93,11 @@ class Exchange:
         if not self.keep_alive:
             start += b"connection: close\r\n"
         if status in NO_BODY:
-            protocol.joining.write_now(start + b"\r\n")
+            protocol.joining.write(start + b"\r\n")
         elif self.method == "HEAD":
-            protocol.joining.write_now(b"%bcontent-length: %d\r\n\r\n" % (start, len(body)))
+            protocol.joining.write(b"%bcontent-length: %d\r\n\r\n" % (start, len(body)))
         else:
-            protocol.joining.write_now(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body))
+            protocol.joining.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body))
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()

@@ -127,15 +127,20 @@ class Node:
             keep_ms=None if keep_s is None else int(keep_s * 1000),
             failed=self._stop,
         )
-        limits = config.limits
-        residence = Residence(
-            self.owners,
-            clock_ms=clock_ms,
-            idle_s=limits.idle_s,
-            object_bytes=limits.object_bytes,
-            memory_bytes=limits.memory_bytes,
-        )
         await self.gateway.start(self.owners)
+        self._open_doors(outgoing)
+        self._tasks += [self._task(live(owner)) for owner in self.owners]
+        self._tasks += [
+            self._task(self.keeper.keep()),
+            self._task(self.keeper.trim_forever()),
+            self._task(self.gateway.sweep()),
+            self._task(self._residence().keep()),
+            self._task(self.sockets.keep_alive()),
+        ]
+        await self._come_up()
+
+    def _open_doors(self, outgoing: Outgoing) -> None:
+        config = self.config
         door = HttpDoor(
             self.gateway,
             self.registry,
@@ -150,15 +155,16 @@ class Node:
         if watchdog.start():
             self._opened.append(_at_once(watchdog.stop))
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
-        self._tasks += [self._task(live(owner)) for owner in self.owners]
-        self._tasks += [
-            self._task(self.keeper.keep()),
-            self._task(self.keeper.trim_forever()),
-            self._task(self.gateway.sweep()),
-            self._task(residence.keep()),
-            self._task(self.sockets.keep_alive()),
-        ]
-        await self._come_up()
+
+    def _residence(self) -> Residence:
+        limits = self.config.limits
+        return Residence(
+            self.owners,
+            clock_ms=clock_ms,
+            idle_s=limits.idle_s,
+            object_bytes=limits.object_bytes,
+            memory_bytes=limits.memory_bytes,
+        )
 
     def _worker(self, outgoing: Outgoing) -> Worker | None:
         if self.worker is None:

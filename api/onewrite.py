@@ -35,14 +35,18 @@ class JoiningTransport:
         "_call_soon",
         "_parts",
         "_size_bytes",
+        "_unsent",
         "bare",
         "is_closing",
         "pause_reading",
         "resume_reading",
     )
 
-    def __init__(self, bare: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, bare: asyncio.Transport, loop: asyncio.AbstractEventLoop, unsent: list[JoiningTransport]
+    ) -> None:
         self.bare = bare
+        self._unsent = unsent
         self._parts: list[bytes] = []
         self._size_bytes = 0
         self._call_soon = loop.call_soon
@@ -54,7 +58,9 @@ class JoiningTransport:
 
     def write(self, data: bytes) -> None:
         if not self._parts:
-            self._call_soon(self.flush)
+            if not self._unsent:
+                self._call_soon(_flush_all, self._unsent)
+            self._unsent.append(self)
         self._parts.append(data)
         self._size_bytes += len(data)
         if self._size_bytes > JOINED_MAX_BYTES:
@@ -65,14 +71,6 @@ class JoiningTransport:
             parts, self._parts, self._size_bytes = self._parts, [], 0
             if not self.bare.is_closing():
                 self.bare.write(b"".join(parts))
-
-    def write_now(self, data: bytes) -> None:
-        """Write a whole response at once, behind what waits."""
-        if self._parts:
-            self.write(data)
-            self.flush()
-        elif not self.bare.is_closing():
-            self.bare.write(data)
 
     def close(self) -> None:
         self.flush()
@@ -118,11 +116,19 @@ class LastWord:
         self._protocol.end_with(self._status, self._text)
 
 
+def _flush_all(unsent: list[JoiningTransport]) -> None:
+    waiting = unsent.copy()
+    unsent.clear()
+    for transport in waiting:
+        transport.flush()
+
+
 class OneWriteProtocol(HttpToolsProtocol):
     """Make a subclass with the bounds of the server at hand (see `bounded_by`)."""
 
     head_max_bytes: ClassVar[int] = 64 * 1024
     connections_max: ClassVar[int] = 10_000
+    unsent: ClassVar[list[JoiningTransport]] = []  # of one server; they have written in this pass of the loop
     _head_bytes = 0  # of the head that `_counted` is part of
     _counted: object = None
     _head_complete = False
@@ -131,11 +137,11 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     @classmethod
     def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[OneWriteProtocol]:
-        bounds = {"head_max_bytes": head_max_bytes, "connections_max": connections_max}
+        bounds = {"head_max_bytes": head_max_bytes, "connections_max": connections_max, "unsent": []}
         return type(cls.__name__, (cls,), bounds)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        self.joining = joining = JoiningTransport(transport, self.loop)
+        self.joining = joining = JoiningTransport(transport, self.loop, self.unsent)
         super().connection_made(cast("asyncio.Transport", joining))
         self.flow = Flow(self.transport, self.pipeline)
         if len(self.connections) > self.connections_max:

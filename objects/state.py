@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import closing
 from inspect import isawaitable
 from typing import Any, TypeVar, cast, overload
 
@@ -25,18 +24,16 @@ from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
 from perdure.objects.overlay import Limits, Overlay, View, current_turn, in_range, merged
 from perdure.objects.ports import Caller
 from perdure.objects.sockets import ListenerSocket, Sockets, WebSocket
+from perdure.objects.sweeping import Sweeping
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
 from perdure.schemas.expiry import (
     EXT_32,
     FIRST_NAME,
-    HIDDEN,
-    HIDDEN_END,
     NOTED,
     expiry_of,
     hidden_name,
     is_due,
-    parse_hidden,
     with_expiry,
 )
 from perdure.schemas.values import decode_value, encode_value
@@ -47,7 +44,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State(AlarmMethods, Sockets):
+class State(AlarmMethods, Sockets, Sweeping):
     """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,
@@ -297,29 +294,6 @@ class State(AlarmMethods, Sockets):
                 f"the state of {self.id} was used outside its turn: await what you start inside the handler"
             )
         return self._overlay
-
-    def sweep(self, limit: int = MAX_LISTED) -> int | None:
-        """Remove the rows of values that have expired, at most `limit`, the earliest first.
-
-        A value that was put again since, with another expiration or none, stays. Returns when the next one that
-        remains expires, in ms since 1970 (it may be due already), None if none remains.
-        """
-        overlay, now_ms = self._writable(), self._now_ms
-        noted: builtins.list[tuple[int, str]] = []
-        with closing(self._rows(HIDDEN, HIDDEN_END, False)) as rows:
-            for hidden, _ in rows:
-                noted.append(parse_hidden(hidden))
-                if len(noted) > limit or noted[-1][0] > now_ms:
-                    break
-        for count, (expires_ms, name) in enumerate(noted):
-            # half a turn's bytes, so that the entry can be journaled whatever the names are
-            if expires_ms > now_ms or count == limit or overlay.size_bytes * 2 > self._limits.turn_bytes:
-                return expires_ms
-            encoded = self._lookup(name)
-            if encoded is not None and expiry_of(encoded) == expires_ms:
-                overlay.set(name, None)
-            overlay.set(hidden_name(expires_ms, name), None)
-        return None
 
     def _lookup(self, name: str) -> bytes | None:
         overlay = self._overlay if current_turn.get() is self._turn else self.inside()

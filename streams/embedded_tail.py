@@ -88,12 +88,9 @@ class EmbeddedTail:
         self._leave(State.CLOSED)
         self._stream.tails.discard(self)
 
-    def offer(self, record: LogRecord) -> None:
-        """Take a record that was just appended."""
-        if self._busy or record.offset != self._next:
-            return  # appended from within a delivery: whoever delivers goes on to it
-        self._hand(record)
-        if self._next != self._stream.next:
+    def take(self) -> None:
+        """Take what was appended since the last time."""
+        if not self._busy:  # else appended from within a delivery: whoever delivers goes on to it
             self._hand_unwritten()
 
     def _hand(self, record: LogRecord) -> None:
@@ -148,3 +145,11 @@ class EmbeddedTail:
         else:
             self._join()
             self._hand_unwritten()
+
+
+def hand_over(accepted: dict[Stream, None]) -> None:
+    """Give the tails of these streams what they have not seen yet, what is appended meanwhile too; empties it."""
+    while accepted:
+        stream, _ = accepted.popitem()
+        for tail in stream.live:
+            tail.take()

@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -38,32 +40,20 @@ class Record(NamedTuple):
     headers: Headers = ()
 
 
-class LogRecord:
+class LogRecord(msgspec.Struct, eq=False):
     """A record in its place.
 
     `memo` may carry the decoded form of a record that was appended by this process, so that the tail
     need not decode it again; `write` identifies the write batch it lies in (see `Log.shares_write`).
     """
 
-    __slots__ = ("headers", "key", "memo", "offset", "time_ms", "value", "write")
-
-    def __init__(
-        self,
-        offset: int,
-        time_ms: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        memo: Any = None,
-        write: Any = None,
-    ) -> None:
-        self.offset = offset
-        self.time_ms = time_ms
-        self.key = key
-        self.value = value
-        self.headers = headers
-        self.memo = memo
-        self.write = write
+    offset: int
+    time_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    memo: Any = None
+    write: Any = None
 
     def __repr__(self) -> str:
         return f"LogRecord(offset={self.offset}, key={self.key!r}, value={self.value!r})"

@@ -38,45 +38,24 @@ _ABSENT = object()
 _Row = TypeVar("_Row")
 
 
-class Turn(TaskLike):
+class Turn(TaskLike, eq=False, weakref=True):
     """One command on its way through its object, from the log to its answer."""
 
-    __slots__ = (
-        "alarm",
-        "answered",
-        "calling",
-        "command",
-        "cut",
-        "encoded",
-        "entry",
-        "offset",
-        "over",
-        "overlay",
-        "record",
-        "reply",
-        "resident",
-        "time_ms",
-        "timer",
-    )
-
-    alarm: AlarmRow  # of a turn that an alarm made, as it stood when it rang; else not set
-
-    def __init__(self, record: LogRecord, command: Command, resident: Resident | None) -> None:
-        super().__init__()
-        self.record = record
-        self.offset = record.offset
-        self.command = command
-        self.resident = resident
-        self.time_ms = 0
-        self.overlay: Overlay | None = None
-        self.entry: Entry | None = None
-        self.encoded = b""
-        self.reply: Reply | None = None
-        self.answered = False
-        self.cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
-        self.over = False
-        self.timer: object = None
-        self.calling: Calling | None = None
+    record: LogRecord
+    command: Command
+    resident: Resident | None
+    offset: int  # that of its record
+    time_ms: int = 0
+    overlay: Overlay | None = None
+    entry: Entry | None = None
+    encoded: bytes = b""
+    reply: Reply | None = None
+    answered: bool = False
+    cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
+    over: bool = False
+    timer: object = None
+    calling: Calling | None = None
+    alarm: AlarmRow | None = None  # of a turn that an alarm made, as it stood when it rang
 
     # As a `perdure.objects.ports.Caller`
 

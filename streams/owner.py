@@ -156,14 +156,14 @@ class Owner:
         for offset in range(first, until):
             if offset not in self.tables.done:
                 self.undone += 1
-                turn = Turn(LogRecord(offset, 0, None, None), NO_COMMAND, None)
+                turn = Turn(LogRecord(offset, 0, None, None), NO_COMMAND, None, offset)
                 turn.answered = True
                 self.journal.add(turn, urgent=False)
 
     def _dead(self, record: LogRecord, error: CallerError) -> None:
         """A record that is no command: an error reply, a dead letter, and the partition goes on."""
         self.counts.dead += 1
-        turn = Turn(record, NO_COMMAND, None)
+        turn = Turn(record, NO_COMMAND, None, record.offset)
         turn.entry = dead_letter(record, error, self.partition)
         turn.encoded = encode_entry(turn.entry)
         self.journal.add(turn, urgent=True)

@@ -20,7 +20,7 @@ from perdure.objects.http import Response
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.alarms import DROP, REDRIVE, TTL, parse_ring
-from perdure.schemas.effects import AlarmChange
+from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import CallerError, StorageFailed
 from perdure.schemas.replies import FAILED, OK, Reply, error_reply
 from perdure.streams.mailbox import Resident, Turn
@@ -70,14 +70,14 @@ class Ringing:
 
     def handler(self, turn: Turn, env: Env) -> Coroutine[Any, Any, Response]:
         """What runs; the turn's overlay is there."""
-        if turn.alarm.parked:
+        if _row(turn).parked:
             return self._decided(turn)
         return self._sweep(turn) if turn.command.method == TTL else self._ring(turn, env)
 
     async def _ring(self, turn: Turn, env: Env) -> Response:
         resident, name = turn.resident, turn.command.method
         assert resident is not None
-        _change(turn, after_success(name, turn.alarm, turn.time_ms))  # the handler may set it anew
+        _change(turn, after_success(name, _row(turn), turn.time_ms))  # the handler may set it anew
         await resident.handler(turn.command, env)
         return Response(None, 204)
 
@@ -90,12 +90,12 @@ class Ringing:
     async def _decided(self, turn: Turn) -> Response:
         name, act = turn.command.method, parse_ring(turn.command.body).act
         assert act in (REDRIVE, DROP), act
-        _change(turn, redriven(name, turn.alarm, turn.time_ms) if act == REDRIVE else AlarmChange(name, None))
+        _change(turn, redriven(name, _row(turn), turn.time_ms) if act == REDRIVE else AlarmChange(name, None))
         return Response(None, 204)
 
     def concluded(self, turn: Turn, outcome: Outcome) -> Outcome:
         """What the turn comes to: a failed one is an entry too, which puts the alarm off or parks it."""
-        row, name, counts = turn.alarm, turn.command.method, self._counts
+        row, name, counts = _row(turn), turn.command.method, self._counts
         of_user = not row.parked and name != TTL
         if outcome.commit:
             counts.alarms_fired += of_user
@@ -113,10 +113,15 @@ class Ringing:
 
     def parked(self, turn: Turn, outcome: Outcome) -> Outcome:
         """The process died while this turn ran, too often: the alarm is parked with its command."""
-        row, name = turn.alarm, turn.command.method
+        row, name = _row(turn), turn.command.method
         _change(turn, AlarmChange(name, row.due_ms, row.attempt + 1, row.cron, row.zone, parked=True))
         self._counts.alarms_parked += 1
         return Outcome(outcome.reply, True, True, False)
+
+
+def _row(turn: Turn) -> AlarmRow:
+    assert turn.alarm is not None, "the turn was not made by an alarm"
+    return turn.alarm
 
 
 def note_expiry(resident: Resident, overlay: Overlay) -> None:

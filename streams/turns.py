@@ -106,20 +106,20 @@ class Turns:
             spending = (command.key, command.principal, command.client_key)
             if spending in self.keys_in_flight:
                 if call_key(command.principal, command.client_key) is not None:
-                    self._joined.setdefault(spending, []).append(Turn(record, command, None))
+                    self._joined.setdefault(spending, []).append(Turn(record, command, None, record.offset))
                     return
                 told = f"a command with the idempotency key {command.client_key!r} is in flight"
-                self.conclude(Turn(record, command, None), not_done(KeyConflict(told)))
+                self.conclude(Turn(record, command, None, record.offset), not_done(KeyConflict(told)))
                 return
             self.keys_in_flight.add(spending)
         resident = self.resident(command.key)
         if resident.running is None and not resident.mailbox:
-            self.run(Turn(record, command, resident))
+            self.run(Turn(record, command, resident, record.offset))
             return
         if resident.mailbox is None:
             resident.mailbox = deque()
         full = len(resident.mailbox) >= self.bounds.mailbox
-        resident.mailbox.append(record.offset if full else Turn(record, command, resident))
+        resident.mailbox.append(record.offset if full else Turn(record, command, resident, record.offset))
 
     def resident(self, key: str) -> Resident:
         residents = self.residents
@@ -249,7 +249,7 @@ class Turns:
                 assert resident.mailbox is not None
                 resident.mailbox.popleft()
                 command = parse_command(record.key, record.value, record.headers, self.ports.seal)
-                self.run(Turn(record, command, resident))
+                self.run(Turn(record, command, resident, record.offset))
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """A turn that waits in its object's mailbox is not to run: this is what it comes to, or it has been answered."""

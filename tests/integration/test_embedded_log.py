@@ -161,7 +161,10 @@ def _disarmed() -> Iterator[None]:
 
 
 def test_a_command_and_its_entry_share_one_commit(tmp_path: Path) -> None:
-    """A command delivered within `append`, its entry requested there: one write, and `shares_write` says so."""
+    """A command is delivered, its entry requested there: one write, and `shares_write` says so.
+
+    Even if the commit was due already when the command was appended.
+    """
 
     async def story(log: EmbeddedLog) -> None:
         source, shared, memo = Source(), [], object()
@@ -175,12 +178,14 @@ def test_a_command_and_its_entry_share_one_commit(tmp_path: Path) -> None:
 
         log.tail(Topic.COMMANDS, 0, 0, deliver)
         passes = Passes()
-        receipt = log.append(Topic.COMMANDS, 0, Record(b"key", b"command"), memo)
-        assert (receipt.offset, shared) == (0, [True])
+        log.append(Topic.DEAD, 0, Record(b"key", b"hurries")).when_durable(lambda error: None)
+        assert log.append(Topic.COMMANDS, 0, Record(b"key", b"command"), memo).offset == 0
         await source.has_acked(1)
+        assert shared == [True]
         assert passes.count == {"log.before_write": 1, "log.after_write": 1, "log.after_sync": 1}
         assert await everything(log) == {
             **{(topic, p): [] for topic in Topic for p in range(2)},
+            (Topic.DEAD, 0): [b"hurries"],
             (Topic.COMMANDS, 0): [b"command"],
             (Topic.JOURNAL, 1): [b"entry"],
         }

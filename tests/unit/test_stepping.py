@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.streams.stepping import TaskLike, now, run_inline
@@ -17,12 +18,10 @@ Handler = Callable[[], Coroutine[Any, Any, Any]]
 colour: ContextVar[str] = ContextVar("colour", default="none")
 
 
-class Stepped(TaskLike):
+class Stepped(TaskLike, eq=False, weakref=True):
     """A turn that remembers how it ended."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ends: list[tuple[Any, BaseException | None]] = []
+    ends: list[tuple[Any, BaseException | None]] = msgspec.field(default_factory=list)
 
     def step(self, coro: Coroutine[Any, Any, Any]) -> Stepped:
         loop = asyncio.get_running_loop()

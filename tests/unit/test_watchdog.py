@@ -25,19 +25,16 @@ LOOPS = pytest.mark.parametrize(
 Main = Callable[[], Coroutine[Any, Any, None]]
 
 
-class Turn(TaskLike):
+class Turn(TaskLike, eq=False, weakref=True):
     """A turn of these tests: how it ended."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended: asyncio.Future[tuple[Any, BaseException | None]] = (
-            asyncio.get_running_loop().create_future()
-        )
+    ended: asyncio.Future[tuple[Any, BaseException | None]]
+    cut: BaseException | None = None
 
 
 def step(handler: Coroutine[Any, Any, Any], word: int = 1) -> Turn:
     """Run a handler as an owner does."""
-    turn, context = Turn(), Context()
+    turn, context = Turn(asyncio.get_running_loop().create_future()), Context()
     context.run(current_turn.set, turn)
 
     def done(turn: Turn, result: Any, error: BaseException | None) -> None:
