@@ -1,0 +1,27 @@
+"""An object that tidies up: `POST /{item}` keeps an item for `ITEM_S` seconds, an alarm deletes those that are past."""
+
+from __future__ import annotations
+
+from perdure import DurableObject, Request, Response
+
+
+class CleanupObject(DurableObject):
+    async def fetch(self, request: Request) -> Response:
+        if request.method == "POST":
+            ends_ms = self.state.now + int(getattr(self.env, "ITEM_S", 3600) * 1000)
+            item = {"body": await request.text(), "expiration": ends_ms}
+            await self.state.put(request.path.split("/")[1], item)
+            if await self.state.get_alarm() is None:
+                await self.state.set_alarm(ends_ms)
+            return Response("kept")
+        return Response.json({name: item["body"] for name, item in (await self.state.items()).items()})
+
+    async def alarm(self) -> None:
+        ends = []
+        for name, item in (await self.state.items()).items():
+            if item["expiration"] <= self.state.now:
+                await self.state.delete(name)
+            else:
+                ends.append(item["expiration"])
+        if ends:
+            await self.state.set_alarm(min(ends))

@@ -1,0 +1,26 @@
+"""Accounts that never lose or make money: a whole turn is one transaction, and turns come one after the other."""
+
+from __future__ import annotations
+
+from perdure import DurableObject, Refusal
+
+
+class Ledger(DurableObject):
+    async def deposit(self, account: str, amount: int) -> int:
+        """Put `amount` on an account; its balance."""
+        balance: int = await self.state.get(f"account:{account}", 0) + amount
+        await self.state.put(f"account:{account}", balance)
+        return balance
+
+    async def transfer(self, source: str, target: str, amount: int) -> dict[str, int]:
+        """Move `amount`; both balances. If the source has too little nothing is moved, although it was written first."""
+        received = await self.deposit(target, amount)
+        left = await self.deposit(source, -amount)
+        if left < 0:
+            raise Refusal(f"{source} has too little", code="too-little", detail={"missing": -left})
+        return {source: left, target: received}
+
+    async def balances(self) -> dict[str, int]:
+        """What each account holds."""
+        found = await self.state.items(prefix="account:")
+        return {name.removeprefix("account:"): balance for name, balance in found.items()}

@@ -1,0 +1,166 @@
+"""All examples at once on one server, which is killed once, while every one of them is being used.
+
+A story is a coroutine that is given the `Systems`: it sets something up, keeps asking inside `until_killed`, and looks
+at what is there afterwards. All stories run at the same time; the server dies when each has been answered often enough
+and has requests in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import websockets
+from tests.acceptance.harness import Deployment
+from tests.acceptance.wire import PATIENCE_S
+from tests.process import Server
+from websockets.asyncio.client import ClientConnection, connect
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ANSWERS = 20  # so many each story wants before the server may die
+GONE = (httpx.TransportError, websockets.WebSocketException, ConnectionError)
+
+
+@dataclass
+class Interrupted:
+    """What a story knows about its requests when the server has died."""
+
+    results: list[Any] = field(default_factory=list)
+    unknown: int = 0
+
+
+class Systems:
+    """`client` talks to the server that runs now; `ws(path)` connects to it."""
+
+    def __init__(self, deployment: Deployment, origin: socket.socket) -> None:
+        self.deployment = deployment
+        self._origin_socket = origin
+        self.ready = 0
+        self.killed = asyncio.Event()
+        self.restarted = asyncio.Event()
+        self.client: httpx.AsyncClient
+        self.origin: Counter[str] = Counter()  # requests to the origin, by key
+        self.url = ""
+
+    async def ask(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, body: Any = None
+    ) -> httpx.Response:
+        """One request. Raises `httpx.TransportError` if the server dies before it answers."""
+        return await self.client.request(method, path, headers=headers, json=body)
+
+    async def call(self, key: str, method: str, *args: Any) -> Any:
+        """One RPC; its result."""
+        response = await self.ask("POST", f"/rpc/{key}/{method}", body={"args": list(args)})
+        assert response.status_code == 200, response.text
+        return response.json()["result"]
+
+    def ws(self, path: str) -> connect:
+        return connect(f"ws{self.url.removeprefix('http')}{path}", max_size=None)
+
+    async def until_killed(self, ask: Callable[[], Awaitable[Any]], clients: int = 4) -> Interrupted:
+        """Ask again and again, `clients` at a time, until the server dies; then wait for the next one."""
+        found, waiting = Interrupted(), 0
+
+        async def one() -> None:
+            nonlocal waiting
+            while True:
+                waiting += 1
+                try:
+                    found.results.append(await ask())
+                except GONE:
+                    assert self.killed.is_set(), "the server went away before it was killed"
+                    found.unknown += 1
+                    return
+                finally:
+                    waiting -= 1
+                if len(found.results) == ANSWERS:
+                    self.ready += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(clients):
+                group.create_task(one())
+        assert found.unknown, "nothing was in flight when the server was killed: the story shows nothing"
+        await self.restarted.wait()
+        return found
+
+    async def connected(self, stack: AsyncExitStack, path: str, count: int) -> list[ClientConnection]:
+        return [await stack.enter_async_context(self.ws(path)) for _ in range(count)]
+
+    async def run(self, stories: Sequence[Callable[[Systems], Awaitable[None]]]) -> dict[str, BaseException]:
+        """Run all stories at once; what each failed with, by its name."""
+        failed: dict[str, BaseException] = {}
+
+        async def tell(story: Callable[[Systems], Awaitable[None]]) -> None:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await story(self)
+            except Exception as error:  # noqa: BLE001 - reported by the story's own test
+                failed[story.__name__] = error
+            self.ready += not self.killed.is_set()  # the others need not wait for one that has failed
+
+        origin = await asyncio.start_server(self._answer_as_origin, sock=self._origin_socket)
+        with self.deployment.serve() as server:
+            async with self._client(server):
+                tasks = [asyncio.create_task(tell(story)) for story in stories]
+                async with asyncio.timeout(PATIENCE_S):
+                    while self.ready < len(stories):  # noqa: ASYNC110 - any story may be the last
+                        await asyncio.sleep(0.01)
+                self.killed.set()
+                os.kill(server.pid, signal.SIGKILL)
+                await asyncio.to_thread(server.wait)
+        with self.deployment.serve() as server:
+            async with self._client(server):
+                self.restarted.set()
+                await asyncio.gather(*tasks)
+            code = await asyncio.to_thread(server.stop)
+            assert code == 0, server.stderr()
+        origin.close()
+        await asyncio.to_thread(self.deployment.verify)
+        return failed
+
+    async def _answer_as_origin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """`KEY, N`: it was asked for the key the Nth time; `failing` fails."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        key = head.split(b" ", 2)[1].decode().strip("/")
+        self.origin[key] += 1
+        status, body = "200 OK", f"{key}, {self.origin[key]}"
+        if key == "failing":
+            status, body = "500 Internal Server Error", "on purpose"
+        writer.write(
+            f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n{body}".encode()
+        )
+        await writer.drain()
+        writer.close()
+
+    def _client(self, server: Server) -> httpx.AsyncClient:
+        self.url = server.url
+        limits = httpx.Limits(max_connections=1_000)
+        self.client = httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits)
+        return self.client
+
+
+def deploy_examples(path: Path, *, log: str, name: str, **variables: Any) -> Deployment:
+    """The examples with durations that a test can wait for."""
+    folder = path / "examples"
+    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "perdure.toml"
+    text = file.read_text().replace(
+        'name = "examples"\n', f'name = "{name}"\nlog = "{log}"\npartitions = 4\n', 1
+    )
+    for variable, value in variables.items():
+        text, count = re.subn(rf"(?m)^{variable} = .*$", f"{variable} = {json.dumps(value)}", text)
+        assert count == 1, f"the examples have no var {variable}"
+    file.write_text(text)
+    return Deployment(folder, path / "data")
