@@ -146,17 +146,18 @@ async def event_log(systems: Systems) -> None:
 
 
 async def safe_object(systems: Systems) -> None:
-    """What was stored is given back, across the crash."""
+    """What was stored last is given back, across the crash."""
     numbers = count(1)
 
     async def put() -> int:
         number = next(numbers)
-        await systems.ask("POST", "/objects/SafeObject/box", body={"number": number})
+        stored = await systems.ask("POST", "/objects/SafeObject/box", body={"number": number})
+        assert stored.status_code == 200, stored.text
         return number
 
-    found = await systems.until_killed(put, clients=1)
+    found = await systems.until_killed(put, clients=2)
     stored = (await systems.ask("GET", "/objects/SafeObject/box")).json()["number"]
-    assert stored in (found.results[-1], found.results[-1] + 1)
+    assert stored > max(found.results) - 2, "an acknowledged write was lost"
 
 
 async def metered_object(systems: Systems) -> None:
@@ -178,13 +179,13 @@ async def session_cache(systems: Systems) -> None:
         told: dict[str, int] = (await systems.ask("GET", "/objects/SessionCache/one")).json()
         return told
 
-    found = await systems.until_killed(ask, clients=1)
-    last = found.results[-1]
-    assert last["in_memory"] == last["persistent"] == len(found.results)
+    found = await systems.until_killed(ask, clients=2)
+    assert all(told["in_memory"] == told["persistent"] for told in found.results)
+    last = max(told["persistent"] for told in found.results)
     now = await ask()
     assert now["in_memory"] == 1
-    assert now["persistent"] in (last["persistent"] + 1, last["persistent"] + 2)
-    assert now["stays"] == last["stays"] + 1
+    assert last < now["persistent"] <= last + 1 + found.unknown
+    assert now["stays"] == 2
 
 
 async def ledger(systems: Systems) -> None:
@@ -196,7 +197,7 @@ async def ledger(systems: Systems) -> None:
     async def transfer() -> int:
         number = next(numbers)
         source, target = "abc"[number % 3], "abc"[(number + 1) % 3]
-        body = {"args": [source, target, 60]}
+        body = {"args": [source, target, 1_000 if number % 4 == 3 else 60]}
         response = await systems.ask("POST", "/rpc/Ledger/bank/transfer", body=body)
         assert response.status_code in (200, 422, 409, 400), response.text
         return response.status_code

@@ -19,18 +19,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import httpx
 import websockets
-from tests.acceptance.harness import Deployment
-from tests.acceptance.wire import PATIENCE_S
+from tests.acceptance.harness import Deployment, port_of
+from tests.acceptance.wire import PATIENCE_S, Wire
 from tests.process import Server
 from websockets.asyncio.client import ClientConnection, connect
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWERS = 20  # so many each story wants before the server may die
-GONE = (httpx.TransportError, websockets.WebSocketException, ConnectionError)
+GONE = (websockets.WebSocketException, ConnectionError)
 
 
 @dataclass
@@ -41,8 +40,23 @@ class Interrupted:
     unknown: int = 0
 
 
+class Response(NamedTuple):
+    """What came back."""
+
+    status_code: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
 class Systems:
-    """`client` talks to the server that runs now; `ws(path)` connects to it."""
+    """`ask` talks to the server that runs now; `ws(path)` connects to it."""
 
     def __init__(self, deployment: Deployment, origin: socket.socket) -> None:
         self.deployment = deployment
@@ -50,15 +64,20 @@ class Systems:
         self.ready = 0
         self.killed = asyncio.Event()
         self.restarted = asyncio.Event()
-        self.client: httpx.AsyncClient
+        self.port = 0
+        self._idle: list[Wire] = []  # connections to the server that runs now
         self.origin: Counter[str] = Counter()  # requests to the origin, by key
-        self.url = ""
 
     async def ask(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, body: Any = None
-    ) -> httpx.Response:
-        """One request. Raises `httpx.TransportError` if the server dies before it answers."""
-        return await self.client.request(method, path, headers=headers, json=body)
+    ) -> Response:
+        """One request. Raises `ConnectionError` if the server dies before it answers."""
+        wire = self._idle.pop() if self._idle else await Wire(self.port).__aenter__()
+        data = b"" if body is None else json.dumps(body).encode()
+        answer = await wire.ask(method, path, data, (headers or {}).items())
+        if wire.port == self.port:
+            self._idle.append(wire)
+        return Response(answer.status, answer.headers, answer.body)
 
     async def call(self, key: str, method: str, *args: Any) -> Any:
         """One RPC; its result."""
@@ -67,24 +86,20 @@ class Systems:
         return response.json()["result"]
 
     def ws(self, path: str) -> connect:
-        return connect(f"ws{self.url.removeprefix('http')}{path}", max_size=None)
+        return connect(f"ws://127.0.0.1:{self.port}{path}", max_size=None)
 
     async def until_killed(self, ask: Callable[[], Awaitable[Any]], clients: int = 4) -> Interrupted:
         """Ask again and again, `clients` at a time, until the server dies; then wait for the next one."""
-        found, waiting = Interrupted(), 0
+        found = Interrupted()
 
         async def one() -> None:
-            nonlocal waiting
-            while True:
-                waiting += 1
+            while not self.killed.is_set():
                 try:
                     found.results.append(await ask())
                 except GONE:
                     assert self.killed.is_set(), "the server went away before it was killed"
                     found.unknown += 1
                     return
-                finally:
-                    waiting -= 1
                 if len(found.results) == ANSWERS:
                     self.ready += 1
 
@@ -112,18 +127,18 @@ class Systems:
 
         origin = await asyncio.start_server(self._answer_as_origin, sock=self._origin_socket)
         with self.deployment.serve() as server:
-            async with self._client(server):
-                tasks = [asyncio.create_task(tell(story)) for story in stories]
-                async with asyncio.timeout(PATIENCE_S):
-                    while self.ready < len(stories):  # noqa: ASYNC110 - any story may be the last
-                        await asyncio.sleep(0.01)
-                self.killed.set()
-                os.kill(server.pid, signal.SIGKILL)
-                await asyncio.to_thread(server.wait)
+            self._meet(server)
+            tasks = [asyncio.create_task(tell(story)) for story in stories]
+            async with asyncio.timeout(PATIENCE_S):
+                while self.ready < len(stories):  # noqa: ASYNC110 - any story may be the last
+                    await asyncio.sleep(0.01)
+            self.killed.set()
+            os.kill(server.pid, signal.SIGKILL)
+            await asyncio.to_thread(server.wait)
         with self.deployment.serve() as server:
-            async with self._client(server):
-                self.restarted.set()
-                await asyncio.gather(*tasks)
+            self._meet(server)
+            self.restarted.set()
+            await asyncio.gather(*tasks)
             code = await asyncio.to_thread(server.stop)
             assert code == 0, server.stderr()
         origin.close()
@@ -144,11 +159,8 @@ class Systems:
         await writer.drain()
         writer.close()
 
-    def _client(self, server: Server) -> httpx.AsyncClient:
-        self.url = server.url
-        limits = httpx.Limits(max_connections=1_000)
-        self.client = httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits)
-        return self.client
+    def _meet(self, server: Server) -> None:
+        self.port, self._idle = port_of(server), []
 
 
 def deploy_examples(path: Path, *, log: str, name: str, **variables: Any) -> Deployment:

@@ -45,9 +45,9 @@ def failures(
     path: Path = tmp_path_factory.mktemp("systems")
     origin = socket.create_server(("127.0.0.1", 0))
     variables: dict[str, Any] = {
-        "QUOTA_WINDOW_S": 15,
+        "QUOTA_WINDOW_S": 8,
         "SESSION_S": 2,
-        "LOCK_S": 4,
+        "LOCK_S": 6,
         "ITEM_S": 2,
         "ALARM_S": 1,
         "HIGH_USAGE": 10,
