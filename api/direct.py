@@ -34,6 +34,7 @@ from perdure.api.http import (
 from perdure.api.onewrite import Nobody, OneWriteProtocol
 from perdure.api.problems import Problem, problem
 from perdure.api.websocket import SocketProtocol
+from perdure.objects.turn import SWITCHING
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
@@ -106,7 +107,7 @@ class Exchange:
 @lru_cache(1024)
 def _start(status: int, headers: Pairs) -> bytes | None:
     """Status line and headers of a response, None if they cannot be sent; a class has few different ones."""
-    if not sendable(headers):
+    if not sendable(headers) or status == SWITCHING:
         return None
     return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in encoded(headers)])
 

@@ -15,15 +15,19 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol
 
-from perdure.schemas.commands import LOCAL, NOBODY, Command, command_record
+from msgspec import structs
+
+from perdure.schemas.commands import LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
+from perdure.schemas.seal import Seal
 from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 
+RecordParts = tuple[bytes, bytes, Headers]
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
 
@@ -99,6 +103,7 @@ class Gateway:
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None
         self.sockets: FrameTaker | None = None
+        self.seal: Seal | None = None  # for upgrades to WebSockets
         self._place = partition_of(f"gateway/{node}", log.partitions)
         self.address = LOCAL if log.exclusive else f"{self._place}/gateway.{node}"
         self.closed: BaseException | None = None
@@ -141,6 +146,7 @@ class Gateway:
         client_key: str | None = None,
         traceparent: str = "",
         deadline_ms: int | None = None,
+        socket: str = "",
     ) -> None:
         """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
 
@@ -166,10 +172,18 @@ class Gateway:
             "",
             traceparent,
         )
+        record = command_record(command)
+        if socket:
+            command, record = self._upgrade(command, socket)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+        receipt = log.append(Topic.COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
+
+    def _upgrade(self, command: Command, socket: str) -> tuple[Command, RecordParts]:
+        assert self.seal is not None, "no WebSockets here"
+        command = structs.replace(command, socket=socket)
+        return command, sealed_record(command, self.seal)
 
     def post(
         self,

@@ -31,11 +31,11 @@ from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
 from perdure.api.worker import Worker
 from perdure.objects.http import Request
 from perdure.objects.registry import Registry
+from perdure.objects.turn import SWITCHING
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
 from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
-from perdure.schemas.sockets import SOCKET_HEADER
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -45,7 +45,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 # hop-by-hop headers concern the connection, not the object (RFC 9110 §7.6.1)
 _HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"))
 _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
-_DROPPED = NEVER_LOGGED | _HOP | {SOCKET_HEADER}  # who says that a request is a WebSocket is the door alone
+_DROPPED = NEVER_LOGGED | _HOP
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
 _PAGES = ("livez", "readyz", "metrics", "admin", "console", "docs", "openapi.json", "asyncapi.json")
 _OWN = frozenset(("objects", "rpc", "commands", *_PAGES))
@@ -97,8 +97,20 @@ class HttpDoor:
 
     # A request that is complete
 
-    def ask(self, asker: Asker, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> None:
-        """Make the command that a request for an object is. Raises `Refused` or a `PerdureError`: nothing asked."""
+    def ask(
+        self,
+        asker: Asker,
+        method: str,
+        raw_path: bytes,
+        query: bytes,
+        head: Head,
+        body: bytes,
+        socket: str = "",
+    ) -> None:
+        """Make the command that a request for an object is. Raises `Refused` or a `PerdureError`: nothing asked.
+
+        `socket`: of an upgrade, see `Command`.
+        """
         parts = raw_path.split(b"/", 4)
         if len(parts) < 4:
             raise _no_such_path(raw_path.decode("latin-1"))
@@ -108,7 +120,16 @@ class HttpDoor:
             if query:
                 path += "?" + query.decode("latin-1")
             self._gateway.submit(
-                asker, key, FETCH, method, path, head.headers, body, head.client_key, head.traceparent
+                asker,
+                key,
+                FETCH,
+                method,
+                path,
+                head.headers,
+                body,
+                head.client_key,
+                head.traceparent,
+                socket=socket,
             )
             return
         if method != "POST":
@@ -127,7 +148,7 @@ class HttpDoor:
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""
         reply, partition, offset = answer
-        if reply.error is None and sendable(reply.headers):
+        if reply.error is None and sendable(reply.headers) and reply.status != SWITCHING:
             told: Problem = reply.status, encoded(reply.headers), reply.body
         else:
             outcome = FAILED if reply.error is None else reply.outcome
@@ -192,7 +213,7 @@ class HttpDoor:
                 raise _no_such_path(scope["path"])
             return await self._by_worker(self._worker, scope, receive)
         if self.closed:
-            raise Refused(problem("not-exposed", _CLOSED, status=403))
+            raise not_exposed()
         head = read_head(scope["headers"])
         body = b"" if head.size == 0 else await self._body(head.size, receive)
         waiting = Waiting()
@@ -244,6 +265,11 @@ async def _gone(receive: Receive) -> None:
 def for_object(raw_path: bytes) -> bool:
     """Is it a path of an object, and not one of the pages?"""
     return raw_path.startswith((b"/objects/", b"/rpc/"))
+
+
+def not_exposed() -> Refused:
+    """What comes of a request for an object behind a Worker that is alone in front."""
+    return Refused(problem("not-exposed", _CLOSED, status=403))
 
 
 def problem_at_door(error: Refused | PerdureError) -> Problem:

@@ -97,7 +97,7 @@ class Node:
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
         seal = Seal(app_uuid)
-        self.sockets = self.gateway.sockets = Sockets(self.gateway, log, seal, node=self.name)
+        self.sockets = Sockets(self.gateway, log, seal, node=self.name)
         ports = Ports(
             log,
             self.registry,

@@ -74,6 +74,7 @@ class Sockets:
 
     def __init__(self, gateway: Gateway, log: Log, seal: Seal, *, node: str) -> None:
         self.gateway = gateway
+        gateway.sockets, gateway.seal = self, seal
         self._log = log
         self._seal = seal
         self._node = node

@@ -177,7 +177,8 @@ class World:
         """Open a WebSocket to the object. Raises what its handler raised, `SocketClosed` if it answered no 101."""
         end = End(self._sockets, stub.key)
         pairs = tuple((name.lower(), value) for name, value in (headers or {}).items())
-        self._gateway.submit(end, stub.key, FETCH, "GET", path, pairs + end.headers)
+        pairs += (("upgrade", "websocket"),)
+        self._gateway.submit(end, stub.key, FETCH, "GET", path, pairs, socket=end.socket)
         reply = await end.reply
         if reply.error is not None:
             raise error_of(reply)
@@ -248,7 +249,7 @@ class World:
         self._gateway = gateway = Gateway(
             log, node=f"w{next(self._uuids)}", deadline_s=config.deadline_s, clock_ms=self._clock_ms
         )
-        self._sockets = gateway.sockets = Sockets(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
+        self._sockets = Sockets(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
         ports = Ports(
             log,
             registry,

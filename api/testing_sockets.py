@@ -11,8 +11,8 @@ import asyncio
 
 from perdure.api.gateway import Answer
 from perdure.api.sockets import Sockets
-from perdure.schemas.replies import Pairs, Reply
-from perdure.schemas.sockets import ABNORMAL, BINARY, CLOSED, MESSAGE, SOCKET_HEADER, TEXT
+from perdure.schemas.replies import Reply
+from perdure.schemas.sockets import ABNORMAL, BINARY, CLOSED, MESSAGE, TEXT
 
 _TEXT_OPCODE = 1
 
@@ -64,9 +64,9 @@ class End:
         self._closed: SocketClosed | None = None
 
     @property
-    def headers(self) -> Pairs:
+    def socket(self) -> str:
         """What makes a request for this socket of a fetch."""
-        return (("upgrade", "websocket"), (SOCKET_HEADER, f"{self._id} {self._sockets.address}"))
+        return f"{self._id} {self._sockets.address}"
 
     # As an `Asker`
 

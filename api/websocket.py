@@ -29,12 +29,11 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from perdure.api.gateway import Answer
-from perdure.api.http import HttpDoor, Refused, problem_at_door, read_head
+from perdure.api.http import HttpDoor, Refused, not_exposed, problem_at_door, read_head
 from perdure.api.problems import Problem, problem
 from perdure.api.sockets import Sockets, wire
 from perdure.schemas.errors import OutcomeUnknown, PerdureError, Unavailable
-from perdure.schemas.replies import Pairs
-from perdure.schemas.sockets import BINARY, CLOSED, ERROR, MESSAGE, SOCKET_HEADER, TEXT
+from perdure.schemas.sockets import BINARY, CLOSED, ERROR, MESSAGE, TEXT
 
 IN_FLIGHT = 64
 UNSENT_BYTES = 1 << 20
@@ -134,16 +133,17 @@ class SocketProtocol(asyncio.Protocol):
         try:
             self._check_origin(request.headers.get("Origin"), request.headers.get("Host"))
             head = read_head([each for each in raw if each[0].decode() not in _HANDSHAKE])
-            facts: Pairs = (("upgrade", "websocket"), (SOCKET_HEADER, f"{self.id} {self.sockets.address}"))
             path, _, query = request.path.encode().partition(b"?")
             if not path.startswith(b"/objects/"):
                 raise Refused(
                     problem("no-such-path", "WebSockets are at /objects/NAMESPACE/NAME", status=404)
                 )
+            if self.door.closed:
+                raise not_exposed()
             self.key = self.door.key_of(path)
-            head = head._replace(headers=head.headers + facts, client_key=None)
+            head = head._replace(headers=(*head.headers, ("upgrade", "websocket")), client_key=None)
             self._asked = True
-            self.door.ask(self, "GET", path, query, head, b"")
+            self.door.ask(self, "GET", path, query, head, b"", f"{self.id} {self.sockets.address}")
         except (Refused, PerdureError) as error:
             self._respond(problem_at_door(error))
 

@@ -38,12 +38,15 @@ from perdure.schemas.errors import (
     OperatorError,
     OutcomeUnknown,
     Refusal,
+    Runaway,
     TooLarge,
     TurnEnded,
     Unavailable,
 )
 from perdure.schemas.replies import Reply
 from perdure.streams.log import Receipt
+from perdure.streams.stepping import doorway
+from perdure.streams.watchdog import Interrupted
 
 Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
 # what these say is for the client, as it would be at an object's door: change the request, or ask again
@@ -214,9 +217,12 @@ class Worker:
         late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
         return problem_of(OutcomeUnknown(late))
 
+    @doorway
     async def _run(self, request: Request, caller: WorkerCaller) -> Reply:
         try:
             result = await self._function(request, self._env)
+        except Interrupted as error:
+            raise Runaway(str(error)) from error
         except SystemExit as error:  # a request ends by it, not the server
             raise RuntimeError(f"SystemExit: {error}") from error
         except Exception:
@@ -261,5 +267,9 @@ def _blame(error: BaseException, function: Function) -> str:
     """Type and text of an error, behind the innermost line of it that lies in the Worker's folder."""
     what = traceback.format_exception_only(error)[-1].strip()
     folder = str(Path(function.__code__.co_filename).parent)
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(folder)]
+    frames = [
+        each
+        for each in traceback.extract_tb(error.__traceback__)
+        if each.filename.startswith(folder) and "site-packages" not in each.filename
+    ]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {what}" if frames else what

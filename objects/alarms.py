@@ -32,6 +32,7 @@ DEFAULT = "default"
 RETRIES = 6
 FIRST_RETRY_MS = 2000
 MAX_NAME_CHARS = 255
+_YEAR_1973_MS = 100_000_000_000  # in seconds that is the year 5138
 _YEAR_10000_MS = 253_402_300_800_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
@@ -81,6 +82,8 @@ def due_at(when: When, now_ms: int) -> int:
         if not math.isfinite(when):
             raise ValueError(f"set_alarm({when!r}) is no time")
         due_ms = math.ceil(when)
+        if 0 < due_ms < _YEAR_1973_MS:
+            raise ValueError(f"set_alarm({when!r}) is in 1970: times are in ms since 1970, not in seconds")
     else:
         raise TypeError(
             f"set_alarm takes ms since 1970, a datetime with a zone or a timedelta, not {type(when).__name__}"

@@ -8,10 +8,22 @@ Laws
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 from perdure.schemas.effects import AlarmChange, Out, SocketChange
 from perdure.schemas.sockets import frame_out
+
+
+class AtOnce:
+    """What a method returns that has done what it does, so that it may be awaited too."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+AT_ONCE = AtOnce()
 
 
 class Sent:

@@ -11,12 +11,12 @@ Laws
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.objects.effects import Effects, Sent
+from perdure.objects.effects import AT_ONCE, Effects, Sent
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import SocketChange, SocketRow, socket_row
 from perdure.schemas.errors import BadFrame, ObjectError, Refusal, TooLarge
@@ -50,17 +50,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
 
-class _Sent:
-    """What `send` returns, so that it may be awaited too."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-_SENT = _Sent()
-
-
 class WebSocket:
     """A connection of the object. It stays the same object while the durable object is in memory.
 
@@ -91,7 +80,7 @@ class WebSocket:
         type_, data = _frame_of(data)
         if row is not None:
             state._effects().send(type_, data, row.gateway, self._number)
-        return _SENT
+        return AT_ONCE
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it once the turn has committed; the object hears no event of it any more.
@@ -220,15 +209,18 @@ class Sockets:
 
     get_websockets = websockets
 
-    def broadcast(self, data: str | bytes, tag: str | None = None, exclude: Iterable[WebSocket] = ()) -> None:
-        """Send one frame to all WebSockets, or to those with a tag, once the turn has committed."""
+    def broadcast(
+        self, data: str | bytes, tag: str | None = None, exclude: Iterable[WebSocket] = ()
+    ) -> Awaitable[None]:
+        """Send one frame to all WebSockets, or to those with a tag, once the turn has committed. As `send`."""
         type_, data = _frame_of(data)
         left_out = {socket.id for socket in exclude}
         chosen = [(id_, row) for id_, row in self._chosen(tag) if id_ not in left_out]
         if chosen:
-            gateways = self._effects().send_all(Sent(type_, data)).gateways
+            frame = self._effects().send_all(Sent(type_, data))
             for id_, row in chosen:
-                gateways.setdefault(row.gateway, []).append(number_of(id_))
+                frame.to(row.gateway, number_of(id_))
+        return AT_ONCE
 
     def set_websocket_auto_response(self, request: str | None, response: str = "") -> None:
         """Let gateways answer the text message `request` with `response`, without a turn. None: no longer."""
@@ -336,7 +328,9 @@ class Sockets:
             known = self._sockets = {}
         socket = known.get(id_)
         if socket is None:
-            socket = known[id_] = WebSocket(self, id_)
+            socket = WebSocket(self, id_)
+            if id_ in self._view.sockets():  # one that this turn accepts is remembered once it has committed
+                known[id_] = socket
         return socket
 
     def _committed_rows(self) -> Mapping[str, SocketRow]:

@@ -9,10 +9,11 @@ Laws
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from perdure.objects.effects import AT_ONCE
 from perdure.objects.http import FetchedResponse, Request
 from perdure.objects.names import ObjectId
 from perdure.objects.overlay import current_turn
@@ -109,11 +110,12 @@ class Sender:
     def __init__(self, key: str) -> None:
         self.key = key
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
         _check_method(self.key, name)
 
-        def method(*args: Any, **kwargs: Any) -> None:
+        def method(*args: Any, **kwargs: Any) -> Awaitable[None]:
             caller().send(_call(self.key, name, args, kwargs))
+            return AT_ONCE
 
         return method
 

@@ -29,7 +29,7 @@ from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named
 from perdure.objects.sockets import handle_event
 from perdure.schemas.alarms import parse_ring
-from perdure.schemas.commands import ALARM, CALL, FETCH, SOCKET, Command, parse_call
+from perdure.schemas.commands import ALARM, CALL, FETCH, NOBODY, SOCKET, Command, parse_call
 from perdure.schemas.errors import (
     BadReply,
     CallerError,
@@ -181,9 +181,23 @@ def _failed(command: Command, error: BaseException) -> Outcome:
     return Outcome(error_reply(FAILED, code, message), False, True, True)
 
 
-def too_large_outcome(command: Command, error: TooLarge) -> Outcome:
-    """The outcome of a turn whose entry is too large to be journaled."""
-    return Outcome(error_reply(FAILED, error.code, f"{command.key}: {error}"), False, True, True)
+def entry_failed(command: Command, error: Exception) -> Outcome:
+    """The outcome of a turn whose entry cannot be journaled: too large, or it holds what no log can."""
+    if isinstance(error, TooLarge):
+        return Outcome(error_reply(FAILED, error.code, f"{command.key}: {error}"), False, True, True)
+    return _failed(command, BadReply(f"what it answers or sends cannot be written: {_text(error)}"))
+
+
+def nobody_asks_again(command: Command) -> bool:
+    """Is it one whose sender hears nothing, and would not send it again?"""
+    return command.reply_to == NOBODY or command.kind == SOCKET
+
+
+def given_up(outcome: Outcome) -> Outcome:
+    """Of such a command that could not be done, again and again: it failed, and that is journaled."""
+    error = outcome.reply.error
+    code, told = (error.code, error.message) if error is not None else ("unavailable", "")
+    return Outcome(error_reply(FAILED, code, told), False, True, True)
 
 
 def _reply(command: Command, result: Any) -> Reply:

@@ -6,7 +6,7 @@ Laws
   read from the log are the same turn).
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
 - `Authorization` and `Cookie` are never written.
-- What only perdure may send (the kinds alarm and socket, a chain of callers, a principal that begins with `@`)
+- What only perdure may send (the kinds alarm and socket, WebSocket upgrades, a chain of callers, a principal that begins with `@`)
   counts only under the app's seal.
 
 Headers: `v` format version (1) · `kind` fetch | call | alarm | socket · `id` perdure's correlation id · `reply-to` ·
@@ -49,6 +49,7 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     socket: `method` is message, close or error, `path` the socket's id, `body` the data.
     `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes. `chain`: the turns
     that wait for this call, outermost first; `mark`: of a call or send, the low mark of its caller's partition.
+    `socket`: of a fetch that is a WebSocket upgrade, the socket's id, space, its gateway.
     """
 
     key: str
@@ -65,24 +66,31 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     traceparent: str = ""
     chain: tuple[str, ...] = ()
     mark: int = 0
+    socket: str = ""
 
     @property
     def internal(self) -> bool:
         """May only perdure itself send it?"""
-        return bool(self.chain or self.mark) or self.kind in _INTERNAL_KINDS or self.principal.startswith("@")
+        return (
+            bool(self.chain or self.mark or self.socket)
+            or self.kind in _INTERNAL_KINDS
+            or self.principal.startswith("@")
+        )
 
 
 def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record that carries a command which only perdure may send."""
     key, value, headers = command_record(command)
     if command.kind == SOCKET:
-        headers += (("path", command.path.encode()), *_http_headers(command.headers))
+        headers += (("path", command.path.encode()), *_encoded_headers(command.headers))
     if command.kind in _INTERNAL_KINDS:
         headers += (("method", command.method.encode()),)
     if command.chain:
         headers += (("chain", "\n".join(command.chain).encode()),)
     if command.mark:
         headers += (("mark", b"%d" % command.mark),)
+    if command.socket:
+        headers += (("socket", command.socket.encode()),)
     return key, value, seal.sealed(key, value, headers)
 
 
@@ -114,10 +122,11 @@ def _envelope(kind: str, reply_to: str, deadline_ms: int | None) -> Headers:
     return tuple(headers)
 
 
-@lru_cache(1024)
-def _http_headers(pairs: Pairs) -> Headers:
-    """Clients repeat themselves: one of them sends much the same headers each time."""
+def _encoded_headers(pairs: Pairs) -> Headers:
     return tuple(("http-" + name, value.encode("latin-1")) for name, value in pairs)
+
+
+_http_headers = lru_cache(1024)(_encoded_headers)  # a client sends much the same headers each time
 
 
 def parse_command(
@@ -127,7 +136,9 @@ def parse_command(
     command = _parsed(key, value, headers)
     if command.internal and (seal is None or not seal.holds(key, value, headers)):
         what = (
-            f"commands of kind {command.kind!r}" if command.kind in _INTERNAL_KINDS else "calls from a turn"
+            f"commands of kind {command.kind!r}"
+            if command.kind in _INTERNAL_KINDS
+            else "calls from a turn or WebSockets"
         )
         raise MalformedCommand(
             f"only perdure itself may send {what}: the record does not bear the app's seal"
@@ -161,6 +172,8 @@ def _parsed(key: bytes | None, value: bytes | None, headers: Headers) -> Command
             envelope["chain"] = tuple(chain.decode().split("\n"))
         if mark := named.get("mark"):
             envelope["mark"] = _number(mark)
+        if socket := named.get("socket"):
+            envelope["socket"] = socket.decode()
         if kind == CALL:
             return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
         if kind == FETCH:

@@ -89,7 +89,7 @@ def parse_reply(value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> 
         if status == 0:
             told = msgspec.json.decode(value or b"{}")["error"]
             error = ErrorInfo(told["code"], told["message"], told.get("detail"))
-        elif not 200 <= status <= 599:
+        elif not (200 <= status <= 599 or status == 101):
             raise ValueError(f"no reply record: its status is {status}")
         http = tuple((name[5:], text.decode("latin-1")) for name, text in headers if name.startswith("http-"))
         reply = Reply(outcome, status, http, b"" if error else value or b"", error)

@@ -5,7 +5,7 @@ Laws
   of one gateway sort in the order in which they came.
 - A frame for many sockets of one gateway is one record. It names its object, so that an object reaches only sockets of
   its own, and its sockets by number (u32, big endian).
-- A fetch that is a WebSocket upgrade carries the header `perdure-socket`: id, space, gateway. Doors take it from nobody.
+- A fetch that is a WebSocket upgrade says so under the app's seal: `socket`, its id, space, its gateway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import msgspec
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import Out
 
-SOCKET_HEADER = "perdure-socket"
 TEXT, BINARY, CLOSE, AUTO = "text", "binary", "close", "auto"  # types of frames
 MESSAGE, CLOSED, ERROR, GONE = "message", "close", "error", "gone"  # methods of socket commands
 ABNORMAL, SERVICE_RESTART = 1006, 1012
@@ -91,9 +90,5 @@ def _unpacked(sockets: bytes) -> tuple[int, ...]:
 
 def upgrade_of(command: Command) -> tuple[str, str] | None:
     """(socket id, gateway) if the command is a WebSocket upgrade."""
-    for name, value in command.headers:
-        if name == SOCKET_HEADER:
-            id_, _, gateway = value.partition(" ")
-            place = gateway.partition("/")[0]
-            return (id_, gateway) if id_ and place.isascii() and place.isdigit() else None
-    return None
+    id_, _, gateway = command.socket.partition(" ")
+    return (id_, gateway) if id_ else None

@@ -113,7 +113,7 @@ class DataDir:
         if present & {"log", "state"} and LOCK in present:
             raise DataDirError(f"{self.path / APP} is missing, but there is data: restore it from a backup")
         raise DataDirError(
-            f"{self.path} is not empty and no data directory of perdure (no {APP}): choose another directory"
+            f"{self.path} is not empty and no data directory of perdure (no {APP}): choose another directory (--data)"
         )
 
     def _take_lock(self) -> IO[str]:
@@ -172,7 +172,7 @@ class DataDir:
     def _check(self, app: str, partitions: int) -> None:
         if self._app.app != app:
             raise DataDirError(
-                f"{self.path} belongs to the app {self._app.app!r}, not to {app!r}: choose another directory"
+                f"{self.path} belongs to the app {self._app.app!r}, not to {app!r}: choose another directory (--data)"
             )
         if self._app.partitions != partitions:
             raise ConfigError(

@@ -35,19 +35,24 @@ def admitted(
 def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Outcome | None:
     """The outcome of a command that is not run: it has expired, or its client key is spent; None: run it."""
     command = turn.command
+    if command.client_key is not None and (told := _outcome_of_key(command, command.client_key, tables)):
+        return told  # whatever the time: it has happened, or must not
     if command.deadline_ms is not None and clock_ms() > turn.record.time_ms + command.deadline_ms:
-        told = f"its deadline of {command.deadline_ms} ms passed before {command.key} was free"
-        return not_done(Expired(told))
-    if command.client_key is not None:
-        if (key := call_key(command.principal, command.client_key)) is not None:
-            return _outcome_of_copy(command, key, tables)
-        spent = tables.spent(command.key, command.principal, command.client_key)
-        if spent is not None:
-            if spent.payload_hash == payload_hash(command):
-                return Outcome(spent.reply, False, False, False)
-            told = f"the idempotency key {command.client_key!r} was used for another payload"
-            return not_done(KeyReused(told))
+        return not_done(
+            Expired(f"its deadline of {command.deadline_ms} ms passed before {command.key} was free")
+        )
     return None
+
+
+def _outcome_of_key(command: Command, client_key: str, tables: Tables) -> Outcome | None:
+    if (key := call_key(command.principal, client_key)) is not None:
+        return _outcome_of_copy(command, key, tables)
+    spent = tables.spent(command.key, command.principal, client_key)
+    if spent is None:
+        return None
+    if spent.payload_hash == payload_hash(command):
+        return Outcome(spent.reply, False, False, False)
+    return not_done(KeyReused(f"the idempotency key {client_key!r} was used for another payload"))
 
 
 def _outcome_of_copy(command: Command, key: CallKey, tables: Tables) -> Outcome | None:

@@ -3,8 +3,8 @@
 Laws
 - Commands of one object are taken in log order; the next turn may start as soon as the one before has ended,
   on what it committed (speculation), durable or not.
-- `written` holds what ended turns committed and the tables have not folded yet; `cache` is a bounded copy of
-  what was read or written. Both only ever hold what the next turn must see.
+- `unsettled` holds what ended turns committed and the tables have not folded yet, turn by turn; `cache` is a bounded
+  copy of what was read or written. Both only ever hold what the next turn must see.
 - An idle object has no queue, no task and no lock.
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
-from perdure.objects.effects import Effects
 from perdure.objects.overlay import Limits, Overlay, in_range, merged
 from perdure.objects.registry import Kind
 from perdure.objects.state import State
@@ -26,7 +25,7 @@ from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply
 from perdure.streams.log import LogRecord
-from perdure.streams.stepping import TaskLike
+from perdure.streams.stepping import TaskLike, doorway
 from perdure.streams.tables import Tables
 
 if TYPE_CHECKING:  # they stand on this file
@@ -55,6 +54,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     over: bool = False
     timer: object = None
     calling: Calling | None = None
+    tries: int = 0  # in which it could not be done, of a command that nobody waits for
     alarm: AlarmRow | None = None  # of a turn that an alarm made, as it stood when it rang
 
     # As a `perdure.objects.ports.Caller`
@@ -92,10 +92,8 @@ class Resident:
     """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""
 
     __slots__ = (
-        "alarms_set",
         "cache",
         "calls",
-        "cleared",
         "instance",
         "key",
         "kind",
@@ -105,7 +103,6 @@ class Resident:
         "state",
         "tables",
         "unsettled",
-        "written",
     )
 
     def __init__(self, key: str, kind: Kind, tables: Tables, limits: Limits) -> None:
@@ -117,11 +114,9 @@ class Resident:
         self.instance: DurableObject | None = None
         self.mailbox: deque[Turn | int] | None = None
         self.running: Turn | None = None
-        self.unsettled = 0
         self.cache: dict[str, bytes | None] = {}
-        self.written: dict[str, bytes | None] | None = None
-        self.cleared = False
-        self.alarms_set: dict[str, AlarmRow | None] | None = None  # as `written`
+        # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded it
+        self.unsettled: deque[Overlay | None] | None = None
         self.socket_rows: dict[str, SocketRow] | None = (
             None  # all of them, durable or not, once somebody asked
         )
@@ -137,6 +132,7 @@ class Resident:
             return handling(self.instance, self.kind, command)
         return self._first(command, env)
 
+    @doorway
     async def _first(self, command: Command, env: Env) -> Any:
         if command.kind == SOCKET and not self.state.concerns(command):
             return None  # nobody is told, so nobody is woken
@@ -144,13 +140,13 @@ class Resident:
         await instance.start()
         assert turn is not None
         assert turn.overlay is not None
-        if turn.overlay.empty:
+        wrote = not turn.overlay.empty
+        if not wrote and self.running is turn:  # else it was left behind while it started
             self.instance = instance
-            return await handling(instance, self.kind, command)
         result = await handling(instance, self.kind, command)
         if (
-            self.running is turn
-        ):  # what `start` wrote is rolled back with a turn that fails: it has to start again
+            wrote and self.running is turn
+        ):  # what `start` wrote goes with a turn that fails: it has to start again
             self.instance = instance
         return result
 
@@ -160,36 +156,54 @@ class Resident:
         found = self.cache.get(name, _ABSENT)
         if found is not _ABSENT:
             return found  # type: ignore[return-value]  # not the marker: bytes or None
-        if self.written is not None:
-            found = self.written.get(name, _ABSENT)
-            if found is not _ABSENT:
-                return found  # type: ignore[return-value]  # as above
-        if self.cleared:
-            return None
+        if self.unsettled:
+            for overlay in reversed(self.unsettled):
+                if overlay is None:
+                    continue
+                found = overlay.changes.get(name, _ABSENT)
+                if found is not _ABSENT:
+                    return found  # type: ignore[return-value]  # as above
+                if overlay.cleared:
+                    return None
         value = self.tables.get(self.key, name)
         self._remember(name, value)
         return value
 
     def scan(self, start: str, end: str | None, *, reverse: bool) -> Iterator[tuple[str, bytes]]:
-        base: Iterator[tuple[str, bytes]] = iter(())
-        if not self.cleared:
-            base = self.tables.scan(self.key, start, end, reverse=reverse)
-        if not self.written:
-            return base
-        names = in_range(self.written, start, end, reverse=reverse)
-        return merged(base, self.written, names, reverse=reverse)
+        changes: dict[str, bytes | None] = {}
+        cleared = False
+        for overlay in self.unsettled or ():
+            if overlay is not None:
+                if overlay.cleared:
+                    cleared = True
+                    changes.clear()
+                changes.update(overlay.changes)
+        base = iter(()) if cleared else self.tables.scan(self.key, start, end, reverse=reverse)
+        names = in_range(changes, start, end, reverse=reverse)
+        return merged(base, changes, names, reverse=reverse) if names else base
 
     @property
     def rings(self) -> bool:
         return self.kind.alarm is not None
 
     def alarm(self, name: str) -> AlarmRow | None:
-        if self.alarms_set is not None and name in self.alarms_set:
-            return self.alarms_set[name]
-        return None if self.cleared else self.tables.alarm(self.key, name)
+        for overlay in reversed(self.unsettled or ()):
+            if overlay is not None:
+                if overlay.effects is not None and name in overlay.effects.alarms:
+                    return alarm_row(overlay.effects.alarms[name], -1)
+                if overlay.cleared:
+                    return None
+        return self.tables.alarm(self.key, name)
 
     def alarms(self) -> dict[str, AlarmRow]:
-        return _laid_over({} if self.cleared else self.tables.alarms(self.key), self.alarms_set)
+        rows = self.tables.alarms(self.key)
+        for overlay in self.unsettled or ():
+            if overlay is not None:
+                if overlay.cleared:
+                    rows.clear()
+                if overlay.effects is not None:
+                    _lay_over(rows, {n: alarm_row(each, -1) for n, each in overlay.effects.alarms.items()})
+        return rows
 
     def sockets(self) -> dict[str, SocketRow]:
         if self.socket_rows is None:
@@ -199,36 +213,29 @@ class Resident:
     # Committing
 
     def commit(self, overlay: Overlay) -> None:
-        """The turn's writes count from here on for this object's next turns."""
+        """The turn's writes count from here on for this object's next turns; call `ended` next."""
         if overlay.cleared:
-            self.cleared = True
-            self.written = {}
-            self.alarms_set = None
             self.cache.clear()
-        if self.written is None:
-            self.written = {}
-        self.written.update(overlay.changes)
         for name, value in overlay.changes.items():
             self._remember(name, value)
-        if overlay.effects is not None:
-            self._commit_effects(overlay.effects)
-
-    def _commit_effects(self, effects: Effects) -> None:
-        if effects.alarms:
-            self.alarms_set = alarms = self.alarms_set or {}
-            for name, alarm in effects.alarms.items():
-                alarms[name] = alarm_row(alarm, -1)
-        if effects.sockets:
+        effects = overlay.effects
+        if effects is not None and effects.sockets:
             # they were read before the first change of them, so what is read here lacks none
-            _laid_over(self.sockets(), {id_: socket_row(each) for id_, each in effects.sockets.items()})
+            _lay_over(self.sockets(), {id_: socket_row(each) for id_, each in effects.sockets.items()})
             self.state.kept(effects.sockets, effects.listeners)
 
+    def ended(self, committed: Overlay | None) -> None:
+        """A turn has ended with an entry, and committed this."""
+        if self.unsettled is None:
+            self.unsettled = deque()
+        self.unsettled.append(committed)
+
     def settled(self) -> None:
-        """One entry of this object is durable and folded."""
-        self.unsettled -= 1
+        """The oldest of those entries is durable and folded."""
+        assert self.unsettled
+        self.unsettled.popleft()
         if not self.unsettled:
-            self.written = self.alarms_set = None
-            self.cleared = False
+            self.unsettled = None
 
     def _remember(self, name: str, value: bytes | None) -> None:
         if len(self.cache) >= CACHED_VALUES and name not in self.cache:
@@ -236,10 +243,9 @@ class Resident:
         self.cache[name] = value
 
 
-def _laid_over(rows: dict[str, _Row], changes: dict[str, _Row | None] | None) -> dict[str, _Row]:
-    for name, row in (changes or {}).items():
+def _lay_over(rows: dict[str, _Row], changes: dict[str, _Row | None]) -> None:
+    for name, row in changes.items():
         if row is None:
             rows.pop(name, None)
         else:
             rows[name] = row
-    return rows

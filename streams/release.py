@@ -55,14 +55,15 @@ class _Message:
 
 
 class _Sent(NamedTuple):
-    """A message of one object to another that waits for those before it."""
+    """A message of an object to another, or to a gateway, that waits for those before it."""
 
     message: _Message
+    topic: Topic
     partition: int
     record: Record
 
 
-_Lane = tuple[str, bytes | None]  # from one object to another
+_Lane = tuple[str, str, bytes | None]  # topic, from one object to another or to a gateway
 
 
 class Release:
@@ -101,12 +102,13 @@ class Release:
         if not local:
             self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
         for n, out in outbox:
-            if out.topic == Topic.COMMANDS:  # its receiver knows it by its key; its seal covers its headers
-                sent = _Sent(message, out.partition, Record(out.key, out.value, out.headers))
-                self._in_order((entry.key, out.key), sent)
-                continue
-            headers = (*out.headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
-            self._send(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+            headers = out.headers
+            if (
+                out.topic != Topic.COMMANDS
+            ):  # there its receiver knows it by its key; its seal covers its headers
+                headers += (("message-id", f"{self._partition}:{offset}/{n}".encode()),)
+            sent = _Sent(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+            self._in_order((out.topic, entry.key, out.key), sent)
 
     def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
         """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
@@ -154,19 +156,19 @@ class Release:
         return self._partition, (reply_to if reply_to and reply_to != LOCAL else key).encode() or None
 
     def _in_order(self, lane: _Lane, sent: _Sent) -> None:
-        """Let out a message of one object to another: the next one goes when this one has arrived."""
+        """Let out a message of an object: the next one to the same receiver goes when this one has arrived."""
         if self._log.ordered:  # it keeps what it accepts in order, all or nothing
-            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record)
+            self._send(*sent)
         elif (waiting := self._lanes.get(lane)) is not None:
             waiting.append(sent)
         else:
             self._lanes[lane] = deque()
-            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record, lane)
+            self._send(*sent, lane)
 
     def _next_in(self, lane: _Lane) -> None:
         if waiting := self._lanes[lane]:
             sent = waiting.popleft()
-            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record, lane)
+            self._send(*sent, lane)
         else:
             del self._lanes[lane]
 

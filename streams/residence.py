@@ -46,6 +46,8 @@ class Turns(Protocol):
 
     def evict(self, resident: Resident) -> None: ...
 
+    def instance_gone(self, resident: Resident) -> None: ...
+
 
 class Owning(Protocol):
     """What is asked of an owner."""
@@ -141,7 +143,7 @@ def drop(turns: Turns, resident: Resident) -> None:
     if resident.idle:
         turns.evict(resident)
     else:
-        resident.instance = None
+        turns.instance_gone(resident)
         resident.cache.clear()
 
 

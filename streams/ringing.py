@@ -25,6 +25,7 @@ from perdure.schemas.errors import CallerError, StorageFailed
 from perdure.schemas.replies import FAILED, OK, Reply, error_reply
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owning import Counts
+from perdure.streams.stepping import doorway
 
 AGAIN_S = 1.0  # after the state could not be read to see how an alarm stands
 _DONE = Outcome(Reply(OK, 204, (), b""), False, False, False)
@@ -74,6 +75,7 @@ class Ringing:
             return self._decided(turn)
         return self._sweep(turn) if turn.command.method == TTL else self._ring(turn, env)
 
+    @doorway
     async def _ring(self, turn: Turn, env: Env) -> Response:
         resident, name = turn.resident, turn.command.method
         assert resident is not None
@@ -111,6 +113,12 @@ class Ringing:
             _logger.warning("alarm parked", object=turn.command.key, alarm=name, error=told)
         return Outcome(error_reply(FAILED, code, told), True, True, outcome.drop_instance)
 
+    def failed_after_all(self, turn: Turn, outcome: Outcome) -> Outcome:
+        """It was taken for a success at first."""
+        if not _row(turn).parked and turn.command.method != TTL:
+            self._counts.alarms_fired -= 1
+        return self.concluded(turn, outcome)
+
     def parked(self, turn: Turn, outcome: Outcome) -> Outcome:
         """The process died while this turn ran, too often: the alarm is parked with its command."""
         row, name = _row(turn), turn.command.method
@@ -132,7 +140,7 @@ def note_expiry(resident: Resident, overlay: Overlay) -> None:
         row = None if overlay.cleared else resident.alarm(TTL)
     except Exception:  # noqa: BLE001 - whatever the store raises: set once more does no harm
         row = None
-    if row is None or row.due_ms > first_ms:
+    if row is None or row.parked or row.due_ms > first_ms:
         overlay.effect().alarms[TTL] = AlarmChange(TTL, first_ms)
 
 

@@ -16,6 +16,7 @@ from perdure.objects.overlay import Overlay
 from perdure.schemas.commands import NOBODY, SOCKET, Command, sealed_record
 from perdure.schemas.effects import SocketChange
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
+from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import Pairs
 from perdure.schemas.sockets import ABNORMAL, CLOSED, GONE, HEARTBEAT_KIND, SETTINGS
 from perdure.streams.log import Log, Record, Topic
@@ -53,9 +54,9 @@ async def watch_gateways(ports: Ports, tables: Tables) -> None:
         try:
             ends, silent = await _silent(log, {row.gateway for _, id_, row in held if id_ != SETTINGS}, ends)
         except (LogUnreachable, OutcomeUnknown, Unavailable):
-            silent = set()  # whoever cannot read hears nobody: that says nothing about them
+            ends, silent = {}, set()  # whoever cannot read hears nobody, and they may not be heard: look anew
         for key, id_, row in held:
-            if row.gateway in silent:
+            if row.gateway in silent and namespace_of(key) in ports.registry.kinds:
                 tell_object(ports, tables.partition, key, CLOSED, id_, LOST, b"the gateway is gone")
         await asyncio.sleep(SILENT_S)
 
@@ -84,8 +85,8 @@ async def _heard(log: Log, place: int, name: bytes, start: int, end: int) -> boo
 def close_lost(ports: Ports, tables: Tables) -> None:
     """The owner begins to serve: no instance is in memory, and some gateways are no more."""
     for key, id_, row in list(tables.all_sockets()):
-        if id_ == SETTINGS:
-            continue
+        if id_ == SETTINGS or namespace_of(key) not in ports.registry.kinds:
+            continue  # a class that has left the app is told nothing; its migration removes the rows
         if ports.log.exclusive and not ports.doors.holds(row.gateway):
             tell_object(ports, tables.partition, key, CLOSED, id_, LOST, b"the gateway is gone")
         elif row.listener:

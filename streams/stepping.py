@@ -21,10 +21,12 @@ import types
 from asyncio.tasks import _enter_task, _leave_task  # no public way before 3.12's swap_current_task
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
-from typing import Any, Protocol
+from types import CodeType
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 Step = Callable[[Any], Any]
 
 _now: memoryview = memoryview(bytearray(8)).cast("q")
@@ -195,4 +197,13 @@ def _rest(
 
 
 # the code below which a handler's own begins, on the stack of a step
+DOORWAYS: set[CodeType] = set()  # code of perdure's own that calls the user's, and may be interrupted in it
+
+
+def doorway(function: _F) -> _F:
+    """Marks an `async def` that runs the user's code: what is interrupted below it is a handler."""
+    DOORWAYS.add(function.__code__)
+    return function
+
+
 STEPS = frozenset((run_inline.__code__, _advance.__code__, _close.__code__))

@@ -23,12 +23,21 @@ import structlog
 
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
-from perdure.objects.turn import Outcome, conclude, not_done, parked, too_large_outcome
+from perdure.objects.turn import (
+    Outcome,
+    conclude,
+    entry_failed,
+    given_up,
+    nobody_asks_again,
+    not_done,
+    parked,
+)
 from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
+from perdure.schemas.replies import UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.entries import entry_of
@@ -48,6 +57,8 @@ if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.calls import Calls
 
 Spending = tuple[str, str, str]  # object key, principal, client key
+TRIES = 6  # more of what nobody waits for, while it cannot be done
+FIRST_TRY_AGAIN_S = 0.5  # doubling
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
 _logger = structlog.get_logger(__name__)
 
@@ -94,6 +105,8 @@ class Turns:
                 self._over(turn)
                 self._cancelled.add(turn)
                 turn.cancel()
+                if turn.calling is not None and turn.calling.proof is not None:
+                    turn.calling.proof.cancel()  # Tasks of the handler may wait for it
             resident.state.end()
         self._loop.call_later(ABANDON_AFTER_S, leave_all, self._cancelled)
         self.residents.clear()
@@ -217,8 +230,20 @@ class Turns:
         outcome = conclude(turn.command, result, error, overlay)
         if turn.command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
+        elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):
+            if turn.tries < TRIES:
+                self._run_later(turn, resident)
+                return
+            outcome = given_up(outcome)
         self.conclude(turn, outcome)
         self._next(resident)
+
+    def _run_later(self, turn: Turn, resident: Resident) -> None:
+        """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""
+        self.instance_gone(resident)
+        again = Turn(turn.record, turn.command, resident, turn.offset, tries=turn.tries + 1)
+        resident.running = again
+        self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_reigning, again)
 
     def _next(self, resident: Resident) -> None:
         mailbox = resident.mailbox
@@ -268,9 +293,7 @@ class Turns:
             self.instance_gone(resident)
         if outcome.entry:
             assert resident is not None
-            if not self._make_entry(turn, outcome):
-                self.instance_gone(resident)
-            resident.unsettled += 1
+            resident.ended(self._make_entry(turn, outcome))
             self.counts.entries += 1
             self.journal.add(turn, urgent=True)
             return
@@ -290,38 +313,42 @@ class Turns:
                 command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
             )
 
-    def _make_entry(self, turn: Turn, outcome: Outcome) -> bool:
-        """Set the turn's entry and commit its overlay; False if it was too large and became a failure."""
+    def _make_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
+        """Set the turn's entry and commit what it holds, which is returned. One that cannot be is a failure."""
         overlay, resident = turn.overlay, turn.resident
         assert overlay is not None
         assert resident is not None
-        commit = outcome.commit and not overlay.empty
-        if commit and overlay.first_expiry is not None:
-            note_expiry(resident, overlay)
-        if not commit and turn.command.kind == SOCKET and (left := removal(turn.command)) is not None:
-            commit, overlay = True, left
-        entry = turn.entry = entry_of(turn, outcome, overlay if commit else None)
-        turn.encoded = encode_entry(entry)
-        fits = len(turn.encoded) <= self.bounds.entry_bytes
-        if not fits:
-            told = f"the turn's journal entry has {len(turn.encoded)} bytes, over {self.bounds.entry_bytes}"
-            self._make_small_entry(turn, too_large_outcome(turn.command, TooLarge(told)))
-        elif commit:
-            resident.commit(overlay)
+        committed = overlay if outcome.commit and not overlay.empty else None
+        if committed is not None and committed.first_expiry is not None:
+            note_expiry(resident, committed)
+        if committed is None and turn.command.kind == SOCKET:
+            committed = removal(turn.command)
+        try:
+            entry = turn.entry = entry_of(turn, outcome, committed)
+            turn.encoded = encode_entry(entry)
+            if len(turn.encoded) > self.bounds.entry_bytes:
+                told = (
+                    f"the turn's journal entry has {len(turn.encoded)} bytes, over {self.bounds.entry_bytes}"
+                )
+                raise TooLarge(told)
+        except Exception as error:  # noqa: BLE001 - a user's value that no log can hold raises anything
+            committed = self._make_small_entry(turn, entry_failed(turn.command, error))
+            self.instance_gone(resident)
+        if committed is not None:
+            resident.commit(committed)
         turn.overlay = None
-        return fits
+        return committed
 
-    def _make_small_entry(self, turn: Turn, outcome: Outcome) -> None:
-        """The entry of a turn whose own was too large: it failed, and of an alarm's turn that is a change too."""
-        overlay, resident = None, turn.resident
+    def _make_small_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
+        """The entry of a turn whose own cannot be; what it commits all the same: its alarm's or its socket's change."""
+        committed = None
         if turn.command.kind == ALARM:
-            self.counts.alarms_fired -= 1  # as it was taken for at first
-            outcome, overlay = self.ringing.concluded(turn, outcome), turn.overlay
-            assert resident is not None
-            assert overlay is not None
-            resident.commit(overlay)
-        turn.entry = entry_of(turn, outcome, overlay)
+            outcome, committed = self.ringing.failed_after_all(turn, outcome), turn.overlay
+        elif turn.command.kind == SOCKET:
+            committed = removal(turn.command)
+        turn.entry = entry_of(turn, outcome, committed)
         turn.encoded = encode_entry(turn.entry)
+        return committed
 
     def instance_gone(self, resident: Resident | None) -> None:
         """An instance leaves memory, by eviction or failure: the sockets that it listened to are closed."""

@@ -32,7 +32,7 @@ from typing import Any
 from perdure.objects.overlay import current_turn
 from perdure.schemas.errors import Runaway
 from perdure.streams import stepping
-from perdure.streams.mailbox import Resident, Turn
+from perdure.streams.mailbox import Turn
 from perdure.streams.poison import place_of
 
 EXIT_HELD = 70
@@ -41,7 +41,6 @@ RETRY_S = 0.001  # after a tick that came while the turn was in code that is not
 _SEEN = 1 << 61
 _OWNERS_ROOMS = ("perdure.streams.", "perdure.api.")
 _LOOPS = frozenset(("asyncio.base_events", "asyncio.events", "asyncio.runners"))
-_DOORWAYS = frozenset((Resident._first.__code__,))  # calls the user's code itself
 
 
 class Interrupted(BaseException):
@@ -63,6 +62,7 @@ class Watchdog:
         self._seen = 0  # ticks since the running step was marked
         self._child: asyncio.Task[Any] | None = None
         self._again = False
+        self._retries = 0  # in a row
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._timer: _CpuTimer | None = None
@@ -106,7 +106,8 @@ class Watchdog:
             self._seen += 1
         if self._seen < self._limit:
             return
-        if self._seen * self._tick_s >= self.step_s + self.hold_s:
+        self._retries = self._retries + 1 if again else 0
+        if self._seen * self._tick_s + self._retries * RETRY_S >= self.step_s + self.hold_s:
             self._end("was interrupted again and again, and did not stop")
         if _is_turns_code(frame):
             told = f"it ran for {self.step_s:g} s without awaiting, and was interrupted"
@@ -166,7 +167,7 @@ def _is_turns_code(frame: FrameType | None) -> bool:
         module = frame.f_globals.get("__name__", "")
         if module in _LOOPS:
             break
-        if module.startswith(_OWNERS_ROOMS) and frame.f_code not in _DOORWAYS:
+        if module.startswith(_OWNERS_ROOMS) and frame.f_code not in stepping.DOORWAYS:
             return False
         frame = frame.f_back
     return True

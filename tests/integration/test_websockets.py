@@ -281,8 +281,8 @@ def test_a_busy_object_is_not_flooded(server: Server) -> None:
 
 
 def test_nobody_but_the_door_makes_a_request_a_websocket(server: Server) -> None:
-    """A client's own `perdure-socket` header reaches no object."""
-    forged = {"perdure-socket": "x.00000000 0/gateway.x"}
+    """Headers of a client's own that look like it do not."""
+    forged = {"perdure-socket": "x.00000000 0/gateway.x", "socket": "x.00000000 0/gateway.x"}
     answer = httpx.get(f"{server.url}/objects/Room/forged/", headers=forged)
     assert answer.status_code == 426
 

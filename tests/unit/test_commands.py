@@ -231,7 +231,7 @@ def test_credentials_are_dropped_before_a_command_is_made() -> None:
         pass
 
     class Gate:
-        def submit(self, *told: object) -> None:
+        def submit(self, *told: object, socket: str) -> None:
             raise Appended(*told)
 
     class Known:

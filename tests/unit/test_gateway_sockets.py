@@ -63,7 +63,7 @@ def gateway_story(
     async def main(reign: Reign) -> None:
         gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms)
         await gateway.start([reign.owner])
-        sockets = gateway.sockets = Sockets(gateway, reign.log, UNSEALED, node="n")
+        sockets = Sockets(gateway, reign.log, UNSEALED, node="n")
         await told(reign, sockets)
 
     story(DurableObject, main, check=False, shared=shared, faults=faults)

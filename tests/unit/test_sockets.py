@@ -12,7 +12,7 @@ from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
 from perdure.objects.pairs import WebSocketPair
 from perdure.objects.sockets import MAX_ATTACHMENT_BYTES, WebSocket
-from perdure.schemas.commands import FETCH, LOCAL, NOBODY, SOCKET, Command, command_record, sealed_record
+from perdure.schemas.commands import FETCH, LOCAL, NOBODY, SOCKET, Command, sealed_record
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import FAILED, OK, Reply
 from perdure.schemas.sockets import (
@@ -20,7 +20,6 @@ from perdure.schemas.sockets import (
     CLOSED,
     HEARTBEAT_KIND,
     MESSAGE,
-    SOCKET_HEADER,
     Frame,
     number_of,
     socket_id,
@@ -100,9 +99,9 @@ def socket(number: int) -> str:
 
 async def upgrade(reign: Reign, number: int, path: str = "/red", gateway: str = GATEWAY) -> Reply:
     """A client asks for a WebSocket: the object's answer."""
-    headers = (("upgrade", "websocket"), (SOCKET_HEADER, f"{socket(number)} {gateway}"))
-    command = Command("Thing/a", FETCH, "GET", path, headers, b"", "id", LOCAL)
-    return (await reign.told(reign.append(Record(*command_record(command)))))[0]
+    headers, asked = (("upgrade", "websocket"),), f"{socket(number)} {gateway}"
+    command = Command("Thing/a", FETCH, "GET", path, headers, b"", "id", LOCAL, socket=asked)
+    return (await reign.told(reign.append(Record(*sealed_record(command, UNSEALED)))))[0]
 
 
 def event(reign: Reign, number: int, method: str, body: str, **facts: str) -> None:

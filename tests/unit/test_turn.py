@@ -12,7 +12,7 @@ from perdure.objects.http import Response
 from perdure.objects.overlay import Limits, Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.state import State
-from perdure.objects.turn import Outcome, conclude, handling, not_done, too_large_outcome
+from perdure.objects.turn import Outcome, conclude, entry_failed, handling, not_done
 from perdure.schemas.commands import CALL, FETCH, Command, call_body
 from perdure.schemas.errors import (
     Expired,
@@ -212,7 +212,7 @@ def test_a_command_that_was_not_run_leaves_nothing_behind(error: PerdureError, o
 
 def test_a_turn_too_large_for_the_journal_fails() -> None:
     """It becomes an entry that says so."""
-    assert facts(too_large_outcome(CALLED, TooLarge("9 bytes"))) == (FAILED, "too-large", False, True, True)
+    assert facts(entry_failed(CALLED, TooLarge("9 bytes"))) == (FAILED, "too-large", False, True, True)
 
 
 class Counter(DurableObject):
