@@ -7,7 +7,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from perdure import DurableObject
+import pytest
+
+from perdure import DurableObject, StorageFailed
 from perdure.testing import story, world
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -47,3 +49,33 @@ async def test_two_thousand_posts_over_a_hundred_counters_end_exact() -> None:
         await asyncio.gather(*(counter.fetch(method="POST") for _ in range(20) for counter in counters))
         await env.restart()
         assert [env.state(counter) for counter in counters] == [{"count": 20}] * 100
+
+
+SafeObject: Any = example("safe_object").SafeObject
+
+
+class Insistent(SafeObject):  # type: ignore[misc]  # the example is loaded at run time
+    """It writes although it could not read."""
+
+    async def insist(self) -> str:
+        try:
+            return str(await self.state.get("data"))
+        except StorageFailed:
+            await self.state.put("data", "in spite of it")
+        return "put"
+
+
+@story
+async def test_a_safe_object_says_that_its_storage_fails() -> None:
+    """503 with why; a put after the failure raises; then all is as it was before."""
+    async with world(Insistent) as env:
+        box = env.Insistent.get("box")
+        await box.fetch(method="POST", body=b'"before"')
+        await env.break_storage(box)
+        answer = await box.fetch()
+        assert answer.status == 503
+        assert b"Service unavailable" in answer.body
+        with pytest.raises(StorageFailed):
+            await box.insist()
+        env.heal_storage(box)
+        assert await box.insist() == "before"
