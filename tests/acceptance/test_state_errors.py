@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -34,7 +35,9 @@ class Insistent(SafeObject):
             await self.state.put("data", "written all the same")
         return await super().fetch(request)
 """
-BEFORE = Random(1).randbytes(10_000).hex()  # it fills blocks of its own, which nobody has read when the server starts
+BEFORE = (
+    Random(1).randbytes(10_000).hex()
+)  # it fills blocks of its own, which nobody has read when the server starts
 FIRST = "Insistent/a"  # its value shares a block with rows that every start reads
 KEYS = [f"{namespace}/n{n}" for n in range(3) for namespace in ("SafeObject", "Insistent")]
 
@@ -57,18 +60,20 @@ def unreadable(server: Server, state: Path) -> Iterator[None]:
     command += ["-e", "trace=pread64", "-e", "inject=pread64:error=EIO"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
         try:
-            asyncio.run(_traced(server.pid))
+            _wait_until_traced(server.pid)
             yield
         finally:
             tracer.send_signal(signal.SIGTERM)
             tracer.wait()
 
 
-async def _traced(pid: int) -> None:
+def _wait_until_traced(pid: int) -> None:
     """Until every thread of the process has a tracer."""
-    async with asyncio.timeout(PATIENCE_S):
-        while any("TracerPid:\t0\n" in each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/status")):
-            await asyncio.sleep(0.01)
+    until_s = time.monotonic() + PATIENCE_S
+    tasks = Path(f"/proc/{pid}/task")
+    while any("TracerPid:\t0\n" in each.read_text() for each in tasks.glob("*/status")):
+        assert time.monotonic() < until_s, "strace did not attach itself"
+        time.sleep(0.01)
 
 
 def ask_each(server: Server, method: str, keys: list[str], body: bytes = b"") -> list[Answer]:
@@ -79,7 +84,9 @@ def ask_each(server: Server, method: str, keys: list[str], body: bytes = b"") ->
     return asyncio.run(asked())
 
 
-def test_an_object_answers_503_while_its_state_cannot_be_read_and_changes_nothing(deployment: Deployment) -> None:
+def test_an_object_answers_503_while_its_state_cannot_be_read_and_changes_nothing(
+    deployment: Deployment,
+) -> None:
     """Caught, it answers in its own words; a put after the failure raises; a new object of the partition works."""
     with deployment.serve() as server:
         assert {a.status for a in ask_each(server, "POST", [FIRST, *KEYS], f'"{BEFORE}"'.encode())} == {200}
