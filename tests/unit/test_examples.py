@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
+from collections import Counter as Counts
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perdure import DurableObject, StorageFailed
+from perdure import DurableObject, Response, StorageFailed
 from perdure.testing import story, world
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -79,3 +82,140 @@ async def test_a_safe_object_says_that_its_storage_fails() -> None:
             await box.insist()
         env.heal_storage(box)
         assert await box.insist() == "before"
+
+
+# True durations: what the stories over HTTP shorten to seconds takes its full time here, at once
+
+
+def kind(file: str, name: str) -> type[DurableObject]:
+    made: type[DurableObject] = getattr(example(file), name)
+    return made
+
+
+async def statuses(asked: Iterable[Awaitable[Response]]) -> Counts[int]:
+    return Counts(answer.status for answer in await asyncio.gather(*asked))
+
+
+@story
+async def test_a_hundred_of_five_hundred_requests_pass_in_a_minute() -> None:
+    """Exactly; a restart gives nobody more; the next minute gives a hundred again; each user has a quota."""
+    async with world(kind("rate_limiter", "RateLimiter")) as env:
+        limiter = env.RateLimiter.get("all")
+        ann = {"user-id": "ann"}
+        assert await statuses(limiter.fetch(headers=ann) for _ in range(500)) == {200: 100, 429: 400}
+        await env.advance(30)
+        await env.restart()
+        late = await limiter.fetch(headers=ann)
+        assert late.status == 429
+        assert 29 <= int(dict(late.headers)["retry-after"]) <= 30
+        assert (await limiter.fetch(headers={"user-id": "ben"})).status == 200
+        await env.advance(30)
+        assert await statuses(limiter.fetch(headers=ann) for _ in range(500)) == {200: 100, 429: 400}
+
+
+@story
+async def test_a_session_lasts_a_day_and_leaves_nothing() -> None:
+    """Across a restart; its end removes it from the state although nobody asks."""
+    async with world(kind("session_manager", "SessionManager")) as env:
+        site = env.SessionManager.get("site")
+        await site.fetch("/s1", method="POST", json={"user": "ann"})
+        await env.advance(86_000)
+        await env.restart()
+        assert (await site.fetch("/s1")).body == b'{"user":"ann"}'
+        await env.advance(500)
+        assert env.state(site) == {}
+        assert (await site.fetch("/s1")).body == b"{}"
+
+
+@story
+async def test_one_of_a_hundred_gets_the_lock_for_thirty_seconds() -> None:
+    """The others are told 409; renewed it is held for longer; then it is free, and its next token is higher."""
+    async with world(kind("coordinator", "Coordinator")) as env:
+        locks = env.Coordinator.get("locks")
+
+        def post(path: str, token: str = "") -> Awaitable[Response]:
+            return locks.fetch(path, method="POST", headers={"lock-name": "x", "lock-token": token})
+
+        answers = await asyncio.gather(*(post("/lock") for _ in range(100)))
+        assert Counts(answer.status for answer in answers) == {200: 1, 409: 99}
+        (token,) = (dict(answer.headers)["lock-token"] for answer in answers if answer.status == 200)
+        await env.advance(20)
+        assert (await post("/renew", token)).status == 200
+        await env.advance(20)
+        await env.restart()
+        assert (await post("/lock")).status == 409
+        await env.advance(11)
+        again = await post("/lock")
+        assert (again.status, int(dict(again.headers)["lock-token"])) == (200, int(token) + 1)
+        assert (await post("/renew", token)).status == 409
+
+
+@story
+async def test_an_alarm_of_a_minute_runs_once_across_three_restarts() -> None:
+    """Two before it is due, one right when it is; never early."""
+    async with world(kind("scheduled_object", "ScheduledObject")) as env:
+        job = env.ScheduledObject.get("job")
+        await job.fetch(method="POST")
+        for wait_s in (25, 34.5):
+            await env.advance(wait_s)
+            await env.restart()
+            assert env.state(job) == {}
+        await env.advance(0.5)
+        await env.restart()
+        await env.advance(3600)
+        assert env.state(job) == {"runs": 1}
+
+
+@story
+async def test_items_are_cleaned_up_after_an_hour_each() -> None:
+    """By one alarm, which goes on to the next item."""
+    async with world(kind("cleanup_object", "CleanupObject")) as env:
+        attic = env.CleanupObject.get("attic")
+        for name in ("/a", "/b"):
+            await attic.fetch(name, method="POST", body=name)
+            await env.advance(1800)
+        assert list(env.state(attic)) == ["b"]
+        await env.restart()
+        await env.advance(1801)
+        assert env.state(attic) == {}
+
+
+class Sleepy(DurableObject):
+    async def add(self) -> None:
+        count = await self.state.get("count", 0)
+        await asyncio.sleep(0.02)
+        await self.state.put("count", count + 1)
+
+
+@story
+async def test_a_turn_has_its_object_for_itself_while_it_awaits() -> None:
+    """Eleven at once that sleep 20 ms between get and put end at eleven, and took eleven times as long."""
+    async with world(Sleepy) as env:
+        sleepy = env.Sleepy.get("one")
+        await asyncio.gather(*(sleepy.add() for _ in range(11)))
+        assert env.state(sleepy) == {"count": 11}
+
+
+Document: Any = example("document").Document
+
+
+class Page(Document):  # type: ignore[misc]  # the example is loaded at run time
+    async def add(self, edit: int) -> None:
+        await self._add({"edit": edit})
+
+
+@story
+async def test_the_three_thousandth_edit_of_a_document_costs_what_the_first_did() -> None:
+    """Each lies under a name of its own, none in a list that grows; GET gives all of them, or those behind one."""
+    async with world(Page) as env:
+        page = env.Page.get("page")
+        for number in range(3000):
+            await page.add(number)
+        await env.restart()
+        state = env.state(page)
+        assert len(state) == 3001
+        assert max(len(str(value)) for value in state.values()) < 20
+        edits = json.loads((await page.fetch()).body)["edits"]
+        assert [each["edit"] for each in edits] == list(range(3000))
+        rest = json.loads((await page.fetch("/?after=2998")).body)["edits"]
+        assert [each["edit"] for each in rest] == [2998, 2999]
