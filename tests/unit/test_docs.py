@@ -147,6 +147,21 @@ async def test_the_session_of_the_readme_ends() -> None:
         assert env.state(session) == {"reminded": "ann"}
 
 
+def test_the_systems_name_tests_stories_and_examples_that_are_there() -> None:
+    """docs/systems.md names each story and each example, and no test that does not exist."""
+    text = document("docs/systems.md")
+    there = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        there |= set(re.findall(r"^(?:async )?def (\w+)", path.read_text(), re.MULTILINE))
+    assert set(re.findall(r"`(test_\w+)`", text)) <= there
+    stories = "".join(document(f"tests/acceptance/{name}.py") for name in ("stories", "stories_live"))
+    assert set(re.findall(r"story `(\w+)`", text)) == set(
+        re.findall(r"^async def ([a-z]\w+)", stories, re.MULTILINE)
+    )
+    examples = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", text)) - {"stories_live.py"} == examples
+
+
 def test_every_metric_is_described() -> None:
     """docs/operations.md has each metric; a void record in the journal is counted."""
     described = first_cells(document("docs/operations.md")).keys()
