@@ -146,7 +146,7 @@ def test_many_alarms_due_at_once_leave_room_for_commands(bells: Deployment) -> N
     with bells.serve() as server:
         slowest_s = asyncio.run(_all_ring(server))
         assert server.stop() == 0, server.stderr()
-    assert slowest_s < 1.0, f"a command waited {slowest_s:.2f} s"
+    assert slowest_s < 2.0, f"a command waited {slowest_s:.2f} s"
     bells.verify()
 
 
