@@ -189,7 +189,8 @@ async def session_cache(systems: Systems) -> None:
     assert all(told["in_memory"] == told["persistent"] for told in found.results)
     last = max(told["persistent"] for told in found.results)
     now = await ask()
-    assert now["in_memory"] == 1
+    assert 1 <= now["in_memory"] <= 1 + found.unknown  # what was on the log and not run has run since
+    assert now["in_memory"] < now["persistent"]
     assert last < now["persistent"] <= last + 1 + found.unknown
     assert now["stays"] == 2
 
