@@ -49,7 +49,10 @@ class Room(DurableObject):
 async def fetch(request: Request, env: Env) -> Response:
     match request.path.strip("/").split("/"):
         case ["users", user_id]:
-            answer: Response = await env.USERS.get(user_id).fetch(request)
+            user = env.USERS.get(
+                user_id, location_hint="weur"
+            )  # a hint that means nothing yet: ids route to one place
+            answer: Response = await user.fetch(request)
             return answer
         case ["rooms", room, user_id]:
             return Response.json({"inside": await env.ROOMS.get(room).enter(user_id)})

@@ -157,7 +157,9 @@ class Calls:
         deadline_ms = turn.command.deadline_ms
         if deadline_ms is None:
             return self._ports.clock_ms() + CALL_MS
-        return turn.record.time_ms + deadline_ms
+        return (
+            min(turn.record.time_ms, self._ports.clock_ms()) + deadline_ms
+        )  # the clock may have jumped back
 
     def _enveloped(
         self, asked: Command, turn: Turn, key: CallKey, id_: str, reply_to: str, chain: tuple[str, ...]

@@ -182,8 +182,10 @@ class Turns:
         handler = self.ringing.handler(turn, env) if alarm else resident.handler(command, env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
-            left_ms = turn.record.time_ms + command.deadline_ms - self.ports.clock_ms()
-            turn.timer = self._loop.call_later(max(left_ms, 0) / 1000, self._expire, turn)
+            # never longer than that: log time is ahead of a clock that jumped back
+            gone_ms = max(self.ports.clock_ms() - turn.record.time_ms, 0)
+            left_ms = max(command.deadline_ms - gone_ms, 0)
+            turn.timer = self._loop.call_later(left_ms / 1000, self._expire, turn)
 
     def _park(self, turn: Turn) -> None:
         command, times = turn.command, self.charged[turn.offset]

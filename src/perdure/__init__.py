@@ -6,6 +6,10 @@ the world outside; `FetchFailed` says that it did not answer.
 
 Of its state: `Listing` is a page of names, `Transaction` a part of a turn that can be undone; `UnfitValue` is raised
 for a stored value of another shape than asked for, `StorageFailed` if the disk cannot be read.
+
+What a call to another object may raise beside its `Refusal`, all of them a `PerdureError`: `CallerError`, the call must be
+changed; `HandlerFailed`, the other's code raised; `Deadlock`, the other waits for this one; `Unavailable`, nothing was
+done, ask again; `OutcomeUnknown`, it may have happened.
 """
 
 from perdure.objects.alarms import AlarmInfo
@@ -17,14 +21,30 @@ from perdure.objects.pairs import WebSocketPair
 from perdure.objects.sockets import WebSocket
 from perdure.objects.state import State
 from perdure.objects.transaction import Transaction
-from perdure.schemas.errors import FetchFailed, PerdureError, Refusal, StorageFailed, TurnEnded, UnfitValue
+from perdure.schemas.errors import (
+    CallerError,
+    Deadlock,
+    FetchFailed,
+    HandlerFailed,
+    OutcomeUnknown,
+    PerdureError,
+    Refusal,
+    StorageFailed,
+    TurnEnded,
+    Unavailable,
+    UnfitValue,
+)
 
 __all__ = [
     "AlarmInfo",
+    "CallerError",
+    "Deadlock",
     "DurableObject",
     "Env",
     "FetchFailed",
+    "HandlerFailed",
     "Listing",
+    "OutcomeUnknown",
     "PerdureError",
     "Refusal",
     "Request",
@@ -33,6 +53,7 @@ __all__ = [
     "StorageFailed",
     "Transaction",
     "TurnEnded",
+    "Unavailable",
     "UnfitValue",
     "WebSocket",
     "WebSocketPair",

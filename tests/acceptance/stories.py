@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from itertools import count
+from time import monotonic
 from typing import Any
 
 from tests.acceptance.systems import Interrupted, Systems
+
+QUOTA_WINDOW_S = 20  # of the rate limiter; a restart on a busy machine fits into it
 
 
 async def counter(systems: Systems) -> None:
@@ -42,10 +45,13 @@ async def rate_limiter(systems: Systems) -> None:
 
     before = await asyncio.gather(*(ask("early") for _ in range(500)))
     assert Counter(before) == {200: 100, 429: 400}
+    began_s = monotonic()
     found = await systems.until_killed(lambda: ask("late"), clients=2)
     passed = found.results.count(200)
     after = await asyncio.gather(*(ask("late") for _ in range(150)))
-    assert 100 - found.unknown <= passed + after.count(200) <= 100, (passed, found.unknown, Counter(after))
+    windows = 1 + int((monotonic() - began_s) / QUOTA_WINDOW_S)
+    told = passed, found.unknown, Counter(after), windows
+    assert 100 - found.unknown <= passed + after.count(200) <= 100 * windows, told
     while await ask("early") != 200:  # noqa: ASYNC110 - time must pass
         await asyncio.sleep(0.1)
 
@@ -183,7 +189,8 @@ async def session_cache(systems: Systems) -> None:
     assert all(told["in_memory"] == told["persistent"] for told in found.results)
     last = max(told["persistent"] for told in found.results)
     now = await ask()
-    assert now["in_memory"] == 1
+    assert 1 <= now["in_memory"] <= 1 + found.unknown  # what was on the log and not run has run since
+    assert now["in_memory"] < now["persistent"]
     assert last < now["persistent"] <= last + 1 + found.unknown
     assert now["stays"] == 2
 

@@ -45,7 +45,7 @@ def failures(
     path: Path = tmp_path_factory.mktemp("systems")
     origin = socket.create_server(("127.0.0.1", 0))
     variables: dict[str, Any] = {
-        "QUOTA_WINDOW_S": 8,
+        "QUOTA_WINDOW_S": stories.QUOTA_WINDOW_S,
         "SESSION_S": 2,
         "LOCK_S": 6,
         "ITEM_S": 2,

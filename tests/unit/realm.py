@@ -88,6 +88,7 @@ class Realm:
         bounds: Bounds | None = None,
     ) -> None:
         self.seen: list[Any] = []
+        self.skew_ms = 0
         self.faults = Fates()
         self.bounds = bounds
         self.partitions = partitions
@@ -113,7 +114,7 @@ class Realm:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.errors.append(context))
 
     def clock_ms(self) -> int:
-        return START_MS + int(asyncio.get_running_loop().time() * 1000)
+        return START_MS + self.skew_ms + int(asyncio.get_running_loop().time() * 1000)
 
     async def begin(self, *own: int) -> None:
         """A process starts, claims every partition (or those given) and serves it."""

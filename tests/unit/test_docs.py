@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.unit.reign import Reign, story
 
+from perdure import testing
 from perdure.api.gateway import Gateway
 from perdure.api.metrics import exposition
 from perdure.api.problems import STATUS, problem_of, problem_of_reply
@@ -81,12 +83,18 @@ def test_the_readme_has_every_setting_and_its_example_is_one() -> None:
     assert parse_config(example, "perdure.toml", env_name="production").name == "shop-production"
 
 
-def counter() -> type[DurableObject]:
-    """The counter of the README, as it stands there."""
-    code = re.findall(r"```python\n(.*?)```", document("README.md"), re.DOTALL)[0]
-    module: dict[str, Any] = {"__name__": "app"}
+def code_with(name: str) -> dict[str, Any]:
+    """What the code of the README that defines `name` defines, as it stands there."""
+    blocks = re.findall(r"```python\n(.*?)```", document("README.md"), re.DOTALL)
+    (code,) = [block for block in blocks if re.search(rf"^(class|async def) {name}\b", block, re.MULTILINE)]
+    module: dict[str, Any] = {"__name__": f"readme_{name}"}
     exec(compile(code, "README.md", "exec"), module)  # noqa: S102 - our own text
-    made: type[DurableObject] = module["Counter"]
+    return module
+
+
+def counter() -> type[DurableObject]:
+    """The counter of the README."""
+    made: type[DurableObject] = code_with("Counter")["Counter"]
     return made
 
 
@@ -106,6 +114,52 @@ def test_the_counter_of_the_readme_counts() -> None:
         assert refused.error == ErrorInfo("not-positive", "a counter only goes up")
 
     story(counter(), told)
+
+
+@testing.story
+async def test_the_objects_of_the_readme_call_each_other() -> None:
+    """Two are to be had; the third is refused, and leaves no trace with anybody."""
+    code = code_with("Cart")
+    bindings = {"STOCK": "Stock", "LEDGERS": "Ledger"}
+    async with testing.world(code["Cart"], code["Stock"], code["Ledger"], bindings=bindings) as env:
+        cart, late = env.Cart.get("a"), env.Cart.get("b")
+        assert [await cart.buy("pen"), await cart.buy("pen")] == [1, 0]
+        with pytest.raises(Refusal) as refused:
+            await late.buy("pen")
+        assert refused.value.reason == "sold-out"
+        await env.advance(1)
+        assert env.state(env.Ledger.get("all")) == {"pen": 2}
+        assert env.state(late) == {}
+
+
+@testing.story
+async def test_the_session_of_the_readme_ends() -> None:
+    """After 50 minutes it reminds, also if its process died meanwhile; after an hour nobody is logged in."""
+    async with testing.world(code_with("Session")["Session"]) as env:
+        session = env.Session.get("s")
+        await session.login("ann")
+        await env.advance(1800)
+        await env.restart()
+        assert await session.reminded() is None
+        await env.advance(1300)
+        assert await session.reminded() == "ann"
+        await env.advance(3600)
+        assert env.state(session) == {"reminded": "ann"}
+
+
+def test_the_systems_name_tests_stories_and_examples_that_are_there() -> None:
+    """docs/systems.md names each story and each example, and no test that does not exist."""
+    text = document("docs/systems.md")
+    there = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        there |= set(re.findall(r"^(?:async )?def (\w+)", path.read_text(), re.MULTILINE))
+    assert set(re.findall(r"`(test_\w+)`", text)) <= there
+    stories = "".join(document(f"tests/acceptance/{name}.py") for name in ("stories", "stories_live"))
+    assert set(re.findall(r"story `(\w+)`", text)) == set(
+        re.findall(r"^async def ([a-z]\w+)", stories, re.MULTILINE)
+    )
+    examples = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", text)) - {"stories_live.py"} == examples
 
 
 def test_every_metric_is_described() -> None:

@@ -33,10 +33,14 @@ def test_the_face_is_pinned() -> None:
     """What `from perdure import …` offers changes only on purpose, and each name is there."""
     assert sorted(perdure.__all__) == [
         "AlarmInfo",
+        "CallerError",
+        "Deadlock",
         "DurableObject",
         "Env",
         "FetchFailed",
+        "HandlerFailed",
         "Listing",
+        "OutcomeUnknown",
         "PerdureError",
         "Refusal",
         "Request",
@@ -45,6 +49,7 @@ def test_the_face_is_pinned() -> None:
         "StorageFailed",
         "Transaction",
         "TurnEnded",
+        "Unavailable",
         "UnfitValue",
         "WebSocket",
         "WebSocketPair",

@@ -66,6 +66,12 @@ def test_env_holds_vars_and_bindings() -> None:
         env.ROOMS.get("a/b")
 
 
+def test_a_location_hint_is_accepted_and_means_nothing() -> None:
+    """Code that gives one runs as it is; the object is the same with and without."""
+    rooms = built(BINDINGS).env.ROOMS
+    assert rooms.get("lobby", location_hint="weur") == rooms.get("lobby")
+
+
 def test_what_env_does_not_hold_says_where_to_name_it() -> None:
     """An AttributeError, so that `hasattr` and `getattr` with a default work."""
     env = built().env
