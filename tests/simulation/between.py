@@ -15,7 +15,7 @@ from perdure.schemas.journal import Entry
 from perdure.schemas.keys import partition_of
 from perdure.schemas.sockets import CLOSE, FRAME_KIND, parse_frame
 from perdure.streams.log import Topic
-from tests.simulation.oracle import Place
+from tests.simulation.oracle import Place, withdrawn
 
 if TYPE_CHECKING:
     from tests.simulation.checker import Auditor
@@ -38,6 +38,7 @@ def check_calls_and_sends(run: Run, commands: Commands, models: dict[str, Model]
         copies[key] += 1
         entry = entries.get(place)
         if entry is not None:
+            counts["calls withdrawn"] += withdrawn(entry)
             assert key not in taken, f"I2: {key} took effect twice: {taken[key]}, {entry}"
             taken[key] = entry
         _check_cause(run, commands, key, command)

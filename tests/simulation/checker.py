@@ -23,7 +23,7 @@ from perdure.streams.owning import UNSEALED
 from perdure.streams.reader import JournalReader
 from perdure.streams.tables import Tables
 from tests.simulation.between import check_calls_and_sends, check_frame_records, check_frames
-from tests.simulation.oracle import Lease, Model, Place, apply, seen
+from tests.simulation.oracle import Lease, Model, Place, apply, seen, withdrawn
 from tests.simulation.sample import LEASE, MARK
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
     """Each object's turns took effect in log order, each on what the one before left (I2 to I5)."""
     last: dict[str, int] = {}
     for _, entry, _ in auditor.order:
+        if withdrawn(entry):
+            continue  # it never ran
         assert entry.command > last.get(entry.key, -1), f"I3: {entry.key}: entry {entry.command} out of order"
         last[entry.key] = entry.command
     models: dict[str, Model] = {}

@@ -7,8 +7,10 @@ from bisect import bisect_left
 from typing import Any, NamedTuple
 
 from perdure.schemas.alarms import TTL, parse_ring
+from perdure.schemas.calls import CALL_KEY
 from perdure.schemas.commands import ALARM, CALL, SOCKET, Command, parse_command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
+from perdure.schemas.errors import Deadlock
 from perdure.schemas.expiry import HIDDEN, expiry_of, hidden_name, parse_hidden
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import FAILED, REFUSED
@@ -55,6 +57,13 @@ def seen(state: dict[str, Any], now_ms: int) -> Any:
     if isinstance(found, Lease):
         return found.value if now_ms < found.expires_ms else None
     return found
+
+
+def withdrawn(entry: Entry) -> bool:
+    """Is it of a call that was taken out of the mailbox where it stood, since its caller was waited for?"""
+    error = entry.reply.error
+    of_call = entry.client_key is not None and entry.client_key.startswith(f"{CALL_KEY}:")
+    return of_call and error is not None and error.code == Deadlock.code
 
 
 class Model:
@@ -141,8 +150,8 @@ class Model:
     def _check_call(self, entry: Entry, command: Command) -> None:
         what, puts = f"{entry.key} {command.method} at {entry.command}", _puts(entry)
         assert not entry.outbox, f"I4: {what} let out {entry.outbox}"
-        if command.method == "lend" and entry.outcome == REFUSED:
-            assert not entry.puts, f"I5: {what} was refused, and changed {entry.puts}"
+        if command.method == "lend" and (entry.outcome == REFUSED or withdrawn(entry)):
+            assert not entry.puts, f"I5: {what} came to {entry.outcome}, and changed {entry.puts}"
             return
         assert entry.outcome == "ok", f"{what} came to {entry.reply}"
         name = {"lend": "credits", "note": "notes"}[command.method]

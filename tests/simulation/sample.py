@@ -158,12 +158,12 @@ class Sample(DurableObject):
 
 
 OPS = (
-    ("add", 20),
-    ("get", 14),
+    ("add", 18),
+    ("get", 12),
     ("token", 8),
     ("maybe", 8),
     ("slow", 7),
-    ("marks", 3),
+    ("marks", 2),
     ("fail", 4),
     ("refuse", 3),
     ("forget", 3),
@@ -173,11 +173,12 @@ OPS = (
     ("lease", 5),
     ("keep", 1),
     ("look", 6),
-    ("connect", 4),
-    ("shout", 6),
+    ("connect", 7),
+    ("shout", 10),
     ("kick", 1),
     ("speak", 3),  # not of the object: a message over one of its sockets
     ("leave", 1),  # nor this: the far end of one closes it
 )
 SPEAKING = frozenset(("call", "send"))
+TO_SOCKETS = frozenset(("shout", "kick"))
 ON_A_WIRE = frozenset(("speak", "leave"))

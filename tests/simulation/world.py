@@ -32,7 +32,7 @@ from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
-from tests.simulation.sample import ON_A_WIRE, OPS, Sample
+from tests.simulation.sample import ON_A_WIRE, OPS, TO_SOCKETS, Sample
 from tests.simulation.wires import Joining, Wire
 
 COMMANDS = 50
@@ -133,6 +133,7 @@ class Node:
         self.context.run(_node.set, self)
         self.steps_left = run.random.randrange(5, 400) if run.random.random() < 0.7 else 10**9
         self.owners: list[Owner] = []
+        self.tasks: list[asyncio.Task[Any]] = []
         self.door: Door | None = None
         self.sockets: Sockets | None = None
         self.ready = False
@@ -169,15 +170,25 @@ class Node:
         await door.start(self.owners)
         self.ready = True
         self.own()
-        self.run.task(door.sweep())
-        self.run.task(self.keep())
+        self.task(door.sweep())
+        self.task(self.keep())
+
+    def task(self, coro: Any) -> None:
+        self.tasks.append(self.run.task(coro))
+
+    def bury(self) -> None:
+        """Nothing of a dead process runs on: not its handlers, nor its timers, on a store that is another's now."""
+        for owner in self.owners:
+            self.context.run(owner.end_reign)
+        for task in self.tasks:
+            task.cancel()
 
     def own(self) -> None:
         """Placement names this node: it claims what it doesn't serve."""
         for owner in self.owners:
             if owner.state in (OwnerState.NEW, OwnerState.FENCED):
                 owner.state = OwnerState.BEGINNING
-                self.run.task(self.live(owner))
+                self.task(self.live(owner))
 
     async def live(self, owner: Owner) -> None:
         await live(owner)
@@ -241,9 +252,11 @@ class Run:
             raise AssertionError(f"seed {self.seed}: {error!r}; replay it: Run({self.seed}).go()") from error
         finally:
             failpoints.on_hit(None)
+            for node in self.nodes.values():
+                node.bury()
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
-            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.run_until_complete(asyncio.sleep(0.01))
             self.loop.close()
         return self.counts
 
@@ -308,6 +321,7 @@ class Run:
         """The process is gone: what was not durable may be lost."""
         node.alive = False
         node.log.kill()
+        self.loop.call_soon(node.bury)  # not at once: this may be a step in the midst of what it does
         if not node.died.done():
             node.died.set_result(None)
         phase = "beginning" if any(o.state is OwnerState.BEGINNING for o in node.owners) else where
@@ -364,6 +378,8 @@ class Run:
         if op in ON_A_WIRE:
             await self._on_a_wire(op)
             return
+        if op in TO_SOCKETS and (wires := self._open_wires()):
+            name = int(self.random.choice(wires).key.rpartition("/")[2])
         self._marks += 1
         mark = f"{number}-{self._marks}"
         client_key = mark if op != "connect" and self.random.random() < 0.2 else None
@@ -375,10 +391,13 @@ class Run:
             if client_key is None and not told.nothing_changed:
                 return
 
+    def _open_wires(self) -> list[Wire]:
+        return [each for each in self.wires if each.joined and not each.gone and each.node.alive]
+
     async def _on_a_wire(self, op: str) -> None:
         """The far end of some open socket says something, or goes."""
         self.counts["commands"] += 1
-        wires = [each for each in self.wires if each.joined and not each.gone and each.node.alive]
+        wires = self._open_wires()
         if not wires:
             return
         wire = self.random.choice(wires)
