@@ -5,7 +5,8 @@ Laws
 - An entry is let out when its reply and every record of its outbox have been handed to a door of this process
   or are durable on their topic. The low mark and the out mark never pass one that is not.
 - What is let out again after a crash carries the same message id (a send: the same key), by which receivers drop it.
-- Messages of one object to another arrive in order, also when one of them must be let out again.
+- Messages of one object to another arrive in order, also when one of them must be let out again. So do its frames at a
+  gateway, behind the answer that accepts the socket: a gateway takes one that was overtaken for one it has had.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from perdure.objects.turn import SWITCHING
 from perdure.schemas.commands import LOCAL
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
@@ -55,14 +57,15 @@ class _Message:
 
 
 class _Sent(NamedTuple):
-    """A message of one object to another that waits for those before it."""
+    """A message of an object that waits for those before it."""
 
     message: _Message
+    topic: Topic
     partition: int
     record: Record
 
 
-_Lane = tuple[str, bytes | None]  # from one object to another
+_Lane = tuple[str, Topic, bytes | None]  # from an object to another, or to a gateway
 
 
 class Release:
@@ -101,12 +104,13 @@ class Release:
         if not local:
             self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
         for n, out in outbox:
-            if out.topic == Topic.COMMANDS:  # its receiver knows it by its key; its seal covers its headers
-                sent = _Sent(message, out.partition, Record(out.key, out.value, out.headers))
-                self._in_order((entry.key, out.key), sent)
-                continue
-            headers = (*out.headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
-            self._send(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+            headers = out.headers
+            if (
+                out.topic != Topic.COMMANDS
+            ):  # else its receiver knows it by its key, and its seal covers its headers
+                headers = (*headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
+            sent = _Sent(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+            self._in_order(entry.key, sent)
 
     def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
         """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
@@ -143,8 +147,11 @@ class Release:
     def _reply(self, message: _Message, reply_to: str, key: str, id_: str, reply: Reply, name: str) -> None:
         partition, to = self._address(reply_to, key)
         place = f"{self._partition}:{message.command}"
-        record = reply_record(reply, to, f"{self._partition}:{name}", id_ or place, place)
-        self._send(message, Topic.REPLIES, partition, Record(*record))
+        record = Record(*reply_record(reply, to, f"{self._partition}:{name}", id_ or place, place))
+        if reply.status == SWITCHING:
+            self._in_order(key, _Sent(message, Topic.REPLIES, partition, record))
+        else:
+            self._send(message, Topic.REPLIES, partition, record)
 
     def _address(self, reply_to: str, key: str) -> tuple[int, bytes | None]:
         """`PARTITION/KEY` names a gateway's place in `{app}.replies`; anything else is this partition's own."""
@@ -153,20 +160,20 @@ class Release:
             return int(number), to.encode()
         return self._partition, (reply_to if reply_to and reply_to != LOCAL else key).encode() or None
 
-    def _in_order(self, lane: _Lane, sent: _Sent) -> None:
-        """Let out a message of one object to another: the next one goes when this one has arrived."""
+    def _in_order(self, key: str, sent: _Sent) -> None:
+        """Let out a message of object `key`: the next one to the same receiver goes when this one has arrived."""
+        lane = key, sent.topic, sent.record.key
         if self._log.ordered:  # it keeps what it accepts in order, all or nothing
-            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record)
+            self._send(*sent)
         elif (waiting := self._lanes.get(lane)) is not None:
             waiting.append(sent)
         else:
             self._lanes[lane] = deque()
-            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record, lane)
+            self._send(*sent, lane)
 
     def _next_in(self, lane: _Lane) -> None:
         if waiting := self._lanes[lane]:
-            sent = waiting.popleft()
-            self._send(sent.message, Topic.COMMANDS, sent.partition, sent.record, lane)
+            self._send(*waiting.popleft(), lane)
         else:
             del self._lanes[lane]
 
