@@ -57,6 +57,7 @@ class SeededFaults(Faults):
         self.counts = counts
         self.calm = calm
         self.timeout_s = 0.5
+        self.appends_lost = random.choice((1, 1, 6))  # times as often as a journal's batch
 
     def delay_s(self, step: str) -> float:
         roll = self.random.random()
@@ -71,6 +72,8 @@ class SeededFaults(Faults):
         if self.calm:
             return "ok"
         roll = self.random.random()
+        if step == "append":
+            roll /= self.appends_lost
         fate = "lost" if roll < 0.02 else "never" if roll < 0.03 else "late" if roll < 0.05 else "ok"
         if fate != "ok":
             self.counts[f"{fate} {step}"] += 1
