@@ -60,6 +60,10 @@ class Auditor:
         self.entries: dict[tuple[int, int], Entry] = {}
         self.places: dict[tuple[int, int], int] = {}  # of a command -> journal offset of its entry
         self.order: list[tuple[int, Entry, int]] = []  # partition, entry, journal offset
+        self.clocks_ms: dict[
+            tuple[int, int], int
+        ] = {}  # of a command -> the highest entry time up to its own
+        self._clocks_ms = [0] * broker.partitions
         self.at: dict[tuple[int, int], Entry] = {}  # by partition and journal offset
         self.dones: set[tuple[int, int]] = set()
         self.claims = 0
@@ -82,6 +86,8 @@ class Auditor:
                     self.entries[place] = record.entry
                     self.places[place] = each.offset
                     self.order.append((partition, record.entry, each.offset))
+                    self._clocks_ms[partition] = max(self._clocks_ms[partition], record.entry.time_ms)
+                    self.clocks_ms[place] = self._clocks_ms[partition]
                     self.at[partition, each.offset] = record.entry
                     apply(self.states.setdefault(record.entry.key, {}), record.entry)
                 if isinstance(record, (EntryRecord, NoOp)):
@@ -212,7 +218,10 @@ def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
             e for (p, _), e in auditor.entries.items() if p == partition and e.client_key == told.client_key
         ]
         spent.sort(key=lambda entry: entry.command)
-        ages_ms = [later.time_ms - earlier.time_ms for earlier, later in pairwise(spent)]
+        ages_ms = [
+            auditor.clocks_ms[partition, later.command] - earlier.time_ms
+            for earlier, later in pairwise(spent)
+        ]
         assert all(age_ms >= WINDOW_MS for age_ms in ages_ms), (
             f"I2: {what}: the key {told.client_key} was spent {len(spent)} times, {ages_ms} ms apart"
         )
