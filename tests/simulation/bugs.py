@@ -186,19 +186,21 @@ def alarm_rings_for_each_command() -> Any:
 
 
 def send_lost() -> Any:
-    """A message between objects whose append was not acknowledged is taken for sent."""
+    """An owner that begins does not let out again what its predecessor's turns sent."""
 
-    def resend(true: Callable[..., None]) -> Callable[..., None]:
-        def careless(self: Release, reign: int, message: Any, *sent: Any) -> None:
-            if reign == self._reign and sent[0] is Topic.COMMANDS:
-                self._arrived(message)
-                self._next_in(sent[-1])
-            else:
-                true(self, reign, message, *sent)
+    def let_out_again(true: Callable[..., Any]) -> Callable[..., Any]:
+        def kept(record: Any) -> Any:
+            if not isinstance(record, EntryRecord):
+                return record
+            outbox = tuple(out for out in record.entry.outbox if out.topic != Topic.COMMANDS)
+            return replace(record, entry=replace(record.entry, outbox=outbox))
+
+        async def careless(owner: Owner, again: Any, end: int) -> None:
+            await true(owner, [(at, kept(record)) for at, record in again], end)
 
         return careless
 
-    return _instead(Release, "_resend", resend)
+    return _instead(beginning, "_let_out_again", let_out_again)
 
 
 def sends_of_a_turn_rolled_back() -> Any:
