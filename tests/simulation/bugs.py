@@ -218,21 +218,6 @@ def sends_of_a_turn_rolled_back() -> Any:
     return _instead(turns_module, "entry_of", entry_of)
 
 
-def sends_overtake() -> Any:
-    """A message from one object to another does not wait for the one before."""
-
-    def in_order(true: Callable[..., None]) -> Callable[..., None]:
-        def hasty(self: Release, key: str, sent: Any) -> None:
-            if sent.topic is Topic.COMMANDS:
-                self._send(*sent)
-            else:
-                true(self, key, sent)
-
-        return hasty
-
-    return _instead(Release, "_in_order", in_order)
-
-
 def call_ids_collide() -> Any:
     """All calls and sends of one turn have the same key."""
 
@@ -338,7 +323,6 @@ BUGS = (
     alarm_rings_for_each_command,
     send_lost,
     sends_of_a_turn_rolled_back,
-    sends_overtake,
     call_ids_collide,
     copy_of_a_call_runs_again,
     expired_value_seen,
