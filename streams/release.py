@@ -5,7 +5,8 @@ Laws
 - An entry is let out when its reply and every record of its outbox have been handed to a door of this process
   or are durable on their topic. The low mark and the out mark never pass one that is not.
 - What is let out again after a crash carries the same message id (a send: the same key), by which receivers drop it.
-- Messages of one object to another arrive in order, also when one of them must be let out again.
+- Messages of one object to another arrive in order, also when one of them must be let out again. So do its frames at a
+  gateway, behind the answer that accepts the socket: a gateway takes one that was overtaken for one it has had.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from perdure.objects.turn import SWITCHING
 from perdure.schemas.commands import LOCAL
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
@@ -55,7 +57,7 @@ class _Message:
 
 
 class _Sent(NamedTuple):
-    """A message of an object to another, or to a gateway, that waits for those before it."""
+    """A message of an object that waits for those before it."""
 
     message: _Message
     topic: Topic
@@ -63,7 +65,7 @@ class _Sent(NamedTuple):
     record: Record
 
 
-_Lane = tuple[str, str, bytes | None]  # topic, from one object to another or to a gateway
+_Lane = tuple[str, Topic, bytes | None]  # from an object to another, or to a gateway
 
 
 class Release:
@@ -105,10 +107,10 @@ class Release:
             headers = out.headers
             if (
                 out.topic != Topic.COMMANDS
-            ):  # there its receiver knows it by its key; its seal covers its headers
-                headers += (("message-id", f"{self._partition}:{offset}/{n}".encode()),)
+            ):  # else its receiver knows it by its key, its seal covers its headers
+                headers = (*headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
             sent = _Sent(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
-            self._in_order((out.topic, entry.key, out.key), sent)
+            self._in_order(entry.key, sent)
 
     def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
         """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
@@ -145,8 +147,11 @@ class Release:
     def _reply(self, message: _Message, reply_to: str, key: str, id_: str, reply: Reply, name: str) -> None:
         partition, to = self._address(reply_to, key)
         place = f"{self._partition}:{message.command}"
-        record = reply_record(reply, to, f"{self._partition}:{name}", id_ or place, place)
-        self._send(message, Topic.REPLIES, partition, Record(*record))
+        record = Record(*reply_record(reply, to, f"{self._partition}:{name}", id_ or place, place))
+        if reply.status == SWITCHING:
+            self._in_order(key, _Sent(message, Topic.REPLIES, partition, record))
+        else:
+            self._send(message, Topic.REPLIES, partition, record)
 
     def _address(self, reply_to: str, key: str) -> tuple[int, bytes | None]:
         """`PARTITION/KEY` names a gateway's place in `{app}.replies`; anything else is this partition's own."""
@@ -155,8 +160,9 @@ class Release:
             return int(number), to.encode()
         return self._partition, (reply_to if reply_to and reply_to != LOCAL else key).encode() or None
 
-    def _in_order(self, lane: _Lane, sent: _Sent) -> None:
-        """Let out a message of an object: the next one to the same receiver goes when this one has arrived."""
+    def _in_order(self, key: str, sent: _Sent) -> None:
+        """Let out a message of object `key`: the next one to the same receiver goes when this one has arrived."""
+        lane = key, sent.topic, sent.record.key
         if self._log.ordered:  # it keeps what it accepts in order, all or nothing
             self._send(*sent)
         elif (waiting := self._lanes.get(lane)) is not None:
@@ -167,8 +173,7 @@ class Release:
 
     def _next_in(self, lane: _Lane) -> None:
         if waiting := self._lanes[lane]:
-            sent = waiting.popleft()
-            self._send(*sent, lane)
+            self._send(*waiting.popleft(), lane)
         else:
             del self._lanes[lane]
 

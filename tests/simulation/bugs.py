@@ -8,17 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import ANY
 
+from msgspec.structs import replace
+
+from perdure.api.sockets import Sockets
+from perdure.objects import state as state_module
+from perdure.objects import sweeping
+from perdure.objects.state import State
 from perdure.objects.turn import Outcome
-from perdure.schemas.journal import Claim, EntryRecord, NoOp
+from perdure.schemas.calls import CallKey
+from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
-from perdure.streams import beginning
+from perdure.schemas.sockets import FRAME_KIND
+from perdure.streams import beginning, intake
+from perdure.streams import calls as calls_module
 from perdure.streams import owner as owner_module
+from perdure.streams import turns as turns_module
 from perdure.streams.alarms import AlarmClock
 from perdure.streams.journal import Batch, Journal
-from perdure.streams.mailbox import Turn
+from perdure.streams.log import Topic
+from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owner import Owner
 from perdure.streams.reader import JournalReader, Position
+from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
@@ -167,6 +180,136 @@ def alarm_forgotten_at_a_take_over() -> Any:
     return _instead(AlarmClock, "start", lambda true: lambda self: setattr(self, "_on", True))
 
 
+def alarm_rings_for_each_command() -> Any:
+    """Whether an alarm still stands is asked of what is durable: a second command for it runs before the first is."""
+    return _instead(Resident, "alarm", lambda true: lambda self, name: self.tables.alarm(self.key, name))
+
+
+def send_lost() -> Any:
+    """An owner that begins does not let out again what its predecessor's turns sent."""
+
+    def let_out_again(true: Callable[..., Any]) -> Callable[..., Any]:
+        def kept(record: Any) -> Any:
+            if not isinstance(record, EntryRecord):
+                return record
+            outbox = tuple(out for out in record.entry.outbox if out.topic != Topic.COMMANDS)
+            return replace(record, entry=replace(record.entry, outbox=outbox))
+
+        async def careless(owner: Owner, again: Any, end: int) -> None:
+            await true(owner, [(at, kept(record)) for at, record in again], end)
+
+        return careless
+
+    return _instead(beginning, "_let_out_again", let_out_again)
+
+
+def sends_of_a_turn_rolled_back() -> Any:
+    """What a turn sent leaves, though its handler raised."""
+
+    def entry_of(true: Callable[..., Entry]) -> Callable[..., Entry]:
+        def careless(turn: Turn, outcome: Outcome, overlay: Any) -> Entry:
+            entry, left = true(turn, outcome, overlay), turn.overlay
+            if overlay is None and left is not None and left.effects is not None:
+                return replace(entry, outbox=left.effects.outs(entry.key))
+            return entry
+
+        return careless
+
+    return _instead(turns_module, "entry_of", entry_of)
+
+
+def call_ids_collide() -> Any:
+    """All calls and sends of one turn have the same key."""
+
+    def made(true: Any) -> Callable[..., CallKey]:
+        return lambda kind, partition, offset, n: CallKey(kind, partition, offset, 1)
+
+    return _instead(calls_module, "CallKey", made)
+
+
+def copy_of_a_call_runs_again() -> Any:
+    """A call whose caller asks again, since the answer or the caller was lost, is a call like any other."""
+    return _instead(intake, "_outcome_of_copy", lambda true: lambda command, key, tables: None)
+
+
+def expired_value_seen() -> Any:
+    """A value is there until it has been swept."""
+    return _instead(state_module, "is_due", lambda true: lambda encoded, now_ms: False)
+
+
+def swept_though_put_again() -> Any:
+    """What was noted to expire goes, whatever was put since."""
+    return _instead(sweeping, "expiry_of", lambda true: lambda encoded: ANY)
+
+
+def sweep_forgotten() -> Any:
+    """Only the first of the values that wait to expire has an alarm."""
+
+    def sweep(true: Callable[..., Any]) -> Callable[..., Any]:
+        def once(self: Any, *given: Any) -> None:
+            true(self, *given)
+
+        return once
+
+    return _instead(State, "sweep", sweep)
+
+
+def frame_taken_twice() -> Any:
+    """A gateway sends on whatever arrives."""
+
+    def deliver(true: Callable[..., None]) -> Callable[..., None]:
+        def trusting(self: Sockets, frame: Any, offset: int, n: int) -> None:
+            for number in frame.sockets:
+                if number in self._open:
+                    self._open[number].position = -1
+            true(self, frame, offset, n)
+
+        return trusting
+
+    return _instead(Sockets, "_deliver", deliver)
+
+
+def frame_named_by_its_reign() -> Any:
+    """What is let out again carries a message id of the reign that does so."""
+
+    def send(true: Callable[..., None]) -> Callable[..., None]:
+        def renamed(self: Release, message: Any, topic: Any, partition: int, record: Any, *lane: Any) -> None:
+            if record.headers[0] == FRAME_KIND:
+                *others, (_, name) = record.headers
+                place, _, n = name.decode().partition("/")
+                renumbered = f"{place}/{int(n) + 100 * (self._reign - 1)}".encode()
+                record = record._replace(headers=(*others, ("message-id", renumbered)))
+            true(self, message, topic, partition, record, *lane)
+
+        return renamed
+
+    return _instead(Release, "_send", send)
+
+
+def frames_overtake() -> Any:
+    """A frame on its way to a gateway does not wait for the one before."""
+
+    def in_order(true: Callable[..., None]) -> Callable[..., None]:
+        def hasty(self: Release, key: str, sent: Any) -> None:
+            if sent.topic is Topic.REPLIES:
+                self._send(*sent)
+            else:
+                true(self, key, sent)
+
+        return hasty
+
+    return _instead(Release, "_in_order", in_order)
+
+
+def evicted_with_writes_under_way() -> Any:
+    """An object may leave memory as soon as no turn of it runs or waits."""
+
+    def idle(true: Any) -> Any:
+        return property(lambda self: self.running is None and not self.mailbox)
+
+    return _instead(Resident, "idle", idle)
+
+
 BUGS = (
     no_dedupe_on_replay,
     offset_outside_the_batch,
@@ -177,6 +320,18 @@ BUGS = (
     error_reply_not_gated,
     alarm_of_any_setting,
     alarm_forgotten_at_a_take_over,
+    alarm_rings_for_each_command,
+    send_lost,
+    sends_of_a_turn_rolled_back,
+    call_ids_collide,
+    copy_of_a_call_runs_again,
+    expired_value_seen,
+    swept_though_put_again,
+    sweep_forgotten,
+    frame_taken_twice,
+    frame_named_by_its_reign,
+    frames_overtake,
+    evicted_with_writes_under_way,
 )
 
 __all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "beginning"]

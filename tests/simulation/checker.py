@@ -6,29 +6,32 @@ The `Auditor` reads the durable journal as any reader would, and knows of each c
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from perdure.api.gateway import Answer
-from perdure.schemas.alarms import parse_ring
-from perdure.schemas.commands import ALARM, Command, parse_command
-from perdure.schemas.effects import AlarmRow, alarm_row
+from perdure.schemas.alarms import TTL
+from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
+from perdure.schemas.expiry import HIDDEN
 from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp, in_runs
 from perdure.schemas.replies import UNAVAILABLE, Reply
-from perdure.schemas.values import decode_value
 from perdure.streams.log import Topic
 from perdure.streams.memory import MemoryBroker
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED
 from perdure.streams.reader import JournalReader
+from perdure.streams.rows import HOUR_MS, WINDOW_HOURS
 from perdure.streams.tables import Tables
-from tests.simulation.sample import CHANGES_NOTHING, MARK
+from tests.simulation.between import check_calls_and_sends, check_frame_records, check_frames
+from tests.simulation.oracle import Lease, Model, Place, apply, seen, withdrawn
+from tests.simulation.sample import LEASE, MARK
 
 if TYPE_CHECKING:
     from tests.simulation.world import Run
 
+WINDOW_MS = WINDOW_HOURS * HOUR_MS
 _step = JournalReader.step  # the true rule, whatever a planted bug makes of it
 
 
@@ -41,6 +44,7 @@ class Told:
     mark: str
     client_key: str | None
     asked_s: float
+    other: str = ""
     waiting: Any = None
     answer: Answer | None = None
     answered_s: float = 0.0
@@ -55,7 +59,12 @@ class Auditor:
         self.readers = [JournalReader(f"journal {p}") for p in range(broker.partitions)]
         self.entries: dict[tuple[int, int], Entry] = {}
         self.places: dict[tuple[int, int], int] = {}  # of a command -> journal offset of its entry
-        self.order: list[tuple[int, Entry]] = []
+        self.order: list[tuple[int, Entry, int]] = []  # partition, entry, journal offset
+        self.clocks_ms: dict[
+            tuple[int, int], int
+        ] = {}  # of a command -> the highest entry time up to its own
+        self._clocks_ms = [0] * broker.partitions
+        self.at: dict[tuple[int, int], Entry] = {}  # by partition and journal offset
         self.dones: set[tuple[int, int]] = set()
         self.claims = 0
         self.states: dict[str, dict[str, Any]] = {}
@@ -76,8 +85,11 @@ class Auditor:
                     )
                     self.entries[place] = record.entry
                     self.places[place] = each.offset
-                    self.order.append((partition, record.entry))
-                    _apply(self.states.setdefault(record.entry.key, {}), record.entry)
+                    self.order.append((partition, record.entry, each.offset))
+                    self._clocks_ms[partition] = max(self._clocks_ms[partition], record.entry.time_ms)
+                    self.clocks_ms[place] = self._clocks_ms[partition]
+                    self.at[partition, each.offset] = record.entry
+                    apply(self.states.setdefault(record.entry.key, {}), record.entry)
                 if isinstance(record, (EntryRecord, NoOp)):
                     for offset in in_runs(record.done):
                         place = partition, offset
@@ -100,41 +112,42 @@ class Auditor:
         durable = self.broker.streams[Topic.COMMANDS, partition].durable
         shares = self.broker.ordered and self.broker.exclusive and offset >= durable
         assert shares, f"I7: command {place} is answered ({reply.outcome}) without a durable trace"
-        assert reply.outcome == "ok", f"I7: the error of command {place} leaves before its trace is durable"
+        assert reply.outcome in ("ok", UNAVAILABLE), (
+            f"I7: the error of command {place} leaves before its trace is durable"
+        )
         self.unlogged[waiting] = {key: dict(state) for key, state in self.states.items()}
+
+    def about_to_send(self, partition: int, offset: int, what: str) -> None:
+        """I7: a frame leaves when the entry that let it out is durable, and counts."""
+        self.catch_up()
+        assert (partition, offset) in self.at, (
+            f"I7: the frame {what!r} leaves before its entry {offset} counts"
+        )
 
 
 def check(run: Run, owners: list[Owner], store: MemoryStore) -> None:
     """All invariants at the end of a run, with everything done."""
     auditor = run.auditor
-    models = _fold_in_log_order(run, auditor)
+    models, commands = _fold_in_log_order(run, auditor)
     for told in run.told:
-        _check_answer(auditor, models, told)
+        _check_answer(run, models, told)
+    check_calls_and_sends(run, commands, models)
+    check_frames(run, whole=False)
+    check_frame_records(run)
+    _check_nothing_is_left(run, models)
     _check_tables(run, owners, store)
 
 
-class _Model:
-    """One object as the log says it went: its state before each command that was done."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
-        self.history: list[tuple[int, dict[str, Any]]] = []
-        self.marks: dict[int, str] = {}
-        self.alarm: AlarmRow | None = None
-
-    def before(self, offset: int) -> dict[str, Any]:
-        """The state that the command at `offset` met."""
-        at = bisect_left(self.history, offset, key=lambda each: each[0])
-        return self.history[at][1] if at < len(self.history) else self.state
-
-
-def _fold_in_log_order(run: Run, auditor: Auditor) -> dict[str, _Model]:
+def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], dict[Place, Command]]:
     """Each object's turns took effect in log order, each on what the one before left (I2 to I5)."""
     last: dict[str, int] = {}
-    for _, entry in auditor.order:
+    for _, entry, _ in auditor.order:
+        if withdrawn(entry):
+            continue  # it never ran
         assert entry.command > last.get(entry.key, -1), f"I3: {entry.key}: entry {entry.command} out of order"
         last[entry.key] = entry.command
-    models: dict[str, _Model] = {}
+    models: dict[str, Model] = {}
+    commands: dict[Place, Command] = {}
     for partition in range(run.broker.partitions):
         for record in run.broker.streams[Topic.COMMANDS, partition].records:
             place = partition, record.offset
@@ -142,93 +155,57 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> dict[str, _Model]:
             assert entry is not None or place in auditor.dones, (
                 f"I1: command {place} is on the log and never done"
             )
-            command = parse_command(record.key, record.value, record.headers, UNSEALED)
-            model = models.setdefault(command.key, _Model())
+            command = commands[place] = parse_command(record.key, record.value, record.headers, UNSEALED)
+            model = models.setdefault(command.key, Model())
             model.history.append((record.offset, dict(model.state)))
-            if command.kind == ALARM:
-                run.counts["alarms for nothing" if entry is None else f"alarms {entry.outcome}"] += 1
-                if entry is not None:
-                    _check_ring(model, entry, command)
-                    _apply(model.state, entry)
-                    _set_alarm(model, entry, auditor.places[place])
-                continue
-            _, op, mark = command.path.split("/")
-            model.marks[record.offset] = mark
-            if entry is None:
-                continue
-            assert entry.key == command.key, f"I4: entry of {place} is for {entry.key}"
-            _check_entry(model, entry, op, mark)
-            _apply(model.state, entry)
-            _set_alarm(model, entry, auditor.places[place])
+            if command.kind == FETCH:
+                model.marks[record.offset] = command.path.split("/")[2]
+                model.times_ms[record.offset] = record.time_ms
+            _count(run, model, command, entry)
+            if entry is not None:
+                model.check(entry, command, place)
+                model.fold(entry, auditor.places[place])
+            elif command.kind == SOCKET:
+                assert command.path not in model.sockets, (
+                    f"I1: {command.id} was not heard, its socket was there"
+                )
+    return models, commands
+
+
+def _count(run: Run, model: Model, command: Command, entry: Entry | None) -> None:
+    outcome = "for nothing" if entry is None else entry.outcome
+    if command.kind == ALARM and command.method == TTL:
+        run.counts[f"sweeps {outcome}"] += 1
+        if entry is not None and LEASE in model.state and LEASE not in entry.deletes:
+            run.counts["swept, and put again since"] += 1
+    elif command.kind == ALARM:
+        run.counts[f"alarms {outcome}"] += 1
+    elif command.kind == SOCKET:
+        run.counts[f"socket {command.method} {outcome}"] += 1
+
+
+def _check_nothing_is_left(run: Run, models: dict[str, Model]) -> None:
+    """No alarm that never rang (I8), nothing that has expired; and, where that can be told, no socket of the dead."""
     for key, model in models.items():
-        assert model.alarm is None or model.alarm.parked, (
-            f"I8: {key} has an alarm that never rang: {model.alarm}"
+        waiting = [row for row in model.alarms.values() if not row.parked]
+        assert not waiting, f"I8: {key} has an alarm that never rang: {model.alarms}"
+        left = {
+            name for name, value in model.state.items() if name.startswith(HIDDEN) or isinstance(value, Lease)
+        }
+        assert not left, f"I8: {key} keeps what has expired: {left}"
+        assert not (run.broker.exclusive and model.sockets), (
+            f"{key} keeps sockets of the dead: {model.sockets}"
         )
-    return models
 
 
-def _set_alarm(model: _Model, entry: Entry, at: int) -> None:
-    for change in entry.alarms:
-        model.alarm = alarm_row(change, at)
-
-
-def _check_ring(model: _Model, entry: Entry, command: Command) -> None:
-    """An alarm ran as it was set, once, not early; its entry says what becomes of it."""
-    what, row = f"{entry.key}: the alarm at {entry.command}", model.alarm
-    assert row is not None, f"I8: {what} rang and was not set"
-    assert parse_ring(command.body).set_at == row.set_at, f"I8: {what} rang for a setting that is over: {row}"
-    assert entry.time_ms >= row.due_ms, f"I8: {what} is {row.due_ms - entry.time_ms} ms early"
-    (change,) = entry.alarms
-    if entry.outcome == "ok":
-        assert change.due_ms is None, f"I8: {what} rang, and is still set"
-        puts = {name: decode_value(value) for name, value in entry.puts.items()}
-        assert puts == {"rings": model.state.get("rings", 0) + 1}, f"I8: {what} put {puts}"
-    else:
-        assert not entry.puts, f"I5: {what} failed, and changed {entry.puts}"
-        assert change.attempt == row.attempt + 1, f"I8: {what} failed, and that was not counted"
-
-
-def _apply(state: dict[str, Any], entry: Entry) -> None:
-    for name, value in entry.puts.items():
-        state[name] = decode_value(value)
-    for name in entry.deletes:
-        state.pop(name, None)
-
-
-def _check_entry(model: _Model, entry: Entry, op: str, mark: str) -> None:
-    puts = {name: decode_value(value) for name, value in entry.puts.items()}
-    said = json.loads(entry.reply.body) if entry.reply.error is None else None
-    what = f"{entry.key} {op} at {entry.command}"
-    if op in ("fail", "refuse"):
-        assert not entry.puts, f"I5: {what} raised, and changed {entry.puts}"
-        assert entry.outcome == {"fail": "failed", "refuse": "refused"}[op], what
-        return
-    if op in ("add", "slow"):
-        count = model.state.get("count", 0) + 1
-        assert puts == {"count": count, MARK + mark: True}, f"I3: {what} put {puts}, {count} was due"
-        assert said == count, f"I3: {what} said {said}"
-    elif op == "alarm":
-        assert puts == {MARK + mark: True}, f"I4: {what} put {puts}"
-        assert [said] == [each.due_ms for each in entry.alarms], f"I8: {what} said {said}: {entry.alarms}"
-    elif op in ("token", "maybe") and entry.puts:
-        assert puts == {"token": said, MARK + mark: True}, f"I4: {what} put {puts} and said {said}"
-    elif op == "forget" and entry.deletes:
-        assert entry.deletes == ("token",), what
-        assert "token" in model.state, f"I3: {what} deleted what was not there"
-    else:
-        assert not entry.puts, f"I4: {what} put {puts}"
-        assert not entry.deletes, f"I4: {what} deleted {entry.deletes}"
-
-
-def _check_answer(auditor: Auditor, models: dict[str, _Model], told: Told) -> None:
+def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
     """What a client was told is what the journal says happened (I1, I9), and a read saw the state there (I3)."""
     assert told.answer is not None
+    auditor, model = run.auditor, models.get(told.key) or Model()
     reply, partition, offset = told.answer
     place, what = (partition, offset), f"{told.key} {told.op} at {told.answer.partition}:{told.answer.offset}"
     # an answer that shared its command's write was lost with it in a crash, and its offset given to another
-    gone = (
-        told.waiting in auditor.unlogged and (models.get(told.key) or _Model()).marks.get(offset) != told.mark
-    )
+    gone = told.waiting in auditor.unlogged and model.marks.get(offset) != told.mark
     entry = None if gone else auditor.entries.get(place)
     if entry is not None:
         assert entry.reply == reply, f"I9: {what} was told {reply}, the journal says {entry.reply}"
@@ -237,20 +214,37 @@ def _check_answer(auditor: Auditor, models: dict[str, _Model], told: Told) -> No
     if reply.outcome == UNAVAILABLE or (reply.error is not None and reply.error.code == "key-in-flight"):
         return
     if told.client_key is not None:
-        first = [
+        spent = [
             e for (p, _), e in auditor.entries.items() if p == partition and e.client_key == told.client_key
         ]
-        assert len(first) == 1, f"I2: {what}: the key {told.client_key} was spent {len(first)} times"
-        assert first[0].reply == reply, f"I2: {what} was told {reply}, first it was {first[0].reply}"
+        spent.sort(key=lambda entry: entry.command)
+        ages_ms = [
+            auditor.clocks_ms[partition, later.command] - earlier.time_ms
+            for earlier, later in pairwise(spent)
+        ]
+        assert all(age_ms >= WINDOW_MS for age_ms in ages_ms), (
+            f"I2: {what}: the key {told.client_key} was spent {len(spent)} times, {ages_ms} ms apart"
+        )
+        before_it = [entry for entry in spent if entry.command < offset]
+        assert before_it, f"I1: {what}: the key {told.client_key} was not spent, and nothing was done"
+        first = before_it[-1].reply
+        assert first == reply, f"I2: {what} was told {reply}, first it was {first}"
         return
     assert reply.outcome == "ok", f"I5: {what} ended without an entry and was told {reply}"
-    said, before = json.loads(reply.body), (models.get(told.key) or _Model()).before(offset)
+    said, before = json.loads(reply.body), model.before(offset)
     if gone:
         before = auditor.unlogged[told.waiting].get(told.key, {})
     if told.op == "get":
         assert said == [before.get("count", 0), before.get("token")], (
             f"I3: {what} read {said}, there was {before}"
         )
+    elif told.op == "look":
+        value, now_ms = said
+        assert gone or now_ms == model.times_ms[offset], f"{what} took {now_ms} for the time"
+        due = seen(before, now_ms)
+        assert value == due, f"I3: {what} saw {value} at {now_ms}, not {due}: there was {before.get(LEASE)}"
+        if LEASE in before:
+            run.counts["leases hidden" if due is None else "leases seen"] += 1
     elif told.op == "marks":
         marks = sum(name.startswith(MARK) for name in before)
         assert said == marks, f"I3: {what} saw {said} marks of {marks}"
@@ -283,4 +277,4 @@ def _check_tables(run: Run, owners: list[Owner], store: MemoryStore) -> None:
     assert not different, f"I6: live tables and replay differ: {different}"
 
 
-__all__ = ["CHANGES_NOTHING", "Auditor", "Told", "check"]
+__all__ = ["Auditor", "Told", "check"]

@@ -11,18 +11,28 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from perdure import DurableObject, Refusal, Request, Response
+from perdure import DurableObject, Refusal, Request, Response, WebSocket
 
 MARK = "m:"
+LEASE = "lease"  # the value that may expire
+TTLS_S = (0.05, 0.3, 2.0)
 
 
 class Sample(DurableObject):
-    """`POST /op/mark`; every operation that changes something leaves its mark behind."""
+    """`POST /op/mark/other`; every operation that changes something leaves its mark behind.
+
+    `other` names another object, for operations that speak to one.
+    """
 
     async def fetch(self, request: Request) -> Response:
-        _, op, mark = request.path.split("/")
+        _, op, mark, other = request.path.split("/")
         random: Random = self.env.random()
-        return Response.json(await getattr(self, f"do_{op}")(mark, random))
+        if op == "connect":
+            await self.state.accept_websocket(request)
+            await self.state.put(MARK + mark, True)
+            return Response.upgrade()
+        to = (other,) if op in SPEAKING else ()
+        return Response.json(await getattr(self, f"do_{op}")(mark, random, *to))
 
     async def do_add(self, mark: str, random: Random) -> Any:
         count = await self.state.get("count", 0) + 1
@@ -76,17 +86,99 @@ class Sample(DurableObject):
     async def do_forget(self, mark: str, random: Random) -> Any:
         return await self.state.delete("token")
 
+    # To other objects
+
+    async def do_call(self, mark: str, random: Random, other: str) -> Any:
+        stub, told = self.env.SAMPLES.get(other), []
+        for _ in range(2):  # the same question twice: two effects
+            told.append(await stub.lend(mark))
+            self.env.step(f"caller.after_call_{len(told)}")
+        if random.random() < 0.15:
+            raise ValueError(mark)
+        await self.state.put(MARK + mark, True)
+        return told
+
+    async def do_send(self, mark: str, random: Random, other: str) -> Any:
+        sender = self.env.SAMPLES.get(other).send
+        sender.note(mark)
+        await self.state.put(MARK + mark, True)
+        if (roll := random.random()) < 0.3:
+            raise ValueError(mark) if roll < 0.15 else Refusal(mark)
+        sender.note(mark)
+        return True
+
+    async def lend(self, mark: str) -> int:
+        credits: int = await self.state.get("credits", 0) + 1
+        await self.state.put("credits", credits)
+        if self.env.random().random() < 0.05:
+            raise Refusal(mark)
+        return credits
+
+    async def note(self, mark: str) -> None:
+        await self.state.put("notes", await self.state.get("notes", 0) + 1)
+
+    # Values that expire
+
+    async def do_lease(self, mark: str, random: Random) -> Any:
+        value = random.getrandbits(40)
+        await self.state.put(LEASE, value, expiration_ttl=random.choice(TTLS_S))
+        await self.state.put(MARK + mark, True)
+        return value
+
+    async def do_keep(self, mark: str, random: Random) -> Any:
+        value = random.getrandbits(40)
+        await self.state.put({LEASE: value, MARK + mark: True})
+        return value
+
+    async def do_look(self, mark: str, random: Random) -> Any:
+        return [await self.state.get(LEASE), self.state.now]
+
+    # WebSockets
+
+    async def do_shout(self, mark: str, random: Random) -> Any:
+        self.state.broadcast(mark + ".1")
+        await self.state.put(MARK + mark, True)
+        if random.random() < 0.15:
+            raise ValueError(mark)
+        self.state.broadcast(mark + ".2")
+        return True
+
+    async def do_kick(self, mark: str, random: Random) -> Any:
+        for socket in self.state.websockets():
+            socket.close(4000, mark)
+        await self.state.put(MARK + mark, True)
+        return True
+
+    async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
+        await self.state.put("heard", await self.state.get("heard", 0) + 1)
+        await ws.send(message)
+
+    async def websocket_close(self, ws: WebSocket, code: int, reason: str, was_clean: bool) -> None:
+        await self.state.put("left", await self.state.get("left", 0) + 1)
+
 
 OPS = (
-    ("add", 30),
-    ("get", 20),
-    ("token", 12),
-    ("maybe", 12),
-    ("slow", 10),
-    ("marks", 4),
-    ("fail", 5),
-    ("refuse", 4),
+    ("add", 18),
+    ("get", 12),
+    ("token", 8),
+    ("maybe", 8),
+    ("slow", 7),
+    ("marks", 2),
+    ("fail", 4),
+    ("refuse", 3),
     ("forget", 3),
     ("alarm", 6),
+    ("call", 5),
+    ("send", 5),
+    ("lease", 5),
+    ("keep", 1),
+    ("look", 6),
+    ("connect", 7),
+    ("shout", 10),
+    ("kick", 1),
+    ("speak", 3),  # not of the object: a message over one of its sockets
+    ("leave", 1),  # nor this: the far end of one closes it
 )
-CHANGES_NOTHING = frozenset(("get", "marks"))
+SPEAKING = frozenset(("call", "send"))
+TO_SOCKETS = frozenset(("shout", "kick"))
+ON_A_WIRE = frozenset(("speak", "leave"))

@@ -14,7 +14,8 @@ from random import Random
 from typing import Any
 
 from perdure.api.gateway import Answer, Gateway, Waiting
-from perdure.objects.durable import Env
+from perdure.api.sockets import Sockets
+from perdure.objects.durable import Binding, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import FETCH
 from perdure.schemas.errors import OperatorError, OutcomeUnknown, PerdureError, Unavailable
@@ -26,11 +27,13 @@ from perdure.streams.log import Topic
 from perdure.streams.memory import Faults, MemoryBroker, MemoryLog
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
-from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
+from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
-from tests.simulation.sample import OPS, Sample
+from tests.simulation.sample import ON_A_WIRE, OPS, TO_SOCKETS, Sample
+from tests.simulation.wires import Joining, Wire
 
 COMMANDS = 50
 APP_UUID = "app-uuid"
@@ -38,6 +41,7 @@ START_MS = 1_700_000_000_000
 _KIND = Kind("Sample", Sample)
 _OPS = [name for name, _ in OPS]
 _WEIGHTS = [weight for _, weight in OPS]
+_PAIRS = [(name, other) for name in range(4) for other in range(4) if name != other]
 _node: ContextVar[Node | None] = ContextVar("node", default=None)
 
 
@@ -53,6 +57,7 @@ class SeededFaults(Faults):
         self.counts = counts
         self.calm = calm
         self.timeout_s = 0.5
+        self.appends_lost = random.choice((1, 1, 6))  # times as often as a journal's batch
 
     def delay_s(self, step: str) -> float:
         roll = self.random.random()
@@ -67,6 +72,8 @@ class SeededFaults(Faults):
         if self.calm:
             return "ok"
         roll = self.random.random()
+        if step == "append":
+            roll /= self.appends_lost
         fate = "lost" if roll < 0.02 else "never" if roll < 0.03 else "late" if roll < 0.05 else "ok"
         if fate != "ok":
             self.counts[f"{fate} {step}"] += 1
@@ -129,7 +136,9 @@ class Node:
         self.context.run(_node.set, self)
         self.steps_left = run.random.randrange(5, 400) if run.random.random() < 0.7 else 10**9
         self.owners: list[Owner] = []
+        self.tasks: list[asyncio.Task[Any]] = []
         self.door: Door | None = None
+        self.sockets: Sockets | None = None
         self.ready = False
         self.died: asyncio.Future[None] = run.loop.create_future()
         self.log: MemoryLog = self.context.run(MemoryLog, run.broker, name)
@@ -145,15 +154,18 @@ class Node:
 
     async def start(self) -> None:
         run = self.run
-        registry = Registry({"Sample": _KIND}, Env({"random": lambda: self.random}))
+        env = Env({"random": lambda: self.random, "SAMPLES": Binding("Sample"), "step": self.step})
+        registry = Registry({"Sample": _KIND}, env)
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
+        self.sockets = Sockets(door, self.log, UNSEALED, node=self.name)
         await found(self.log, "sim", APP_UUID)
         ports = Ports(
             self.log, registry, door, run.clock_ms, self.random, self.uuid, self.name, "sim", APP_UUID
         )
         store = StoreHandle(self, self.store)
-        bounds = Bounds(mailbox=run.random.choice((3, 10_000)))
+        residents = run.random.choice((1, 2, 200_000))
+        bounds = Bounds(mailbox=run.random.choice((3, 10_000)), residents=residents)
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=self.log.exclusive), bounds)
             for p in range(run.broker.partitions)
@@ -161,15 +173,25 @@ class Node:
         await door.start(self.owners)
         self.ready = True
         self.own()
-        self.run.task(door.sweep())
-        self.run.task(self.keep())
+        self.task(door.sweep())
+        self.task(self.keep())
+
+    def task(self, coro: Any) -> None:
+        self.tasks.append(self.run.task(coro))
+
+    def bury(self) -> None:
+        """Nothing of a dead process runs on: not its handlers, nor its timers, on a store that is another's now."""
+        for owner in self.owners:
+            self.context.run(owner.end_reign)
+        for task in self.tasks:
+            task.cancel()
 
     def own(self) -> None:
         """Placement names this node: it claims what it doesn't serve."""
         for owner in self.owners:
             if owner.state in (OwnerState.NEW, OwnerState.FENCED):
                 owner.state = OwnerState.BEGINNING
-                self.run.task(self.live(owner))
+                self.task(self.live(owner))
 
     async def live(self, owner: Owner) -> None:
         await live(owner)
@@ -191,6 +213,10 @@ class Node:
                     owner.tables.cut()
                 while self.random.random() < 0.8 and owner.tables.write_piece():
                     pass
+                residents = owner.turns.residents
+                for resident in [each for each in residents.values() if each.idle]:
+                    if self.random.random() < 0.2:
+                        owner.turns.evict(resident)
             if self.random.random() < 0.3:
                 StoreHandle(self, self.store).flush()
 
@@ -206,6 +232,7 @@ class Run:
         self.calm = False
         self.failures: list[BaseException] = []
         self.told: list[Told] = []
+        self.wires: list[Wire] = []
         self.nodes: dict[str, Node] = {}
         self.stores: dict[str, MemoryStore] = {}
         # in some runs hours pass, so that client keys are forgotten; there nothing has a deadline to speak of
@@ -228,9 +255,11 @@ class Run:
             raise AssertionError(f"seed {self.seed}: {error!r}; replay it: Run({self.seed}).go()") from error
         finally:
             failpoints.on_hit(None)
+            for node in self.nodes.values():
+                node.bury()
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
-            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.run_until_complete(asyncio.sleep(0.01))
             self.loop.close()
         return self.counts
 
@@ -295,6 +324,7 @@ class Run:
         """The process is gone: what was not durable may be lost."""
         node.alive = False
         node.log.kill()
+        self.loop.call_soon(node.bury)  # not at once: this may be a step in the midst of what it does
         if not node.died.done():
             node.died.set_result(None)
         phase = "beginning" if any(o.state is OwnerState.BEGINNING for o in node.owners) else where
@@ -309,6 +339,10 @@ class Run:
         if node.door is not None:
             for asker, _ in node.door._waiting.values():
                 asker.failed(ConnectionResetError())
+        for wire in self.wires:
+            if wire.node is node:
+                wire.cut()
+        self.counts["evictions"] += sum(owner.counts.evictions for owner in node.owners)
 
     async def trouble(self) -> None:
         """Crash, stall, restart and take over at random moments."""
@@ -342,18 +376,38 @@ class Run:
 
     async def ask(self, number: int) -> None:
         """One command, retried with its idempotency key until its outcome is known (if it has one)."""
-        key = f"Sample/{self.random.randrange(4)}"
+        name, other = self.random.choice(_PAIRS)
         op = self.random.choices(_OPS, _WEIGHTS)[0]
+        if op in ON_A_WIRE:
+            await self._on_a_wire(op)
+            return
+        if op in TO_SOCKETS and (wires := self._open_wires()):
+            name = int(self.random.choice(wires).key.rpartition("/")[2])
         self._marks += 1
         mark = f"{number}-{self._marks}"
-        client_key = mark if self.random.random() < 0.2 else None
+        client_key = mark if op != "connect" and self.random.random() < 0.2 else None
         for _ in range(8):
-            told = Told(key, op, mark, client_key, self.loop.time())
+            told = Told(f"Sample/{name}", op, mark, client_key, self.loop.time(), str(other))
             if await self._try(told):
                 return
             await asyncio.sleep(self.random.random() * 0.2)
             if client_key is None and not told.nothing_changed:
                 return
+
+    def _open_wires(self) -> list[Wire]:
+        return [each for each in self.wires if each.joined and not each.gone and each.node.alive]
+
+    async def _on_a_wire(self, op: str) -> None:
+        """The far end of some open socket says something, or goes."""
+        self.counts["commands"] += 1
+        wires = self._open_wires()
+        if not wires:
+            return
+        wire = self.random.choice(wires)
+        if op == "leave":
+            wire.node.context.run(wire.leave)
+        elif wire.heard is None or wire.heard.done():
+            await wire.node.context.run(wire.speak)
 
     async def _try(self, told: Told) -> bool:
         doors = [node for node in self.nodes.values() if node.alive and node.ready]
@@ -362,12 +416,8 @@ class Run:
             return False
         node = self.random.choice(doors)
         self.counts["commands"] += 1
-        door = node.door
-        assert door is not None
         try:
-            told.waiting = waiting = Waiting()
-            path = f"/{told.op}/{told.mark}"
-            node.context.run(door.submit, waiting, told.key, FETCH, "POST", path, (), b"", told.client_key)
+            told.waiting = waiting = node.context.run(self._submit, node, told)
             told.answer = await waiting.future
         except (Unavailable, OperatorError):
             told.nothing_changed = True
@@ -387,9 +437,23 @@ class Run:
             self.counts[f"told {code}"] += 1
         return not told.nothing_changed
 
+    def _submit(self, node: Node, told: Told) -> Waiting:
+        assert node.door is not None
+        assert node.sockets is not None
+        waiting, socket = Waiting(), ""
+        if told.op == "connect":
+            wire = Wire(node, node.sockets, told.key)
+            self.wires.append(wire)
+            waiting, socket = Joining(wire), wire.asked
+        path = f"/{told.op}/{told.mark}/{told.other}"
+        node.door.submit(waiting, told.key, FETCH, "POST", path, (), b"", told.client_key, socket=socket)
+        return waiting
+
     async def quiesce(self, faults: SeededFaults) -> None:
         """No more faults: everybody dies once more, and one owner brings all that was asked to its end."""
         faults.calm = self.calm = True
+        if self.random.random() < 0.3:
+            await self.settle()
         for node in self.nodes.values():
             if node.alive:
                 self.crash(node, "the end")
@@ -409,10 +473,32 @@ class Run:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(1)
 
+    async def settle(self) -> None:
+        """All is well again, and nobody has died: what lives is sent all that it was due (if it gets that far)."""
+        living = [node for node in self.nodes.values() if node.alive and node.ready]
+        if not living:
+            return
+        living[0].context.run(living[0].own)
+        owners = [owner for node in living for owner in node.owners]
+        for _ in range(400):
+            await asyncio.sleep(0.05)
+            done = {owner.partition for owner in owners if self._caught_up(owner)}
+            if len(done) == self.broker.partitions:
+                await asyncio.sleep(5)
+                self.auditor.catch_up()
+                self.counts["settled"] += 1
+                check_frames(self, whole=True)
+                return
+        self.counts["not settled"] += 1
+
     def _caught_up(self, owner: Owner) -> bool:
-        end = self.broker.streams[Topic.COMMANDS, owner.partition].durable
+        """All that was asked of it is done, and all that came of it has arrived."""
+        if owner.state is not OwnerState.SERVING or not owner.idle:
+            return False
+        commands = self.broker.streams[Topic.COMMANDS, owner.partition]
         quiet = next(owner.tables.due((0, "", ""), 1 << 60), None) is None
-        return owner.state is OwnerState.SERVING and owner.idle and owner.tables.done.mark >= end and quiet
+        marks = owner.tables.done.mark, owner.release.commands.mark
+        return quiet and min(marks) >= commands.end == commands.durable
 
 
 def _on_hit(name: str) -> None:

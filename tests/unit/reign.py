@@ -44,6 +44,7 @@ class Doors:
         self.ids: list[str] = []
         self.gateway = GATEWAY
         self.shown: list[Frame] = []
+        self.by_log = False  # frames take the log, as they do on a shared one
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
         if reply_to != LOCAL:
@@ -53,6 +54,8 @@ class Doors:
         return True
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        if self.by_log:
+            return False
         if out.key is not None and self.gateway.endswith(out.key.decode()):
             self.shown.append(parse_frame(out.value, out.headers))
         return True

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from tests.unit.realm import Fates
 from tests.unit.reign import Reign, story
 
 from perdure.objects.durable import DurableObject
+from perdure.objects.http import Request, Response
+from perdure.schemas.commands import FETCH, Command, command_record
 from perdure.schemas.replies import parse_reply
-from perdure.streams.log import Topic
+from perdure.schemas.sockets import SOCKET_HEADER
+from perdure.streams.log import Record, Topic
 
 
 class Thing(DurableObject):
@@ -43,3 +48,29 @@ def test_no_two_answers_have_one_message_id() -> None:
         assert len(set(names)) == 2, names
 
     story(Thing, told, shared=True)
+
+
+class Greeter(DurableObject):
+    async def fetch(self, request: Request) -> Response:
+        socket = await self.state.accept_websocket(request)
+        socket.send("hello")
+        socket.send("there")
+        return Response.upgrade()
+
+
+@pytest.mark.parametrize("fate", ["never", "late", "lost"])
+def test_frames_follow_the_answer_that_accepts_their_socket(fate: str) -> None:
+    """A gateway of another process is sent the answer, then the frames in order, though the log lost some of them."""
+    far, faults = "0/gateway.far", Fates()
+
+    async def told(reign: Reign) -> None:
+        reign.doors.by_log = True
+        faults.next = ["ok", fate, "ok", fate]  # the command, its answer and that again, the first frame
+        headers = (("upgrade", "websocket"), (SOCKET_HEADER, f"far.00000000 {far}"))
+        upgrade = Command("Thing/a", FETCH, "GET", "/", headers, b"", "id", far)
+        reign.append(Record(*command_record(upgrade)))
+        await reign.until(lambda: reign.owner.release.commands.mark == 1)
+        names = [dict(each.headers)["message-id"].decode() for each in await reign.records(Topic.REPLIES)]
+        assert [name.partition("/")[2] for name in dict.fromkeys(names)] == ["0", "1", "2"], names
+
+    story(Greeter, told, shared=True, faults=faults)

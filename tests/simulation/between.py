@@ -1,0 +1,152 @@
+"""What went from one object to another, and to sockets: each once, in order, and of turns that stand.
+
+A call stands even if its caller fails later; sends and frames belong to the turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from perdure.schemas.calls import PRINCIPAL, SEND_KEY, CallKey, call_key
+from perdure.schemas.commands import CALL, Command
+from perdure.schemas.journal import Entry
+from perdure.schemas.keys import partition_of
+from perdure.schemas.sockets import CLOSE, FRAME_KIND, parse_frame
+from perdure.streams.log import Topic
+from tests.simulation.oracle import Place, withdrawn
+
+if TYPE_CHECKING:
+    from tests.simulation.checker import Auditor
+    from tests.simulation.oracle import Model
+    from tests.simulation.world import Run
+
+Commands = dict[Place, Command]
+
+
+def check_calls_and_sends(run: Run, commands: Commands, models: dict[str, Model]) -> None:
+    """One effect for each key; both of each turn that stands; none that no turn made; sums that agree."""
+    entries, counts = run.auditor.entries, run.counts
+    taken: dict[CallKey, Entry] = {}
+    copies: Counter[CallKey] = Counter()
+    for place, command in commands.items():
+        if command.kind != CALL:
+            continue
+        key = call_key(command.principal, command.client_key or "")
+        assert key is not None, f"{command.key} was called at {place} by nobody: {command}"
+        copies[key] += 1
+        entry = entries.get(place)
+        if entry is not None:
+            counts["calls withdrawn"] += withdrawn(entry)
+            assert key not in taken, f"I2: {key} took effect twice: {taken[key]}, {entry}"
+            taken[key] = entry
+        _check_cause(run, commands, key, command)
+    for key, times in copies.items():
+        counts[f"{key.kind}s {'again' if times > 1 else 'on the log'}"] += 1
+    stands: Counter[str] = Counter()
+    for place, entry in entries.items():
+        op = commands[place].path.split("/")[1] if commands[place].path.startswith("/") else ""
+        if op in ("call", "send") and entry.outcome == "ok":
+            stands[op] += 1
+            _check_effects(op, place, entry, taken)
+    for key in taken:
+        caller = entries.get((key.partition, key.offset))
+        if caller is None or caller.outcome != "ok":
+            counts["calls that stand though their caller failed"] += 1
+            assert key.kind != SEND_KEY, f"I5: {key} is of a turn that was rolled back, and took effect"
+    counts["calls ok"] += stands["call"]
+    counts["sends ok"] += stands["send"]
+    notes, credits = (
+        sum(model.state.get(name, 0) for model in models.values()) for name in ("notes", "credits")
+    )
+    assert notes == 2 * stands["send"], f"I2: {notes} sends took effect, of {stands['send']} turns"
+    assert credits >= 2 * stands["call"], f"I1: {credits} calls took effect, of {stands['call']} turns"
+    _check_order(run.auditor)
+
+
+def _check_cause(run: Run, commands: Commands, key: CallKey, command: Command) -> None:
+    """It was asked for by the command that its key names."""
+    cause = commands.get((key.partition, key.offset))
+    assert cause is not None, f"I7: {key} was let out before its turn's command was durable"
+    op, other = cause.path.split("/")[1], cause.path.split("/")[3]
+    assert command.key == f"Sample/{other}", f"{key} reached {command.key}, {other} was meant"
+    assert command.principal == PRINCIPAL + cause.key, f"{key} is of {cause.key}, not {command.principal}"
+    assert (op, key.n in (1, 2)) == (key.kind, True), f"{key} was made by {op}"
+    if key.kind == SEND_KEY:
+        sender = run.auditor.entries.get((key.partition, key.offset))
+        assert sender is not None, f"I7: {key} left, and its turn left no entry"
+        assert sender.outcome == "ok", f"I5: {key} left, and its turn {sender.outcome}"
+
+
+def _check_effects(op: str, place: Place, entry: Entry, taken: dict[CallKey, Entry]) -> None:
+    effects = [taken.get(CallKey(op, *place, n)) for n in (1, 2)]
+    assert all(each is not None and each.outcome == "ok" for each in effects), (
+        f"I1: the turn of {place} stands, its {op}s came to {effects}"
+    )
+    if op == "call":
+        told = [json.loads(each.reply.body)["result"] for each in effects if each is not None]
+        said = json.loads(entry.reply.body)
+        assert said == told, f"I3: the turn of {place} was told {said}, its calls say {told}"
+
+
+def _check_order(auditor: Auditor) -> None:
+    last: dict[tuple[str, str], tuple[int, int]] = {}
+    for _, entry, _ in auditor.order:
+        key = call_key(entry.principal, entry.client_key or "")
+        if key is None or key.kind != SEND_KEY:
+            continue
+        pair = entry.principal, entry.key
+        assert (key.offset, key.n) > last.get(pair, (-1, 0)), f"I3: {key} overtook one from {pair}"
+        last[pair] = key.offset, key.n
+
+
+def frames_of(auditor: Auditor) -> dict[tuple[bytes | None, int], list[tuple[int, str]]]:
+    """(gateway, number of socket) -> the frames that were let out for it: (position, what), in journal order."""
+    found: dict[tuple[bytes | None, int], list[tuple[int, str]]] = {}
+    for _, entry, at in auditor.order:
+        for n, out in enumerate(entry.outbox, 1):
+            if out.topic != Topic.REPLIES:
+                continue
+            frame = parse_frame(out.value, out.headers)
+            said = frame.data.decode()
+            told = f"{frame.code} {said}" if frame.type == CLOSE else said
+            for number in frame.sockets:
+                found.setdefault((out.key, number), []).append((at << 20 | n, told))
+    return found
+
+
+def check_frames(run: Run, *, whole: bool) -> None:
+    """What each socket was sent is what was let out for it, from the first on; all of it if it lives (`whole`)."""
+    frames = frames_of(run.auditor)
+    for wire in run.wires:
+        due = frames.get((wire.gateway.encode(), wire.number), [])
+        got = wire.got
+        assert got == due[: len(got)], f"I3: {wire.key} {wire.id} was sent {got}, let out was {due}"
+        if whole and wire.node.alive and wire.joined and not wire.gone:
+            run.counts["sockets that were sent all"] += 1
+            assert len(got) == len(due), f"I1: {wire.key} {wire.id} was sent {got}, let out was {due}"
+        if not whole:
+            run.counts["frames"] += len(got)
+
+
+def check_frame_records(run: Run) -> None:
+    """A frame on the log bears the name of its entry and its number there, however often it was let out (I5, I7)."""
+    seen: Counter[bytes] = Counter()
+    for partition in range(run.broker.partitions):
+        for record in run.broker.streams[Topic.REPLIES, partition].records:
+            if not record.headers or record.headers[0] != FRAME_KIND:
+                continue
+            named = dict(record.headers)
+            place, _, n = named["message-id"].decode().partition("/")
+            home = partition_of(named["object"].decode(), run.broker.partitions)
+            from_partition, _, at = place.partition(":")
+            entry = run.auditor.at.get((home, int(at)))
+            assert int(from_partition) == home, f"a frame of {named} is called {place}"
+            assert entry is not None, f"I7: the frame {place}/{n} is of no entry that counts"
+            out: Any = entry.outbox[int(n) - 1]
+            assert (out.key, out.value) == (record.key, record.value), (
+                f"I5: the frame {place}/{n} is not {out}"
+            )
+            seen[named["message-id"]] += 1
+    run.counts["frames let out again"] += sum(times > 1 for times in seen.values())
