@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import extras, measure, report
+from bench import extras, measure, report, systems
 from bench.errors import BenchError
 from bench.runs import Row, Runs
 from bench.scenarios import SCENARIOS
@@ -24,9 +24,11 @@ from bench.sides import Perdure, Side
 SHOWN = (
     *("per_s", "p50_ms", "cpu_us", "bytes_per_command", "syncs_per_request"),
     *("empty_mib", "object_bytes", "restart_s", "rebuild_per_s", "broadcast_ms"),
+    *("limiter_p50_ms", "limiter32_per_s", "call_p50_ms", "calls_per_s"),
+    *("alarms_per_s", "items_p50_ms", "edit_long_ms", "edit_ratio"),
 )
 BROADCASTS = 20
-SYNCS_AT_MOST_S = 4.0
+SYNCS_AT_MOST_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Plan:
     objects: int  # on disk, for restart and rebuild
     resident: int  # in memory
     sockets: int
+    alarms: int  # due at once
 
 
 @dataclass
@@ -89,6 +92,32 @@ class Campaign:
         for round_, _, side in turns(self.plan.rounds, ("broadcast",), rooms):
             what = (self.sides[side], self.plan.sockets, BROADCASTS, round_, self.work)
             self._once("broadcast", side, "broadcast", round_, functools.partial(extras.broadcast, *what))
+
+    def limiter(self) -> None:
+        """The rate limiter's decisions."""
+        self._systems("limiter", systems.limiter, self.plan.seconds)
+
+    def calls(self) -> None:
+        """One object that asks another."""
+        self._systems("calls", systems.calls, self.plan.seconds)
+
+    def alarms(self) -> None:
+        """Many alarms due at once."""
+        self._systems("alarms", systems.alarms, self.plan.alarms)
+
+    def listing(self) -> None:
+        """All values of an object with many keys."""
+        self._systems("listing", systems.listing, self.plan.seconds)
+
+    def edits(self) -> None:
+        """An edit in a long document and in a short one."""
+        self._systems("edits", systems.edits)
+
+    def _systems(self, name: str, make: Callable[..., Row], *size: float) -> None:
+        ours = {side.name: side for side in self._perdures()}
+        for round_, _, side in turns(self.plan.rounds, (name,), list(ours)):
+            made = functools.partial(make, ours[side], *size, round_, self.work)
+            self._once(name, side, name, round_, made)
 
     def _once(self, kind: str, side: str, scenario: str, round_: int, make: Callable[[], Row]) -> None:
         """Makes and keeps a row unless it is there, with a line of progress."""
