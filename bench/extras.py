@@ -69,7 +69,12 @@ def _check_resident(port: int, objects: int) -> None:
 def metric(port: int, name: str) -> float:
     """A metric of perdure's, summed over the partitions."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
+        return summed(answer.read().decode(), name)
+
+
+def summed(exposition: str, name: str) -> float:
+    """A metric in Prometheus' text format, summed over its labels."""
+    lines = exposition.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
 
