@@ -22,9 +22,9 @@ from bench.sides import CACHE, REPO, SIDES, Side
 SYSTEMS = ("limiter", "calls", "alarms", "listing", "edits")
 MEASUREMENTS = ("compare", "broadcast", *SYSTEMS, "memory", "restart", "syncs")
 INTERRUPTED = 130  # what a shell makes of SIGINT
-USUAL: dict[str, Any] = {"rounds": 3, "seconds": 4.0, "out": REPO / "bench"}
+USUAL: dict[str, Any] = {"rounds": 3, "seconds": 3.0, "out": REPO / "bench"}
 USUAL |= {"objects": 1_000_000, "resident": 100_000, "alarms": 10_000}
-QUICK: dict[str, Any] = {"rounds": 1, "seconds": 2.0, "out": CACHE / "quick"}
+QUICK: dict[str, Any] = {"rounds": 1, "seconds": 1.0, "out": CACHE / "quick"}
 QUICK |= {"objects": 20_000, "resident": 10_000, "alarms": 2_000}
 
 
@@ -37,7 +37,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--fresh", action="store_true", help="forget the runs made so far")
     parser.add_argument("--rounds", type=int, help="runs of each (3; quick 1)")
-    parser.add_argument("--seconds", type=float, help="length of one load (4; quick 2)")
+    parser.add_argument("--seconds", type=float, help="length of one load (3; quick 1)")
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated (%(default)s)")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="comma-separated (%(default)s)")
     parser.add_argument("--objects", type=int, help="objects on disk for restart (1000000; quick 20000)")

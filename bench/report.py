@@ -51,7 +51,7 @@ it meanwhile."""
 RULES = """\
 The load is wrk with one thread on the same machine. Each run is a fresh server on a fresh directory, warmed by one
 write to every object and then by 32 clients that write at random; sides take turns within a round and each round
-begins with the next side. A file's bytes are the smaller of its length and its blocks.
+begins with the next side. Restate and perdure on Kafka, which start slowly, take part in every third round. A file's bytes are the smaller of its length and its blocks.
 
 The rule of the sum: all counters are read by GET after the load; acknowledged <= sum <= acknowledged + cut, where
 acknowledged are the 2xx answers that wrk counted and cut is one request per client and run of wrk, those in flight

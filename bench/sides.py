@@ -90,6 +90,7 @@ class Side:
     write: Target
     read: Target
     warmup_s: ClassVar[float] = 2.0
+    every: ClassVar[int] = 1  # it takes part in every so many rounds: those that start slowly in fewer
 
     def prepare(self) -> None:
         """Installs what is needed; raises BenchError, with the remedy, if the side cannot run here."""
@@ -192,6 +193,7 @@ class Restate(Side):
     )
     write = Target("POST", "/Counter/o", "/add")
     read = Target("GET", "/Counter/o", "/get")
+    every = 3
     partitions: ClassVar[int] = 1
     workers: ClassVar[int] = 2
 
@@ -318,6 +320,7 @@ class PerdureKafka(Perdure):
         "for flushing: acknowledged means in the page cache) on the same machine, warmed for 10 s"
     )
     warmup_s = 10.0
+    every = 3
 
     def prepare(self) -> None:
         super().prepare()

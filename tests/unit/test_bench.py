@@ -16,9 +16,9 @@ from bench.machine import descendants, disk_bytes, parse_stat
 from bench.measure import check_exact
 from bench.ratios import Spread, by_round, paired, spread
 from bench.runs import Row, Runs, fingerprint
-from bench.scenarios import Budget
+from bench.scenarios import Budget, Scenario
 from bench.servers import count_sync_calls
-from bench.sides import SIDES, Perdure
+from bench.sides import SIDES, Perdure, Side
 
 WRK = """Running 2s test @ http://127.0.0.1:9000
   1 threads and 32 connections
@@ -27,6 +27,7 @@ Requests/sec:  123.45
 {"requests":2010,"duration_us":2000000,"p50_us":390,"p99_us":1200,"refused":%d,"connect":0,"read":0,"write":0,"timeout":0}
 """
 SETTINGS: Row = {"seconds": 2.0, "code": "abc"}
+PLAN = Plan(rounds=4, seconds=1.5, scenarios=("c1",), objects=0, resident=0, sockets=0, alarms=0)
 
 
 def row(side: str, round_: int, **figures: float) -> Row:
@@ -187,26 +188,43 @@ def test_every_measurement_is_one_of_the_campaign() -> None:
     assert [name for name in MEASUREMENTS if not callable(getattr(Campaign, name, None))] == []
 
 
-def test_a_system_is_measured_once_per_round_on_each_of_our_sides(
+def test_a_system_is_measured_once_on_each_of_our_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Peers have no part in it, what is there already is not made again, and a failing side stops no other."""
     made = []
 
-    def limiter(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
+    def fake(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
         made.append((side.name, seconds, round_))
         if side.name == "perdure-kafka":
             raise BenchError("no broker")
-        return {"kind": "limiter", "side": side.name, "scenario": "limiter", "round": round_}
+        return {"kind": "calls", "side": side.name, "scenario": "calls", "round": round_}
 
-    monkeypatch.setattr("bench.systems.limiter", limiter)
+    monkeypatch.setattr("bench.systems.limiter", fake)
+    monkeypatch.setattr("bench.systems.calls", fake)
     runs = Runs(tmp_path / "runs.jsonl", SETTINGS)
     runs.add({"kind": "limiter", "side": "perdure", "scenario": "limiter", "round": 0})
-    plan = Plan(rounds=2, seconds=1.5, scenarios=(), objects=0, resident=0, sockets=0, alarms=0)
-    campaign = Campaign(plan, runs, tmp_path, SIDES)
+    campaign = Campaign(PLAN, runs, tmp_path, SIDES)
     campaign.limiter()
-    assert made == [("perdure-kafka", 1.5, 0), ("perdure", 1.5, 1)]
-    assert campaign.absent == {"limiter perdure-kafka": "no broker"}
+    campaign.calls()
+    assert made == [("perdure-kafka", 1.5, 0), ("perdure", 1.5, 0), ("perdure-kafka", 1.5, 0)]
+    assert campaign.absent == {f"{name} perdure-kafka": "no broker" for name in ("limiter", "calls")}
+
+
+def test_sides_that_start_slowly_take_part_in_fewer_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of every three rounds has all sides, so that each ratio has a pair."""
+
+    def fake(side: Side, scenario: Scenario, round_: int, seconds: float, work: Path) -> Row:
+        return {"kind": "load", "side": side.name, "scenario": scenario.name, "round": round_}
+
+    monkeypatch.setattr("bench.measure.measure", fake)
+    runs = Runs(tmp_path / "runs.jsonl", SETTINGS)
+    Campaign(PLAN, runs, tmp_path, SIDES).compare()
+    made = {round_: {row["side"] for row in runs.rows if row["round"] == round_} for round_ in range(4)}
+    quick = {"perdure", "limit", "workerd"}
+    assert made == {0: set(SIDES), 1: quick, 2: quick, 3: set(SIDES)}
 
 
 def test_a_side_asked_for_other_objects_is_a_copy() -> None:
