@@ -25,8 +25,8 @@ lint: .venv/.synced ## Style, types, and the order of the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/.synced ## perdure beside its peers and the limit loop; writes bench/results.md
-	@$(BIN)/python -m bench
+bench: .venv/.synced ## perdure beside its peers and the limit loop; writes bench/results.md (ARGS=--quick: a short one)
+	@$(BIN)/python -m bench $(ARGS)
 
 soak: .venv/.synced ## The slow tests: true durations, long runs
 	PERDURE_SOAK=1 $(BIN)/pytest tests/simulation tests/acceptance

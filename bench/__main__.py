@@ -19,10 +19,13 @@ from bench.scenarios import SCENARIOS
 from bench.servers import fresh
 from bench.sides import CACHE, REPO, SIDES, Side
 
-MEASUREMENTS = ("compare", "syncs", "memory", "restart", "broadcast")
+SYSTEMS = ("limiter", "calls", "alarms", "listing", "edits")
+MEASUREMENTS = ("compare", "broadcast", *SYSTEMS, "memory", "restart", "syncs")
 INTERRUPTED = 130  # what a shell makes of SIGINT
-USUAL = {"rounds": 5, "seconds": 8.0, "objects": 1_000_000, "resident": 100_000, "out": REPO / "bench"}
-QUICK = {"rounds": 1, "seconds": 2.0, "objects": 20_000, "resident": 10_000, "out": CACHE / "quick"}
+USUAL: dict[str, Any] = {"rounds": 3, "seconds": 3.0, "out": REPO / "bench"}
+USUAL |= {"objects": 1_000_000, "resident": 100_000, "alarms": 10_000}
+QUICK: dict[str, Any] = {"rounds": 1, "seconds": 1.0, "out": CACHE / "quick"}
+QUICK |= {"objects": 20_000, "resident": 10_000, "alarms": 2_000}
 
 
 def _arguments(words: list[str]) -> argparse.Namespace:
@@ -33,12 +36,13 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         "--quick", action="store_true", help="short runs, small sizes; results go to the cache"
     )
     parser.add_argument("--fresh", action="store_true", help="forget the runs made so far")
-    parser.add_argument("--rounds", type=int, help="runs of each (5; quick 1)")
-    parser.add_argument("--seconds", type=float, help="length of one load (8; quick 2)")
+    parser.add_argument("--rounds", type=int, help="runs of each (3; quick 1)")
+    parser.add_argument("--seconds", type=float, help="length of one load (3; quick 1)")
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated (%(default)s)")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="comma-separated (%(default)s)")
     parser.add_argument("--objects", type=int, help="objects on disk for restart (1000000; quick 20000)")
     parser.add_argument("--resident", type=int, help="objects for memory (100000; quick 10000)")
+    parser.add_argument("--alarms", type=int, help="alarms that are due at once (10000; quick 2000)")
     parser.add_argument("--sockets", type=int, default=1_000, help="sockets of a broadcast (1000)")
     parser.add_argument("--out", type=Path, help="where results go (bench/; quick: the cache)")
     asked = parser.parse_args(words)
@@ -92,7 +96,7 @@ def _write(campaign: Campaign) -> None:
 def main(words: list[str]) -> int:
     """Runs what was asked; gives the exit code: 1 if anything that was asked is missing from the report."""
     asked = _arguments(words)
-    sizes = {name: getattr(asked, name) for name in ("seconds", "objects", "resident", "sockets")}
+    sizes = {name: getattr(asked, name) for name in ("seconds", "objects", "resident", "sockets", "alarms")}
     try:
         load.wrk_path()
         runs = Runs(asked.out / "runs.jsonl", {**sizes, "code": fingerprint(REPO)}, is_fresh=asked.fresh)

@@ -2,6 +2,7 @@
 
 Laws
 - Sides of one scenario follow each other within a round; each round begins with the next side.
+- A side takes part in every round, or in every so many (`Side.every`); what is compared with nobody is made once.
 - A row that is there already is not made again.
 - A side that fails is reported, kept out of that scenario's later rounds, and stops nothing else.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import extras, measure, report
+from bench import extras, measure, report, systems
 from bench.errors import BenchError
 from bench.runs import Row, Runs
 from bench.scenarios import SCENARIOS
@@ -24,9 +25,12 @@ from bench.sides import Perdure, Side
 SHOWN = (
     *("per_s", "p50_ms", "cpu_us", "bytes_per_command", "syncs_per_request"),
     *("empty_mib", "object_bytes", "restart_s", "rebuild_per_s", "broadcast_ms"),
+    *("limiter_p50_ms", "limiter32_per_s", "call_p50_ms", "calls_per_s"),
+    *("alarms_per_s", "items_p50_ms", "edit_long_ms", "edit_ratio"),
 )
 BROADCASTS = 20
-SYNCS_AT_MOST_S = 4.0
+SYNCS_AT_MOST_S = 2.0
+SYNCED = ("c1", "w32", "r32")  # the others differ from these in speed only
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Plan:
     objects: int  # on disk, for restart and rebuild
     resident: int  # in memory
     sockets: int
+    alarms: int  # due at once
 
 
 @dataclass
@@ -54,14 +59,17 @@ class Campaign:
     def compare(self) -> None:
         """Every scenario on every side, in turns."""
         for round_, name, side in turns(self.plan.rounds, self.plan.scenarios, self.sides):
+            if round_ % self.sides[side].every:
+                continue
             what = (self.sides[side], SCENARIOS[name], round_, self.plan.seconds, self.work)
             self._once("load", side, name, round_, functools.partial(measure.measure, *what))
 
     def syncs(self) -> None:
-        """fsyncs per request, once for every scenario and side."""
+        """fsyncs per request, once for every side and some scenarios."""
         measure.strace_path()
         seconds = min(SYNCS_AT_MOST_S, self.plan.seconds)
-        for _, name, side in turns(1, self.plan.scenarios, self.sides):
+        scenarios = [name for name in self.plan.scenarios if name in SYNCED]
+        for _, name, side in turns(1, scenarios, self.sides):
             what = (self.sides[side], SCENARIOS[name], seconds, self.work)
             self._once("syncs", side, name, 0, functools.partial(measure.count_syncs, *what))
 
@@ -87,8 +95,34 @@ class Campaign:
         """One socket's message to all the others, in turns."""
         rooms = [name for name in self.sides if name in extras.ROOMS]
         for round_, _, side in turns(self.plan.rounds, ("broadcast",), rooms):
+            if round_ % self.sides[side].every:
+                continue
             what = (self.sides[side], self.plan.sockets, BROADCASTS, round_, self.work)
             self._once("broadcast", side, "broadcast", round_, functools.partial(extras.broadcast, *what))
+
+    def limiter(self) -> None:
+        """The rate limiter's decisions."""
+        self._systems("limiter", systems.limiter, self.plan.seconds)
+
+    def calls(self) -> None:
+        """One object that asks another."""
+        self._systems("calls", systems.calls, self.plan.seconds)
+
+    def alarms(self) -> None:
+        """Many alarms due at once."""
+        self._systems("alarms", systems.alarms, self.plan.alarms)
+
+    def listing(self) -> None:
+        """All values of an object with many keys."""
+        self._systems("listing", systems.listing, self.plan.seconds)
+
+    def edits(self) -> None:
+        """An edit in a long document and in a short one."""
+        self._systems("edits", systems.edits)
+
+    def _systems(self, name: str, make: Callable[..., Row], *size: float) -> None:
+        for side in self._perdures():
+            self._once(name, side.name, name, 0, functools.partial(make, side, *size, 0, self.work))
 
     def _once(self, kind: str, side: str, scenario: str, round_: int, make: Callable[[], Row]) -> None:
         """Makes and keeps a row unless it is there, with a line of progress."""

@@ -14,7 +14,9 @@ import signal
 import statistics
 import subprocess
 import threading
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from bench import load, machine
 from bench.errors import BenchError
@@ -27,11 +29,13 @@ CLIENTS = 64
 SAMPLE = 1_000
 KILLS = 3
 BACK_TIMEOUT_S = 900.0
+STAY = {"PERDURE_LIMITS__IDLE_S": "3600"}  # what is measured stays in memory, however long that takes
 STORE = "state"  # perdure's folder of RocksDB tables within its data directory
 
 
 def memory(side: Perdure, objects: int, work: Path) -> Row:
     """Resident memory empty, and per object: after writing each, and after reading each in a fresh process."""
+    side = side.at("/objects/Counter/o", env=STAY)
     data = fresh(work / "data")
     with Group(fresh(work / "logs")) as group:
         port = side.start(group, data)
@@ -44,6 +48,7 @@ def memory(side: Perdure, objects: int, work: Path) -> Row:
         base = machine.settled_rss_bytes(pid)
         load.touch_in_order(port, side.read, objects=objects, clients=CLIENTS)
         resident = machine.settled_rss_bytes(pid)
+        _check_resident(port, objects)
     shutil.rmtree(data)
     return row("memory", side.name, "memory", 0) | {
         "objects": objects,
@@ -52,6 +57,25 @@ def memory(side: Perdure, objects: int, work: Path) -> Row:
         "restarted_mib": base / 2**20,
         "object_bytes": (resident - base) / objects,
     }
+
+
+def _check_resident(port: int, objects: int) -> None:
+    """Raises BenchError if objects left memory before it was measured."""
+    there = metric(port, "perdure_resident_objects")
+    if there < objects:
+        raise BenchError(f"{there:,.0f} of {objects:,} objects are in memory: set limits.memory_bytes higher")
+
+
+def metric(port: int, name: str) -> float:
+    """A metric of perdure's, summed over the partitions."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        return summed(answer.read().decode(), name)
+
+
+def summed(exposition: str, name: str) -> float:
+    """A metric in Prometheus' text format, summed over its labels."""
+    lines = exposition.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
 
 def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
@@ -126,18 +150,25 @@ def _check_sample(side: Side, port: int, objects: int) -> None:
 ROOMS = {"perdure": "/objects/Room/bench", "perdure-kafka": "/objects/Room/bench", "workerd": "/room/bench"}
 
 
-def broadcast(side: Side, sockets: int, rounds: int, round_: int, work: Path) -> Row:
-    """One socket's message to all sockets of a room: median, least and greatest time in ms."""
+def socket_client(script: str, url: str, *words: int) -> dict[str, Any]:
+    """What a script of peers/sockets tells of `url`. Raises BenchError if it fails."""
     python = environment("socket-venv", SOCKET_CLIENT)
+    command = [str(python), str(PEERS / "sockets" / script), url, *map(str, words)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    if ended.returncode:
+        raise BenchError(f"{script} at {url} failed: {ended.stderr[-800:]}")
+    seen: dict[str, Any] = json.loads(ended.stdout)
+    return seen
+
+
+def broadcast(side: Side, sockets: int, rounds: int, round_: int, work: Path) -> Row:
+    """One socket's message, stored and sent to all of a room: median, least and greatest time in ms."""
+    if isinstance(side, Perdure):
+        side = side.at(ROOMS[side.name], app="bench/app")
     data = fresh(work / "data")
     with Group(fresh(work / "logs")) as group:
         port = side.start(group, data)
-        url = f"ws://127.0.0.1:{port}{ROOMS[side.name]}"
-        command = [str(python), str(PEERS / "sockets" / "broadcast.py"), url, str(sockets), str(rounds)]
-        ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
-    if ended.returncode:
-        raise BenchError(f"broadcast to {url} failed: {ended.stderr[-800:]}")
-    seen = json.loads(ended.stdout)
+        seen = socket_client("broadcast.py", f"ws://127.0.0.1:{port}{ROOMS[side.name]}", sockets, rounds)
     shutil.rmtree(data)
     return row("broadcast", side.name, "broadcast", round_) | {
         "sockets": sockets,

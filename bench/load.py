@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -29,6 +30,7 @@ class Target:
     method: str
     prefix: str
     suffix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, number: int) -> str:
         return f"{self.prefix}{number}{self.suffix}"
@@ -86,7 +88,10 @@ def run(
     """
     whole_s = max(1, round(seconds))
     command = [wrk_path(), "-t1", f"-c{clients}", f"-d{whole_s}s", f"--timeout={ANSWER_TIMEOUT_S}s"]
-    command += ["-s", str(SCRIPT), f"http://127.0.0.1:{port}"]
+    command += ["-s", str(SCRIPT)]
+    for name, value in target.headers.items():
+        command += ["-H", f"{name}: {value}"]
+    command.append(f"http://127.0.0.1:{port}")
     env = os.environ | {
         "OBJECTS": str(objects),
         "PREFIX": target.prefix,

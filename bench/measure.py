@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import load, machine
 from bench.errors import BenchError
-from bench.load import Load
+from bench.load import Load, Target
 from bench.runs import Row
 from bench.scenarios import Scenario
 from bench.servers import Group, fresh
@@ -37,15 +37,24 @@ def check_exact(total: int, acknowledged: int, cut: int) -> None:
 def warm(side: Side, group: Group, port: int, scenario: Scenario, seconds: float) -> int:
     """Writes once to each of the scenario's objects, then at random; gives the acknowledged writes."""
     side.touch(port, scenario.objects, WARMUP_CLIENTS)
-    warmed = load.run(port, side.write, clients=WARMUP_CLIENTS, objects=scenario.objects, seconds=seconds)
-    _refuse_errors(side, group, warmed)
+    ahead = (side, group, port, side.write)
+    warmed = clean(*ahead, clients=WARMUP_CLIENTS, objects=scenario.objects, seconds=seconds)
     return scenario.objects + warmed.answered
 
 
 def loaded(side: Side, group: Group, port: int, scenario: Scenario, seconds: float) -> Load:
     """The scenario's own load."""
     target = side.write if scenario.writes else side.read
-    seen = load.run(port, target, clients=scenario.clients, objects=scenario.objects, seconds=seconds)
+    return clean(
+        side, group, port, target, clients=scenario.clients, objects=scenario.objects, seconds=seconds
+    )
+
+
+def clean(
+    side: Side, group: Group, port: int, target: Target, *, clients: int, objects: int, seconds: float
+) -> Load:
+    """One load of which every answer is good. Raises BenchError otherwise."""
+    seen = load.run(port, target, clients=clients, objects=objects, seconds=seconds)
     _refuse_errors(side, group, seen)
     return seen
 

@@ -22,14 +22,36 @@ EXTRA_METRICS = {
     "written_object_bytes": ("memory", "memory per object written, bytes (caches and tables included)"),
     "restart_s": ("restart", "after SIGKILL under writes until ready, s"),
     "rebuild_per_s": ("rebuild", "rebuild with the store deleted, entries/s (start of the process included)"),
-    "broadcast_ms": ("broadcast", "broadcast to all sockets of a room, p50, ms"),
+    "broadcast_ms": ("broadcast", "a message stored, then sent to all sockets of a room, p50, ms"),
+    "limiter_p50_ms": ("limiter", "rate limiter's decision, 1 client, p50, ms"),
+    "limiter_p99_ms": ("limiter", "rate limiter's decision, 1 client, p99, ms"),
+    "limiter_per_s": ("limiter", "rate limiter's decisions/s, 1 client"),
+    "limiter32_p50_ms": ("limiter", "rate limiter's decision, 32 clients, p50, ms"),
+    "limiter32_p99_ms": ("limiter", "rate limiter's decision, 32 clients, p99, ms"),
+    "limiter32_per_s": ("limiter", "rate limiter's decisions/s, 32 clients"),
+    "call_p50_ms": ("calls", "fetch that awaits a call to another object, which writes, 1 client, p50, ms"),
+    "call_p99_ms": ("calls", "the same, p99, ms"),
+    "calls_per_s": ("calls", "such fetches/s, 32 clients"),
+    "alarms_s": ("alarms", "alarms due at once, until the last has run, s"),
+    "alarms_per_s": ("alarms", "alarms/s"),
+    "items_p50_ms": ("listing", "`items()` of all an object's values, 1 client, p50, ms"),
+    "items_p99_ms": ("listing", "the same, p99, ms"),
+    "edit_long_ms": ("edits", "an edit's round trip in a document with many edits, p50, ms"),
+    "edit_short_ms": ("edits", "the same in one that began with 10, p50, ms"),
+    "edit_ratio": ("edits", "the first divided by the second"),
 }
+SIZES = ("sockets", "entries", "objects", "alarms", "keys", "edits")
 
+
+FURTHER = """\
+Medians (least-greatest). A user of the limiter never reaches the quota, so each decision is a durable write. A call
+and its caller lie in different partitions. Memory is measured with `limits.idle_s` at an hour, so that nothing leaves
+it meanwhile."""
 
 RULES = """\
 The load is wrk with one thread on the same machine. Each run is a fresh server on a fresh directory, warmed by one
 write to every object and then by 32 clients that write at random; sides take turns within a round and each round
-begins with the next side. A file's bytes are the smaller of its length and its blocks.
+begins with the next side. Restate and perdure on Kafka, which start slowly, take part in every third round. A file's bytes are the smaller of its length and its blocks.
 
 The rule of the sum: all counters are read by GET after the load; acknowledged <= sum <= acknowledged + cut, where
 acknowledged are the 2xx answers that wrk counted and cut is one request per client and run of wrk, those in flight
@@ -173,11 +195,10 @@ def _extra_section(runs: Runs) -> list[str]:
             seen = runs.of(kind, side)
             values = list(by_round(seen, metric).values())
             if values:
-                size = next(
-                    (f"{seen[0][n]:,} {n}" for n in ("sockets", "entries", "objects") if n in seen[0]), ""
-                )
+                size = next((f"{seen[0][n]:,} {n}" for n in SIZES if n in seen[0]), "")
                 rows.append([says, side, size, span(spread(values))])
-    return ["## Further", "", *table(["", "side", "size", "measured"], rows)] if rows else []
+    text = ["## Further", "", *FURTHER.splitlines(), ""]
+    return text + table(["", "side", "size", "measured"], rows) if rows else []
 
 
 def _facts_section(runs: Runs, page: Page) -> list[str]:

@@ -75,9 +75,12 @@ BUDGETS = (
     Budget("perdure", "restart_s", 2, at_most=True),
     Budget("perdure", "rebuild_per_s", 200_000, at_most=False),
     Budget("perdure", "broadcast_ms", 1, at_most=True, against="workerd"),
+    Budget("perdure", "limiter_p50_ms", 1, at_most=True),
+    Budget("perdure", "edit_ratio", 1.25, at_most=True),
     Budget("perdure-kafka", "empty_mib", 100, at_most=True),
     Budget("perdure-kafka", "object_bytes", 2_048, at_most=True),
     Budget("perdure-kafka", "restart_s", 5, at_most=True),
     Budget("perdure-kafka", "rebuild_per_s", 100_000, at_most=False),
     Budget("perdure-kafka", "broadcast_ms", 2, at_most=True, against="workerd"),
+    Budget("perdure-kafka", "edit_ratio", 1.25, at_most=True),
 )

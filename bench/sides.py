@@ -8,6 +8,7 @@ Laws
 
 from __future__ import annotations
 
+import copy
 import http.client
 import importlib.metadata
 import json
@@ -16,10 +17,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from bench.errors import BenchError
 from bench.load import Target
@@ -86,9 +87,10 @@ class Side:
 
     name: ClassVar[str]
     settings: ClassVar[str]
-    write: ClassVar[Target]
-    read: ClassVar[Target]
+    write: Target
+    read: Target
     warmup_s: ClassVar[float] = 2.0
+    every: ClassVar[int] = 1  # it takes part in every so many rounds: those that start slowly in fewer
 
     def prepare(self) -> None:
         """Installs what is needed; raises BenchError, with the remedy, if the side cannot run here."""
@@ -123,7 +125,7 @@ class Side:
         for number in numbers:
             path = target.path(number)
             try:
-                connection.request(target.method, path)
+                connection.request(target.method, path, headers=dict(target.headers))
                 answer = connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
@@ -191,6 +193,7 @@ class Restate(Side):
     )
     write = Target("POST", "/Counter/o", "/add")
     read = Target("GET", "/Counter/o", "/get")
+    every = 3
     partitions: ClassVar[int] = 1
     workers: ClassVar[int] = 2
 
@@ -251,6 +254,24 @@ class Perdure(Side):
     settings = "`perdure serve examples`: defaults, metrics on, the embedded log"
     write = Target("POST", "/objects/Counter/o")
     read = Target("GET", "/objects/Counter/o")
+    app = "examples"
+    env: Mapping[str, str] = {}
+
+    def at(
+        self,
+        path: str,
+        *,
+        app: str = "examples",
+        suffix: str = "",
+        headers: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Self:
+        """This side asked for other objects: `path` and a number, of `app`, served with `env` beside its own."""
+        other = copy.copy(self)
+        other.app, other.env = app, env or {}
+        other.write = Target("POST", path, suffix, headers or {})
+        other.read = Target("GET", path, "", headers or {})
+        return other
 
     def prepare(self) -> None:
         if not self._command().is_file():
@@ -276,13 +297,13 @@ class Perdure(Side):
         command: Command = [
             self._command(),
             "serve",
-            "examples",
+            self.app,
             "--port",
             str(port),
             "--data",
             self.state(data),
         ]
-        return group.spawn("perdure", [*command, *self.log_options(group)], cwd=REPO)
+        return group.spawn("perdure", [*command, *self.log_options(group)], cwd=REPO, env=self.env)
 
     def state(self, data: Path) -> Path:
         """Where perdure keeps its files."""
@@ -299,6 +320,7 @@ class PerdureKafka(Perdure):
         "for flushing: acknowledged means in the page cache) on the same machine, warmed for 10 s"
     )
     warmup_s = 10.0
+    every = 3
 
     def prepare(self) -> None:
         super().prepare()

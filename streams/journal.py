@@ -5,6 +5,7 @@ Laws
 - An acked offset that is the expected one settles the batch. A larger one is a gap, to be read first; a
   smaller one is an unknown outcome. Nothing is settled but through `settled`.
 - A batch's last record carries the offsets done without an entry, the low mark and the out mark.
+- Of a done that was answered already only its offset is kept; it goes with the very next batch.
 - After `failed` or `close` nothing computed before is appended again.
 """
 
@@ -30,7 +31,7 @@ from perdure.streams.reader import Position
 
 
 class Item(Protocol):
-    """A turn that has ended: with an entry (and its encoded form), or as a mere `done`."""
+    """A turn that has ended: with an entry (and its encoded form), or as a `done` that waits for its answer."""
 
     offset: int
     entry: Entry | None
@@ -59,11 +60,12 @@ class Marks(Protocol):
 class Batch:
     """What is under way: the items it settles, and what folding its records leads to."""
 
-    __slots__ = ("count", "dones", "entries", "folded", "marks", "position", "proofs")
+    __slots__ = ("answered", "count", "dones", "entries", "folded", "marks", "position", "proofs")
 
-    def __init__(self, entries: list[Item], dones: list[Item]) -> None:
+    def __init__(self, entries: list[Item], dones: list[Item], answered: list[int]) -> None:
         self.entries = entries
         self.dones = dones
+        self.answered = answered  # offsets done, whose answers have gone
         self.count = 0  # records
         self.folded: list[Entry] = []
         self.marks = NoOp(0, 0)  # what its last record says of the batch
@@ -92,6 +94,7 @@ class Journal:
         self._lost = lost
         self._writer: Writer | None = None
         self._waiting: deque[Item] = deque()
+        self._answered: list[int] = []
         self._batch: Batch | None = None
         self._alone: bytes | None = None  # a record that is appended before there are entries
         self._told: Callable[[int | BaseException], None] | None = None
@@ -131,14 +134,20 @@ class Journal:
         self._clean = False
         self._proofs = 0
         self._waiting.clear()
+        self._answered = []
 
     # Adding
 
-    def add(self, item: Item, *, urgent: bool) -> None:
-        """A turn has ended: its entry, or its offset as done, is to be appended; `urgent`: somebody waits."""
+    def add(self, item: Item) -> None:
+        """A turn has ended: its entry, or its offset as done, is to be appended, and somebody waits for that."""
         self._waiting.append(item)
+        self.hurry()
+
+    def add_answered(self, offset: int) -> None:
+        """A command is done and needs no entry, and nobody waits to hear it."""
+        self._answered.append(offset)
         assert self._writer is not None, "an owner that does not own appended"
-        self._writer.request(urgent=urgent)
+        self._writer.request(urgent=False)
 
     def prove(self, told: Callable[[], None]) -> None:
         """Call `told` when all that was added so far is durable, by an append that is sent from now on.
@@ -167,14 +176,14 @@ class Journal:
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is under way."""
-        return not self._waiting and self._batch is None and not self._clean
+        return not self._waiting and not self._answered and self._batch is None and not self._clean
 
     # What the log's writer calls
 
     def fill(self, max_bytes: int) -> Sequence[Record]:
         if self._alone is not None:
             return (Record(None, self._alone),)
-        if self._batch is not None or not (self._waiting or self._clean):
+        if self._batch is not None or not (self._waiting or self._answered or self._clean):
             return ()
         return self._encode(self._take(max_bytes))
 
@@ -196,9 +205,10 @@ class Journal:
             self._proofs -= len(proofs)
         entries = [item for item in items if item.entry is not None]
         dones = [item for item in items if item.entry is None]
-        self._batch = batch = Batch(entries, dones)
+        answered, self._answered = self._answered, []
+        self._batch = batch = Batch(entries, dones, answered)
         batch.proofs = proofs
-        done = runs([item.offset for item in dones]) if dones else ()
+        done = runs([*answered, *(item.offset for item in dones)] if dones else answered)
         low, out = self._marks.marks()
         _, epoch, seq, chain = self.position
         clean, self._clean = self._clean and not self._waiting, self._clean and bool(self._waiting)
@@ -235,7 +245,7 @@ class Journal:
     def proceed(self) -> None:
         """The batch that was under way is settled: the next may go."""
         self._batch = None
-        if self._waiting or self._clean:
+        if self._waiting or self._answered or self._clean:
             self.hurry()
 
     def failed(self, error: BaseException) -> None:

@@ -49,7 +49,6 @@ class Turn(TaskLike, eq=False, weakref=True):
     entry: Entry | None = None
     encoded: bytes = b""
     reply: Reply | None = None
-    answered: bool = False
     cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
     over: bool = False
     timer: object = None

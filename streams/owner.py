@@ -158,9 +158,7 @@ class Owner:
         for offset in range(first, until):
             if offset not in self.tables.done:
                 self.undone += 1
-                turn = Turn(LogRecord(offset, 0, None, None), NO_COMMAND, None, offset)
-                turn.answered = True
-                self.journal.add(turn, urgent=False)
+                self.journal.add_answered(offset)
 
     def _dead(self, record: LogRecord, error: CallerError) -> None:
         """A record that is no command: an error reply, a dead letter, and the partition goes on."""
@@ -168,7 +166,7 @@ class Owner:
         turn = Turn(record, NO_COMMAND, None, record.offset)
         turn.entry = dead_letter(record, error, self.partition)
         turn.encoded = encode_entry(turn.entry)
-        self.journal.add(turn, urgent=True)
+        self.journal.add(turn)
 
     def _pause(self) -> None:
         if not self._paused and self.tail is not None:
@@ -204,15 +202,14 @@ class Owner:
         offset = first_offset + batch.count
         tables.applied(batch.folded, batch.marks, batch.position._replace(offset=offset))
         failpoints.hit("owner.before_reply")
+        for done in batch.answered:
+            release.commands.add(done)
         for turn in batch.dones:
             assert isinstance(turn, Turn)
             self.turns.forget_key(turn)
-            if turn.answered:
-                release.commands.add(turn.offset)
-            else:
-                command = turn.command
-                assert turn.reply is not None
-                release.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, offset - 1)
+            command = turn.command
+            assert turn.reply is not None
+            release.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, offset - 1)
         at = first_offset
         for turn in batch.entries:
             assert isinstance(turn, Turn)
@@ -226,7 +223,7 @@ class Owner:
             release.passed(at)  # the no-op at the batch's end
         for proof in batch.proofs:
             proof.told()
-        self.undone -= len(batch.entries) + len(batch.dones)
+        self.undone -= len(batch.entries) + len(batch.dones) + len(batch.answered)
         if self._paused and self.undone < self.bounds.undone // 2 and self.tail is not None:
             self._paused = False
             self.tail.resume()

@@ -297,23 +297,22 @@ class Turns:
             assert resident is not None
             resident.ended(self._make_entry(turn, outcome))
             self.counts.entries += 1
-            self.journal.add(turn, urgent=True)
+            self.journal.add(turn)
             return
-        turn.reply = outcome.reply
         self.counts.dones += 1
-        settled = resident is None or not resident.unsettled
-        at_once = (
+        if (
             self._lock_is_proof
-            and settled
+            and (resident is None or not resident.unsettled)
             and command.client_key is None
             and self.log.shares_write(turn.record)
-        )
-        self.journal.add(turn, urgent=not at_once)
-        if at_once:
-            turn.answered = True
+        ):
+            self.journal.add_answered(turn.offset)
             self.ports.doors.answer(
                 command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
             )
+        else:
+            turn.reply = outcome.reply
+            self.journal.add(turn)
 
     def _make_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
         """Set the turn's entry and commit what it holds, which is returned. One that cannot be is a failure."""

@@ -112,8 +112,9 @@ def read_without_proof() -> Any:
         def unproven(self: Turns, turn: Turn, outcome: Outcome) -> None:
             settled = turn.resident is None or not turn.resident.unsettled
             true(self, turn, outcome)
-            if not outcome.entry and settled and not turn.answered:
-                turn.answered = True
+            if not outcome.entry and settled and turn.reply is not None:
+                assert self.journal._waiting.pop() is turn
+                self.journal.add_answered(turn.offset)
                 command = turn.command
                 self.ports.doors.answer(
                     command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
@@ -130,9 +131,11 @@ def answered_without_trace() -> Any:
     def encode(true: Callable[..., Any]) -> Callable[..., Any]:
         def traceless(self: Journal, items: list[Any]) -> Any:
             kept = [item for item in items if item.entry is not None]
+            answered, self._answered = self._answered, []
             records = true(self, kept)
             assert isinstance(self._batch, Batch)
             self._batch.dones = [item for item in items if item.entry is None]
+            self._batch.answered = answered
             return records
 
         return traceless

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 from bench import report
-from bench.campaign import turns
+from bench.__main__ import MEASUREMENTS
+from bench.campaign import Campaign, Plan, turns
 from bench.errors import BenchError
+from bench.extras import summed
 from bench.load import Load, parse
 from bench.machine import descendants, disk_bytes, parse_stat
 from bench.measure import check_exact
 from bench.ratios import Spread, by_round, paired, spread
 from bench.runs import Row, Runs, fingerprint
-from bench.scenarios import Budget
+from bench.scenarios import Budget, Scenario
 from bench.servers import count_sync_calls
+from bench.sides import SIDES, Perdure, Side
 
 WRK = """Running 2s test @ http://127.0.0.1:9000
   1 threads and 32 connections
@@ -24,6 +27,7 @@ Requests/sec:  123.45
 {"requests":2010,"duration_us":2000000,"p50_us":390,"p99_us":1200,"refused":%d,"connect":0,"read":0,"write":0,"timeout":0}
 """
 SETTINGS: Row = {"seconds": 2.0, "code": "abc"}
+PLAN = Plan(rounds=4, seconds=1.5, scenarios=("c1",), objects=0, resident=0, sockets=0, alarms=0)
 
 
 def row(side: str, round_: int, **figures: float) -> Row:
@@ -166,3 +170,73 @@ def test_the_page_puts_paired_ratios_first(tmp_path: Path) -> None:
     assert page.index("## Ratios") < page.index("## Figures")
     assert "| ≥ 0.9 of limit | 0.85 | **missed** |" in page
     assert "| perdure | 850 | 1.00 | 2.00 | 50.0 | - | 100 | 2 to 2 |" in page
+
+
+def test_the_page_shows_what_the_systems_do(tmp_path: Path) -> None:
+    """A decision's latency stands under its budget of 1 ms, an alarm's rate with how many there were."""
+    runs = Runs(tmp_path / "runs.jsonl", SETTINGS)
+    head = {"side": "perdure", "round": 0}
+    runs.add(head | {"kind": "limiter", "scenario": "limiter", "limiter_p50_ms": 1.5})
+    runs.add(head | {"kind": "alarms", "scenario": "alarms", "alarms": 10_000, "alarms_per_s": 5_000})
+    page = report.render(runs, report.Page(datetime(2026, 1, 2, tzinfo=UTC), {}, {}, {}, {}))
+    assert "| perdure | rate limiter's decision, 1 client, p50, ms | ≤ 1 | 1.50 | **missed** |" in page
+    assert "| alarms/s | perdure | 10,000 alarms | 5,000 |" in page
+
+
+def test_every_measurement_is_one_of_the_campaign() -> None:
+    """What can be named on the command line can be made."""
+    assert [name for name in MEASUREMENTS if not callable(getattr(Campaign, name, None))] == []
+
+
+def test_a_system_is_measured_once_on_each_of_our_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peers have no part in it, what is there already is not made again, and a failing side stops no other."""
+    made = []
+
+    def fake(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
+        made.append((side.name, seconds, round_))
+        if side.name == "perdure-kafka":
+            raise BenchError("no broker")
+        return {"kind": "calls", "side": side.name, "scenario": "calls", "round": round_}
+
+    monkeypatch.setattr("bench.systems.limiter", fake)
+    monkeypatch.setattr("bench.systems.calls", fake)
+    runs = Runs(tmp_path / "runs.jsonl", SETTINGS)
+    runs.add({"kind": "limiter", "side": "perdure", "scenario": "limiter", "round": 0})
+    campaign = Campaign(PLAN, runs, tmp_path, SIDES)
+    campaign.limiter()
+    campaign.calls()
+    assert made == [("perdure-kafka", 1.5, 0), ("perdure", 1.5, 0), ("perdure-kafka", 1.5, 0)]
+    assert campaign.absent == {f"{name} perdure-kafka": "no broker" for name in ("limiter", "calls")}
+
+
+def test_sides_that_start_slowly_take_part_in_fewer_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of every three rounds has all sides, so that each ratio has a pair."""
+
+    def fake(side: Side, scenario: Scenario, round_: int, seconds: float, work: Path) -> Row:
+        return {"kind": "load", "side": side.name, "scenario": scenario.name, "round": round_}
+
+    monkeypatch.setattr("bench.measure.measure", fake)
+    runs = Runs(tmp_path / "runs.jsonl", SETTINGS)
+    Campaign(PLAN, runs, tmp_path, SIDES).compare()
+    made = {round_: {row["side"] for row in runs.rows if row["round"] == round_} for round_ in range(4)}
+    quick = {"perdure", "limit", "workerd"}
+    assert made == {0: set(SIDES), 1: quick, 2: quick, 3: set(SIDES)}
+
+
+def test_a_side_asked_for_other_objects_is_a_copy() -> None:
+    """Its targets, its app and what it is started with are its own; the side itself keeps counting."""
+    side = Perdure()
+    other = side.at("/objects/Bell/o", app="bench/app", suffix="?at=1", headers={"a": "b"}, env={"X": "1"})
+    assert (other.write.path(7), other.read.path(7)) == ("/objects/Bell/o7?at=1", "/objects/Bell/o7")
+    assert (other.app, other.env, other.read.headers) == ("bench/app", {"X": "1"}, {"a": "b"})
+    assert (side.app, side.env, side.write.path(7)) == ("examples", {}, "/objects/Counter/o7")
+
+
+def test_a_metric_is_summed_over_its_partitions() -> None:
+    """Other metrics, those whose names begin alike too, and comments do not count."""
+    text = '# HELP a_total\na_total{partition="0"} 2.0\na_total{partition="1"} 3.0\na_total_b{partition="0"} 9.0\n'
+    assert summed(text, "a_total") == 5

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 import pytest
 from tests.unit.reign import HOUR_MS, Reign, story
 
 from perdure.objects.durable import DurableObject
+from perdure.objects.overlay import current_turn
 from perdure.schemas.errors import Overloaded, Refusal, TurnEnded
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply, parse_reply
@@ -32,6 +34,10 @@ class Thing(DurableObject):
     async def count(self) -> int:
         count: int = await self.state.get("count", 0)
         return count
+
+    async def look(self) -> None:
+        turn: Any = current_turn.get()
+        self.env.seen.append(weakref.ref(turn))
 
     async def now(self) -> int:
         await self.state.put("now", self.state.now)
@@ -408,6 +414,19 @@ def test_offsets_that_the_log_does_not_show_count_as_done() -> None:
         assert marks(reign) == [1, 2, 5, 6]
 
     story(Thing, told, hidden=hidden)
+
+
+def test_a_read_that_was_answered_leaves_only_its_offset_until_that_is_journaled() -> None:
+    """Its turn is gone at once, its command counts as undone until the commit, and then is done."""
+
+    async def told(reign: Reign) -> None:
+        await reign.told(reign.send("a", "look"))
+        (turn,) = reign.seen
+        assert (turn(), reign.owner.undone, reign.owner.journal.idle) == (None, 1, False)
+        await reign.call("a", "add")
+        assert (reign.owner.undone, reign.owner.tables.done.mark) == (0, 2)
+
+    story(Thing, told)
 
 
 def test_a_failure_drops_the_instance_and_a_refusal_keeps_it() -> None:

@@ -1,4 +1,4 @@
-// The counter (/counter/NAME, POST adds one) and the room (/room/NAME, a socket's message goes to all).
+// The counter (/counter/NAME, POST adds one) and the room (/room/NAME, a socket's message is stored and goes to all).
 export class Counter {
   constructor(state) { this.state = state; }
   async fetch(request) {
@@ -20,6 +20,9 @@ export class Room {
     return new Response(null, { status: 101, webSocket: pair[0] });
   }
   async webSocketMessage(socket, message) {
+    const number = ((await this.state.storage.get("messages")) || 0) + 1;
+    this.state.storage.put({ messages: number, ["message:" + String(number).padStart(12, "0")]: message });
+    // workerd holds what is sent back until what was put is on disk
     for (const other of this.state.getWebSockets()) other.send(message);
   }
 }
