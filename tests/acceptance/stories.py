@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from itertools import count
+from time import monotonic
 from typing import Any
 
-from tests.acceptance.systems import Interrupted, Systems
+from tests.acceptance.systems import QUOTA_WINDOW_S, Interrupted, Systems
 
 
 async def counter(systems: Systems) -> None:
@@ -40,12 +41,20 @@ async def rate_limiter(systems: Systems) -> None:
         assert (response.status_code == 429) == ("retry-after" in response.headers)
         return response.status_code
 
-    before = await asyncio.gather(*(ask("early") for _ in range(500)))
-    assert Counter(before) == {200: 100, 429: 400}
+    def quotas(began_s: float) -> int:
+        """So many windows may have begun since: on a slow machine one may end meanwhile."""
+        return 1 + int((monotonic() - began_s) / QUOTA_WINDOW_S)
+
+    began_s = monotonic()
+    before = Counter(await asyncio.gather(*(ask("early") for _ in range(500))))
+    assert 100 <= before[200] <= 100 * quotas(began_s), before
+    assert before.total() == 500
+    began_s = monotonic()
     found = await systems.until_killed(lambda: ask("late"), clients=2)
     passed = found.results.count(200)
     after = await asyncio.gather(*(ask("late") for _ in range(150)))
-    assert 100 - found.unknown <= passed + after.count(200) <= 100, (passed, found.unknown, Counter(after))
+    most = 100 * quotas(began_s)
+    assert 100 - found.unknown <= passed + after.count(200) <= most, (passed, found.unknown, Counter(after))
     while await ask("early") != 200:  # noqa: ASYNC110 - time must pass
         await asyncio.sleep(0.1)
 
@@ -183,7 +192,7 @@ async def session_cache(systems: Systems) -> None:
     assert all(told["in_memory"] == told["persistent"] for told in found.results)
     last = max(told["persistent"] for told in found.results)
     now = await ask()
-    assert now["in_memory"] == 1
+    assert 1 <= now["in_memory"] <= 1 + found.unknown  # those on the log whose turn was lost run again
     assert last < now["persistent"] <= last + 1 + found.unknown
     assert now["stays"] == 2
 

@@ -81,7 +81,7 @@ def test_every_invariant_holds_in_every_random_run(capsys: pytest.CaptureFixture
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     counts: Counter[str] = Counter()
     # they only compute, on a clock of their own: whatever else runs goes first
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), os.nice, (10,)) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), os.nice, (5,)) as pool:
         for found in pool.map(_run, chunks):
             counts += found
     with capsys.disabled():
