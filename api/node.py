@@ -136,6 +136,7 @@ class Node:
             self._task(self.gateway.sweep()),
             self._task(self._residence().keep()),
             self._task(self.sockets.keep_alive()),
+            self._task(self.sockets.beat()),
         ]
         await self._come_up()
 

@@ -29,6 +29,7 @@ from perdure.schemas.sockets import (
     CLOSE,
     CLOSED,
     FRAME_KIND,
+    HEARTBEAT_KIND,
     TEXT,
     Frame,
     parse_frame,
@@ -38,6 +39,7 @@ from perdure.streams.log import Log, LogRecord, Record, Topic
 
 PING_S = 20.0  # a socket that is silent for one to two of these is closed
 AGAIN_S = 1.0
+BEAT_S = 3.0  # owners take a gateway that was silent for 10 s for dead
 SOCKETS = (
     "sockets"  # reply-to of events on a log that nobody else writes: the gateway is in the owner's process
 )
@@ -188,6 +190,14 @@ class Sockets:
         if connection is not None:
             connection.ended()
         return self._log.exclusive
+
+    async def beat(self, every_s: float = BEAT_S) -> None:
+        """On a shared log: say that this gateway lives, as long as it has sockets; until cancelled."""
+        place = int(self.address.partition("/")[0])
+        while not self._log.exclusive:
+            if self._open:
+                self._log.append(Topic.REPLIES, place, Record(self._key, b"", (HEARTBEAT_KIND,)))
+            await asyncio.sleep(every_s)
 
     async def keep_alive(self, every_s: float = PING_S) -> None:
         """Ping all, for ever: who is not there any more is found out within twice that time."""

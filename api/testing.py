@@ -14,6 +14,9 @@
             await env.restart()                                       # the process is killed, another one starts
             assert env.state(alice) == {"count": 3}
 
+Objects call and send to each other there as in a server. `env.alarms(alice)` says when her alarms ring (`advance` lets
+them), `await env.connect(alice)` opens a WebSocket to her.
+
 `@story` makes a plain test function of it, which pytest runs with its fixtures, without a plugin. `run(main())` does
 the same for a coroutine. A test of an hour takes milliseconds, and runs the same way each time.
 
@@ -30,7 +33,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from collections.abc import Callable, Coroutine, Mapping
 from itertools import count
 from random import Random
@@ -39,22 +41,21 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from perdure.api.gateway import Gateway, Waiting
 from perdure.api.node import bounds_of
+from perdure.api.sockets import Sockets
+from perdure.api.testing_sockets import End, Socket, SocketClosed
+from perdure.api.testing_stubs import Namespace, Stub
 from perdure.objects.durable import DurableObject, Env
-from perdure.objects.http import Headers, Request, Response
+from perdure.objects.http import FetchedResponse, Request, Response
 from perdure.objects.registry import Registry
-from perdure.schemas import errors
-from perdure.schemas.commands import CALL, FETCH, call_body, check_client_key
+from perdure.objects.stubs import error_of
+from perdure.schemas.commands import FETCH
 from perdure.schemas.config import Config, parse_config
 from perdure.schemas.config_model import Binding, DurableObjects
 from perdure.schemas.errors import (
-    CallerError,
-    HandlerFailed,
-    PerdureError,
-    Refusal,
     Unavailable,
 )
-from perdure.schemas.keys import namespace_of, object_key, partition_of
-from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, Reply
+from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.replies import Pairs, Reply
 from perdure.schemas.seal import Seal
 from perdure.schemas.values import decode_value
 from perdure.streams.beginning import live
@@ -68,18 +69,14 @@ from perdure.streams.owning import OwnerState, Ports
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 
-__all__ = ["Namespace", "Stub", "World", "run", "story", "world"]
+__all__ = ["Namespace", "Socket", "SocketClosed", "Stub", "World", "run", "story", "world"]
 
 START_MS = 1_700_000_000_000  # when every world begins: 2023-11-14 22:13:20 UTC
 PARTITIONS = 2
 _UUID = "world"
-_CODES = {
-    cls.code: cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, PerdureError)
-}
-_KIN = {REJECTED: CallerError, FAILED: HandlerFailed, PARKED: errors.Parked}
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+Answering = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
@@ -98,90 +95,24 @@ def story(test: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
     return told
 
 
-class Namespace:
-    """`env.Counter`: the objects of one class."""
+class _Outside:
+    """The world outside, as a test has it."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self._world = world
-        self.name = name
+    def __init__(self, answer: Answering) -> None:
+        self._answer = answer
 
-    def get(self, name: str) -> Stub:
-        """The object called `name`. Raises `BadKey`."""
-        return Stub(self._world, object_key(self.name, name))
-
-
-class Stub:
-    """An object, as a client sees it: `await stub.fetch(...)`, `await stub.increment(2)`.
-
-    Its errors are raised: `Refusal` with code and detail, `HandlerFailed` and its kin, `CallerError`, `Unavailable`;
-    `OutcomeUnknown` if the world was restarted meanwhile. `keyed` gives a stub with an idempotency key.
-    """
-
-    def __init__(self, world: World, key: str, client_key: str | None = None) -> None:
-        self._world = world
-        self._client_key = client_key
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"<stub of {self.key}>"
-
-    def keyed(self, client_key: str) -> Stub:
-        """The same object; what is asked through this stub carries the idempotency key. Raises `MalformedCommand`."""
-        return Stub(self._world, self.key, check_client_key(client_key))
-
-    async def fetch(
-        self,
-        request: Request | str = "/",
-        *,
-        method: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: str | bytes | None = None,
-        json: Any = None,
-    ) -> Response:
-        """Its answer to a request, or to a path (with its query) and what else is given; `json` is a body too."""
-        if isinstance(request, str):
-            sent = json_bytes(json) if json is not None else body or b""
-            request = Request(
-                (method or "GET").upper(),
-                request if request.startswith("/") else f"/{request}",
-                tuple((name.lower(), value) for name, value in (headers or {}).items()),
-                sent.encode() if isinstance(sent, str) else sent,
-            )
-        elif (method, headers, body, json) != (None, None, None, None):
-            raise TypeError("a Request says everything itself: give the rest with a path only")
-        path = f"{request.path}?{request.query_string}" if request.query_string else request.path
-        pairs = _pairs(request.headers)
-        reply = await self._world.ask(
-            self, FETCH, request.method, path, pairs, request.body, self._client_key
-        )
-        return Response(reply.body, reply.status, reply.headers)
-
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        if name.startswith("_"):
-            raise AttributeError(
-                f"{self.key}: {name!r} is no method that can be called: it begins with an underscore"
-            )
-
-        async def method(*args: Any, **kwargs: Any) -> Any:
-            body = call_body(name, list(args), kwargs)
-            reply = await self._world.ask(self, CALL, name, "", (), body, self._client_key)
-            return json.loads(reply.body)["result"]
-
-        return method
-
-
-def json_bytes(value: Any) -> bytes:
-    return json.dumps(value, allow_nan=False).encode()
-
-
-def _pairs(headers: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name in headers for value in headers.get_list(name))
+    async def request(
+        self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None
+    ) -> FetchedResponse:
+        response = await self._answer(Request(method, url, headers, body))
+        return FetchedResponse(response.status, response.headers, response.body)
 
 
 class World:
     """What `async with world(...) as env` gives: an app with its objects. See the top of this module."""
 
-    def __init__(self, registry: Registry, config: Config, seed: int) -> None:
+    def __init__(self, registry: Registry, config: Config, seed: int, outside: Answering | None) -> None:
+        self._outside = None if outside is None else _Outside(outside)
         self._registry = registry
         self._config = config
         self._random = Random(seed)
@@ -192,6 +123,7 @@ class World:
         self._store = MemoryStore()
         self._owners: list[Owner] = []
         self._lives: list[asyncio.Task[None]] = []
+        self._ends: list[End] = []
         self._homes = {kind.cls.__name__: namespace for namespace, kind in registry.kinds.items()}
         self._homes |= {each.name: self._homes[each.class_name] for each in config.bindings}
         self._homes |= {namespace: namespace for namespace in registry.kinds}
@@ -202,7 +134,7 @@ class World:
             raise AttributeError(
                 f"this world has no {name!r}; it has: {', '.join(self.__dict__.get('_homes', ()))}"
             )
-        return Namespace(self, home)
+        return Namespace(self.ask, home)
 
     async def __aenter__(self) -> Self:
         await self._begin()
@@ -234,15 +166,36 @@ class World:
         rows = self._view(stub.key).scan("", None, reverse=False)
         return {name: decode_value(value) for name, value in rows if not name.startswith("\0")}
 
+    def alarms(self, stub: Stub) -> dict[str, int]:
+        """The object's alarms: name -> when it rings next, ms since 1970. Parked ones are not among them."""
+        rows = self._view(stub.key).alarms()
+        return {name: row.due_ms for name, row in rows.items() if name.isprintable() and not row.parked}
+
+    async def connect(
+        self, stub: Stub, path: str = "/", *, headers: Mapping[str, str] | None = None
+    ) -> Socket:
+        """Open a WebSocket to the object. Raises what its handler raised, `SocketClosed` if it answered no 101."""
+        end = End(self._sockets, stub.key)
+        pairs = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        self._gateway.submit(end, stub.key, FETCH, "GET", path, pairs + end.headers)
+        reply = await end.reply
+        if reply.error is not None:
+            raise error_of(reply)
+        if reply.status != 101:
+            raise SocketClosed(reply.status, reply.body.decode("utf-8", "replace"))
+        self._ends.append(end)
+        return Socket(end)
+
     async def crash(self, stub: Stub) -> None:
         """Forget the object's instance, as after an eviction or a turn that failed: its attributes are gone.
 
         Waits for what the object is working on.
         """
-        residents = self._owner(stub.key).turns.residents
-        while (resident := residents.get(stub.key)) is not None and not resident.idle:  # noqa: ASYNC110 - virtual time
+        turns = self._owner(stub.key).turns
+        while (resident := turns.residents.get(stub.key)) is not None and not resident.idle:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.001)
-        residents.pop(stub.key, None)
+        if resident is not None:
+            turns.evict(resident)
 
     async def restart(self) -> None:
         """Kill the process and start another on what it left; who waits for an answer is told `OutcomeUnknown`."""
@@ -283,7 +236,7 @@ class World:
         self._gateway.submit(waiting, stub.key, kind, method, path, headers, body, client_key)
         reply = (await waiting.future).reply
         if reply.error is not None:
-            raise _error_of(reply)
+            raise error_of(reply)
         return reply
 
     # The node
@@ -295,6 +248,7 @@ class World:
         self._gateway = gateway = Gateway(
             log, node=f"w{next(self._uuids)}", deadline_s=config.deadline_s, clock_ms=self._clock_ms
         )
+        self._sockets = gateway.sockets = Sockets(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
         ports = Ports(
             log,
             registry,
@@ -306,6 +260,7 @@ class World:
             config.name,
             _UUID,
             seal=Seal(_UUID),
+            outside=self._outside,
         )
         bounds = bounds_of(config)
         self._owners = [
@@ -322,6 +277,8 @@ class World:
 
     async def _end(self) -> None:
         self._gateway.close(Unavailable("the process was killed"))
+        while self._ends:
+            self._ends.pop().died()
         for task in self._lives:
             task.cancel()
         for owner in self._owners:
@@ -349,13 +306,15 @@ def world(
     bindings: Mapping[str, str] | None = None,
     config: str = "",
     env: str | None = None,
+    outside: Answering | None = None,
     seed: int = 0,
 ) -> World:
     """A world with these classes, for `async with`.
 
     `vars` are values of `self.env`, of any type, also doubles; `bindings` what `self.env` calls a class: name -> class
-    name. `config` is the text of a perdure.toml, `env` the name of its `[env.NAME]`. The same `seed` brings the same
-    run. Raises `ConfigError` for what does not fit together, RuntimeError if the running loop's time is real.
+    name. `config` is the text of a perdure.toml, `env` the name of its `[env.NAME]`. `outside` answers what
+    objects ask by `perdure.fetch`: an async function of the `Request`, whose path is the URL. The same `seed` brings
+    the same run. Raises `ConfigError` for what does not fit together, RuntimeError if the running loop's time is real.
     """
     if not isinstance(asyncio.get_running_loop(), VirtualLoop):
         raise RuntimeError(  # noqa: TRY004 - no argument has a wrong type
@@ -369,12 +328,4 @@ def world(
         parsed = Config.model_validate(dict(parsed) | {"durable_objects": DurableObjects(bindings=bound)})
     registry = Registry.build({cls.__name__: cls for cls in classes}, parsed)
     registry.env = Env({**registry.env.__dict__, **(vars or {})})
-    return World(registry, parsed, seed)
-
-
-def _error_of(reply: Reply) -> PerdureError:
-    told = reply.error
-    assert told is not None
-    if reply.outcome == REFUSED:
-        return Refusal(told.message, code=told.code, detail=told.detail)
-    return _CODES.get(told.code, _KIN.get(reply.outcome, Unavailable))(told.message)
+    return World(registry, parsed, seed, outside)

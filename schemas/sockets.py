@@ -24,6 +24,7 @@ TEXT, BINARY, CLOSE, AUTO = "text", "binary", "close", "auto"  # types of frames
 MESSAGE, CLOSED, ERROR, GONE = "message", "close", "error", "gone"  # methods of socket commands
 ABNORMAL, SERVICE_RESTART = 1006, 1012
 FRAME_KIND = ("kind", b"frame")
+HEARTBEAT_KIND = ("kind", b"heartbeat")  # of a gateway with open sockets, on a log that others share
 SETTINGS = ""  # the id of the row that holds an object's auto-response
 _NUMBER_DIGITS = 8
 

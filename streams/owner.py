@@ -38,7 +38,7 @@ from perdure.streams.mailbox import NO_COMMAND, Turn
 from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
-from perdure.streams.sockets import close_lost
+from perdure.streams.sockets import close_lost, watch_gateways
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 
@@ -107,6 +107,8 @@ class Owner:
         self.tail = self.log.tail(Topic.COMMANDS, self.partition, self.next_command, self.deliver)
         self.alarms.start()
         close_lost(self.ports, self.tables)
+        if not self.log.exclusive:
+            self._spawn(watch_gateways(self.ports, self.tables))
 
     def marks(self) -> tuple[int, int]:
         """(low mark, out mark) for the batch that is about to be written."""

@@ -4,20 +4,26 @@ Laws
 - A row goes with the turn of its close, whatever the handler makes of it.
 - Sockets whose gateway ended are closed by an event in their object's mailbox, 1006, once: the event finds the row or
   does nothing. So are, 1012, those of listener style whose instance is gone.
-- On an exclusive log every gateway but this process's own has ended. On a shared log nobody can tell yet, and their rows
-  stay until their gateway says so.
+- On an exclusive log every gateway but this process's own has ended. On a shared log one has ended if no heartbeat of it
+  is added to the log within `SILENT_S`: offsets tell, no clocks are compared.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 from perdure.objects.overlay import Overlay
 from perdure.schemas.commands import NOBODY, SOCKET, Command, sealed_record
 from perdure.schemas.effects import SocketChange
+from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
 from perdure.schemas.replies import Pairs
-from perdure.schemas.sockets import ABNORMAL, CLOSED, GONE, SETTINGS
-from perdure.streams.log import Record, Topic
+from perdure.schemas.sockets import ABNORMAL, CLOSED, GONE, HEARTBEAT_KIND, SETTINGS
+from perdure.streams.log import Log, Record, Topic
 from perdure.streams.owning import Ports
 from perdure.streams.tables import Tables
+
+SILENT_S = 10.0
+LOST: Pairs = (("code", str(ABNORMAL)), ("clean", "0"))
 
 
 def removal(command: Command) -> Overlay | None:
@@ -37,13 +43,50 @@ def tell_object(
     ports.log.append(Topic.COMMANDS, partition, Record(*sealed_record(command, ports.seal)), command)
 
 
+async def watch_gateways(ports: Ports, tables: Tables) -> None:
+    """On a shared log: tell objects of sockets whose gateway has fallen silent; until cancelled."""
+    log, ends = ports.log, dict[str, int]()
+    while True:
+        held = [
+            (key, id_, row) for key, id_, row in tables.all_sockets() if not ports.doors.holds(row.gateway)
+        ]
+        try:
+            ends, silent = await _silent(log, {row.gateway for _, id_, row in held if id_ != SETTINGS}, ends)
+        except (LogUnreachable, OutcomeUnknown, Unavailable):
+            silent = set()  # whoever cannot read hears nobody: that says nothing about them
+        for key, id_, row in held:
+            if row.gateway in silent:
+                tell_object(ports, tables.partition, key, CLOSED, id_, LOST, b"the gateway is gone")
+        await asyncio.sleep(SILENT_S)
+
+
+async def _silent(log: Log, gateways: set[str], before: dict[str, int]) -> tuple[dict[str, int], set[str]]:
+    """(where the log ends for each gateway, those that have added no heartbeat since it ended at `before`)."""
+    ends, silent = {}, set()
+    for gateway in gateways:
+        place, _, name = gateway.partition("/")
+        bounds = await log.bounds(Topic.REPLIES, int(place))
+        ends[gateway] = bounds.end
+        if gateway in before:
+            start = max(before[gateway], bounds.start)
+            if not await _heard(log, int(place), name.encode(), start, bounds.end):
+                silent.add(gateway)
+    return ends, silent
+
+
+async def _heard(log: Log, place: int, name: bytes, start: int, end: int) -> bool:
+    async for chunk in log.read(Topic.REPLIES, place, start, end):
+        if any(each.key == name and HEARTBEAT_KIND in each.headers for each in chunk):
+            return True
+    return False
+
+
 def close_lost(ports: Ports, tables: Tables) -> None:
     """The owner begins to serve: no instance is in memory, and some gateways are no more."""
-    lost: Pairs = (("code", str(ABNORMAL)), ("clean", "0"))
     for key, id_, row in list(tables.all_sockets()):
         if id_ == SETTINGS:
             continue
         if ports.log.exclusive and not ports.doors.holds(row.gateway):
-            tell_object(ports, tables.partition, key, CLOSED, id_, lost, b"the gateway is gone")
+            tell_object(ports, tables.partition, key, CLOSED, id_, LOST, b"the gateway is gone")
         elif row.listener:
             tell_object(ports, tables.partition, key, GONE, id_)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.unit.reign import Reign, story
 
 from perdure.api.gateway import Gateway
-from perdure.api.sockets import SOCKETS, Sockets
+from perdure.api.sockets import BEAT_S, SOCKETS, Sockets
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import parse_command
 from perdure.schemas.errors import OutcomeUnknown
-from perdure.schemas.sockets import BINARY, CLOSE, CLOSED, MESSAGE, TEXT, frame_out
+from perdure.schemas.sockets import BINARY, CLOSE, CLOSED, HEARTBEAT_KIND, MESSAGE, TEXT, frame_out
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.memory_broker import Faults
 from perdure.streams.owning import UNSEALED, OwnerState
@@ -163,3 +164,20 @@ def test_what_is_not_known_to_be_durable_is_told() -> None:
         assert methods == [b"message", b"close", b"close"]
 
     gateway_story(told, shared=True, faults=faults)
+
+
+def test_a_gateway_with_sockets_says_that_it_lives() -> None:
+    """Each few seconds while it has one, on a log that others share; one without sockets is silent."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        beating = asyncio.create_task(sockets.beat())
+        await asyncio.sleep(BEAT_S * 3)
+        assert await reign.records(Topic.REPLIES) == []
+        sockets.opened(0, Wire())
+        await asyncio.sleep(BEAT_S * 3)
+        beats = await reign.records(Topic.REPLIES)
+        assert {(each.key, each.headers) for each in beats} == {(b"gateway.n", (HEARTBEAT_KIND,))}
+        assert len(beats) in (2, 3)
+        beating.cancel()
+
+    gateway_story(told, shared=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -14,10 +15,20 @@ from perdure.objects.sockets import MAX_ATTACHMENT_BYTES, WebSocket
 from perdure.schemas.commands import FETCH, LOCAL, NOBODY, SOCKET, Command, command_record, sealed_record
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import FAILED, OK, Reply
-from perdure.schemas.sockets import AUTO, CLOSED, MESSAGE, SOCKET_HEADER, Frame, number_of, socket_id
+from perdure.schemas.sockets import (
+    AUTO,
+    CLOSED,
+    HEARTBEAT_KIND,
+    MESSAGE,
+    SOCKET_HEADER,
+    Frame,
+    number_of,
+    socket_id,
+)
 from perdure.schemas.sockets import CLOSE as CLOSE_FRAME
 from perdure.streams.log import Record, Topic
 from perdure.streams.owning import UNSEALED, Bounds
+from perdure.streams.sockets import SILENT_S
 
 OLD_GATEWAY = "0/gateway.old"
 
@@ -246,15 +257,21 @@ def test_sockets_of_a_gateway_that_ended_are_closed_once() -> None:
     story(Room, told)
 
 
-def test_on_a_shared_log_other_gateways_are_left_alone() -> None:
-    """Nobody here can tell whether they have ended."""
+def test_on_a_shared_log_a_gateway_is_given_up_when_it_falls_silent() -> None:
+    """As long as its heartbeats come its sockets stay; then they are closed with 1006, once."""
 
     async def told(reign: Reign) -> None:
         await upgrade(reign, 0, gateway=OLD_GATEWAY)
-        await reign.end()
-        await reign.begin()
+        await upgrade(reign, 1)
+        place, _, name = OLD_GATEWAY.partition("/")
+        for _ in range(15):
+            await asyncio.sleep(3)
+            reign.log.append(Topic.REPLIES, int(place), Record(name.encode(), b"", (HEARTBEAT_KIND,)))
+        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(0), socket(1)]
+        await asyncio.sleep(2 * SILENT_S + 1)
         await settle(reign)
-        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(0)]
+        assert [each for each in reign.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
+        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(1)]
 
     story(Room, told, shared=True)
 

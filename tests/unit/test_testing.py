@@ -18,6 +18,7 @@ from perdure.schemas.errors import (
     KeyConflict,
     OutcomeUnknown,
     StorageFailed,
+    Unavailable,
     UnknownMethod,
 )
 from perdure.testing import World, run, story, world
@@ -180,7 +181,7 @@ async def test_storage_can_be_broken_for_one_object() -> None:
         await one.add(3)
         await other.add(4)
         await env.break_storage(one)
-        with pytest.raises(StorageFailed):
+        with pytest.raises(Unavailable, match="could not be read"):
             await one.add()
         assert await one.caught() == "caught"
         assert await other.add() == 5
