@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
+# each of some hundred processes would compile everything anew
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench soak clean
 
@@ -17,7 +19,7 @@ run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure
 	@exec $(BIN)/perdure serve examples/
 
 test: lint ## Everything that must hold before a change goes in
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3
 
 lint: .venv/.synced ## Style, types, and the order of the rooms
 	$(BIN)/ruff check

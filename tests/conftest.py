@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.kafka import Kafka, LocalKafka, or_skip, session_kafka
+from tests.workers import Groups, rank
 
 
 @pytest.fixture
@@ -40,3 +43,15 @@ def cluster(tmp_path: Path) -> Iterator[LocalKafka]:
     found = or_skip(lambda: LocalKafka(tmp_path / "cluster", brokers=3))
     yield found
     found.stop()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Several workers: workers.py says who runs what."""
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a worker, what takes longest comes first."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=lambda item: rank(item.nodeid))

@@ -8,9 +8,7 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from tests.acceptance.systems import Interrupted, Systems
-
-QUOTA_WINDOW_S = 20  # of the rate limiter; a restart on a busy machine fits into it
+from tests.acceptance.systems import QUOTA_WINDOW_S, Interrupted, Systems
 
 
 async def counter(systems: Systems) -> None:

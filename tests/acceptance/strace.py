@@ -52,7 +52,7 @@ def tracing(trace: Path, calls: tuple[str, ...] = (*SYNCS, *WRITES)) -> list[str
     return [
         or_skip(),
         "-f",
-        "-y",
+        "-yy",  # tells a client's socket from the pair by which a signal wakes the loop
         "-s",
         "0",
         "--seccomp-bpf",
@@ -77,7 +77,7 @@ def striking(point: Point, data: Path, what: str, *, more: str = "") -> list[str
 
 
 class Call(NamedTuple):
-    """A call in a trace: on `file` (or a socket: None); `to` is the new name of a rename.
+    """A call in a trace: on `file` (or a client's socket: None); `to` is the new name of a rename.
 
     An openat that makes a file, or empties it, is a "create".
 
@@ -126,7 +126,7 @@ def _parsed(thread: int, text: str) -> Call | None:
         return Call("create", Path(path[1]), thread) if path and re.search("O_CREAT|O_TRUNC", rest) else None
     if found := re.match(r"\d+<(/[^>]*)>", rest):
         return Call(name, Path(found[1]), thread)
-    return Call(name, None, thread) if re.match(r"\d+<(socket|TCP)", rest) else None
+    return Call(name, None, thread) if re.match(r"\d+<TCP", rest) else None
 
 
 def points(trace: Path, data: Path) -> list[Point]:

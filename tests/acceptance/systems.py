@@ -28,6 +28,8 @@ from tests.process import Server
 from websockets.asyncio.client import ClientConnection, connect
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+QUOTA_WINDOW_S = 20  # of the rate limiter; a restart on a busy machine fits into it
+PASSES = 20  # of the loop, until all that was answered has been read
 ANSWERS = 20  # so many each story wants before the server may die
 GONE = (websockets.WebSocketException, ConnectionError)
 
@@ -38,6 +40,7 @@ class Interrupted:
 
     results: list[Any] = field(default_factory=list)
     unknown: int = 0
+    in_flight: int = 0
 
 
 class Response(NamedTuple):
@@ -63,6 +66,9 @@ class Systems:
         self._origin_socket = origin
         self.ready = 0
         self.killed = asyncio.Event()
+        self._going = asyncio.Event()  # cleared while the server is held
+        self._going.set()
+        self._interrupted: list[Interrupted] = []  # of the stories that wait for the kill
         self.restarted = asyncio.Event()
         self.port = 0
         self._idle: list[Wire] = []  # connections to the server that runs now
@@ -94,18 +100,26 @@ class Systems:
 
         async def one() -> None:
             while not self.killed.is_set():
+                found.in_flight += 1
                 try:
                     found.results.append(await ask())
                 except GONE:
                     assert self.killed.is_set(), "the server went away before it was killed"
                     found.unknown += 1
                     return
+                finally:
+                    found.in_flight -= 1
                 if len(found.results) == ANSWERS:
                     self.ready += 1
+                await self._going.wait()
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(one())
+        self._interrupted.append(found)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(clients):
+                    group.create_task(one())
+        finally:
+            self._interrupted.remove(found)
         assert found.unknown, "nothing was in flight when the server was killed: the story shows nothing"
         await self.restarted.wait()
         return found
@@ -132,8 +146,7 @@ class Systems:
             async with asyncio.timeout(PATIENCE_S):
                 while self.ready < len(stories):  # noqa: ASYNC110 - any story may be the last
                     await asyncio.sleep(0.01)
-            self.killed.set()
-            os.kill(server.pid, signal.SIGKILL)
+            await self._kill(server.pid)
             await asyncio.to_thread(server.wait)
         with self.deployment.serve() as server:
             self._meet(server)
@@ -144,6 +157,26 @@ class Systems:
         origin.close()
         await asyncio.to_thread(self.deployment.verify)
         return failed
+
+    async def _kill(self, pid: int) -> None:
+        """SIGKILL at a moment when each story has requests in flight: hold the server, look, and let it go on if not.
+
+        While it is held, what it has answered is read and nothing new is asked.
+        """
+        while True:
+            self._going.clear()
+            os.kill(pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - nobody is to run now
+            for _ in range(PASSES):
+                await asyncio.sleep(0)
+            if all(each.in_flight for each in self._interrupted):
+                break
+            os.kill(pid, signal.SIGCONT)
+            self._going.set()
+            await asyncio.sleep(0.01)
+        self.killed.set()
+        os.kill(pid, signal.SIGKILL)
+        self._going.set()
 
     async def _answer_as_origin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """`KEY, N`: it was asked for the key the Nth time; `failing` fails."""

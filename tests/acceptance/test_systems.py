@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from tests.acceptance import stories, stories_live
-from tests.acceptance.systems import Systems, deploy_examples
+from tests.acceptance.systems import QUOTA_WINDOW_S, Systems, deploy_examples
 from tests.kafka import or_skip, session_kafka
 
 STORIES: list[Callable[[Systems], Awaitable[None]]] = [
@@ -45,7 +45,7 @@ def failures(
     path: Path = tmp_path_factory.mktemp("systems")
     origin = socket.create_server(("127.0.0.1", 0))
     variables: dict[str, Any] = {
-        "QUOTA_WINDOW_S": stories.QUOTA_WINDOW_S,
+        "QUOTA_WINDOW_S": QUOTA_WINDOW_S,
         "SESSION_S": 2,
         "LOCK_S": 6,
         "ITEM_S": 2,

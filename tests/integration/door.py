@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import uvicorn
 import uvloop
 
-from perdure import DurableObject, Request, Response
+from perdure import DurableObject, Request, Response, WebSocket
 from perdure.api import server
 from perdure.api.node import Node
 from perdure.objects.registry import Registry
@@ -45,12 +45,18 @@ class Echo(DurableObject):
             return Response(status=int(what[2]))
         elif what[0] == "large":
             return Response(b"x" * int(what[2]))
+        elif what[0] == "talk":
+            await self.state.accept_websocket(request)
+            return Response(status=101)
         count: int = await self.state.get("count", 0)
         if request.method == "POST":
             count += 1
             await self.state.put("count", count)
         body = request.body
         return Response.json({"count": count, "path": request.path, "size": len(body), "sum": sum(body)})
+
+    async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
+        ws.send(message)
 
 
 class Door:

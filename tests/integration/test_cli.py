@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from tests.process import COMMAND, clean_environ, run, serve
 
 from perdure.api.cli import main
 
-COUNTER = Path(__file__).parents[2] / "examples" / "counter.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 COMMANDS = (
     (),
     ("serve",),
@@ -30,6 +31,14 @@ COMMANDS = (
     ("bench",),
     ("config", "show"),
 )
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Path:
+    """The example alone in its folder: beside the others it has their configuration."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    return Path(shutil.copy(EXAMPLE, folder))
 
 
 class Done(NamedTuple):
@@ -68,27 +77,27 @@ def test_version(here: Callable[..., Done]) -> None:
     assert here("--version").stdout == f"perdure {metadata.version('perdure')}\n"
 
 
-def test_serve_counts_and_ends_with_the_signal(tmp_path: Path) -> None:
+def test_serve_counts_and_ends_with_the_signal(counter: Path, tmp_path: Path) -> None:
     """A served counter counts, SIGTERM ends it with 0, and the next server goes on where it was."""
     for expected in (1, 2):
-        with serve(COUNTER, tmp_path / "data") as server:
+        with serve(counter, tmp_path / "data") as server:
             assert server.namespaces == ["Counter"]
             assert httpx.post(f"{server.url}/objects/Counter/a").json() == {"count": expected}
             assert server.stop() == 0
             assert server.stderr() == ""
 
 
-def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
+def test_what_was_answered_survives_a_kill(counter: Path, tmp_path: Path) -> None:
     """SIGKILL right after an answer loses nothing."""
     for expected in (1, 2, 3):
-        with serve(COUNTER, tmp_path / "data") as server:
+        with serve(counter, tmp_path / "data") as server:
             assert httpx.post(f"{server.url}/objects/Counter/a").json() == {"count": expected}
             server.kill()
 
 
-def test_call_prints_what_the_method_returns(tmp_path: Path) -> None:
+def test_call_prints_what_the_method_returns(counter: Path, tmp_path: Path) -> None:
     """Arguments are JSON or texts; the result is JSON on stdout; an error is one line and exit code 1."""
-    with serve(COUNTER, tmp_path / "data") as server:
+    with serve(counter, tmp_path / "data") as server:
         done = run("call", "Counter/a b", "increment", "2", "--url", server.url)
         assert (done.returncode, json.loads(done.stdout)) == (0, 2)
         for arguments, said in (
@@ -131,16 +140,18 @@ def one_line(done: Done | subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, here: Callable[..., Done]) -> None:
+def test_mistakes_are_one_line_and_exit_code_2(
+    counter: Path, tmp_path: Path, here: Callable[..., Done]
+) -> None:
     """What the caller can correct ends with 2, names the thing and the remedy."""
     bad = tmp_path / "bad.py"
     bad.write_text("import nothing_like_that\n")
     for arguments, said in (
         (("/no/such/app.py",), "perdure: config-error: /no/such/app.py: no such file or folder"),
         ((str(bad),), f"{bad}:1: ModuleNotFoundError: No module named 'nothing_like_that'"),
-        ((str(COUNTER), "--host", "0.0.0.0"), "say --insecure-public if that is meant"),
-        ((str(COUNTER), "--log", "redis://x:1"), 'use "embedded" or "kafka://host:port'),
-        ((str(COUNTER), "--port", "70000"), "--port: input should be less than or equal to 65535"),
+        ((str(counter), "--host", "0.0.0.0"), "say --insecure-public if that is meant"),
+        ((str(counter), "--log", "redis://x:1"), 'use "embedded" or "kafka://host:port'),
+        ((str(counter), "--port", "70000"), "--port: input should be less than or equal to 65535"),
     ):
         done = here("serve", *arguments, "--data", str(tmp_path / "data"))
         assert said in one_line(done)
@@ -148,31 +159,33 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, here: Callable[..
     assert not (tmp_path / "data").exists()
 
 
-def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path, here: Callable[..., Done]) -> None:
+def test_a_port_in_use_is_one_line_and_exit_code_1(
+    counter: Path, tmp_path: Path, here: Callable[..., Done]
+) -> None:
     """The commonest failure of a start names port and remedy, and touches no data."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = here("serve", str(COUNTER), "--port", str(port), "--data", str(tmp_path / "data"))
+        done = here("serve", str(counter), "--port", str(port), "--data", str(tmp_path / "data"))
     assert f"port {port} on 127.0.0.1 is in use" in one_line(done)
     assert done.returncode == 1
     assert not (tmp_path / "data").exists()
 
 
-def test_a_kafka_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+def test_a_kafka_that_is_not_there_is_one_line_and_exit_code_1(counter: Path, tmp_path: Path) -> None:
     """An address where nobody answers is told with that address."""
     options = ("--log", "kafka://127.0.0.1:9", "--data", str(tmp_path / "data"), "--port", "0")
-    done = run("serve", str(COUNTER), *options)
+    done = run("serve", str(counter), *options)
     assert "127.0.0.1:9" in one_line(done)
     assert done.stderr.startswith("perdure: log-unreachable: ")
     assert done.returncode == 1
 
 
-def test_data_of_another_app_is_refused(tmp_path: Path) -> None:
+def test_data_of_another_app_is_refused(counter: Path, tmp_path: Path) -> None:
     """A data directory belongs to the app that made it; a second process is told who has it."""
     other = tmp_path / "other.py"
-    other.write_text(COUNTER.read_text())
-    with serve(COUNTER, tmp_path / "data") as server:
-        done = run("serve", str(COUNTER), "--data", str(tmp_path / "data"), "--port", "0")
+    other.write_text(counter.read_text())
+    with serve(counter, tmp_path / "data") as server:
+        done = run("serve", str(counter), "--data", str(tmp_path / "data"), "--port", "0")
         assert str(server.pid) in one_line(done)
         assert done.returncode == 1
         server.stop()
@@ -193,10 +206,14 @@ class Dev:
 
     def line_with(self, text: str) -> str:
         assert self.process.stdout is not None
+        said = []
         for line in self.process.stdout:
+            said.append(line)
             if text in line:
                 return line
-        raise AssertionError(f"perdure dev ended without a line with {text!r}")
+            if "waiting for a change" in line:
+                break  # it says nothing more by itself
+        raise AssertionError(f"no line with {text!r} from perdure dev: {said}")
 
     def object_url(self) -> str:
         return self.line_with("/objects/Counter/NAME").strip().removesuffix("NAME") + "a"
@@ -212,11 +229,11 @@ def dev(app: Path, data: Path) -> Iterator[Dev]:
         running.process.communicate()
 
 
-def test_dev_serves_changed_code_on_kept_state(tmp_path: Path) -> None:
+def test_dev_serves_changed_code_on_kept_state(counter: Path, tmp_path: Path) -> None:
     """A saved change is served with the state of before; a broken one is told and waits for its correction."""
     app = tmp_path / "app" / "counter.py"
     app.parent.mkdir()
-    text = COUNTER.read_text()
+    text = counter.read_text()
     app.write_text(text)
     with dev(app, tmp_path / "data") as running:
         assert httpx.post(running.object_url()).json() == {"count": 1}
@@ -231,9 +248,9 @@ def test_dev_serves_changed_code_on_kept_state(tmp_path: Path) -> None:
         assert running.process.wait(30) == 0
 
 
-def test_the_server_of_dev_does_not_outlive_it(tmp_path: Path) -> None:
+def test_the_server_of_dev_does_not_outlive_it(counter: Path, tmp_path: Path) -> None:
     """Kill `perdure dev` hard, and the data directory is free again."""
-    with dev(COUNTER, tmp_path / "data") as running:
+    with dev(counter, tmp_path / "data") as running:
         url = running.object_url()
         running.process.kill()
         assert running.process.stdout is not None

@@ -69,7 +69,8 @@ def test_a_websocket_is_not_taken_for_an_idle_connection(door: Door) -> None:
     with door.keep_alive(IDLE_S), Client(door.port) as client:
         assert client.ask(b"GET /objects/Echo/socket/x").status == 200
         upgrade = (b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-version: 13")
-        assert client.ask(b"GET /", *upgrade, b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==").status == 101
+        key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="
+        assert client.ask(b"GET /objects/Echo/socket/talk", *upgrade, key).status == 101
         idle_time_passes(door)
         client.send(b"\x81\x82\0\0\0\0hi")  # a masked frame of text
         assert client.read.read(4) == b"\x81\x02hi"

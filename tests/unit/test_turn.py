@@ -174,7 +174,7 @@ BAD_RESULTS: list[tuple[Command, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("command", "result", "reason"), BAD_RESULTS, ids=lambda each: str(each)[:30])
+@pytest.mark.parametrize(("command", "result", "reason"), BAD_RESULTS, ids=[each[2] for each in BAD_RESULTS])
 def test_a_result_that_cannot_be_a_reply_fails_the_turn(command: Command, result: Any, reason: str) -> None:
     """Rolled back, told what was wrong with it."""
     outcome = conclude(command, result, None, changed())
