@@ -68,6 +68,7 @@ from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState, Ports
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
+from perdure.streams.watchdog import Watchdog
 
 __all__ = ["Namespace", "Socket", "SocketClosed", "Stub", "World", "run", "story", "world"]
 
@@ -137,6 +138,11 @@ class World:
         return Namespace(self.ask, home)
 
     async def __aenter__(self) -> Self:
+        limits = self._config.limits
+        self._watchdog = Watchdog(
+            step_s=limits.step_s, hold_s=limits.hold_s
+        )  # true time: a loop ends nowhere else
+        self._watchdog.start()
         await self._begin()
         return self
 
@@ -144,6 +150,7 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._end()
+        self._watchdog.stop()
 
     # Time
 

@@ -3,6 +3,7 @@
 Laws
 - A namespace is named once, by the migration that creates it, and never changes; without any migration each
   class is a namespace of its own name.
+- A class is bound by its own name too, unless the configuration gives that name to something else.
 - Everything that does not fit is a `ConfigError` at start, naming the thing and the remedy.
 """
 
@@ -56,8 +57,9 @@ class Registry:
                     f"which the app does not define: {_known(classes)}"
                 )
         kinds = {namespace: Kind(namespace, classes[name]) for namespace, name in namespaces.items()}
+        own_names = {name: Binding(namespace) for name, namespace in homes.items()}
         bindings = {each.name: Binding(homes[each.class_name]) for each in config.bindings}
-        return cls(kinds, Env({**config.vars, **config.secret_values, **bindings}))
+        return cls(kinds, Env({**own_names, **config.vars, **config.secret_values, **bindings}))
 
     def kind(self, namespace: str) -> Kind:
         """Raises `UnknownNamespace` naming those there are."""

@@ -37,9 +37,10 @@ from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
-from perdure.schemas.replies import UNAVAILABLE
+from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
+from perdure.streams.blame import Blame
 from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
@@ -94,6 +95,7 @@ class Turns:
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
         self._loop = asyncio.get_running_loop()
+        self._blame = Blame(self._loop.time)
         self._turn_context = Context()
         if ports.outside is not None:
             self._turn_context.run(outside.set, ports.outside)
@@ -230,6 +232,8 @@ class Turns:
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
         outcome = conclude(turn.command, result, error, overlay)
+        if error is not None and outcome.reply.outcome == FAILED:
+            self._blame.failed(turn.command, error)
         if turn.command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
         elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):

@@ -122,4 +122,16 @@ def test_env_shows_names_and_no_values() -> None:
     config = parse_config("[vars]\nKEY = 'plain'", "perdure.toml", environ={"PERDURE_SECRETS__KEY": "hidden"})
     env = Registry.build({"Room": Room}, config).env
     assert env.KEY == "hidden"
-    assert repr(env) == "<env of KEY>"
+    assert repr(env) == "<env of KEY, Room>"
+
+
+def test_a_class_is_bound_by_its_own_name_unless_that_is_taken() -> None:
+    """Without configuration `env.Counter` is there; a var of that name wins."""
+
+    class Counter(DurableObject): ...
+
+    def env(text: str) -> Any:
+        return Registry.build({"Counter": Counter}, parse_config(text, "perdure.toml")).env
+
+    assert env("").Counter.get("a").key == "Counter/a"
+    assert env("[vars]\nCounter = 3").Counter == 3

@@ -17,6 +17,7 @@ from perdure.schemas.errors import (
     InvalidArguments,
     KeyConflict,
     OutcomeUnknown,
+    Runaway,
     StorageFailed,
     Unavailable,
     UnknownMethod,
@@ -265,3 +266,51 @@ def test_the_example_of_the_docstring_runs() -> None:
 def test_all_errors_are_perdures() -> None:
     """Who catches `PerdureError` misses none of what a stub raises."""
     assert issubclass(HandlerFailed, PerdureError)
+
+
+class Wrong(DurableObject):
+    async def spin(self) -> None:
+        while True:
+            pass
+
+    async def slip(self) -> None:
+        raise KeyError("nope")
+
+    async def ask(self) -> int:
+        result: int = await self.env.Thing.get("a").add(2)
+        return result
+
+
+def test_a_handler_that_spins_is_interrupted_in_a_world_too() -> None:
+    """A test of it ends, and says so."""
+
+    async def main() -> None:
+        async with world(Wrong, config="[limits]\nstep_s = 0.2") as env:
+            with pytest.raises(Runaway):
+                await env.Wrong.get("a").spin()
+
+    run(main())
+
+
+def test_a_handler_that_raises_is_told_of_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which object, what it was asked, what it raised, and where in the user's file."""
+
+    async def main() -> None:
+        async with world(Wrong) as env:
+            for _ in range(30):
+                with pytest.raises(HandlerFailed):
+                    await env.Wrong.get("a").slip()
+
+    run(main())
+    lines = [line for line in "".join(capsys.readouterr()).splitlines() if "a handler failed" in line]
+    assert len(lines) == 10, "a flood is not printed"
+    line = Wrong.slip.__code__.co_firstlineno + 1
+    for part in ("Wrong/a", "call slip", "KeyError: 'nope'", f"test_testing.py:{line}"):
+        assert part in lines[0]
+
+
+@story
+async def test_objects_call_each_other_by_the_names_of_their_classes() -> None:
+    """No binding is needed."""
+    async with world(Wrong, Thing) as env:
+        assert await env.Wrong.get("a").ask() == 2
