@@ -34,6 +34,7 @@ from perdure.schemas.errors import (
     NonDeterministic,
     OperatorError,
     OutcomeUnknown,
+    Overloaded,
     PerdureError,
     TurnEnded,
     Unavailable,
@@ -191,6 +192,8 @@ class Calls:
                     call.unknown = error
                 except Unavailable as error:
                     trouble = error
+                    call.no_room = type(error) is Overloaded
+                    self._check_ring(call)
                 await asyncio.sleep(min(pause_s * (0.5 + self._ports.random.random()), left_ms / 1000))
                 pause_s = min(pause_s * 2, RETRY_S[1])
         except (
@@ -202,6 +205,13 @@ class Calls:
         trouble = trouble or Expired(f"no time was left for a call to {call.command.key}")
         trouble.of_call = True
         raise trouble
+
+    def _check_ring(self, call: Call) -> None:
+        """A call that found no room waits for whoever fills it. Raises `Deadlock` if that is itself."""
+        if not call.no_room or call.unknown is not None or isinstance(self._exchange.queued(call), Turn):
+            return
+        if ring := self._exchange.ring(call):
+            raise Deadlock(_told(call, ring))
 
     async def _attempt(self, call: Call, left_ms: int) -> Reply:
         """Append it and wait. Raises `Unavailable` (not appended) or `OutcomeUnknown`."""
@@ -241,8 +251,7 @@ class Calls:
         if not ring:
             self._loop.call_later(PROBE_S, self._probe, call, future)
             return
-        names = [*(turn.command.key for turn in ring), call.turn.command.key]
-        told = f"{names[0]} called {call.command.key}, and they wait for each other: {' -> '.join(names)}"
+        told = _told(call, ring)
         if isinstance(queued, Turn):
             reply = error_reply(FAILED, Deadlock.code, told)
             exchange.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
@@ -252,6 +261,11 @@ class Calls:
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """See `Peer`."""
         self._turns.withdraw(turn, outcome)
+
+
+def _told(call: Call, ring: list[Turn]) -> str:
+    names = [*(turn.command.key for turn in ring), call.turn.command.key]
+    return f"{names[0]} called {call.command.key}, and they wait for each other: {' -> '.join(names)}"
 
 
 def _lost(reply: Reply) -> bool:

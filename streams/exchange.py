@@ -5,7 +5,7 @@ Laws
 - The exchange has an address of its own, apart from the doors': owners of this process hand over directly, others
   write to `{app}.replies`, which is read from the first call on.
 - Turns wait in a ring if each of them waits for a call that stands in a mailbox behind the next one's object's
-  running turn. A call that runs, or has ended and is not durable yet, is no such wait: what it waits for counts.
+  running turn, or finds no room there. A call that runs, or has ended and is not durable yet, is no such wait: what it waits for counts.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this
 class Call:
     """One call under way: `command` as it is appended, `turn` whose call it is."""
 
-    __slots__ = ("command", "future", "partition", "turn", "unknown")
+    __slots__ = ("command", "future", "no_room", "partition", "turn", "unknown")
 
     def __init__(self, turn: Turn, command: Command, partition: int) -> None:
         self.turn = turn
         self.command = command
         self.partition = partition
         self.future: asyncio.Future[Reply] | None = None
+        self.no_room = False  # its object's mailbox is full: it was not appended, and is tried again
         self.unknown: OutcomeUnknown | None = None  # it may have happened, whatever is tried next
 
     def answered(self, reply: Reply) -> None:
@@ -161,7 +162,7 @@ class Exchange:
         """The turn that must end before this call does: its own, or the one that it stands behind."""
         resident = self._resident(call)
         running = None if resident is None else resident.running
-        if running is None or is_of(running, call) or self.queued(call):
+        if running is None or is_of(running, call) or call.no_room or self.queued(call):
             return running
         return None
 

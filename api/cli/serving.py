@@ -74,7 +74,7 @@ def serve(
     from perdure.objects.registry import Registry
 
     structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr)
     )  # stdout is for what was asked
     # aiokafka tells of each failed connect, ten times a second; what matters of it perdure tells itself
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -10,10 +10,10 @@ from tests.unit.reign import Reign, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
-from perdure.schemas.commands import FETCH, Command, command_record
+from perdure.schemas.commands import FETCH, Command, sealed_record
 from perdure.schemas.replies import parse_reply
-from perdure.schemas.sockets import SOCKET_HEADER
 from perdure.streams.log import Record, Topic
+from perdure.streams.owning import UNSEALED
 
 
 class Thing(DurableObject):
@@ -66,9 +66,9 @@ def test_frames_follow_the_answer_that_accepts_their_socket(fate: str) -> None:
     async def told(reign: Reign) -> None:
         reign.doors.by_log = True
         faults.next = ["ok", fate, "ok", fate]  # the command, its answer and that again, the first frame
-        headers = (("upgrade", "websocket"), (SOCKET_HEADER, f"far.00000000 {far}"))
-        upgrade = Command("Thing/a", FETCH, "GET", "/", headers, b"", "id", far)
-        reign.append(Record(*command_record(upgrade)))
+        asked = f"far.00000000 {far}"
+        upgrade = Command("Thing/a", FETCH, "GET", "/", (), b"", "id", far, socket=asked)
+        reign.append(Record(*sealed_record(upgrade, UNSEALED)))
         await reign.until(lambda: reign.owner.release.commands.mark == 1)
         names = [dict(each.headers)["message-id"].decode() for each in await reign.records(Topic.REPLIES)]
         assert [name.partition("/")[2] for name in dict.fromkeys(names)] == ["0", "1", "2"], names
