@@ -18,13 +18,19 @@ from perdure.schemas.effects import SocketChange
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import Pairs
-from perdure.schemas.sockets import ABNORMAL, CLOSED, GONE, HEARTBEAT_KIND, SETTINGS
+from perdure.schemas.sockets import ABNORMAL, CLOSED, GONE, HEARTBEAT_KIND, SETTINGS, upgrade_of
 from perdure.streams.log import Log, Record, Topic
 from perdure.streams.owning import Ports
 from perdure.streams.tables import Tables
 
 SILENT_S = 10.0
 LOST: Pairs = (("code", str(ABNORMAL)), ("clean", "0"))
+
+
+def asked_by_the_dead(ports: Ports, command: Command) -> bool:
+    """An upgrade that is run after its gateway has ended, where that is known: nobody would close what it accepts."""
+    asked = upgrade_of(command)
+    return asked is not None and ports.log.exclusive and not ports.doors.holds(asked[1])
 
 
 def removal(command: Command) -> Overlay | None:

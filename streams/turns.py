@@ -34,7 +34,7 @@ from perdure.objects.turn import (
 )
 from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
-from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge
+from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge, Unavailable
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
@@ -50,7 +50,7 @@ from perdure.streams.owning import Bounds, Counts, Ports
 from perdure.streams.poison import word_of
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing, note_expiry
-from perdure.streams.sockets import removal, tell_object
+from perdure.streams.sockets import asked_by_the_dead, removal, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 
@@ -166,6 +166,8 @@ class Turns:
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
         early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self.ports.clock_ms)
+        if command.socket and not early and asked_by_the_dead(self.ports, command):
+            early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
             self.conclude(turn, early)
             self._next(resident)

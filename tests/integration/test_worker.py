@@ -318,7 +318,7 @@ def test_a_secret_is_the_code_s_and_nobody_else_s(tmp_path: Path) -> None:
         serve(app, tmp_path / "data", environ=environ) as server,
         httpx.Client(base_url=server.url) as client,
     ):
-        assert client.get("/").json() == [6, "<env of API_KEY, ROOMS, USERS>"]
+        assert client.get("/").json() == [6, "<env of API_KEY, ROOMS, Room, USERS, User>"]
         assert "h1dden" not in client.get("/metrics").text + client.get("/readyz").text
         assert server.stop() == 0
         assert "h1dden" not in server.stderr()

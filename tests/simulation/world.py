@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
@@ -404,10 +405,11 @@ class Run:
         if not wires:
             return
         wire = self.random.choice(wires)
-        if op == "leave":
-            wire.node.context.run(wire.leave)
-        elif wire.heard is None or wire.heard.done():
-            await wire.node.context.run(wire.speak)
+        with suppress(SimulatedCrash):  # its node dies of what is said
+            if op == "leave":
+                wire.node.context.run(wire.leave)
+            elif wire.heard is None or wire.heard.done():
+                await wire.node.context.run(wire.speak)
 
     async def _try(self, told: Told) -> bool:
         doors = [node for node in self.nodes.values() if node.alive and node.ready]

@@ -14,7 +14,7 @@ from perdure.objects.pairs import WebSocketPair
 from perdure.objects.sockets import MAX_ATTACHMENT_BYTES, WebSocket
 from perdure.schemas.commands import FETCH, LOCAL, NOBODY, SOCKET, Command, sealed_record
 from perdure.schemas.errors import MalformedCommand
-from perdure.schemas.replies import FAILED, OK, Reply
+from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
 from perdure.schemas.sockets import (
     AUTO,
     CLOSED,
@@ -239,10 +239,16 @@ def test_an_object_that_closes_hears_no_more() -> None:
 
 
 def test_sockets_of_a_gateway_that_ended_are_closed_once() -> None:
-    """At each beginning those of older incarnations get 1006; the event finds the row once, and others stay."""
+    """At each beginning those of older incarnations get 1006; the event finds the row once, and others stay.
+
+    What one asked for and is run after its end accepts nothing.
+    """
 
     async def told(reign: Reign) -> None:
+        reign.doors.gateway = OLD_GATEWAY
         await upgrade(reign, 0, gateway=OLD_GATEWAY)
+        reign.doors.gateway = GATEWAY
+        assert (await upgrade(reign, 2, gateway=OLD_GATEWAY)).outcome == UNAVAILABLE
         await upgrade(reign, 1)
         await reign.end()
         for _ in range(2):
