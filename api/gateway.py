@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol
 
-from perdure.schemas.commands import LOCAL, NOBODY, Command, command_record
+from perdure.schemas.commands import LOCAL, NOBODY, Command, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
+from perdure.schemas.seal import Seal
 from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
@@ -85,10 +86,19 @@ class Waiting:
 
 
 class Gateway:
-    """The doors' way to the log. `node` names this start of the process, uniquely."""
+    """The doors' way to the log. `node` names this start of the process, uniquely; `seal` vouches for principals."""
 
-    def __init__(self, log: Log, *, node: str, deadline_s: float, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        node: str,
+        deadline_s: float,
+        clock_ms: Callable[[], int],
+        seal: Seal | None = None,
+    ) -> None:
         self._log = log
+        self._seal = seal
         self._node = node
         self._clock_ms = clock_ms
         self._deadline_ms = int(deadline_s * 1000)
@@ -141,6 +151,7 @@ class Gateway:
         client_key: str | None = None,
         traceparent: str = "",
         deadline_ms: int | None = None,
+        principal: str = "",
     ) -> None:
         """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
 
@@ -163,11 +174,12 @@ class Gateway:
             self.address,
             self._deadline_ms if deadline_ms is None else deadline_ms,
             client_key,
-            "",
+            principal,
             traceparent,
         )
+        record = Record(*(self._vouched(command) if principal else command_record(command)))
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+        receipt = log.append(Topic.COMMANDS, partition, record, command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 
@@ -192,6 +204,10 @@ class Gateway:
             key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent
         )
         return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+
+    def _vouched(self, command: Command) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
+        assert self._seal is not None, "a gateway without a seal knows no principals"
+        return sealed_record(command, self._seal)
 
     def _appended(self, id_: str, error: BaseException | None) -> None:
         if error is None:
