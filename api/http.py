@@ -56,7 +56,8 @@ _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
 _PAGES = ("livez", "readyz", "metrics", "ticket", "admin", "console", "docs", "openapi.json", "asyncapi.json")
 _OWN = frozenset(("objects", "rpc", "commands", *_PAGES))
 _CLOSED = (
-    "this app has a Worker in front of its objects; to open /objects and /rpc beside it, set expose = true"
+    "this app has a Worker in front of its objects; to open /objects and /rpc beside it, set expose = true, "
+    "or give tokens to those who may ([[tokens]])"
 )
 _TICKET_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 NO_BODY = frozenset((204, 304))

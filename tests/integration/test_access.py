@@ -155,6 +155,9 @@ def server(place: Path, issuer: Issuer) -> Iterator[Server]:
     config.append(lines("slow", "call:*", "read:*", "subscribe:*"))
     config.append(f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\njwks_url = "{issuer.url}"\n')
     config.append("[quotas.slow]\nrequests_per_s = 0.01\nburst = 3\n")
+    config += [lines(each, "call:*", "subscribe:*") for each in ("chat", "bulk")]
+    config.append("[quotas.chat]\nrequests_per_s = 2\nburst = 3\n")
+    config.append("[quotas.bulk]\nrequests_per_s = 1000\nbody_bytes_per_s = 10\n")
     with serve(deployed(place / "app", *config), place / "data") as running:
         yield running
 
@@ -326,6 +329,26 @@ def test_a_quota_is_kept(server: Server) -> None:
         assert client.post("/ticket", headers=slow, content=b"{}").status_code == 429
         count = client.get("/objects/Room/quota", headers=bearer(token("whole"))).json()[3]
         assert count == 3
+
+
+def test_bodies_count_in_a_quota(server: Server) -> None:
+    """A large one passes, and the next waits for it, with its size said or in chunks; without a body it may."""
+    with httpx.Client(base_url=server.url, headers=bearer(token("bulk"))) as client:
+        assert client.post("/objects/Room/bulk", content=b"x" * 5000).status_code == 200
+        said = client.post("/objects/Room/bulk", content=b"x")
+        assert (said.status_code, 400 < int(said.headers["retry-after"]) <= 500) == (429, True)
+        assert client.post("/objects/Room/bulk", content=iter([b"x"])).status_code == 429
+        assert client.post("/objects/Room/bulk").json()[3] == 2
+
+
+def test_messages_count_in_a_quota(server: Server) -> None:
+    """A socket that is over it is read from later; nothing is lost, and it stays open."""
+    begun_s = time.monotonic()
+    with joined(server, "/objects/Room/chat", additional_headers=bearer(token("chat"))) as client:
+        for number in range(6):  # two at once beside the request that opened it, then two a second
+            client.send(str(number))
+        assert [client.recv(timeout=PATIENCE_S) for _ in range(6)] == [str(number) for number in range(6)]
+    assert time.monotonic() - begun_s > 1.9
 
 
 # JSON Web Tokens
@@ -520,6 +543,7 @@ def test_no_credential_reaches_the_log_or_the_output(tmp_path: Path, issuer: Iss
     app = deployed(tmp_path / "app", lines("one-principal", "call:*", "read:*", "subscribe:*"), config)
     secrets = [token("one-principal"), token("wrong"), issuer.made(), issuer.made(exp=1), "cookie-9f3b"]
     with serve(app, tmp_path / "data") as server:
+        assert asked(server, "WEBSOCKET /objects/Room/a", issuer.made()) == 101  # which waited for the keys
         ticket = ticket_of(server, token("one-principal")).json()["ticket"]
         secrets += [ticket, unused := ticket_of(server, token("one-principal")).json()["ticket"]]
         for each in secrets[:4]:
