@@ -155,7 +155,8 @@ def server(place: Path, issuer: Issuer) -> Iterator[Server]:
     config.append(lines("slow", "call:*", "read:*", "subscribe:*"))
     config.append(f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\njwks_url = "{issuer.url}"\n')
     config.append("[quotas.slow]\nrequests_per_s = 0.01\nburst = 3\n")
-    config += [lines(each, "call:*", "subscribe:*") for each in ("chat", "bulk")]
+    config.append("[quotas.slow2]\nrequests_per_s = 0.01\nburst = 2\n")
+    config += [lines(each, "call:*", "subscribe:*") for each in ("chat", "bulk", "slow2")]
     config.append("[quotas.chat]\nrequests_per_s = 2\nburst = 3\n")
     config.append("[quotas.bulk]\nrequests_per_s = 1000\nbody_bytes_per_s = 10\n")
     with serve(deployed(place / "app", *config), place / "data") as running:
@@ -256,6 +257,25 @@ def test_a_connection_is_as_good_as_each_of_its_requests(server: Server) -> None
             asking(b"GET /objects/Room/conn", good),
         )
         assert [client.answer().status for _ in range(5)] == [401, 403, 401, 401, 200]
+
+
+def test_the_way_by_asgi_is_guarded_alike(server: Server) -> None:
+    """`Expect` takes a request off the direct way: the same rights, quotas and principals hold there."""
+    with httpx.Client(base_url=server.url, headers={"expect": "100-continue"}) as client:
+
+        def status(credentials: str, path: str = "/rpc/Room/asgi/add", **more: Any) -> int:
+            return client.post(path, headers=bearer(credentials) | more, content=b" ").status_code
+
+        assert client.post("/rpc/Room/asgi/add").status_code == 401
+        assert status(token("unknown")) == status(token("over")) == 401
+        assert status(token("but-call:Room")) == 403
+        assert status(token("only-call:Room")) == 200
+        assert [status(token("slow2")) for _ in range(3)] == [200, 200, 429]
+        keyed = [
+            client.post("/rpc/Room/asgi/add", headers={"idempotency-key": "k", **bearer(token(each))}).json()
+            for each in ("whole", "only-call:Room", "whole")
+        ]
+        assert [each["result"] for each in keyed] == [4, 5, 4]
 
 
 def test_a_request_without_the_right_appends_nothing(server: Server) -> None:
@@ -552,6 +572,8 @@ def test_no_credential_reaches_the_log_or_the_output(tmp_path: Path, issuer: Iss
             for path in ("/objects/Room/a?visible=visible-42", f"/objects/Room/a?ticket={unused}", "/none"):
                 httpx.post(server.url + path, headers=headers)
                 httpx.post(server.url + path, headers=headers, content=iter([b"chunk", b"ed"]))
+                httpx.post(server.url + path, headers=headers | {"expect": "100-continue"}, content=b"x")
+                httpx.post(server.url + path, headers=headers | {"connection": "upgrade", "upgrade": "h2c"})
             httpx.post(server.url + f"/rpc/Room/a/add?ticket={unused}", headers=headers)
             with_headers = {"additional_headers": headers}
             for path in ("/objects/Room/a", f"/objects/Room/a?ticket={unused}"):
