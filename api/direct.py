@@ -15,7 +15,7 @@ Laws
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -128,10 +128,10 @@ class DirectProtocol(OneWriteProtocol):
     _last_head = _NO_HEAD
 
     @classmethod
-    def to(cls, door: HttpDoor, websocket: type[SocketProtocol]) -> type[DirectProtocol]:
+    def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[DirectProtocol]:
         # behind a Worker that is alone in front they are refused: that is not worth a quick way
         paths = () if door.closed else _PATHS
-        return type("DirectProtocol", (cls,), {"door": door, "paths": paths, "websocket": websocket})
+        return type("DirectProtocol", (cls,), {"door": door, "paths": paths, "websocket": websocket, **more})
 
     # What the parser calls
 

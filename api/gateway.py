@@ -89,10 +89,19 @@ class Waiting:
 
 
 class Gateway:
-    """The doors' way to the log. `node` names this start of the process, uniquely."""
+    """The doors' way to the log. `node` names this start of the process, uniquely; `seal` vouches for principals."""
 
-    def __init__(self, log: Log, *, node: str, deadline_s: float, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        node: str,
+        deadline_s: float,
+        clock_ms: Callable[[], int],
+        seal: Seal | None = None,
+    ) -> None:
         self._log = log
+        self.seal = seal  # for upgrades to WebSockets, and principals
         self._node = node
         self._clock_ms = clock_ms
         self._deadline_ms = int(deadline_s * 1000)
@@ -103,7 +112,6 @@ class Gateway:
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None
         self.sockets: FrameTaker | None = None
-        self.seal: Seal | None = None  # for upgrades to WebSockets
         self._place = partition_of(f"gateway/{node}", log.partitions)
         self.address = LOCAL if log.exclusive else f"{self._place}/gateway.{node}"
         self.closed: BaseException | None = None
@@ -146,6 +154,7 @@ class Gateway:
         client_key: str | None = None,
         traceparent: str = "",
         deadline_ms: int | None = None,
+        principal: str = "",
         socket: str = "",
     ) -> None:
         """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
@@ -169,12 +178,13 @@ class Gateway:
             self.address,
             self._deadline_ms if deadline_ms is None else deadline_ms,
             client_key,
-            "",
+            principal,
             traceparent,
         )
-        record = command_record(command)
         if socket:
             command, record = self._upgrade(command, socket)
+        else:
+            record = self._vouched(command) if principal else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
         receipt = log.append(Topic.COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
@@ -206,6 +216,10 @@ class Gateway:
             key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent
         )
         return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+
+    def _vouched(self, command: Command) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
+        assert self.seal is not None, "a gateway without a seal knows no principals"
+        return sealed_record(command, self.seal)
 
     def _appended(self, id_: str, error: BaseException | None) -> None:
         if error is None:

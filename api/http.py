@@ -3,6 +3,7 @@
     ANY  /objects/{namespace}/{name}[/{path}]     a fetch
     POST /rpc/{namespace}/{name}/{method}         a call: {"args": […], "kwargs": {…}}
     GET  /livez  /readyz  /metrics
+    POST /ticket                                  {"object": "Room/a"}: for a WebSocket, where access is guarded
     all other paths are the Worker's, if the app has one (api/worker.py)
 
 It has two ways in, which differ only in who reads the body: `ask` for a request that is complete (see
@@ -14,27 +15,32 @@ Laws
 - What is over a limit is refused before it is read to its end, and before anything is appended.
 - Every error is problem+json; an answer names its command (`perdure-command: partition:offset`).
 - `Authorization` and `Cookie` go no further than here and the Worker.
-- With a Worker in front, objects are reached through it only, unless the app is exposed.
+- With a Worker in front, objects are reached through it only, unless the app is exposed or access is guarded.
+- Where access is guarded, nothing of a request but its head is read before it is known that it may.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from perdure.api.access import Access, need_of_object, need_of_page, ticket_in
 from perdure.api.gateway import Answer, Asker, Gateway, Waiting
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
+from perdure.api.tickets import TICKET_S
 from perdure.api.worker import Worker
 from perdure.objects.http import Request
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
+from perdure.schemas.access import SUBSCRIBE, Grant, Need
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
 from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
-from perdure.schemas.keys import object_key
+from perdure.schemas.keys import namespace_of, object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
 
 Scope = MutableMapping[str, Any]
@@ -47,11 +53,13 @@ _HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encodin
 _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
 _DROPPED = NEVER_LOGGED | _HOP
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
-_PAGES = ("livez", "readyz", "metrics", "admin", "console", "docs", "openapi.json", "asyncapi.json")
+_PAGES = ("livez", "readyz", "metrics", "ticket", "admin", "console", "docs", "openapi.json", "asyncapi.json")
 _OWN = frozenset(("objects", "rpc", "commands", *_PAGES))
 _CLOSED = (
-    "this app has a Worker in front of its objects; to open /objects and /rpc beside it, set expose = true"
+    "this app has a Worker in front of its objects; to open /objects and /rpc beside it, set expose = true, "
+    "or give tokens to those who may ([[tokens]])"
 )
+_TICKET_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 NO_BODY = frozenset((204, 304))
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -65,12 +73,16 @@ class Refused(Exception):
 
 
 class Head(NamedTuple):
-    """What the headers of a request come to. `size` is that of the body: 0 if there is none, None if not said."""
+    """What the headers of a request come to. `size` is that of the body: 0 if there is none, None if not said.
+
+    `principal` is who asks, where access is guarded; the headers alone do not say it.
+    """
 
     headers: Pairs
     client_key: str | None
     traceparent: str
     size: int | None
+    principal: str = ""
 
 
 class HttpDoor:
@@ -85,9 +97,11 @@ class HttpDoor:
         pages: Callable[[str], Problem | None],
         worker: Worker | None = None,
         exposed: bool = False,
+        access: Access | None = None,
     ) -> None:
         self._worker = worker
-        self.closed = worker is not None and not exposed
+        self._access = access
+        self.closed = worker is not None and not exposed and access is None
         self._gateway = gateway
         self._registry = registry
         self.body_bytes = body_bytes
@@ -119,24 +133,30 @@ class HttpDoor:
             path = "/" + parts[4].decode("latin-1") if len(parts) > 4 else "/"
             if query:
                 path += "?" + query.decode("latin-1")
+            headers, client_key, traceparent, _, principal = head
             self._gateway.submit(
                 asker,
                 key,
                 FETCH,
                 method,
                 path,
-                head.headers,
+                headers,
                 body,
-                head.client_key,
-                head.traceparent,
-                socket=socket,
+                client_key,
+                traceparent,
+                None,
+                principal,
+                socket,
             )
             return
         if method != "POST":
             raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
         called = unquote_to_bytes(parts[4]).decode("utf-8", "replace") if len(parts) > 4 else ""
         encoded = _call_of(called, body)
-        self._gateway.submit(asker, key, CALL, called, "", (), encoded, head.client_key, head.traceparent)
+        _, client_key, traceparent, _, principal = head
+        self._gateway.submit(
+            asker, key, CALL, called, "", (), encoded, client_key, traceparent, None, principal
+        )
 
     def key_of(self, raw_path: bytes) -> str:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
@@ -206,19 +226,53 @@ class HttpDoor:
     async def _answered(self, scope: Scope, receive: Receive) -> Problem:
         raw_path: bytes = scope["raw_path"]
         if not for_object(raw_path):
-            page = self._pages(scope["path"])
-            if page is not None:
-                return page
-            if self._worker is None or _is_own(scope["path"]):
-                raise _no_such_path(scope["path"])
-            return await self._by_worker(self._worker, scope, receive)
+            return await self._page(scope, receive)
         if self.closed:
             raise not_exposed()
-        head = read_head(scope["headers"])
-        body = b"" if head.size == 0 else await self._body(head.size, receive)
+        query: bytes = scope["query_string"]
+        if (access := self._access) is None:
+            head = read_head(scope["headers"])
+            body = b"" if head.size == 0 else await self._body(head.size, receive)
+        else:
+            grant = await access.admit(scope["headers"], need_of_object(scope["method"], raw_path))
+            head = read_head(scope["headers"])._replace(principal=grant.principal)
+            query = ticket_in(query)[1]
+            access.charge(grant, 1, head.size or 0)
+            body = b"" if head.size == 0 else await self._body(head.size, receive)
+            if head.size is None:
+                access.charge(grant, 0, len(body))
         waiting = Waiting()
-        self.ask(waiting, scope["method"], raw_path, scope["query_string"], head, body)
+        self.ask(waiting, scope["method"], raw_path, query, head, body)
         return self.told(await waiting.future)
+
+    async def _page(self, scope: Scope, receive: Receive) -> Problem:
+        path: str = scope["path"]
+        if (access := self._access) is not None:
+            need = need_of_page(path, has_worker=self._worker is not None)
+            if need is not None:
+                grant = await access.admit(scope["headers"], need)
+                access.charge(grant, 1, 0)
+                if path == "/ticket":
+                    return await self._ticket(access, grant, scope, receive)
+        page = self._pages(path)
+        if page is not None:
+            return page
+        if self._worker is None or _is_own(path):
+            raise _no_such_path(path)
+        return await self._by_worker(self._worker, scope, receive)
+
+    async def _ticket(self, access: Access, grant: Grant, scope: Scope, receive: Receive) -> Problem:
+        if scope["method"] != "POST":
+            raise Refused(problem("method-not-allowed", "a ticket is asked for with POST", status=405))
+        asked = parse_json(await self._body(read_head(scope["headers"]).size, receive))
+        if type(asked) is not dict or asked.keys() != {"object"} or type(asked["object"]) is not str:
+            raise MalformedCommand('a ticket is asked for with {"object": "Room/a"}')
+        namespace, _, name = asked["object"].partition("/")
+        access.permit(grant, Need(SUBSCRIBE, namespace))
+        key = object_key(namespace, name)
+        self._registry.kind(namespace_of(key))
+        told = {"ticket": access.ticket(grant, key), "expires_in": TICKET_S}
+        return 200, _TICKET_HEADERS, json.dumps(told).encode()
 
     async def _by_worker(self, worker: Worker, scope: Scope, receive: Receive) -> Problem:
         head = read_head(scope["headers"])

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
+import time
 from collections.abc import Awaitable, Callable
 from random import Random
 from types import TracebackType
@@ -18,15 +20,19 @@ from typing import Any, Self
 
 import msgspec
 
+from perdure.api.access import Access
 from perdure.api.direct import DirectProtocol
 from perdure.api.gateway import Gateway
+from perdure.api.guarded import GuardedProtocol, GuardedSocketProtocol
 from perdure.api.http import HttpDoor
 from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.outgoing import Outgoing
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
+from perdure.api.quotas import Quotas
 from perdure.api.sockets import Sockets
+from perdure.api.tickets import Tickets
 from perdure.api.websocket import SocketProtocol
 from perdure.api.worker import Function, Worker
 from perdure.objects.overlay import Limits
@@ -93,7 +99,10 @@ class Node:
         app_uuid = await found(log, config.name, data.app_uuid)
         self.store = store = RocksStore(data.state_path)
         self._opened.append(_later(store.close))
-        self.gateway = Gateway(log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms)
+        seal = Seal(app_uuid)
+        self.gateway = Gateway(
+            log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal
+        )
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
         seal = Seal(app_uuid)
@@ -119,16 +128,9 @@ class Node:
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
         ]
-        keep_s = config.keep_commands_s
-        self.keeper = Keeper(
-            store,
-            self.owners,
-            clock_ms=clock_ms,
-            keep_ms=None if keep_s is None else int(keep_s * 1000),
-            failed=self._stop,
-        )
+        self.keeper = self._keeper()
         await self.gateway.start(self.owners)
-        self._open_doors(outgoing)
+        self._open_doors(outgoing, await self._access())
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
             self._task(self.keeper.keep()),
@@ -140,7 +142,40 @@ class Node:
         ]
         await self._come_up()
 
-    def _open_doors(self, outgoing: Outgoing) -> None:
+    def _keeper(self) -> Keeper:
+        keep_s = self.config.keep_commands_s
+        return Keeper(
+            self.store,
+            self.owners,
+            clock_ms=clock_ms,
+            keep_ms=None if keep_s is None else int(keep_s * 1000),
+            failed=self._stop,
+        )
+
+    async def _access(self) -> Access | None:
+        """Who may do what; None: everybody may everything. Raises `ConfigError`."""
+        config, issued = self.config, None
+        if not config.guarded:
+            return None
+        if config.jwt is not None:
+            try:
+                from perdure.api.jwks import keyring_of  # an extra: only who takes JWTs installs it
+                from perdure.api.jwts import Verifier
+            except ImportError as error:
+                raise ConfigError("[jwt] needs PyJWT: pip install 'perdure[jwt]'") from error
+            keyring = await keyring_of(config.jwt, time.monotonic)
+            self._opened.append(keyring.close)
+            issued = Verifier(config.jwt, keyring, time.time)
+        return Access(
+            config.tokens,
+            issued,
+            Quotas(config.quotas),
+            Tickets(secrets.token_bytes(32), new_uuid),
+            clock_s=time.time,
+            open_objects=self.worker is not None and config.expose,
+        )
+
+    def _open_doors(self, outgoing: Outgoing, access: Access | None) -> None:
         config = self.config
         door = HttpDoor(
             self.gateway,
@@ -149,9 +184,15 @@ class Node:
             pages=self._page,
             worker=self._worker(outgoing),
             exposed=config.expose,
+            access=access,
         )
-        websocket = SocketProtocol.to(door, self.sockets, config.allowed_origins)
-        self.asgi, self.http = door, DirectProtocol.to(door, websocket)
+        origins = config.allowed_origins
+        self.asgi = door
+        if access is None:
+            self.http = DirectProtocol.to(door, SocketProtocol.to(door, self.sockets, origins))
+        else:
+            guarded = GuardedSocketProtocol.to(door, self.sockets, origins, access=access)
+            self.http = GuardedProtocol.to(door, guarded, access=access)
         watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
         if watchdog.start():
             self._opened.append(_at_once(watchdog.stop))

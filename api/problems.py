@@ -5,13 +5,14 @@ Law: 503 = not done, ask again; 504 = the outcome is unknown; 507 = the disk ref
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from perdure.objects.sockets import UPGRADE_REQUIRED
-from perdure.schemas.errors import FetchFailed, FetchTimedOut, FetchTooLarge, PerdureError, Unavailable
+from perdure.schemas.errors import FetchFailed, FetchTimedOut, FetchTooLarge, OverQuota, PerdureError
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
 
 BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
@@ -25,6 +26,8 @@ STATUS = {
     "bad-frame": 400,
     "malformed-command": 400,
     BAD_BODY: 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "origin-refused": 403,
     "unknown-namespace": 404,
     "unknown-method": 404,
@@ -35,6 +38,7 @@ STATUS = {
     "invalid-arguments": 422,
     "key-reused": 422,
     UPGRADE_REQUIRED: 426,
+    "over-quota": 429,
     "headers-too-large": 431,
     "fetch-failed": 502,
     "fetch-timed-out": 502,
@@ -46,6 +50,7 @@ STATUS = {
 }
 OF_OUTCOME = {REFUSED: 409, FAILED: 500, REJECTED: 400, PARKED: 500}
 UNAVAILABLE_STATUS = 503
+UNAUTHENTICATED_STATUS = 401
 
 Problem = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
 
@@ -66,6 +71,8 @@ def problem(code: str, message: str, *, status: int, detail: Any = None, **more:
     headers = [(b"content-type", b"application/problem+json")]
     if status == UNAVAILABLE_STATUS:
         headers.append((b"retry-after", b"1"))
+    elif status == UNAUTHENTICATED_STATUS:
+        headers.append((b"www-authenticate", b"Bearer"))
     return status, headers, _encode(told)
 
 
@@ -80,9 +87,7 @@ def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
 
 def problem_of(error: PerdureError, **more: Any) -> Problem:
     """The problem of an error raised at the door itself, before or instead of a reply."""
-    status = STATUS.get(error.code)
-    if status is None:
-        status = UNAVAILABLE_STATUS
-    if isinstance(error, Unavailable):
-        status = UNAVAILABLE_STATUS
-    return problem(error.code, str(error), status=status, **more)
+    told = problem(error.code, str(error), status=STATUS.get(error.code, UNAVAILABLE_STATUS), **more)
+    if isinstance(error, OverQuota):
+        return told[0], [*told[1], (b"retry-after", b"%d" % max(math.ceil(error.retry_after_s), 1))], told[2]
+    return told

@@ -3,7 +3,7 @@
 Laws
 - The port is taken before the node opens its data, so that a port in use is told as such and nothing else
   happens; connections are accepted only once the node is ready.
-- An address that other machines can reach is refused unless the configuration says it is meant.
+- An address that other machines can reach is refused unless access is guarded or the configuration says it is meant.
 - SIGTERM and SIGINT drain: no new connections, requests in flight finish, then the node closes, exit 0. After
   `DRAIN_S` the process leaves anyhow: an acknowledged write is already durable. A second SIGINT skips waiting.
 - A node that stops itself (its disk or log fails) is not waited for: its reason ends the process.
@@ -72,10 +72,10 @@ def run(
 
 def bind(config: Config) -> socket.socket:
     """A socket bound to the configured address, not yet listening."""
-    if config.is_public and not config.insecure_public:
+    if config.is_public and not (config.insecure_public or config.guarded):
         raise ConfigError(
-            f'host = "{config.host}" lets every machine that reaches this one in, without a token; '
-            "bind 127.0.0.1, or say --insecure-public if that is meant"
+            f'host = "{config.host}" lets every machine that reaches this one in, without a token; bind 127.0.0.1, '
+            "add [[tokens]] or [jwt] (docs/access.md), or say --insecure-public if that is meant"
         )
     try:
         address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]

@@ -29,7 +29,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from perdure.api.gateway import Answer
-from perdure.api.http import HttpDoor, Refused, not_exposed, problem_at_door, read_head
+from perdure.api.http import Head, HttpDoor, RawHeaders, Refused, not_exposed, problem_at_door, read_head
 from perdure.api.problems import Problem, problem
 from perdure.api.sockets import Sockets, wire
 from perdure.schemas.errors import OutcomeUnknown, PerdureError, Unavailable
@@ -52,8 +52,10 @@ class SocketProtocol(asyncio.Protocol):
     origins: ClassVar[tuple[str, ...]]
 
     @classmethod
-    def to(cls, door: HttpDoor, sockets: Sockets, origins: tuple[str, ...]) -> type[SocketProtocol]:
-        return type("SocketProtocol", (cls,), {"door": door, "sockets": sockets, "origins": origins})
+    def to(
+        cls, door: HttpDoor, sockets: Sockets, origins: tuple[str, ...], **more: Any
+    ) -> type[SocketProtocol]:
+        return type("SocketProtocol", (cls,), {"door": door, "sockets": sockets, "origins": origins, **more})
 
     def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
         self._connections: set[Any] = server_state.connections
@@ -98,6 +100,14 @@ class SocketProtocol(asyncio.Protocol):
                 self._frame(event)
             else:
                 self._upgrade(cast("Request", event))
+        if (
+            conn.handshake_exc is not None
+            and conn.state is State.CONNECTING
+            and not self._transport.is_closing()
+        ):
+            told = "a WebSocket's request has at most 128 headers of 8 KiB"  # what the package reads
+            self._respond(problem("headers-too-large", told, status=431))
+            return
         if unsent := conn.data_to_send():
             self._transport.write(b"".join(unsent))
         if self._open:
@@ -132,20 +142,33 @@ class SocketProtocol(asyncio.Protocol):
             return
         try:
             self._check_origin(request.headers.get("Origin"), request.headers.get("Host"))
-            head = read_head([each for each in raw if each[0].decode() not in _HANDSHAKE])
-            path, _, query = request.path.encode().partition(b"?")
+        except Refused as error:
+            self._respond(problem_at_door(error))
+            return
+        path, _, query = request.path.encode().partition(b"?")
+        self._admit(raw, path, query)
+
+    def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
+        """May it? Here whoever comes may."""
+        self._ask(raw, path, query)
+
+    def _ask(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
+        """Ask the object."""
+        try:
+            head = self._head(read_head([each for each in raw if each[0].decode() not in _HANDSHAKE]))
             if not path.startswith(b"/objects/"):
-                raise Refused(
-                    problem("no-such-path", "WebSockets are at /objects/NAMESPACE/NAME", status=404)
-                )
+                told = "WebSockets are at /objects/NAMESPACE/NAME"
+                raise Refused(problem("no-such-path", told, status=404))
             if self.door.closed:
                 raise not_exposed()
             self.key = self.door.key_of(path)
-            head = head._replace(headers=(*head.headers, ("upgrade", "websocket")), client_key=None)
             self._asked = True
             self.door.ask(self, "GET", path, query, head, b"", f"{self.id} {self.sockets.address}")
         except (Refused, PerdureError) as error:
             self._respond(problem_at_door(error))
+
+    def _head(self, head: Head) -> Head:
+        return head._replace(headers=(*head.headers, ("upgrade", "websocket")), client_key=None)
 
     def _check_origin(self, origin: str | None, host: str | None) -> None:
         """A browser says which page asks. Raises `Refused` for one that may not."""
@@ -247,10 +270,10 @@ class SocketProtocol(asyncio.Protocol):
 
     def _pump(self) -> None:
         """Append what was read, as far as the object takes it; read on only if that is all."""
-        inbox, gateway = self._inbox, self.sockets.gateway
+        inbox = self._inbox
         try:
             while inbox and self._in_flight < IN_FLIGHT:
-                gateway.check_room(self.key)
+                self._check_room(len(inbox[0][1]))
                 self._append(*inbox.popleft())
         except Unavailable:
             if self._timer is None:
@@ -262,6 +285,10 @@ class SocketProtocol(asyncio.Protocol):
             self._resume()
         else:
             self._pause()
+
+    def _check_room(self, size_bytes: int) -> None:
+        """Is there room for one more message? Raises as `Gateway.check_room`."""
+        self.sockets.gateway.check_room(self.key)
 
     def _pump_again(self) -> None:
         self._timer = None

@@ -6,8 +6,8 @@ Laws
   read from the log are the same turn).
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
 - `Authorization` and `Cookie` are never written.
-- What only perdure may send (the kinds alarm and socket, WebSocket upgrades, a chain of callers, a principal that begins with `@`)
-  counts only under the app's seal.
+- What only perdure may send (the kinds alarm and socket, WebSocket upgrades, a chain of callers, a principal) counts only under the app's
+  seal: who writes to the topic is known to the broker, not to perdure, and cannot say here who it is.
 
 Headers: `v` format version (1) · `kind` fetch | call | alarm | socket · `id` perdure's correlation id · `reply-to` ·
 `deadline` ms from log time · `idempotency-key` · `principal` · `traceparent` · fetch only: `method`, `path`
@@ -71,11 +71,7 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     @property
     def internal(self) -> bool:
         """May only perdure itself send it?"""
-        return (
-            bool(self.chain or self.mark or self.socket)
-            or self.kind in _INTERNAL_KINDS
-            or self.principal.startswith("@")
-        )
+        return bool(self.chain or self.mark or self.socket or self.principal) or self.kind in _INTERNAL_KINDS
 
 
 def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
@@ -135,11 +131,11 @@ def parse_command(
     """The command in a record; `seal` tells whether perdure sent it. Raises `MalformedCommand` or `BadKey`."""
     command = _parsed(key, value, headers)
     if command.internal and (seal is None or not seal.holds(key, value, headers)):
-        what = (
-            f"commands of kind {command.kind!r}"
-            if command.kind in _INTERNAL_KINDS
-            else "calls from a turn or WebSockets"
-        )
+        what = "calls from a turn or WebSockets"
+        if command.kind in _INTERNAL_KINDS:
+            what = f"commands of kind {command.kind!r}"
+        elif not (command.chain or command.mark or command.socket):
+            what = "commands with a principal"
         raise MalformedCommand(
             f"only perdure itself may send {what}: the record does not bear the app's seal"
         )

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from perdure.schemas.access import Jwt, Token
 from perdure.schemas.config_model import (
     Binding,
     Config,
@@ -30,13 +31,13 @@ from perdure.schemas.config_model import (
     Limits,
     Migration,
     RenamedClass,
-    Section,
     TransferredClass,
     fold_migrations,
     migration_steps,
     parse_duration_s,
 )
 from perdure.schemas.errors import ConfigError
+from perdure.schemas.section import Section
 
 __all__ = [
     "Binding",
@@ -58,12 +59,14 @@ Table = dict[str, Any]
 
 ENV_PREFIX = "PERDURE_"
 _FOR_TESTS = ("PERDURE_TEST_", "PERDURE_REQUIRE_")  # read by the test suite, not settings
+_FOR_CLIENTS = ("PERDURE_TOKEN", "PERDURE_URL")  # read by `perdure call`; a server may live in the same shell
 _NOT_INHERITED = ("durable_objects", "vars", "secrets")
 _READ_IN_WRANGLER = ("name", "main", "vars", "durable_objects", "migrations")
-_TABLES: Mapping[str, type[Section]] = {"limits": Limits, "durable_objects": DurableObjects}
+_TABLES: Mapping[str, type[Section]] = {"limits": Limits, "durable_objects": DurableObjects, "jwt": Jwt}
 _ARRAYS: Mapping[str, type[Section]] = {
     "bindings": Binding,
     "migrations": Migration,
+    "tokens": Token,
     "renamed_classes": RenamedClass,
     "transferred_classes": TransferredClass,
 }
@@ -166,8 +169,9 @@ def _file_table(text: str, filename: str, env_name: str | None) -> Table:
         base = _in_environment(base, per_env[env_name], env_name)
     if "secrets" in base:
         base["secrets"] = _named_secrets(base["secrets"], filename)
-    if isinstance(base.get("data_dir"), str):
-        base["data_dir"] = str(Path(filename).parent / base["data_dir"])
+    for table, key in ((base, "data_dir"), (base.get("jwt"), "jwks_file")):
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(Path(filename).parent / table[key])
     return base
 
 
@@ -242,7 +246,7 @@ def _nearest(key: str, known: Iterable[str], where: str) -> str:
 def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
     found = []
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(ENV_PREFIX) or variable.startswith(_FOR_TESTS):
+        if not variable.startswith(ENV_PREFIX) or variable.startswith(_FOR_TESTS) or variable in _FOR_CLIENTS:
             continue
         head, *rest = variable.removeprefix(ENV_PREFIX).split("__")
         # the name of a var keeps its case; perdure's own keys are lower-case
@@ -266,7 +270,9 @@ def _field(path: tuple[str, ...]) -> FieldInfo | None:
             return FieldInfo(annotation=str)
         case ("limits", name):
             return Limits.model_fields.get(name)
-        case ("limits" | "vars" | "secrets" | "durable_objects" | "migrations",):
+        case (
+            "limits" | "vars" | "secrets" | "durable_objects" | "migrations" | "tokens" | "jwt" | "quotas",
+        ):
             return None
         case (name,):
             return Config.model_fields.get(name)

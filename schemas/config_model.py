@@ -17,9 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     NonNegativeInt,
@@ -29,7 +27,9 @@ from pydantic import (
     model_validator,
 )
 
+from perdure.schemas.access import Jwt, Quota, Token
 from perdure.schemas.migrations import Step
+from perdure.schemas.section import Section
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -102,12 +102,6 @@ def _log(text: str) -> str:
 AppName = Annotated[str, AfterValidator(_app_name)]
 Seconds = Annotated[float, Field(ge=0.05, le=86400, allow_inf_nan=False)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
-
-
-class Section(BaseModel):
-    """A table of the configuration file: strict, closed, frozen."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Limits(Section):
@@ -214,6 +208,10 @@ class Config(Section):
         tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_by_comma), Field(strict=False)
     ] = ()
     """Pages that may open WebSockets, besides those of the server's own host; `*` is all."""
+    tokens: Annotated[tuple[Token, ...], Field(strict=False)] = ()
+    jwt: Jwt | None = None
+    quotas: dict[str, Quota] = Field(default_factory=dict)
+    """By principal; `*` is for each that is not named."""
     deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
     keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"
     limits: Limits = Limits()
@@ -256,6 +254,21 @@ class Config(Section):
                     f'add a [[migrations]] with a new tag and new_classes = ["{binding.class_name}"]'
                 )
         return self
+
+    @model_validator(mode="after")
+    def _access_agrees(self) -> Self:
+        for field in ("name", "sha256"):
+            seen = [getattr(token, field) for token in self.tokens]
+            if twice := next((each for each in seen if seen.count(each) > 1), None):
+                raise ValueError(f'two tokens have the {field} "{twice}"; each needs its own')
+        if self.quotas and not self.guarded:
+            raise ValueError("quotas count by principal: add [[tokens]] or [jwt], or take them out")
+        return self
+
+    @property
+    def guarded(self) -> bool:
+        """Does everything need a right?"""
+        return bool(self.tokens) or self.jwt is not None
 
     @property
     def bindings(self) -> tuple[Binding, ...]:

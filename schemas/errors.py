@@ -9,7 +9,9 @@ PerdureError
 │   ├── BadFrame            a WebSocket client broke the protocol
 │   ├── InvalidArguments    RPC arguments do not fit the method's annotations
 │   ├── UnknownMethod       the object has no such public method
-│   └── KeyConflict         an idempotency key that is in use or was used for something else
+│   ├── KeyConflict         an idempotency key that is in use or was used for something else
+│   ├── Unauthenticated     nobody known: no credentials, or none that count
+│   └── Forbidden           somebody known who has no right to this
 ├── Refusal                 the object said no, on purpose; nothing changed
 ├── ObjectError             the object's code is at fault
 │   ├── HandlerFailed       it raised; nothing changed
@@ -23,6 +25,7 @@ PerdureError
 │   └── Parked              the process died each time it worked on this command: given up
 ├── Unavailable             not done; ask again (HTTP 503)
 │   ├── Overloaded          a bound was reached before anything was appended
+│   ├── OverQuota           this principal asks for more than it may (HTTP 429)
 │   ├── Expired             the deadline passed before the turn could commit
 │   └── AskAgain            the answer was lost with its owner; nothing changed
 ├── FetchFailed             the world outside is at fault: what `perdure.fetch` asked for did not come (HTTP 502)
@@ -94,6 +97,19 @@ class KeyReused(KeyConflict):
     code = "key-reused"
 
 
+class Unauthenticated(CallerError):
+    """One text for all of them: what is wrong with credentials is no business of who brings them."""
+
+    code = "unauthenticated"
+
+    def __init__(self, message: str = "this needs a valid token: Authorization: Bearer TOKEN") -> None:
+        super().__init__(message)
+
+
+class Forbidden(CallerError):
+    code = "forbidden"
+
+
 class Refusal(PerdureError):
     """Raise it in a handler to say no: the turn rolls back, the object stays in memory.
 
@@ -157,6 +173,16 @@ class Unavailable(PerdureError):
 
 class Overloaded(Unavailable):
     code = "overloaded"
+
+
+class OverQuota(Unavailable):
+    code = "over-quota"
+
+    def __init__(
+        self, message: str = "more than this principal's quota", *, retry_after_s: float = 1.0
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Expired(Unavailable):

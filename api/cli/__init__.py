@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.api.cli import bench, calling, serving, settings, state
+from perdure.api.cli import bench, calling, serving, settings, state, token
 from perdure.api.cli.output import EXIT_CONFIG, EXIT_FAILED, tell
 from perdure.schemas.errors import ConfigError, PerdureError
 
@@ -31,6 +31,7 @@ calling.register(app)
 state.register(app)
 bench.register(app)
 settings.register(app)
+token.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -32,6 +32,12 @@ def call(
         str | None,
         typer.Option("--idempotency-key", help="Ask again with the same key, and it is done once."),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PERDURE_TOKEN", help="Bearer token; better in the environment.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Call a method of an object and print what it returns, as JSON."""
     import httpx
@@ -44,6 +50,8 @@ def call(
     )
     body = {"args": [_value(text) for text in arguments or ()], "kwargs": {}}
     headers = {} if key is None else {"idempotency-key": key}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
     try:
         response = httpx.post(address, json=body, headers=headers, timeout=timeout_s + _MARGIN_S)
     except httpx.InvalidURL as error:

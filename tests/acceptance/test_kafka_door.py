@@ -76,6 +76,7 @@ BAD: dict[str, tuple[bytes | None, bytes | None, Headers, str]] = {
     "null value": (b"Counter/alice", None, (), "no value"),
     "unknown kind": (b"Counter/alice", INCREMENT, (("kind", b"shout"),), "unknown kind"),
     "kind of perdure's own": (b"Counter/alice", INCREMENT, (("kind", b"alarm"),), "only perdure itself"),
+    "a principal": (b"Counter/alice", INCREMENT, (("principal", b"alice"),), "only perdure itself"),
     "unknown version": (b"Counter/alice", INCREMENT, (("v", b"7"),), "version"),
     "header not UTF-8": (b"Counter/alice", INCREMENT, (("id", b"\xff"),), "UTF-8"),
     "deadline no number": (b"Counter/alice", INCREMENT, (("deadline", b"soon"),), "deadline"),

@@ -43,7 +43,6 @@ ENVELOPE = {
     "deadline_ms": st.none() | st.integers(0, 10**12 - 1),
     "client_key": st.none()
     | st.text(string.ascii_letters + "é-/:", min_size=1, max_size=MAX_CLIENT_KEY_CHARS),
-    "principal": WORD.filter(lambda name: not name.startswith("@")),
     "traceparent": WORD,
 }
 FETCHES = st.builds(
@@ -231,7 +230,7 @@ def test_credentials_are_dropped_before_a_command_is_made() -> None:
         pass
 
     class Gate:
-        def submit(self, *told: object, socket: str) -> None:
+        def submit(self, *told: object) -> None:
             raise Appended(*told)
 
     class Known:

@@ -1,0 +1,69 @@
+"""`perdure token create`: makes a bearer token, shows it once, and the lines by which a server knows it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from perdure.schemas.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
+    group.callback()(_group)
+    group.command(epilog="Example: `perdure token create shop --scope call:Cart --scope read:*`")(create)
+    app.add_typer(group, name="token")
+
+
+def _group() -> None:
+    """Bearer tokens."""
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="Who has it: the principal of what is asked with it.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it may: call:NAMESPACE, read:NAMESPACE, subscribe:NAMESPACE (* for all), admin, metrics."
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends, such as 2030-01-01T00:00:00Z.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Make a token: it goes to whoever is to have it, and is shown only now; the lines go to the configuration."""
+    import secrets
+    from datetime import datetime
+
+    from pydantic import ValidationError
+
+    from perdure.schemas.access import TOKEN_BYTES, Token, token_hash, token_of
+
+    if not scope:
+        raise ConfigError(
+            "a token without a --scope may nothing; say what it may, such as --scope call:Counter"
+        )
+    text = token_of(secrets.token_bytes(TOKEN_BYTES))
+    try:
+        until = None if expires is None else datetime.fromisoformat(expires)
+        token = Token(name=name, sha256=token_hash(text.encode()), scopes=tuple(scope), expires=until)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = first["loc"][0] if first["loc"] else "token"
+        raise ConfigError(f"{where}: {str(first['msg']).removeprefix('Value error, ')}") from None
+    except ValueError:
+        raise ConfigError(
+            f'--expires "{expires}" is no time; write one such as 2030-01-01T00:00:00Z'
+        ) from None
+    shown: dict[str, Any] = token.model_dump(mode="json", exclude_none=True)
+    if as_json:
+        typer.echo(json.dumps({"token": text, **shown}, ensure_ascii=False))
+        return
+    typer.echo(f"# the token, shown only now: {text}\n\n[[tokens]]")
+    for key in ("name", "sha256", "scopes"):
+        typer.echo(f"{key} = {json.dumps(shown[key], ensure_ascii=False)}")
+    if token.expires is not None:
+        typer.echo(f"expires = {token.expires.isoformat()}")

@@ -1,0 +1,77 @@
+"""How much each principal may ask for: token buckets, by a clock that is handed in.
+
+Laws
+- What is refused takes nothing: a bucket is emptied only by what is let through.
+- A body is let through while there is anything left, and paid for afterwards: one that is larger than a second's worth
+  passes too, and what follows waits for it.
+- At most `PRINCIPALS` are remembered; the one that asked longest ago is forgotten, and begins with a full bucket.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from perdure.schemas.access import ALL_QUOTAS, Quota
+from perdure.schemas.errors import OverQuota
+
+PRINCIPALS = 10_000
+
+
+class _Bucket:
+    """What one principal has left at `at_s`."""
+
+    __slots__ = ("at_s", "body_bytes", "quota", "requests")
+
+    def __init__(self, quota: Quota, now_s: float) -> None:
+        self.quota = quota
+        self.at_s = now_s
+        self.requests = _burst(quota)
+        self.body_bytes = float(quota.body_bytes_per_s or 0)
+
+    def fill(self, now_s: float) -> None:
+        quota = self.quota
+        passed_s = max(now_s - self.at_s, 0.0)
+        self.at_s = now_s
+        self.requests = min(self.requests + passed_s * quota.requests_per_s, _burst(quota))
+        if (rate := quota.body_bytes_per_s) is not None:
+            self.body_bytes = min(self.body_bytes + passed_s * rate, float(rate))
+
+    def missing_s(self, requests: int, body_bytes: int) -> float:
+        """Seconds until so much can be let through; 0: now."""
+        quota = self.quota
+        short_s = (requests - self.requests) / quota.requests_per_s if requests > self.requests else 0.0
+        if body_bytes and quota.body_bytes_per_s is not None and self.body_bytes <= 0:
+            short_s = max(short_s, (1 - self.body_bytes) / quota.body_bytes_per_s)
+        return short_s
+
+
+def _burst(quota: Quota) -> float:
+    return float(quota.burst or max(quota.requests_per_s, 1.0))
+
+
+class Quotas:
+    """The buckets of all principals. `quotas` is by principal; `*` is for each that is not named."""
+
+    def __init__(self, quotas: Mapping[str, Quota], principals: int = PRINCIPALS) -> None:
+        self._quotas = quotas
+        self._principals = principals
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, principal: str, now_s: float, *, requests: int = 1, body_bytes: int = 0) -> None:
+        """Let so much through, or raise `OverQuota` and let nothing through."""
+        bucket = self._buckets.get(principal)
+        if bucket is None:
+            quota = self._quotas.get(principal) or self._quotas.get(ALL_QUOTAS)
+            if quota is None:
+                return
+            bucket = self._buckets[principal] = _Bucket(quota, now_s)
+            if len(self._buckets) > self._principals:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(principal)
+            bucket.fill(now_s)
+        if (short_s := bucket.missing_s(requests, body_bytes)) > 0:
+            raise OverQuota(retry_after_s=short_s)
+        bucket.requests -= requests
+        bucket.body_bytes -= body_bytes

@@ -1,0 +1,224 @@
+"""Who may do what: rights, who has them, and how a configuration says it.
+
+Laws
+- Nobody has a right that is not written down: what no scope names is denied.
+- A token's text is nowhere but with its owner; the configuration has its SHA-256. Tokens are 32 random bytes, so that a
+  hash made slow on purpose would protect nothing: there is no list of likely ones to try.
+- A principal from outside is 1 to 255 printable characters and never begins with `@`: those are objects.
+
+A scope is `call:NAMESPACE`, `read:NAMESPACE`, `subscribe:NAMESPACE` (`*` is every namespace), `admin` or `metrics`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from perdure.schemas.section import Section
+
+CALL, READ, SUBSCRIBE, ADMIN, METRICS = "call", "read", "subscribe", "admin", "metrics"
+KNOWN = "known"  # needed where it is enough to be somebody
+TOKEN_PREFIX = "pdr_"
+TOKEN_BYTES = 32
+MAX_PRINCIPAL_CHARS = 255
+ALL_QUOTAS = "*"
+
+_SCOPE = re.compile(r"(?:call|read|subscribe):(?:\*|[A-Za-z][A-Za-z0-9_-]{0,63})|admin|metrics", re.ASCII)
+
+
+class Need(NamedTuple):
+    """A right that a request needs; `namespace` is empty for those that concern no object."""
+
+    verb: str
+    namespace: str = ""
+
+
+class Grant(NamedTuple):
+    """Somebody, and what they may. Times are seconds since 1970.
+
+    `expires_s` is the end of it; from `recheck_s` on it must be made anew from the credentials.
+    """
+
+    principal: str
+    rights: frozenset[str]
+    expires_s: float = math.inf
+    recheck_s: float = math.inf
+
+
+NOBODY = Grant("", frozenset(("call:*", "read:*", "subscribe:*")))  # whoever comes where objects are open
+
+
+def may(grant: Grant, need: Need) -> bool:
+    """Does `grant` hold what `need` names?"""
+    verb, namespace = need
+    rights = grant.rights
+    if verb in (CALL, READ, SUBSCRIBE):
+        return f"{verb}:*" in rights or f"{verb}:{namespace}" in rights
+    if verb == KNOWN:
+        return bool(grant.principal)
+    return ADMIN in rights or (verb == METRICS and METRICS in rights)
+
+
+def is_scope(text: str) -> bool:
+    return _SCOPE.fullmatch(text) is not None
+
+
+def scopes_among(said: object) -> frozenset[str]:
+    """The scopes in a claim: a text with spaces or a list; what is none of perdure's belongs to somebody else."""
+    parts: Iterable[object] = (
+        said.split() if isinstance(said, str) else said if isinstance(said, list) else ()
+    )
+    return frozenset(part for part in parts if isinstance(part, str) and is_scope(part))
+
+
+def is_principal(text: object) -> bool:
+    """Can a principal from outside be called so?"""
+    return (
+        isinstance(text, str)
+        and 0 < len(text) <= MAX_PRINCIPAL_CHARS
+        and text.isprintable()
+        and text[0] != "@"
+    )
+
+
+def token_of(random: bytes) -> str:
+    """The text of a token made of so many random bytes."""
+    return TOKEN_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
+
+
+def token_hash(text: bytes) -> str:
+    """What a configuration has of a token: its SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(text).hexdigest()
+
+
+def grant_of_claims(
+    claims: Mapping[str, Any], scopes_claim: str, *, now_s: float, leeway_s: float
+) -> Grant | None:
+    """What a JWT's verified claims come to, None if nothing. Its signature, issuer and audience are checked already.
+
+    `exp` and `sub` must be there; `nbf` and `iat` may, and then must not lie ahead.
+    """
+    expires_s, principal = _time(claims.get("exp")), claims.get("sub")
+    if expires_s is None or expires_s + leeway_s <= now_s or not is_principal(principal):
+        return None
+    for name in ("nbf", "iat"):
+        if name in claims:
+            from_s = _time(claims[name])
+            if from_s is None or from_s - leeway_s > now_s:
+                return None
+    return Grant(str(principal), scopes_among(claims.get(scopes_claim)), expires_s + leeway_s)
+
+
+def _time(value: object) -> float | None:
+    """Seconds since 1970, if it is a number at all."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        seconds = float(value)
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
+# --- the tables of a configuration ---
+
+
+def _scope(text: str) -> str:
+    if not is_scope(text):
+        raise ValueError(
+            f'"{text}" is no scope; use call:NAMESPACE, read:NAMESPACE, subscribe:NAMESPACE (* for all), admin or metrics'
+        )
+    return text
+
+
+def _principal(text: str) -> str:
+    if not is_principal(text):
+        raise ValueError(
+            f'{text[:60]!r} cannot name a principal: 1 to {MAX_PRINCIPAL_CHARS} printable characters, not beginning with "@"'
+        )
+    return text
+
+
+def _with_zone(when: datetime) -> datetime:
+    if when.tzinfo is None:
+        raise ValueError("needs a time zone, such as 2030-01-01T00:00:00Z")
+    return when
+
+
+def _jwks_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.hostname is None or parts.username is not None:
+        raise ValueError(
+            f'"{text}" is no address of a key set; use one such as "https://issuer.example/jwks.json"'
+        )
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        raise ValueError(f'"{text}" must begin with https://: who can change the keys can be anybody')
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+Principal = Annotated[str, AfterValidator(_principal)]
+Algorithm = Literal["RS256", "ES256", "EdDSA"]
+
+
+class Token(Section):
+    """Somebody who is known by a bearer token; `perdure token create` makes the lines."""
+
+    name: Principal
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: Annotated[tuple[Annotated[str, AfterValidator(_scope)], ...], Field(strict=False)]
+    expires: Annotated[datetime, AfterValidator(_with_zone)] | None = None
+
+    @property
+    def grant(self) -> Grant:
+        expires_s = math.inf if self.expires is None else self.expires.timestamp()
+        return Grant(self.name, frozenset(self.scopes), expires_s, expires_s)
+
+
+class Jwt(Section):
+    """Whose JSON Web Tokens are taken, and by which keys they are known."""
+
+    issuer: Annotated[str, Field(min_length=1)]
+    audience: Annotated[str, Field(min_length=1)]
+    jwks_url: Annotated[str, AfterValidator(_jwks_url)] | None = None
+    jwks_file: str | None = None
+    algorithms: Annotated[tuple[Algorithm, ...], Field(strict=False, min_length=1)] = (
+        "RS256",
+        "ES256",
+        "EdDSA",
+    )
+    """Asymmetric ones only: with a shared secret whoever checks a token could make one."""
+    leeway_s: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 30.0
+    """How far the issuer's clock and ours may differ."""
+    scopes_claim: Annotated[str, Field(min_length=1)] = "scope"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.jwks_url is None) == (self.jwks_file is None):
+            raise ValueError("jwt needs its keys from one place: jwks_url or jwks_file")
+        return self
+
+
+class Quota(Section):
+    """How much one principal may ask for; what is over it is answered 429."""
+
+    requests_per_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    burst: PositiveInt | None = None
+    """Requests that may come at once; as many as in one second if not said."""
+    body_bytes_per_s: PositiveInt | None = None
+    """Bodies of requests and WebSocket messages; so many may come at once."""
