@@ -89,9 +89,16 @@ def _seeds() -> range:
 
 
 def _run(seeds: range) -> Counter[str]:
-    counts: Counter[str] = Counter()
     # what handlers raise on purpose is told by the product, a hundred thousand times
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        return _counts(seeds)
+    finally:
+        structlog.reset_defaults()
+
+
+def _counts(seeds: range) -> Counter[str]:
+    counts: Counter[str] = Counter()
     for seed in seeds:
         run = Run(seed)
         found = run.go()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from perdure import DurableObject, PerdureError, Refusal, Request, Response
 from perdure.schemas.errors import (
@@ -294,6 +295,7 @@ def test_a_handler_that_spins_is_interrupted_in_a_world_too() -> None:
 
 def test_a_handler_that_raises_is_told_of_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Which object, what it was asked, what it raised, and where in the user's file."""
+    structlog.reset_defaults()  # whoever ran before may have turned it to somewhere else
 
     async def main() -> None:
         async with world(Wrong) as env:
