@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol
 
-from msgspec import structs
-
 from perdure.schemas.commands import LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
@@ -27,7 +25,6 @@ from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 
-RecordParts = tuple[bytes, bytes, Headers]
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
 
@@ -180,20 +177,13 @@ class Gateway:
             client_key,
             principal,
             traceparent,
+            socket=socket,
         )
-        if socket:
-            command, record = self._upgrade(command, socket)
-        else:
-            record = self._vouched(command) if principal else command_record(command)
+        record = self._vouched(command) if principal or socket else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
         receipt = log.append(Topic.COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
-
-    def _upgrade(self, command: Command, socket: str) -> tuple[Command, RecordParts]:
-        assert self.seal is not None, "no WebSockets here"
-        command = structs.replace(command, socket=socket)
-        return command, sealed_record(command, self.seal)
 
     def post(
         self,
@@ -217,8 +207,8 @@ class Gateway:
         )
         return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
 
-    def _vouched(self, command: Command) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
-        assert self.seal is not None, "a gateway without a seal knows no principals"
+    def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
+        assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"
         return sealed_record(command, self.seal)
 
     def _appended(self, id_: str, error: BaseException | None) -> None:

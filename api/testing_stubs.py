@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from perdure.objects.http import Headers, Request, Response
+from perdure.objects.stubs import check_method
 from perdure.schemas.commands import CALL, FETCH, call_body, check_client_key
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import Reply
@@ -66,16 +67,14 @@ class Stub:
             )
         elif (method, headers, body, json) != (None, None, None, None):
             raise TypeError("a Request says everything itself: give the rest with a path only")
-        path = f"{request.path}?{request.query_string}" if request.query_string else request.path
         pairs = _pairs(request.headers)
-        reply = await self._ask(self, FETCH, request.method, path, pairs, request.body, self._client_key)
+        reply = await self._ask(
+            self, FETCH, request.method, request.target, pairs, request.body, self._client_key
+        )
         return Response(reply.body, reply.status, reply.headers)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        if name.startswith("_"):
-            raise AttributeError(
-                f"{self.key}: {name!r} is no method that can be called: it begins with an underscore"
-            )
+        check_method(self.key, name)
 
         async def method(*args: Any, **kwargs: Any) -> Any:
             body = call_body(name, list(args), kwargs)

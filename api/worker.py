@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from perdure.api.gateway import Gateway, Waiting
@@ -44,6 +43,7 @@ from perdure.schemas.errors import (
     Unavailable,
 )
 from perdure.schemas.replies import Reply
+from perdure.streams.blame import place_of
 from perdure.streams.log import Receipt
 from perdure.streams.stepping import doorway
 from perdure.streams.watchdog import Interrupted
@@ -256,20 +256,14 @@ class Worker:
             error = bad
         if isinstance(error, _TOLD):
             return problem_of(error)
-        _logger.error("the Worker failed: %s", _blame(error, self._function))
+        _logger.error("the Worker failed: %s", _blame(error))
         told = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
         if isinstance(error, FetchFailed):
             return problem(error.code, told, status=STATUS[error.code])
         return problem("worker-failed", told, status=500)
 
 
-def _blame(error: BaseException, function: Function) -> str:
-    """Type and text of an error, behind the innermost line of it that lies in the Worker's folder."""
-    what = traceback.format_exception_only(error)[-1].strip()
-    folder = str(Path(function.__code__.co_filename).parent)
-    frames = [
-        each
-        for each in traceback.extract_tb(error.__traceback__)
-        if each.filename.startswith(folder) and "site-packages" not in each.filename
-    ]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: {what}" if frames else what
+def _blame(error: BaseException) -> str:
+    """Type and text of an error, behind the innermost line of the user's code."""
+    what, place = traceback.format_exception_only(error)[-1].strip(), place_of(error)
+    return f"{place}: {what}" if place else what

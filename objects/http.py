@@ -70,6 +70,11 @@ class Request:
         """The request that a fetch command carries."""
         return cls(command.method, command.path, command.headers, command.body)
 
+    @property
+    def target(self) -> str:
+        """Path and query, as they were sent."""
+        return f"{self.path}?{self.query_string}" if self.query_string else self.path
+
     @cached_property
     def headers(self) -> Headers:
         return Headers(self._headers)
@@ -172,6 +177,15 @@ class FetchedResponse(Response):
     async def json(self) -> Any:  # type: ignore[override]  # of a class it makes one, of an answer it reads it
         """The body as JSON. Raises `ValueError` if it is none."""
         return msgspec.json.decode(self.body)
+
+
+def is_latin(value: str) -> bool:
+    """Can it stand in a header as it goes over the wire?"""
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def pairs_of(headers: Mapping[str, str] | Pairs) -> Pairs:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from perdure.objects.effects import AT_ONCE
-from perdure.objects.http import FetchedResponse, Request
+from perdure.objects.http import FetchedResponse, Request, is_latin
 from perdure.objects.names import ObjectId
 from perdure.objects.overlay import current_turn
 from perdure.objects.ports import Caller
@@ -94,7 +94,7 @@ class Stub:
         return Sender(self.key)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        _check_method(self.key, name)
+        check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
             return _called(_call(self.key, name, args, kwargs))
@@ -111,7 +111,7 @@ class Sender:
         self.key = key
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
-        _check_method(self.key, name)
+        check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Awaitable[None]:
             caller().send(_call(self.key, name, args, kwargs))
@@ -120,7 +120,8 @@ class Sender:
         return method
 
 
-def _check_method(key: str, name: str) -> None:
+def check_method(key: str, name: str) -> None:
+    """Raises AttributeError for a name that no method has which can be called."""
     if name.startswith("_"):
         raise AttributeError(f"{key}: {name!r} is no method that can be called: it begins with an underscore")
 
@@ -148,26 +149,17 @@ def _fetch(
         parts = urlsplit(request)
         path = parts.path if parts.path.startswith("/") else f"/{parts.path}"
         request = Request("GET", f"{path}?{parts.query}" if parts.query else path)
-    path = f"{request.path}?{request.query_string}" if request.query_string else request.path
     given = request._headers if headers is None else headers
     pairs = tuple(given.items() if isinstance(given, Mapping) else given)
     for name, value in pairs:
-        if not (name.isascii() and name.isprintable() and value.isprintable() and _latin(value)):
+        if not (name.isascii() and name.isprintable() and value.isprintable() and is_latin(value)):
             raise ValueError(f"the request to {key} has a header that cannot be sent: {name!r}: {value!r}")
     kept = tuple((name.lower(), value) for name, value in pairs if name.lower() not in _OF_THE_HOP)
     if body is None:
         body = request.body
     elif isinstance(body, str):
         body = body.encode()
-    return Command(key, FETCH, (method or request.method).upper(), path, kept, body)
-
-
-def _latin(value: str) -> bool:
-    try:
-        value.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return Command(key, FETCH, (method or request.method).upper(), request.target, kept, body)
 
 
 def answered(reply: Reply) -> Reply:

@@ -23,7 +23,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
 from perdure.objects.effects import Effects
-from perdure.objects.http import Request, Response, pairs_of
+from perdure.objects.http import Request, Response, is_latin, pairs_of
 from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named
@@ -256,13 +256,7 @@ def _is_header(name: object, value: object) -> bool:
         return False
     clean = name.replace("-", "").replace("_", "").isalnum() and value.isprintable()
     return (
-        clean and name.lower() not in ("content-length", "transfer-encoding", "connection") and _latin(value)
+        clean
+        and name.lower() not in ("content-length", "transfer-encoding", "connection")
+        and is_latin(value)
     )
-
-
-def _latin(value: str) -> bool:
-    try:
-        value.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return True

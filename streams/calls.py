@@ -196,9 +196,8 @@ class Calls:
                     self._check_ring(call)
                 await asyncio.sleep(min(pause_s * (0.5 + self._ports.random.random()), left_ms / 1000))
                 pause_s = min(pause_s * 2, RETRY_S[1])
-        except (
-            OperatorError
-        ) as error:  # of the callee's partition: it has stopped, or its log does not answer
+        except OperatorError as error:
+            # of the callee's partition: it has stopped, or its log does not answer
             trouble = Unavailable(f"{call.command.key} cannot be called: {error.code}: {error}")
         if call.unknown is not None:
             raise call.unknown
@@ -216,6 +215,7 @@ class Calls:
     async def _attempt(self, call: Call, left_ms: int) -> Reply:
         """Append it and wait. Raises `Unavailable` (not appended) or `OutcomeUnknown`."""
         self._of(call.turn, f"called {call.command.key}")
+        call.no_room = False
         peer = self._exchange.peers.get(call.partition)
         if peer is not None:
             with contextlib.suppress(Fenced):  # another node has it: it reads the same log

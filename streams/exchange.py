@@ -5,7 +5,8 @@ Laws
 - The exchange has an address of its own, apart from the doors': owners of this process hand over directly, others
   write to `{app}.replies`, which is read from the first call on.
 - Turns wait in a ring if each of them waits for a call that stands in a mailbox behind the next one's object's
-  running turn, or finds no room there. A call that runs, or has ended and is not durable yet, is no such wait: what it waits for counts.
+  running turn, or finds no room there. A call that runs, or has ended and is not durable yet, is no such wait: what
+  it waits for counts.
 """
 
 from __future__ import annotations

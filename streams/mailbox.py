@@ -143,9 +143,8 @@ class Resident:
         if not wrote and self.running is turn:  # else it was left behind while it started
             self.instance = instance
         result = await handling(instance, self.kind, command)
-        if (
-            wrote and self.running is turn
-        ):  # what `start` wrote goes with a turn that fails: it has to start again
+        if wrote and self.running is turn:
+            # what `start` wrote goes with a turn that fails: then it has to start again
             self.instance = instance
         return result
 
