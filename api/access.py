@@ -39,7 +39,8 @@ from perdure.schemas.errors import Forbidden, Unauthenticated
 RawHeaders = Sequence[tuple[bytes, bytes]]
 _TOKEN = TOKEN_PREFIX.encode()
 
-# perdure's own paths beside those of objects, by their first part, and the right that each needs; None: open to all
+# perdure's own paths, by their first part, there already or not, and the right that each needs; None: open to all.
+# Those of objects need more (`need_of_object`); the Worker never gets any of these.
 PAGES: Mapping[str, str | None] = MappingProxyType(
     {
         "livez": None,
@@ -56,6 +57,7 @@ PAGES: Mapping[str, str | None] = MappingProxyType(
         "rpc": KNOWN,
     }
 )
+OWN = frozenset(PAGES)
 
 
 class Issued(Protocol):
@@ -80,9 +82,9 @@ def need_of_socket(raw_path: bytes) -> Need:
     return Need(SUBSCRIBE, raw_path.split(b"/", 3)[2].decode("latin-1"))
 
 
-def need_of_page(path: str, *, has_worker: bool) -> Need | None:
-    """The right that a path needs which is of no object; None: everybody may."""
-    verb = PAGES.get(path.lstrip("/").partition("/")[0], None if has_worker else KNOWN)
+def need_of_page(name: str, *, has_worker: bool) -> Need | None:
+    """The right that a path of no object needs, by its first part; None: everybody may."""
+    verb = PAGES.get(name, None if has_worker else KNOWN)
     return None if verb is None else Need(verb)
 
 

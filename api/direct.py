@@ -25,13 +25,13 @@ from perdure.api.http import (
     Head,
     HttpDoor,
     RawHeaders,
-    Refused,
     encoded,
     problem_at_door,
     read_head,
     sendable,
 )
 from perdure.api.onewrite import Nobody, OneWriteProtocol
+from perdure.api.pages import Refused
 from perdure.api.problems import Problem, problem
 from perdure.api.websocket import SocketProtocol
 from perdure.objects.turn import SWITCHING

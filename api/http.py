@@ -2,8 +2,7 @@
 
     ANY  /objects/{namespace}/{name}[/{path}]     a fetch
     POST /rpc/{namespace}/{name}/{method}         a call: {"args": […], "kwargs": {…}}
-    GET  /livez  /readyz  /metrics
-    POST /ticket                                  {"object": "Room/a"}: for a WebSocket, where access is guarded
+    perdure's own pages (api/pages.py): /livez, /readyz, /metrics, …
     all other paths are the Worker's, if the app has one (api/worker.py)
 
 It has two ways in, which differ only in who reads the body: `ask` for a request that is complete (see
@@ -22,25 +21,24 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from perdure.api.access import Access, need_of_object, need_of_page, ticket_in
+from perdure.api.access import OWN, Access, need_of_object, need_of_page, ticket_in
 from perdure.api.gateway import Answer, Asker, Gateway, Waiting
+from perdure.api.pages import Asked, Pages, Refused, no_such_path, parts_of, query_of
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
-from perdure.api.tickets import TICKET_S
 from perdure.api.worker import Worker
 from perdure.objects.http import Request
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
-from perdure.schemas.access import SUBSCRIBE, Grant, Need
+from perdure.schemas.access import Grant
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
 from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
-from perdure.schemas.keys import namespace_of, object_key
+from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
 
 Scope = MutableMapping[str, Any]
@@ -53,23 +51,12 @@ _HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encodin
 _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
 _DROPPED = NEVER_LOGGED | _HOP
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
-_PAGES = ("livez", "readyz", "metrics", "ticket", "admin", "console", "docs", "openapi.json", "asyncapi.json")
-_OWN = frozenset(("objects", "rpc", "commands", *_PAGES))
 _CLOSED = (
     "this app has a Worker in front of its objects; to open /objects and /rpc beside it, set expose = true, "
     "or give tokens to those who may ([[tokens]])"
 )
-_TICKET_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 NO_BODY = frozenset((204, 304))
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-class Refused(Exception):
-    """A request that ends at the door, with its problem."""
-
-    def __init__(self, told: Problem) -> None:
-        super().__init__(told)
-        self.problem = told
 
 
 class Head(NamedTuple):
@@ -86,7 +73,7 @@ class Head(NamedTuple):
 
 
 class HttpDoor:
-    """`await door(scope, receive, send)`. `pages` answers /livez, /readyz and /metrics."""
+    """`await door(scope, receive, send)`. `pages`: those there are of perdure's own."""
 
     def __init__(
         self,
@@ -94,7 +81,7 @@ class HttpDoor:
         registry: Registry,
         *,
         body_bytes: int,
-        pages: Callable[[str], Problem | None],
+        pages: Pages,
         worker: Worker | None = None,
         exposed: bool = False,
         access: Access | None = None,
@@ -127,7 +114,7 @@ class HttpDoor:
         """
         parts = raw_path.split(b"/", 4)
         if len(parts) < 4:
-            raise _no_such_path(raw_path.decode("latin-1"))
+            raise no_such_path(raw_path.decode("latin-1"))
         key = self._key(parts[2], parts[3])
         if parts[1] == b"objects":
             path = "/" + parts[4].decode("latin-1") if len(parts) > 4 else "/"
@@ -162,7 +149,7 @@ class HttpDoor:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
         parts = raw_path.split(b"/", 4)
         if len(parts) < 4:
-            raise _no_such_path(raw_path.decode("latin-1"))
+            raise no_such_path(raw_path.decode("latin-1"))
         return self._key(parts[2], parts[3])
 
     def told(self, answer: Answer) -> Problem:
@@ -246,33 +233,25 @@ class HttpDoor:
         return self.told(await waiting.future)
 
     async def _page(self, scope: Scope, receive: Receive) -> Problem:
-        path: str = scope["path"]
+        name, *parts = parts_of(scope["raw_path"])
+        grant: Grant | None = None
+        query: bytes = scope["query_string"]
         if (access := self._access) is not None:
-            need = need_of_page(path, has_worker=self._worker is not None)
+            need = need_of_page(name, has_worker=self._worker is not None)
+            query = ticket_in(query)[1]
             if need is not None:
                 grant = await access.admit(scope["headers"], need)
                 access.charge(grant, 1, 0)
-                if path == "/ticket":
-                    return await self._ticket(access, grant, scope, receive)
-        page = self._pages(path)
-        if page is not None:
-            return page
-        if self._worker is None or _is_own(path):
-            raise _no_such_path(path)
+        if (page := self._pages.get(name)) is not None:
+            body = partial(self._whole_body, scope, receive)
+            return await page(Asked(scope["method"], tuple(parts), query_of(query), grant, body))
+        if self._worker is None or name in OWN:
+            raise no_such_path(scope["path"])
         return await self._by_worker(self._worker, scope, receive)
 
-    async def _ticket(self, access: Access, grant: Grant, scope: Scope, receive: Receive) -> Problem:
-        if scope["method"] != "POST":
-            raise Refused(problem("method-not-allowed", "a ticket is asked for with POST", status=405))
-        asked = parse_json(await self._body(read_head(scope["headers"]).size, receive))
-        if type(asked) is not dict or asked.keys() != {"object"} or type(asked["object"]) is not str:
-            raise MalformedCommand('a ticket is asked for with {"object": "Room/a"}')
-        namespace, _, name = asked["object"].partition("/")
-        access.permit(grant, Need(SUBSCRIBE, namespace))
-        key = object_key(namespace, name)
-        self._registry.kind(namespace_of(key))
-        told = {"ticket": access.ticket(grant, key), "expires_in": TICKET_S}
-        return 200, _TICKET_HEADERS, json.dumps(told).encode()
+    async def _whole_body(self, scope: Scope, receive: Receive) -> bytes:
+        size = read_head(scope["headers"]).size
+        return b"" if size == 0 else await self._body(size, receive)
 
     async def _by_worker(self, worker: Worker, scope: Scope, receive: Receive) -> Problem:
         head = read_head(scope["headers"])
@@ -296,11 +275,6 @@ class HttpDoor:
             self.fitting(read)
             if not message.get("more_body"):
                 return b"".join(chunks)
-
-
-def _is_own(path: str) -> bool:
-    """Is it a path of perdure's own, one that is not there yet too? The Worker never gets these."""
-    return path.lstrip("/").partition("/")[0] in _OWN
 
 
 def _whole(raw: RawHeaders) -> Pairs:
@@ -329,11 +303,6 @@ def not_exposed() -> Refused:
 def problem_at_door(error: Refused | PerdureError) -> Problem:
     """The problem of a request for which nothing was asked, or no answer came."""
     return error.problem if isinstance(error, Refused) else problem_of(error)
-
-
-def _no_such_path(path: str) -> Refused:
-    told = f"{path[:80]} is nothing here: /objects/NAMESPACE/NAME, /rpc/NAMESPACE/NAME/METHOD"
-    return Refused(problem("no-such-path", told, status=404))
 
 
 def _call_of(method: str, body: bytes) -> bytes:

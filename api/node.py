@@ -28,10 +28,12 @@ from perdure.api.http import HttpDoor
 from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.outgoing import Outgoing
+from perdure.api.pages import Pages, single
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
 from perdure.api.quotas import Quotas
 from perdure.api.sockets import Sockets
+from perdure.api.ticket_page import ticket_page
 from perdure.api.tickets import Tickets
 from perdure.api.websocket import SocketProtocol
 from perdure.api.worker import Function, Worker
@@ -55,6 +57,7 @@ from perdure.streams.watchdog import Watchdog
 
 DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
 _JSON = [(b"content-type", b"application/json")]
+_METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
 
 
 class Node:
@@ -181,7 +184,7 @@ class Node:
             self.gateway,
             self.registry,
             body_bytes=config.limits.body_bytes,
-            pages=self._page,
+            pages=self._pages(access),
             worker=self._worker(outgoing),
             exposed=config.expose,
             access=access,
@@ -301,14 +304,17 @@ class Node:
 
     # Pages
 
-    def _page(self, path: str) -> Problem | None:
-        if path == "/livez":
-            return 200, _JSON, b'{"status":"alive"}'
-        if path == "/readyz":
-            return self._ready()
-        if path == "/metrics":
-            return 200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], self._metrics()
-        return None
+    def _pages(self, access: Access | None) -> Pages:
+        pages = dict(
+            (
+                single("livez", lambda: (200, _JSON, b'{"status":"alive"}')),
+                single("readyz", self._ready),
+                single("metrics", lambda: (200, _METRICS, self._metrics())),
+            )
+        )
+        if access is not None:
+            pages["ticket"] = ticket_page(access, self.registry)
+        return pages
 
     def _ready(self) -> Problem:
         broken = [

@@ -29,7 +29,8 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from perdure.api.gateway import Answer
-from perdure.api.http import Head, HttpDoor, RawHeaders, Refused, not_exposed, problem_at_door, read_head
+from perdure.api.http import Head, HttpDoor, RawHeaders, not_exposed, problem_at_door, read_head
+from perdure.api.pages import Refused
 from perdure.api.problems import Problem, problem
 from perdure.api.sockets import Sockets, wire
 from perdure.schemas.errors import OutcomeUnknown, PerdureError, Unavailable

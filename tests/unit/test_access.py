@@ -103,10 +103,10 @@ def test_the_right_is_taken_from_the_path_that_is_then_asked() -> None:
     assert need_of_object("get", b"/objects/Cart/a") == Need("call", "Cart")
     assert need_of_object("POST", b"/objects/%43art/a") == Need("call", "%43art")
     assert need_of_object("GET", b"/rpc/Cart/a/x") == Need("call", "Cart")
-    assert need_of_page("/metrics", has_worker=True) == need_of_page("//metrics/", has_worker=False)
-    assert need_of_page("/livez", has_worker=False) is None
-    assert need_of_page("/users", has_worker=True) is None
-    assert need_of_page("/users", has_worker=False) == Need(KNOWN)
+    assert need_of_page("metrics", has_worker=True) == need_of_page("metrics", has_worker=False)
+    assert need_of_page("livez", has_worker=False) is None
+    assert need_of_page("users", has_worker=True) is None
+    assert need_of_page("users", has_worker=False) == Need(KNOWN)
 
 
 def test_credentials_are_one_bearer_token() -> None:

@@ -237,7 +237,7 @@ def test_credentials_are_dropped_before_a_command_is_made() -> None:
         def kind(self, namespace: str) -> None:
             """Every namespace is known."""
 
-    door = HttpDoor(Gate(), Known(), body_bytes=10, pages=lambda path: None)  # type: ignore[arg-type]  # the ports it asks
+    door = HttpDoor(Gate(), Known(), body_bytes=10, pages={})  # type: ignore[arg-type]  # the ports it asks
     sent = [(name.encode(), b"secret") for name in sorted(NEVER_LOGGED)]
     scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/objects/A/a", "query_string": b""}
     scope["headers"] = [*sent, (b"x-kept", b"1"), (b"content-length", b"0")]

@@ -1,0 +1,88 @@
+"""perdure's own pages: what answers at paths that belong to no object.
+
+Laws
+- A page is found by the first part of its path. The path is taken apart once, from the bytes that were sent, so that
+  the right that it needs and the page that answers cannot be of two different paths.
+- Whoever reads a page has been let in (api/http.py); what more a page wants of the grant, it asks itself.
+- A GET changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from perdure.api.problems import Problem, problem
+from perdure.schemas.access import Grant
+from perdure.schemas.errors import MalformedCommand
+
+
+class Refused(Exception):
+    """A request that ends at the door, with its problem."""
+
+    def __init__(self, told: Problem) -> None:
+        super().__init__(told)
+        self.problem = told
+
+
+class Asked(NamedTuple):
+    """A request for a page: `parts` is its path, decoded, without the first part and without empty ends.
+
+    `grant` is who asks, None where nothing is guarded; `body` reads the request's body, up to the limit.
+    """
+
+    method: str
+    parts: tuple[str, ...]
+    query: Mapping[str, str]
+    grant: Grant | None
+    body: Callable[[], Awaitable[bytes]]
+
+
+Page = Callable[[Asked], Awaitable[Problem]]
+Pages = Mapping[str, Page]
+
+
+def parts_of(raw_path: bytes) -> tuple[str, ...]:
+    """The parts of a path, each decoded: never empty, the first one names the page."""
+    return tuple(
+        unquote_to_bytes(part).decode("utf-8", "replace") for part in raw_path.strip(b"/").split(b"/")
+    )
+
+
+def query_of(query: bytes) -> dict[str, str]:
+    """The fields of a query. Raises `MalformedCommand` for one that is none, or says something twice."""
+    try:
+        pairs = parse_qsl(query.decode(), keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError as error:
+        raise MalformedCommand(f"the query cannot be read: {error}") from error
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise MalformedCommand("the query says something twice")
+    return fields
+
+
+def no_such_path(path: str) -> Refused:
+    told = f"{path[:80]} is nothing here: /objects/NAMESPACE/NAME, /rpc/NAMESPACE/NAME/METHOD"
+    return Refused(problem("no-such-path", told, status=404))
+
+
+def only(asked: Asked, *methods: str) -> None:
+    """Raises `Refused` (405) for a request by another method; who takes GET takes HEAD."""
+    if asked.method not in methods and not (asked.method == "HEAD" and "GET" in methods):
+        status, headers, body = problem(
+            "method-not-allowed", f"this is asked for with {' or '.join(methods)}", status=405
+        )
+        raise Refused((status, [*headers, (b"allow", ", ".join(methods).encode())], body))
+
+
+def single(name: str, make: Callable[[], Problem]) -> tuple[str, Page]:
+    """A page that is one path and only read."""
+
+    async def page(asked: Asked) -> Problem:
+        if asked.parts:
+            raise no_such_path("/".join(("", name, *asked.parts)))
+        only(asked, "GET")
+        return make()
+
+    return name, page
