@@ -7,6 +7,7 @@ Laws
 - Its calls are the client's: they inherit its idempotency key as `{key}/{n}`, n counting them from 1 in the order in
   which they are made, its `traceparent`, and what is left of the deadline.
 - What it has sent is durable before its response leaves.
+- An upgrade is answered with 101 if, and only if, an object that it passed the request on to has accepted the WebSocket.
 - Whoever asked has gone, or the deadline has passed: it is cancelled. What it raises is told by type only; the place
   in its code goes to the log of the process.
 """
@@ -22,12 +23,13 @@ from hashlib import blake2b
 from typing import Any
 
 from perdure.api.gateway import Gateway, Waiting
+from perdure.api.passing import Accepting, Passing
 from perdure.api.problems import STATUS, Problem, problem, problem_of, problem_of_reply
 from perdure.objects.durable import Env
 from perdure.objects.http import Request
 from perdure.objects.outgoing import Outside, outside
 from perdure.objects.overlay import current_turn
-from perdure.objects.turn import refused_reply, response_reply
+from perdure.objects.turn import SWITCHING, refused_reply, response_reply
 from perdure.schemas.commands import FETCH, MAX_CLIENT_KEY_CHARS, NEVER_LOGGED, Command
 from perdure.schemas.errors import (
     BadKey,
@@ -36,18 +38,21 @@ from perdure.schemas.errors import (
     KeyConflict,
     OperatorError,
     OutcomeUnknown,
+    PerdureError,
     Refusal,
     Runaway,
     TooLarge,
     TurnEnded,
     Unavailable,
 )
-from perdure.schemas.replies import Reply
+from perdure.schemas.replies import Pairs, Reply
 from perdure.streams.blame import place_of
 from perdure.streams.log import Receipt
 from perdure.streams.stepping import doorway
 from perdure.streams.watchdog import Interrupted
 
+# key, kind, method, path, headers, body, client key, traceparent
+_Asked = tuple[str, str, str, str, Pairs, bytes, str | None, str]
 Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
 # what these say is for the client, as it would be at an object's door: change the request, or ask again
 _TOLD = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
@@ -64,8 +69,10 @@ class WorkerCaller:
         client_key: str | None,
         traceparent: str,
         deadline_s: float,
+        passing: Passing | None = None,
     ) -> None:
         self.traceparent = traceparent
+        self._passing = passing
         self._gateway = gateway
         self._new_uuid = new_uuid
         self._client_key = client_key
@@ -78,40 +85,37 @@ class WorkerCaller:
     async def call(self, command: Command) -> Reply:
         """Ask an object and wait for its answer."""
         self._inside()
-        waiting = Waiting()
         left_ms = max(int((self._due_s - self._loop.time()) * 1000), 0)
-        self._gateway.submit(
-            waiting,
-            command.key,
-            command.kind,
-            command.method,
-            command.path,
-            _without_secrets(command),
-            command.body,
-            self._next_key(),
-            self.traceparent,
-            left_ms,
-        )
+        asked = self._asked(command)
+        if command.socket and self._passing is not None:
+            return await self._pass_on(self._passing.ask(command.key), asked, left_ms)
+        waiting = Waiting()
+        self._gateway.submit(waiting, *asked, left_ms)
         return (await waiting.future).reply
+
+    async def _pass_on(self, accepting: Accepting, asked: _Asked, left_ms: int) -> Reply:
+        key, kind, method, path, headers, body, _, traceparent = asked
+        headers += (("upgrade", "websocket"),)
+        asked = key, kind, method, path, headers, body, None, traceparent  # a stored 101 would open nothing
+        try:
+            self._gateway.submit(accepting, *asked, left_ms, socket=accepting.socket)
+        except PerdureError as error:
+            accepting.failed(error)
+        return (await accepting.future).reply
 
     def send(self, command: Command) -> None:
         """Let a command go at once; nobody waits for its answer. Raises `Overloaded` and its kin: not sent."""
         self._inside()
-        receipt = self._gateway.post(
-            command.key,
-            command.kind,
-            command.method,
-            command.path,
-            _without_secrets(command),
-            command.body,
-            self._next_key(),
-            self.traceparent,
-        )
-        self._sent.append(_durable(receipt))
+        self._sent.append(_durable(self._gateway.post(*self._asked(command))))
 
     async def synced(self) -> None:
         """A Worker has seen nothing but answers, and those were let out."""
         self._inside()
+
+    @property
+    def accepted(self) -> bool:
+        """Has an object accepted the request's WebSocket?"""
+        return self._passing is not None and self._passing.accepted is not None
 
     def new_id(self) -> str:
         """32 hex digits that nobody else gets."""
@@ -134,6 +138,14 @@ class WorkerCaller:
         if self._over:
             raise TurnEnded("the Worker's request is over: await what you start inside fetch")
 
+    def _asked(self, command: Command) -> _Asked:
+        """What the gateway is to append, without secrets and with the client's key and trace."""
+        headers = command.headers
+        if command.kind == FETCH:
+            headers = tuple(pair for pair in headers if pair[0].lower() not in NEVER_LOGGED)
+        key, kind, method, path = command.key, command.kind, command.method, command.path
+        return key, kind, method, path, headers, command.body, self._next_key(), self.traceparent
+
     def _next_key(self) -> str | None:
         self._calls += 1
         key = self._client_key
@@ -144,12 +156,6 @@ class WorkerCaller:
         ):  # as long as keys may be, what is made of it must still be one
             key = blake2b(key.encode(), digest_size=32).hexdigest()
         return f"{key}/{self._calls}"
-
-
-def _without_secrets(command: Command) -> Any:
-    if command.kind != FETCH:
-        return command.headers
-    return tuple(pair for pair in command.headers if pair[0].lower() not in NEVER_LOGGED)
 
 
 def _durable(receipt: Receipt) -> asyncio.Future[None]:
@@ -189,13 +195,21 @@ class Worker:
         self._left: set[asyncio.Task[Any]] = set()  # cancelled, and not ended yet
 
     async def answer(
-        self, request: Request, client_key: str | None, traceparent: str, gone: Awaitable[None]
+        self,
+        request: Request,
+        client_key: str | None,
+        traceparent: str,
+        gone: Awaitable[None],
+        passing: Passing | None = None,
     ) -> Problem:
         """(status, headers, body) of the Worker's response; `gone` ends when nobody waits for it any more.
 
-        Raises `asyncio.CancelledError` then.
+        `passing`: of an upgrade, its WebSocket; it is accepted if, and only if, the status is 101. Raises
+        `asyncio.CancelledError` when nobody waits.
         """
-        caller = WorkerCaller(self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s)
+        caller = WorkerCaller(
+            self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s, passing
+        )
         context = Context()
         context.run(current_turn.set, caller)
         context.run(outside.set, self._outgoing)
@@ -229,7 +243,12 @@ class Worker:
             await caller.settle()
             raise
         await caller.settle()
-        return response_reply(result)
+        reply = response_reply(result)
+        if reply.status == SWITCHING and not caller.accepted:
+            raise BadReply(
+                "the Worker answered 101 and no object has the WebSocket: pass the upgrade on to one"
+            )
+        return reply
 
     def _leave(self, work: asyncio.Task[Any]) -> None:
         work.cancel()

@@ -30,6 +30,7 @@ from perdure.schemas.errors import (
     error_named,
 )
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, Pairs, Reply
+from perdure.schemas.sockets import PASSED_ON
 
 _OF_THE_HOP = NEVER_LOGGED | {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"}
 _KIN: dict[str, tuple[type[PerdureError], type[PerdureError]]] = {
@@ -155,11 +156,13 @@ def _fetch(
         if not (name.isascii() and name.isprintable() and value.isprintable() and is_latin(value)):
             raise ValueError(f"the request to {key} has a header that cannot be sent: {name!r}: {value!r}")
     kept = tuple((name.lower(), value) for name, value in pairs if name.lower() not in _OF_THE_HOP)
+    upgrade = any(name.lower() == "upgrade" and value.lower() == "websocket" for name, value in pairs)
     if body is None:
         body = request.body
     elif isinstance(body, str):
         body = body.encode()
-    return Command(key, FETCH, (method or request.method).upper(), request.target, kept, body)
+    method = (method or request.method).upper()
+    return Command(key, FETCH, method, request.target, kept, body, socket=PASSED_ON if upgrade else "")
 
 
 def answered(reply: Reply) -> Reply:

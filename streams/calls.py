@@ -175,6 +175,7 @@ class Calls:
             traceparent=own.traceparent,
             chain=chain,
             mark=self._low_mark(),
+            socket="",  # what a turn accepts is its own
         )
 
     async def _reply(self, call: Call, until_ms: int) -> Reply:
