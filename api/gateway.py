@@ -21,7 +21,6 @@ from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
-from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 
@@ -64,8 +63,8 @@ class FrameTaker(Protocol):
     def ended(self, reply_to: str, id_: str) -> bool:
         """The event `id_` has had its turn; False if nobody here waits to hear that."""
 
-    def came(self, record: LogRecord) -> None:
-        """A record for them from `{app}.replies`."""
+    def came(self, record: LogRecord) -> bool:
+        """A record from `{app}.replies`; False if it is not about WebSockets."""
 
 
 class Waiting:
@@ -247,11 +246,10 @@ class Gateway:
             asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}"))
 
     def _replied(self, record: LogRecord) -> None:
+        if self.sockets is not None and self.sockets.came(record):
+            return
         if record.key != self.address.partition("/")[2].encode():
             return  # for another gateway
-        if record.headers and record.headers[0] == FRAME_KIND and self.sockets is not None:
-            self.sockets.came(record)
-            return
         try:
             answered = parse_reply(record.value, record.headers)
             partition, offset = map(int, answered.command.split(":"))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from perdure.api.gateway import Answer
 from perdure.api.sockets import Connection, Sockets
@@ -23,13 +22,6 @@ from perdure.schemas.errors import ObjectError, OutcomeUnknown
 from perdure.schemas.sockets import ABNORMAL, CLOSED
 
 HELD_BYTES = 1 << 20  # of frames, before the client has the socket
-
-
-class Receiver(Connection, Protocol):
-    """The client's connection."""
-
-    def fail(self, code: int, reason: str) -> None:
-        """Close it for a reason of the gateway's own, and tell the object."""
 
 
 class Passing:
@@ -82,7 +74,7 @@ class Accepting:
         self._sockets = sockets
         self._dropped = ""
         self._closed = False  # by its object
-        self._held: list[Callable[[Receiver], None]] = []
+        self._held: list[Callable[[Connection], None]] = []
         self._bytes = 0
 
     # As an `Asker`
@@ -91,7 +83,7 @@ class Accepting:
         self.accepted = answer.reply.error is None and answer.reply.status == SWITCHING
         self.refused = not self.accepted
         if self.accepted:
-            self._sockets.opened(self.number, self)
+            self._sockets.opened(self.number, self.id, self)
         if self._dropped:
             self.drop(self._dropped)
         if not self.future.done():
@@ -132,7 +124,7 @@ class Accepting:
 
     # Its end
 
-    def give(self, connection: Receiver) -> None:
+    def give(self, connection: Connection) -> None:
         """The client has it, by `connection`, which is to have been opened under its number just now."""
         connection.position, connection.auto = self.position, self.auto
         for act in self._held:

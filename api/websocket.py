@@ -110,7 +110,7 @@ class SocketProtocol(Handshake):
 
     def _opened(self) -> None:
         self._open = True
-        self.sockets.opened(self._number, self)
+        self.sockets.opened(self._number, self.id, self)
         self._resume()
         if self._draining:
             self.shutdown()

@@ -47,7 +47,7 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.replies import Pairs, Reply
 from perdure.streams.blame import place_of
-from perdure.streams.log import Receipt
+from perdure.streams.log import durable
 from perdure.streams.stepping import doorway
 from perdure.streams.watchdog import Interrupted
 
@@ -106,7 +106,7 @@ class WorkerCaller:
     def send(self, command: Command) -> None:
         """Let a command go at once; nobody waits for its answer. Raises `Overloaded` and its kin: not sent."""
         self._inside()
-        self._sent.append(_durable(self._gateway.post(*self._asked(command))))
+        self._sent.append(durable(self._gateway.post(*self._asked(command))))
 
     async def synced(self) -> None:
         """A Worker has seen nothing but answers, and those were let out."""
@@ -156,21 +156,6 @@ class WorkerCaller:
         ):  # as long as keys may be, what is made of it must still be one
             key = blake2b(key.encode(), digest_size=32).hexdigest()
         return f"{key}/{self._calls}"
-
-
-def _durable(receipt: Receipt) -> asyncio.Future[None]:
-    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def tell(error: BaseException | None) -> None:
-        if told.done():
-            return
-        if error is None:
-            told.set_result(None)
-        else:
-            told.set_exception(error)
-
-    receipt.when_durable(tell)
-    return told
 
 
 class Worker:
