@@ -125,6 +125,7 @@ class Node:
             migrations=config.steps(),
             outside=outgoing,
             charged=page.charged,
+            careful=page.died,
         )
         self._exchange = ports.exchange
         bounds = bounds_of(config)
