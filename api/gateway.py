@@ -152,6 +152,7 @@ class Gateway:
         deadline_ms: int | None = None,
         principal: str = "",
         socket: str = "",
+        hint: str = "",
     ) -> None:
         """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
 
@@ -177,8 +178,9 @@ class Gateway:
             principal,
             traceparent,
             socket=socket,
+            hint=hint,
         )
-        record = self._vouched(command) if principal or socket else command_record(command)
+        record = self._vouched(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
         receipt = log.append(Topic.COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
@@ -194,6 +196,7 @@ class Gateway:
         body: bytes,
         client_key: str | None,
         traceparent: str,
+        hint: str = "",
     ) -> Receipt:
         """Append a command whose answer nobody waits for; its receipt. Raises like `submit`."""
         if self.closed is not None:
@@ -202,9 +205,10 @@ class Gateway:
         self._owners[partition].check_room(key)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
         command = Command(
-            key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent
+            key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent, hint=hint
         )
-        return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+        record = self._vouched(command) if hint else command_record(command)
+        return self._log.append(Topic.COMMANDS, partition, Record(*record), command)
 
     def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
         assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"

@@ -88,17 +88,17 @@ class WorkerCaller:
         left_ms = max(int((self._due_s - self._loop.time()) * 1000), 0)
         asked = self._asked(command)
         if command.socket and self._passing is not None:
-            return await self._pass_on(self._passing.ask(command.key), asked, left_ms)
+            return await self._pass_on(self._passing.ask(command.key), asked, left_ms, command.hint)
         waiting = Waiting()
-        self._gateway.submit(waiting, *asked, left_ms)
+        self._gateway.submit(waiting, *asked, left_ms, hint=command.hint)
         return (await waiting.future).reply
 
-    async def _pass_on(self, accepting: Accepting, asked: _Asked, left_ms: int) -> Reply:
+    async def _pass_on(self, accepting: Accepting, asked: _Asked, left_ms: int, hint: str) -> Reply:
         key, kind, method, path, headers, body, _, traceparent = asked
         headers += (("upgrade", "websocket"),)
         asked = key, kind, method, path, headers, body, None, traceparent  # a stored 101 would open nothing
         try:
-            self._gateway.submit(accepting, *asked, left_ms, socket=accepting.socket)
+            self._gateway.submit(accepting, *asked, left_ms, socket=accepting.socket, hint=hint)
         except PerdureError as error:
             accepting.failed(error)
         return (await accepting.future).reply
@@ -106,7 +106,7 @@ class WorkerCaller:
     def send(self, command: Command) -> None:
         """Let a command go at once; nobody waits for its answer. Raises `Overloaded` and its kin: not sent."""
         self._inside()
-        self._sent.append(durable(self._gateway.post(*self._asked(command))))
+        self._sent.append(durable(self._gateway.post(*self._asked(command), command.hint)))
 
     async def synced(self) -> None:
         """A Worker has seen nothing but answers, and those were let out."""

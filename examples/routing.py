@@ -50,9 +50,8 @@ class Room(DurableObject):
 async def fetch(request: Request, env: Env) -> Response:
     match request.path.strip("/").split("/"):
         case ["users", user_id]:
-            user = env.USERS.get(
-                user_id, location_hint="weur"
-            )  # a hint that means nothing yet: ids route to one place
+            # the hint is recorded with the user, and decides nothing yet: ids route to one place
+            user = env.USERS.get(user_id, location_hint="weur")
             answer: Response = await user.fetch(request)
             return answer
         case ["rooms", room, user_id]:

@@ -24,6 +24,7 @@ import structlog
 
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
+from perdure.objects.placing import note_hint
 from perdure.objects.turn import (
     Outcome,
     conclude,
@@ -239,6 +240,8 @@ class Turns:
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
+        if turn.command.hint and error is None:
+            note_hint(turn.command.hint, resident, overlay)
         outcome = conclude(turn.command, result, error, overlay)
         if error is not None and outcome.reply.outcome == FAILED:
             self._blame.failed(turn.command, error)
