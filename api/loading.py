@@ -24,6 +24,7 @@ from typing import Any
 from perdure.objects.durable import DurableObject
 from perdure.schemas.config import ENV_PREFIX, Config, parse_config, secrets_in
 from perdure.schemas.errors import ConfigError
+from perdure.streams.blame import place_of
 
 CONFIG_FILES = ("perdure.toml", "wrangler.toml")
 DEV_VARS = ".dev.vars"
@@ -180,7 +181,7 @@ def _import(file: Path, name: str, folder: Path) -> ModuleType:
         sys.modules.pop(name)
         if sys.modules.get(plain) is module:
             del sys.modules[plain]
-        raise ConfigError(_blame(error, file, folder)) from error
+        raise ConfigError(_blame(error, file)) from error
     return module
 
 
@@ -196,15 +197,12 @@ def _forget_last_app() -> None:
             sys.path.remove(entry)
 
 
-def _blame(error: BaseException, file: Path, folder: Path) -> str:
+def _blame(error: BaseException, file: Path) -> str:
     """One line: file and line in the user's code, and what it raised there."""
-    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    what = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {what}"
-    root = str(folder.resolve())
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(file)
-    return f"{place}: {what}"
+    return f"{place_of(error) or file}: {what}"
 
 
 # --- what they define ---
