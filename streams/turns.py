@@ -40,7 +40,8 @@ from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
-from perdure.streams.blame import Blame
+from perdure.streams.about import about
+from perdure.streams.blame import Blame, what_of
 from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
@@ -196,9 +197,8 @@ class Turns:
         self.counts.parked += 1
         _logger.error(
             "a command is parked: the process died while it ran",
-            command=f"{self.tables.partition}:{turn.offset}",
-            object=command.key,
-            what=f"{command.kind} {command.method} {command.path}",
+            **about(turn),
+            what=what_of(turn),
             times=times,
         )
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
@@ -229,13 +229,13 @@ class Turns:
         resident.state.end()
         resident.running = None
         if turn.cut is not None:
-            error = turn.cut
+            error = turn.cut.with_traceback(error.__traceback__ if error is not None else None)
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
         outcome = conclude(turn.command, result, error, overlay)
         if error is not None and outcome.reply.outcome == FAILED:
-            self._blame.failed(turn.command, error)
+            self._blame.failed(turn, error)
         if turn.command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
         elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):
