@@ -223,7 +223,9 @@ def test_what_a_worker_raises(
     assert httpx.get(f"{server.url}/told").status_code == 200
     if path == "/fail/x":
         line = APP[: APP.index('rest["x"]')].count("\n") + 1
-        (said,) = [line for line in map(json.loads, server.stderr().splitlines()) if "KeyError" not in line["error"]]
+        (said,) = [
+            line for line in map(json.loads, server.stderr().splitlines()) if "KeyError" not in line["error"]
+        ]
         assert (said["event"], said["at"]) == ("the Worker failed", f"{place}/app/app.py:{line}")
         assert said["error"].startswith("TypeError: string indices")
 
