@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -173,6 +173,15 @@ def _durable(receipt: Receipt) -> asyncio.Future[None]:
     return told
 
 
+class Tracing(Protocol):
+    """Whoever traces the Worker's requests (see api/spans.py)."""
+
+    async def worker(
+        self, method: str, traceparent: str, answer: Callable[[str], Awaitable[Problem]]
+    ) -> Problem:
+        """`answer(traceparent)`, with the `traceparent` of what comes of the request."""
+
+
 class Worker:
     """The app's Worker; `answer` runs it for one request."""
 
@@ -185,7 +194,9 @@ class Worker:
         outgoing: Outside,
         new_uuid: Callable[[], str],
         deadline_s: float,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._function = function
         self._env = env
         self._gateway = gateway
@@ -201,6 +212,15 @@ class Worker:
 
         Raises `asyncio.CancelledError` then.
         """
+        if self._tracing is None:
+            return await self._answer(request, client_key, traceparent, gone)
+        return await self._tracing.worker(
+            request.method, traceparent, lambda parent: self._answer(request, client_key, parent, gone)
+        )
+
+    async def _answer(
+        self, request: Request, client_key: str | None, traceparent: str, gone: Awaitable[None]
+    ) -> Problem:
         caller = WorkerCaller(
             self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s, request.headers.pairs
         )

@@ -181,6 +181,9 @@ class Turns:
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
+        if self.ports.tracing is not None:
+            self.ports.tracing.began(turn)
+            command = turn.command
         context = self._turn_context.copy()
         context.run(current_turn.set, turn)
         env = self.ports.registry.env
@@ -234,6 +237,8 @@ class Turns:
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
         outcome = conclude(turn.command, result, error, overlay)
+        if self.ports.tracing is not None:
+            self.ports.tracing.ended(turn, outcome)
         if error is not None and outcome.reply.outcome == FAILED:
             self._blame.failed(turn, error)
         if turn.command.kind == ALARM:

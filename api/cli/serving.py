@@ -75,6 +75,7 @@ def serve(
     from perdure.api import logs, server
     from perdure.api.loading import load_app, load_config
     from perdure.api.node import Node
+    from perdure.api.tracing import tracing_of
     from perdure.objects.registry import Registry
 
     flags = {
@@ -90,17 +91,22 @@ def serve(
     # the app may log while it is imported
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
     loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
+    tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
 
     def ready(bound_port: int) -> None:
         _announce(loaded, bound_port, list(registry.kinds), as_json=as_json)
 
-    reason = server.run(
-        lambda: Node(loaded.config, registry, loaded.worker),
-        loaded.config,
-        ready=ready,
-        lifeline_fd=lifeline_fd,
-    )
+    try:
+        reason = server.run(
+            lambda: Node(loaded.config, registry, loaded.worker, tracing),
+            loaded.config,
+            ready=ready,
+            lifeline_fd=lifeline_fd,
+        )
+    finally:
+        if tracing is not None:
+            tracing.close()
     if reason is not None:
         tell(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
