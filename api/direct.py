@@ -136,7 +136,7 @@ class DirectProtocol(OneWriteProtocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._head_complete = False
+        self._head_complete = self._whole = False
         self._exchange = None
         self.url = b""
         self.headers = []
@@ -149,6 +149,7 @@ class DirectProtocol(OneWriteProtocol):
         if (
             (cycle is not None and not cycle.response_complete)
             or not self.url.startswith(self.paths)
+            or self._is_probe
             or b"#" in self.url
             or self.expect_100_continue
             or parser.should_upgrade()
@@ -199,7 +200,9 @@ class DirectProtocol(OneWriteProtocol):
         exchange = self._exchange
         if exchange is None:
             super().on_message_complete()
-        elif not exchange.response_complete:
+            return
+        self._whole = True
+        if not exchange.response_complete:
             raw_path, _, query = self.url.partition(b"?")
             try:
                 body = exchange.body if type(exchange.body) is bytes else bytes(exchange.body)
