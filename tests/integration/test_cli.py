@@ -9,10 +9,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -131,6 +132,28 @@ def test_config_show_is_the_effective_one(
     assert (shown["port"], shown["limits"]["mailbox"], shown["vars"]) == (9000, 7, {"API_TOKEN": "********"})
     text = here("config", "show", str(tmp_path), "--env", "live").stdout
     assert 'host = "::1"\n' in text
+
+
+def test_config_show_is_toml(tmp_path: Path, here: Callable[..., Done]) -> None:
+    """What is printed reads as what `--json` prints: tables, names with odd letters, texts with quotes."""
+    (tmp_path / "perdure.toml").write_text(
+        '[vars]\nTEXT = "a\\"b\\\\c\\n\\u007fü"\nTREE = [{ x = 1, "y z" = [true] }]\nMAP = { "a.b" = 0.5 }\n'
+        '[quotas."*"]\nrequests_per_s = 2.0\n[[tokens]]\nname = "t"\nscopes = ["metrics"]\n'
+        f'sha256 = "{"0" * 64}"\n[[durable_objects.bindings]]\nname = "R"\nclass_name = "Room"\n'
+        '[[durable_objects.bindings]]\nname = "S"\nclass_name = "Shop"\n'
+    )
+    text = here("config", "show", str(tmp_path)).stdout
+    shown = json.loads(here("config", "show", str(tmp_path), "--json").stdout)
+    assert tomllib.loads(text) == _without_nothing(shown)
+    assert '\n[[durable_objects.bindings]]\nname = "R"\nclass_name = "Room"\n' in text
+    assert "# main is not set\n" in text
+
+
+def _without_nothing(value: Any) -> Any:
+    if isinstance(value, dict):
+        found = {name: _without_nothing(each) for name, each in value.items()}
+        return {name: each for name, each in found.items() if each not in (None, {})}
+    return [_without_nothing(each) for each in value] if isinstance(value, list) else value
 
 
 def one_line(done: Done | subprocess.CompletedProcess[str]) -> str:
