@@ -119,7 +119,7 @@ def test_a_file_beside_the_main_one_is_served_without_the_bindings_of_others(tmp
     assert "left out: ONE" in logged[0]["event"]
     assert f"perdure serve {tmp_path}" in logged[0]["event"]
     app = load_app(tmp_path / "a.py", environ={})
-    with pytest.raises(ConfigError, match="the binding TWO names the class Two.*serve the folder"):
+    with pytest.raises(ConfigError, match=r"the binding TWO names the class Two.*serve the folder"):
         Registry.build(app.classes, app.config)
 
 
