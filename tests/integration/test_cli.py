@@ -26,6 +26,7 @@ from perdure.api.cli import main
 EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 COMMANDS = (
     (),
+    ("init",),
     ("serve",),
     ("dev",),
     ("call",),
@@ -73,6 +74,36 @@ def test_every_command_explains_itself(command: tuple[str, ...], here: Callable[
     done = here(*command, "--help")
     assert done.returncode == 0
     assert not command or f"perdure {' '.join(command)}" in done.stdout.split("Example", 1)[1]
+
+
+COMPLETE = r"""
+eval "$(perdure --show-completion)"
+function=$(complete -p perdure | sed 's/.*-F \([^ ]*\).*/\1/')
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+$function perdure
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (("perdure", "s"), {"serve", "state"}),
+        (("perdure", "state", ""), {"rebuild"}),
+        (("perdure", "serve", "--log-l"), {"--log-level"}),
+    ],
+    ids=["commands", "commands of a group", "options"],
+)
+def test_bash_completes_commands_and_options(
+    typed: tuple[str, ...], offered: set[str], tmp_path: Path
+) -> None:
+    """With the script that `--show-completion` prints, in a real bash."""
+    (tmp_path / "perdure").write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
+    (tmp_path / "perdure").chmod(0o755)
+    environ = clean_environ(PATH=f"{tmp_path}:{os.environ['PATH']}", HOME=str(tmp_path))
+    command = ["bash", "-c", COMPLETE, "bash", *typed]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert set(done.stdout.split()) == offered, done.stderr
 
 
 def test_version(here: Callable[..., Done]) -> None:
