@@ -7,6 +7,7 @@ Laws
 - Taken is a complete HTTP/1.1 request for a path of an object, without upgrade and `Expect`, on a connection that
   answers nothing else at the moment. While it is open it stands where uvicorn keeps its own cycle, so that
   what a client sends meanwhile waits in uvicorn's pipeline, and responses keep the order of requests.
+- A request whose bytes were taken before is not parsed again (api/repeats.py).
 - A body above the limit is refused as soon as that is known, and the rest of it is thrown away.
 - An idle connection is closed after uvicorn's keep-alive time-out, or within that time again: one timer per
   connection looks, instead of one per request.
@@ -14,6 +15,7 @@ Laws
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
@@ -33,6 +35,7 @@ from perdure.api.http import (
 from perdure.api.onewrite import Nobody, OneWriteProtocol
 from perdure.api.pages import Refused
 from perdure.api.problems import Problem, problem
+from perdure.api.repeats import FIRST_LINE, Repeated, repeated
 from perdure.api.websocket import SocketProtocol
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.errors import PerdureError
@@ -88,7 +91,7 @@ class Exchange:
             return
         self.response_complete = True
         protocol = self.protocol
-        protocol.door.count(status)
+        protocol.answered[status] += 1
         if self.disconnected:
             return
         if not self.keep_alive:
@@ -120,23 +123,44 @@ class DirectProtocol(OneWriteProtocol):
     """Make a subclass with the door and the bounds of the server at hand (see `to`)."""
 
     door: ClassVar[HttpDoor]
+    answered: ClassVar[Counter[int]]  # the door's
     paths: ClassVar[tuple[bytes, ...]] = _PATHS
     websocket: ClassVar[type[SocketProtocol]]
+    recognizes: ClassVar[bool] = True  # requests by their bytes
     _exchange: Exchange | None = None  # the one whose request is being read
-    _idle_since_s = 0.0
+    _spoke = False  # it has answered since its timer looked last
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
     _last_head = _NO_HEAD
+    _headers_again = False  # the headers are those of the request before, and allowed
+    _between = True  # the parser stands where a request begins
+    _repeated: Repeated | None = None  # what is known without the parser, see api/repeats.py
 
     @classmethod
     def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[DirectProtocol]:
         # behind a Worker that is alone in front they are refused: that is not worth a quick way
         paths = () if door.closed else _PATHS
-        return type("DirectProtocol", (cls,), {"door": door, "paths": paths, "websocket": websocket, **more})
+        given = {"door": door, "answered": door.answered, "paths": paths, "websocket": websocket, **more}
+        return type("DirectProtocol", (cls,), given)
+
+    def data_received(self, data: bytes) -> None:
+        known, between = self._repeated, self._between
+        if known is not None and between and self.cycle.response_complete:
+            line = FIRST_LINE.match(data)
+            if line is not None and (body := known.body(data, line.end())) is not None:
+                exchange = Exchange(self, line[1].decode("ascii"), True)
+                self.cycle = exchange  # type: ignore[assignment]  # as in `on_headers_complete`
+                exchange.head = known.head
+                self._ask(exchange, line[2], body)
+                return
+        super().data_received(data)
+        if self._headers_again and between and self._between:
+            self._headers_again = False
+            self._repeated = repeated(data, self._last_head)
 
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._head_complete = False
+        self._head_complete = self._between = self._headers_again = False
         self._exchange = None
         self.url = b""
         self.headers = []
@@ -159,15 +183,17 @@ class DirectProtocol(OneWriteProtocol):
         exchange = Exchange(self, parser.get_method().decode("ascii"), parser.should_keep_alive())
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
+            again = self.headers == self._last_headers  # clients repeat themselves
             exchange.head = head = self._read_head()
             if head.size:
                 self.door.fitting(head.size)
+            self._headers_again = again and self.recognizes and exchange.keep_alive
         except PerdureError as error:
             exchange.respond(problem_at_door(error))
 
     def _read_head(self) -> Head:
         headers = self.headers
-        if headers != self._last_headers:  # clients repeat themselves
+        if headers != self._last_headers:
             self._last_head, self._last_headers = read_head(headers), headers
         return self._last_head
 
@@ -197,18 +223,22 @@ class DirectProtocol(OneWriteProtocol):
 
     def on_message_complete(self) -> None:
         exchange = self._exchange
+        self._between = True
         if exchange is None:
             super().on_message_complete()
         elif not exchange.response_complete:
-            raw_path, _, query = self.url.partition(b"?")
-            try:
-                body = exchange.body if type(exchange.body) is bytes else bytes(exchange.body)
-                self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
-            except (Refused, PerdureError) as error:
-                exchange.respond(problem_at_door(error))
-            except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
-                self.loop.call_exception_handler({"message": "a request failed", "exception": error})
-                exchange.respond(problem("internal-error", "this request met a fault of perdure", status=500))
+            body = exchange.body
+            self._ask(exchange, self.url, body if type(body) is bytes else bytes(body))
+
+    def _ask(self, exchange: Exchange, url: bytes, body: bytes) -> None:
+        raw_path, _, query = url.partition(b"?")
+        try:
+            self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
+        except (Refused, PerdureError) as error:
+            exchange.respond(problem_at_door(error))
+        except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
+            self.loop.call_exception_handler({"message": "a request failed", "exception": error})
+            exchange.respond(problem("internal-error", "this request met a fault of perdure", status=500))
 
     # The connection
 
@@ -216,12 +246,13 @@ class DirectProtocol(OneWriteProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
             return
-        self._idle_since_s = self.loop.time()
+        self._spoke = True
         if self.timeout_keep_alive_task is None:
             self._look_again_in(self.timeout_keep_alive)
 
@@ -236,9 +267,9 @@ class DirectProtocol(OneWriteProtocol):
         self.timeout_keep_alive_task = None
         if cycle is not None and not cycle.response_complete:
             return  # the end of its response sets a new one
-        idle_s = self.loop.time() - self._idle_since_s
-        if not self._head_complete or idle_s < self.timeout_keep_alive:
-            self._look_again_in(max(self.timeout_keep_alive - idle_s, 1.0))
+        if self._spoke or not self._head_complete:
+            self._spoke = False
+            self._look_again_in(self.timeout_keep_alive)
         else:
             super().timeout_keep_alive_handler()
 

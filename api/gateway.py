@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from perdure.schemas.commands import LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
@@ -27,9 +29,10 @@ from perdure.streams.owner import Owner
 
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
+_COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, gc=False, frozen=True):
     """A reply and the place of the command that it answers."""
 
     reply: Reply
@@ -181,7 +184,7 @@ class Gateway:
         )
         record = self._vouched(command) if principal or socket else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = log.append(Topic.COMMANDS, partition, Record(*record), command)
+        receipt = log.append(_COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 

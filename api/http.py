@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -56,6 +57,7 @@ _CLOSED = (
     "or give tokens to those who may ([[tokens]])"
 )
 NO_BODY = frozenset((204, 304))
+_REMEMBERED_CHARS = 256  # of a path; those are 65,536 at most
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -93,8 +95,8 @@ class HttpDoor:
         self._registry = registry
         self.body_bytes = body_bytes
         self._pages = pages
-        self.answered: dict[int, int] = {}
-        self._key = lru_cache(65_536)(self._canonical)
+        self.answered: Counter[int] = Counter()  # by status
+        self._target = lru_cache(65_536)(self._resolved)
 
     # A request that is complete
 
@@ -112,15 +114,12 @@ class HttpDoor:
 
         `socket`: of an upgrade, see `Command`.
         """
-        parts = raw_path.split(b"/", 4)
-        if len(parts) < 4:
-            raise no_such_path(raw_path.decode("latin-1"))
-        key = self._key(parts[2], parts[3])
-        if parts[1] == b"objects":
-            path = "/" + parts[4].decode("latin-1") if len(parts) > 4 else "/"
+        room, key, rest = (self._target if len(raw_path) <= _REMEMBERED_CHARS else self._resolved)(raw_path)
+        headers, client_key, traceparent, _, principal = head
+        if room == b"objects":
+            path = "/" + rest
             if query:
                 path += "?" + query.decode("latin-1")
-            headers, client_key, traceparent, _, principal = head
             self._gateway.submit(
                 asker,
                 key,
@@ -138,23 +137,19 @@ class HttpDoor:
             return
         if method != "POST":
             raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
-        called = unquote_to_bytes(parts[4]).decode("utf-8", "replace") if len(parts) > 4 else ""
+        called = unquote_to_bytes(rest.encode("latin-1")).decode("utf-8", "replace")
         encoded = _call_of(called, body)
-        _, client_key, traceparent, _, principal = head
         self._gateway.submit(
             asker, key, CALL, called, "", (), encoded, client_key, traceparent, None, principal
         )
 
     def key_of(self, raw_path: bytes) -> str:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
-        parts = raw_path.split(b"/", 4)
-        if len(parts) < 4:
-            raise no_such_path(raw_path.decode("latin-1"))
-        return self._key(parts[2], parts[3])
+        return self._resolved(raw_path)[1]
 
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""
-        reply, partition, offset = answer
+        reply, partition, offset = answer.reply, answer.partition, answer.offset
         if reply.error is None and sendable(reply.headers) and reply.status != SWITCHING:
             told: Problem = reply.status, encoded(reply.headers), reply.body
         else:
@@ -170,7 +165,15 @@ class HttpDoor:
 
     def count(self, status: int) -> None:
         """A response is sent."""
-        self.answered[status] = self.answered.get(status, 0) + 1
+        self.answered[status] += 1
+
+    def _resolved(self, raw_path: bytes) -> tuple[bytes, str, str]:
+        """(`objects` or `rpc`, key, what follows the name). Raises as `key_of`."""
+        _, room, *parts = raw_path.split(b"/", 4)
+        if len(parts) < 2:
+            raise no_such_path(raw_path.decode("latin-1"))
+        rest = parts[2].decode("latin-1") if len(parts) > 2 else ""
+        return room, self._canonical(parts[0], parts[1]), rest
 
     def _canonical(self, namespace: bytes, name: bytes) -> str:
         try:

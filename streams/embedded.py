@@ -150,15 +150,18 @@ class EmbeddedLog:
 
     def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> int:
         key, value, headers = record
-        stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
+        time_ms = self._clock_ms()
+        if time_ms > stream.last_time_ms:
+            stream.last_time_ms = time_ms
+        else:
+            time_ms = stream.last_time_ms
         offset = stream.next
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
         batch.count += 1
         if offset == stream.written:
             batch.touched.append(stream)
         stream.next = offset + 1
-        placed = LogRecord(offset, time_ms, key, value, headers, memo, batch)
-        stream.unwritten.append(placed)
+        stream.unwritten.append(LogRecord(offset, time_ms, key, value, headers, memo, batch))
         if stream.live:
             if not self._accepted:
                 self._loop.call_soon(hand_over, self._accepted)

@@ -249,7 +249,9 @@ class Journal:
         if self._waiting or self._clean:
             self.hurry()
         elif self._answered and self._writer is not None:
-            self._writer.request(urgent=False)  # nobody waits for them: a commit of their own would be for nobody
+            self._writer.request(
+                urgent=False
+            )  # nobody waits for them: a commit of their own would be for nobody
 
     def failed(self, error: BaseException) -> None:
         told = self._told

@@ -94,6 +94,8 @@ class Turns:
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
+        self._env = ports.registry.env
+        self._clock_ms = ports.clock_ms
         self._loop = asyncio.get_running_loop()
         self._blame = Blame(self._loop.time)
         self._turn_context = Context()
@@ -165,7 +167,7 @@ class Turns:
         assert resident is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
-        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self.ports.clock_ms)
+        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self._clock_ms)
         if command.socket and not early and asked_by_the_dead(self.ports, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
@@ -182,8 +184,7 @@ class Turns:
         resident.state.begin(turn, overlay, turn.time_ms)
         context = self._turn_context.copy()
         context.run(current_turn.set, turn)
-        env = self.ports.registry.env
-        handler = self.ringing.handler(turn, env) if alarm else resident.handler(command, env)
+        handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
             # never longer than that: log time is ahead of a clock that jumped back
@@ -244,7 +245,8 @@ class Turns:
                 return
             outcome = given_up(outcome)
         self.conclude(turn, outcome)
-        self._next(resident)
+        if resident.mailbox is not None:
+            self._next(resident)
 
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""
