@@ -244,7 +244,8 @@ def test_a_connection_is_as_good_as_each_of_its_requests(server: Server) -> None
     wrong = f"authorization: Bearer {token('only-read:Roo')}".encode()
     port = int(server.url.rpartition(":")[2])
     with Client(port) as client:
-        for headers, status in (((good,), 200), ((good,), 200), ((), 401), ((wrong,), 401), ((good,), 200)):
+        again = [((good,), 200)] * 4
+        for headers, status in (*again, ((), 401), ((wrong,), 401), *again):
             assert client.ask(b"GET /objects/Room/conn", *headers).status == status
         assert client.ask(b"POST /objects/Room/conn", good).status == 403
         assert client.ask(b"GET /objects/Cart/conn", good).status == 403
