@@ -182,7 +182,7 @@ class Turns:
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
-        context = self._turn_context.copy()
+        context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
         handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
