@@ -42,6 +42,9 @@ from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
 _PATHS = (b"/objects/", b"/rpc/")
+# Answers of writes wait for one fsync and come all at once: sent one by one, their clients' next requests are here
+# when the next batch is sealed. Those of reads come between parsing: sent together, all that has come is parsed first.
+_READS = frozenset(("GET", "HEAD"))
 _NO_HEAD = Head((), None, "", 0)
 
 
@@ -97,11 +100,15 @@ class Exchange:
         if not self.keep_alive:
             start += b"connection: close\r\n"
         if status in NO_BODY:
-            protocol.joining.write(start + b"\r\n")
+            whole = start + b"\r\n"
         elif self.method == "HEAD":
-            protocol.joining.write(b"%bcontent-length: %d\r\n\r\n" % (start, len(body)))
+            whole = b"%bcontent-length: %d\r\n\r\n" % (start, len(body))
         else:
-            protocol.joining.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body))
+            whole = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
+        if self.method in _READS:
+            protocol.joining.write(whole)
+        else:
+            protocol.joining.write_now(whole)
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()

@@ -13,9 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Protocol
-
-import msgspec
+from typing import NamedTuple, Protocol
 
 from perdure.schemas.commands import LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
@@ -32,7 +30,7 @@ SWEEP_S = 1.0
 _COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
 
 
-class Answer(msgspec.Struct, gc=False, frozen=True):
+class Answer(NamedTuple):
     """A reply and the place of the command that it answers."""
 
     reply: Reply

@@ -149,7 +149,7 @@ class HttpDoor:
 
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""
-        reply, partition, offset = answer.reply, answer.partition, answer.offset
+        reply, partition, offset = answer
         if reply.error is None and sendable(reply.headers) and reply.status != SWITCHING:
             told: Problem = reply.status, encoded(reply.headers), reply.body
         else:
