@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 # each of some hundred processes would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench soak clean
+.PHONY: help run test lint bench soak docs clean
 
 # A uv that is there is used as it is; else one is installed beside the project's own packages.
 UV := $(shell command -v uv || echo .venv/bin/uv)
@@ -33,8 +33,11 @@ bench: .venv/.synced ## perdure beside its peers and the limit loop; writes benc
 soak: .venv/.synced ## The slow tests: true durations, long runs
 	PERDURE_SOAK=1 $(BIN)/pytest tests/simulation tests/acceptance
 
+docs: .venv/.synced ## The guide as a site, in site/
+	$(BIN)/mkdocs build --strict
+
 clean: ## Remove what was built (.venv and caches); data in .perdure/ stays
-	rm -rf .venv build dist .build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist site .build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --inexact: an exact sync would remove the uv that runs it

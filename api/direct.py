@@ -139,7 +139,6 @@ class DirectProtocol(OneWriteProtocol):
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
     _last_head = _NO_HEAD
     _headers_again = False  # the headers are those of the request before, and allowed
-    _between = True  # the parser stands where a request begins
     _repeated: Repeated | None = None  # what is known without the parser, see api/repeats.py
 
     @classmethod
@@ -150,8 +149,8 @@ class DirectProtocol(OneWriteProtocol):
         return type("DirectProtocol", (cls,), given)
 
     def data_received(self, data: bytes) -> None:
-        known, between = self._repeated, self._between
-        if known is not None and between and self.cycle.response_complete:
+        known, whole = self._repeated, self._whole  # whole: the parser stands where a request begins
+        if known is not None and whole and self.cycle.response_complete:
             line = FIRST_LINE.match(data)
             if line is not None and (body := known.body(data, line.end())) is not None:
                 exchange = Exchange(self, line[1].decode("ascii"), True)
@@ -160,14 +159,14 @@ class DirectProtocol(OneWriteProtocol):
                 self._ask(exchange, line[2], body)
                 return
         super().data_received(data)
-        if self._headers_again and between and self._between:
+        if self._headers_again and whole and self._whole:
             self._headers_again = False
             self._repeated = repeated(data, self._last_head)
 
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._head_complete = self._between = self._headers_again = False
+        self._head_complete = self._whole = self._headers_again = False
         self._exchange = None
         self.url = b""
         self.headers = []
@@ -180,6 +179,7 @@ class DirectProtocol(OneWriteProtocol):
         if (
             (cycle is not None and not cycle.response_complete)
             or not self.url.startswith(self.paths)
+            or self._is_probe
             or b"#" in self.url
             or self.expect_100_continue
             or parser.should_upgrade()
@@ -230,7 +230,7 @@ class DirectProtocol(OneWriteProtocol):
 
     def on_message_complete(self) -> None:
         exchange = self._exchange
-        self._between = True
+        self._whole = True
         if exchange is None:
             super().on_message_complete()
         elif not exchange.response_complete:

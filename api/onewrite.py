@@ -8,7 +8,9 @@ Laws
 - A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte,
   and must fit the limit (counted per read, so one read may overshoot; what is in a read before it is not
   counted): 408 and 431 else. Trailers must fit it too, and are dropped: nobody asks for them, and uvicorn would take them for headers.
-- Connections above `connections_max` get a 503 and are closed, before file descriptors run out.
+- A body must arrive at `BODY_BYTES_PER_S` at least, looked at every `BODY_LOOK_S` and not while we do not read: 408 else.
+- Connections above `connections_max` get a 503 and are closed, before file descriptors run out. A few more are let in to
+  ask `PROBES`, and nothing else: whoever watches must see a server that is full, not one that is gone.
 - A refusal (400, 408, 431) ends the connection, and is said behind the answers to the requests before it: said in
   place of one it would deny what may happen.
 - A client whose requests wait in the pipeline is not read from, nor is one that does not read its responses. uvicorn
@@ -25,6 +27,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 HEAD_TIMEOUT_S = 10.0
+BODY_LOOK_S = 10.0
+BODY_BYTES_PER_S = 1024
+PROBES = (b"/livez", b"/readyz", b"/metrics")
+PROBE_TIMEOUT_S = 1.0
+SPARE_CONNECTIONS = 16
 JOINED_MAX_BYTES = 64 * 1024
 
 
@@ -141,6 +148,10 @@ class OneWriteProtocol(HttpToolsProtocol):
     _head_complete = False
     _in_chunk = False  # of a chunked body; trailers are part of its last one
     _head_timer: asyncio.TimerHandle | None = None
+    _whole = True  # nothing of a request's body is missing
+    _body_timer: asyncio.TimerHandle | None = None
+    _body_bytes = 0  # read since the timer was set
+    _is_probe = False
 
     @classmethod
     def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[OneWriteProtocol]:
@@ -151,16 +162,21 @@ class OneWriteProtocol(HttpToolsProtocol):
         self.joining = joining = JoiningTransport(transport, self.loop, self.unsent)
         super().connection_made(cast("asyncio.Transport", joining))
         self.flow = Flow(self.transport, self.pipeline)
+        timeout_s = HEAD_TIMEOUT_S
         if len(self.connections) > self.connections_max:
-            self._refuse(503, f"This server has {self.connections_max} connections open, its limit.")
-            return
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+            if len(self.connections) > self.connections_max + SPARE_CONNECTIONS:
+                self._refuse(503, self._no_room())
+                return
+            self._is_probe, timeout_s = True, PROBE_TIMEOUT_S
+        self._head_timer = self.loop.call_later(timeout_s, self._head_is_late)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._head_complete:
             if self._head_timer is not None:
                 self._head_ended()
+            if not self._whole:
+                self._body_came(len(data))
             return  # the usual case: a whole head on a connection that has spoken before
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
@@ -173,8 +189,12 @@ class OneWriteProtocol(HttpToolsProtocol):
             self._refuse(431, f"Request line and headers must not exceed {self.head_max_bytes} bytes.")
 
     def on_message_begin(self) -> None:
-        self._head_complete = False
+        self._head_complete = self._whole = False
         super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+        super().on_message_complete()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_chunk:
@@ -185,8 +205,12 @@ class OneWriteProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._is_probe and not self._may_probe():
+            return
         super().on_headers_complete()
         self._head_complete = True
+        if self._is_probe:
+            self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
         self._in_chunk, self._head_complete, self._counted = True, False, None
@@ -211,10 +235,12 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_ended()
+        self._body_ended()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
         self._head_ended()
+        self._body_ended()
         self.joining.flush()
         self.transport = self.joining.bare
         super().handle_websocket_upgrade()
@@ -232,8 +258,50 @@ class OneWriteProtocol(HttpToolsProtocol):
             return
         self._refuse(408, f"The request's headers did not arrive within {HEAD_TIMEOUT_S:g} s.")
 
+    def _body_came(self, size: int) -> None:
+        self._body_bytes += size
+        if self._body_timer is None:
+            self._look_at_body()
+
+    def _look_at_body(self) -> None:
+        self._body_bytes = 0
+        self._body_timer = self.loop.call_later(BODY_LOOK_S, self._body_may_be_late)
+
+    def _body_ended(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _body_may_be_late(self) -> None:
+        self._body_timer = None
+        cycle = self.cycle
+        if self._whole:
+            return
+        if cycle is not None and cycle.response_complete:
+            self.transport.close()  # it has its answer, and goes on sending what nobody reads
+        elif self.flow.read_paused or self._body_bytes >= BODY_BYTES_PER_S * BODY_LOOK_S:
+            self._look_at_body()
+        else:
+            self._refuse(408, f"The request's body came at less than {BODY_BYTES_PER_S} bytes a second.")
+
+    def _may_probe(self) -> bool:
+        """This connection is one too many: it may ask how the server is, once. Else it is refused here."""
+        if self.url.partition(b"?")[0] in PROBES:
+            return True
+        self._head_complete = False  # nothing of it is taken
+        self._refuse(503, self._no_room())
+        if self.cycle is None or self.cycle.response_complete:
+            refused: Any = LastWord(self, 503, "")
+            refused.response_complete = True
+            self.cycle = refused  # what comes of its body is for nobody
+        return False
+
+    def _no_room(self) -> str:
+        return f"This server has {self.connections_max} connections open, its limit."
+
     def _refuse(self, status: int, text: str) -> None:
         self._head_ended()
+        self._body_ended()
         cycle: Any = self.cycle
         reads_a_body = self._head_complete or self._in_chunk
         in_its_body = reads_a_body and cycle is not None and not cycle.response_complete

@@ -158,10 +158,10 @@ def refused_reply(error: Refusal) -> Reply:
         to_json(error.detail)
     except Exception as bad:
         raise BadReply(f"a Refusal's detail is not JSON: {_text(bad)}") from bad
-    if type(error.reason) is not str:
-        raise BadReply(f"a Refusal's code is a str, not {type(error.reason).__name__}")
+    if type(error.code) is not str:
+        raise BadReply(f"a Refusal's code is a str, not {type(error.code).__name__}")
     detail = msgspec.json.decode(to_json(error.detail, inf_nan_mode="null"))
-    return error_reply(REFUSED, error.reason, _text(error), detail)
+    return error_reply(REFUSED, error.code, _text(error), detail)
 
 
 def _text(error: BaseException) -> str:

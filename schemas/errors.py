@@ -45,13 +45,12 @@ PerdureError
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 
 class PerdureError(Exception):
     """Root of all errors perdure raises. `code` is stable and names the problem type on every door."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"  # of a class; a Refusal has its own
     of_call = False  # raised in a caller for what another object answered
 
 
@@ -118,7 +117,7 @@ class Refusal(PerdureError):
 
     def __init__(self, message: str = "refused", *, code: str = "refused", detail: object = None) -> None:
         super().__init__(message)
-        self.reason = code
+        self.code = code
         self.detail = detail
 
     code = "refused"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 
 from perdure.schemas.commands import parse_command
 from perdure.schemas.errors import (
@@ -151,7 +152,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     start = tables.out_position
     before = JournalReader(tables.reader.name, start, exclusive=log.exclusive)
     fold_from = tables.reader.offset
-    again: _Again = []
+    again: deque[tuple[int, EntryRecord | NoOp]] = deque()  # what lies below the out mark goes as it is read
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
         for each in chunk:
             if each.offset >= fold_from:
@@ -164,6 +165,8 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
                 _check_header(owner, record)
             elif isinstance(record, (EntryRecord, NoOp)) and each.offset >= tables.meta.out:
                 again.append((each.offset, record))
+        while again and again[0][0] < tables.meta.out:
+            again.popleft()
         owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
         while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
@@ -175,7 +178,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
         raise LogCorrupt(
             f"{tables.reader.name}: records below {fold_from}, which the state has applied, are missing"
         )
-    return [each for each in again if each[0] >= tables.meta.out]
+    return list(again)
 
 
 def _check_header(owner: Owner, header: Header) -> None:

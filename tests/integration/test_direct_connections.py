@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.door import Client, Door, asking, begun
 from tests.process import serve
+
+from perdure.api import onewrite
 
 PATIENCE_S = 30.0
 IDLE_S = 0.3
@@ -62,6 +66,51 @@ def test_a_head_on_its_way_keeps_its_connection(door: Door) -> None:
         idle_time_passes(door)
         slow.send(b": x\r\n\r\n")
         assert slow.answer().status == 200
+
+
+def test_who_sends_its_body_by_drops_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """408 for the drops; a body that comes steadily for as long is waited for, whichever way it is counted."""
+    monkeypatch.setattr(onewrite, "BODY_LOOK_S", 0.3)
+    for path in b"/objects/Echo/drops/x", b"/objects/Echo/drops/x#by-asgi":
+        with Client(door.port) as drops, Client(door.port) as steady:
+            drops.send(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" % path)
+            steady.send(
+                b"POST /objects/Echo/steady/x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+            )
+            sent = 0
+            while not select.select([drops.socket], [], [], 0.02)[0]:
+                drops.send(b"x")
+                steady.send(b"400\r\n" + b"y" * 1024 + b"\r\n")
+                sent += 1024
+            assert (drops.answer().status, drops.ended()) == (408, True)
+            steady.send(b"0\r\n\r\n")
+            assert json.loads(steady.answer().body)["size"] == sent
+
+
+def test_who_has_its_answer_and_goes_on_sending_drops_is_cut_off(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer, and no second one in the middle of the rest."""
+    monkeypatch.setattr(onewrite, "BODY_LOOK_S", 0.1)
+    with Client(door.port) as client:
+        client.send(b"POST /objects/Echo/huge/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\nx")
+        assert client.answer().status == 413
+        assert client.ended()
+
+
+def test_many_that_never_finish_their_heads_keep_nobody_out(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slowloris: 500 halves of requests; others are served meanwhile, and the halves are gone in their time."""
+    monkeypatch.setattr(onewrite, "HEAD_TIMEOUT_S", 1.0)
+    with ExitStack() as stack, Client(door.port) as other:
+        slow = [stack.enter_context(Client(door.port)) for _ in range(500)]
+        for each in slow:
+            each.send(b"GET /objects/Echo/slow/x HTTP/1.1\r\nhost:")
+        assert other.ask(b"GET /livez").status == 200
+        assert other.ask(b"POST /objects/Echo/other/x").status == 200
+        assert {each.answer().status for each in slow} == {408}
+        assert all(each.ended() for each in slow)
 
 
 def test_a_websocket_is_not_taken_for_an_idle_connection(door: Door) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from perdure.api.onewrite import PROBES, SPARE_CONNECTIONS
+
 # A node's outside: answers at once, answers when told to, stops itself when told to.
 PROGRAM = """
 import asyncio, os, sys
@@ -175,7 +177,10 @@ def test_an_endless_head_is_refused() -> None:
 
 
 def test_connections_are_bounded_by_the_files_there_are() -> None:
-    """Above the limit a connection is told 503 and closed; when others end there is room again."""
+    """Above the limit a connection is told 503 and closed, but for those few that ask how the server is.
+
+    When others end there is room again.
+    """
     limit = 300  # open files: the server keeps 256, or half, for itself
     program = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n{PROGRAM}"
     process = subprocess.Popen(
@@ -194,6 +199,13 @@ def test_connections_are_bounded_by_the_files_there_are() -> None:
                 connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
                 assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
             assert httpx.get(server.url).status_code == 503
+            assert httpx.post(f"{server.url}/objects/A/a", content=b"x" * 100_000).status_code == 503
+            for path in PROBES:
+                told = httpx.get(f"{server.url}{path.decode()}?x")
+                assert (told.status_code, told.headers["connection"]) == (200, "close")
+            for _ in range(SPARE_CONNECTIONS):
+                stack.enter_context(socket.create_connection(address)).sendall(b"GET /livez HTTP/1.1\r\n")
+            assert httpx.get(f"{server.url}/livez").status_code == 503
         with httpx.Client(transport=httpx.HTTPTransport(retries=3)) as client:
             while client.get(server.url).status_code != 200:  # until the server has seen them go
                 pass

@@ -76,7 +76,7 @@ class Thing(DurableObject):
         try:
             await getattr(self.other(name), method)(*args)
         except PerdureError as error:
-            detail = [error.reason, error.detail] if isinstance(error, Refusal) else []
+            detail = [error.code, error.detail] if isinstance(error, Refusal) else []
             return [type(error).__name__, str(error), *detail]
         return []
 

@@ -126,7 +126,7 @@ async def test_the_objects_of_the_readme_call_each_other() -> None:
         assert [await cart.buy("pen"), await cart.buy("pen")] == [1, 0]
         with pytest.raises(Refusal) as refused:
             await late.buy("pen")
-        assert refused.value.reason == "sold-out"
+        assert refused.value.code == "sold-out"
         await env.advance(1)
         assert env.state(env.Ledger.get("all")) == {"pen": 2}
         assert env.state(late) == {}

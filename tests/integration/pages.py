@@ -1,0 +1,142 @@
+"""A page of the guide, done as it says: its files are written, its commands typed, what they print compared.
+
+Laws
+- A block with `title="…"` is that file, from where it stands on; a `console` block is a terminal: behind `$ ` what is
+  typed, below it what is printed. `…` stands for anything.
+- `perdure serve` and `perdure dev` run beside the rest, until the page kills them, starts another or ends.
+- Every Python block is a file of the page: what is shown is what runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+ROOT = Path(__file__).parents[2]
+PORT = "8787"
+PATIENCE_S = 60
+_BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+_SERVES = re.compile(r"\bperdure (?:serve|dev)\b")
+
+
+class Block(NamedTuple):
+    language: str
+    title: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    return [Block(*found) for found in _BLOCK.findall(page)]
+
+
+def commands(console: str) -> Iterator[tuple[str, str]]:
+    """What is typed, and what is to be seen then."""
+    for each in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
+        typed, _, printed = each.partition("\n")
+        yield typed, printed
+
+
+def is_like(printed: str, expected: str) -> bool:
+    pattern = ".*".join(re.escape(part) for part in expected.strip().split("…"))
+    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
+
+
+class Terminal:
+    """Where a page is worked through: a folder, a port, and the server that runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            self.port = str(taken.getsockname()[1])
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")},
+            "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+            "PERDURE_PORT": self.port,
+            "PERDURE_URL": f"http://127.0.0.1:{self.port}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TERM": "dumb",
+        }
+        self.server: subprocess.Popen[bytes] | None = None
+
+    def work_through(self, page: str) -> int:
+        """Do what a page says; how many commands that were."""
+        count = 0
+        for block in blocks(page):
+            if block.title:
+                (self.folder / block.title).write_text(block.text.replace(PORT, self.port))
+            elif block.language == "console":
+                for typed, expected in commands(block.text.replace(PORT, self.port)):
+                    count += 1
+                    self._do(typed, expected)
+            else:
+                assert block.language != "python", f"a Python block without a title is not run: {block.text}"
+        return count
+
+    def _do(self, typed: str, expected: str) -> None:
+        if _SERVES.search(typed):
+            self.serve(typed)
+            return
+        done = subprocess.run(
+            ["bash", "-c", typed],
+            cwd=self.folder,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert is_like(done.stdout, expected), f"$ {typed}\n{done.stdout}\ninstead of\n{expected}"
+        if typed.startswith("kill "):
+            while self._ready():
+                time.sleep(0.02)
+
+    def serve(self, typed: str) -> None:
+        """Start a server in place of the one there may be, and wait until it is ready."""
+        self.stop()
+        with (self.folder / "server.txt").open("ab") as told:
+            self.server = subprocess.Popen(
+                ["bash", "-c", f"exec env {typed}"],
+                cwd=self.folder,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=told,
+            )
+        until_s = time.monotonic() + PATIENCE_S
+        while not self._ready():
+            told_s = (self.folder / "server.txt").read_text()
+            assert self.server.poll() is None, f"$ {typed}\n{told_s}"
+            assert time.monotonic() < until_s, f"$ {typed}\nis not ready: {told_s}"
+            time.sleep(0.02)
+
+    def _ready(self) -> bool:
+        try:
+            with urlopen(f"{self.environ['PERDURE_URL']}/readyz", timeout=PATIENCE_S) as told:
+                return bool(told.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.send_signal(signal.SIGTERM)
+            self.server.wait(PATIENCE_S)
+            self.server = None
+
+
+@contextmanager
+def terminal(folder: Path) -> Iterator[Terminal]:
+    opened = Terminal(folder)
+    try:
+        yield opened
+    finally:
+        opened.stop()

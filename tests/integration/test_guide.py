@@ -1,0 +1,50 @@
+"""The guide, worked through: each page in an empty folder, from its first line to its last."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.integration.pages import ROOT, blocks, is_like, terminal
+
+GUIDE = ROOT / "docs" / "guide"
+PAGES = sorted(path.name for path in GUIDE.glob("*.md"))
+ONLY_READ = {"promise.md", "cloudflare.md"}
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if name not in ONLY_READ])
+def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
+    """What is typed prints what the page shows."""
+    with terminal(tmp_path) as opened:
+        assert opened.work_through((GUIDE / page).read_text()) > 0
+
+
+def test_what_is_only_read_has_nothing_to_run() -> None:
+    """No code stands there that nobody tries."""
+    for page in ONLY_READ:
+        assert not blocks((GUIDE / page).read_text()), page
+
+
+def test_a_page_that_is_wrong_is_found_out(tmp_path: Path) -> None:
+    """A line that prints something else fails, with both."""
+    page = "```console\n$ echo two words\ntwo …\n$ echo three\nfour\n```\n"
+    with terminal(tmp_path) as opened, pytest.raises(AssertionError, match="instead of\nfour"):
+        opened.work_through(page)
+    assert is_like("a\nb\nc\n", "a\n…c")
+    assert not is_like("a\nb\nc\nd", "a\n…c")
+
+
+def test_the_guide_is_built_without_a_warning(tmp_path: Path) -> None:
+    """All links lead somewhere, and every page has its place."""
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site" / "guide" / "tutorial.html").exists()
