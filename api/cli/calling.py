@@ -46,7 +46,7 @@ def call(
     values = [_value(text) for text in arguments or ()]
     try:
         with perdure.connect(url, token=token, timeout=timeout_s + _MARGIN_S, retry=False) as app:
-            result = app.get(namespace, name, idempotency_key=key).__getattr__(method)(*values)
+            result = app.get(namespace, name, idempotency_key=key)._method(method)(*values)
     except Unreachable:
         raise OperatorError(f"no server answers at {url}; start one with: perdure serve APP") from None
     typer.echo(json.dumps(result, ensure_ascii=False))

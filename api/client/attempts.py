@@ -56,7 +56,7 @@ Attempts = Generator[Ask | Wait, Answer | Lost | None, Answer]
 
 def pause_s(number: int, chance: float) -> float:
     """Exponential, with full jitter: how long to wait after attempt `number` (from 0)."""
-    return chance * min(LONGEST_S, FIRST_S * 2 ** min(number, 16))
+    return chance * min(LONGEST_S, FIRST_S * (1 << min(number, 16)))
 
 
 def attempts(call: str, policy: Policy) -> Attempts:
@@ -77,7 +77,7 @@ def attempts(call: str, policy: Policy) -> Attempts:
             return came
         if not again:
             final = isinstance(came, Answer) and COMMAND in came.headers
-            raise _unknown(call, error) from error if unknown and not final else error
+            raise _unknown(call, error) if unknown and not final else error
         wait_s = pause_s(number, policy.chance()) + _asked_for_s(came)
         if not policy.retry or policy.now() + wait_s >= until_s:
             if unknown:

@@ -18,9 +18,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from perdure.api.client.answers import Answer
 from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
 from perdure.objects.http import Headers
-from perdure.schemas.errors import Unavailable
+from perdure.schemas.errors import CallerError, Unavailable
 
 _LOST = frozenset((1001, 1006, 1012, 1013))
+_NO_PONG = 1011  # what the package closes with when a ping is not answered
 
 
 class Reopening(NamedTuple):
@@ -32,9 +33,11 @@ class Reopening(NamedTuple):
     pause: Callable[[float], Awaitable[None]]
 
 
-def is_lost(code: int) -> bool:
-    """Is a socket that was closed with `code` opened anew?"""
-    return code in _LOST
+def is_lost(error: ConnectionClosed) -> bool:
+    """Is a socket that ended so opened anew?"""
+    if error.rcvd is not None:
+        return error.rcvd.code in _LOST
+    return error.sent is None or error.sent.code == _NO_PONG
 
 
 class Socket:
@@ -46,6 +49,7 @@ class Socket:
         self._how = reopening
         self._on_reconnect = on_reconnect
         self._connection: ClientConnection | None = None
+        self._closed = False
         self.reconnects = 0
 
     async def __aenter__(self) -> Self:
@@ -68,7 +72,7 @@ class Socket:
             try:
                 return await self._there().recv()
             except ConnectionClosed as error:
-                if not is_lost(1006 if error.rcvd is None else error.rcvd.code) or error.sent_first:
+                if self._closed or not is_lost(error):
                     raise
             self._connection = await self._open()
             self.reconnects += 1
@@ -85,6 +89,7 @@ class Socket:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it; it is not opened anew."""
+        self._closed = True
         if self._connection is not None:
             await self._connection.close(code, reason)
 
@@ -98,7 +103,11 @@ class Socket:
         steps = attempts(f"WebSocket {self._how.url}", self._how.policy)
         came: Answer | Lost | None = None
         while True:
-            step = steps.send(came)
+            try:
+                step = steps.send(came)
+            except StopIteration as done:
+                told = f"{self._how.url}: answered {done.value.status} instead of a WebSocket"
+                raise CallerError(told) from None
             if isinstance(step, Wait):
                 await self._how.pause(step.seconds)
                 came = None

@@ -30,8 +30,6 @@ class _Stub:
         return f"<stub of {self._key}>"
 
     def _method(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(f"{self._key}: {name!r} is no method that can be called")
         if self._methods is not None and name not in self._methods:
             near = difflib.get_close_matches(name, self._methods, 3) or sorted(self._methods)[:10]
             raise AttributeError(
@@ -42,6 +40,11 @@ class _Stub:
             return self._send(a_call(self._key, name, args, kwargs, self._options), self._options, result_of)
 
         return method
+
+
+def _check(name: str) -> None:
+    if name.startswith("_"):
+        raise AttributeError(f"{name!r} is no method that can be called: it begins with an underscore")
 
 
 def _response(answer: Answer) -> ClientResponse:
@@ -63,6 +66,7 @@ class Stub(_Stub):
         self._reopening = reopening
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        _check(name)
         return self._method(name)
 
     async def fetch(
@@ -91,6 +95,7 @@ class SyncStub(_Stub):
     """An object, asked without `await`. Every name that is not here is one of its methods."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        _check(name)
         return self._method(name)
 
     def fetch(
