@@ -100,6 +100,8 @@ class Cutter:
             while True:
                 near = self._listener.accept()[0]
                 far = socket.create_connection(("127.0.0.1", self._to))
+                for each in (near, far):
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for pair in ((near, far, "request"), (far, near, "answer")):
                     Thread(target=self._pump, args=pair, daemon=True).start()
 
