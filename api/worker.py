@@ -163,7 +163,7 @@ def durable(receipt: Receipt) -> asyncio.Future[None]:
         else:
             told.set_exception(error)
 
-    receipt.whendurable(tell)
+    receipt.when_durable(tell)
     return told
 
 
