@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from perdure.api.pages import Asked, Page, Refused, no_such_path, only
-from perdure.api.problems import Problem, problem, problem_of_reply
+from perdure.api.problems import STATUS, Problem, problem, problem_of_reply
 from perdure.schemas.access import ADMIN, Need, may
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import Reply
@@ -93,7 +93,7 @@ def _unknown(id_: str) -> Refused:
         f"no command {id_[:100]} is known: it never arrived, or is older than what is kept (keep_commands), or is not "
         "yours. That says nothing of whether it was done"
     )
-    return Refused(problem("unknown-command", told, status=404))
+    return Refused(problem("unknown-command", told, status=STATUS["unknown-command"]))
 
 
 def _told(id_: str, found: Found) -> Problem:

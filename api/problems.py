@@ -39,6 +39,7 @@ STATUS = {
     "unknown-namespace": 404,
     "unknown-method": 404,
     "no-such-path": 404,
+    "unknown-command": 404,
     "method-not-allowed": 405,
     "key-in-flight": 409,
     "too-large": 413,

@@ -50,6 +50,7 @@ def test_a_request_that_is_not_waited_for_is_found_at_its_url(client: Client, re
 
 
 def test_a_body_by_chunks_and_other_preferences_make_no_difference(client: Client) -> None:
+    """The preference is one of several, in any case; the body has no length."""
     client.send(
         b"POST /objects/Echo/chunks HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"\r\n",
         b"prefer: wait=1, Respond-Async; x=1\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
@@ -60,6 +61,7 @@ def test_a_body_by_chunks_and_other_preferences_make_no_difference(client: Clien
 
 
 def test_a_call_and_its_failure(client: Client) -> None:
+    """A typed error is told as its problem, with its status."""
     answer = client.ask(b"POST /rpc/Echo/call/nothing", LATER, body=b"{}")
     assert told(answer, 202)
     found = look(client, answer, b"?wait=30")
@@ -68,11 +70,13 @@ def test_a_call_and_its_failure(client: Client) -> None:
 
 
 def test_a_body_that_is_no_json_comes_in_base64(client: Client) -> None:
+    """Any bytes can be told."""
     answer = client.ask(b"GET /objects/Echo/large/large/3", LATER)
     assert look(client, answer, b"?wait=30")["reply"]["base64"] == "eHh4"
 
 
 def test_one_that_runs_is_pending(door: Door, client: Client) -> None:
+    """At once, and `wait` sees it end."""
     door.hold()
     answer = client.ask(b"POST /objects/Echo/pending/wait", LATER)
     assert begun.wait(PATIENCE_S)
@@ -83,10 +87,12 @@ def test_one_that_runs_is_pending(door: Door, client: Client) -> None:
 
 @pytest.mark.parametrize("id_", [b"nonsense", b"0-18c00000000-node-0", b"99-18c00000000-node-0", b"0-zz-n-0"])
 def test_what_is_not_found_is_unknown(client: Client, id_: bytes) -> None:
+    """Whatever the id looks like; never failed."""
     assert told(client.ask(b"GET /commands/" + id_), 404)["type"] == "urn:perdure:problem:unknown-command"
 
 
 def test_the_page_is_read_only_and_strict(client: Client) -> None:
+    """One id, GET, and no other query than a whole number of seconds."""
     assert client.ask(b"POST /commands/x").status == 405
     assert client.ask(b"GET /commands").status == 404
     assert client.ask(b"GET /commands/x?wait=-1").status == 400
