@@ -38,7 +38,14 @@ from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.access import Grant
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
-from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
+from perdure.schemas.errors import (
+    BadKey,
+    InvalidArguments,
+    MalformedCommand,
+    OutcomeUnknown,
+    PerdureError,
+    TooLarge,
+)
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
 
@@ -249,7 +256,10 @@ class HttpDoor:
         else:
             called = unquote_to_bytes(rest).decode("utf-8", "replace")
             id_, receipt = self._gateway.accept(key, CALL, called, "", (), _call_of(called, body), sent)
-        await durable(receipt)
+        try:
+            await durable(receipt)
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_) from error
         return accepted(id_)
 
     async def _page(self, scope: Scope, receive: Receive) -> Problem:
