@@ -65,10 +65,9 @@ def commands_page(owners: Sequence[Owner]) -> Page:
         if found is None or not _may_see(asked, found):
             raise _unknown(id_)
         while not found.done and asyncio.get_running_loop().time() < until_s:
-            if found.offset not in owner.tables.done:
-                await asyncio.sleep(_LOOK_S)
-                continue
-            found = await look_up(owner, id_, place[1]) or found
+            await asyncio.sleep(_LOOK_S)
+            if found.offset in owner.tables.done:
+                found = await look_up(owner, id_, place[1]) or found
         return _told(id_, found)
 
     return page

@@ -70,6 +70,10 @@ async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
                 told = f"the idempotency key {command.client_key!r} was used for another payload"
                 reply = error_reply(REJECTED, KeyReused.code, told)
             return Found(command, record.offset, True, reply)
+        if (command.key, command.principal, command.client_key) in owner.turns.keys_in_flight:
+            return Found(
+                command, record.offset, False, None
+            )  # it was told 409: what becomes of its key is open
     return Found(command, record.offset, True, await _entry(owner, record))
 
 

@@ -106,10 +106,13 @@ def test_an_idempotency_key_over_http(door: Door, client: Client) -> None:
     first = client.ask(b"POST /objects/Echo/key/wait", key, LATER)
     assert begun.wait(PATIENCE_S)
     assert client.ask(b"POST /objects/Echo/key/wait", key).status == 409
+    second = client.ask(b"POST /objects/Echo/key/wait", key, LATER)
+    assert look(client, second, b"?wait=1")["status"] == "pending"
     door.release()
     stored = look(client, first, b"?wait=30")["reply"]["body"]
     assert told(client.ask(b"POST /objects/Echo/key/wait", key)) == stored
     assert client.ask(b"POST /objects/Echo/key/other", key).status == 422
+    assert look(client, second, b"?wait=30")["reply"]["body"] == stored
     again = client.ask(b"POST /objects/Echo/key/wait", key, LATER)
     assert look(client, again, b"?wait=30")["reply"]["body"] == stored
     misused = client.ask(b"POST /objects/Echo/key/other", key, LATER)
