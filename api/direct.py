@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from perdure.api.commands import prefers_async
 from perdure.api.gateway import Answer
 from perdure.api.http import (
     NO_BODY,
@@ -184,6 +185,7 @@ class DirectProtocol(OneWriteProtocol):
             or self.expect_100_continue
             or parser.should_upgrade()
             or parser.get_http_version() != "1.1"
+            or (self.headers != self._last_headers and prefers_async(self.headers))
         ):
             self._as_uvicorn_does()
             return

@@ -38,6 +38,14 @@ class Answer(NamedTuple):
     offset: int
 
 
+class Sent(NamedTuple):
+    """Of a command: what its client said beside what is asked, and who that is."""
+
+    client_key: str | None
+    principal: str
+    traceparent: str
+
+
 class Asker(Protocol):
     """Who waits for a command's answer: told once, by one of these, perhaps before `submit` returns.
 
@@ -128,7 +136,7 @@ class Gateway:
             self._tail.close()
         waiting, self._waiting = self._waiting, {}
         for id_, (asker, _) in waiting.items():
-            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run"))
+            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
 
     def check_room(self, key: str) -> None:
         """Is there room for one more command of object `key`? Raises as `submit` does."""
@@ -208,6 +216,34 @@ class Gateway:
         )
         return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
 
+    def accept(
+        self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: Sent
+    ) -> tuple[str, Receipt]:
+        """Append a command that nobody waits for and whose reply is kept; (its id, the receipt). Raises like `submit`.
+
+        Its own id is its client key if it has none: what has a key leaves an entry, whatever it changed.
+        """
+        self.check_room(key)
+        partition = partition_of(key, self._log.partitions)
+        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        client_key, principal, traceparent = sent
+        command = Command(
+            key,
+            kind,
+            method,
+            path,
+            headers,
+            body,
+            id_,
+            NOBODY,
+            None,
+            client_key or id_,
+            principal,
+            traceparent,
+        )
+        record = self._vouched(command) if principal else command_record(command)
+        return id_, self._log.append(Topic.COMMANDS, partition, Record(*record), command)
+
     def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
         assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"
         return sealed_record(command, self.seal)
@@ -218,7 +254,7 @@ class Gateway:
         waiting = self._waiting.pop(id_, None)
         if waiting is not None:
             if isinstance(error, OutcomeUnknown):
-                error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run")
+                error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_)
             waiting[0].failed(error)
 
     # What owners call
@@ -245,7 +281,7 @@ class Gateway:
         prefix = f"{partition}-"
         for id_ in [id_ for id_ in self._waiting if id_.startswith(prefix)]:
             asker, _ = self._waiting.pop(id_)
-            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}"))
+            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}", id_))
 
     def _replied(self, record: LogRecord) -> None:
         if record.key != self.address.partition("/")[2].encode():
@@ -268,7 +304,7 @@ class Gateway:
             for id_ in self._overdue(now_s):
                 asker, _ = self._waiting.pop(id_)
                 told = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
-                asker.failed(OutcomeUnknown(told))
+                asker.failed(OutcomeUnknown(told, id_))
 
     def _overdue(self, now_s: float) -> list[str]:
         found = []

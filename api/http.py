@@ -29,16 +29,24 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from perdure.api.access import OWN, Access, need_of_object, need_of_page, ticket_in
-from perdure.api.gateway import Answer, Asker, Gateway, Waiting
+from perdure.api.commands import accepted, prefers_async
+from perdure.api.gateway import Answer, Asker, Gateway, Sent, Waiting
 from perdure.api.pages import Asked, Pages, Refused, no_such_path, parts_of, query_of
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
-from perdure.api.worker import Worker
+from perdure.api.worker import Worker, durable
 from perdure.objects.http import Request
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.access import Grant
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
-from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
+from perdure.schemas.errors import (
+    BadKey,
+    InvalidArguments,
+    MalformedCommand,
+    OutcomeUnknown,
+    PerdureError,
+    TooLarge,
+)
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
 
@@ -231,9 +239,31 @@ class HttpDoor:
             body = b"" if head.size == 0 else await self._body(head.size, receive)
             if head.size is None:
                 access.charge(grant, 0, len(body))
+        if prefers_async(scope["headers"]):
+            return await self._accepted(scope["method"], raw_path, query, head, body)
         waiting = Waiting()
         self.ask(waiting, scope["method"], raw_path, query, head, body)
         return self.told(await waiting.future)
+
+    async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
+        """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
+        parts = raw_path.split(b"/", 4)
+        key = self.key_of(raw_path)
+        rest = parts[4] if len(parts) > 4 else b""
+        sent = Sent(head.client_key, head.principal, head.traceparent)
+        if parts[1] == b"objects":
+            path = "/" + rest.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
+            id_, receipt = self._gateway.accept(key, FETCH, method, path, head.headers, body, sent)
+        elif method != "POST":
+            raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
+        else:
+            called = unquote_to_bytes(rest).decode("utf-8", "replace")
+            id_, receipt = self._gateway.accept(key, CALL, called, "", (), _call_of(called, body), sent)
+        try:
+            await durable(receipt)
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_) from error
+        return accepted(id_)
 
     async def _page(self, scope: Scope, receive: Receive) -> Problem:
         name, *parts = parts_of(scope["raw_path"])

@@ -107,7 +107,7 @@ class WorkerCaller:
             self._next_key(),
             self.traceparent,
         )
-        self._sent.append(_durable(receipt))
+        self._sent.append(durable(receipt))
 
     async def synced(self) -> None:
         """A Worker has seen nothing but answers, and those were let out."""
@@ -152,7 +152,7 @@ def _without_secrets(command: Command) -> Any:
     return tuple(pair for pair in command.headers if pair[0].lower() not in NEVER_LOGGED)
 
 
-def _durable(receipt: Receipt) -> asyncio.Future[None]:
+def durable(receipt: Receipt) -> asyncio.Future[None]:
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def tell(error: BaseException | None) -> None:

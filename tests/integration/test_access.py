@@ -592,3 +592,21 @@ def test_no_credential_reaches_the_log_or_the_output(tmp_path: Path, issuer: Iss
         part = secret if "." not in secret else secret.rpartition(".")[2]
         assert part.encode() not in kept, secret
         assert part not in said, secret
+
+
+def test_a_command_is_there_for_who_sent_it_and_for_admin(server: Server) -> None:
+    """For everybody else it is as if it were not, and without credentials nothing is told."""
+    later = {"prefer": "respond-async"}
+    sent = httpx.post(f"{server.url}/objects/Room/later", headers=bearer(token("chat")) | later)
+    assert sent.status_code == 202
+    url = f"{server.url}{sent.headers['location']}?wait=30"
+    for name, status in (
+        ("chat", 200),
+        ("whole", 200),
+        ("bulk", 404),
+        ("only-metrics", 404),
+        ("unknown", 401),
+    ):
+        answer = httpx.get(url, headers=bearer(token(name)), timeout=PATIENCE_S * 2)
+        assert answer.status_code == status, name
+    assert httpx.get(url).status_code == 401
