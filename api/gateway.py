@@ -77,6 +77,13 @@ class FrameTaker(Protocol):
         """A record for them from `{app}.replies`."""
 
 
+class Tracing(Protocol):
+    """Whoever traces what doors ask (see api/spans.py)."""
+
+    def asked(self, asker: Asker, key: str, kind: str, method: str, traceparent: str) -> tuple[Asker, str]:
+        """Who is to be told in place of `asker`, and the command's `traceparent`."""
+
+
 class Waiting:
     """An asker for coroutines: `await waiting.future`."""
 
@@ -107,6 +114,7 @@ class Gateway:
         seal: Seal | None = None,
     ) -> None:
         self._log = log
+        self.tracing: Tracing | None = None
         self.seal = seal  # for upgrades to WebSockets, and principals
         self._node = node
         self._clock_ms = clock_ms
@@ -173,6 +181,8 @@ class Gateway:
         partition = partition_of(key, log.partitions)
         self._owners[partition].check_room(key)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        if self.tracing is not None:
+            asker, traceparent = self.tracing.asked(asker, key, kind, method, traceparent)
         command = Command(
             key,
             kind,

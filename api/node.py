@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -56,6 +56,9 @@ from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 from perdure.streams.watchdog import Watchdog
 
+if TYPE_CHECKING:  # an extra
+    from perdure.api.spans import Spans
+
 DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
 _JSON = [(b"content-type", b"application/json")]
 _METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
@@ -71,8 +74,15 @@ class Node:
     asgi: Callable[..., Awaitable[None]]
     http: type[OneWriteProtocol]
 
-    def __init__(self, config: Config, registry: Registry, worker: Function | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        worker: Function | None = None,
+        tracing: Spans | None = None,
+    ) -> None:
         self.worker = worker
+        self.tracing = tracing
         self.config = config
         self.registry = registry
         self.name = f"{os.getpid():x}{new_uuid()[:8]}"
@@ -107,6 +117,7 @@ class Node:
         self.gateway = Gateway(
             log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal
         )
+        self.gateway.tracing = self.tracing
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
         seal = Seal(app_uuid)
@@ -126,6 +137,7 @@ class Node:
             migrations=config.steps(),
             outside=outgoing,
             charged=page.charged,
+            tracing=self.tracing,
         )
         self._exchange = ports.exchange
         bounds = bounds_of(config)
@@ -222,6 +234,7 @@ class Node:
             outgoing=outgoing,
             new_uuid=new_uuid,
             deadline_s=self.config.deadline_s,
+            tracing=self.tracing,
         )
 
     async def _come_up(self) -> None:

@@ -14,12 +14,13 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
+
+import structlog
 
 from perdure.api.gateway import Gateway, Waiting
 from perdure.api.problems import STATUS, Problem, problem, problem_of, problem_of_reply
@@ -42,8 +43,8 @@ from perdure.schemas.errors import (
     TurnEnded,
     Unavailable,
 )
-from perdure.schemas.replies import Reply
-from perdure.streams.blame import place_of
+from perdure.schemas.replies import Pairs, Reply
+from perdure.streams.blame import told as told_of
 from perdure.streams.log import Receipt
 from perdure.streams.stepping import doorway
 from perdure.streams.watchdog import Interrupted
@@ -51,11 +52,14 @@ from perdure.streams.watchdog import Interrupted
 Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
 # what these say is for the client, as it would be at an object's door: change the request, or ask again
 _TOLD = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
-_logger = logging.getLogger("perdure")
+_logger = structlog.get_logger("perdure")
 
 
 class WorkerCaller:
-    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py)."""
+    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py).
+
+    `headers` are the request's, credentials too: log lines are kept free of them.
+    """
 
     def __init__(
         self,
@@ -64,8 +68,10 @@ class WorkerCaller:
         client_key: str | None,
         traceparent: str,
         deadline_s: float,
+        headers: Pairs = (),
     ) -> None:
         self.traceparent = traceparent
+        self.headers = headers
         self._gateway = gateway
         self._new_uuid = new_uuid
         self._client_key = client_key
@@ -167,6 +173,15 @@ def durable(receipt: Receipt) -> asyncio.Future[None]:
     return told
 
 
+class Tracing(Protocol):
+    """Whoever traces the Worker's requests (see api/spans.py)."""
+
+    async def worker(
+        self, method: str, traceparent: str, answer: Callable[[str], Awaitable[Problem]]
+    ) -> Problem:
+        """`answer(traceparent)`, with the `traceparent` of what comes of the request."""
+
+
 class Worker:
     """The app's Worker; `answer` runs it for one request."""
 
@@ -179,7 +194,9 @@ class Worker:
         outgoing: Outside,
         new_uuid: Callable[[], str],
         deadline_s: float,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._function = function
         self._env = env
         self._gateway = gateway
@@ -195,7 +212,18 @@ class Worker:
 
         Raises `asyncio.CancelledError` then.
         """
-        caller = WorkerCaller(self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s)
+        if self._tracing is None:
+            return await self._answer(request, client_key, traceparent, gone)
+        return await self._tracing.worker(
+            request.method, traceparent, lambda parent: self._answer(request, client_key, parent, gone)
+        )
+
+    async def _answer(
+        self, request: Request, client_key: str | None, traceparent: str, gone: Awaitable[None]
+    ) -> Problem:
+        caller = WorkerCaller(
+            self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s, request.headers.pairs
+        )
         context = Context()
         context.run(current_turn.set, caller)
         context.run(outside.set, self._outgoing)
@@ -211,7 +239,7 @@ class Worker:
             if not work.done():
                 self._leave(work)
         if work in ended:
-            return self._told(work)
+            return self._told(work, context)
         if leaving in ended:
             raise asyncio.CancelledError
         late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
@@ -241,7 +269,7 @@ class Worker:
         if not work.cancelled():
             work.exception()  # nobody is left who could be told
 
-    def _told(self, work: asyncio.Task[Reply]) -> Problem:
+    def _told(self, work: asyncio.Task[Reply], context: Context) -> Problem:
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error is None:
             reply = work.result()
@@ -256,14 +284,8 @@ class Worker:
             error = bad
         if isinstance(error, _TOLD):
             return problem_of(error)
-        _logger.error("the Worker failed: %s", _blame(error))
+        context.run(partial(_logger.error, "the Worker failed", **told_of(error)))
         told = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
         if isinstance(error, FetchFailed):
             return problem(error.code, told, status=STATUS[error.code])
         return problem("worker-failed", told, status=500)
-
-
-def _blame(error: BaseException) -> str:
-    """Type and text of an error, behind the innermost line of the user's code."""
-    what, place = traceback.format_exception_only(error)[-1].strip(), place_of(error)
-    return f"{place}: {what}" if place else what

@@ -40,7 +40,8 @@ from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
-from perdure.streams.blame import Blame
+from perdure.streams.about import about
+from perdure.streams.blame import Blame, what_of
 from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
@@ -182,6 +183,9 @@ class Turns:
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
+        if self.ports.tracing is not None:
+            self.ports.tracing.began(turn)
+            command = turn.command
         context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
         handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
@@ -197,9 +201,8 @@ class Turns:
         self.counts.parked += 1
         _logger.error(
             "a command is parked: the process died while it ran",
-            command=f"{self.tables.partition}:{turn.offset}",
-            object=command.key,
-            what=f"{command.kind} {command.method} {command.path}",
+            **about(turn),
+            what=what_of(turn),
             times=times,
         )
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
@@ -230,13 +233,15 @@ class Turns:
         resident.state.end()
         resident.running = None
         if turn.cut is not None:
-            error = turn.cut
+            error = turn.cut.with_traceback(error.__traceback__ if error is not None else None)
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
         outcome = conclude(turn.command, result, error, overlay)
+        if self.ports.tracing is not None:
+            self.ports.tracing.ended(turn, outcome)
         if error is not None and outcome.reply.outcome == FAILED:
-            self._blame.failed(turn.command, error)
+            self._blame.failed(turn, error)
         if turn.command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
         elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):
