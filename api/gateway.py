@@ -21,7 +21,6 @@ from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
-from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 
@@ -73,8 +72,8 @@ class FrameTaker(Protocol):
     def ended(self, reply_to: str, id_: str) -> bool:
         """The event `id_` has had its turn; False if nobody here waits to hear that."""
 
-    def came(self, record: LogRecord) -> None:
-        """A record for them from `{app}.replies`."""
+    def came(self, record: LogRecord) -> bool:
+        """A record from `{app}.replies`; False if it is not about WebSockets."""
 
 
 class Tracing(Protocol):
@@ -170,6 +169,7 @@ class Gateway:
         deadline_ms: int | None = None,
         principal: str = "",
         socket: str = "",
+        hint: str = "",
     ) -> None:
         """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
 
@@ -197,8 +197,9 @@ class Gateway:
             principal,
             traceparent,
             socket=socket,
+            hint=hint,
         )
-        record = self._vouched(command) if principal or socket else command_record(command)
+        record = self._vouched(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
         receipt = log.append(_COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
@@ -214,6 +215,7 @@ class Gateway:
         body: bytes,
         client_key: str | None,
         traceparent: str,
+        hint: str = "",
     ) -> Receipt:
         """Append a command whose answer nobody waits for; its receipt. Raises like `submit`."""
         if self.closed is not None:
@@ -222,9 +224,10 @@ class Gateway:
         self._owners[partition].check_room(key)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
         command = Command(
-            key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent
+            key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent, hint=hint
         )
-        return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+        record = self._vouched(command) if hint else command_record(command)
+        return self._log.append(Topic.COMMANDS, partition, Record(*record), command)
 
     def accept(
         self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: Sent
@@ -294,11 +297,10 @@ class Gateway:
             asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}", id_))
 
     def _replied(self, record: LogRecord) -> None:
+        if self.sockets is not None and self.sockets.came(record):
+            return
         if record.key != self.address.partition("/")[2].encode():
             return  # for another gateway
-        if record.headers and record.headers[0] == FRAME_KIND and self.sockets is not None:
-            self.sockets.came(record)
-            return
         try:
             answered = parse_reply(record.value, record.headers)
             partition, offset = map(int, answered.command.split(":"))

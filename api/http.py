@@ -33,7 +33,7 @@ from perdure.api.commands import accepted, prefers_async
 from perdure.api.gateway import Answer, Asker, Gateway, Sent, Waiting
 from perdure.api.pages import Asked, Pages, Refused, no_such_path, parts_of, query_of
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
-from perdure.api.worker import Worker, durable
+from perdure.api.worker import Worker
 from perdure.objects.http import Request
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
@@ -49,6 +49,7 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
+from perdure.streams.log import durable
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -154,6 +155,16 @@ class HttpDoor:
     def key_of(self, raw_path: bytes) -> str:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
         return self._resolved(raw_path)[1]
+
+    def worker_for(self, raw_path: bytes) -> Worker:
+        """Who answers an upgrade to a WebSocket at a path of no object. Raises `Refused`: nobody."""
+        if self._worker is None or not self.for_worker(raw_path):
+            raise Refused(problem("no-such-path", "WebSockets are at /objects/NAMESPACE/NAME", status=404))
+        return self._worker
+
+    def for_worker(self, raw_path: bytes) -> bool:
+        """Is a path the Worker's?"""
+        return self._worker is not None and parts_of(raw_path)[0] not in OWN
 
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""
@@ -289,9 +300,8 @@ class HttpDoor:
     async def _by_worker(self, worker: Worker, scope: Scope, receive: Receive) -> Problem:
         head = read_head(scope["headers"])
         body = b"" if head.size == 0 else await self._body(head.size, receive)
-        path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-        request = Request(
-            scope["method"], f"{path}?{query}" if query else path, _whole(scope["headers"]), body
+        request = whole_request(
+            scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], body
         )
         return await worker.answer(request, head.client_key, head.traceparent, _gone(receive))
 
@@ -310,11 +320,15 @@ class HttpDoor:
                 return b"".join(chunks)
 
 
-def _whole(raw: RawHeaders) -> Pairs:
-    """The headers of a request as the Worker sees them."""
-    return tuple(
+def whole_request(
+    method: str, raw_path: bytes, query: bytes, raw: RawHeaders, body: bytes, *more: tuple[str, str]
+) -> Request:
+    """A request as the Worker sees it: all of it but what concerns the connection, and `more` headers."""
+    path = (raw_path + b"?" + query if query else raw_path).decode("latin-1")
+    headers = tuple(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in raw if name not in _OF_THE_HOP
     )
+    return Request(method, path, headers + more, body)
 
 
 async def _gone(receive: Receive) -> None:

@@ -138,6 +138,7 @@ class Node:
             outside=outgoing,
             charged=page.charged,
             tracing=self.tracing,
+            careful=page.died,
         )
         self._exchange = ports.exchange
         bounds = bounds_of(config)

@@ -167,6 +167,7 @@ class FetchedResponse(Response):
         self.status = status
         self.headers = Headers(tuple((name.lower(), value) for name, value in headers))
         self.body = body
+        self.web_socket = None
 
     @property
     def ok(self) -> bool:

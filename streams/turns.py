@@ -7,7 +7,8 @@ Laws
   from a turn, whose key is in flight, is answered then as the first one was.
 - A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
 - A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
-- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run.
+- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run. After
+  such a death what comes again by itself, alarms and the like, is on the log for good before it runs, so that it can be charged.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import structlog
 
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
+from perdure.objects.placing import note_hint
 from perdure.objects.turn import (
     Outcome,
     conclude,
@@ -92,6 +94,7 @@ class Turns:
         self.calls: Calls | None = None  # set by the owner
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
+        self._careful = ports.careful and self._lock_is_proof
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
@@ -180,6 +183,10 @@ class Turns:
             self._next(resident)
             return
         resident.running = turn
+        if self._careful and not turn.on_log and nobody_asks_again(command):
+            turn.on_log = True
+            self.journal.prove(lambda: self._run_if_reigning(turn))
+            return
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
@@ -237,6 +244,8 @@ class Turns:
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
+        if turn.command.hint and error is None:
+            note_hint(turn.command.hint, resident, overlay)
         outcome = conclude(turn.command, result, error, overlay)
         if self.ports.tracing is not None:
             self.ports.tracing.ended(turn, outcome)
