@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from perdure.api.access import Access
+from perdure.api.commands import commands_page
 from perdure.api.direct import DirectProtocol
 from perdure.api.gateway import Gateway
 from perdure.api.guarded import GuardedProtocol, GuardedSocketProtocol
@@ -139,6 +140,7 @@ class Node:
             outside=outgoing,
             charged=page.charged,
             tracing=self.tracing,
+            careful=page.died,
         )
         self._exchange = ports.exchange
         bounds = bounds_of(config)
@@ -327,6 +329,8 @@ class Node:
                 single("metrics", lambda: (200, _METRICS, self._metrics())),
             )
         )
+        if access is not None or self.config.expose or self.worker is None:
+            pages["commands"] = commands_page(self.owners)
         if access is not None:
             pages["ticket"] = ticket_page(access, self.registry)
         return pages

@@ -180,6 +180,7 @@ class Calls:
             traceparent=asked.traceparent or own.traceparent,
             chain=chain,
             mark=self._low_mark(),
+            socket="",  # what a turn accepts is its own
         )
 
     async def _reply(self, call: Call, until_ms: int) -> Reply:

@@ -73,7 +73,7 @@ class Ports:
 
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
     `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
-    how often.
+    how often. `careful`: the process before this one died while a turn's code was running.
     """
 
     log: Log
@@ -92,3 +92,4 @@ class Ports:
     outside: Outside | None = None
     charged: Callable[[int, int], Mapping[int, int]] = _nobody
     tracing: Tracing | None = None
+    careful: bool = False

@@ -7,7 +7,8 @@ Laws
   from a turn, whose key is in flight, is answered then as the first one was.
 - A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
 - A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
-- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run.
+- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run. After
+  such a death what comes again by itself, alarms and the like, is on the log for good before it runs, so that it can be charged.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import structlog
 
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
+from perdure.objects.placing import note_hint
 from perdure.objects.turn import (
     Outcome,
     conclude,
@@ -93,9 +95,12 @@ class Turns:
         self.calls: Calls | None = None  # set by the owner
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
+        self._careful = ports.careful and self._lock_is_proof
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
+        self._env = ports.registry.env
+        self._clock_ms = ports.clock_ms
         self._loop = asyncio.get_running_loop()
         self._blame = Blame(self._loop.time)
         self._turn_context = Context()
@@ -167,7 +172,7 @@ class Turns:
         assert resident is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
-        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self.ports.clock_ms)
+        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self._clock_ms)
         if command.socket and not early and asked_by_the_dead(self.ports, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
@@ -179,16 +184,19 @@ class Turns:
             self._next(resident)
             return
         resident.running = turn
+        if self._careful and not turn.on_log and nobody_asks_again(command):
+            turn.on_log = True
+            self.journal.prove(lambda: self._run_if_reigning(turn))
+            return
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
         if self.ports.tracing is not None:
             self.ports.tracing.began(turn)
             command = turn.command
-        context = self._turn_context.copy()
+        context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
-        env = self.ports.registry.env
-        handler = self.ringing.handler(turn, env) if alarm else resident.handler(command, env)
+        handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
             # never longer than that: log time is ahead of a clock that jumped back
@@ -240,6 +248,8 @@ class Turns:
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
+        if turn.command.hint and error is None:
+            note_hint(turn.command.hint, resident, overlay)
         outcome = conclude(turn.command, result, error, overlay)
         if self.ports.tracing is not None:
             self.ports.tracing.ended(turn, outcome)
@@ -253,7 +263,8 @@ class Turns:
                 return
             outcome = given_up(outcome)
         self.conclude(turn, outcome)
-        self._next(resident)
+        if resident.mailbox is not None:
+            self._next(resident)
 
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""

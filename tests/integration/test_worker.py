@@ -33,6 +33,9 @@ class User(DurableObject):
     async def count(self):
         return await self.state.get("count", 0)
 
+    async def where(self):
+        return self.state.location_hint
+
     async def envelope(self):
         command = current_turn.get().command
         return [command.client_key, command.traceparent, command.deadline_ms]
@@ -60,6 +63,8 @@ async def fetch(request, env):
             return Response.json([request.url, dict(request.headers)])
         case "add":
             return Response.json([await user.add(), await user.add(10), await env.ROOMS.get("r").add()])
+        case "where":
+            return Response.json(await env.USERS.get("hinted", location_hint=rest).where())
         case "envelope":
             await asyncio.sleep(0.2)
             return Response.json(await user.envelope())
@@ -153,6 +158,11 @@ def test_the_worker_routes_by_id(server: Server) -> None:
         assert client.get("/nothing").status_code == 404
         assert client.get("/nothing").text == "nothing at /nothing"
         assert client.head("/users/alice").status_code == 200
+
+
+def test_a_location_hint_is_recorded(server: Server) -> None:
+    """The first for good; the object is the same with any."""
+    assert [httpx.get(f"{server.url}/where/{hint}").json() for hint in ("weur", "enam")] == ["weur", "weur"]
 
 
 def test_behind_a_worker_the_objects_are_closed_unless_exposed(tmp_path: Path) -> None:
