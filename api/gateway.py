@@ -26,6 +26,7 @@ from perdure.streams.owner import Owner
 
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
+_COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
 
 
 class Answer(NamedTuple):
@@ -34,6 +35,14 @@ class Answer(NamedTuple):
     reply: Reply
     partition: int
     offset: int
+
+
+class Sent(NamedTuple):
+    """Of a command: what its client said beside what is asked, and who that is."""
+
+    client_key: str | None
+    principal: str
+    traceparent: str
 
 
 class Asker(Protocol):
@@ -67,6 +76,13 @@ class FrameTaker(Protocol):
         """A record from `{app}.replies`; False if it is not about WebSockets."""
 
 
+class Tracing(Protocol):
+    """Whoever traces what doors ask (see api/spans.py)."""
+
+    def asked(self, asker: Asker, key: str, kind: str, method: str, traceparent: str) -> tuple[Asker, str]:
+        """Who is to be told in place of `asker`, and the command's `traceparent`."""
+
+
 class Waiting:
     """An asker for coroutines: `await waiting.future`."""
 
@@ -97,6 +113,7 @@ class Gateway:
         seal: Seal | None = None,
     ) -> None:
         self._log = log
+        self.tracing: Tracing | None = None
         self.seal = seal  # for upgrades to WebSockets, and principals
         self._node = node
         self._clock_ms = clock_ms
@@ -126,7 +143,7 @@ class Gateway:
             self._tail.close()
         waiting, self._waiting = self._waiting, {}
         for id_, (asker, _) in waiting.items():
-            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run"))
+            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
 
     def check_room(self, key: str) -> None:
         """Is there room for one more command of object `key`? Raises as `submit` does."""
@@ -164,6 +181,8 @@ class Gateway:
         partition = partition_of(key, log.partitions)
         self._owners[partition].check_room(key)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        if self.tracing is not None:
+            asker, traceparent = self.tracing.asked(asker, key, kind, method, traceparent)
         command = Command(
             key,
             kind,
@@ -182,7 +201,7 @@ class Gateway:
         )
         record = self._vouched(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = log.append(Topic.COMMANDS, partition, Record(*record), command)
+        receipt = log.append(_COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 
@@ -208,6 +227,34 @@ class Gateway:
         record = self._vouched(command) if hint else command_record(command)
         return self._log.append(Topic.COMMANDS, partition, Record(*record), command)
 
+    def accept(
+        self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: Sent
+    ) -> tuple[str, Receipt]:
+        """Append a command that nobody waits for and whose reply is kept; (its id, the receipt). Raises like `submit`.
+
+        Its own id is its client key if it has none: what has a key leaves an entry, whatever it changed.
+        """
+        self.check_room(key)
+        partition = partition_of(key, self._log.partitions)
+        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        client_key, principal, traceparent = sent
+        command = Command(
+            key,
+            kind,
+            method,
+            path,
+            headers,
+            body,
+            id_,
+            NOBODY,
+            None,
+            client_key or id_,
+            principal,
+            traceparent,
+        )
+        record = self._vouched(command) if principal else command_record(command)
+        return id_, self._log.append(Topic.COMMANDS, partition, Record(*record), command)
+
     def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
         assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"
         return sealed_record(command, self.seal)
@@ -218,7 +265,7 @@ class Gateway:
         waiting = self._waiting.pop(id_, None)
         if waiting is not None:
             if isinstance(error, OutcomeUnknown):
-                error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run")
+                error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_)
             waiting[0].failed(error)
 
     # What owners call
@@ -245,7 +292,7 @@ class Gateway:
         prefix = f"{partition}-"
         for id_ in [id_ for id_ in self._waiting if id_.startswith(prefix)]:
             asker, _ = self._waiting.pop(id_)
-            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}"))
+            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}", id_))
 
     def _replied(self, record: LogRecord) -> None:
         if self.sockets is not None and self.sockets.came(record):
@@ -267,7 +314,7 @@ class Gateway:
             for id_ in self._overdue(now_s):
                 asker, _ = self._waiting.pop(id_)
                 told = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
-                asker.failed(OutcomeUnknown(told))
+                asker.failed(OutcomeUnknown(told, id_))
 
     def _overdue(self, now_s: float) -> list[str]:
         found = []

@@ -31,6 +31,7 @@ ASKED_S = 1.0
 class GuardedProtocol(DirectProtocol):
     """Requests for objects, of those who may. `to` takes `access`, too."""
 
+    recognizes = False  # each request is looked at
     access: ClassVar[Access]
     _grant: Grant | None = None  # of the request that is being read, and of what headers it was found
     _granted: RawHeaders | None = None

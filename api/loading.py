@@ -21,8 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import structlog
+
 from perdure.objects.durable import DurableObject
-from perdure.schemas.config import ENV_PREFIX, Config, parse_config, secrets_in
+from perdure.schemas.config import ENV_PREFIX, Config, DurableObjects, parse_config, secrets_in
 from perdure.schemas.errors import ConfigError
 from perdure.streams.blame import place_of
 
@@ -30,6 +32,7 @@ CONFIG_FILES = ("perdure.toml", "wrangler.toml")
 DEV_VARS = ".dev.vars"
 _NO_MODULES_OF_AN_APP = ("_", "test_", "conftest.", "setup.")
 
+_logger = structlog.get_logger("perdure")
 _numbers = itertools.count(1)
 _borrowed: dict[str, ModuleType] = {}  # plain names the app loaded last holds in sys.modules
 _folders: list[str] = []  # its entry in sys.path
@@ -80,7 +83,29 @@ def load_app(
         )
     modules = _import_all(files, folder)
     worker = _worker(modules[0]) if config.main is not None else None
-    return App(config, _classes(modules, folder), worker, folder, config_file)
+    classes = _classes(modules, folder)
+    if config_file is not None and _is_another_than_main(path, env_name, environ):
+        config = _bound_here(config, classes, config_file)
+    return App(config, classes, worker, folder, config_file)
+
+
+def _is_another_than_main(path: Path | None, env_name: str | None, environ: Mapping[str, str] | None) -> bool:
+    """Is `path` a file beside the one that the configuration has for the app?"""
+    if path is None or path.suffix != ".py":
+        return False
+    own = load_config(path.parent, env_name=env_name, environ=environ).main
+    return own is not None and Path(own).name != path.name
+
+
+def _bound_here(config: Config, classes: Mapping[str, object], config_file: Path) -> Config:
+    """The configuration without bindings of classes that are in other files."""
+    kept = tuple(each for each in config.bindings if each.class_name in classes)
+    if left := [each.name for each in config.bindings if each not in kept]:
+        _logger.warning(
+            f"{config_file} is the app's of {config_file.parent}; of its bindings those to classes of other files "
+            f"are left out: {', '.join(left)}. To have them: perdure serve {config_file.parent}"
+        )
+    return config.model_copy(update={"durable_objects": DurableObjects(bindings=kept)})
 
 
 def load_config(

@@ -58,6 +58,7 @@ from perdure.schemas.keys import namespace_of, partition_of
 from perdure.schemas.replies import Pairs, Reply
 from perdure.schemas.seal import Seal
 from perdure.schemas.values import decode_value
+from perdure.streams import unawaited
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.mailbox import Resident
@@ -143,6 +144,7 @@ class World:
             step_s=limits.step_s, hold_s=limits.hold_s
         )  # true time: a loop ends nowhere else
         self._watchdog.start()
+        self._unwatch = unawaited.watch()
         await self._begin()
         return self
 
@@ -151,6 +153,7 @@ class World:
     ) -> None:
         await self._end()
         self._watchdog.stop()
+        self._unwatch()
 
     # Time
 

@@ -15,12 +15,13 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
+
+import structlog
 
 from perdure.api.gateway import Gateway, Waiting
 from perdure.api.passing import Accepting, Passing
@@ -46,7 +47,7 @@ from perdure.schemas.errors import (
     Unavailable,
 )
 from perdure.schemas.replies import Pairs, Reply
-from perdure.streams.blame import place_of
+from perdure.streams.blame import told as told_of
 from perdure.streams.log import durable
 from perdure.streams.stepping import doorway
 from perdure.streams.watchdog import Interrupted
@@ -56,11 +57,14 @@ _Asked = tuple[str, str, str, str, Pairs, bytes, str | None, str]
 Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
 # what these say is for the client, as it would be at an object's door: change the request, or ask again
 _TOLD = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
-_logger = logging.getLogger("perdure")
+_logger = structlog.get_logger("perdure")
 
 
 class WorkerCaller:
-    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py)."""
+    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py).
+
+    `headers` are the request's, credentials too: log lines are kept free of them.
+    """
 
     def __init__(
         self,
@@ -69,9 +73,11 @@ class WorkerCaller:
         client_key: str | None,
         traceparent: str,
         deadline_s: float,
+        headers: Pairs = (),
         passing: Passing | None = None,
     ) -> None:
         self.traceparent = traceparent
+        self.headers = headers
         self._passing = passing
         self._gateway = gateway
         self._new_uuid = new_uuid
@@ -158,6 +164,15 @@ class WorkerCaller:
         return f"{key}/{self._calls}"
 
 
+class Tracing(Protocol):
+    """Whoever traces the Worker's requests (see api/spans.py)."""
+
+    async def worker(
+        self, method: str, traceparent: str, answer: Callable[[str], Awaitable[Problem]]
+    ) -> Problem:
+        """`answer(traceparent)`, with the `traceparent` of what comes of the request."""
+
+
 class Worker:
     """The app's Worker; `answer` runs it for one request."""
 
@@ -170,7 +185,9 @@ class Worker:
         outgoing: Outside,
         new_uuid: Callable[[], str],
         deadline_s: float,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._function = function
         self._env = env
         self._gateway = gateway
@@ -192,8 +209,30 @@ class Worker:
         `passing`: of an upgrade, its WebSocket; it is accepted if, and only if, the status is 101. Raises
         `asyncio.CancelledError` when nobody waits.
         """
+        if self._tracing is None:
+            return await self._answer(request, client_key, traceparent, gone, passing)
+        return await self._tracing.worker(
+            request.method,
+            traceparent,
+            lambda parent: self._answer(request, client_key, parent, gone, passing),
+        )
+
+    async def _answer(
+        self,
+        request: Request,
+        client_key: str | None,
+        traceparent: str,
+        gone: Awaitable[None],
+        passing: Passing | None,
+    ) -> Problem:
         caller = WorkerCaller(
-            self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s, passing
+            self._gateway,
+            self._new_uuid,
+            client_key,
+            traceparent,
+            self._deadline_s,
+            request.headers.pairs,
+            passing,
         )
         context = Context()
         context.run(current_turn.set, caller)
@@ -210,7 +249,7 @@ class Worker:
             if not work.done():
                 self._leave(work)
         if work in ended:
-            return self._told(work)
+            return self._told(work, context)
         if leaving in ended:
             raise asyncio.CancelledError
         late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
@@ -245,7 +284,7 @@ class Worker:
         if not work.cancelled():
             work.exception()  # nobody is left who could be told
 
-    def _told(self, work: asyncio.Task[Reply]) -> Problem:
+    def _told(self, work: asyncio.Task[Reply], context: Context) -> Problem:
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error is None:
             reply = work.result()
@@ -260,14 +299,8 @@ class Worker:
             error = bad
         if isinstance(error, _TOLD):
             return problem_of(error)
-        _logger.error("the Worker failed: %s", _blame(error))
+        context.run(partial(_logger.error, "the Worker failed", **told_of(error)))
         told = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
         if isinstance(error, FetchFailed):
             return problem(error.code, told, status=STATUS[error.code])
         return problem("worker-failed", told, status=500)
-
-
-def _blame(error: BaseException) -> str:
-    """Type and text of an error, behind the innermost line of the user's code."""
-    what, place = traceback.format_exception_only(error)[-1].strip(), place_of(error)
-    return f"{place}: {what}" if place else what

@@ -97,19 +97,25 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
 
 def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record that carries `command`, one that anybody may send."""
-    headers = [*_envelope(command.kind, command.reply_to, command.deadline_ms), ("id", command.id.encode())]
-    if command.client_key is not None:
-        headers.append(("idempotency-key", command.client_key.encode()))
-    if command.principal:
-        headers.append(("principal", command.principal.encode()))
-    if command.traceparent:
-        headers.append(("traceparent", command.traceparent.encode()))
+    headers = (
+        *_envelope(command.kind, command.reply_to, command.deadline_ms),
+        ("id", command.id.encode()),
+        *(_said_further(command) if command.client_key or command.principal or command.traceparent else ()),
+    )
     if command.kind == FETCH:
-        headers.append(("method", command.method.encode()))
-        headers.append(("path", command.path.encode()))
-        if command.headers:
-            headers += _http_headers(command.headers)
-    return command.key.encode(), command.body, tuple(headers)
+        method, path = ("method", command.method.encode()), ("path", command.path.encode())
+        headers = (*headers, method, path, *_http_headers(command.headers))
+    return command.key.encode(), command.body, headers
+
+
+def _said_further(command: Command) -> Headers:
+    """What most commands do not say."""
+    said = (
+        ("idempotency-key", command.client_key or ""),
+        ("principal", command.principal),
+        ("traceparent", command.traceparent),
+    )
+    return tuple((name, value.encode()) for name, value in said if value)
 
 
 @lru_cache(256)

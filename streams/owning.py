@@ -15,6 +15,7 @@ from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log
 from perdure.streams.release import Doors
+from perdure.streams.tracing import Tracing
 
 UNSEALED = Seal("")  # of an app without a secret: for tests and simulations
 
@@ -90,4 +91,5 @@ class Ports:
     migrations: tuple[Step, ...] = ()
     outside: Outside | None = None
     charged: Callable[[int, int], Mapping[int, int]] = _nobody
+    tracing: Tracing | None = None
     careful: bool = False

@@ -42,7 +42,8 @@ from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
-from perdure.streams.blame import Blame
+from perdure.streams.about import about
+from perdure.streams.blame import Blame, what_of
 from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
@@ -55,6 +56,7 @@ from perdure.streams.ringing import Ringing, note_expiry
 from perdure.streams.sockets import asked_by_the_dead, removal, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
+from perdure.streams.unawaited import NeverAwaited
 
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.calls import Calls
@@ -97,6 +99,8 @@ class Turns:
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
+        self._env = ports.registry.env
+        self._clock_ms = ports.clock_ms
         self._loop = asyncio.get_running_loop()
         self._blame = Blame(self._loop.time)
         self._turn_context = Context()
@@ -168,7 +172,7 @@ class Turns:
         assert resident is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
-        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self.ports.clock_ms)
+        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self._clock_ms)
         if command.socket and not early and asked_by_the_dead(self.ports, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
@@ -187,10 +191,12 @@ class Turns:
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
-        context = self._turn_context.copy()
+        if self.ports.tracing is not None:
+            self.ports.tracing.began(turn)
+            command = turn.command
+        context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
-        env = self.ports.registry.env
-        handler = self.ringing.handler(turn, env) if alarm else resident.handler(command, env)
+        handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
             # never longer than that: log time is ahead of a clock that jumped back
@@ -203,9 +209,8 @@ class Turns:
         self.counts.parked += 1
         _logger.error(
             "a command is parked: the process died while it ran",
-            command=f"{self.tables.partition}:{turn.offset}",
-            object=command.key,
-            what=f"{command.kind} {command.method} {command.path}",
+            **about(turn),
+            what=what_of(turn),
             times=times,
         )
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
@@ -236,15 +241,20 @@ class Turns:
         resident.state.end()
         resident.running = None
         if turn.cut is not None:
-            error = turn.cut
+            if isinstance(turn.cut, NeverAwaited):
+                error = turn.cut.instead_of(error)
+            else:
+                error = turn.cut.with_traceback(error.__traceback__ if error is not None else None)
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
         if turn.command.hint and error is None:
             note_hint(turn.command.hint, resident, overlay)
         outcome = conclude(turn.command, result, error, overlay)
+        if self.ports.tracing is not None:
+            self.ports.tracing.ended(turn, outcome)
         if error is not None and outcome.reply.outcome == FAILED:
-            self._blame.failed(turn.command, error)
+            self._blame.failed(turn, error)
         if turn.command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
         elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):
@@ -253,7 +263,8 @@ class Turns:
                 return
             outcome = given_up(outcome)
         self.conclude(turn, outcome)
-        self._next(resident)
+        if resident.mailbox is not None:
+            self._next(resident)
 
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""

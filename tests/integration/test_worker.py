@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,11 @@ def test_what_a_worker_raises(
     assert httpx.get(f"{server.url}/told").status_code == 200
     if path == "/fail/x":
         line = APP[: APP.index('rest["x"]')].count("\n") + 1
-        assert f"the Worker failed: {place}/app/app.py:{line}: TypeError: string indices" in server.stderr()
+        (said,) = [
+            line for line in map(json.loads, server.stderr().splitlines()) if "KeyError" not in line["error"]
+        ]
+        assert (said["event"], said["at"]) == ("the Worker failed", f"{place}/app/app.py:{line}")
+        assert said["error"].startswith("TypeError: string indices")
 
 
 def test_a_worker_is_bounded_in_time_and_body(tmp_path: Path) -> None:
