@@ -18,15 +18,17 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from perdure.schemas.commands import Command
+from perdure.schemas.commands import ADMIN, Command
 from perdure.schemas.errors import (
     CallerError,
+    ObjectPaused,
     OutcomeUnknown,
     Overloaded,
     Unavailable,
 )
 from perdure.schemas.journal import encode_entry
 from perdure.streams import failpoints
+from perdure.streams.admin import Administration
 from perdure.streams.alarms import AlarmClock
 from perdure.streams.calls import Calls
 from perdure.streams.entries import dead_letter
@@ -69,6 +71,9 @@ class Owner:
             lambda: self.release.commands.mark,
             self.check_room,
         )
+        self.admin = Administration(
+            ports, tables, self.turns, lambda: self.release.commands.mark, self._spawn
+        )
         self.tail: Tail | None = None
         self.next_command = 0
         self.undone = 0
@@ -86,6 +91,7 @@ class Owner:
         self.journal.close()
         self.turns.drop_all()
         self.alarms.end()
+        self.admin.end()
         self.undone, self._paused = 0, False
         for task in self._tasks:
             task.cancel()
@@ -116,7 +122,8 @@ class Owner:
 
     @property
     def idle(self) -> bool:
-        return self.undone == 0 and self.journal.idle
+        """Nothing is under way, and nothing waits but for paused objects."""
+        return self.journal.idle and self.undone == (self.admin.held if self.tables.paused else 0)
 
     def check_room(self, key: str) -> None:
         """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error."""
@@ -126,6 +133,8 @@ class Owner:
             raise Unavailable(f"partition {self.partition} is {self.state}: ask again")
         resident = self.turns.residents.get(key)
         if resident is not None and resident.mailbox and len(resident.mailbox) >= self.bounds.mailbox:
+            if resident.paused:
+                raise ObjectPaused(f"{key} is paused, and {len(resident.mailbox)} commands wait for it")
             raise Overloaded(f"{key} has {len(resident.mailbox)} commands waiting: ask again later")
 
     # Commands in
@@ -151,7 +160,10 @@ class Owner:
             except CallerError as error:
                 self._dead(record, error)
                 return
-        self.turns.take(record, command)
+        if command.kind == ADMIN:
+            self.admin.take(record, command)
+        else:
+            self.turns.take(record, command)
 
     def _skipped(self, first: int, until: int) -> None:
         """Offsets the log has no record for count as done; that is journaled too."""
