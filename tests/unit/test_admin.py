@@ -6,7 +6,7 @@ import msgspec
 from tests.unit.reign import Reign, story
 from tests.unit.test_owner import Thing, code, result
 
-from perdure.schemas.admin import DELETE, PAUSE, RESUME, SKIP, Asked
+from perdure.schemas.admin import DELETE, PAUSE, REDRIVE, RESUME, SKIP, Asked
 from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
 from perdure.schemas.replies import Reply
 from perdure.streams.log import Record
@@ -41,5 +41,22 @@ def test_a_paused_object_holds_its_commands_over_a_restart_and_one_is_given_up()
         assert result(replies[1]) == b'{"result":2}'
         assert (await act(reign, "a", DELETE)).error is None
         assert result(await reign.call("a", "add", 1)) == b'{"result":1}'
+
+    story(Thing, told)
+
+
+def test_a_parked_command_is_driven_again_once() -> None:
+    """It runs as a new command, after which nothing is parked there."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        reign.charged = {0: 3}
+        await reign.begin()
+        assert code(await reign.call("a", "add"))[0] == "parked"
+        first, second = [await act(reign, "a", REDRIVE, "0") for _ in range(2)]
+        assert first.error is None
+        assert code(second) == ("rejected", "not-parked")
+        await reign.until(lambda: reign.owner.idle)
+        assert result(await reign.call("a", "add")) == b'{"result":2}'
 
     story(Thing, told)
