@@ -48,7 +48,7 @@ PAGES: Mapping[str, str | None] = MappingProxyType(
         "metrics": METRICS,
         "admin": ADMIN,
         "console": ADMIN,
-        "commands": ADMIN,
+        "commands": KNOWN,
         "ticket": KNOWN,
         "docs": KNOWN,
         "openapi.json": KNOWN,

@@ -7,6 +7,7 @@ Laws
 - Taken is a complete HTTP/1.1 request for a path of an object, without upgrade and `Expect`, on a connection that
   answers nothing else at the moment. While it is open it stands where uvicorn keeps its own cycle, so that
   what a client sends meanwhile waits in uvicorn's pipeline, and responses keep the order of requests.
+- A request whose bytes were taken before is not parsed again (api/repeats.py).
 - A body above the limit is refused as soon as that is known, and the rest of it is thrown away.
 - An idle connection is closed after uvicorn's keep-alive time-out, or within that time again: one timer per
   connection looks, instead of one per request.
@@ -14,11 +15,13 @@ Laws
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from perdure.api.commands import prefers_async
 from perdure.api.gateway import Answer
 from perdure.api.http import (
     NO_BODY,
@@ -33,12 +36,16 @@ from perdure.api.http import (
 from perdure.api.onewrite import Nobody, OneWriteProtocol
 from perdure.api.pages import Refused
 from perdure.api.problems import Problem, problem
+from perdure.api.repeats import FIRST_LINE, Repeated, repeated
 from perdure.api.websocket import SocketProtocol
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
 _PATHS = (b"/objects/", b"/rpc/")
+# Answers of writes wait for one fsync and come all at once: sent one by one, their clients' next requests are here
+# when the next batch is sealed. Those of reads come between parsing: sent together, all that has come is parsed first.
+_READS = frozenset(("GET", "HEAD"))
 _NO_HEAD = Head((), None, "", 0)
 
 
@@ -88,17 +95,21 @@ class Exchange:
             return
         self.response_complete = True
         protocol = self.protocol
-        protocol.door.count(status)
+        protocol.answered[status] += 1
         if self.disconnected:
             return
         if not self.keep_alive:
             start += b"connection: close\r\n"
         if status in NO_BODY:
-            protocol.joining.write(start + b"\r\n")
+            whole = start + b"\r\n"
         elif self.method == "HEAD":
-            protocol.joining.write(b"%bcontent-length: %d\r\n\r\n" % (start, len(body)))
+            whole = b"%bcontent-length: %d\r\n\r\n" % (start, len(body))
         else:
-            protocol.joining.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body))
+            whole = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
+        if self.method in _READS:
+            protocol.joining.write(whole)
+        else:
+            protocol.joining.write_now(whole)
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()
@@ -120,23 +131,43 @@ class DirectProtocol(OneWriteProtocol):
     """Make a subclass with the door and the bounds of the server at hand (see `to`)."""
 
     door: ClassVar[HttpDoor]
+    answered: ClassVar[Counter[int]]  # the door's
     paths: ClassVar[tuple[bytes, ...]] = _PATHS
     websocket: ClassVar[type[SocketProtocol]]
+    recognizes: ClassVar[bool] = True  # requests by their bytes
     _exchange: Exchange | None = None  # the one whose request is being read
-    _idle_since_s = 0.0
+    _spoke = False  # it has answered since its timer looked last
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
     _last_head = _NO_HEAD
+    _headers_again = False  # the headers are those of the request before, and allowed
+    _repeated: Repeated | None = None  # what is known without the parser, see api/repeats.py
 
     @classmethod
     def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[DirectProtocol]:
         # behind a Worker that is alone in front they are refused: that is not worth a quick way
         paths = () if door.closed else _PATHS
-        return type("DirectProtocol", (cls,), {"door": door, "paths": paths, "websocket": websocket, **more})
+        given = {"door": door, "answered": door.answered, "paths": paths, "websocket": websocket, **more}
+        return type("DirectProtocol", (cls,), given)
+
+    def data_received(self, data: bytes) -> None:
+        known, whole = self._repeated, self._whole  # whole: the parser stands where a request begins
+        if known is not None and whole and self.cycle.response_complete:
+            line = FIRST_LINE.match(data)
+            if line is not None and (body := known.body(data, line.end())) is not None:
+                exchange = Exchange(self, line[1].decode("ascii"), True)
+                self.cycle = exchange  # type: ignore[assignment]  # as in `on_headers_complete`
+                exchange.head = known.head
+                self._ask(exchange, line[2], body)
+                return
+        super().data_received(data)
+        if self._headers_again and whole and self._whole:
+            self._headers_again = False
+            self._repeated = repeated(data, self._last_head)
 
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._head_complete = self._whole = False
+        self._head_complete = self._whole = self._headers_again = False
         self._exchange = None
         self.url = b""
         self.headers = []
@@ -154,21 +185,24 @@ class DirectProtocol(OneWriteProtocol):
             or self.expect_100_continue
             or parser.should_upgrade()
             or parser.get_http_version() != "1.1"
+            or (self.headers != self._last_headers and prefers_async(self.headers))
         ):
             self._as_uvicorn_does()
             return
         exchange = Exchange(self, parser.get_method().decode("ascii"), parser.should_keep_alive())
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
+            again = self.headers == self._last_headers  # clients repeat themselves
             exchange.head = head = self._read_head()
             if head.size:
                 self.door.fitting(head.size)
+            self._headers_again = again and self.recognizes and exchange.keep_alive
         except PerdureError as error:
             exchange.respond(problem_at_door(error))
 
     def _read_head(self) -> Head:
         headers = self.headers
-        if headers != self._last_headers:  # clients repeat themselves
+        if headers != self._last_headers:
             self._last_head, self._last_headers = read_head(headers), headers
         return self._last_head
 
@@ -198,20 +232,22 @@ class DirectProtocol(OneWriteProtocol):
 
     def on_message_complete(self) -> None:
         exchange = self._exchange
+        self._whole = True
         if exchange is None:
             super().on_message_complete()
-            return
-        self._whole = True
-        if not exchange.response_complete:
-            raw_path, _, query = self.url.partition(b"?")
-            try:
-                body = exchange.body if type(exchange.body) is bytes else bytes(exchange.body)
-                self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
-            except (Refused, PerdureError) as error:
-                exchange.respond(problem_at_door(error))
-            except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
-                self.loop.call_exception_handler({"message": "a request failed", "exception": error})
-                exchange.respond(problem("internal-error", "this request met a fault of perdure", status=500))
+        elif not exchange.response_complete:
+            body = exchange.body
+            self._ask(exchange, self.url, body if type(body) is bytes else bytes(body))
+
+    def _ask(self, exchange: Exchange, url: bytes, body: bytes) -> None:
+        raw_path, _, query = url.partition(b"?")
+        try:
+            self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
+        except (Refused, PerdureError) as error:
+            exchange.respond(problem_at_door(error))
+        except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
+            self.loop.call_exception_handler({"message": "a request failed", "exception": error})
+            exchange.respond(problem("internal-error", "this request met a fault of perdure", status=500))
 
     # The connection
 
@@ -219,12 +255,13 @@ class DirectProtocol(OneWriteProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
             return
-        self._idle_since_s = self.loop.time()
+        self._spoke = True
         if self.timeout_keep_alive_task is None:
             self._look_again_in(self.timeout_keep_alive)
 
@@ -239,9 +276,9 @@ class DirectProtocol(OneWriteProtocol):
         self.timeout_keep_alive_task = None
         if cycle is not None and not cycle.response_complete:
             return  # the end of its response sets a new one
-        idle_s = self.loop.time() - self._idle_since_s
-        if not self._head_complete or idle_s < self.timeout_keep_alive:
-            self._look_again_in(max(self.timeout_keep_alive - idle_s, 1.0))
+        if self._spoke or not self._head_complete:
+            self._spoke = False
+            self._look_again_in(self.timeout_keep_alive)
         else:
             super().timeout_keep_alive_handler()
 

@@ -21,12 +21,12 @@ from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
-from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
+_COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
 
 
 class Answer(NamedTuple):
@@ -35,6 +35,14 @@ class Answer(NamedTuple):
     reply: Reply
     partition: int
     offset: int
+
+
+class Sent(NamedTuple):
+    """Of a command: what its client said beside what is asked, and who that is."""
+
+    client_key: str | None
+    principal: str
+    traceparent: str
 
 
 class Asker(Protocol):
@@ -64,8 +72,15 @@ class FrameTaker(Protocol):
     def ended(self, reply_to: str, id_: str) -> bool:
         """The event `id_` has had its turn; False if nobody here waits to hear that."""
 
-    def came(self, record: LogRecord) -> None:
-        """A record for them from `{app}.replies`."""
+    def came(self, record: LogRecord) -> bool:
+        """A record from `{app}.replies`; False if it is not about WebSockets."""
+
+
+class Tracing(Protocol):
+    """Whoever traces what doors ask (see api/spans.py)."""
+
+    def asked(self, asker: Asker, key: str, kind: str, method: str, traceparent: str) -> tuple[Asker, str]:
+        """Who is to be told in place of `asker`, and the command's `traceparent`."""
 
 
 class Waiting:
@@ -98,6 +113,7 @@ class Gateway:
         seal: Seal | None = None,
     ) -> None:
         self._log = log
+        self.tracing: Tracing | None = None
         self.seal = seal  # for upgrades to WebSockets, and principals
         self._node = node
         self._clock_ms = clock_ms
@@ -127,7 +143,7 @@ class Gateway:
             self._tail.close()
         waiting, self._waiting = self._waiting, {}
         for id_, (asker, _) in waiting.items():
-            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run"))
+            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
 
     def check_room(self, key: str) -> None:
         """Is there room for one more command of object `key`? Raises as `submit` does."""
@@ -153,6 +169,7 @@ class Gateway:
         deadline_ms: int | None = None,
         principal: str = "",
         socket: str = "",
+        hint: str = "",
     ) -> None:
         """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
 
@@ -164,6 +181,8 @@ class Gateway:
         partition = partition_of(key, log.partitions)
         self._owners[partition].check_room(key)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        if self.tracing is not None:
+            asker, traceparent = self.tracing.asked(asker, key, kind, method, traceparent)
         command = Command(
             key,
             kind,
@@ -178,10 +197,11 @@ class Gateway:
             principal,
             traceparent,
             socket=socket,
+            hint=hint,
         )
-        record = self._vouched(command) if principal or socket else command_record(command)
+        record = self._vouched(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = log.append(Topic.COMMANDS, partition, Record(*record), command)
+        receipt = log.append(_COMMANDS, partition, Record(*record), command)
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 
@@ -195,6 +215,7 @@ class Gateway:
         body: bytes,
         client_key: str | None,
         traceparent: str,
+        hint: str = "",
     ) -> Receipt:
         """Append a command whose answer nobody waits for; its receipt. Raises like `submit`."""
         if self.closed is not None:
@@ -203,9 +224,38 @@ class Gateway:
         self._owners[partition].check_room(key)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
         command = Command(
-            key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent
+            key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent, hint=hint
         )
-        return self._log.append(Topic.COMMANDS, partition, Record(*command_record(command)), command)
+        record = self._vouched(command) if hint else command_record(command)
+        return self._log.append(Topic.COMMANDS, partition, Record(*record), command)
+
+    def accept(
+        self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: Sent
+    ) -> tuple[str, Receipt]:
+        """Append a command that nobody waits for and whose reply is kept; (its id, the receipt). Raises like `submit`.
+
+        Its own id is its client key if it has none: what has a key leaves an entry, whatever it changed.
+        """
+        self.check_room(key)
+        partition = partition_of(key, self._log.partitions)
+        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        client_key, principal, traceparent = sent
+        command = Command(
+            key,
+            kind,
+            method,
+            path,
+            headers,
+            body,
+            id_,
+            NOBODY,
+            None,
+            client_key or id_,
+            principal,
+            traceparent,
+        )
+        record = self._vouched(command) if principal else command_record(command)
+        return id_, self._log.append(Topic.COMMANDS, partition, Record(*record), command)
 
     def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
         assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"
@@ -217,7 +267,7 @@ class Gateway:
         waiting = self._waiting.pop(id_, None)
         if waiting is not None:
             if isinstance(error, OutcomeUnknown):
-                error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run")
+                error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_)
             waiting[0].failed(error)
 
     # What owners call
@@ -244,14 +294,13 @@ class Gateway:
         prefix = f"{partition}-"
         for id_ in [id_ for id_ in self._waiting if id_.startswith(prefix)]:
             asker, _ = self._waiting.pop(id_)
-            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}"))
+            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}", id_))
 
     def _replied(self, record: LogRecord) -> None:
+        if self.sockets is not None and self.sockets.came(record):
+            return
         if record.key != self.address.partition("/")[2].encode():
             return  # for another gateway
-        if record.headers and record.headers[0] == FRAME_KIND and self.sockets is not None:
-            self.sockets.came(record)
-            return
         try:
             answered = parse_reply(record.value, record.headers)
             partition, offset = map(int, answered.command.split(":"))
@@ -267,7 +316,7 @@ class Gateway:
             for id_ in self._overdue(now_s):
                 asker, _ = self._waiting.pop(id_)
                 told = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
-                asker.failed(OutcomeUnknown(told))
+                asker.failed(OutcomeUnknown(told, id_))
 
     def _overdue(self, now_s: float) -> list[str]:
         found = []

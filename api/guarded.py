@@ -5,6 +5,7 @@ Laws
 - What a connection's headers came to is remembered while they stay the same, so that a client that repeats itself is
   checked by three comparisons: its headers, its right, its time. Rights are looked up per request.
 - What has to wait for an issuer's keys goes by ASGI, which can wait.
+- The Worker's paths are open to all, for WebSockets too: it sees the credentials, and whom it lets in is its own affair.
 - A socket ends with the grant by which it was opened (1008). Its messages count against the quota as requests do, and one
   that is over it is not read until it is not.
 """
@@ -30,6 +31,7 @@ ASKED_S = 1.0
 class GuardedProtocol(DirectProtocol):
     """Requests for objects, of those who may. `to` takes `access`, too."""
 
+    recognizes = False  # each request is looked at
     access: ClassVar[Access]
     _grant: Grant | None = None  # of the request that is being read, and of what headers it was found
     _granted: RawHeaders | None = None
@@ -84,7 +86,7 @@ class GuardedSocketProtocol(SocketProtocol):
     _expiry: asyncio.TimerHandle | None = None
 
     def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
-        waits = self.access.pending(bearer_of(raw))
+        waits = None if self.door.for_worker(path) else self.access.pending(bearer_of(raw))
         if waits is None:
             self._decide(raw, path, query)
         else:
@@ -96,7 +98,9 @@ class GuardedSocketProtocol(SocketProtocol):
         access, bearer = self.access, bearer_of(raw)
         ticket, rest = ticket_in(query)
         try:
-            if bearer is None and ticket is not None and for_object(path):
+            if self.door.for_worker(path):
+                grant = NOBODY  # whom the Worker lets in is its own affair
+            elif bearer is None and ticket is not None and for_object(path):
                 grant = access.redeem(ticket, self._key_of(path))
             else:
                 grant = access.authenticate(bearer)
@@ -121,7 +125,8 @@ class GuardedSocketProtocol(SocketProtocol):
 
     def _check_room(self, size_bytes: int) -> None:
         super()._check_room(size_bytes)
-        self.access.charge(self._grant, 1, size_bytes)
+        if self._asking is None:  # what comes through the Worker counts against nobody, as its requests do
+            self.access.charge(self._grant, 1, size_bytes)
 
     def _watch_expiry(self) -> None:
         left_s = self.access.left_s(self._grant)

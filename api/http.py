@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from perdure.api.access import OWN, Access, need_of_object, need_of_page, ticket_in
-from perdure.api.gateway import Answer, Asker, Gateway, Waiting
+from perdure.api.commands import accepted, prefers_async
+from perdure.api.gateway import Answer, Asker, Gateway, Sent, Waiting
 from perdure.api.pages import Asked, Pages, Refused, no_such_path, parts_of, query_of
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
 from perdure.api.worker import Worker
@@ -37,9 +39,17 @@ from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.access import Grant
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
-from perdure.schemas.errors import BadKey, InvalidArguments, MalformedCommand, PerdureError, TooLarge
+from perdure.schemas.errors import (
+    BadKey,
+    InvalidArguments,
+    MalformedCommand,
+    OutcomeUnknown,
+    PerdureError,
+    TooLarge,
+)
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
+from perdure.streams.log import durable
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -56,6 +66,7 @@ _CLOSED = (
     "or give tokens to those who may ([[tokens]])"
 )
 NO_BODY = frozenset((204, 304))
+_REMEMBERED_CHARS = 256  # of a path; those are 65,536 at most
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -93,8 +104,8 @@ class HttpDoor:
         self._registry = registry
         self.body_bytes = body_bytes
         self._pages = pages
-        self.answered: dict[int, int] = {}
-        self._key = lru_cache(65_536)(self._canonical)
+        self.answered: Counter[int] = Counter()  # by status
+        self._target = lru_cache(65_536)(self._resolved)
 
     # A request that is complete
 
@@ -112,15 +123,12 @@ class HttpDoor:
 
         `socket`: of an upgrade, see `Command`.
         """
-        parts = raw_path.split(b"/", 4)
-        if len(parts) < 4:
-            raise no_such_path(raw_path.decode("latin-1"))
-        key = self._key(parts[2], parts[3])
-        if parts[1] == b"objects":
-            path = "/" + parts[4].decode("latin-1") if len(parts) > 4 else "/"
+        room, key, rest = (self._target if len(raw_path) <= _REMEMBERED_CHARS else self._resolved)(raw_path)
+        headers, client_key, traceparent, _, principal = head
+        if room == b"objects":
+            path = "/" + rest
             if query:
                 path += "?" + query.decode("latin-1")
-            headers, client_key, traceparent, _, principal = head
             self._gateway.submit(
                 asker,
                 key,
@@ -138,19 +146,25 @@ class HttpDoor:
             return
         if method != "POST":
             raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
-        called = unquote_to_bytes(parts[4]).decode("utf-8", "replace") if len(parts) > 4 else ""
+        called = unquote_to_bytes(rest.encode("latin-1")).decode("utf-8", "replace")
         encoded = _call_of(called, body)
-        _, client_key, traceparent, _, principal = head
         self._gateway.submit(
             asker, key, CALL, called, "", (), encoded, client_key, traceparent, None, principal
         )
 
     def key_of(self, raw_path: bytes) -> str:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
-        parts = raw_path.split(b"/", 4)
-        if len(parts) < 4:
-            raise no_such_path(raw_path.decode("latin-1"))
-        return self._key(parts[2], parts[3])
+        return self._resolved(raw_path)[1]
+
+    def worker_for(self, raw_path: bytes) -> Worker:
+        """Who answers an upgrade to a WebSocket at a path of no object. Raises `Refused`: nobody."""
+        if self._worker is None or not self.for_worker(raw_path):
+            raise Refused(problem("no-such-path", "WebSockets are at /objects/NAMESPACE/NAME", status=404))
+        return self._worker
+
+    def for_worker(self, raw_path: bytes) -> bool:
+        """Is a path the Worker's?"""
+        return self._worker is not None and parts_of(raw_path)[0] not in OWN
 
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""
@@ -170,7 +184,15 @@ class HttpDoor:
 
     def count(self, status: int) -> None:
         """A response is sent."""
-        self.answered[status] = self.answered.get(status, 0) + 1
+        self.answered[status] += 1
+
+    def _resolved(self, raw_path: bytes) -> tuple[bytes, str, str]:
+        """(`objects` or `rpc`, key, what follows the name). Raises as `key_of`."""
+        _, room, *parts = raw_path.split(b"/", 4)
+        if len(parts) < 2:
+            raise no_such_path(raw_path.decode("latin-1"))
+        rest = parts[2].decode("latin-1") if len(parts) > 2 else ""
+        return room, self._canonical(parts[0], parts[1]), rest
 
     def _canonical(self, namespace: bytes, name: bytes) -> str:
         try:
@@ -228,9 +250,31 @@ class HttpDoor:
             body = b"" if head.size == 0 else await self._body(head.size, receive)
             if head.size is None:
                 access.charge(grant, 0, len(body))
+        if prefers_async(scope["headers"]):
+            return await self._accepted(scope["method"], raw_path, query, head, body)
         waiting = Waiting()
         self.ask(waiting, scope["method"], raw_path, query, head, body)
         return self.told(await waiting.future)
+
+    async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
+        """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
+        parts = raw_path.split(b"/", 4)
+        key = self.key_of(raw_path)
+        rest = parts[4] if len(parts) > 4 else b""
+        sent = Sent(head.client_key, head.principal, head.traceparent)
+        if parts[1] == b"objects":
+            path = "/" + rest.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
+            id_, receipt = self._gateway.accept(key, FETCH, method, path, head.headers, body, sent)
+        elif method != "POST":
+            raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
+        else:
+            called = unquote_to_bytes(rest).decode("utf-8", "replace")
+            id_, receipt = self._gateway.accept(key, CALL, called, "", (), _call_of(called, body), sent)
+        try:
+            await durable(receipt)
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_) from error
+        return accepted(id_)
 
     async def _page(self, scope: Scope, receive: Receive) -> Problem:
         name, *parts = parts_of(scope["raw_path"])
@@ -256,9 +300,8 @@ class HttpDoor:
     async def _by_worker(self, worker: Worker, scope: Scope, receive: Receive) -> Problem:
         head = read_head(scope["headers"])
         body = b"" if head.size == 0 else await self._body(head.size, receive)
-        path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-        request = Request(
-            scope["method"], f"{path}?{query}" if query else path, _whole(scope["headers"]), body
+        request = whole_request(
+            scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], body
         )
         return await worker.answer(request, head.client_key, head.traceparent, _gone(receive))
 
@@ -277,11 +320,15 @@ class HttpDoor:
                 return b"".join(chunks)
 
 
-def _whole(raw: RawHeaders) -> Pairs:
-    """The headers of a request as the Worker sees them."""
-    return tuple(
+def whole_request(
+    method: str, raw_path: bytes, query: bytes, raw: RawHeaders, body: bytes, *more: tuple[str, str]
+) -> Request:
+    """A request as the Worker sees it: all of it but what concerns the connection, and `more` headers."""
+    path = (raw_path + b"?" + query if query else raw_path).decode("latin-1")
+    headers = tuple(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in raw if name not in _OF_THE_HOP
     )
+    return Request(method, path, headers + more, body)
 
 
 async def _gone(receive: Receive) -> None:

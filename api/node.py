@@ -16,11 +16,12 @@ import time
 from collections.abc import Awaitable, Callable
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from perdure.api.access import Access
+from perdure.api.commands import commands_page
 from perdure.api.direct import DirectProtocol
 from perdure.api.gateway import Gateway
 from perdure.api.guarded import GuardedProtocol, GuardedSocketProtocol
@@ -55,6 +56,9 @@ from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 from perdure.streams.watchdog import Watchdog
 
+if TYPE_CHECKING:  # an extra
+    from perdure.api.spans import Spans
+
 DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
 _JSON = [(b"content-type", b"application/json")]
 _METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
@@ -70,8 +74,15 @@ class Node:
     asgi: Callable[..., Awaitable[None]]
     http: type[OneWriteProtocol]
 
-    def __init__(self, config: Config, registry: Registry, worker: Function | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        worker: Function | None = None,
+        tracing: Spans | None = None,
+    ) -> None:
         self.worker = worker
+        self.tracing = tracing
         self.config = config
         self.registry = registry
         self.name = f"{os.getpid():x}{new_uuid()[:8]}"
@@ -106,6 +117,7 @@ class Node:
         self.gateway = Gateway(
             log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal
         )
+        self.gateway.tracing = self.tracing
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
         seal = Seal(app_uuid)
@@ -125,6 +137,8 @@ class Node:
             migrations=config.steps(),
             outside=outgoing,
             charged=page.charged,
+            tracing=self.tracing,
+            careful=page.died,
         )
         self._exchange = ports.exchange
         bounds = bounds_of(config)
@@ -221,6 +235,7 @@ class Node:
             outgoing=outgoing,
             new_uuid=new_uuid,
             deadline_s=self.config.deadline_s,
+            tracing=self.tracing,
         )
 
     async def _come_up(self) -> None:
@@ -312,6 +327,8 @@ class Node:
                 single("metrics", lambda: (200, _METRICS, self._metrics())),
             )
         )
+        if access is not None or self.config.expose or self.worker is None:
+            pages["commands"] = commands_page(self.owners)
         if access is not None:
             pages["ticket"] = ticket_page(access, self.registry)
         return pages

@@ -3,7 +3,7 @@
 Laws
 - What is written within one pass of the event loop leaves in one system call and one segment: uvicorn writes
   head and body of a response apart, and uvloop sends each at once. Nothing is held past that pass, and not
-  more than 64 KiB, so that back-pressure still works.
+  more than 64 KiB, so that back-pressure still works. `write_now` is for what is whole and has waited.
 - A WebSocket gets the bare transport: its frames gain nothing from joining and would lose latency.
 - A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte,
   and must fit the limit (counted per read, so one read may overshoot; what is in a read before it is not
@@ -72,6 +72,13 @@ class JoiningTransport:
         self._size_bytes += len(data)
         if self._size_bytes > JOINED_MAX_BYTES:
             self.flush()
+
+    def write_now(self, whole: bytes) -> None:
+        """Send at once what is whole, behind what was written before."""
+        if self._parts:
+            self.write(whole)
+        elif not self.bare.is_closing():
+            self.bare.write(whole)
 
     def flush(self) -> None:
         if self._parts:

@@ -12,7 +12,14 @@ from typing import Any
 import msgspec
 
 from perdure.objects.sockets import UPGRADE_REQUIRED
-from perdure.schemas.errors import FetchFailed, FetchTimedOut, FetchTooLarge, OverQuota, PerdureError
+from perdure.schemas.errors import (
+    FetchFailed,
+    FetchTimedOut,
+    FetchTooLarge,
+    OutcomeUnknown,
+    OverQuota,
+    PerdureError,
+)
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
 
 BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
@@ -32,6 +39,7 @@ STATUS = {
     "unknown-namespace": 404,
     "unknown-method": 404,
     "no-such-path": 404,
+    "unknown-command": 404,
     "method-not-allowed": 405,
     "not-parked": 404,
     "key-in-flight": 409,
@@ -89,7 +97,12 @@ def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
 
 def problem_of(error: PerdureError, **more: Any) -> Problem:
     """The problem of an error raised at the door itself, before or instead of a reply."""
+    command = error.command if isinstance(error, OutcomeUnknown) else ""
+    if command:
+        more["command"] = f"/commands/{command}"
     told = problem(error.code, str(error), status=STATUS.get(error.code, UNAVAILABLE_STATUS), **more)
     if isinstance(error, OverQuota):
         return told[0], [*told[1], (b"retry-after", b"%d" % max(math.ceil(error.retry_after_s), 1))], told[2]
+    if command:
+        return told[0], [*told[1], (b"location", more["command"].encode())], told[2]
     return told

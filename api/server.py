@@ -195,6 +195,7 @@ def _settings(node: Runnable, config: Config, files_max: int) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="off",
         interface="asgi3",
+        log_config=None,  # api/logs.py has set it up
         log_level="warning",
         access_log=False,
         proxy_headers=False,

@@ -6,16 +6,20 @@ Laws
 - Events are commands, numbered per socket and appended once. Where an append is not known to be durable, the socket
   closes with 1011: what came after it must not be taken for all there was.
 - A close is told until it is known to be on the log: told twice, it finds no row and does nothing.
+- A gateway that hears that it was taken for ended closes all its sockets, since their objects saw them go, and goes on
+  under another name: no frame for those before reaches those after.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Protocol
 
 import msgspec
+import structlog
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
@@ -28,8 +32,10 @@ from perdure.schemas.sockets import (
     AUTO,
     CLOSE,
     CLOSED,
+    ENDED_KIND,
     FRAME_KIND,
     HEARTBEAT_KIND,
+    SERVICE_RESTART,
     TEXT,
     Frame,
     parse_frame,
@@ -43,6 +49,9 @@ BEAT_S = 3.0  # owners take a gateway that was silent for 10 s for dead
 SOCKETS = (
     "sockets"  # reply-to of events on a log that nobody else writes: the gateway is in the owner's process
 )
+_KINDS = frozenset((FRAME_KIND, HEARTBEAT_KIND, ENDED_KIND))
+_ENDED = "the node was not heard for a while, and its sockets were taken for gone"
+_logger = structlog.get_logger("perdure")
 _decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
 
@@ -58,6 +67,9 @@ class Connection(Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """Close it because its object says so."""
+
+    def fail(self, code: int, reason: str) -> None:
+        """Close it for a reason of the gateway's own, and tell its object."""
 
     def ended(self) -> None:
         """An event of it has had its turn (or, on a shared log, is durable)."""
@@ -77,14 +89,18 @@ class Sockets:
         gateway.sockets, gateway.seal = self, seal
         self._log = log
         self._seal = seal
-        self._node = node
-        place = partition_of(f"gateway/{node}", log.partitions)
-        self._key = f"gateway.{node}".encode()
-        self.address = f"{place}/gateway.{node}"
+        self._place = partition_of(f"gateway/{node}", log.partitions)  # where the gateway reads
+        self._names = (f"{node}-{n}" for n in count(1))
+        self._is(node)
         self._open: dict[int, Connection] = {}
         self._numbers = count()
         self._reply_to = SOCKETS if log.exclusive else NOBODY
         self._loop = asyncio.get_running_loop()
+
+    def _is(self, node: str) -> None:
+        self._node = node
+        self._key = f"gateway.{node}".encode()
+        self.address = f"{self._place}/gateway.{node}"
 
     @property
     def count(self) -> int:
@@ -95,9 +111,11 @@ class Sockets:
         number = next(self._numbers)
         return number, socket_id(self._node, number)
 
-    def opened(self, number: int, connection: Connection) -> None:
-        """Frames for this number go to that connection."""
+    def opened(self, number: int, id_: str, connection: Connection) -> None:
+        """Frames for socket `id_` of this number go to that connection, if it is not of a gateway that has ended."""
         self._open[number] = connection
+        if not id_.startswith(f"{self._node}."):
+            connection.fail(SERVICE_RESTART, _ENDED)
 
     def closed(self, number: int) -> None:
         """No more frames for this number."""
@@ -113,14 +131,29 @@ class Sockets:
             self._deliver(parse_frame(out.value, out.headers), offset, n)
         return True
 
-    def came(self, record: LogRecord) -> None:
-        """A frame from `{app}.replies`; what is none is nothing to us, anybody may write there."""
-        try:
-            frame = parse_frame(record.value, record.headers)
-            _, offset, n = dict(record.headers)["message-id"].decode().replace("/", ":").split(":")
-            self._deliver(frame, int(offset), int(n))
-        except (KeyError, ValueError):
-            return
+    def came(self, record: LogRecord) -> bool:
+        """See `FrameTaker`. What is for others, or is no frame, is nothing to us: anybody may write there."""
+        kind = record.headers[0] if record.headers else None
+        if kind not in _KINDS:
+            return False
+        if record.key != self._key:
+            return True
+        if kind == ENDED_KIND:
+            self._begin_anew()
+        elif kind == FRAME_KIND:
+            with suppress(KeyError, ValueError):
+                frame = parse_frame(record.value, record.headers)
+                _, offset, n = dict(record.headers)["message-id"].decode().replace("/", ":").split(":")
+                self._deliver(frame, int(offset), int(n))
+        return True
+
+    def _begin_anew(self) -> None:
+        _logger.warning(
+            "owners took this node's WebSockets for gone: they are closed", sockets=len(self._open)
+        )
+        self._is(next(self._names))
+        for connection in list(self._open.values()):
+            connection.fail(SERVICE_RESTART, _ENDED)
 
     def _deliver(self, frame: Frame, offset: int, n: int) -> None:
         position, key, found = offset << 20 | n, frame.key, self._open

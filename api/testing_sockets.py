@@ -72,7 +72,7 @@ class End:
 
     def answered(self, answer: Answer) -> None:
         if answer.reply.status == 101:  # before the frames that its object sent with the answer
-            self._sockets.opened(self._number, self)
+            self._sockets.opened(self._number, self._id, self)
         self.reply.set_result(answer.reply)
 
     def failed(self, error: BaseException) -> None:
@@ -91,6 +91,9 @@ class End:
             self._closed = SocketClosed(code, reason)
             self._sockets.closed(self._number)
             self.frames.put_nowait(self._closed)
+
+    def fail(self, code: int, reason: str) -> None:
+        self.leave(code, reason, clean=False)
 
     def ended(self) -> None:
         """An event had its turn."""

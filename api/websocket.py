@@ -1,4 +1,4 @@
-"""One WebSocket connection: handshake, messages in, frames out, and its end.
+"""One WebSocket connection: messages in, frames out, and its end; api/handshake.py has its beginning.
 
     connecting --101--> open --close seen or sent--> closing --> closed
         `--any other answer--> closed
@@ -7,8 +7,6 @@ uvicorn hands over the connection with its upgrade request; what comes then is p
 ASGI, tasks and queues in between: a broadcast is one write per socket of bytes that were made once.
 
 Laws
-- The object's answer decides: 101 accepts, anything else is the HTTP response. A socket that its object accepted and
-  that ended before it could be told is closed there by an event.
 - An object is told of the end of its sockets once, after all that was read before; not of a close that it asked for.
 - What a client sends is read no faster than its object takes it: at most `IN_FLIGHT` events have not had their turn.
 - A reader that is slower than its frames is closed with 1013 once `UNSENT_BYTES` wait for it.
@@ -19,21 +17,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, ClassVar, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
-from websockets.server import ServerProtocol
 
-from perdure.api.gateway import Answer
-from perdure.api.http import Head, HttpDoor, RawHeaders, not_exposed, problem_at_door, read_head
-from perdure.api.pages import Refused
-from perdure.api.problems import Problem, problem
-from perdure.api.sockets import Sockets, wire
-from perdure.schemas.errors import OutcomeUnknown, PerdureError, Unavailable
+from perdure.api.handshake import Handshake
+from perdure.api.problems import problem
+from perdure.api.sockets import wire
+from perdure.schemas.errors import PerdureError, Unavailable
 from perdure.schemas.sockets import BINARY, CLOSED, ERROR, MESSAGE, TEXT
 
 IN_FLIGHT = 64
@@ -41,35 +34,18 @@ UNSENT_BYTES = 1 << 20
 CLOSE_TIMEOUT_S = 10.0
 ASK_ROOM_S = 0.05
 PING = wire(Opcode.PING, b"")
-_HANDSHAKE = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions")
-_FRAMING = frozenset(("upgrade", "connection", "sec-websocket-accept", "sec-websocket-extensions"))
 
 
-class SocketProtocol(asyncio.Protocol):
+class SocketProtocol(Handshake):
     """Make a subclass with the door and the sockets of the server at hand (see `to`)."""
 
-    door: ClassVar[HttpDoor]
-    sockets: ClassVar[Sockets]
-    origins: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    def to(
-        cls, door: HttpDoor, sockets: Sockets, origins: tuple[str, ...], **more: Any
-    ) -> type[SocketProtocol]:
-        return type("SocketProtocol", (cls,), {"door": door, "sockets": sockets, "origins": origins, **more})
-
     def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
+        super().__init__()
         self._connections: set[Any] = server_state.connections
-        self._loop = asyncio.get_running_loop()
-        self._conn = ServerProtocol(max_size=self.door.body_bytes)
-        self._number, self.id = self.sockets.new_id()
-        self.key = ""
         self.position = -1
         self.auto: tuple[str, bytes] | None = None
         self._open = False
         self._draining = False
-        self._asked = False  # the object was asked, and has not answered
-        self._over = False  # its object knows, or is being told
         self._events = 0
         self._in_flight = 0
         self._inbox: deque[tuple[str, bytes, str]] = deque()  # method, body, type: read, and not appended yet
@@ -90,10 +66,14 @@ class SocketProtocol(asyncio.Protocol):
         self._connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        self._lost.set_result(None)
         self._end(1006, "the connection broke", clean=False)
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        if self._asked:
+            self._transport.abort()  # RFC 6455 §4.1: it is to wait for the answer
+            return
         conn = self._conn
         conn.receive_data(data)
         for event in conn.events_received():
@@ -128,100 +108,12 @@ class SocketProtocol(asyncio.Protocol):
         if not self._asked:  # else its object's answer comes first
             self._transport.close()
 
-    # The handshake
-
-    def _upgrade(self, request: Request) -> None:
-        self._pause()
-        raw = [
-            (name.lower().encode("ascii"), value.encode("ascii", "surrogateescape"))
-            for name, value in request.headers.raw_items()
-        ]
-        self._response = response = self._conn.accept(request)
-        if response.status_code != 101:
-            self._conn.send_response(response)
-            self._flush_and_close()
-            return
-        try:
-            self._check_origin(request.headers.get("Origin"), request.headers.get("Host"))
-        except Refused as error:
-            self._respond(problem_at_door(error))
-            return
-        path, _, query = request.path.encode().partition(b"?")
-        self._admit(raw, path, query)
-
-    def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
-        """May it? Here whoever comes may."""
-        self._ask(raw, path, query)
-
-    def _ask(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
-        """Ask the object."""
-        try:
-            head = self._head(read_head([each for each in raw if each[0].decode() not in _HANDSHAKE]))
-            if not path.startswith(b"/objects/"):
-                told = "WebSockets are at /objects/NAMESPACE/NAME"
-                raise Refused(problem("no-such-path", told, status=404))
-            if self.door.closed:
-                raise not_exposed()
-            self.key = self.door.key_of(path)
-            self._asked = True
-            self.door.ask(self, "GET", path, query, head, b"", f"{self.id} {self.sockets.address}")
-        except (Refused, PerdureError) as error:
-            self._respond(problem_at_door(error))
-
-    def _head(self, head: Head) -> Head:
-        return head._replace(headers=(*head.headers, ("upgrade", "websocket")), client_key=None)
-
-    def _check_origin(self, origin: str | None, host: str | None) -> None:
-        """A browser says which page asks. Raises `Refused` for one that may not."""
-        allowed = self.origins
-        if origin is None or origin in allowed or "*" in allowed:
-            return
-        if host is None or urlsplit(origin).netloc != host:
-            told = f"pages of {origin[:200]} may not open WebSockets here: name it in allowed_origins"
-            raise Refused(problem("origin-refused", told, status=403))
-
-    def answered(self, answer: Answer) -> None:
-        self._asked = False
-        reply = answer.reply
-        accepted = reply.error is None and reply.status == 101
-        if self._transport.is_closing():  # gone, or too late
-            if accepted:
-                self._end(1006, "the connection broke", clean=False)
-            return
-        if not accepted:
-            self._respond(self.door.told(answer))
-            return
-        headers = self._response.headers
-        for name, value in reply.headers:
-            if name.lower() not in _FRAMING:
-                headers[name] = value
-        headers["perdure-command"] = f"{answer.partition}:{answer.offset}"
-        self._conn.send_response(self._response)
-        self._transport.write(b"".join(self._conn.data_to_send()))
-        self.door.count(101)
+    def _opened(self) -> None:
         self._open = True
-        self.sockets.opened(self._number, self)
+        self.sockets.opened(self._number, self.id, self)
         self._resume()
         if self._draining:
             self.shutdown()
-
-    def failed(self, error: BaseException) -> None:
-        self._asked = False
-        assert isinstance(error, PerdureError), error
-        if isinstance(error, OutcomeUnknown):
-            self._end(1006, "it is not known whether the socket was accepted", clean=False)
-        if not self._transport.is_closing():
-            self._respond(problem_at_door(error))
-
-    def _respond(self, told: Problem) -> None:
-        """An HTTP response instead of a WebSocket."""
-        status, headers, body = told
-        self._asked, self._over = False, True
-        self.door.count(status)
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        end = b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        self._transport.write(STATUS_LINE[status] + lines + end)
-        self._transport.close()
 
     # What the client sends
 

@@ -7,6 +7,7 @@ Laws
 - Its calls are the client's: they inherit its idempotency key as `{key}/{n}`, n counting them from 1 in the order in
   which they are made, its `traceparent`, and what is left of the deadline.
 - What it has sent is durable before its response leaves.
+- An upgrade is answered with 101 if, and only if, an object that it passed the request on to has accepted the WebSocket.
 - Whoever asked has gone, or the deadline has passed: it is cancelled. What it raises is told by type only; the place
   in its code goes to the log of the process.
 """
@@ -14,20 +15,22 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
+
+import structlog
 
 from perdure.api.gateway import Gateway, Waiting
+from perdure.api.passing import Accepting, Passing
 from perdure.api.problems import STATUS, Problem, problem, problem_of, problem_of_reply
 from perdure.objects.durable import Env
 from perdure.objects.http import Request
 from perdure.objects.outgoing import Outside, outside
 from perdure.objects.overlay import current_turn
-from perdure.objects.turn import refused_reply, response_reply
+from perdure.objects.turn import SWITCHING, refused_reply, response_reply
 from perdure.schemas.commands import FETCH, MAX_CLIENT_KEY_CHARS, NEVER_LOGGED, Command
 from perdure.schemas.errors import (
     BadKey,
@@ -36,26 +39,32 @@ from perdure.schemas.errors import (
     KeyConflict,
     OperatorError,
     OutcomeUnknown,
+    PerdureError,
     Refusal,
     Runaway,
     TooLarge,
     TurnEnded,
     Unavailable,
 )
-from perdure.schemas.replies import Reply
-from perdure.streams.blame import place_of
-from perdure.streams.log import Receipt
+from perdure.schemas.replies import Pairs, Reply
+from perdure.streams.blame import told as told_of
+from perdure.streams.log import durable
 from perdure.streams.stepping import doorway
 from perdure.streams.watchdog import Interrupted
 
+# key, kind, method, path, headers, body, client key, traceparent
+_Asked = tuple[str, str, str, str, Pairs, bytes, str | None, str]
 Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
 # what these say is for the client, as it would be at an object's door: change the request, or ask again
 _TOLD = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
-_logger = logging.getLogger("perdure")
+_logger = structlog.get_logger("perdure")
 
 
 class WorkerCaller:
-    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py)."""
+    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py).
+
+    `headers` are the request's, credentials too: log lines are kept free of them.
+    """
 
     def __init__(
         self,
@@ -64,8 +73,12 @@ class WorkerCaller:
         client_key: str | None,
         traceparent: str,
         deadline_s: float,
+        headers: Pairs = (),
+        passing: Passing | None = None,
     ) -> None:
         self.traceparent = traceparent
+        self.headers = headers
+        self._passing = passing
         self._gateway = gateway
         self._new_uuid = new_uuid
         self._client_key = client_key
@@ -78,40 +91,37 @@ class WorkerCaller:
     async def call(self, command: Command) -> Reply:
         """Ask an object and wait for its answer."""
         self._inside()
-        waiting = Waiting()
         left_ms = max(int((self._due_s - self._loop.time()) * 1000), 0)
-        self._gateway.submit(
-            waiting,
-            command.key,
-            command.kind,
-            command.method,
-            command.path,
-            _without_secrets(command),
-            command.body,
-            self._next_key(),
-            self.traceparent,
-            left_ms,
-        )
+        asked = self._asked(command)
+        if command.socket and self._passing is not None:
+            return await self._pass_on(self._passing.ask(command.key), asked, left_ms, command.hint)
+        waiting = Waiting()
+        self._gateway.submit(waiting, *asked, left_ms, hint=command.hint)
         return (await waiting.future).reply
+
+    async def _pass_on(self, accepting: Accepting, asked: _Asked, left_ms: int, hint: str) -> Reply:
+        key, kind, method, path, headers, body, _, traceparent = asked
+        headers += (("upgrade", "websocket"),)
+        asked = key, kind, method, path, headers, body, None, traceparent  # a stored 101 would open nothing
+        try:
+            self._gateway.submit(accepting, *asked, left_ms, socket=accepting.socket, hint=hint)
+        except PerdureError as error:
+            accepting.failed(error)
+        return (await accepting.future).reply
 
     def send(self, command: Command) -> None:
         """Let a command go at once; nobody waits for its answer. Raises `Overloaded` and its kin: not sent."""
         self._inside()
-        receipt = self._gateway.post(
-            command.key,
-            command.kind,
-            command.method,
-            command.path,
-            _without_secrets(command),
-            command.body,
-            self._next_key(),
-            self.traceparent,
-        )
-        self._sent.append(_durable(receipt))
+        self._sent.append(durable(self._gateway.post(*self._asked(command), command.hint)))
 
     async def synced(self) -> None:
         """A Worker has seen nothing but answers, and those were let out."""
         self._inside()
+
+    @property
+    def accepted(self) -> bool:
+        """Has an object accepted the request's WebSocket?"""
+        return self._passing is not None and self._passing.accepted is not None
 
     def new_id(self) -> str:
         """32 hex digits that nobody else gets."""
@@ -134,6 +144,14 @@ class WorkerCaller:
         if self._over:
             raise TurnEnded("the Worker's request is over: await what you start inside fetch")
 
+    def _asked(self, command: Command) -> _Asked:
+        """What the gateway is to append, without secrets and with the client's key and trace."""
+        headers = command.headers
+        if command.kind == FETCH:
+            headers = tuple(pair for pair in headers if pair[0].lower() not in NEVER_LOGGED)
+        key, kind, method, path = command.key, command.kind, command.method, command.path
+        return key, kind, method, path, headers, command.body, self._next_key(), self.traceparent
+
     def _next_key(self) -> str | None:
         self._calls += 1
         key = self._client_key
@@ -146,25 +164,13 @@ class WorkerCaller:
         return f"{key}/{self._calls}"
 
 
-def _without_secrets(command: Command) -> Any:
-    if command.kind != FETCH:
-        return command.headers
-    return tuple(pair for pair in command.headers if pair[0].lower() not in NEVER_LOGGED)
+class Tracing(Protocol):
+    """Whoever traces the Worker's requests (see api/spans.py)."""
 
-
-def _durable(receipt: Receipt) -> asyncio.Future[None]:
-    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def tell(error: BaseException | None) -> None:
-        if told.done():
-            return
-        if error is None:
-            told.set_result(None)
-        else:
-            told.set_exception(error)
-
-    receipt.when_durable(tell)
-    return told
+    async def worker(
+        self, method: str, traceparent: str, answer: Callable[[str], Awaitable[Problem]]
+    ) -> Problem:
+        """`answer(traceparent)`, with the `traceparent` of what comes of the request."""
 
 
 class Worker:
@@ -179,7 +185,9 @@ class Worker:
         outgoing: Outside,
         new_uuid: Callable[[], str],
         deadline_s: float,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._function = function
         self._env = env
         self._gateway = gateway
@@ -189,13 +197,43 @@ class Worker:
         self._left: set[asyncio.Task[Any]] = set()  # cancelled, and not ended yet
 
     async def answer(
-        self, request: Request, client_key: str | None, traceparent: str, gone: Awaitable[None]
+        self,
+        request: Request,
+        client_key: str | None,
+        traceparent: str,
+        gone: Awaitable[None],
+        passing: Passing | None = None,
     ) -> Problem:
         """(status, headers, body) of the Worker's response; `gone` ends when nobody waits for it any more.
 
-        Raises `asyncio.CancelledError` then.
+        `passing`: of an upgrade, its WebSocket; it is accepted if, and only if, the status is 101. Raises
+        `asyncio.CancelledError` when nobody waits.
         """
-        caller = WorkerCaller(self._gateway, self._new_uuid, client_key, traceparent, self._deadline_s)
+        if self._tracing is None:
+            return await self._answer(request, client_key, traceparent, gone, passing)
+        return await self._tracing.worker(
+            request.method,
+            traceparent,
+            lambda parent: self._answer(request, client_key, parent, gone, passing),
+        )
+
+    async def _answer(
+        self,
+        request: Request,
+        client_key: str | None,
+        traceparent: str,
+        gone: Awaitable[None],
+        passing: Passing | None,
+    ) -> Problem:
+        caller = WorkerCaller(
+            self._gateway,
+            self._new_uuid,
+            client_key,
+            traceparent,
+            self._deadline_s,
+            request.headers.pairs,
+            passing,
+        )
         context = Context()
         context.run(current_turn.set, caller)
         context.run(outside.set, self._outgoing)
@@ -211,7 +249,7 @@ class Worker:
             if not work.done():
                 self._leave(work)
         if work in ended:
-            return self._told(work)
+            return self._told(work, context)
         if leaving in ended:
             raise asyncio.CancelledError
         late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
@@ -229,7 +267,12 @@ class Worker:
             await caller.settle()
             raise
         await caller.settle()
-        return response_reply(result)
+        reply = response_reply(result)
+        if reply.status == SWITCHING and not caller.accepted:
+            raise BadReply(
+                "the Worker answered 101 and no object has the WebSocket: pass the upgrade on to one"
+            )
+        return reply
 
     def _leave(self, work: asyncio.Task[Any]) -> None:
         work.cancel()
@@ -241,7 +284,7 @@ class Worker:
         if not work.cancelled():
             work.exception()  # nobody is left who could be told
 
-    def _told(self, work: asyncio.Task[Reply]) -> Problem:
+    def _told(self, work: asyncio.Task[Reply], context: Context) -> Problem:
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error is None:
             reply = work.result()
@@ -256,14 +299,8 @@ class Worker:
             error = bad
         if isinstance(error, _TOLD):
             return problem_of(error)
-        _logger.error("the Worker failed: %s", _blame(error))
+        context.run(partial(_logger.error, "the Worker failed", **told_of(error)))
         told = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
         if isinstance(error, FetchFailed):
             return problem(error.code, told, status=STATUS[error.code])
         return problem("worker-failed", told, status=500)
-
-
-def _blame(error: BaseException) -> str:
-    """Type and text of an error, behind the innermost line of the user's code."""
-    what, place = traceback.format_exception_only(error)[-1].strip(), place_of(error)
-    return f"{place}: {what}" if place else what

@@ -1,6 +1,7 @@
 """A Worker in front of objects: the same id always reaches the same object. It is the main module of the examples.
 
 `/users/{id}` counts visits of a user, `/rooms/{room}/{user}` lets a user into a room, which tells the user's object.
+`/documents/{name}` passes requests on to a document, WebSockets too.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ class Room(DurableObject):
 async def fetch(request: Request, env: Env) -> Response:
     match request.path.strip("/").split("/"):
         case ["users", user_id]:
-            user = env.USERS.get(
-                user_id, location_hint="weur"
-            )  # a hint that means nothing yet: ids route to one place
+            # the hint is recorded with the user, and decides nothing yet: ids route to one place
+            user = env.USERS.get(user_id, location_hint="weur")
             answer: Response = await user.fetch(request)
             return answer
         case ["rooms", room, user_id]:
             return Response.json({"inside": await env.ROOMS.get(room).enter(user_id)})
-    return Response("try /users/alice, /rooms/lobby/alice or /objects/Counter/alice", 404)
+        case ["documents", name]:
+            passed_on: Response = await env.Document.get(name).fetch(request)
+            return passed_on
+    return Response("try /users/alice, /rooms/lobby/alice, /documents/plan or /objects/Counter/alice", 404)
 
 
 __all__ = [

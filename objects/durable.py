@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.objects.http import Request, Response
 from perdure.objects.names import ObjectId
+from perdure.objects.placing import checked_hint
 from perdure.objects.sockets import WebSocket
 from perdure.objects.state import State
 from perdure.objects.stubs import Stub, caller
@@ -24,13 +25,15 @@ class Binding:
     def get(self, name: str | ObjectId, *, location_hint: str | None = None) -> Stub:
         """The object called `name` (or with this id); it exists as soon as it is first spoken to.
 
-        `location_hint` is accepted and means nothing yet: ids route to one place. Raises `BadKey`.
+        `location_hint` (a word such as `weur`) is recorded with the object, the first one for good, and decides nothing
+        yet: ids route to one place. Raises `BadKey`, ValueError for a hint that is no word.
         """
+        hint = checked_hint(location_hint)
         if isinstance(name, ObjectId):
             if namespace_of(name.key) != self.namespace:
                 raise BadKey(f"{name} is no id of the namespace {self.namespace}")
-            return Stub(name.key)
-        return Stub(object_key(self.namespace, name))
+            return Stub(name.key, hint)
+        return Stub(object_key(self.namespace, name), hint)
 
     get_by_name = get
 

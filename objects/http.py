@@ -68,7 +68,10 @@ class Request:
     @classmethod
     def of(cls, command: Command) -> Request:
         """The request that a fetch command carries."""
-        return cls(command.method, command.path, command.headers, command.body)
+        made = cls.__new__(cls)  # one for each turn: without a further call
+        made.method, made._headers, made.body = command.method, command.headers, command.body
+        made.path, _, made.query_string = command.path.partition("?")
+        return made
 
     @property
     def target(self) -> str:
@@ -164,6 +167,7 @@ class FetchedResponse(Response):
         self.status = status
         self.headers = Headers(tuple((name.lower(), value) for name, value in headers))
         self.body = body
+        self.web_socket = None
 
     @property
     def ok(self) -> bool:

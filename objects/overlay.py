@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import AnyStr, NamedTuple, Protocol
 
+import msgspec
+
 from perdure.objects.effects import Effects
 from perdure.schemas.effects import AlarmRow, SocketRow
 
@@ -62,21 +64,18 @@ class Saved(NamedTuple):
     effects: Effects | None
 
 
-class Overlay:
+class Overlay(msgspec.Struct, eq=False):
     """`changes`: name -> encoded value, None = deleted. `cleared`: all that was committed is gone.
 
     `effects`: what it did besides. `first_expiry`: the earliest time, in ms since 1970, at which something put in this turn expires.
     """
 
-    __slots__ = ("changes", "cleared", "effects", "failure", "first_expiry", "size_bytes")
-
-    def __init__(self) -> None:
-        self.changes: dict[str, bytes | None] = {}
-        self.cleared = False
-        self.effects: Effects | None = None
-        self.failure: BaseException | None = None
-        self.first_expiry: int | None = None
-        self.size_bytes = 0
+    changes: dict[str, bytes | None] = {}  # each has one of its own
+    cleared: bool = False
+    effects: Effects | None = None
+    failure: BaseException | None = None
+    first_expiry: int | None = None
+    size_bytes: int = 0
 
     @property
     def empty(self) -> bool:

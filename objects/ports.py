@@ -15,7 +15,8 @@ class Caller(Protocol):
     """A turn (or a Worker's request) as its calls see it.
 
     A `Command` given here says what is asked: key, kind, method, path, headers, body. The rest of the envelope
-    (id, reply-to, key, deadline, principal, chain) is the caller's to fill.
+    (id, reply-to, key, deadline, principal, chain) is the caller's to fill; `socket` too, if it is not empty: then the
+    WebSocket of the request that is being answered is passed on, where there is one. A turn has none to pass on.
     """
 
     @property

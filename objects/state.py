@@ -22,6 +22,7 @@ from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_l
 from perdure.objects.models import fitted
 from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
 from perdure.objects.overlay import Limits, Overlay, View, current_turn, in_range, merged
+from perdure.objects.placing import Placing
 from perdure.objects.ports import Caller
 from perdure.objects.sockets import ListenerSocket, Sockets, WebSocket
 from perdure.objects.sweeping import Sweeping
@@ -44,7 +45,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State(AlarmMethods, Sockets, Sweeping):
+class State(AlarmMethods, Sockets, Sweeping, Placing):
     """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,

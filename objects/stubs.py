@@ -30,6 +30,7 @@ from perdure.schemas.errors import (
     error_named,
 )
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, Pairs, Reply
+from perdure.schemas.sockets import PASSED_ON
 
 _OF_THE_HOP = NEVER_LOGGED | {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"}
 _KIN: dict[str, tuple[type[PerdureError], type[PerdureError]]] = {
@@ -55,10 +56,11 @@ class Stub:
     `key` is its canonical key, `id` the same as an `ObjectId`. Every other name is one of its methods.
     """
 
-    __slots__ = ("key",)
+    __slots__ = ("_hint", "key")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, hint: str = "") -> None:
         self.key = key
+        self._hint = hint
 
     def __repr__(self) -> str:
         return f"<stub of {self.key}>"
@@ -85,19 +87,20 @@ class Stub:
 
         Raises what its answer says (`Refusal`, `HandlerFailed`, `Unavailable`, …) and as `Caller.call`.
         """
-        reply = answered(await caller().call(_fetch(self.key, request, method, headers, body)))
+        command = _fetch(self.key, request, method, headers, body, self._hint)
+        reply = answered(await caller().call(command))
         return FetchedResponse(reply.status, reply.headers, reply.body)
 
     @property
     def send(self) -> Sender:
         """`stub.send.method(…)`: one way, delivered once after this turn has committed, in order."""
-        return Sender(self.key)
+        return Sender(self.key, self._hint)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-            return _called(_call(self.key, name, args, kwargs))
+            return _called(_call(self.key, name, args, kwargs, self._hint))
 
         return method
 
@@ -105,16 +108,17 @@ class Stub:
 class Sender:
     """`stub.send`."""
 
-    __slots__ = ("key",)
+    __slots__ = ("_hint", "key")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, hint: str = "") -> None:
         self.key = key
+        self._hint = hint
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
         check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Awaitable[None]:
-            caller().send(_call(self.key, name, args, kwargs))
+            caller().send(_call(self.key, name, args, kwargs, self._hint))
             return AT_ONCE
 
         return method
@@ -130,12 +134,12 @@ async def _called(command: Command) -> Any:
     return json.loads(answered(await caller().call(command)).body)["result"]
 
 
-def _call(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Command:
+def _call(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hint: str) -> Command:
     try:
         body = call_body(name, list(args), kwargs)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"the arguments of {name} for {key} are not JSON: {error}") from error
-    return Command(key, CALL, name, body=body)
+    return Command(key, CALL, name, body=body, hint=hint)
 
 
 def _fetch(
@@ -144,6 +148,7 @@ def _fetch(
     method: str | None,
     headers: Mapping[str, str] | Pairs | None,
     body: str | bytes | None,
+    hint: str,
 ) -> Command:
     if isinstance(request, str):
         parts = urlsplit(request)
@@ -155,11 +160,15 @@ def _fetch(
         if not (name.isascii() and name.isprintable() and value.isprintable() and is_latin(value)):
             raise ValueError(f"the request to {key} has a header that cannot be sent: {name!r}: {value!r}")
     kept = tuple((name.lower(), value) for name, value in pairs if name.lower() not in _OF_THE_HOP)
+    upgrade = any(name.lower() == "upgrade" and value.lower() == "websocket" for name, value in pairs)
     if body is None:
         body = request.body
     elif isinstance(body, str):
         body = body.encode()
-    return Command(key, FETCH, (method or request.method).upper(), request.target, kept, body)
+    method = (method or request.method).upper()
+    return Command(
+        key, FETCH, method, request.target, kept, body, socket=PASSED_ON if upgrade else "", hint=hint
+    )
 
 
 def answered(reply: Reply) -> Reply:

@@ -6,12 +6,13 @@ Laws
   read from the log are the same turn).
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
 - `Authorization` and `Cookie` are never written.
-- What only perdure may send (the kinds alarm, socket and admin, WebSocket upgrades, a chain of callers, a principal) counts only under the app's
-  seal: who writes to the topic is known to the broker, not to perdure, and cannot say here who it is.
+- What only perdure may send (the kinds alarm, socket and admin, WebSocket upgrades, a chain of callers, a principal, a
+  hint where to place an object) counts only under the app's seal: who writes to the topic is known to the broker, not to
+  perdure, and cannot say here who it is.
 
 Headers: `v` format version (1) · `kind` fetch | call | alarm | socket | admin · `id` perdure's correlation id · `reply-to` ·
 `deadline` ms from log time · `idempotency-key` · `principal` · `traceparent` · fetch only: `method`, `path`
-(with query), `http-{name}` per HTTP header · from a turn: `chain` (its callers, one to a line), `mark` · `seal`.
+(with query), `http-{name}` per HTTP header · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `seal`.
 A call's value is `{"method": …, "args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`.
 """
 
@@ -50,7 +51,8 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     admin: `method` is the act, `body` says what it is about (schemas/admin.py).
     `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes. `chain`: the turns
     that wait for this call, outermost first; `mark`: of a call or send, the low mark of its caller's partition.
-    `socket`: of a fetch that is a WebSocket upgrade, the socket's id, space, its gateway.
+    `socket`: of a fetch that is a WebSocket upgrade, the socket's id, space, its gateway. `hint`: where whoever calls would
+    have the object placed.
     """
 
     key: str
@@ -68,11 +70,13 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     chain: tuple[str, ...] = ()
     mark: int = 0
     socket: str = ""
+    hint: str = ""
 
     @property
     def internal(self) -> bool:
         """May only perdure itself send it?"""
-        return bool(self.chain or self.mark or self.socket or self.principal) or self.kind in _INTERNAL_KINDS
+        said = self.chain or self.mark or self.socket or self.principal or self.hint
+        return bool(said) or self.kind in _INTERNAL_KINDS
 
 
 def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
@@ -88,24 +92,32 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
         headers += (("mark", b"%d" % command.mark),)
     if command.socket:
         headers += (("socket", command.socket.encode()),)
+    if command.hint:
+        headers += (("hint", command.hint.encode()),)
     return key, value, seal.sealed(key, value, headers)
 
 
 def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record that carries `command`, one that anybody may send."""
-    headers = [*_envelope(command.kind, command.reply_to, command.deadline_ms), ("id", command.id.encode())]
-    if command.client_key is not None:
-        headers.append(("idempotency-key", command.client_key.encode()))
-    if command.principal:
-        headers.append(("principal", command.principal.encode()))
-    if command.traceparent:
-        headers.append(("traceparent", command.traceparent.encode()))
+    headers = (
+        *_envelope(command.kind, command.reply_to, command.deadline_ms),
+        ("id", command.id.encode()),
+        *(_said_further(command) if command.client_key or command.principal or command.traceparent else ()),
+    )
     if command.kind == FETCH:
-        headers.append(("method", command.method.encode()))
-        headers.append(("path", command.path.encode()))
-        if command.headers:
-            headers += _http_headers(command.headers)
-    return command.key.encode(), command.body, tuple(headers)
+        method, path = ("method", command.method.encode()), ("path", command.path.encode())
+        headers = (*headers, method, path, *_http_headers(command.headers))
+    return command.key.encode(), command.body, headers
+
+
+def _said_further(command: Command) -> Headers:
+    """What most commands do not say."""
+    said = (
+        ("idempotency-key", command.client_key or ""),
+        ("principal", command.principal),
+        ("traceparent", command.traceparent),
+    )
+    return tuple((name, value.encode()) for name, value in said if value)
 
 
 @lru_cache(256)
@@ -136,7 +148,7 @@ def parse_command(
         if command.kind in _INTERNAL_KINDS:
             what = f"commands of kind {command.kind!r}"
         elif not (command.chain or command.mark or command.socket):
-            what = "commands with a principal"
+            what = "commands with a principal or a hint"
         raise MalformedCommand(
             f"only perdure itself may send {what}: the record does not bear the app's seal"
         )
@@ -171,6 +183,8 @@ def _parsed(key: bytes | None, value: bytes | None, headers: Headers) -> Command
             envelope["mark"] = _number(mark)
         if socket := named.get("socket"):
             envelope["socket"] = socket.decode()
+        if hint := named.get("hint"):
+            envelope["hint"] = hint.decode()
         if kind == CALL:
             return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
         if kind == FETCH:

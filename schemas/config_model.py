@@ -214,6 +214,8 @@ class Config(Section):
     """By principal; `*` is for each that is not named."""
     deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
     keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
     durable_objects: DurableObjects = DurableObjects()
     vars: dict[str, JsonValue] = Field(default_factory=dict)

@@ -225,7 +225,13 @@ class FetchTooLarge(FetchFailed):
 
 
 class OutcomeUnknown(PerdureError):
+    """`command`: the id by which what became of it can be found, if it is known."""
+
     code = "outcome-unknown"
+
+    def __init__(self, message: str = "", command: str = "") -> None:
+        super().__init__(message)
+        self.command = command
 
 
 class OperatorError(PerdureError):

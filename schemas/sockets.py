@@ -24,6 +24,10 @@ MESSAGE, CLOSED, ERROR, GONE = "message", "close", "error", "gone"  # methods of
 ABNORMAL, SERVICE_RESTART = 1006, 1012
 FRAME_KIND = ("kind", b"frame")
 HEARTBEAT_KIND = ("kind", b"heartbeat")  # of a gateway with open sockets, on a log that others share
+ENDED_KIND = ("kind", b"ended")  # to a gateway, of an owner that has heard none: it is taken for ended
+PASSED_ON = (
+    "passed on"  # `socket` of a command whose caller is to fill it: the request's own WebSocket is asked for
+)
 SETTINGS = ""  # the id of the row that holds an object's auto-response
 _NUMBER_DIGITS = 8
 

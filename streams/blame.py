@@ -1,7 +1,8 @@
-"""Where a handler went wrong: one line on stderr for whoever wrote it.
+"""Where a handler went wrong: one line in the log for whoever wrote it.
 
 Laws
-- The place is the innermost line of the traceback that is neither perdure's nor a library's, if there is one.
+- The place is the innermost line of the traceback that is neither perdure's nor a library's, if there is one. Of a
+  group of errors the first counts.
 - A flood of failures is counted, not printed: at most `LINES` a second.
 """
 
@@ -11,25 +12,61 @@ import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from traceback import FrameSummary
+from typing import Any
 
 import structlog
 
-from perdure.schemas.commands import Command
+from perdure.streams.about import about
+from perdure.streams.mailbox import Turn
 
 LINES = 10
+_TEXT_CHARS = 500  # of what an error says
+_CODE_CHARS = 200  # of a line of code
 _HOME = Path(__file__).resolve().parent.parent
 _ROOMS = tuple(str(_HOME / room) for room in ("api", "streams", "objects", "schemas"))
 _NOT_THEIRS = (*_ROOMS, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 _logger = structlog.get_logger("perdure")
 
 
+def users_frames(error: BaseException) -> list[FrameSummary]:
+    """The user's own lines in a traceback, the innermost last."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
+
+
+def _is_theirs(filename: str) -> bool:
+    file = str(Path(filename).resolve())
+    return not file.startswith(_NOT_THEIRS) and "site-packages" not in file and not filename.startswith("<")
+
+
 def place_of(error: BaseException) -> str:
     """`file:line` of the user's code in which the error arose; empty if none of it was running."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = str(Path(frame.filename).resolve())
-        if not file.startswith(_NOT_THEIRS) and "site-packages" not in file and not file.startswith("<"):
-            return f"{frame.filename}:{frame.lineno}"
-    return ""
+    frames = users_frames(error)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def told(error: BaseException) -> dict[str, Any]:
+    """What a log line says of an error: `error`, and as far as the user's code was running `at`, `code` and `via`.
+
+    `via`: where the line `at` was called from, the innermost last.
+    """
+    fields: dict[str, Any] = {"error": _words(error)}
+    if error.__cause__ is not None:
+        place = place_of(error.__cause__)
+        fields["cause"] = _words(error.__cause__) + (f" ({place})" if place else "")
+    frames = users_frames(error)
+    if frames:
+        fields |= {"at": place_of(error), "code": (frames[-1].line or "")[:_CODE_CHARS]}
+    if len(frames) > 1:
+        fields["via"] = [f"{frame.filename}:{frame.lineno}" for frame in frames[-6:-1]]
+    return fields
+
+
+def _words(error: BaseException) -> str:
+    words = traceback.format_exception_only(error)[-1].strip()[:_TEXT_CHARS]
+    return f"{words}: {_words(error.exceptions[0])}" if isinstance(error, BaseExceptionGroup) else words
 
 
 class Blame:
@@ -40,7 +77,7 @@ class Blame:
         self._second = 0
         self._lines = 0
 
-    def failed(self, command: Command, error: BaseException) -> None:
+    def failed(self, turn: Turn, error: BaseException) -> None:
         """A handler raised."""
         second = int(self._clock_s())
         if second != self._second:
@@ -49,6 +86,10 @@ class Blame:
             self._second, self._lines = second, 0
         self._lines += 1
         if self._lines <= LINES:
-            what = f"{command.kind} {command.method} {command.path}".strip()[:200]
-            told = traceback.format_exception_only(error)[-1].strip()[:500]
-            _logger.error("a handler failed", object=command.key, what=what, error=told, at=place_of(error))
+            _logger.error("a handler failed", **about(turn), what=what_of(turn), **told(error))
+
+
+def what_of(turn: Turn) -> str:
+    """What was asked of the object, without its name; what stands behind `?` is between it and its client."""
+    command = turn.command
+    return f"{command.kind} {command.method} {command.path.partition('?')[0]}".strip()[:200]

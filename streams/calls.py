@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from hashlib import blake2b
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -95,7 +96,11 @@ class Calls:
 
     # What a turn may ask; see `perdure.objects.ports.Caller`
 
-    async def call(self, turn: Turn, asked: Command) -> Reply:
+    def call(self, turn: Turn, asked: Command) -> Coroutine[Any, Any, Reply]:
+        tracing = self._ports.tracing
+        return self._call(turn, asked) if tracing is None else tracing.calling(turn, asked, self._call)
+
+    async def _call(self, turn: Turn, asked: Command) -> Reply:
         calling = self._of(turn, f"called {asked.key}")
         calling.calls += 1
         key = CallKey(CALL_KEY, self._partition, turn.offset, calling.calls)
@@ -172,9 +177,10 @@ class Calls:
             reply_to=reply_to,
             client_key=str(key),
             principal=PRINCIPAL + own.key,
-            traceparent=own.traceparent,
+            traceparent=asked.traceparent or own.traceparent,
             chain=chain,
             mark=self._low_mark(),
+            socket="",  # what a turn accepts is its own
         )
 
     async def _reply(self, call: Call, until_ms: int) -> Reply:

@@ -8,7 +8,7 @@ Laws
 - What a commit made durable is told in log order, on the event loop, after its fsync.
 - A write or fsync that failed is never tried again and nothing after it is accepted: what was pending
   has an unknown outcome, later appends are `Unavailable`, `on_stopped` is told.
-- Nobody waiting means nothing to hurry for: what nobody waits for is committed after `LINGER_S`.
+- Nobody waiting means nothing to hurry for: what nobody waits for is committed after `LINGERS` times `LINGER_S`.
 - When the log falls silent a mark follows the last commit, so that a flipped bit in that commit cannot
   pass for a torn tail (see wal.py).
 
@@ -34,6 +34,7 @@ from perdure.streams.log import Bounds, LogRecord, Receipt, Record, Topic, Write
 from perdure.streams.wal import Cut, operating_error
 
 LINGER_S = 0.010
+LINGERS = 5
 READ_CHUNK = 1_000
 # Whatever was requested before a batch is sealed must lie in that batch, or `shares_write` would lie.
 # So a source is not cut short: its records are in memory already.
@@ -75,6 +76,7 @@ class EmbeddedLog:
         self._shared: Batch | None = self._open_batch  # a journal record requested now goes into this one
         self._in_flight: Batch | None = None
         self._urgent = False
+        self._lingered = 0  # how often the timer has rung since the last batch was sealed
         self._timer: asyncio.TimerHandle | None = None
         self._commits = 0
         self._commits_seen = 0
@@ -157,8 +159,7 @@ class EmbeddedLog:
         if offset == stream.written:
             batch.touched.append(stream)
         stream.next = offset + 1
-        placed = LogRecord(offset, time_ms, key, value, headers, memo, batch)
-        stream.unwritten.append(placed)
+        stream.unwritten.append(LogRecord(offset, time_ms, key, value, headers, memo, batch))
         if stream.live:
             if not self._accepted:
                 self._loop.call_soon(hand_over, self._accepted)
@@ -190,7 +191,9 @@ class EmbeddedLog:
         if self._refusal is not None:
             return
         if self._open_batch.count or self._requested:
-            self._hurry()
+            self._lingered += 1
+            if self._lingered >= LINGERS:
+                self._hurry()
         elif self._in_flight is None and self._commits == self._commits_seen:
             if not self._unmarked:
                 return
@@ -204,7 +207,7 @@ class EmbeddedLog:
         hand_over(self._accepted)
         if self._refusal is not None or self._in_flight is not None:
             return
-        self._urgent = False
+        self._urgent, self._lingered = False, 0
         batch = self._open_batch
         try:
             self._fill(batch)

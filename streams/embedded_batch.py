@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import itemgetter
 
+import msgspec
 from rocksdict import WriteBatch
 
 from perdure.streams.embedded_tail import Stream
@@ -56,15 +57,12 @@ class Batch:
         return first
 
 
-class EmbeddedReceipt:
+class EmbeddedReceipt(msgspec.Struct, eq=False):
     """See `perdure.streams.log.Receipt`. The offset is known at once."""
 
-    __slots__ = ("_batch", "_place", "offset")
-
-    def __init__(self, offset: int, batch: Batch, place: int) -> None:
-        self.offset = offset
-        self._batch = batch
-        self._place = place
+    offset: int
+    _batch: Batch
+    _place: int
 
     def when_durable(self, then: Outcome) -> None:
         self._batch.tell(self._place, then)

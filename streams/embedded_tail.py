@@ -11,8 +11,9 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 from rocksdict import Rdict
@@ -93,11 +94,16 @@ class EmbeddedTail:
         if not self._busy:  # else appended from within a delivery: whoever delivers goes on to it
             self._hand_unwritten()
 
-    def _hand(self, record: LogRecord) -> None:
+    def _hand(self, records: Iterable[LogRecord]) -> None:
+        """Hand over what follows, until the tail is told otherwise."""
         self._busy = True
-        self._next += 1
+        state, deliver = self._state, self._deliver
         try:
-            self._deliver(record)
+            for record in records:
+                self._next += 1
+                deliver(record)
+                if self._state is not state:
+                    break
         except Exception as error:  # noqa: BLE001 - a receiver that raises is a programmer's error: stop loudly
             self.close()
             self._stopped(error)
@@ -105,8 +111,8 @@ class EmbeddedTail:
 
     def _hand_unwritten(self) -> None:
         stream = self._stream
-        while self._state is State.LIVE and self._next < stream.next:
-            self._hand(stream.unwritten[self._next - stream.written])
+        if self._state is State.LIVE:  # what is appended meanwhile comes too: it is the same list
+            self._hand(islice(stream.unwritten, self._next - stream.written, None))
 
     def _join(self) -> None:
         self._state = State.LIVE
@@ -136,10 +142,9 @@ class EmbeddedTail:
             self.close()
             self._stopped(error)
             return
-        for record in chunk:
-            self._hand(record)
-            if self._state is not State.BEHIND:
-                return
+        self._hand(chunk)
+        if self._state is not State.BEHIND:
+            return
         if self._next < stream.written:
             self._pump_soon()
         else:

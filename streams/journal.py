@@ -5,7 +5,7 @@ Laws
 - An acked offset that is the expected one settles the batch. A larger one is a gap, to be read first; a
   smaller one is an unknown outcome. Nothing is settled but through `settled`.
 - A batch's last record carries the offsets done without an entry, the low mark and the out mark.
-- Of a done that was answered already only its offset is kept; it goes with the very next batch.
+- Of a done that was answered already only its offset is kept; it goes with the very next batch, and hurries none.
 - After `failed` or `close` nothing computed before is appended again.
 """
 
@@ -145,9 +145,10 @@ class Journal:
 
     def add_answered(self, offset: int) -> None:
         """A command is done and needs no entry, and nobody waits to hear it."""
+        if not self._answered:  # else it has been requested, or is when the batch under way is settled
+            assert self._writer is not None, "an owner that does not own appended"
+            self._writer.request(urgent=False)
         self._answered.append(offset)
-        assert self._writer is not None, "an owner that does not own appended"
-        self._writer.request(urgent=False)
 
     def prove(self, told: Callable[[], None]) -> None:
         """Call `told` when all that was added so far is durable, by an append that is sent from now on.
@@ -245,8 +246,12 @@ class Journal:
     def proceed(self) -> None:
         """The batch that was under way is settled: the next may go."""
         self._batch = None
-        if self._waiting or self._answered or self._clean:
+        if self._waiting or self._clean:
             self.hurry()
+        elif self._answered and self._writer is not None:
+            self._writer.request(
+                urgent=False
+            )  # nobody waits for them: a commit of their own would be for nobody
 
     def failed(self, error: BaseException) -> None:
         told = self._told

@@ -14,6 +14,7 @@ Laws
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -71,6 +72,22 @@ class Receipt(Protocol):
 
         `error` is an `Unavailable` (not written) or an `OutcomeUnknown`. Called at once if already known.
         """
+
+
+def durable(receipt: Receipt) -> asyncio.Future[None]:
+    """Done when the record is durable; raises what `when_durable` tells else."""
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if told.done():
+            return
+        if error is None:
+            told.set_result(None)
+        else:
+            told.set_exception(error)
+
+    receipt.when_durable(tell)
+    return told
 
 
 class WriterSource(Protocol):

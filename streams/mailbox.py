@@ -52,6 +52,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     reply: Reply | None = None
     cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
     over: bool = False
+    on_log: bool = False  # for certain, of one that waited for that
     timer: object = None
     calling: Calling | None = None
     tries: int = 0  # in which it could not be done, of a command that nobody waits for

@@ -44,6 +44,8 @@ from perdure.streams.sockets import close_lost, watch_gateways
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 
+_SERVING = OwnerState.SERVING  # found once: an enum's members are looked up slowly
+
 
 class Owner:
     """One partition. `deliver` takes commands from the log's tail; `state`, `error` and `counts` tell."""
@@ -127,7 +129,7 @@ class Owner:
 
     def check_room(self, key: str) -> None:
         """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error."""
-        if self.state is not OwnerState.SERVING:
+        if self.state is not _SERVING:
             if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
                 raise self.error
             raise Unavailable(f"partition {self.partition} is {self.state}: ask again")

@@ -15,6 +15,7 @@ from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log
 from perdure.streams.release import Doors
+from perdure.streams.tracing import Tracing
 
 UNSEALED = Seal("")  # of an app without a secret: for tests and simulations
 
@@ -72,7 +73,7 @@ class Ports:
 
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
     `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
-    how often.
+    how often. `careful`: the process before this one died while a turn's code was running.
     """
 
     log: Log
@@ -90,3 +91,5 @@ class Ports:
     migrations: tuple[Step, ...] = ()
     outside: Outside | None = None
     charged: Callable[[int, int], Mapping[int, int]] = _nobody
+    tracing: Tracing | None = None
+    careful: bool = False

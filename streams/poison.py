@@ -8,7 +8,8 @@ Laws
   leaves the name of the one command that can have killed it, and those that waited or were under way are innocent.
 - The next start charges that command once, and clears the page. What is charged is kept until `CHARGES` others were.
 - An offset names a command only while the log has it: what ran and was lost with the process before it was durable is
-  not charged, so that whoever gets its offset is not taken for it.
+  not charged, so that whoever gets its offset is not taken for it. What sends it again by itself (an alarm that is due, a
+  message from an object) would send it for ever: after a death in a turn (`died`) such commands run once they are durable.
 - The kernel keeps the page when the process dies: nothing is fsynced. After a power loss it may say what was true
   some seconds before; at the worst one command is charged once too often.
 """
@@ -39,6 +40,8 @@ def place_of(word: int) -> tuple[int, int]:
 class PoisonPage:
     """The page in the file at `path`, made if it is not there. `now` is where the running turn is to be told.
 
+    `died`: the process before this one died in a turn.
+
     Raises `DataDirError` if the file cannot be made or mapped.
     """
 
@@ -58,6 +61,7 @@ class PoisonPage:
         self._words = memoryview(self._map).cast("q")
         self.now = self._words[:1]
         self.charges = {place_of(word): count for word, count in self._read() if word}
+        self.died = bool(self.now[0] & _WORD)
         self._charge(self.now[0] & _WORD)
 
     def charged(self, partition: int, end: int) -> dict[int, int]:

@@ -23,6 +23,7 @@ from perdure.schemas.alarms import DROP, REDRIVE, TTL, parse_ring
 from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import CallerError, StorageFailed
 from perdure.schemas.replies import FAILED, OK, Reply, error_reply
+from perdure.streams.about import about
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owning import Counts
 from perdure.streams.stepping import doorway
@@ -110,7 +111,7 @@ class Ringing:
         code, told = (error.code, error.message) if error is not None else ("handler-failed", "")
         if change.parked:
             counts.alarms_parked += 1
-            _logger.warning("alarm parked", object=turn.command.key, alarm=name, error=told)
+            _logger.warning("alarm parked", **about(turn), alarm=name, error=told)
         return Outcome(error_reply(FAILED, code, told), True, True, outcome.drop_instance)
 
     def failed_after_all(self, turn: Turn, outcome: Outcome) -> Outcome:

@@ -6,6 +6,7 @@ Laws
   does nothing. So are, 1012, those of listener style whose instance is gone.
 - On an exclusive log every gateway but this process's own has ended. On a shared log one has ended if no heartbeat of it
   is added to the log within `SILENT_S`: offsets tell, no clocks are compared.
+- A gateway that is taken for ended is told so before its sockets are closed here: if it lives, it closes them too.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from perdure.schemas.effects import SocketChange
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import Pairs
-from perdure.schemas.sockets import ABNORMAL, CLOSED, GONE, HEARTBEAT_KIND, SETTINGS, upgrade_of
-from perdure.streams.log import Log, Record, Topic
+from perdure.schemas.sockets import ABNORMAL, CLOSED, ENDED_KIND, GONE, HEARTBEAT_KIND, SETTINGS, upgrade_of
+from perdure.streams.log import Log, Record, Topic, durable
 from perdure.streams.owning import Ports
 from perdure.streams.tables import Tables
 
@@ -59,6 +60,11 @@ async def watch_gateways(ports: Ports, tables: Tables) -> None:
         ]
         try:
             ends, silent = await _silent(log, {row.gateway for _, id_, row in held if id_ != SETTINGS}, ends)
+            for gateway in silent:
+                place, _, name = gateway.partition("/")
+                await durable(
+                    log.append(Topic.REPLIES, int(place), Record(name.encode(), b"", (ENDED_KIND,)))
+                )
         except (LogUnreachable, OutcomeUnknown, Unavailable):
             ends, silent = {}, set()  # whoever cannot read hears nobody, and they may not be heard: look anew
         for key, id_, row in held:

@@ -7,7 +7,8 @@ Laws
   from a turn, whose key is in flight, is answered then as the first one was.
 - A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
 - A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
-- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run.
+- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run. After
+  such a death what comes again by itself, alarms and the like, is on the log for good before it runs, so that it can be charged.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import structlog
-
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
+from perdure.objects.placing import note_hint
 from perdure.objects.turn import (
     Outcome,
     conclude,
@@ -30,7 +30,6 @@ from perdure.objects.turn import (
     given_up,
     nobody_asks_again,
     not_done,
-    parked,
 )
 from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
@@ -41,12 +40,13 @@ from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.blame import Blame
-from perdure.streams.entries import entry_of, parked_change
+from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.mailbox import Hold, Resident, Turn
 from perdure.streams.owning import Bounds, Counts, Ports
+from perdure.streams.parking import parking
 from perdure.streams.poison import word_of
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing, note_expiry
@@ -61,7 +61,6 @@ Spending = tuple[str, str, str]  # object key, principal, client key
 TRIES = 6  # more of what nobody waits for, while it cannot be done
 FIRST_TRY_AGAIN_S = 0.5  # doubling
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
-_logger = structlog.get_logger(__name__)
 
 
 class Turns:
@@ -91,9 +90,12 @@ class Turns:
         self.calls: Calls | None = None  # set by the owner
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
+        self._careful = ports.careful and self._lock_is_proof
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
+        self._env = ports.registry.env
+        self._clock_ms = ports.clock_ms
         self._loop = asyncio.get_running_loop()
         self._blame = Blame(self._loop.time)
         self._turn_context = Context()
@@ -167,7 +169,7 @@ class Turns:
         assert resident is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
-        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self.ports.clock_ms)
+        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self._clock_ms)
         if command.socket and not early and asked_by_the_dead(self.ports, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
@@ -175,41 +177,30 @@ class Turns:
             self._next(resident)
             return
         if self.charged and self.charged.get(turn.offset, 0) >= self.bounds.charges:
-            self._park(turn)
+            self.counts.parked += 1
+            self.conclude(turn, parking(turn, self.charged[turn.offset], self.ringing))
             self._next(resident)
             return
         resident.running = turn
+        if self._careful and not turn.on_log and nobody_asks_again(command):
+            turn.on_log = True
+            self.journal.prove(lambda: self._run_if_reigning(turn))
+            return
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
-        context = self._turn_context.copy()
+        if self.ports.tracing is not None:
+            self.ports.tracing.began(turn)
+            command = turn.command
+        context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
-        env = self.ports.registry.env
-        handler = self.ringing.handler(turn, env) if alarm else resident.handler(command, env)
+        handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and command.deadline_ms is not None:
             # never longer than that: log time is ahead of a clock that jumped back
             gone_ms = max(self.ports.clock_ms() - turn.record.time_ms, 0)
             left_ms = max(command.deadline_ms - gone_ms, 0)
             turn.timer = self._loop.call_later(left_ms / 1000, self._expire, turn)
-
-    def _park(self, turn: Turn) -> None:
-        command, times = turn.command, self.charged[turn.offset]
-        self.counts.parked += 1
-        _logger.error(
-            "a command is parked: the process died while it ran",
-            command=f"{self.tables.partition}:{turn.offset}",
-            object=command.key,
-            what=f"{command.kind} {command.method} {command.path}",
-            times=times,
-        )
-        turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
-        outcome = parked(command, times)
-        if command.kind == ALARM:
-            outcome = self.ringing.parked(turn, outcome)
-        else:
-            turn.changes = (parked_change(turn.record),)
-        self.conclude(turn, outcome)
 
     def _expire(self, turn: Turn) -> None:
         command = turn.command
@@ -241,13 +232,17 @@ class Turns:
         resident.state.end()
         resident.running = None
         if turn.cut is not None:
-            error = turn.cut
+            error = turn.cut.with_traceback(error.__traceback__ if error is not None else None)
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure
+        if turn.command.hint and error is None:
+            note_hint(turn.command.hint, resident, overlay)
         outcome = conclude(turn.command, result, error, overlay)
+        if self.ports.tracing is not None:
+            self.ports.tracing.ended(turn, outcome)
         if error is not None and outcome.reply.outcome == FAILED:
-            self._blame.failed(turn.command, error)
+            self._blame.failed(turn, error)
         if turn.command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
         elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):
@@ -256,7 +251,8 @@ class Turns:
                 return
             outcome = given_up(outcome)
         self.conclude(turn, outcome)
-        self._next(resident)
+        if resident.mailbox is not None:
+            self._next(resident)
 
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.api.cli import bench, calling, serving, settings, state, token
+from perdure.api.cli import bench, calling, serving, settings, starting, state, token
 from perdure.api.cli.output import EXIT_CONFIG, EXIT_FAILED, tell
 from perdure.schemas.errors import ConfigError, PerdureError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a bug's traceback is for its finder: plain and whole
     rich_markup_mode="markdown",
 )
+starting.register(app)
 serving.register(app)
 calling.register(app)
 state.register(app)

@@ -40,6 +40,13 @@ Public = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the address and the namespaces as one line of JSON.")
 ]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(help="json, pretty, or auto: pretty in a terminal. [default: auto]", show_default=False),
+]
+LogLevel = Annotated[
+    str | None, typer.Option(help="debug, info, warning or error. [default: info]", show_default=False)
+]
 Dev = Annotated[bool, typer.Option("--dev", hidden=True)]
 Lifeline = Annotated[int | None, typer.Option("--lifeline-fd", hidden=True)]
 
@@ -59,25 +66,18 @@ def serve(
     partitions: Partitions = None,
     insecure_public: Public = False,
     as_json: AsJson = False,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
     lifeline_fd: Lifeline = None,
     dev_vars: Dev = False,
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
-    import logging
-    import sys
-
-    import structlog
-
-    from perdure.api import server
-    from perdure.api.loading import load_app
+    from perdure.api import logs, server
+    from perdure.api.loading import load_app, load_config
     from perdure.api.node import Node
+    from perdure.api.tracing import tracing_of
     from perdure.objects.registry import Registry
 
-    structlog.configure(
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr)
-    )  # stdout is for what was asked
-    # aiokafka tells of each failed connect, ten times a second; what matters of it perdure tells itself
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     flags = {
         "log": log,
         "host": host,
@@ -85,19 +85,28 @@ def serve(
         "data_dir": data,
         "partitions": partitions,
         "insecure_public": insecure_public or None,
+        "log_format": log_format,
+        "log_level": log_level,
     }
+    # the app may log while it is imported
+    logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
     loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
+    tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
 
     def ready(bound_port: int) -> None:
         _announce(loaded, bound_port, list(registry.kinds), as_json=as_json)
 
-    reason = server.run(
-        lambda: Node(loaded.config, registry, loaded.worker),
-        loaded.config,
-        ready=ready,
-        lifeline_fd=lifeline_fd,
-    )
+    try:
+        reason = server.run(
+            lambda: Node(loaded.config, registry, loaded.worker, tracing),
+            loaded.config,
+            ready=ready,
+            lifeline_fd=lifeline_fd,
+        )
+    finally:
+        if tracing is not None:
+            tracing.close()
     if reason is not None:
         tell(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
@@ -110,6 +119,8 @@ def dev(
     data: Data = None,
     env: EnvName = None,
     insecure_public: Public = False,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
 ) -> None:
     """Serve an app and start it anew when its code changes; state is kept."""
     import asyncio
@@ -119,6 +130,7 @@ def dev(
     from perdure.schemas.errors import ConfigError
 
     options = {"--host": host, "--port": port, "--data": data, "--env": env}
+    options |= {"--log-format": log_format, "--log-level": log_level}
     arguments = [str(path), "--dev"]
     for name, value in options.items():
         arguments += [] if value is None else [name, str(value)]

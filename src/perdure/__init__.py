@@ -10,7 +10,13 @@ for a stored value of another shape than asked for, `StorageFailed` if the disk 
 What a call to another object may raise beside its `Refusal`, all of them a `PerdureError`: `CallerError`, the call must be
 changed; `HandlerFailed`, the other's code raised; `Deadlock`, the other waits for this one; `Unavailable`, nothing was
 done, ask again; `OutcomeUnknown`, it may have happened.
+
+`connect` is for programs outside: they ask the objects of a running server.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject, Env
@@ -35,6 +41,9 @@ from perdure.schemas.errors import (
     UnfitValue,
 )
 
+if TYPE_CHECKING:
+    from perdure.api.client.app import Connection
+
 __all__ = [
     "AlarmInfo",
     "CallerError",
@@ -57,5 +66,16 @@ __all__ = [
     "UnfitValue",
     "WebSocket",
     "WebSocketPair",
+    "connect",
     "fetch",
 ]
+
+
+def connect(url: str, *, token: str | None = None, timeout: float = 60.0, retry: bool = True) -> Connection:
+    """The app on the server at `url`: `async with connect(url) as app`, or `with connect(url) as app`.
+
+    `timeout`: seconds for a whole call with all its attempts; `retry=False`: one attempt. Raises `ConfigError`.
+    """
+    from perdure.api.client.app import Connection  # no object needs an HTTP client
+
+    return Connection(url, token=token, timeout=timeout, retry=retry)

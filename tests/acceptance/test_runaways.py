@@ -148,6 +148,29 @@ def test_a_command_that_kills_the_process_before_it_is_on_the_log_is_lost_with_i
     assert charges(deployment) == {}
 
 
+@pytest.mark.parametrize("what", ["rings", "sends"])
+def test_what_comes_again_by_itself_is_parked_though_it_kills_before_it_is_on_the_log(
+    tmp_path: Path, what: str
+) -> None:
+    """An alarm, a message of another object: no client has to give up asking, and the server serves after four deaths."""
+    deployment = deployed(tmp_path)
+    with deployment.serve() as server:
+        answer = asyncio.run(ask(port_of(server), "POST", f"/objects/Wild/sender/{what}"))
+        assert answer.json == {"count": 1}
+        assert server.wait() == 3
+    for _ in range(3):
+        assert end_of(deployment)[0] == 3
+    with deployment.serve() as server:
+        until = monotonic() + PATIENCE_S
+        while counted(server, "parked") < 1:
+            assert monotonic() < until
+        answer = asyncio.run(ask(port_of(server), "POST", "/objects/Wild/receiver/nothing"))
+        assert answer.json == {"count": 1}
+        assert server.stop() == 0
+    assert list(charges(deployment).values()) == [3]
+    deployment.verify()
+
+
 @pytest.mark.parametrize("what", ["computes", "waits"])
 def test_a_call_into_c_that_holds_on_ends_the_process(tmp_path: Path, what: str) -> None:
     """With all stacks on stderr, and its command charged; what was acknowledged before is there."""

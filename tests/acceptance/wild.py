@@ -56,6 +56,18 @@ class Wild(DurableObject):
     async def _dies_at_once(self) -> None:
         os._exit(3)
 
+    async def _rings(self) -> None:
+        await self.state.set_alarm(self.state.now)
+
+    async def alarm(self) -> None:
+        os._exit(3)
+
+    async def _sends(self) -> None:
+        self.env.Wild.get("receiver").send.dies()
+
+    async def dies(self) -> None:
+        os._exit(3)
+
     async def _computes(self) -> None:
         """In C, with Python's lock held, and never looking for signals."""
         await asyncio.sleep(DURABLE_S)

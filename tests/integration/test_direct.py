@@ -83,6 +83,37 @@ def test_a_pipeline_of_refusals_keeps_its_order(client: Client) -> None:
     assert [client.answer().status for _ in range(4)] == [404, 200, 404, 200]
 
 
+def test_requests_that_repeat_their_headers_are_told_apart(door: Door, client: Client) -> None:
+    """Each by its method, target and body; and so is what comes between them and differs in headers, length or cut."""
+
+    def plain(times: int) -> None:
+        for n in range(times):
+            client.send(asking(b"POST /objects/Echo/again/p%d?q" % n, body=b"%05d" % n))
+            told = json.loads(client.answer().body)
+            assert (told["path"], told["size"], told["sum"]) == (f"/p{n}", 5, sum(b"%05d" % n))
+
+    plain(5)
+    client.send(asking(b"POST /objects/Echo/again/longer", body=b"123456"))
+    assert json.loads(client.answer().body)["size"] == 6
+    plain(1)
+    assert client.ask(b"HEAD /objects/Echo/head/large/1000", bodiless=True).status == 200
+    plain(3)
+    client.send(*(asking(b"POST /objects/Echo/again%d/p%d" % (n, n), body=b"abcde") for n in range(3)))
+    assert [path_of(client.answer()) for _ in range(3)] == ["/p0", "/p1", "/p2"]
+    plain(1)
+    whole = asking(b"POST /objects/Echo/again/cut", body=b"abcde")
+    client.send(whole[:-2])
+    with Client(door.port) as other:
+        assert goes_on(other)  # the server has had a look at what was sent before
+    client.send(whole[-2:])
+    assert path_of(client.answer()) == "/cut"
+    plain(1)
+    assert client.ask(b"POST /objects/Nope/again/x", body=b"abcde").status == 404
+    client.send(asking(b"POST /objects/Echo/again/last", b"connection: close", body=b"abcde"))
+    assert path_of(client.answer()) == "/last"
+    assert client.ended()
+
+
 # Bodies
 
 

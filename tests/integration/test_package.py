@@ -37,12 +37,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> None:
-    """Each module of each room is in the wheel under `perdure`, with `py.typed`, and nothing else is."""
+    """Each module of each room is in the wheel under `perdure`, with `py.typed` and what `init` makes, and nothing else."""
     with zipfile.ZipFile(built[0]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {"perdure/__init__.py", "perdure/py.typed", "perdure/testing.py"}
     for room in ROOMS:
         expected |= {f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / room).rglob("*.py")}
+    templates = {f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / "api").rglob("*.tmpl")}
+    assert len(templates) == 6
+    expected |= templates
     assert held == expected
 
 
@@ -86,8 +89,40 @@ def test_an_installed_wheel_serves(built: tuple[Path, Path], tmp_path: Path) -> 
     assert (tmp_path / ".perdure").is_dir()
 
 
-def _environment_with(wheel: Path, folder: Path) -> Path:
-    """A fresh environment with the wheel and its dependencies at their locked versions; returns its python."""
+def test_a_project_that_the_wheel_makes_runs_and_passes_its_tests(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """`perdure init`, its tests, its server, a call: with the wheel alone, as whoever begins does it."""
+    python = _environment_with(built[0], tmp_path / "venv", "pytest")
+    perdure, project = python.with_name("perdure"), tmp_path / "my-shop"
+    subprocess.run([perdure, "init", "my-shop"], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    tested = subprocess.run(
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environ(),
+    )
+    assert "2 passed" in tested.stdout, tested.stdout + tested.stderr
+    with subprocess.Popen(
+        [perdure, "dev", "--port", "0"], cwd=project, stdout=subprocess.PIPE, text=True, env=clean_environ()
+    ) as server:
+        try:
+            assert server.stdout is not None
+            ready = server.stdout.readline()
+            assert ready.startswith("my-shop is ready at http://127.0.0.1:"), ready
+            asked = [perdure, "call", "Counter/alice", "increment", "2", "--url", ready.split()[4]]
+            called = subprocess.run(asked, capture_output=True, text=True, check=True, env=clean_environ())
+            assert called.stdout == "2\n"
+            server.send_signal(signal.SIGINT)
+            assert server.wait(40) == 0
+        finally:
+            server.kill()
+
+
+def _environment_with(wheel: Path, folder: Path, *more: str) -> Path:
+    """A fresh environment with the wheel and its dependencies at their locked versions, and `more`; returns its python."""
     if UV is None:
         pytest.skip("needs uv, which fills an environment from its cache in a second")
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -106,7 +141,7 @@ def _environment_with(wheel: Path, folder: Path) -> Path:
     for command in (
         [UV, "venv", "-q", "--python", sys.executable, str(folder)],
         [*export, "--project", str(ROOT)],
-        [UV, "pip", "install", "-q", "--python", str(python), "-r", str(locked), str(wheel)],
+        [UV, "pip", "install", "-q", "--python", str(python), "-r", str(locked), str(wheel), *more],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 and any(

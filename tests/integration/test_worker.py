@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class User(DurableObject):
     async def count(self):
         return await self.state.get("count", 0)
 
+    async def where(self):
+        return self.state.location_hint
+
     async def envelope(self):
         command = current_turn.get().command
         return [command.client_key, command.traceparent, command.deadline_ms]
@@ -59,6 +63,8 @@ async def fetch(request, env):
             return Response.json([request.url, dict(request.headers)])
         case "add":
             return Response.json([await user.add(), await user.add(10), await env.ROOMS.get("r").add()])
+        case "where":
+            return Response.json(await env.USERS.get("hinted", location_hint=rest).where())
         case "envelope":
             await asyncio.sleep(0.2)
             return Response.json(await user.envelope())
@@ -154,6 +160,11 @@ def test_the_worker_routes_by_id(server: Server) -> None:
         assert client.head("/users/alice").status_code == 200
 
 
+def test_a_location_hint_is_recorded(server: Server) -> None:
+    """The first for good; the object is the same with any."""
+    assert [httpx.get(f"{server.url}/where/{hint}").json() for hint in ("weur", "enam")] == ["weur", "weur"]
+
+
 def test_behind_a_worker_the_objects_are_closed_unless_exposed(tmp_path: Path) -> None:
     """403 names `expose = true`, which opens them; perdure's own paths are never the Worker's."""
     app = deployed(tmp_path)
@@ -222,7 +233,11 @@ def test_what_a_worker_raises(
     assert httpx.get(f"{server.url}/told").status_code == 200
     if path == "/fail/x":
         line = APP[: APP.index('rest["x"]')].count("\n") + 1
-        assert f"the Worker failed: {place}/app/app.py:{line}: TypeError: string indices" in server.stderr()
+        (said,) = [
+            line for line in map(json.loads, server.stderr().splitlines()) if "KeyError" not in line["error"]
+        ]
+        assert (said["event"], said["at"]) == ("the Worker failed", f"{place}/app/app.py:{line}")
+        assert said["error"].startswith("TypeError: string indices")
 
 
 def test_a_worker_is_bounded_in_time_and_body(tmp_path: Path) -> None:

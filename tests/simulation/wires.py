@@ -77,6 +77,9 @@ class Wire:
         self._sent(f"{code} {reason}")
         self._over()
 
+    def fail(self, code: int, reason: str) -> None:
+        self.leave()
+
     def _sent(self, what: str) -> None:
         run = self.node.run
         if self.node.alive:
@@ -109,7 +112,7 @@ class Joining(Waiting):
         wire = self.wire
         if wire.node.alive and answer.reply.status == 101:
             wire.joined = True
-            wire.sockets.opened(wire.number, wire)
+            wire.sockets.opened(wire.number, wire.id, wire)
         super().answered(answer)
 
     def failed(self, error: BaseException) -> None:

@@ -91,6 +91,7 @@ class Reign:
         self.store = MemoryStore()
         self.bounds = bounds
         self.charged: dict[int, int] = {}
+        self.careful = False
         self.registry = Registry(
             {name: Kind(name, cls) for name, cls in kinds.items()}, Env({"seen": self.seen, "reign": self})
         )
@@ -114,6 +115,7 @@ class Reign:
             app_uuid="app-uuid",
             migrations=self.migrations,
             charged=lambda partition, end: self.charged,
+            careful=self.careful,
         )
         tables = Tables(self.store, 0, exclusive=self.log.exclusive)
         self.owner = Owner(ports, tables, self.bounds)

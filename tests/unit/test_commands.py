@@ -100,7 +100,14 @@ def test_what_only_perdure_sends_is_read_back_under_its_seal_alone(
     named, method, path = kind
     headers = () if named == ALARM else fetch.headers
     command = structs.replace(
-        fetch, kind=named, method=method, path=path, headers=headers, chain=tuple(chain), mark=mark
+        fetch,
+        kind=named,
+        method=method,
+        path=path,
+        headers=headers,
+        chain=tuple(chain),
+        mark=mark,
+        hint="weur" * (mark % 2),
     )
     key, value, written = sealed_record(command, seal)
     assert parse_command(key, value, written, seal) == command

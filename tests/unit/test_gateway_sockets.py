@@ -8,15 +8,27 @@ from typing import Any
 
 from tests.unit.reign import Reign, story
 
-from perdure.api.gateway import Gateway
+from perdure.api.gateway import Gateway, Waiting
 from perdure.api.sockets import BEAT_S, SOCKETS, Sockets
 from perdure.objects.durable import DurableObject
-from perdure.schemas.commands import parse_command
+from perdure.objects.http import Request, Response
+from perdure.objects.sockets import WebSocket
+from perdure.schemas.commands import FETCH, parse_command
 from perdure.schemas.errors import OutcomeUnknown
-from perdure.schemas.sockets import BINARY, CLOSE, CLOSED, HEARTBEAT_KIND, MESSAGE, TEXT, frame_out
+from perdure.schemas.sockets import (
+    BINARY,
+    CLOSE,
+    CLOSED,
+    ENDED_KIND,
+    HEARTBEAT_KIND,
+    MESSAGE,
+    TEXT,
+    frame_out,
+)
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.memory_broker import Faults
 from perdure.streams.owning import UNSEALED, OwnerState
+from perdure.streams.sockets import SILENT_S
 
 
 class Wire:
@@ -35,6 +47,9 @@ class Wire:
 
     def close(self, code: int, reason: str) -> None:
         self.sent.append((code, reason))
+
+    def fail(self, code: int, reason: str) -> None:
+        self.sent.append(("failed", code))
 
     def ended(self) -> None:
         self.turns += 1
@@ -57,16 +72,31 @@ class Lost(Faults):
         return "lost"
 
 
+class Room(DurableObject):
+    """Accepts, and keeps what it hears of ends."""
+
+    async def fetch(self, request: Request) -> Response:
+        await self.state.accept_websocket(request)
+        return Response.upgrade()
+
+    async def websocket_close(self, ws: WebSocket, code: int, reason: str, was_clean: bool) -> None:
+        self.env.seen.append((ws.id, code))
+
+
 def gateway_story(
-    told: Callable[[Reign, Sockets], Awaitable[None]], *, shared: bool = False, faults: Faults | None = None
+    told: Callable[[Reign, Sockets], Awaitable[None]],
+    *,
+    kind: type[DurableObject] = DurableObject,
+    shared: bool = False,
+    faults: Faults | None = None,
 ) -> None:
     async def main(reign: Reign) -> None:
-        gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms)
+        gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms, seal=UNSEALED)
         await gateway.start([reign.owner])
         sockets = Sockets(gateway, reign.log, UNSEALED, node="n")
         await told(reign, sockets)
 
-    story(DurableObject, main, check=False, shared=shared, faults=faults)
+    story(kind, main, check=False, shared=shared, faults=faults)
 
 
 def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:
@@ -74,8 +104,8 @@ def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:
 
     async def told(reign: Reign, sockets: Sockets) -> None:
         one, two = Wire(), Wire()
-        sockets.opened(1, one)
-        sockets.opened(2, two)
+        sockets.opened(1, "n.1", one)
+        sockets.opened(2, "n.2", two)
         text = frame_out(sockets.address, "Thing/a", TEXT, b"hi", (1, 2))
         binary = frame_out(sockets.address, "Thing/a", BINARY, b"\0", (2,))
         close = frame_out(sockets.address, "Thing/a", CLOSE, b"why", (1,), 4000)
@@ -94,7 +124,7 @@ def test_frames_reach_nobody_elses_sockets() -> None:
 
     async def told(reign: Reign, sockets: Sockets) -> None:
         wire = Wire()
-        sockets.opened(1, wire)
+        sockets.opened(1, "n.1", wire)
         assert sockets.frames(frame_out(sockets.address, "Thing/b", TEXT, b"x", (1,)), 0, 1, 1)
         assert sockets.frames(frame_out("0/gateway.old", "Thing/a", TEXT, b"x", (1,)), 0, 2, 1)
         sockets.closed(1)
@@ -109,7 +139,7 @@ def test_on_a_shared_log_frames_take_the_log() -> None:
 
     async def told(reign: Reign, sockets: Sockets) -> None:
         wire = Wire()
-        sockets.opened(1, wire)
+        sockets.opened(1, "n.1", wire)
         out = frame_out(sockets.address, "Thing/a", TEXT, b"hi", (1,))
         assert not sockets.frames(out, 0, 7, 1)
         named = (*out.headers, ("message-id", b"0:7/1"))
@@ -126,7 +156,7 @@ def test_an_event_is_a_sealed_command_and_its_end_is_heard() -> None:
     async def told(reign: Reign, sockets: Sockets) -> None:
         wire = Wire()
         number, id_ = sockets.new_id()
-        sockets.opened(number, wire)
+        sockets.opened(number, id_, wire)
         sockets.event(wire, "Thing/a", id_, 1, MESSAGE, b"hello", ("type", TEXT))
         await reign.until(lambda: reign.owner.tables.done.mark == 1)
         (record,) = await reign.records(Topic.COMMANDS)
@@ -173,7 +203,7 @@ def test_a_gateway_with_sockets_says_that_it_lives() -> None:
         beating = asyncio.create_task(sockets.beat())
         await asyncio.sleep(BEAT_S * 3)
         assert await reign.records(Topic.REPLIES) == []
-        sockets.opened(0, Wire())
+        sockets.opened(0, "n.0", Wire())
         await asyncio.sleep(BEAT_S * 3)
         beats = await reign.records(Topic.REPLIES)
         assert {(each.key, each.headers) for each in beats} == {(b"gateway.n", (HEARTBEAT_KIND,))}
@@ -181,3 +211,70 @@ def test_a_gateway_with_sockets_says_that_it_lives() -> None:
         beating.cancel()
 
     gateway_story(told, shared=True)
+
+
+def test_one_that_was_taken_for_ended_goes_on_under_another_name() -> None:
+    """Its sockets are closed, also one that was asked for before; frames for the old name reach none of the new ones."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        one, two, late = Wire(), Wire(), Wire()
+        (number, id_), (late_number, late_id) = sockets.new_id(), sockets.new_id()
+        sockets.opened(number, id_, one)
+        before = sockets.address
+        key = before.partition("/")[2].encode()
+        for ended in (b"gateway.other", key, key):  # the last one came twice: it means who is no more
+            sockets.came(LogRecord(0, 0, ended, b"", (ENDED_KIND,)))
+        assert one.sent == [("failed", 1012)]
+        assert sockets.address != before
+        sockets.opened(late_number, late_id, late)
+        assert late.sent == [("failed", 1012)]
+        number, id_ = sockets.new_id()
+        sockets.opened(number, id_, two)
+        for address in (before, sockets.address):
+            out = frame_out(address, "Thing/a", TEXT, address.encode(), (number,))
+            headers = (*out.headers, ("message-id", b"0:7/1"))
+            assert sockets.came(LogRecord(0, 0, out.key, out.value, headers))
+        assert [each[2:].decode() for each in two.sent] == [sockets.address]
+
+    gateway_story(told, shared=True)
+
+
+def test_who_lives_and_was_not_heard_learns_of_it() -> None:
+    """An owner takes it for ended: its object hears 1006 once, and the gateway closes the connection it still has."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        wire, waiting = Wire(), Waiting()
+        number, id_ = sockets.new_id()
+        address = sockets.address
+        sockets.gateway.submit(waiting, "Thing/a", FETCH, "GET", "/", socket=f"{id_} {address}")
+        assert (await waiting.future).reply.status == 101
+        sockets.opened(number, id_, wire)
+        await reign.until(lambda: wire.sent)
+        assert wire.sent == [("failed", 1012)]
+        await reign.until(lambda: reign.seen)
+        assert reign.seen == [(id_, 1006)]
+        assert sockets.address != address
+
+    gateway_story(told, kind=Room, shared=True)
+
+
+def test_no_socket_is_closed_before_its_gateway_is_told() -> None:
+    """If the word to it is lost, it is said again at the next look; until then no object hears of an end."""
+
+    faults = Lost()
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        waiting = Waiting()
+        _, id_ = sockets.new_id()
+        sockets.gateway.submit(waiting, "Thing/a", FETCH, "GET", "/", socket=f"{id_} 0/gateway.old")
+        await waiting.future
+        await reign.until(lambda: reign.owner.tables.sockets("Thing/a"))
+        faults.losing = 1
+        await reign.until(lambda: not faults.losing)
+        await asyncio.sleep(SILENT_S / 2)
+        assert reign.seen == []
+        await reign.until(lambda: reign.seen)
+        ends = [each for each in await reign.records(Topic.REPLIES) if ENDED_KIND in each.headers]
+        assert {each.key for each in ends} == {b"gateway.old"}
+
+    gateway_story(told, kind=Room, shared=True, faults=faults)

@@ -53,6 +53,7 @@ def test_the_face_is_pinned() -> None:
         "UnfitValue",
         "WebSocket",
         "WebSocketPair",
+        "connect",
         "fetch",
     ]
     assert all(hasattr(perdure, name) for name in perdure.__all__)

@@ -47,6 +47,16 @@ def test_an_error_at_the_door_has_its_status(error: type[PerdureError], status: 
     assert (b"retry-after" in dict(headers)) == (status == 503)
 
 
+def test_an_unknown_outcome_names_its_command() -> None:
+    """In the problem and as the location; only if it is known."""
+    _, headers, body = problem_of(errors.OutcomeUnknown("why", "0-1-n-0"))
+    assert json.loads(body)["command"] == "/commands/0-1-n-0"
+    assert dict(headers)[b"location"] == b"/commands/0-1-n-0"
+    _, headers, body = problem_of(errors.OutcomeUnknown("why"))
+    assert "command" not in json.loads(body)
+    assert b"location" not in dict(headers)
+
+
 REPLIES = [
     (REFUSED, "refused", 409),
     (REFUSED, "empty", 409),

@@ -11,9 +11,11 @@ from tests.unit.reign import Reign, story
 from tests.unit.test_owner import Thing, code, marks, result
 
 from perdure.api.problems import problem_of_reply
-from perdure.schemas.commands import NOBODY
+from perdure.objects.overlay import current_turn
+from perdure.schemas.commands import LOCAL, NOBODY
 from perdure.schemas.errors import DataDirError
 from perdure.schemas.replies import PARKED
+from perdure.streams.log import Topic
 from perdure.streams.owning import Bounds
 from perdure.streams.poison import CHARGES, PoisonPage, place_of, word_of
 
@@ -63,6 +65,16 @@ def test_what_was_lost_with_the_process_is_not_charged(tmp_path: Path) -> None:
     assert [page.charged(3, 17), page.charged(2, 18), page.charged(3, 100)] == [{}, {17: 1}, {}]
     page.close()
     assert charges(path) == {(2, 17): 1}
+
+
+def test_a_death_in_a_turn_is_told_to_the_next_start(tmp_path: Path) -> None:
+    """To that one, whether the log has the command or not."""
+    path = tmp_path / "poison"
+    for running in ((3, 17), (), (0, 0)):
+        die(path, *running)
+        page = PoisonPage(path)
+        assert page.died == bool(running)
+        page.close()
 
 
 def test_old_charges_make_room(tmp_path: Path) -> None:
@@ -144,15 +156,46 @@ def test_a_parked_command_that_nobody_waits_for_leaves_its_entry() -> None:
     charged(told, {0: 3})
 
 
-def charged(told: object, offsets: dict[int, int], **options: object) -> None:
+class Asked(Thing):
+    """Notes whether its command is on the log when its turn begins."""
+
+    async def look(self) -> None:
+        streams = self.env.reign.broker.streams
+        self.env.seen.append(streams[Topic.COMMANDS, 0].durable > current_turn.get().offset)
+
+
+@pytest.mark.parametrize("careful", [False, True])
+@pytest.mark.parametrize("waited_for", [False, True])
+def test_after_a_death_in_a_turn_what_comes_by_itself_is_durable_before_it_runs(
+    careful: bool, waited_for: bool
+) -> None:
+    """So that it can be charged; what somebody waits for would not come again, and costs no more than ever."""
+
+    async def told(reign: Reign) -> None:
+        to = LOCAL if waited_for else NOBODY
+        for _ in range(3):
+            reign.append_raw(b"Thing/a", b'{"method": "look"}', (("reply-to", to.encode()),))
+        await reign.until(lambda: len(reign.seen) == 3)
+        assert reign.seen == [careful and not waited_for] * 3
+
+    charged(told, {}, kind=Asked, careful=careful)
+
+
+def charged(
+    told: object,
+    offsets: dict[int, int],
+    kind: type[Thing] = Thing,
+    careful: bool = False,
+    **options: object,
+) -> None:
     """A story in which these commands of partition 0 were running when the process died, so often."""
 
     async def begun(reign: Reign) -> None:
         await reign.end()
-        reign.charged = offsets
+        reign.charged, reign.careful = offsets, careful
         reign.log.kill()
         reign.log = type(reign.log)(reign.broker, frozenset())
         await reign.begin()
         await told(reign)  # type: ignore[operator]  # a story
 
-    story(Thing, begun, **options)  # type: ignore[arg-type]  # as story has them
+    story(kind, begun, **options)  # type: ignore[arg-type]  # as story has them

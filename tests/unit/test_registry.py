@@ -66,8 +66,8 @@ def test_env_holds_vars_and_bindings() -> None:
         env.ROOMS.get("a/b")
 
 
-def test_a_location_hint_is_accepted_and_means_nothing() -> None:
-    """Code that gives one runs as it is; the object is the same with and without."""
+def test_a_location_hint_names_no_other_object() -> None:
+    """The object is the same with and without."""
     rooms = built(BINDINGS).env.ROOMS
     assert rooms.get("lobby", location_hint="weur") == rooms.get("lobby")
 

@@ -94,7 +94,7 @@ async def test_errors_are_raised_as_what_they_are() -> None:
         thing = env.Thing.get("a")
         with pytest.raises(Refusal, match="not today") as refused:
             await thing.refuse()
-        assert (refused.value.reason, refused.value.detail) == ("closed", {"until": 5})
+        assert (refused.value.code, refused.value.detail) == ("closed", {"until": 5})
         with pytest.raises(HandlerFailed, match="ValueError: no"):
             await thing.fail()
         with pytest.raises(InvalidArguments):

@@ -1,0 +1,103 @@
+"""`perdure init`: a project to begin with, that runs and whose tests pass.
+
+Laws
+- A file that is there is never written over.
+- What it makes stands in `templates/`: `$name` and `$version` are put in, nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from perdure.schemas.errors import ConfigError, OperatorError
+
+_SUFFIX = ".tmpl"
+_RENAMED = {"gitignore": ".gitignore"}  # under its own name tools would obey it here
+_NO_FILES_OF_A_PROJECT = {".git", ".venv", ".DS_Store"}
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: `perdure init shop`")(init)
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="NAME", help="The folder to make; its name is the app's.")
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also in a folder that is not empty; what is there stays.")
+    ] = False,
+) -> None:
+    """Make a project with a counter, its configuration and its tests."""
+    from importlib.metadata import version
+
+    name = folder.resolve().name
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f'"{name}" cannot name an app; use letters, digits, ".", "_" and "-", such as: my-shop'
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder that is not there yet")
+    there = (
+        sorted({each.name for each in folder.iterdir()} - _NO_FILES_OF_A_PROJECT) if folder.exists() else []
+    )
+    if there and not force:
+        raise ConfigError(
+            f"{folder} is not empty ({', '.join(there[:3])}{', …' if len(there) > 3 else ''}); name a new folder, "
+            "or say --force to add what is missing there"
+        )
+    words = {"name": name, "version": version("perdure")}
+    try:
+        left = [str(path) for path, text in _templates() if not _write(folder / path, text, words)]
+    except OSError as error:
+        raise OperatorError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+    _tell(folder, left)
+
+
+def _templates() -> Iterator[tuple[Path, str]]:
+    """Each file of a project and what it holds."""
+
+    def inside(folder: Traversable, where: Path) -> Iterator[tuple[Path, str]]:
+        for each in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            if each.is_dir():
+                yield from inside(each, where / each.name)
+            elif each.name.endswith(_SUFFIX):
+                plain = each.name.removesuffix(_SUFFIX)
+                yield where / _RENAMED.get(plain, plain), each.read_text(encoding="utf-8")
+
+    yield from inside(files("perdure.api.cli") / "templates", Path())
+
+
+def _write(file: Path, text: str, words: dict[str, str]) -> bool:
+    """Make the file; False if it is there already."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(Template(text).substitute(words))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _tell(folder: Path, left: list[str]) -> None:
+    if left:
+        typer.echo(f"left as they were: {', '.join(left)}")
+    typer.echo(f"{folder.resolve().name} is ready. Next:\n")
+    if folder.resolve() != Path.cwd():
+        typer.echo(f"  cd {shlex.quote(str(folder))}")
+    for line in (
+        "perdure dev                            # http://127.0.0.1:8787; starts anew when you change the code",
+        "perdure call Counter/alice increment   # in another terminal",
+        "python -m pytest",
+    ):
+        typer.echo(f"  {line}")

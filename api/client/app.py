@@ -1,0 +1,261 @@
+"""`perdure.connect`: an app on a server, asked with or without `await`.
+
+Laws
+- Both styles drive the same steps (`attempts`); what is here of each is how to send and how to pause.
+- The token goes into `Authorization` of every request and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
+
+import httpx
+
+from perdure.api.client.answers import Answer
+from perdure.api.client.asking import Asking, Options, current_trace, key_of
+from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
+from perdure.api.client.sockets import Reopening
+from perdure.api.client.stubs import Stub, SyncStub
+from perdure.objects.durable import DurableObject
+from perdure.objects.http import Headers
+from perdure.objects.rpc import methods_of
+from perdure.schemas.errors import ConfigError
+
+TIMEOUT_S = 60.0
+_CONNECT_S = 5.0
+_BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+Object = TypeVar("Object", bound=DurableObject)
+
+
+class Settings:
+    """What both styles have: where, who, how long, and the clock and chance of the pauses."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        timeout_s: float,
+        retry: bool,
+        now: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self.url = _checked(url)
+        self.headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self.timeout_s = timeout_s
+        self.retry = retry
+        self.now = now
+        self.chance = chance
+
+    def policy(self, options: Options) -> Policy:
+        return Policy(options.timeout_s, self.now, self.chance, self.retry)
+
+    def options(self, timeout: float | None, key: str | None, traceparent: str | None) -> Options:
+        return Options(self.timeout_s if timeout is None else timeout, key, traceparent)
+
+    def http(self) -> dict[str, Any]:
+        limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+        return {"base_url": self.url, "headers": self.headers, "limits": limits}
+
+
+class App:
+    """An app, asked with `await`."""
+
+    def __init__(self, settings: Settings, pause: Callable[[float], Awaitable[None]]) -> None:
+        self._settings = settings
+        self._pause = pause
+        self._http = httpx.AsyncClient(**settings.http())
+
+    @overload
+    def get(
+        self,
+        kind: type[Object],
+        name: str,
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Object: ...
+
+    @overload
+    def get(
+        self,
+        kind: str,
+        name: str,
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Stub: ...
+
+    def get(
+        self,
+        kind: type[DurableObject] | str,
+        name: str,
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Any:
+        """An object, by its class or its namespace's name. The options are those of each of its calls.
+
+        A type checker sees the class, and so its methods; `fetch` and `websocket` of a client it sees on a stub that
+        was got by name. Raises `BadKey`.
+        """
+        options = self._settings.options(timeout, idempotency_key, traceparent)
+        key, methods = _named(kind, name)
+        return Stub(key, methods, options, self._send, self._reopening)
+
+    async def _send(self, asking: Asking, options: Options, read: Callable[[Answer], Any]) -> Any:
+        steps = attempts(asking.name, self._settings.policy(options))
+        came: Answer | Lost | None = None
+        try:
+            while True:
+                step = steps.send(came)
+                if isinstance(step, Wait):
+                    await self._pause(step.seconds)
+                    came = None
+                else:
+                    came = await self._attempt(asking, step)
+        except StopIteration as done:
+            answer: Answer = done.value
+        return read(answer)
+
+    async def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
+        try:
+            async with asyncio.timeout(step.timeout_s):
+                return _answer(await self._http.request(**_request(asking, step)))
+        except (httpx.TransportError, TimeoutError) as error:
+            return _lost(error)
+
+    def _reopening(self, place: str, options: Options) -> Reopening:
+        headers = dict(self._settings.headers)
+        if trace := options.traceparent or current_trace():
+            headers["traceparent"] = trace
+        url = "ws" + self._settings.url.removeprefix("http") + place
+        return Reopening(url, headers, self._settings.policy(options), self._pause)
+
+
+class SyncApp:
+    """An app, asked without `await`."""
+
+    def __init__(self, settings: Settings, pause: Callable[[float], None]) -> None:
+        self._settings = settings
+        self._pause = pause
+        self._http = httpx.Client(**settings.http())
+
+    def get(
+        self,
+        kind: type[DurableObject] | str,
+        name: str,
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> SyncStub:
+        """An object, by its class or its namespace's name. The options are those of each of its calls.
+
+        A type checker sees any method with any arguments. Raises `BadKey`.
+        """
+        options = self._settings.options(timeout, idempotency_key, traceparent)
+        return SyncStub(*_named(kind, name), options, self._send)
+
+    def _send(self, asking: Asking, options: Options, read: Callable[[Answer], Any]) -> Any:
+        steps = attempts(asking.name, self._settings.policy(options))
+        came: Answer | Lost | None = None
+        try:
+            while True:
+                step = steps.send(came)
+                if isinstance(step, Wait):
+                    self._pause(step.seconds)
+                    came = None
+                else:
+                    came = self._attempt(asking, step)
+        except StopIteration as done:
+            answer: Answer = done.value
+        return read(answer)
+
+    def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
+        try:
+            return _answer(self._http.request(**_request(asking, step)))
+        except httpx.TransportError as error:
+            return _lost(error)
+
+
+class Connection:
+    """What `perdure.connect` returns: `async with` gives an `App`, `with` a `SyncApp`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout: float = TIMEOUT_S,
+        retry: bool = True,
+        now: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = Settings(url, token, timeout, retry, now, chance)
+        self._app: App | None = None
+        self._sync: SyncApp | None = None
+
+    async def __aenter__(self) -> App:
+        self._app = App(self._settings, asyncio.sleep)
+        return self._app
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._app is not None:
+            await self._app._http.aclose()
+
+    def __enter__(self) -> SyncApp:
+        self._sync = SyncApp(self._settings, time.sleep)
+        return self._sync
+
+    def __exit__(self, *_: object) -> None:
+        if self._sync is not None:
+            self._sync._http.close()
+
+
+def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, frozenset[str] | None]:
+    """Key and methods, if they are known here."""
+    if isinstance(kind, str):
+        return key_of(kind, name), None
+    return key_of(kind.__name__, name), frozenset(methods_of(kind))
+
+
+def _checked(url: str) -> str:
+    if url.startswith("kafka:"):
+        raise ConfigError(
+            f"connect({url!r}): Kafka as a transport is not there yet; give the URL of a server's HTTP port"
+        )
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f'"{url}": {error}') from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError(f'"{url}" must start with http:// or https:// and name a host')
+    return url.rstrip("/")
+
+
+def _request(asking: Asking, step: Ask) -> dict[str, Any]:
+    return {
+        "method": asking.method,
+        "url": asking.path,
+        "headers": asking.headers,
+        "content": asking.body,
+        "timeout": httpx.Timeout(step.timeout_s, connect=min(step.timeout_s, _CONNECT_S)),
+    }
+
+
+def _answer(response: httpx.Response) -> Answer:
+    pairs = tuple((name.lower(), value) for name, value in response.headers.multi_items())
+    return Answer(response.status_code, Headers(pairs), response.content)
+
+
+def _lost(error: Exception) -> Lost:
+    if isinstance(error, _BEFORE_SENT):
+        return Lost(False, f"no server answers ({error or type(error).__name__})")
+    return Lost(True, f"the connection was lost before an answer ({str(error) or type(error).__name__})")

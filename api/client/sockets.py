@@ -1,0 +1,135 @@
+"""A WebSocket to an object that is opened anew when it is lost.
+
+Laws
+- Lost are: no close at all (1006), going away (1001), restart (1012), too slow (1013). Any other close is the
+  application's word and ends the iteration.
+- What was sent while it was lost is not sent again: nobody knows what arrived. `on_reconnect` is where to re-sync.
+- Only receiving opens it anew; a refusal (401, 403, 404, …) is raised, as is the deadline's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from perdure.api.client.answers import Answer
+from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
+from perdure.objects.http import Headers
+from perdure.schemas.errors import CallerError, Unavailable
+
+_LOST = frozenset((1001, 1006, 1012, 1013))
+_NO_PONG = 1011  # what the package closes with when a ping is not answered
+
+
+class Reopening(NamedTuple):
+    """How to open it: the whole URL, headers of each attempt, and how long to try."""
+
+    url: str
+    headers: dict[str, str]
+    policy: Policy
+    pause: Callable[[float], Awaitable[None]]
+
+
+def is_lost(error: ConnectionClosed) -> bool:
+    """Is a socket that ended so opened anew?"""
+    if error.rcvd is not None:
+        return error.rcvd.code in _LOST
+    return error.sent is None or error.sent.code == _NO_PONG
+
+
+class Socket:
+    """`send`, `receive`, `async for message in ws`, `close`. `reconnects` counts how often it was opened anew."""
+
+    def __init__(
+        self, reopening: Reopening, on_reconnect: Callable[[Socket], Awaitable[None]] | None
+    ) -> None:
+        self._how = reopening
+        self._on_reconnect = on_reconnect
+        self._connection: ClientConnection | None = None
+        self._closed = False
+        self.reconnects = 0
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def send(self, message: str | bytes) -> None:
+        """Send one message. Raises `Unavailable` if the socket is lost: receive, then send again."""
+        try:
+            await self._there().send(message)
+        except ConnectionClosed as error:
+            raise Unavailable(f"{self._how.url}: the socket is closed, nothing was sent ({error})") from error
+
+    async def receive(self) -> str | bytes:
+        """The next message. Raises websockets' `ConnectionClosed` when the application closed it."""
+        while True:
+            try:
+                return await self._there().recv()
+            except ConnectionClosed as error:
+                if self._closed or not is_lost(error):
+                    raise
+            self._connection = await self._open()
+            self.reconnects += 1
+            if self._on_reconnect is not None:
+                await self._on_reconnect(self)
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        while True:
+            try:
+                message = await self.receive()
+            except ConnectionClosed:
+                return
+            yield message
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close it; it is not opened anew."""
+        self._closed = True
+        if self._connection is not None:
+            await self._connection.close(code, reason)
+
+    def _there(self) -> ClientConnection:
+        if self._connection is None:
+            raise RuntimeError("a socket is used inside of: async with stub.websocket() as ws")
+        return self._connection
+
+    async def _open(self) -> ClientConnection:
+        """As a call is made: attempts, with pauses. Opening changes nothing that could be done twice."""
+        steps = attempts(f"WebSocket {self._how.url}", self._how.policy)
+        came: Answer | Lost | None = None
+        while True:
+            try:
+                step = steps.send(came)
+            except StopIteration as done:
+                told = f"{self._how.url}: answered {done.value.status} instead of a WebSocket"
+                raise CallerError(told) from None
+            if isinstance(step, Wait):
+                await self._how.pause(step.seconds)
+                came = None
+                continue
+            opened = await self._attempt(step)
+            if isinstance(opened, ClientConnection):
+                steps.close()
+                return opened
+            came = opened
+
+    async def _attempt(self, step: Ask) -> ClientConnection | Answer | Lost:
+        try:
+            return await connect(
+                self._how.url,
+                additional_headers=self._how.headers,
+                open_timeout=step.timeout_s,
+                max_size=None,
+                process_exception=lambda error: error,
+            )
+        except InvalidStatus as error:
+            told = error.response
+            pairs = tuple((name.lower(), value) for name, value in told.headers.raw_items())
+            return Answer(told.status_code, Headers(pairs), bytes(told.body or b""))
+        except (TimeoutError, OSError, InvalidHandshake, EOFError) as error:
+            return Lost(False, f"no server answers ({error or type(error).__name__})")

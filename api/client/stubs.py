@@ -1,0 +1,113 @@
+"""Objects as a client sees them: `app.get(Counter, "alice")` or `app.get("Counter", "alice")`.
+
+Laws
+- A stub is a name and options; it asks nothing until one of its methods is called.
+- From a class, a method that is not there is found at once; by name, only the server knows.
+- Whether a call returns its value or something to be awaited is its app's: stubs are the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from perdure.api.client.answers import Answer, ClientResponse, result_of
+from perdure.api.client.asking import Asking, Options, a_call, a_fetch, path_of, rooted
+from perdure.api.client.sockets import Reopening, Socket
+
+Send = Callable[[Asking, Options, Callable[[Answer], Any]], Any]
+
+
+class _Stub:
+    def __init__(self, key: str, methods: frozenset[str] | None, options: Options, send: Send) -> None:
+        self._key = key
+        self._methods = methods
+        self._options = options
+        self._send = send
+
+    def __repr__(self) -> str:
+        return f"<stub of {self._key}>"
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        if self._methods is not None and name not in self._methods:
+            near = difflib.get_close_matches(name, self._methods, 3) or sorted(self._methods)[:10]
+            raise AttributeError(
+                f"{self._key} has no method {name!r} that can be called; did you mean: {', '.join(near)}?"
+            )
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return self._send(a_call(self._key, name, args, kwargs, self._options), self._options, result_of)
+
+        return method
+
+
+def _check(name: str) -> None:
+    if name.startswith("_"):
+        raise AttributeError(f"{name!r} is no method that can be called: it begins with an underscore")
+
+
+def _response(answer: Answer) -> ClientResponse:
+    return ClientResponse(answer.status, answer.headers.pairs, answer.body)
+
+
+class Stub(_Stub):
+    """An object, asked with `await`. Every name that is not here is one of its methods."""
+
+    def __init__(
+        self,
+        key: str,
+        methods: frozenset[str] | None,
+        options: Options,
+        send: Send,
+        reopening: Callable[[str, Options], Reopening],
+    ) -> None:
+        super().__init__(key, methods, options, send)
+        self._reopening = reopening
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        _check(name)
+        return self._method(name)
+
+    async def fetch(
+        self,
+        method: str,
+        path: str = "/",
+        *,
+        json: Any = None,
+        body: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ClientResponse:
+        """Its `fetch`. An error of the object's own making is a response; one of perdure's is raised."""
+        asking = a_fetch(self._key, method, path, json, body, headers, self._options)
+        answered: ClientResponse = await self._send(asking, self._options, _response)
+        return answered
+
+    def websocket(
+        self, path: str = "/", *, on_reconnect: Callable[[Socket], Coroutine[Any, Any, None]] | None = None
+    ) -> Socket:
+        """A WebSocket to it, opened anew when it is lost: `async with stub.websocket() as ws`."""
+        place = path_of("objects", self._key) + rooted(path)
+        return Socket(self._reopening(place, self._options), on_reconnect)
+
+
+class SyncStub(_Stub):
+    """An object, asked without `await`. Every name that is not here is one of its methods."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        _check(name)
+        return self._method(name)
+
+    def fetch(
+        self,
+        method: str,
+        path: str = "/",
+        *,
+        json: Any = None,
+        body: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ClientResponse:
+        """Its `fetch`. An error of the object's own making is a response; one of perdure's is raised."""
+        asking = a_fetch(self._key, method, path, json, body, headers, self._options)
+        answered: ClientResponse = self._send(asking, self._options, _response)
+        return answered

@@ -1,0 +1,236 @@
+"""The beginning of a WebSocket: who may, who is asked, and what comes of it.
+
+A path of an object is for that object; any other is the Worker's, which may pass the upgrade on to an object
+(api/passing.py).
+
+Laws
+- A browser says which page asks (`Origin`), and lets every page ask, with its user's cookies: one that is not known is
+  refused, whoever would have answered. Who sends no `Origin` is no browser.
+- The answer decides: 101 accepts, anything else is the HTTP response. A socket that its object accepted and that ended
+  before it could be told is closed there by an event.
+- Its id is made when somebody is asked, so that it is one of the gateway as it is then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from perdure.api.gateway import Answer
+from perdure.api.http import (
+    Head,
+    HttpDoor,
+    RawHeaders,
+    not_exposed,
+    problem_at_door,
+    read_head,
+    whole_request,
+)
+from perdure.api.pages import Refused
+from perdure.api.passing import Passing
+from perdure.api.problems import Problem, problem
+from perdure.api.sockets import Sockets
+from perdure.api.worker import Worker
+from perdure.schemas.errors import OutcomeUnknown, PerdureError
+from perdure.schemas.replies import Pairs
+
+_HANDSHAKE = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions")
+_FRAMING = frozenset(("upgrade", "connection", "sec-websocket-accept", "sec-websocket-extensions"))
+
+
+class Handshake(asyncio.Protocol):
+    """What comes before a socket is open. `api/websocket.py` has the rest of the connection."""
+
+    door: ClassVar[HttpDoor]
+    sockets: ClassVar[Sockets]
+    origins: ClassVar[tuple[str, ...]]
+    position: int
+    auto: tuple[str, bytes] | None
+    _transport: asyncio.Transport
+
+    @classmethod
+    def to(cls, door: HttpDoor, sockets: Sockets, origins: tuple[str, ...], **more: Any) -> type[Self]:
+        return type(cls.__name__, (cls,), {"door": door, "sockets": sockets, "origins": origins, **more})
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._conn = ServerProtocol(max_size=self.door.body_bytes)
+        self._number, self.id, self.key = -1, "", ""  # until its object is known
+        self._asked = False  # the object or the Worker was asked, and has not answered
+        self._over = False  # its object knows, or is being told
+        self._lost: asyncio.Future[None] = self._loop.create_future()  # done when the connection is
+        self._asking: asyncio.Task[None] | None = None  # the Worker
+
+    def _upgrade(self, request: Request) -> None:
+        self._pause()
+        raw = [
+            (name.lower().encode("ascii"), value.encode("ascii", "surrogateescape"))
+            for name, value in request.headers.raw_items()
+        ]
+        self._response = response = self._conn.accept(request)
+        if response.status_code != 101:
+            self._conn.send_response(response)
+            self._flush_and_close()
+            return
+        try:
+            self._check_origin(request.headers.get("Origin"), request.headers.get("Host"))
+        except Refused as error:
+            self._respond(problem_at_door(error))
+            return
+        path, _, query = request.path.encode().partition(b"?")
+        self._admit(raw, path, query)
+
+    def _check_origin(self, origin: str | None, host: str | None) -> None:
+        """Raises `Refused` for a page that may not."""
+        allowed = self.origins
+        if origin is None or origin in allowed or "*" in allowed:
+            return
+        if host is None or urlsplit(origin).netloc != host:
+            told = f"pages of {origin[:200]} may not open WebSockets here: name it in allowed_origins"
+            raise Refused(problem("origin-refused", told, status=403))
+
+    def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
+        """May it? Here whoever comes may."""
+        self._ask(raw, path, query)
+
+    def _ask(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
+        """Ask the object, or the Worker."""
+        raw = [each for each in raw if each[0].decode() not in _HANDSHAKE]
+        try:
+            head = self._head(read_head(raw))
+            if not path.startswith(b"/objects/"):
+                self._ask_worker(self.door.worker_for(path), head, raw, path, query)
+                return
+            if self.door.closed:
+                raise not_exposed()
+            key = self.door.key_of(path)
+            self._is(key, *self.sockets.new_id())
+            self._asked = True
+            self.door.ask(self, "GET", path, query, head, b"", f"{self.id} {self.sockets.address}")
+        except (Refused, PerdureError) as error:
+            self._respond(problem_at_door(error))
+
+    def _head(self, head: Head) -> Head:
+        return head._replace(headers=(*head.headers, ("upgrade", "websocket")), client_key=None)
+
+    def _is(self, key: str, number: int, id_: str) -> None:
+        """It is, or is to be, this socket of object `key`."""
+        self.key, self._number, self.id = key, number, id_
+
+    # What the object answers
+
+    def answered(self, answer: Answer) -> None:
+        self._asked = False
+        reply = answer.reply
+        accepted = reply.error is None and reply.status == 101
+        if self._transport.is_closing():  # gone, or too late
+            if accepted:
+                self._end(1006, "the connection broke", clean=False)
+        elif accepted:
+            self._switch((*reply.headers, ("perdure-command", f"{answer.partition}:{answer.offset}")))
+            self._opened()
+        else:
+            self._respond(self.door.told(answer))
+
+    def failed(self, error: BaseException) -> None:
+        self._asked = False
+        assert isinstance(error, PerdureError), error
+        if isinstance(error, OutcomeUnknown):
+            self._end(1006, "it is not known whether the socket was accepted", clean=False)
+        if not self._transport.is_closing():
+            self._respond(problem_at_door(error))
+
+    # What the Worker answers
+
+    def _ask_worker(self, worker: Worker, head: Head, raw: RawHeaders, path: bytes, query: bytes) -> None:
+        request = whole_request("GET", path, query, raw, b"", ("upgrade", "websocket"))
+        self._asked = True
+        self._resume()  # so that it is noticed if the client goes
+        self._asking = self._loop.create_task(self._by_worker(worker, request, head.traceparent))
+
+    async def _by_worker(self, worker: Worker, request: Any, traceparent: str) -> None:
+        passing = Passing(self.sockets)
+        try:
+            status, headers, body = await worker.answer(
+                request, None, traceparent, asyncio.shield(self._lost), passing
+            )
+            self._asked = False
+            if self._transport.is_closing():
+                return
+            accepted = passing.take() if status == 101 else None
+            if accepted is None:
+                self._respond((status, headers, body))
+                return
+            self._is(accepted.key, accepted.number, accepted.id)
+            self._switch(tuple((name.decode(), value.decode("latin-1")) for name, value in headers))
+            self._opened()
+            accepted.give(self)
+        finally:
+            passing.drop()
+            if self._asked:
+                self._transport.abort()
+
+    # What the client is told
+
+    def _switch(self, pairs: Pairs) -> None:
+        """It has its WebSocket; `_opened` comes next."""
+        headers = self._response.headers
+        for name, value in pairs:
+            if name.lower() not in _FRAMING:
+                headers[name] = value
+        self._conn.send_response(self._response)
+        self._transport.write(b"".join(self._conn.data_to_send()))
+        self.door.count(101)
+
+    def _respond(self, told: Problem) -> None:
+        """An HTTP response instead of a WebSocket."""
+        status, headers, body = told
+        self._asked, self._over = False, True
+        self.door.count(status)
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        end = b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        self._transport.write(STATUS_LINE[status] + lines + end)
+        self._transport.close()
+
+    # What api/websocket.py does
+
+    @abstractmethod
+    def _opened(self) -> None: ...
+
+    @abstractmethod
+    def _end(self, code: int, reason: str, *, clean: bool) -> None: ...
+
+    @abstractmethod
+    def _pause(self) -> None: ...
+
+    @abstractmethod
+    def _resume(self) -> None: ...
+
+    @abstractmethod
+    def _flush_and_close(self) -> None: ...
+
+    # As a `Connection`
+
+    @abstractmethod
+    def write(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    def close(self, code: int, reason: str) -> None: ...
+
+    @abstractmethod
+    def fail(self, code: int, reason: str) -> None: ...
+
+    @abstractmethod
+    def ended(self) -> None: ...
+
+    @abstractmethod
+    def lost(self, error: BaseException) -> None: ...
+
+    @abstractmethod
+    def ping(self) -> None: ...

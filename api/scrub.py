@@ -1,0 +1,105 @@
+"""Keeps secrets out of log lines: values that the configuration holds, and what looks like one.
+
+Laws
+- A value under a telling name goes, whatever it is; within texts go headers, parameters of URLs, bearer tokens and
+  JSON Web Tokens. Hiding too much costs a look at the code, hiding too little a secret.
+- What cannot be looked into is looked at as the text that would be shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from perdure.schemas.access import TOKEN_PREFIX
+from perdure.schemas.commands import NEVER_LOGGED
+from perdure.schemas.config import MASK, Config
+from perdure.schemas.replies import Pairs
+
+_NAMES = "authorization|cookie|token|secret|passw|credential|ticket|api[-_]?key|private[-_]?key"
+_TELLING = re.compile(_NAMES, re.IGNORECASE)
+_WORD = re.compile(r"[\w-]+")
+_SHORTEST = 4  # characters: what is shorter stands in half of all texts
+_DEEPEST = 6
+_TEXTS = tuple(
+    (re.compile(pattern, re.IGNORECASE), shown)
+    for pattern, shown in (
+        # a header, to the end of its line or of its quotes
+        (r"((?:authorization|cookie)\b(?:\s*[:=]|[\"']\s*[:=,])\s*(?:b?[\"'])?)[^\"'\r\n]+", rf"\1{MASK}"),
+        (rf"(\b[\w-]*(?:{_NAMES})[\w-]*(?:=|[\"']\s*[:=,]\s*(?:b?[\"'])?))[^\s&\"',;)}}]+", rf"\1{MASK}"),
+        (r"\b(bearer|basic)\s+[\w.~+/=-]{6,}", rf"\1 {MASK}"),
+        (rf"\b{TOKEN_PREFIX}[\w-]+", MASK),
+        (r"\beyJ[\w-]+\.[\w-]+\.[\w-]*", MASK),
+        (r"(?<=://)[^/@\s]+(?=@)", MASK),
+    )
+)
+
+
+class Scrubber:
+    """For the app of one configuration. `private` gives the credentials of whoever asks just now."""
+
+    def __init__(self, config: Config, private: Callable[[], Iterable[str]] = tuple) -> None:
+        self._private = private
+        values = {*config.secret_values.values(), *_telling_values(config.vars)}
+        longest_first = sorted((each for each in values if len(each) >= _SHORTEST), key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def event(self, _: Any, __: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """As a processor of structlog: the event without what must not leave."""
+        return {name: self._shown(name, value, 0) for name, value in event.items()}
+
+    def text(self, text: str) -> str:
+        """What may be shown of a text."""
+        for private in self._private():
+            text = text.replace(private, MASK)
+        if self._known is not None:
+            text = self._known.sub(MASK, text)
+        for pattern, shown in _TEXTS:
+            text = pattern.sub(shown, text)
+        return text
+
+    def _shown(self, name: object, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(name, str) and _TELLING.search(name):
+            return MASK
+        if isinstance(value, (int, float)):
+            return value if self._known is None or not self._known.fullmatch(str(value)) else MASK
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping) and depth < _DEEPEST:
+            return {self.text(str(key)): self._shown(key, inner, depth + 1) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)) and depth < _DEEPEST:
+            # a header as a pair tells by its first part what the second is
+            named = _name(value[0]) if len(value) == 2 else None
+            return [self._shown(named if at else None, each, depth + 1) for at, each in enumerate(value)]
+        return self.text(repr(value))
+
+
+def credentials_in(headers: Pairs) -> list[str]:
+    """What in a request's headers is nobody else's business, in the pieces in which code handles it."""
+    found: list[str] = []
+    for name, value in headers:
+        if name in NEVER_LOGGED:
+            pieces = (
+                piece for part in value.split(";") for piece in (part.strip(), part.partition("=")[2].strip())
+            )
+            found += [value, value.partition(" ")[2], *pieces]
+    return sorted({each for each in found if len(each) >= _SHORTEST}, key=len, reverse=True)
+
+
+def _name(value: object) -> str | None:
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    return text if isinstance(text, str) and _WORD.fullmatch(text) else None
+
+
+def _telling_values(table: Mapping[str, Any], told: bool = False) -> set[str]:
+    found: set[str] = set()
+    for name, value in table.items():
+        telling = told or _TELLING.search(name) is not None
+        if isinstance(value, Mapping):
+            found |= _telling_values(value, telling)
+        elif isinstance(value, str) and telling:
+            found.add(value)
+    return found

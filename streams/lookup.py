@@ -1,0 +1,167 @@
+"""What became of a command, by its id: found by time in commands, then in the key rows or the journal.
+
+Laws
+- An id carries the millisecond of its door's clock; its record lies within `SKEW_MS` of it in log time, or is not found.
+- One look-up reads at most `SCAN` commands and `SCAN` journal records, and two binary searches' worth more; past that
+  it says `Unavailable`, never that something is not there.
+- Nothing is told before it is proved that this node still owns the partition; only what is folded, so durable, is told.
+- A journal record of an epoch that had ended when it was appended is void, here as for every reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import NamedTuple
+
+from perdure.schemas.commands import Command, parse_command, payload_hash
+from perdure.schemas.errors import CallerError, KeyReused, Unavailable
+from perdure.schemas.journal import Claim, EntryRecord, NoOp, decode_record, in_runs
+from perdure.schemas.replies import REJECTED, Reply, error_reply
+from perdure.streams.log import Log, LogRecord, Topic
+from perdure.streams.owner import Owner
+from perdure.streams.owning import OwnerState
+
+SKEW_MS = 10_000
+SCAN = 200_000
+PROOF_S = 10.0
+
+
+class Found(NamedTuple):
+    """A command in its place. `done`: it has ended; `reply` is None then if it left none behind."""
+
+    command: Command
+    offset: int
+    done: bool
+    reply: Reply | None
+
+
+def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
+    """(partition, ms) of a command's id; None for a text that is no id of a door of this app."""
+    partition, _, rest = id_.partition("-")
+    ms, _, more = rest.partition("-")
+    if not (partition.isascii() and partition.isdigit() and len(partition) < 6 and more and len(ms) < 13):
+        return None
+    try:
+        found = int(partition), int(ms, 16)
+    except ValueError:
+        return None
+    return found if found[0] < partitions else None
+
+
+async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
+    """What is known of the command `id_`; None: it is not in the log. Raises `Unavailable`."""
+    await _prove(owner)
+    log, partition = owner.log, owner.partition
+    record = await _command(log, partition, id_, time_ms)
+    if record is None:
+        return None
+    try:
+        command = parse_command(record.key, record.value, record.headers, owner.ports.seal)
+    except CallerError:
+        return None  # somebody's record that bears an id of ours
+    if record.offset not in owner.tables.done:
+        return Found(command, record.offset, False, None)
+    if command.client_key is not None:
+        spent = owner.tables.spent(command.key, command.principal, command.client_key)
+        if spent is not None:
+            reply = spent.reply
+            if spent.payload_hash != payload_hash(command):
+                told = f"the idempotency key {command.client_key!r} was used for another payload"
+                reply = error_reply(REJECTED, KeyReused.code, told)
+            return Found(command, record.offset, True, reply)
+        if (command.key, command.principal, command.client_key) in owner.turns.keys_in_flight:
+            return Found(
+                command, record.offset, False, None
+            )  # it was told 409: what becomes of its key is open
+    return Found(command, record.offset, True, await _entry(owner, record))
+
+
+async def _prove(owner: Owner) -> None:
+    if owner.state is not OwnerState.SERVING or not owner.journal.open:
+        raise Unavailable(f"partition {owner.partition} is {owner.state}: ask again")
+    if owner.log.exclusive:
+        return
+    proved = asyncio.Event()
+    owner.journal.prove(proved.set)
+    try:
+        async with asyncio.timeout(PROOF_S):
+            await proved.wait()
+    except TimeoutError:
+        raise Unavailable(
+            f"it could not be proved that partition {owner.partition} is still ours: ask again"
+        ) from None
+
+
+async def _command(log: Log, partition: int, id_: str, time_ms: int) -> LogRecord | None:
+    start, end = await log.bounds(Topic.COMMANDS, partition)
+    first = await _first_at(log, Topic.COMMANDS, partition, start, end, time_ms - SKEW_MS)
+    wanted, seen = ("id", id_.encode()), 0
+    async with aclosing(log.read(Topic.COMMANDS, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
+        async for chunk in chunks:
+            for record in chunk:
+                if record.time_ms > time_ms + SKEW_MS:
+                    return None
+                if wanted in record.headers:
+                    return record
+            seen += len(chunk)
+            if seen > SCAN:
+                raise _too_many(seen)
+    return None
+
+
+async def _first_at(log: Log, topic: Topic, partition: int, start: int, end: int, time_ms: int) -> int:
+    """The first offset from `start` on with a log time of `time_ms` or more; `end` if there is none."""
+    while start < end:
+        middle = (start + end) // 2
+        async with aclosing(log.read(topic, partition, middle, end)) as chunks:  # type: ignore[type-var]  # all are generators
+            chunk = await anext(chunks, ())  # offsets may have gaps: it is the first one there
+        if not chunk or chunk[0].time_ms >= time_ms:
+            end = middle
+        else:
+            start = chunk[0].offset + 1
+    return start
+
+
+async def _entry(owner: Owner, command: LogRecord) -> Reply | None:
+    """The reply in the entry of a command that is done; None: it ended without one."""
+    log, partition, offset = owner.log, owner.partition, command.offset
+    start, end = await log.bounds(Topic.JOURNAL, partition)
+    first = await _first_at(log, Topic.JOURNAL, partition, start, end, command.time_ms - SKEW_MS)
+    seen = 0
+    async with aclosing(log.read(Topic.JOURNAL, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
+        async for chunk in chunks:
+            for record in chunk:
+                told = decode_record(record.value)
+                if not isinstance(told, (EntryRecord, NoOp)):
+                    continue
+                entry = told.entry if isinstance(told, EntryRecord) else None
+                hit = entry is not None and entry.command == offset
+                if (hit or (told.done and offset in in_runs(told.done))) and await _counts(
+                    owner, told.epoch, record.offset
+                ):
+                    return entry.reply if hit and entry is not None else None
+            seen += len(chunk)
+            if seen > SCAN:
+                raise _too_many(seen)
+    return None
+
+
+async def _counts(owner: Owner, epoch: int, offset: int) -> bool:
+    """Was `epoch` the newest claim where the journal record at `offset` lies?"""
+    log = owner.log
+    if log.exclusive or epoch == owner.tables.reader.epoch:
+        return True
+    if offset - epoch > SCAN:
+        raise _too_many(offset - epoch)
+    async for chunk in log.read(Topic.JOURNAL, owner.partition, epoch + 1, offset):
+        if any(isinstance(decode_record(record.value), Claim) for record in chunk):
+            return False
+    return True
+
+
+def _too_many(seen: int) -> Unavailable:
+    return Unavailable(
+        f"the look-up read {seen} records and gave up (its bound is {SCAN}): ask the object itself, or ask again "
+        "with the same idempotency key"
+    )

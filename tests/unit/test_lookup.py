@@ -1,0 +1,155 @@
+"""What became of a command, by its id: on an exclusive log and on a shared one, where a void record proves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.unit.reign import Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_record
+from perdure.schemas.errors import Unavailable
+from perdure.schemas.journal import Entry, EntryRecord, encode_chained
+from perdure.schemas.replies import OK, Reply
+from perdure.streams import lookup
+from perdure.streams.log import Record, Topic
+from perdure.streams.lookup import Found, look_up, time_in
+
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+
+
+class Thing(DurableObject):
+    async def add(self, wait_s: float = 0) -> int:
+        await asyncio.sleep(wait_s)
+        count: int = await self.state.get("count", 0) + 1
+        await self.state.put("count", count)
+        return count
+
+    async def count(self) -> int:
+        count: int = await self.state.get("count", 0)
+        return count
+
+
+def send(reign: Reign, id_: str, method: str, *args: Any, key: str | None = None) -> int:
+    body = call_body(method, list(args), {})
+    command = Command("Thing/a", CALL, method, "", (), body, id_, LOCAL, client_key=key)
+    return reign.append(Record(*command_record(command)))
+
+
+async def found(reign: Reign, id_: str, time_ms: int | None = None) -> Found | None:
+    return await look_up(reign.owner, id_, reign.clock_ms() if time_ms is None else time_ms)
+
+
+@SHARED
+def test_each_end_of_a_command_is_told(shared: bool) -> None:
+    """An entry's reply, with a key and without; no reply for what changed nothing; pending until it is done."""
+
+    async def told(reign: Reign) -> None:
+        offsets = [
+            send(reign, "plain", "add"),
+            send(reign, "keyed", "add", key="k"),
+            send(reign, "read", "count"),
+        ]
+        await reign.told(*offsets)
+        await reign.until(lambda: reign.owner.idle)
+        for id_, body in (("plain", b'{"result":1}'), ("keyed", b'{"result":2}'), ("read", None)):
+            each = await found(reign, id_)
+            assert each is not None
+            assert each.done
+            assert (each.reply.body if each.reply else None) == body
+        later = send(reign, "slow", "add", 5)
+        await asyncio.sleep(1)  # virtual: it is durable and runs
+        pending = await found(reign, "slow")
+        assert pending is not None
+        assert (pending.done, pending.reply) == (False, None)
+        await reign.told(later)
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_the_time_in_the_id_bounds_the_look_up(shared: bool) -> None:
+    """It is found within the skew on both sides, among many others, and not beyond; what is not there is None."""
+
+    async def told(reign: Reign) -> None:
+        for n in range(40):
+            if n == 20:
+                then_ms = reign.clock_ms()
+            await reign.told(send(reign, f"id{n}", "add"))
+            await asyncio.sleep(1)
+        for skew_ms in (-9_000, 0, 9_000):
+            assert (each := await found(reign, "id20", then_ms + skew_ms)) is not None
+            assert each.reply is not None
+            assert each.reply.body == b'{"result":21}'
+        assert await found(reign, "id20", then_ms + 12_000) is None
+        assert await found(reign, "id20", then_ms - 12_000) is None
+        assert await found(reign, "other", then_ms) is None
+
+    story(Thing, told, shared=shared)
+
+
+def test_past_its_bound_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that there is no such command."""
+    monkeypatch.setattr(lookup, "SCAN", 5)
+
+    async def told(reign: Reign) -> None:
+        await reign.told(*(send(reign, f"id{n}", "add") for n in range(20)))
+        with pytest.raises(Unavailable, match="gave up"):
+            await found(reign, "none")
+
+    story(Thing, told)
+
+
+def test_an_owner_that_does_not_serve_tells_nothing() -> None:
+    """Not even that there is no such command."""
+
+    async def told(reign: Reign) -> None:
+        await reign.take_over()
+        reign.owner.lost(Unavailable("a test"))
+        with pytest.raises(Unavailable):
+            await found(reign, "none")
+        await reign.until(lambda: reign.owner.tail)
+
+    story(Thing, told, shared=True, check=False)
+
+
+def test_a_void_entry_is_not_what_became_of_it() -> None:
+    """A predecessor's last breath, behind the claim of who ran the command in truth."""
+
+    async def told(reign: Reign) -> None:
+        before = reign.owner
+        epoch, seq = before.tables.reader.epoch, before.tables.reader.seq
+        await reign.take_over()
+        entry = Entry(0, "Thing/a", reign.clock_ms(), OK, Reply(OK, 200, (), b"void"))
+        value, _ = encode_chained(EntryRecord(epoch, seq, entry), b"x" * 16)
+        stream = reign.broker.streams[Topic.JOURNAL, 0]
+        reign.broker.accept(stream, [Record(None, value)])
+        await reign.told(send(reign, "id", "add"))
+        await reign.take_over()
+        each = await found(reign, "id")
+        assert each is not None
+        assert each.reply is not None
+        assert each.reply.body == b'{"result":1}'
+
+    story(Thing, told, shared=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("id_", "told"),
+    [
+        ("1-ff-n-0", (1, 255)),
+        ("1-ff-a-b-0", (1, 255)),
+        ("2-ff-n-0", None),
+        ("1-xx-n-0", None),
+        ("1-ff", None),
+        ("-1-ff-n-0", None),
+        ("", None),
+        ("\u0661-ff-n-0", None),
+        ("1-ffffffffffffffffffff-n-0", None),
+    ],
+)
+def test_an_id_says_where_and_when(id_: str, told: tuple[int, int] | None) -> None:
+    """Partition and millisecond; a text that is none of this app's says nothing."""
+    assert time_in(id_, 2) == told
