@@ -130,14 +130,19 @@ class Owner:
     def check_room(self, key: str) -> None:
         """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error."""
         if self.state is not _SERVING:
-            if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
-                raise self.error
-            raise Unavailable(f"partition {self.partition} is {self.state}: ask again")
+            raise self.not_serving
         resident = self.turns.residents.get(key)
         if resident is not None and resident.mailbox and len(resident.mailbox) >= self.bounds.mailbox:
             if resident.paused:
                 raise ObjectPaused(f"{key} is paused, and {len(resident.mailbox)} commands wait for it")
             raise Overloaded(f"{key} has {len(resident.mailbox)} commands waiting: ask again later")
+
+    @property
+    def not_serving(self) -> BaseException:
+        """What doors tell of a partition that does not serve."""
+        if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
+            return self.error
+        return Unavailable(f"partition {self.partition} is {self.state}: ask again")
 
     # Commands in
 

@@ -352,7 +352,7 @@ class Tables(ActRows):
         newest = clock_ms // HOUR_MS
         for hour in range(newest, max(newest - WINDOW_HOURS, 0) - 1, -1):
             row = self._spent_row(hour, key, principal, client_key)
-            data = next((p.keys[row] for p in self._pieces() if row in p.keys), None) or self.store.get(row)
+            data = next((p.keys[row] for p in self.pieces() if row in p.keys), None) or self.store.get(row)
             if data is not None:
                 found = decode_spent(data)
                 return found if found.time_ms > clock_ms - WINDOW_HOURS * HOUR_MS else None
