@@ -24,7 +24,7 @@ def objects_of(tables: Tables, namespace: str, low: str, high: str | None) -> It
     """Keys of the objects of `namespace` in a partition whose names are from `low` on and below `high`."""
     prefix = f"{namespace}/".encode()
     end = after(prefix) if high is None else prefix + high.encode("utf-8", "surrogatepass")
-    at = prefix + low.encode("utf-8", "surrogatepass")
+    at = prefix + low.replace("\0", "\1").encode("utf-8", "surrogatepass")  # behind a name: behind its rows
     waiting = sorted(key for key in map(str.encode, _unwritten(tables)) if at <= key < end)
     waiting.reverse()  # the next one is the last
     while True:
