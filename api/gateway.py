@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol
 
-from perdure.schemas.commands import LOCAL, NOBODY, Command, Headers, command_record, sealed_record
+from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
@@ -23,6 +23,7 @@ from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
+from perdure.streams.owning import OwnerState
 
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
@@ -254,6 +255,31 @@ class Gateway:
         )
         record = self._vouched(command) if principal else command_record(command)
         return id_, self._log.append(Topic.COMMANDS, partition, Record(*record), command)
+
+    def administer(self, asker: Asker, key: str, act: str, body: bytes, principal: str) -> None:
+        """Append an act of administration, though its object has no room, and tell `asker`. Raises like `submit`."""
+        if self.closed is not None:
+            raise Unavailable(f"this node is stopping: {self.closed}")
+        log = self._log
+        partition = partition_of(key, log.partitions)
+        owner = self._owners[partition]
+        if owner.state is not OwnerState.SERVING:
+            raise owner.not_serving
+        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        command = Command(
+            key,
+            ADMIN,
+            act,
+            body=body,
+            id=id_,
+            reply_to=self.address,
+            deadline_ms=self._deadline_ms,
+            principal=principal,
+        )
+        self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
+        receipt = log.append(_COMMANDS, partition, Record(*self._vouched(command)), command)
+        if not log.exclusive:
+            receipt.when_durable(lambda error: self._appended(id_, error))
 
     def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
         assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from perdure.api.access import Access
+from perdure.api.admin import admin_page
 from perdure.api.commands import commands_page
 from perdure.api.direct import DirectProtocol
 from perdure.api.gateway import Gateway
@@ -331,6 +332,7 @@ class Node:
         )
         if access is not None or self.config.expose or self.worker is None:
             pages["commands"] = commands_page(self.owners)
+            pages["admin"] = admin_page(self.gateway, self.owners, self.registry, self.config)
         if access is not None:
             pages["ticket"] = ticket_page(access, self.registry)
         return pages

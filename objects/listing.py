@@ -106,7 +106,7 @@ def page_of(rows: Rows, limit: int, now_ms: int) -> Listing:
             if expires_ms is not None and expires_ms <= now_ms:
                 continue
             if len(found) == limit:
-                return Listing(found, False, _cursor_behind(found[-1].name))
+                return Listing(found, False, cursor_behind(found[-1].name))
             found.append(ListedKey(name, None if expires_ms is None else seconds(expires_ms)))
     return Listing(found)
 
@@ -124,7 +124,8 @@ def values_of(rows: Rows, limit: int | None, now_ms: int) -> dict[str, Any]:
     return found
 
 
-def _cursor_behind(name: str) -> str:
+def cursor_behind(name: str) -> str:
+    """The cursor that goes on behind `name`."""
     return urlsafe_b64encode(name.encode()).decode().rstrip("=")
 
 

@@ -6,10 +6,11 @@ Laws
   read from the log are the same turn).
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
 - `Authorization` and `Cookie` are never written.
-- What only perdure may send (the kinds alarm and socket, WebSocket upgrades, a chain of callers, a principal, a hint where
-  to place an object) counts only under the app's seal: who writes to the topic is known to the broker, not to perdure, and cannot say here who it is.
+- What only perdure may send (the kinds alarm, socket and admin, WebSocket upgrades, a chain of callers, a principal, a
+  hint where to place an object) counts only under the app's seal: who writes to the topic is known to the broker, not to
+  perdure, and cannot say here who it is.
 
-Headers: `v` format version (1) · `kind` fetch | call | alarm | socket · `id` perdure's correlation id · `reply-to` ·
+Headers: `v` format version (1) · `kind` fetch | call | alarm | socket | admin · `id` perdure's correlation id · `reply-to` ·
 `deadline` ms from log time · `idempotency-key` · `principal` · `traceparent` · fetch only: `method`, `path`
 (with query), `http-{name}` per HTTP header · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `seal`.
 A call's value is `{"method": …, "args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`.
@@ -29,13 +30,13 @@ from perdure.schemas.keys import parse_key
 from perdure.schemas.replies import Pairs
 from perdure.schemas.seal import Seal
 
-FETCH, CALL, ALARM, SOCKET = "fetch", "call", "alarm", "socket"
+FETCH, CALL, ALARM, SOCKET, ADMIN = "fetch", "call", "alarm", "socket", "admin"
 NOBODY = "none"  # reply-to of a command whose answer nobody wants
 LOCAL = "local"  # reply-to of a door in the owner's own process, on an exclusive log
 VERSION = b"1"
 MAX_CLIENT_KEY_CHARS = 255
 NEVER_LOGGED = frozenset(("authorization", "cookie", "proxy-authorization"))
-_INTERNAL_KINDS = frozenset((ALARM, SOCKET))
+_INTERNAL_KINDS = frozenset((ALARM, SOCKET, ADMIN))
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -47,6 +48,7 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     call: `method` is the RPC method, `body` the JSON text with method, args and kwargs.
     alarm: `method` is the alarm's name, `body` says which setting of it came due.
     socket: `method` is message, close or error, `path` the socket's id, `body` the data.
+    admin: `method` is the act, `body` says what it is about (schemas/admin.py).
     `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes. `chain`: the turns
     that wait for this call, outermost first; `mark`: of a call or send, the low mark of its caller's partition.
     `socket`: of a fetch that is a WebSocket upgrade, the socket's id, space, its gateway. `hint`: where whoever calls would

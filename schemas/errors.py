@@ -11,7 +11,9 @@ PerdureError
 │   ├── UnknownMethod       the object has no such public method
 │   ├── KeyConflict         an idempotency key that is in use or was used for something else
 │   ├── Unauthenticated     nobody known: no credentials, or none that count
-│   └── Forbidden           somebody known who has no right to this
+│   ├── Forbidden           somebody known who has no right to this
+│   ├── NotParked           nothing is parked there (any more)
+│   └── NotAtHead           no command, or another one, is at the head of the object: nothing was given up
 ├── Refusal                 the object said no, on purpose; nothing changed
 ├── ObjectError             the object's code is at fault
 │   ├── HandlerFailed       it raised; nothing changed
@@ -22,9 +24,11 @@ PerdureError
 │   ├── Deadlock            it called an object that waits for it
 │   ├── NonDeterministic    its turn ran again and asked for something else
 │   ├── Runaway             it ran too long without awaiting, and was interrupted
-│   └── Parked              the process died each time it worked on this command: given up
+│   ├── Parked              the process died each time it worked on this command: given up
+│   └── Skipped             whoever runs the app gave up this command
 ├── Unavailable             not done; ask again (HTTP 503)
 │   ├── Overloaded          a bound was reached before anything was appended
+│   ├── ObjectPaused        the object is paused, and as many commands wait for it as may
 │   ├── OverQuota           this principal asks for more than it may (HTTP 429)
 │   ├── Expired             the deadline passed before the turn could commit
 │   └── AskAgain            the answer was lost with its owner; nothing changed
@@ -109,6 +113,14 @@ class Forbidden(CallerError):
     code = "forbidden"
 
 
+class NotParked(CallerError):
+    code = "not-parked"
+
+
+class NotAtHead(CallerError):
+    code = "not-at-head"
+
+
 class Refusal(PerdureError):
     """Raise it in a handler to say no: the turn rolls back, the object stays in memory.
 
@@ -163,6 +175,10 @@ class Parked(ObjectError):
     code = "parked"
 
 
+class Skipped(ObjectError):
+    code = "skipped"
+
+
 class Unavailable(PerdureError):
     """Nothing was done. `retry_after_s` is a hint."""
 
@@ -172,6 +188,10 @@ class Unavailable(PerdureError):
 
 class Overloaded(Unavailable):
     code = "overloaded"
+
+
+class ObjectPaused(Unavailable):
+    code = "paused"
 
 
 class OverQuota(Unavailable):

@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.schemas.admin import Change
 from perdure.schemas.effects import AlarmChange, Out, SocketChange
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.migrations import Step
@@ -53,7 +54,8 @@ class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     `command` is the command's offset and `command_hash` stands for its whole record; `key` the object
     (empty if the record named none); `time_ms` the turn's log time. `clear` removes values and alarms, and comes
     before everything else. `client_key` and `payload_hash` are set if the client gave a key. `summary` is for
-    people. `mark` is the low mark of the calling partition, for a call from a turn (0 else).
+    people. `mark` is the low mark of the calling partition, for a call from a turn (0 else). `changes`: what administration and
+    parking come to beside them.
     """
 
     command: int
@@ -75,6 +77,7 @@ class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     alarms: tuple[AlarmChange, ...] = ()
     sockets: tuple[SocketChange, ...] = ()
     mark: int = 0
+    changes: tuple[Change, ...] = ()
 
 
 class EntryRecord(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):

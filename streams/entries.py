@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome
+from perdure.schemas.admin import Change, encode_record
 from perdure.schemas.commands import Command, payload_hash, record_hash
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import CallerError
@@ -46,7 +47,13 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         () if effects is None else tuple(effects.alarms.values()),
         () if effects is None else tuple(effects.sockets.values()),
         command.mark,
+        turn.changes,
     )
+
+
+def parked_change(record: LogRecord) -> Change:
+    """What the entry of a command that is parked says beside: the record itself, which the log may trim."""
+    return Change("parked", record=encode_record((record.key, record.value, record.headers)))
 
 
 def summary_of(command: Command) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from perdure.objects.registry import Registry
 from perdure.objects.turn import Outcome, not_done
+from perdure.schemas.admin import DELETE
 from perdure.schemas.calls import CallKey, call_key
-from perdure.schemas.commands import Command, parse_command, payload_hash
+from perdure.schemas.commands import ADMIN, Command, parse_command, payload_hash
 from perdure.schemas.errors import Expired, KeyReused, MalformedCommand, NonDeterministic
 from perdure.schemas.keys import namespace_of, partition_of
 from perdure.schemas.replies import REJECTED, error_reply
 from perdure.schemas.seal import Seal
+from perdure.streams.deleting import deletion
 from perdure.streams.entries import summary_of
 from perdure.streams.log import LogRecord
 from perdure.streams.mailbox import Turn
@@ -33,7 +35,7 @@ def admitted(
 
 
 def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Outcome | None:
-    """The outcome of a command that is not run: it has expired, or its client key is spent; None: run it."""
+    """The outcome of a command that is not run: it has expired, its client key is spent, or it is a deletion; None: run it."""
     command = turn.command
     if command.client_key is not None and (told := _outcome_of_key(command, command.client_key, tables)):
         return told  # whatever the time: it has happened, or must not
@@ -41,6 +43,8 @@ def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Ou
         return not_done(
             Expired(f"its deadline of {command.deadline_ms} ms passed before {command.key} was free")
         )
+    if command.kind == ADMIN and command.method == DELETE:
+        return deletion(turn)
     return None
 
 

@@ -60,7 +60,8 @@ class Layers:
         yield from piece.rows.items()
         yield from piece.closing
 
-    def _pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[Piece]:
+        """All of them, the newest first."""
         yield self._open
         yield from reversed(self._closed)
 
@@ -70,7 +71,7 @@ class Layers:
 
     def get(self, key: str, name: str) -> bytes | None:
         """The encoded value of `name` in object `key`."""
-        for piece in self._pieces():
+        for piece in self.pieces():
             values = piece.values.get(key)
             if values is not None:
                 found = values.get(name, ABSENT)
@@ -86,7 +87,7 @@ class Layers:
         """Names and encoded values of object `key` with start <= name < end, in order."""
         changes: dict[str, bytes | None] = {}
         below = True
-        for piece in self._pieces():
+        for piece in self.pieces():
             for name, value in piece.values.get(key, {}).items():
                 changes.setdefault(name, value)
             if key in piece.cleared:
@@ -106,7 +107,7 @@ class Layers:
 
     def row(self, row: bytes) -> bytes | None:
         """A row of another kind than values and spent keys."""
-        for piece in self._pieces():
+        for piece in self.pieces():
             found = piece.rows.get(row, ABSENT)
             if found is not ABSENT:
                 return found  # type: ignore[return-value]  # as above
@@ -131,7 +132,7 @@ class Layers:
     def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The rows of such a kind with start <= row < end, in order."""
         changes: dict[bytes, bytes | None] = {}
-        for piece in self._pieces():
+        for piece in self.pieces():
             for row, value in piece.rows.items():
                 if start <= row < end:
                     changes.setdefault(row, value)

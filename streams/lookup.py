@@ -51,7 +51,7 @@ def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
 
 async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
     """What is known of the command `id_`; None: it is not in the log. Raises `Unavailable`."""
-    await _prove(owner)
+    await prove(owner)
     log, partition = owner.log, owner.partition
     record = await _command(log, partition, id_, time_ms)
     if record is None:
@@ -77,7 +77,8 @@ async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
     return Found(command, record.offset, True, await _entry(owner, record))
 
 
-async def _prove(owner: Owner) -> None:
+async def prove(owner: Owner) -> None:
+    """Prove that this node still owns the partition: what is folded is the truth. Raises `Unavailable`."""
     if owner.state is not OwnerState.SERVING or not owner.journal.open:
         raise Unavailable(f"partition {owner.partition} is {owner.state}: ask again")
     if owner.log.exclusive:

@@ -19,6 +19,7 @@ from perdure.objects.overlay import Limits, Overlay, in_range, merged
 from perdure.objects.registry import Kind
 from perdure.objects.state import State
 from perdure.objects.turn import handling
+from perdure.schemas.admin import Change
 from perdure.schemas.commands import SOCKET, Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
 from perdure.schemas.errors import PerdureError
@@ -56,6 +57,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     calling: Calling | None = None
     tries: int = 0  # in which it could not be done, of a command that nobody waits for
     alarm: AlarmRow | None = None  # of a turn that an alarm made, as it stood when it rang
+    changes: tuple[Change, ...] = ()  # for its entry
 
     # As a `perdure.objects.ports.Caller`
 
@@ -86,6 +88,14 @@ class Turn(TaskLike, eq=False, weakref=True):
         """That of the object in which it runs."""
         assert self.resident is not None
         return self.resident.state
+
+
+class Hold(Turn, eq=False, weakref=True):
+    """Stands where a turn of a paused object would run, so that none does: its commands wait as behind any turn."""
+
+    @classmethod
+    def of(cls, resident: Resident) -> Hold:
+        return cls(LogRecord(-1, 0, None, None), NO_COMMAND, resident, -1, over=True)
 
 
 class Resident:
@@ -125,6 +135,11 @@ class Resident:
     def idle(self) -> bool:
         """Nothing runs, waits or is under way: it may be evicted."""
         return self.running is None and not self.unsettled and not self.mailbox
+
+    @property
+    def paused(self) -> bool:
+        """Does no turn begin after the one that runs?"""
+        return type(self.running) is Hold or bool(self.mailbox and type(self.mailbox[0]) is Hold)
 
     def handler(self, command: Command, env: Env) -> Coroutine[Any, Any, Any]:
         """What handles `command`; the first turn of a residence makes the instance and starts it."""

@@ -18,15 +18,17 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from perdure.schemas.commands import Command
+from perdure.schemas.commands import ADMIN, Command
 from perdure.schemas.errors import (
     CallerError,
+    ObjectPaused,
     OutcomeUnknown,
     Overloaded,
     Unavailable,
 )
 from perdure.schemas.journal import encode_entry
 from perdure.streams import failpoints
+from perdure.streams.admin import Administration
 from perdure.streams.alarms import AlarmClock
 from perdure.streams.calls import Calls
 from perdure.streams.entries import dead_letter
@@ -71,6 +73,9 @@ class Owner:
             lambda: self.release.commands.mark,
             self.check_room,
         )
+        self.admin = Administration(
+            ports, tables, self.turns, lambda: self.release.commands.mark, self._spawn
+        )
         self.tail: Tail | None = None
         self.next_command = 0
         self.undone = 0
@@ -88,6 +93,7 @@ class Owner:
         self.journal.close()
         self.turns.drop_all()
         self.alarms.end()
+        self.admin.end()
         self.undone, self._paused = 0, False
         for task in self._tasks:
             task.cancel()
@@ -118,17 +124,25 @@ class Owner:
 
     @property
     def idle(self) -> bool:
-        return self.undone == 0 and self.journal.idle
+        """Nothing is under way, and nothing waits but for paused objects."""
+        return self.journal.idle and self.undone == (self.admin.held if self.tables.paused else 0)
 
     def check_room(self, key: str) -> None:
         """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error."""
         if self.state is not _SERVING:
-            if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
-                raise self.error
-            raise Unavailable(f"partition {self.partition} is {self.state}: ask again")
+            raise self.not_serving
         resident = self.turns.residents.get(key)
         if resident is not None and resident.mailbox and len(resident.mailbox) >= self.bounds.mailbox:
+            if resident.paused:
+                raise ObjectPaused(f"{key} is paused, and {len(resident.mailbox)} commands wait for it")
             raise Overloaded(f"{key} has {len(resident.mailbox)} commands waiting: ask again later")
+
+    @property
+    def not_serving(self) -> BaseException:
+        """What doors tell of a partition that does not serve."""
+        if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
+            return self.error
+        return Unavailable(f"partition {self.partition} is {self.state}: ask again")
 
     # Commands in
 
@@ -153,7 +167,10 @@ class Owner:
             except CallerError as error:
                 self._dead(record, error)
                 return
-        self.turns.take(record, command)
+        if command.kind == ADMIN:
+            self.admin.take(record, command)
+        else:
+            self.turns.take(record, command)
 
     def _skipped(self, first: int, until: int) -> None:
         """Offsets the log has no record for count as done; that is journaled too."""

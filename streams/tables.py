@@ -3,7 +3,8 @@
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
 offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key ·
 `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
-`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `g p` the migrations that have run.
+`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `h` and `p`: see
+actrows.py · `g p` the migrations that have run.
 
 Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
@@ -19,12 +20,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from perdure.schemas.admin import OF_ALARM, Place
 from perdure.schemas.calls import call_key
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, Migration, NoOp
 from perdure.schemas.migrations import Step
-from perdure.streams.callrows import CallRows
+from perdure.streams.actrows import ActRows
 from perdure.streams.layers import Piece, after
 from perdure.streams.migrating import of_namespace
 from perdure.streams.progress import Watermark, offsets_in
@@ -56,7 +58,7 @@ class TablesInfo(NamedTuple):
     unwritten: int
 
 
-class Tables(CallRows):
+class Tables(ActRows):
     """The tables of one partition over a store that other partitions share."""
 
     def __init__(self, store: Store, partition: int, *, exclusive: bool = False) -> None:
@@ -177,6 +179,8 @@ class Tables(CallRows):
             self._fold_key(entry, entry.client_key)
         if entry.alarms or entry.sockets:
             self._fold_effects(entry, offset)
+        if entry.changes:
+            self.fold_changes(entry)
         self.done.add(entry.command)
 
     def _fold_step(self, step: Step) -> None:
@@ -188,6 +192,7 @@ class Tables(CallRows):
             self.write_all()  # what is not written yet is read key by key, where a range would be overlooked
 
     def _remove_namespace(self, namespace: str) -> None:
+        self.remove_acts(namespace)
         prefix = self._alarm + f"{namespace}/".encode()
         for row, alarm in list(self.rows(prefix, after(prefix))):
             due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
@@ -212,6 +217,8 @@ class Tables(CallRows):
     def _fold_effects(self, entry: Entry, offset: int) -> None:
         for alarm in entry.alarms:
             self._set_alarm(entry.key, alarm.name, alarm_row(alarm, offset))
+            if alarm.parked:
+                self.fold_parked_alarm(entry, alarm.name, offset)
         for socket in entry.sockets:
             row = socket_row(socket)
             place = self._socket + f"{entry.key}\0{socket.id}".encode()
@@ -221,7 +228,10 @@ class Tables(CallRows):
         place = f"{key}\0{name}".encode()
         before = self.row(self._alarm + place)
         if before is not None:
-            self.set_row(self._time + decode_alarm(before).due_ms.to_bytes(8, "big") + place, None)
+            was = decode_alarm(before)
+            self.set_row(self._time + was.due_ms.to_bytes(8, "big") + place, None)
+            if was.parked:
+                self.settle_parked(Place(OF_ALARM, was.set_at))
         self.set_row(self._alarm + place, None if row is None else encode_row(row))
         if row is not None and not row.parked:
             self.set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
@@ -342,7 +352,7 @@ class Tables(CallRows):
         newest = clock_ms // HOUR_MS
         for hour in range(newest, max(newest - WINDOW_HOURS, 0) - 1, -1):
             row = self._spent_row(hour, key, principal, client_key)
-            data = next((p.keys[row] for p in self._pieces() if row in p.keys), None) or self.store.get(row)
+            data = next((p.keys[row] for p in self.pieces() if row in p.keys), None) or self.store.get(row)
             if data is not None:
                 found = decode_spent(data)
                 return found if found.time_ms > clock_ms - WINDOW_HOURS * HOUR_MS else None

@@ -20,8 +20,6 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import structlog
-
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.placing import note_hint
@@ -32,24 +30,23 @@ from perdure.objects.turn import (
     given_up,
     nobody_asks_again,
     not_done,
-    parked,
 )
 from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
-from perdure.schemas.errors import Expired, KeyConflict, Runaway, TooLarge, Unavailable
+from perdure.schemas.errors import Expired, KeyConflict, PerdureError, Runaway, TooLarge, Unavailable
 from perdure.schemas.journal import encode_entry
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
-from perdure.streams.about import about
-from perdure.streams.blame import Blame, what_of
+from perdure.streams.blame import Blame
 from perdure.streams.entries import entry_of
 from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
-from perdure.streams.mailbox import Resident, Turn
+from perdure.streams.mailbox import Hold, Resident, Turn
 from perdure.streams.owning import Bounds, Counts, Ports
+from perdure.streams.parking import parking
 from perdure.streams.poison import word_of
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing, note_expiry
@@ -65,7 +62,6 @@ Spending = tuple[str, str, str]  # object key, principal, client key
 TRIES = 6  # more of what nobody waits for, while it cannot be done
 FIRST_TRY_AGAIN_S = 0.5  # doubling
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
-_logger = structlog.get_logger(__name__)
 
 
 class Turns:
@@ -152,6 +148,8 @@ class Turns:
         kind = self.ports.registry.kinds[namespace_of(key)]
         resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
         resident.calls = self.calls
+        if key in self.tables.paused:
+            resident.running = Hold.of(resident)
         if len(residents) > self.bounds.residents:
             idle = oldest_idle(residents, resident)
             if idle is not None:
@@ -180,7 +178,8 @@ class Turns:
             self._next(resident)
             return
         if self.charged and self.charged.get(turn.offset, 0) >= self.bounds.charges:
-            self._park(turn)
+            self.counts.parked += 1
+            self.conclude(turn, parking(turn, self.charged[turn.offset], self.ringing))
             self._next(resident)
             return
         resident.running = turn
@@ -204,23 +203,16 @@ class Turns:
             left_ms = max(command.deadline_ms - gone_ms, 0)
             turn.timer = self._loop.call_later(left_ms / 1000, self._expire, turn)
 
-    def _park(self, turn: Turn) -> None:
-        command, times = turn.command, self.charged[turn.offset]
-        self.counts.parked += 1
-        _logger.error(
-            "a command is parked: the process died while it ran",
-            **about(turn),
-            what=what_of(turn),
-            times=times,
-        )
-        turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
-        outcome = parked(command, times)
-        self.conclude(turn, self.ringing.parked(turn, outcome) if command.kind == ALARM else outcome)
-
     def _expire(self, turn: Turn) -> None:
         command = turn.command
         told = f"its deadline of {command.deadline_ms} ms passed while {command.key} worked on it"
-        turn.cut = Expired(f"{told}: rolled back")
+        self.cut_short(turn, Expired(f"{told}: rolled back"))
+
+    def cut_short(self, turn: Turn, error: PerdureError) -> None:
+        """End a turn that runs, from outside: that is what it comes to."""
+        if turn.timer is not None:
+            turn.timer.cancel()  # type: ignore[attr-defined]  # as in `_over`
+        turn.cut = error
         self._cancelled.add(turn)
         turn.cancel()
         turn.timer = self._loop.call_later(ABANDON_AFTER_S, self._ended, turn, None, asyncio.CancelledError())
@@ -288,6 +280,11 @@ class Turns:
         # a fresh callback, so that a long mailbox cannot grow the stack
         self._loop.call_soon(self._run_if_reigning, waiting)
 
+    def free(self, resident: Resident) -> None:
+        """Nothing runs in it any more, though no turn has ended."""
+        resident.running = None
+        self._next(resident)
+
     def _run_if_reigning(self, turn: Turn) -> None:
         resident = turn.resident
         assert resident is not None
@@ -299,8 +296,10 @@ class Turns:
         """A command that waited as its offset only."""
         async for chunk in self.log.read(Topic.COMMANDS, self.tables.partition, offset, offset + 1):
             for record in chunk:
-                assert resident.mailbox is not None
-                resident.mailbox.popleft()
+                mailbox = resident.mailbox
+                if resident.running is not None or not mailbox or mailbox[0] != offset:
+                    return  # it was paused meanwhile, or what waited there was given up
+                mailbox.popleft()
                 command = parse_command(record.key, record.value, record.headers, self.ports.seal)
                 self.run(Turn(record, command, resident, record.offset))
 

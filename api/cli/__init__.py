@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.api.cli import bench, calling, serving, settings, starting, state, token
+from perdure.api.cli import administering, bench, calling, serving, settings, starting, state, token
 from perdure.api.cli.output import EXIT_CONFIG, EXIT_FAILED, tell
 from perdure.schemas.errors import ConfigError, PerdureError
 
@@ -33,6 +33,7 @@ state.register(app)
 bench.register(app)
 settings.register(app)
 token.register(app)
+administering.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +82,6 @@ def serve(
     from perdure.api.node import Node
     from perdure.api.tracing import tracing_of
     from perdure.objects.registry import Registry
-    from perdure.schemas.errors import ConfigError
 
     flags = {
         "log": log,
@@ -94,14 +95,8 @@ def serve(
     }
     # the app may log while it is imported
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
-    try:
+    with _shown_code(dev_vars):
         loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
-    except ConfigError as error:
-        if not dev_vars or error.__cause__ is None:
-            raise
-        tell(error)
-        show_code(error.__cause__)
-        raise typer.Exit(EXIT_CONFIG) from None
     tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
 
@@ -122,6 +117,21 @@ def serve(
     if reason is not None:
         tell(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
+
+
+@contextmanager
+def _shown_code(dev: bool) -> Iterator[None]:
+    """While the app is loaded: for people, code that cannot be loaded is shown with what is wrong."""
+    from perdure.schemas.errors import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        if not dev or error.__cause__ is None:
+            raise
+        tell(error)
+        show_code(error.__cause__)
+        raise typer.Exit(EXIT_CONFIG) from None
 
 
 def dev(

@@ -1,0 +1,275 @@
+"""`perdure objects`, `parked`, `partitions` and `memory`: administration of a running server, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from perdure.api.cli.calling import DEFAULT_URL
+from perdure.schemas.errors import ConfigError, OperatorError
+
+_TIMEOUT_S = 40.0  # the server's own deadline should speak first
+Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="The server.")]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="PERDURE_TOKEN",
+        help="Bearer token with the scope admin; better in the environment.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Object = Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The object.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="As `perdure parked list` shows it, such as 0:17.")]
+Prefix = Annotated[str, typer.Option("--prefix", help="Only names that begin so.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="So many on one page.")]
+Cursor = Annotated[
+    str | None, typer.Option("--cursor", help="Go on behind an earlier page.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="See and settle the objects of a running server.", no_args_is_help=True)
+    for function, example in (
+        (list_, "list Counter --prefix a"),
+        (show, "show Counter/alice"),
+        (state, "state Counter/alice --json"),
+        (alarms, "alarms Counter/alice"),
+        (sockets, "sockets Room/lobby"),
+        (delete, "delete Counter/alice --yes"),
+        (pause, "pause Counter/alice"),
+        (resume, "resume Counter/alice"),
+        (skip, "skip Counter/alice 17 --yes"),
+    ):
+        name = function.__name__.rstrip("_")
+        group.command(name, epilog=f"Example: `perdure objects {example}`")(function)
+    app.add_typer(group, name="objects")
+    group = typer.Typer(help="Commands and alarms that were given up.", no_args_is_help=True)
+    group.command("list", epilog="Example: `perdure parked list --json`")(parked)
+    group.command(epilog="Example: `perdure parked redrive 0:17`")(redrive)
+    group.command(epilog="Example: `perdure parked drop 0:17 --yes`")(drop)
+    app.add_typer(group, name="parked")
+    app.command(epilog="Example: `perdure partitions --json`")(partitions)
+    app.command(epilog="Example: `perdure memory --json`")(memory)
+
+
+# Objects
+
+
+def list_(
+    namespace: Annotated[str, typer.Argument(help="Whose objects.")],
+    prefix: Prefix = "",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the objects of a namespace that there are."""
+    query = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
+    told = _ask("GET", f"objects/{quote(namespace, safe='')}", url, token, query=query)
+    _print(told, told["objects"], as_json=as_json)
+
+
+def show(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Show an object: whether it is in memory, paused, what waits for it."""
+    told = _ask("GET", _path(target), url, token)
+    _print(told, told, as_json=as_json)
+
+
+def state(
+    target: Object,
+    prefix: Prefix = "",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an object keeps."""
+    query = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
+    told = _ask("GET", _path(target, "state"), url, token, query=query)
+    _print(told, told["values"], as_json=as_json)
+
+
+def alarms(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Show the alarms of an object."""
+    told = _ask("GET", _path(target, "alarms"), url, token)
+    _print(told, told["alarms"], as_json=as_json)
+
+
+def sockets(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Show the WebSockets of an object."""
+    told = _ask("GET", _path(target, "sockets"), url, token)
+    _print(told, told["sockets"], as_json=as_json)
+
+
+def delete(
+    target: Object,
+    yes: Yes = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete all that an object has: values, alarms, WebSockets. Its name can be used anew."""
+    _sure(f"delete all that {target} has", yes=yes)
+    _act("DELETE", _path(target), url, token, as_json=as_json)
+
+
+def pause(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Let nothing of an object run until it is resumed; what comes for it waits."""
+    _act("POST", _path(target, "pause"), url, token, as_json=as_json)
+
+
+def resume(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Let a paused object go on."""
+    _act("POST", _path(target, "resume"), url, token, as_json=as_json)
+
+
+def skip(
+    target: Object,
+    offset: Annotated[int, typer.Argument(min=0, help="Of the command, as `perdure objects show` has it.")],
+    yes: Yes = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give up the command that an object works on, or that is the next one to run."""
+    _sure(f"give up command {offset} of {target}", yes=yes)
+    _act("POST", _path(target, "skip"), url, token, as_json=as_json, body={"offset": offset})
+
+
+# What is parked
+
+
+def parked(
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the commands and alarms that were given up and wait for somebody to look at them."""
+    told = _ask("GET", "parked", url, token, query={"limit": str(limit), "cursor": cursor or ""})
+    _print(told, told["parked"], as_json=as_json)
+
+
+def redrive(id_: Id, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Have it run again."""
+    _act("POST", f"parked/{quote(id_, safe='')}/redrive", url, token, as_json=as_json)
+
+
+def drop(
+    id_: Id, yes: Yes = False, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False
+) -> None:
+    """Forget it."""
+    _sure(f"forget what is parked at {id_}", yes=yes)
+    _act("POST", f"parked/{quote(id_, safe='')}/drop", url, token, as_json=as_json)
+
+
+# The node
+
+
+def partitions(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Show what the server knows of each partition."""
+    told = _ask("GET", "partitions", url, token)
+    _print(told, told["partitions"], as_json=as_json)
+
+
+def memory(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Show what takes the server's memory, estimated."""
+    told = _ask("GET", "memory", url, token)
+    _print(told, told, as_json=as_json)
+
+
+# How it asks and prints
+
+
+def _path(target: str, what: str = "") -> str:
+    namespace, _, name = target.partition("/")
+    if not (namespace and name):
+        raise ConfigError(f'"{target}" names no object; write NAMESPACE/NAME, such as Counter/alice')
+    return "/".join(("objects", quote(namespace, safe=""), quote(name, safe=""), *([what] if what else [])))
+
+
+def _sure(what: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"this would {what}, and nobody is there to be asked: say --yes")
+    typer.confirm(f"This will {what}. Go on?", abort=True, err=True)
+
+
+def _act(
+    method: str, path: str, url: str, token: str | None, *, as_json: bool, body: dict[str, Any] | None = None
+) -> None:
+    told = _ask(method, path, url, token, body=body)
+    _print(told, told, as_json=as_json)
+
+
+def _ask(
+    method: str,
+    path: str,
+    url: str,
+    token: str | None,
+    *,
+    query: dict[str, str] | None = None,
+    body: dict[str, Any] | None = None,
+) -> Any:
+    import httpx
+
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    asked = {name: value for name, value in (query or {}).items() if value}
+    try:
+        answer = httpx.request(
+            method,
+            f"{url.rstrip('/')}/admin/{path}",
+            params=asked or None,
+            json=body,
+            headers=headers,
+            timeout=_TIMEOUT_S,
+        )
+    except httpx.ConnectError:
+        raise OperatorError(f"no server answers at {url}; start one with: perdure serve APP") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OperatorError(f"{url} gave no answer ({error!r}): it may be done or not") from None
+    try:
+        told = answer.json()
+    except ValueError:
+        told = None
+    if answer.status_code == 200 and told is not None:
+        return told
+    if isinstance(told, dict) and "detail" in told:
+        code = str(told.get("type", "")).rpartition(":")[2]
+        raise OperatorError(f"{answer.status_code} {code}: {told['detail']}")
+    raise OperatorError(f"{url} answered {answer.status_code}, which is no answer of perdure's")
+
+
+def _print(told: Any, shown: Any, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    if isinstance(shown, dict):
+        for name, value in shown.items():
+            typer.echo(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    else:
+        for each in shown:
+            typer.echo(each if isinstance(each, str) else _line(each))
+    if told.get("cursor"):
+        typer.echo(f"more: --cursor {told['cursor']}", err=True)
+
+
+def _line(row: dict[str, Any]) -> str:
+    """`name=value` of what there is to say."""
+    said = (
+        f"{name}={value if isinstance(value, (str, int)) else json.dumps(value)}"
+        for name, value in row.items()
+        if value not in (None, "", [])
+    )
+    return "  ".join(said)

@@ -1,0 +1,62 @@
+"""Administration of one partition: a paused object holds its commands, over restarts too; commands are given up."""
+
+from __future__ import annotations
+
+import msgspec
+from tests.unit.reign import Reign, story
+from tests.unit.test_owner import Thing, code, result
+
+from perdure.schemas.admin import DELETE, PAUSE, REDRIVE, RESUME, SKIP, Asked
+from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
+from perdure.schemas.replies import Reply
+from perdure.streams.log import Record
+
+
+async def act(reign: Reign, name: str, what: str, at: str = "") -> Reply:
+    """Have it done to a Thing; its answer."""
+    command = Command(
+        f"Thing/{name}", ADMIN, what, body=msgspec.json.encode(Asked(at)), id="i", reply_to=LOCAL
+    )
+    offset = reign.append(Record(*sealed_record(command, reign.owner.ports.seal)))
+    return (await reign.told(offset))[0]
+
+
+def test_a_paused_object_holds_its_commands_over_a_restart_and_one_is_given_up() -> None:
+    """Nothing of it runs until it is resumed; others do; then what waited runs in order but what was given up."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "add", 1)
+        assert (await act(reign, "a", PAUSE)).error is None
+        first, second = reign.send("a", "add", 10), reign.send("a", "add", 100)
+        await reign.call("b", "add", 1)
+        await reign.end()
+        await reign.begin()
+        await reign.call("b", "add", 1)
+        assert {first, second}.isdisjoint(reign.doors.replies)
+        assert code(await act(reign, "a", SKIP, str(second))) == ("rejected", "not-at-head")
+        assert (await act(reign, "a", SKIP, str(first))).error is None
+        await act(reign, "a", RESUME)
+        replies = await reign.told(first, second)
+        assert code(replies[0]) == ("failed", "skipped")
+        assert result(replies[1]) == b'{"result":2}'
+        assert (await act(reign, "a", DELETE)).error is None
+        assert result(await reign.call("a", "add", 1)) == b'{"result":1}'
+
+    story(Thing, told)
+
+
+def test_a_parked_command_is_driven_again_once() -> None:
+    """It runs as a new command, after which nothing is parked there."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        reign.charged = {0: 3}
+        await reign.begin()
+        assert code(await reign.call("a", "add"))[0] == "parked"
+        first, second = [await act(reign, "a", REDRIVE, "0") for _ in range(2)]
+        assert first.error is None
+        assert code(second) == ("rejected", "not-parked")
+        await reign.until(lambda: reign.owner.idle)
+        assert result(await reign.call("a", "add")) == b'{"result":2}'
+
+    story(Thing, told)
