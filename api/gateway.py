@@ -219,10 +219,8 @@ class Gateway:
         hint: str = "",
     ) -> Receipt:
         """Append a command whose answer nobody waits for; its receipt. Raises like `submit`."""
-        if self.closed is not None:
-            raise Unavailable(f"this node is stopping: {self.closed}")
+        self.check_room(key)
         partition = partition_of(key, self._log.partitions)
-        self._owners[partition].check_room(key)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
         command = Command(
             key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent, hint=hint

@@ -21,14 +21,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import structlog
+
 from perdure.objects.durable import DurableObject
-from perdure.schemas.config import ENV_PREFIX, Config, parse_config, secrets_in
+from perdure.schemas.config import ENV_PREFIX, Config, DurableObjects, parse_config, secrets_in
 from perdure.schemas.errors import ConfigError
+from perdure.streams.blame import place_of
 
 CONFIG_FILES = ("perdure.toml", "wrangler.toml")
 DEV_VARS = ".dev.vars"
 _NO_MODULES_OF_AN_APP = ("_", "test_", "conftest.", "setup.")
 
+_logger = structlog.get_logger("perdure")
 _numbers = itertools.count(1)
 _borrowed: dict[str, ModuleType] = {}  # plain names the app loaded last holds in sys.modules
 _folders: list[str] = []  # its entry in sys.path
@@ -79,7 +83,29 @@ def load_app(
         )
     modules = _import_all(files, folder)
     worker = _worker(modules[0]) if config.main is not None else None
-    return App(config, _classes(modules, folder), worker, folder, config_file)
+    classes = _classes(modules, folder)
+    if config_file is not None and _is_another_than_main(path, env_name, environ):
+        config = _bound_here(config, classes, config_file)
+    return App(config, classes, worker, folder, config_file)
+
+
+def _is_another_than_main(path: Path | None, env_name: str | None, environ: Mapping[str, str] | None) -> bool:
+    """Is `path` a file beside the one that the configuration has for the app?"""
+    if path is None or path.suffix != ".py":
+        return False
+    own = load_config(path.parent, env_name=env_name, environ=environ).main
+    return own is not None and Path(own).name != path.name
+
+
+def _bound_here(config: Config, classes: Mapping[str, object], config_file: Path) -> Config:
+    """The configuration without bindings of classes that are in other files."""
+    kept = tuple(each for each in config.bindings if each.class_name in classes)
+    if left := [each.name for each in config.bindings if each not in kept]:
+        _logger.warning(
+            f"{config_file} is the app's of {config_file.parent}; of its bindings those to classes of other files "
+            f"are left out: {', '.join(left)}. To have them: perdure serve {config_file.parent}"
+        )
+    return config.model_copy(update={"durable_objects": DurableObjects(bindings=kept)})
 
 
 def load_config(
@@ -180,7 +206,7 @@ def _import(file: Path, name: str, folder: Path) -> ModuleType:
         sys.modules.pop(name)
         if sys.modules.get(plain) is module:
             del sys.modules[plain]
-        raise ConfigError(_blame(error, file, folder)) from error
+        raise ConfigError(_blame(error, file)) from error
     return module
 
 
@@ -196,15 +222,12 @@ def _forget_last_app() -> None:
             sys.path.remove(entry)
 
 
-def _blame(error: BaseException, file: Path, folder: Path) -> str:
+def _blame(error: BaseException, file: Path) -> str:
     """One line: file and line in the user's code, and what it raised there."""
-    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    what = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {what}"
-    root = str(folder.resolve())
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(file)
-    return f"{place}: {what}"
+    return f"{place_of(error) or file}: {what}"
 
 
 # --- what they define ---

@@ -44,6 +44,7 @@ from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal
+from perdure.streams import unawaited
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.keeper import Keeper
@@ -108,6 +109,7 @@ class Node:
         self._opened.append(_at_once(page.close))
         self._opened.append(_at_once(lambda: tell(None)))
         tell(page.now)
+        self._opened.append(_at_once(unawaited.watch()))
         self.log = log = await start_log(config, data, self.name)
         log.on_stopped = self._stop
         self._opened.append(log.close)

@@ -57,26 +57,41 @@ def run(
     *,
     ready: Callable[[int], None] = lambda port: None,
     lifeline_fd: int | None = None,
+    listen_fd: int | None = None,
 ) -> BaseException | None:
     """Serve until a signal (returns None) or until the node stops itself (returns why).
 
     `make_node` is called inside the event loop. `ready` is told the port once requests are answered. When
-    `lifeline_fd` (a pipe's end) is closed at the other side, that counts as SIGTERM. Raises what starting
+    `lifeline_fd` (a pipe's end) is closed at the other side, that counts as SIGTERM. `listen_fd` is a socket that is
+    bound already. Raises what starting
     the node raises, `ConfigError` for an address that cannot be used and `OperatorError` for a port in use.
     """
-    with contextlib.closing(bind(config)) as listener:
+    with contextlib.closing(
+        _taken_over(config, listen_fd) if listen_fd is not None else bind(config)
+    ) as listener:
         files = _raise_file_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(make_node, config, listener, files, ready, lifeline_fd))
 
 
-def bind(config: Config) -> socket.socket:
-    """A socket bound to the configured address, not yet listening."""
+def _taken_over(config: Config, fd: int) -> socket.socket:
+    _refuse_open(config)
+    listener = socket.socket(fileno=fd)
+    listener.setblocking(False)
+    return listener
+
+
+def _refuse_open(config: Config) -> None:
     if config.is_public and not (config.insecure_public or config.guarded):
         raise ConfigError(
             f'host = "{config.host}" lets every machine that reaches this one in, without a token; bind 127.0.0.1, '
             "add [[tokens]] or [jwt] (docs/access.md), or say --insecure-public if that is meant"
         )
+
+
+def bind(config: Config) -> socket.socket:
+    """A socket bound to the configured address, not yet listening."""
+    _refuse_open(config)
     try:
         address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:

@@ -47,8 +47,8 @@ from perdure.api.testing_stubs import Namespace, Stub
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import FetchedResponse, Request, Response
 from perdure.objects.registry import Registry
-from perdure.objects.stubs import error_of
-from perdure.schemas.commands import FETCH
+from perdure.objects.stubs import answered, error_of
+from perdure.schemas.commands import FETCH, Command
 from perdure.schemas.config import Config, parse_config
 from perdure.schemas.config_model import Binding, DurableObjects
 from perdure.schemas.errors import (
@@ -58,6 +58,7 @@ from perdure.schemas.keys import namespace_of, partition_of
 from perdure.schemas.replies import Pairs, Reply
 from perdure.schemas.seal import Seal
 from perdure.schemas.values import decode_value
+from perdure.streams import unawaited
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.mailbox import Resident
@@ -143,6 +144,7 @@ class World:
             step_s=limits.step_s, hold_s=limits.hold_s
         )  # true time: a loop ends nowhere else
         self._watchdog.start()
+        self._unwatch = unawaited.watch()
         await self._begin()
         return self
 
@@ -151,6 +153,7 @@ class World:
     ) -> None:
         await self._end()
         self._watchdog.stop()
+        self._unwatch()
 
     # Time
 
@@ -229,23 +232,12 @@ class World:
         """The object's state can be read again."""
         self._store.broken.discard(self._owner(stub.key).tables.prefix(stub.key))
 
-    async def ask(
-        self,
-        stub: Stub,
-        kind: str,
-        method: str,
-        path: str,
-        headers: tuple[tuple[str, str], ...],
-        body: bytes,
-        client_key: str | None,
-    ) -> Reply:
+    async def ask(self, asked: Command, client_key: str | None) -> Reply:
         """Send a command and wait for its answer. Raises what it says, if it is an error."""
         waiting = Waiting()
-        self._gateway.submit(waiting, stub.key, kind, method, path, headers, body, client_key)
-        reply = (await waiting.future).reply
-        if reply.error is not None:
-            raise error_of(reply)
-        return reply
+        key, kind, method, path = asked.key, asked.kind, asked.method, asked.path
+        self._gateway.submit(waiting, key, kind, method, path, asked.headers, asked.body, client_key)
+        return answered((await waiting.future).reply)
 
     # The node
 

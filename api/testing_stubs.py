@@ -6,14 +6,13 @@ import json as json_module
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from perdure.objects.http import Headers, Request, Response
-from perdure.objects.stubs import check_method
-from perdure.schemas.commands import CALL, FETCH, call_body, check_client_key
+from perdure.objects.http import Request, Response
+from perdure.objects.stubs import call_of, check_method, fetch_of, result_of
+from perdure.schemas.commands import Command, check_client_key
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import Reply
 
-# stub, kind, method, path, headers, body, client key
-Ask = Callable[..., Coroutine[Any, Any, Reply]]
+Ask = Callable[[Command, str | None], Coroutine[Any, Any, Reply]]  # what is asked, and the client's key
 
 
 class Namespace:
@@ -56,37 +55,16 @@ class Stub:
         body: str | bytes | None = None,
         json: Any = None,
     ) -> Response:
-        """Its answer to a request, or to a path (with its query) and what else is given; `json` is a body too."""
-        if isinstance(request, str):
-            sent = json_bytes(json) if json is not None else body or b""
-            request = Request(
-                (method or "GET").upper(),
-                request if request.startswith("/") else f"/{request}",
-                tuple((name.lower(), value) for name, value in (headers or {}).items()),
-                sent.encode() if isinstance(sent, str) else sent,
-            )
-        elif (method, headers, body, json) != (None, None, None, None):
-            raise TypeError("a Request says everything itself: give the rest with a path only")
-        pairs = _pairs(request.headers)
-        reply = await self._ask(
-            self, FETCH, request.method, request.target, pairs, request.body, self._client_key
-        )
+        """Its answer to a request or a path, as an object's stub asks for it; `json` is a body too."""
+        if json is not None:
+            body = json_module.dumps(json, allow_nan=False)
+        reply = await self._ask(fetch_of(self.key, request, method, headers, body), self._client_key)
         return Response(reply.body, reply.status, reply.headers)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         check_method(self.key, name)
 
         async def method(*args: Any, **kwargs: Any) -> Any:
-            body = call_body(name, list(args), kwargs)
-            reply = await self._ask(self, CALL, name, "", (), body, self._client_key)
-            return json_module.loads(reply.body)["result"]
+            return result_of(await self._ask(call_of(self.key, name, args, kwargs), self._client_key))
 
         return method
-
-
-def json_bytes(value: Any) -> bytes:
-    return json_module.dumps(value, allow_nan=False).encode()
-
-
-def _pairs(headers: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name in headers for value in headers.get_list(name))

@@ -15,7 +15,7 @@ from bench.ratios import Spread, by_round, paired, spread
 from bench.runs import Row, Runs
 from bench.scenarios import BUDGETS, SCENARIOS, Budget
 
-OTHERS = ("limit", "workerd", "restate")
+OTHERS = ("limit", "limit-kafka", "workerd", "restate")
 EXTRA_METRICS = {
     "empty_mib": ("memory", "memory empty, MiB"),
     "object_bytes": ("memory", "memory per resident idle object, bytes (read after a restart)"),

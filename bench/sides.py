@@ -158,6 +158,30 @@ class Limit(Side):
         return port
 
 
+class LimitKafka(Limit):
+    name = "limit-kafka"
+    settings = (
+        "as limit; one producer for commands and journal, one consumer, 8 partitions; a read costs a journal record; "
+        "the same broker as perdure-kafka, warmed for 10 s"
+    )
+    warmup_s = 10.0
+    every = 3
+
+    def prepare(self) -> None:
+        check_kafka()
+
+    def versions(self) -> str:
+        return f"{kafka_versions()}, {super().versions()}"
+
+    def start(self, group: Group, data: Path) -> int:
+        port, bootstrap = free_port(), start_kafka(group, data)
+        group.spawn(
+            "limit", [sys.executable, "-m", "bench.peers.limit_kafka", str(port), bootstrap], cwd=REPO
+        )
+        group.wait_ready(port, self.read.path(0))
+        return port
+
+
 class Workerd(Side):
     name = "workerd"
     settings = "Durable Objects on SQLite, on a local disk; `workerd serve`, no inspector; V8 warmed for 2 s"
@@ -324,27 +348,41 @@ class PerdureKafka(Perdure):
 
     def prepare(self) -> None:
         super().prepare()
-        if not (REPO / "tests" / "kafka.py").is_file():
-            raise BenchError("tests/kafka.py is missing: it brings the broker")
+        check_kafka()
 
     def versions(self) -> str:
-        source = (REPO / "tests" / "kafka.py").read_text()
-        named = [
-            line.partition("=")[2].strip(' "')
-            for line in source.splitlines()
-            if line.startswith("KAFKA_VERSION")
-        ]
-        return f"{super().versions()}, Apache Kafka {''.join(named)}, aiokafka {importlib.metadata.version('aiokafka')}"
+        return f"{super().versions()}, {kafka_versions()}"
 
     def start(self, group: Group, data: Path) -> int:
-        group.spawn("kafka", [sys.executable, "-m", "tests.kafka", "up", "--dir", data / "kafka"], cwd=REPO)
-        group.wait_for("kafka", r"^(\S+:\d+)\s*$")
+        start_kafka(group, data)
         return super().start(group, data)
 
     def log_options(self, group: Group) -> list[str]:
-        return ["--log", "kafka://" + group.wait_for("kafka", r"^(\S+:\d+)\s*$")]
+        return ["--log", "kafka://" + kafka_address(group)]
+
+
+def check_kafka() -> None:
+    """Raises BenchError if no broker can be brought up."""
+    if not (REPO / "tests" / "kafka.py").is_file():
+        raise BenchError("tests/kafka.py is missing: it brings the broker")
+
+
+def kafka_versions() -> str:
+    lines = (REPO / "tests" / "kafka.py").read_text().splitlines()
+    named = [line.partition("=")[2].strip(' "') for line in lines if line.startswith("KAFKA_VERSION")]
+    return f"Apache Kafka {''.join(named)}, aiokafka {importlib.metadata.version('aiokafka')}"
+
+
+def start_kafka(group: Group, data: Path) -> str:
+    """A broker on `data`; its address, once it answers."""
+    group.spawn("kafka", [sys.executable, "-m", "tests.kafka", "up", "--dir", data / "kafka"], cwd=REPO)
+    return kafka_address(group)
+
+
+def kafka_address(group: Group) -> str:
+    return group.wait_for("kafka", r"^(\S+:\d+)\s*$")
 
 
 SIDES: dict[str, Side] = {
-    side.name: side for side in (Perdure(), Limit(), Workerd(), Restate(), PerdureKafka())
+    side.name: side for side in (Perdure(), Limit(), Workerd(), Restate(), PerdureKafka(), LimitKafka())
 }

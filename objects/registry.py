@@ -54,7 +54,7 @@ class Registry:
             if binding.class_name not in classes:
                 raise ConfigError(
                     f"the binding {binding.name} names the class {binding.class_name}, "
-                    f"which the app does not define: {_known(classes)}"
+                    f"which the app does not define: {_known(classes)}; if it stands in another file, serve the folder"
                 )
         kinds = {namespace: Kind(namespace, classes[name]) for namespace, name in namespaces.items()}
         own_names = {name: Binding(namespace) for name, namespace in homes.items()}

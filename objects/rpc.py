@@ -42,7 +42,18 @@ class Method:
         try:
             return self._capture(*args, **kwargs)
         except ValidationError as error:
-            raise InvalidArguments(f"{self.name}: {_told(error)}") from None
+            raise InvalidArguments(f"{self.name}(): {self._told(error)}") from None
+
+    def _told(self, error: ValidationError) -> str:
+        """Each argument by its name, though the client gave it by its place."""
+        names = [each.name for each in list(inspect.signature(self.function).parameters.values())[1:]]
+        texts = []
+        for each in error.errors(include_url=False)[:5]:
+            first, *rest = each["loc"] or ("?",)
+            known = isinstance(first, int) and first < len(names)
+            where = ".".join(map(str, (names[first] if known else first, *rest)))  # type: ignore[index]  # an int
+            texts.append(f"argument {where}: {each['msg']}")
+        return "; ".join(texts)
 
 
 def _capturing(function: Callable[..., Any]) -> Callable[..., Bound]:
@@ -60,13 +71,6 @@ def _capturing(function: Callable[..., Any]) -> Callable[..., Bound]:
     capture.__annotations__ = {each.name: each.annotation for each in parameters}
     capture.__name__ = capture.__qualname__ = function.__name__
     return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(capture)
-
-
-def _told(error: ValidationError) -> str:
-    return "; ".join(
-        f"argument {'.'.join(map(str, each['loc'])) or '?'}: {each['msg']}"
-        for each in error.errors(include_url=False)[:5]
-    )
 
 
 def methods_of(cls: type[DurableObject]) -> dict[str, Method]:

@@ -87,7 +87,7 @@ class Stub:
 
         Raises what its answer says (`Refusal`, `HandlerFailed`, `Unavailable`, …) and as `Caller.call`.
         """
-        command = _fetch(self.key, request, method, headers, body, self._hint)
+        command = fetch_of(self.key, request, method, headers, body, self._hint)
         reply = answered(await caller().call(command))
         return FetchedResponse(reply.status, reply.headers, reply.body)
 
@@ -100,7 +100,7 @@ class Stub:
         check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-            return _called(_call(self.key, name, args, kwargs, self._hint))
+            return _called(call_of(self.key, name, args, kwargs, self._hint))
 
         return method
 
@@ -118,7 +118,7 @@ class Sender:
         check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Awaitable[None]:
-            caller().send(_call(self.key, name, args, kwargs, self._hint))
+            caller().send(call_of(self.key, name, args, kwargs, self._hint))
             return AT_ONCE
 
         return method
@@ -131,10 +131,16 @@ def check_method(key: str, name: str) -> None:
 
 
 async def _called(command: Command) -> Any:
-    return json.loads(answered(await caller().call(command)).body)["result"]
+    return result_of(answered(await caller().call(command)))
 
 
-def _call(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hint: str) -> Command:
+def result_of(reply: Reply) -> Any:
+    """What a call returned."""
+    return json.loads(reply.body)["result"]
+
+
+def call_of(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hint: str = "") -> Command:
+    """The call of a method. Raises TypeError for arguments that are not JSON."""
     try:
         body = call_body(name, list(args), kwargs)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -142,14 +148,15 @@ def _call(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hi
     return Command(key, CALL, name, body=body, hint=hint)
 
 
-def _fetch(
+def fetch_of(
     key: str,
     request: Request | str,
     method: str | None,
     headers: Mapping[str, str] | Pairs | None,
     body: str | bytes | None,
-    hint: str,
+    hint: str = "",
 ) -> Command:
+    """A request; see `Stub.fetch`. Raises ValueError for a header that cannot be sent."""
     if isinstance(request, str):
         parts = urlsplit(request)
         path = parts.path if parts.path.startswith("/") else f"/{parts.path}"

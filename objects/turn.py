@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from functools import lru_cache
+from types import CoroutineType
 from typing import Any
 
 import msgspec
@@ -56,6 +57,7 @@ from perdure.schemas.replies import (
 )
 
 SWITCHING = 101
+_UNCHANGED = "; nothing was changed"
 _HEARD = Reply(OK, 204)
 
 
@@ -126,7 +128,7 @@ def parked(command: Command, times: int) -> Outcome:
     told = (
         f"{times} times the process died while {command.key} worked on this command: it is parked and not run"
     )
-    return Outcome(error_reply(PARKED, Parked.code, f"{told}; nothing was changed"), False, True, False)
+    return Outcome(error_reply(PARKED, Parked.code, told + _UNCHANGED), False, True, False)
 
 
 def _after_storage_failure(
@@ -177,7 +179,8 @@ def _failed(command: Command, error: BaseException) -> Outcome:
     if isinstance(error, asyncio.CancelledError):
         error = RuntimeError("its handler was cancelled from inside")
     told = _text(error) if not isinstance(error, RecursionError) else "it recursed too deeply"
-    message = f"{command.key} failed: {type(error).__name__}: {told}; nothing was changed"
+    told = told.removesuffix(_UNCHANGED)  # another object's failure says it too
+    message = f"{command.key} failed: {type(error).__name__}: {told}{_UNCHANGED}"
     return Outcome(error_reply(FAILED, code, message), False, True, True)
 
 
@@ -205,16 +208,24 @@ def _reply(command: Command, result: Any) -> Reply:
         try:
             return Reply(OK, 200, (), b'{"result":' + to_json(result, inf_nan_mode="null") + b"}")
         except (PydanticSerializationError, ValueError) as error:
-            raise BadReply(f"what {command.method} returned is not JSON: {error}") from error
+            raise BadReply(f"what {command.method} returned is not JSON: {error}{_hint(result)}") from error
     if command.kind == SOCKET:
         return _HEARD
     return response_reply(result)
 
 
+def _hint(result: Any) -> str:
+    """What a handler that returned a coroutine probably lacks; the coroutine is closed."""
+    if not isinstance(result, CoroutineType):
+        return ""
+    result.close()
+    return f": an `await` is missing before {result.__qualname__}(…)"
+
+
 def response_reply(result: Any) -> Reply:
     """The reply that what a `fetch` returned comes to. Raises `BadReply`."""
     if not isinstance(result, Response):
-        raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response")
+        raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response{_hint(result)}")
     if type(result.status) is not int or not (200 <= result.status <= 599 or result.status == SWITCHING):
         raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")
     if type(result.body) is not bytes:

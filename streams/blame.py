@@ -33,10 +33,11 @@ def users_frames(error: BaseException) -> list[FrameSummary]:
     """The user's own lines in a traceback, the innermost last."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if is_theirs(frame.filename)]
 
 
-def _is_theirs(filename: str) -> bool:
+def is_theirs(filename: str) -> bool:
+    """Is a file neither perdure's nor a library's?"""
     file = str(Path(filename).resolve())
     return not file.startswith(_NOT_THEIRS) and "site-packages" not in file and not filename.startswith("<")
 

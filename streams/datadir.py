@@ -64,6 +64,7 @@ class DataDir:
             self._lock = self._take_lock()
             self._app = self._read() or self._write(App(app, new_uuid(), FORMAT, partitions))
             self._check(app, partitions)
+            self._say_who(self._lock)  # only now: whoever is refused has not had it
         except OSError as error:
             self.close()
             raise DataDirError(
@@ -124,10 +125,12 @@ class DataDir:
             with lock:
                 lock.seek(0)
                 raise DataDirError(self._in_use(lock.read(), os.fstat(lock.fileno()).st_mtime)) from None
+        return lock
+
+    def _say_who(self, lock: IO[str]) -> None:
         lock.truncate(0)
         lock.write(msgspec.json.encode(Holder(os.getpid(), " ".join(sys.argv))).decode())
         lock.flush()
-        return lock
 
     def _in_use(self, written: str, since_s: float) -> str:
         try:

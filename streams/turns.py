@@ -53,6 +53,7 @@ from perdure.streams.ringing import Ringing, note_expiry
 from perdure.streams.sockets import asked_by_the_dead, removal, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
+from perdure.streams.unawaited import NeverAwaited
 
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.calls import Calls
@@ -232,7 +233,10 @@ class Turns:
         resident.state.end()
         resident.running = None
         if turn.cut is not None:
-            error = turn.cut.with_traceback(error.__traceback__ if error is not None else None)
+            if isinstance(turn.cut, NeverAwaited):
+                error = turn.cut.instead_of(error)
+            else:
+                error = turn.cut.with_traceback(error.__traceback__ if error is not None else None)
             self.counts.runaways += type(error) is Runaway
         elif turn.calling is not None and turn.calling.failure is not None:
             error = turn.calling.failure

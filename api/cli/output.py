@@ -9,6 +9,19 @@ EXIT_CONFIG = 2
 EXIT_STOPPED_ITSELF = 70  # EX_SOFTWARE of sysexits.h
 
 
+def show_code(error: BaseException) -> None:
+    """On stderr, the user's own lines on the way to an error in their code, the one where it arose last."""
+    import traceback
+
+    from perdure.streams.blame import users_frames
+
+    if isinstance(error, SyntaxError):
+        lines = traceback.format_exception_only(error)[:-1]  # its last one has been told
+    else:
+        lines = [f"  {frame.filename}:{frame.lineno}\n    {frame.line}\n" for frame in users_frames(error)]
+    print("".join(lines), end="", file=sys.stderr, flush=True)
+
+
 def tell(error: BaseException) -> None:
     """One line on stderr: the error's code, which says whose fault it is, and its text."""
     code = getattr(error, "code", type(error).__name__)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.api.cli.output import EXIT_STOPPED_ITSELF, tell
+from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, show_code, tell
 
 if TYPE_CHECKING:
     from perdure.api.loading import App
+    from perdure.schemas.config import Config
 
 PathArgument = Annotated[
     Path, typer.Argument(help="The app: a Python file, a folder, or a perdure.toml / wrangler.toml.")
@@ -48,6 +49,7 @@ LogLevel = Annotated[
     str | None, typer.Option(help="debug, info, warning or error. [default: info]", show_default=False)
 ]
 Dev = Annotated[bool, typer.Option("--dev", hidden=True)]
+Listen = Annotated[int | None, typer.Option("--listen-fd", hidden=True)]
 Lifeline = Annotated[int | None, typer.Option("--lifeline-fd", hidden=True)]
 
 
@@ -69,6 +71,7 @@ def serve(
     log_format: LogFormat = None,
     log_level: LogLevel = None,
     lifeline_fd: Lifeline = None,
+    listen_fd: Listen = None,
     dev_vars: Dev = False,
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
@@ -77,6 +80,7 @@ def serve(
     from perdure.api.node import Node
     from perdure.api.tracing import tracing_of
     from perdure.objects.registry import Registry
+    from perdure.schemas.errors import ConfigError
 
     flags = {
         "log": log,
@@ -90,7 +94,14 @@ def serve(
     }
     # the app may log while it is imported
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
-    loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
+    try:
+        loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
+    except ConfigError as error:
+        if not dev_vars or error.__cause__ is None:
+            raise
+        tell(error)
+        show_code(error.__cause__)
+        raise typer.Exit(EXIT_CONFIG) from None
     tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
 
@@ -103,6 +114,7 @@ def serve(
             loaded.config,
             ready=ready,
             lifeline_fd=lifeline_fd,
+            listen_fd=listen_fd,
         )
     finally:
         if tracing is not None:
@@ -138,10 +150,15 @@ def dev(
         arguments.append("--insecure-public")
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder; name the app's Python file or its folder")
+    flags = {"data_dir": data, "host": host, "port": port, "insecure_public": insecure_public or None}
+
+    def read() -> Config:
+        return load_config(path, env_name=env, environ=os.environ, flags=flags, dev=True)
+
     # A wrong configuration is told at once; later ones are told by the server, and wait for a correction.
-    config = load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data}, dev=True)
+    data_dir = read().data_dir.resolve()
     folder = path if path.is_dir() else path.parent
-    raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), config.data_dir.resolve())))
+    raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), data_dir, read)))
 
 
 def _announce(app: App, port: int, namespaces: list[str], *, as_json: bool) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +25,7 @@ def show(
     env: Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Print the effective configuration; values whose name looks secret are masked."""
+    """Print the effective configuration as TOML; values whose name looks secret are masked."""
     from perdure.api.loading import load_config
     from perdure.schemas.config import masked
 
@@ -30,13 +33,40 @@ def show(
     if as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
-    for key, value in _flat(shown):
-        typer.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    values = dict(_flat(shown))
+    tables = {key: value for key, value in values.items() if _is_tables(value)}
+    for key, value in values.items():
+        if key not in tables:
+            typer.echo(f"# {key} is not set" if value is None else f"{key} = {_toml(value)}")
+    for key, rows in tables.items():
+        for row in rows:
+            typer.echo(f"\n[[{key}]]")
+            for name, value in _flat(row):
+                if value is not None and value != []:
+                    typer.echo(f"{name} = {_toml(value)}")
 
 
 def _flat(table: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{where}{key}.")
+        name = f"{where}{key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}.")
         else:
-            yield f"{where}{key}", value
+            yield name, value
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML; there it is written as in JSON, but for tables. TOML has no null: what has no value is not there."""
+    if isinstance(value, dict):
+        return (
+            "{ "
+            + ", ".join(f"{name} = {_toml(each)}" for name, each in _flat(value) if each is not None)
+            + " }"
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(each) for each in value if each is not None) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

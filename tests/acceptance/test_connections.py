@@ -19,6 +19,7 @@ from tests.process import Server
 
 SOCKETS = 10_000 if SOAK else 1_000
 STORMS = 5 if SOAK else 3
+CONNECTIONS = 1_000  # with more the first would have been closed for their idleness
 AT_ONCE = 200  # handshakes under way
 LONG_S = 600.0 if SOAK else PATIENCE_S
 MIB = 1 << 20
@@ -139,3 +140,52 @@ async def _storms(server: Server) -> None:
         assert _files(server.pid) <= files + 10
     grown = rss_bytes[-1] - rss_bytes[0]
     assert grown < 4 * MIB + (STORMS - 1) * SOCKETS * LEFT_BYTES, [each // MIB for each in rss_bytes]
+
+
+class Idle(asyncio.Protocol):
+    """A connection that asks for its counter once in a while, and is quiet in between."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._buffer = b""
+        self._answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, end, body = self._buffer.partition(b"\r\n\r\n")
+        if end and len(body) == int(re.findall(rb"content-length: (\d+)", head)[0]):
+            self._buffer = b""
+            self._answered.set_result(head.partition(b" ")[2][:3] + b" " + body)
+
+    async def ask(self, number: int) -> bytes:
+        """One more for counter `number`: status and body."""
+        self._answered = asyncio.get_running_loop().create_future()
+        self.transport.write(b"POST /objects/Counter/c%d HTTP/1.1\r\nhost: x\r\n\r\n" % number)
+        return await self._answered
+
+
+def test_a_thousand_open_connections_leave_the_server_as_it_was(tmp_path: Path) -> None:
+    """1,000 connections at once, each answered; `/livez` answers beside them."""
+    _allow(CONNECTIONS + 500)
+    deployment = deploy(tmp_path, app=EXAMPLES / "counter.py")
+    with deployment.serve() as server:
+        asyncio.run(_idle(port_of(server)))
+        assert server.stop() == 0, server.stderr()
+    deployment.verify()
+
+
+async def _idle(port: int) -> None:
+    turn, loop = asyncio.Semaphore(AT_ONCE), asyncio.get_running_loop()
+
+    async def one(number: int) -> asyncio.Transport:
+        async with turn:
+            transport, client = await loop.create_connection(Idle, "127.0.0.1", port)
+            assert await client.ask(number) == b'200 {"count":1}'
+            return cast("asyncio.Transport", transport)
+
+    async with asyncio.timeout(LONG_S):
+        transports = await asyncio.gather(*(one(number) for number in range(CONNECTIONS)))
+        assert (await ask(port, "GET", "/livez")).status == 200
+        assert (await ask(port, "POST", "/objects/Counter/c0")).json == {"count": 2}
+        for transport in transports:
+            transport.abort()

@@ -9,10 +9,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
+import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -23,6 +26,7 @@ from perdure.api.cli import main
 EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 COMMANDS = (
     (),
+    ("init",),
     ("serve",),
     ("dev",),
     ("call",),
@@ -70,6 +74,36 @@ def test_every_command_explains_itself(command: tuple[str, ...], here: Callable[
     done = here(*command, "--help")
     assert done.returncode == 0
     assert not command or f"perdure {' '.join(command)}" in done.stdout.split("Example", 1)[1]
+
+
+COMPLETE = r"""
+eval "$(perdure --show-completion)"
+function=$(complete -p perdure | sed 's/.*-F \([^ ]*\).*/\1/')
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+$function perdure
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (("perdure", "s"), {"serve", "state"}),
+        (("perdure", "state", ""), {"rebuild"}),
+        (("perdure", "serve", "--log-l"), {"--log-level"}),
+    ],
+    ids=["commands", "commands of a group", "options"],
+)
+def test_bash_completes_commands_and_options(
+    typed: tuple[str, ...], offered: set[str], tmp_path: Path
+) -> None:
+    """With the script that `--show-completion` prints, in a real bash."""
+    (tmp_path / "perdure").write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
+    (tmp_path / "perdure").chmod(0o755)
+    environ = clean_environ(PATH=f"{tmp_path}:{os.environ['PATH']}", HOME=str(tmp_path))
+    command = ["bash", "-c", COMPLETE, "bash", *typed]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert set(done.stdout.split()) == offered, done.stderr
 
 
 def test_version(here: Callable[..., Done]) -> None:
@@ -131,6 +165,28 @@ def test_config_show_is_the_effective_one(
     assert (shown["port"], shown["limits"]["mailbox"], shown["vars"]) == (9000, 7, {"API_TOKEN": "********"})
     text = here("config", "show", str(tmp_path), "--env", "live").stdout
     assert 'host = "::1"\n' in text
+
+
+def test_config_show_is_toml(tmp_path: Path, here: Callable[..., Done]) -> None:
+    """What is printed reads as what `--json` prints: tables, names with odd letters, texts with quotes."""
+    (tmp_path / "perdure.toml").write_text(
+        '[vars]\nTEXT = "a\\"b\\\\c\\n\\u007fü"\nTREE = [{ x = 1, "y z" = [true] }]\nMAP = { "a.b" = 0.5 }\n'
+        '[quotas."*"]\nrequests_per_s = 2.0\n[[tokens]]\nname = "t"\nscopes = ["metrics"]\n'
+        f'sha256 = "{"0" * 64}"\n[[durable_objects.bindings]]\nname = "R"\nclass_name = "Room"\n'
+        '[[durable_objects.bindings]]\nname = "S"\nclass_name = "Shop"\n'
+    )
+    text = here("config", "show", str(tmp_path)).stdout
+    shown = json.loads(here("config", "show", str(tmp_path), "--json").stdout)
+    assert tomllib.loads(text) == _without_nothing(shown)
+    assert '\n[[durable_objects.bindings]]\nname = "R"\nclass_name = "Room"\n' in text
+    assert "# main is not set\n" in text
+
+
+def _without_nothing(value: Any) -> Any:
+    if isinstance(value, dict):
+        found = {name: _without_nothing(each) for name, each in value.items()}
+        return {name: each for name, each in found.items() if each not in (None, {})}
+    return [_without_nothing(each) for each in value] if isinstance(value, list) else value
 
 
 def one_line(done: Done | subprocess.CompletedProcess[str]) -> str:
@@ -246,6 +302,93 @@ def test_dev_serves_changed_code_on_kept_state(counter: Path, tmp_path: Path) ->
         assert httpx.post(running.object_url()).json() == {"count": 12}
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
+
+
+SLOW = """
+import asyncio, time
+from pathlib import Path
+
+from perdure import DurableObject
+
+HERE = Path(__file__).parent
+NEW = False
+while NEW and not (HERE / "load").exists():
+    (HERE / "loading").touch()
+    time.sleep(0.01)
+
+
+class Slow(DurableObject):
+    async def add(self, wait: bool) -> list:
+        count: int = await self.state.get("count", 0) + 1
+        await self.state.put("count", count)
+        if wait:
+            (HERE / "begun").touch()
+            while not (HERE / "go").exists():
+                await asyncio.sleep(0.01)
+        return [count, NEW]
+"""
+
+
+def test_requests_in_flight_are_answered_over_a_reload(tmp_path: Path) -> None:
+    """One that runs is answered by the code of before; one that comes meanwhile waits for the new, and sees its state."""
+    app = tmp_path / "app" / "slow.py"
+    app.parent.mkdir()
+    app.write_text(SLOW)
+    with dev(app, tmp_path / "data") as running, ThreadPoolExecutor() as threads:
+        url = (
+            running.line_with("/objects/Slow/NAME")
+            .strip()
+            .replace("/objects/", "/rpc/")
+            .replace("NAME", "a/add")
+        )
+        first = threads.submit(httpx.post, url, json={"args": [True]}, timeout=30)
+        until_there(app.parent / "begun", first)
+        app.write_text(SLOW.replace("NEW = False", "NEW = True"))
+        running.line_with("requests in flight")
+        (app.parent / "go").touch()
+        assert first.result().json() == {"result": [1, False]}
+        until_there(app.parent / "loading", running.process.poll)
+        second = threads.submit(httpx.post, url, json={"args": [False]}, timeout=30)
+        (app.parent / "load").touch()
+        assert second.result().json() == {"result": [2, True]}
+
+
+def until_there(file: Path, ended: Future[Any] | Callable[[], int | None]) -> None:
+    """Wait for a file of a process or a request that goes on."""
+    while not file.exists():
+        if isinstance(ended, Future):
+            assert not ended.done(), ended.result()
+        else:
+            assert ended() is None
+        time.sleep(0.01)
+
+
+def test_code_that_cannot_be_parsed_is_told_while_the_old_is_served(counter: Path, tmp_path: Path) -> None:
+    """The line and its text are shown; the server answers all along, and the mended code takes over."""
+    text = counter.read_text()
+    with dev(counter, tmp_path / "data") as running:
+        url = running.object_url()
+        counter.write_text(text + "\ndef broken(:\n")
+        running.line_with(f"{counter} cannot be read as Python")
+        running.line_with(f'File "{counter}", line {text.count(chr(10)) + 2}')
+        running.line_with("def broken(:")
+        running.line_with("SyntaxError")
+        assert httpx.post(url).json() == {"count": 1}
+        counter.write_text(text.replace("count += 1", "count += 10"))
+        assert running.object_url() == url, "the port was to be any free one, and stays"
+        assert httpx.post(url).json() == {"count": 11}
+
+
+def test_an_error_at_import_is_shown_with_its_lines(counter: Path, tmp_path: Path) -> None:
+    """From the app's main module to where it arose, and none of perdure's own."""
+    (counter.parent / "part.py").write_text("def made():\n    return {}['nope']\n\n\nmade()\n")
+    counter.write_text("import part\n")
+    with dev(counter, tmp_path / "data") as running:
+        assert f"{counter.parent}/part.py:2: KeyError: 'nope'" in running.line_with("config-error")
+        shown = [running.line_with("  ") for _ in range(6)]
+    places = ((f"{counter}:1", "import part"), (f"{counter.parent}/part.py:5", "made()"))
+    expected = [*places, (f"{counter.parent}/part.py:2", "return {}['nope']")]
+    assert shown == [line for place, code in expected for line in (f"  {place}\n", f"    {code}\n")]
 
 
 def test_the_server_of_dev_does_not_outlive_it(counter: Path, tmp_path: Path) -> None:

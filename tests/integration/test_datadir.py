@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from itertools import count
@@ -81,6 +82,18 @@ def test_another_app_is_refused(tmp_path: Path) -> None:
         opened(tmp_path, app="bank")
     assert (tmp_path / "app.json").read_bytes() == before
     opened(tmp_path).close()
+
+
+def test_whoever_is_refused_is_not_named_as_the_holder(tmp_path: Path) -> None:
+    """LOCK says who had it last, until somebody else has it."""
+    opened(tmp_path).close()
+    (tmp_path / "LOCK").write_text("the one before")
+    for refused in (lambda: opened(tmp_path, app="bank"), lambda: opened(tmp_path, partitions=16)):
+        with pytest.raises((DataDirError, ConfigError)):
+            refused()
+    assert (tmp_path / "LOCK").read_text() == "the one before"
+    opened(tmp_path).close()
+    assert str(os.getpid()) in (tmp_path / "LOCK").read_text()
 
 
 def test_another_partition_count_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class {counter}(DurableObject):
 OLD = "class Old(Counter): pass\n"
 V1 = '[[migrations]]\ntag = "v1"\nnew_classes = ["Counter", "Old"]\n'
 V2 = '[[migrations]]\ntag = "v2"\ndeleted_classes = ["Old"]\nrenamed_classes = [{from = "Counter", to = "Tally"}]\n'
+MOVED = V2.replace("renamed_classes = [{", 'transferred_classes = [{from_script = "shop", ')
 # As it stands in the wild
 WRANGLER = """\
 [[durable_objects.bindings]]
@@ -55,15 +56,21 @@ def counts(server: Server, namespace: str, method: str = "GET") -> list[object]:
     return [answer.json().get("count") or answer.json()["title"] for answer in answers]
 
 
+@pytest.mark.parametrize("v2", [V2, MOVED], ids=["renamed", "transferred"])
 @pytest.mark.parametrize("failpoint", ["owner.before_migration", "owner.after_migration"])
-def test_a_migration_cut_in_the_middle_is_finished_by_the_next_start(tmp_path: Path, failpoint: str) -> None:
-    """Killed when some partitions have their step and others not: the next start ends it, and verify agrees."""
+def test_a_migration_cut_in_the_middle_is_finished_by_the_next_start(
+    tmp_path: Path, failpoint: str, v2: str
+) -> None:
+    """Killed when some partitions have their step and others not: the next start ends it, and verify agrees.
+
+    A class that is transferred from this very app brings its data, in its namespace, as one that is renamed does.
+    """
     data = tmp_path / "data"
     app = deployed(tmp_path / "app", V1, more=OLD)
     with serve(app, data) as server:
         assert counts(server, "Counter", "POST") == counts(server, "Old", "POST") == [1] * len(NAMES)
         server.kill()
-    deployed(app, V1 + V2, counter="Tally")
+    deployed(app, V1 + v2, counter="Tally")
     with (
         pytest.raises(DidNotStart) as died,
         serve(app, data, environ={"PERDURE_FAILPOINT": f"{failpoint}:3"}),
@@ -76,7 +83,7 @@ def test_a_migration_cut_in_the_middle_is_finished_by_the_next_start(tmp_path: P
             pass
         assert refused.value.returncode == 2, "there is no way back, though some partitions have not gone on"
         assert 'migration "v2" has run' in refused.value.stderr
-        deployed(app, V1 + V2, counter="Tally")
+        deployed(app, V1 + v2, counter="Tally")
     with serve(app, data) as server:
         assert server.namespaces == ["Counter"]
         assert counts(server, "Counter", "POST") == [2] * len(NAMES)

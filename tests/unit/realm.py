@@ -12,7 +12,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from tests.unit.reign import START_MS, rows
+from tests.unit.reign import Timed, rows
 
 from perdure.objects.durable import Binding, DurableObject, Env
 from perdure.objects.registry import Kind, Registry
@@ -76,7 +76,7 @@ class Fates(Faults):
         return self.delays.get(step, 0.001)
 
 
-class Realm:
+class Realm(Timed):
     """`ask` appends a call and gives its id; `told` waits for its answer; `crash` and `begin` are a restart."""
 
     def __init__(
@@ -88,7 +88,6 @@ class Realm:
         bounds: Bounds | None = None,
     ) -> None:
         self.seen: list[Any] = []
-        self.skew_ms = 0
         self.faults = Fates()
         self.bounds = bounds
         self.partitions = partitions
@@ -112,9 +111,6 @@ class Realm:
         self._ids = count()
         self._nodes = count()
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.errors.append(context))
-
-    def clock_ms(self) -> int:
-        return START_MS + self.skew_ms + int(asyncio.get_running_loop().time() * 1000)
 
     async def begin(self, *own: int) -> None:
         """A process starts, claims every partition (or those given) and serves it."""
@@ -156,12 +152,6 @@ class Realm:
         self.living.clear()
         if self.broker.ordered:
             self.broker.crash(keep_in_flight=False)
-
-    async def until(self, true: Callable[[], object]) -> None:
-        """Let time go on until something holds; 200 s of virtual time at most."""
-        async with asyncio.timeout(200):
-            while not true():  # noqa: ASYNC110 - any condition; the time is virtual
-                await asyncio.sleep(0.001)
 
     def place(self, name: str) -> int:
         return partition_of(f"Thing/{name}", self.partitions)

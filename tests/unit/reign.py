@@ -67,7 +67,22 @@ class Doors:
         """Nobody waits here."""
 
 
-class Reign:
+class Timed:
+    """A story's time, which is virtual."""
+
+    skew_ms = 0  # of the wall clock, as the story has it jump
+
+    def clock_ms(self) -> int:
+        return START_MS + self.skew_ms + int(asyncio.get_running_loop().time() * 1000)
+
+    async def until(self, true: Callable[[], object]) -> None:
+        """Let time go on until something holds; 200 s at most."""
+        async with asyncio.timeout(200):
+            while not true():  # noqa: ASYNC110 - any condition; the time is virtual
+                await asyncio.sleep(0.001)
+
+
+class Reign(Timed):
     """`send` appends a command and gives its offset; `told` waits for its answer."""
 
     def __init__(
@@ -82,7 +97,6 @@ class Reign:
     ) -> None:
         self.seen: list[Any] = []
         self.migrations: tuple[Step, ...] = ()
-        self.skew_ms = 0
         self.broker = MemoryBroker(
             partitions, ordered=not shared, exclusive=not shared, clock_ms=self.clock_ms, faults=faults
         )
@@ -97,9 +111,6 @@ class Reign:
         )
         self.errors: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.errors.append(context))
-
-    def clock_ms(self) -> int:
-        return START_MS + self.skew_ms + int(asyncio.get_running_loop().time() * 1000)
 
     async def begin(self, state: OwnerState = OwnerState.SERVING) -> None:
         """Own partition 0 and serve it, or come to another end."""
@@ -137,12 +148,6 @@ class Reign:
     async def until_ms(self, time_ms: int) -> None:
         """Let time go on until the wall clock says so."""
         await asyncio.sleep((time_ms - self.clock_ms()) / 1000)
-
-    async def until(self, true: Callable[[], object]) -> None:
-        """Let time go on until something holds; 100 s of virtual time at most."""
-        async with asyncio.timeout(100):
-            while not true():  # noqa: ASYNC110 - any condition; the time is virtual
-                await asyncio.sleep(0.001)
 
     def send(self, name: str, method: str, *args: Any, kind: str = "Thing", **envelope: Any) -> int:
         """Append a call; its offset."""

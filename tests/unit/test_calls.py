@@ -27,6 +27,7 @@ from perdure.schemas.errors import (
 from perdure.schemas.journal import Entry, NoOp
 from perdure.schemas.replies import FAILED, OK, REFUSED, UNAVAILABLE, Reply
 from perdure.streams.callrows import BLOCK
+from perdure.streams.exchange import Call
 from perdure.streams.log import Topic
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owning import Bounds, OwnerState
@@ -163,6 +164,13 @@ class Thing(DurableObject):
 def error(reply: Reply) -> tuple[str, str]:
     assert reply.error is not None, reply
     return reply.outcome, reply.error.code
+
+
+def calls_of(realm: Realm, name: str) -> list[Call]:
+    """What the running turn of an object waits for."""
+    resident = realm.owner_of(name).turns.residents.get(f"Thing/{name}")
+    running = None if resident is None else resident.running
+    return [] if running is None or running.calling is None else [*running.calling.waiting]
 
 
 def commands(realm: Realm, name: str) -> int:
@@ -528,6 +536,28 @@ def test_a_full_mailbox_is_asked_again_within_the_deadline() -> None:
         assert await realm.result(a, "through", [b], "add", client_key="k") == b"8"
 
     story(Thing, told, bounds=Bounds(mailbox=2))
+
+
+def test_a_call_that_has_found_room_no_longer_waits_for_whoever_filled_it() -> None:
+    """On its way on the log it stands behind no turn; in a full mailbox it did."""
+
+    async def told(realm: Realm) -> None:
+        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+        slow = [realm.ask(b, "add", 1, wait_s) for wait_s in (2, 5)]
+        await realm.until(lambda: commands(realm, b) == 2)
+        caller, exchange = realm.ask(a, "through", [b], "add"), realm.ports.exchange
+        await realm.until(lambda: calls_of(realm, a))
+        (call,) = calls_of(realm, a)
+        await realm.until(lambda: exchange.blocker(call))
+        realm.faults.delays = {"append": 1.0}
+        await realm.until(lambda: realm.seen.count(("add", b)) == 2)  # the one that waited runs
+        await realm.until(lambda: call.future is not None and not call.future.done())
+        assert commands(realm, b) == 2
+        assert exchange.blocker(call) is None
+        realm.faults.delays = {}
+        await realm.told(*slow, caller)
+
+    story(Thing, told, shared=True, bounds=Bounds(mailbox=1))
 
 
 @pytest.mark.parametrize("fate", ["lost", "never", "late"])

@@ -122,6 +122,16 @@ def test_what_only_perdure_sends_is_read_back_under_its_seal_alone(
             parse_command(*forged)
 
 
+def test_nobody_else_can_say_where_an_object_is_to_live() -> None:
+    """A hint counts under the seal alone, even if the record says nothing else that only perdure may."""
+    key, value, written = sealed_record(
+        Command("Counter/alice", FETCH, "GET", "/", hint="weur"), Seal("ours")
+    )
+    assert parse_command(key, value, written, Seal("ours")).hint == "weur"
+    with pytest.raises(MalformedCommand, match="a principal or a hint"):
+        parse_command(key, value, written[:-1], Seal("ours"))
+
+
 def test_a_record_without_headers_is_a_call() -> None:
     """What any Kafka producer can write: a key and JSON."""
     command = parse_command(b"Counter/alice", b'{"method": "increment", "args": [2]}', ())

@@ -163,8 +163,8 @@ def test_the_systems_name_tests_stories_and_examples_that_are_there() -> None:
 
 
 def test_every_metric_is_described() -> None:
-    """docs/operations.md has each metric; a void record in the journal is counted."""
-    described = first_cells(document("docs/operations.md")).keys()
+    """docs/metrics.md has each metric and no other; a void record in the journal is counted."""
+    described = first_cells(document("docs/metrics.md")).keys()
 
     async def told(reign: Reign) -> None:
         reader = reign.owner.tables.reader

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from perdure.api import loading
 from perdure.api.loading import App, load_app, load_config
+from perdure.objects.registry import Registry
 from perdure.schemas.errors import ConfigError
 
 BASE = "from perdure.objects.durable import DurableObject\n"
@@ -100,6 +102,25 @@ def test_configuration_beside_a_file_is_read(tmp_path: Path) -> None:
     write(tmp_path, perdure_toml='name = "shop"\nport = 9000', counter_py=COUNTER)
     config = load_config(tmp_path / "counter.py")
     assert (config.name, config.port, config.main) == ("shop", 9000, "counter.py")
+
+
+def test_a_file_beside_the_main_one_is_served_without_the_bindings_of_others(tmp_path: Path) -> None:
+    """And what is left out is told, with the remedy; the main one has to have them."""
+    bindings = "".join(
+        f'[[durable_objects.bindings]]\nname = "{name.upper()}"\nclass_name = "{name}"\n'
+        for name in ("One", "Two")
+    )
+    write(tmp_path, a_py=COUNTER.replace("Counter", "One"), b_py=COUNTER.replace("Counter", "Two"))
+    write(tmp_path, perdure_toml=f'name = "both"\nmain = "a.py"\n{bindings}')
+    with capture_logs() as logged:
+        app = load_app(tmp_path / "b.py", environ={})
+    assert [each.name for each in app.config.bindings] == ["TWO"]
+    Registry.build(app.classes, app.config)
+    assert "left out: ONE" in logged[0]["event"]
+    assert f"perdure serve {tmp_path}" in logged[0]["event"]
+    app = load_app(tmp_path / "a.py", environ={})
+    with pytest.raises(ConfigError, match=r"the binding TWO names the class Two.*serve the folder"):
+        Registry.build(app.classes, app.config)
 
 
 def test_perdure_toml_comes_before_wrangler_toml(tmp_path: Path) -> None:

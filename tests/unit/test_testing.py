@@ -87,6 +87,21 @@ async def test_methods_and_requests_reach_an_object() -> None:
         assert env.state(env.Thing.get("other")) == {}
 
 
+class Listing(DurableObject):
+    async def fetch(self, request: Request) -> Response:
+        return Response.json(sorted(request.headers))
+
+
+@story
+async def test_an_object_sees_of_a_request_what_it_would_in_a_server() -> None:
+    """No credentials, and nothing that concerns the connection."""
+    async with world(Listing) as env:
+        secret = {"Authorization": "Bearer x", "cookie": "y", "Connection": "close", "X-Mark": "m"}
+        listing = env.Listing.get("a")
+        assert (await listing.fetch("/", headers=secret)).body == b'["x-mark"]'
+        assert (await listing.fetch(Request("GET", "/", tuple(secret.items())))).body == b'["x-mark"]'
+
+
 @story
 async def test_errors_are_raised_as_what_they_are() -> None:
     """A refusal with code and detail, a failure that left no trace, a wrong call, a deadline."""

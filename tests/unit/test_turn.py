@@ -15,7 +15,9 @@ from perdure.objects.state import State
 from perdure.objects.turn import Outcome, conclude, entry_failed, handling, not_done
 from perdure.schemas.commands import CALL, FETCH, Command, call_body
 from perdure.schemas.errors import (
+    Deadlock,
     Expired,
+    HandlerFailed,
     InvalidArguments,
     KeyConflict,
     KeyReused,
@@ -108,6 +110,30 @@ def test_a_failure_names_the_object_and_what_was_raised_in_few_words() -> None:
     assert error.message.startswith("Counter/a failed: ValueError: xxx")
     assert error.message.endswith("nothing was changed")
     assert len(error.message) < 700
+
+
+def test_that_nothing_was_changed_is_said_once() -> None:
+    """Also of a failure that came through several objects."""
+    first = conclude(CALLED, None, Deadlock("b -> a -> b"), changed()).reply.error
+    assert first is not None
+    second = conclude(CALLED, None, HandlerFailed(first.message), changed()).reply.error
+    assert second is not None
+    assert second.message.endswith("Deadlock: b -> a -> b; nothing was changed")
+    assert second.message.count("nothing was changed") == 1
+
+
+def test_a_coroutine_for_an_answer_lacks_an_await() -> None:
+    """The text says so, and what was to be awaited."""
+
+    async def helper() -> int:
+        return 1
+
+    for command in (CALLED, Command("Counter/a", "fetch", "GET", "/")):
+        error = conclude(command, helper(), None, Overlay()).reply.error
+        assert error is not None
+        assert error.code == "bad-reply"
+        assert "an `await` is missing before test_a_coroutine" in error.message
+        assert "helper(…)" in error.message
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 import uvloop
 
+from perdure.api.gateway import Gateway
+from perdure.api.outgoing import Outgoing
+from perdure.api.testing import story, world
+from perdure.api.worker import Worker
+from perdure.objects.durable import DurableObject, Env
+from perdure.objects.http import Request, Response
 from perdure.objects.state import current_turn
+from perdure.streams.memory import MemoryLog
+from perdure.streams.memory_broker import MemoryBroker
 from perdure.streams.stepping import TaskLike, now, run_inline
 from perdure.streams.watchdog import Interrupted, Watchdog
 
@@ -128,6 +136,50 @@ def test_a_task_that_a_handler_started_is_interrupted(loop: Callable[[], asyncio
         assert isinstance(error.exceptions[0], Interrupted)
 
     watched(main, loop)
+
+
+class Rings(DurableObject):
+    """Its alarm holds on."""
+
+    async def ring(self) -> None:
+        await self.state.set_alarm(self.state.now)
+
+    async def alarm(self) -> None:
+        spin(3)
+
+
+@story
+async def test_an_alarm_that_does_not_let_go_is_interrupted() -> None:
+    """It has failed, as by any error: nothing of it stands, and it is to ring again."""
+    async with world(Rings, config=f"[limits]\nstep_s = {STEP_S}\n") as env:
+        thing = env.Rings.get("a")
+        await thing.ring()
+        await env.advance(1)
+        assert env.alarms(thing)["default"] > env.now
+        await thing.ring()  # its object goes on
+
+
+def test_a_worker_that_does_not_let_go_is_interrupted() -> None:
+    """Its client is told by type; other requests go on."""
+
+    async def fetch(request: Request, env: Any) -> Response:
+        if request.path == "/spins":
+            spin(3)
+        return Response("well")
+
+    async def main() -> None:
+        log = MemoryLog(MemoryBroker(1, clock_ms=lambda: 0), "n")
+        gateway = Gateway(log, node="n", deadline_s=30, clock_ms=lambda: 0)
+        way = Outgoing(body_bytes=1, timeout_s=1)
+        worker = Worker(fetch, Env({}), gateway, outgoing=way, new_uuid=lambda: "u", deadline_s=30)
+        told = []
+        for path in ("/spins", "/other"):
+            nobody_leaves = asyncio.get_running_loop().create_future()
+            told.append(await worker.answer(Request("GET", path), None, "", nobody_leaves))
+        assert (told[0][0], b"the Worker failed: Runaway" in told[0][2]) == (500, True), told
+        assert told[1][::2] == (200, b"well")
+
+    watched(main)
 
 
 def test_a_handler_that_holds_on_while_it_is_cancelled_is_interrupted() -> None:

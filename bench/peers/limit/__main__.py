@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -12,9 +13,8 @@ from bench.peers.limit.app import LimitLoop
 from bench.peers.limit.onewrite import OneWriteProtocol
 
 
-def main() -> None:
-    port, directory = int(sys.argv[1]), Path(sys.argv[2])
-    app = LimitLoop(directory)
+def serve(app: Any, port: int) -> None:
+    """Run an ASGI application on the best server settings known."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(LimitLoop(Path(sys.argv[2])), int(sys.argv[1]))

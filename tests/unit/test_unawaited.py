@@ -1,0 +1,107 @@
+"""Handlers that forget an `await`, in a world and in its log."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+
+import pytest
+from structlog.testing import capture_logs
+
+from perdure import DurableObject, HandlerFailed
+from perdure.schemas.errors import ObjectError
+from perdure.testing import Stub, story, world
+
+
+class Hasty(DurableObject):
+    async def put(self) -> str:
+        self.state.put("a", 1)  # type: ignore[unused-coroutine]  # the mistake
+        return "done"
+
+    async def call(self) -> str:
+        await self.state.put("a", 1)
+        self.env.Hasty.get("other").note()
+        await asyncio.sleep(0.01)  # what is wrong is remembered while others run
+        return "done"
+
+    async def own(self) -> None:
+        self.note()  # type: ignore[unused-coroutine]  # the mistake
+
+    async def raises(self) -> None:
+        self.state.put("a", 1)  # type: ignore[unused-coroutine]  # the mistake
+        raise LookupError("its own")
+
+    async def note(self) -> None:
+        await self.state.put("noted", True)
+
+    async def right(self) -> None:
+        waiting = self.note()
+        await asyncio.gather(waiting, self.state.put("b", 2))
+        never = asyncio.create_task(self.note())
+        never.cancel()
+        await asyncio.wait([never])
+        self.env.Hasty.get("other").send.note()
+
+
+def line_of(method: str, within: int) -> int:
+    return int(vars(Hasty)[method].__code__.co_firstlineno) + within
+
+
+@pytest.mark.parametrize(
+    ("method", "within", "code"),
+    [
+        ("put", 1, 'self.state.put("a", 1)'),
+        ("call", 2, 'self.env.Hasty.get("other").note()'),
+        ("own", 1, "self.note()"),
+    ],
+)
+def test_what_is_never_awaited_fails_the_turn(method: str, within: int, code: str) -> None:
+    """With the line, which also stands in the log; nothing is changed, and the object goes on."""
+
+    @story
+    async def told() -> None:
+        async with world(Hasty) as env:
+            stub: Stub = env.Hasty.get("a")
+            with capture_logs() as logged, pytest.raises(ObjectError) as failed:
+                await getattr(stub, method)()
+            expected = f"{__file__}:{line_of(method, within)}: never awaited, so it did nothing: {code}"
+            assert expected in str(failed.value)
+            assert expected in logged[0]["error"]
+            assert env.state(stub) == {}
+            await stub.note()
+            assert env.state(stub) == {"noted": True}
+
+    told()
+
+
+@story
+async def test_what_the_handler_raised_comes_first() -> None:
+    """The mistake behind it is told when that is mended."""
+    async with world(Hasty) as env:
+        with pytest.raises(HandlerFailed, match="LookupError: its own"):
+            await env.Hasty.get("a").raises()
+
+
+@story
+async def test_what_is_awaited_later_or_cancelled_or_sent_is_no_mistake() -> None:
+    """Tasks, gather, a Task that never began, a send."""
+    async with world(Hasty) as env:
+        stub = env.Hasty.get("a")
+        await stub.right()
+        gc.collect()
+        assert env.state(stub) == {"noted": True, "b": 2}
+
+
+@story
+async def test_outside_of_turns_the_warning_is_what_it_was() -> None:
+    """While a world is open, and after it."""
+
+    async def forgotten() -> None: ...
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with world(Hasty):
+            forgotten()  # type: ignore[unused-coroutine]  # the mistake
+        forgotten()  # type: ignore[unused-coroutine]  # as above
+    assert ["never awaited" in str(each.message) for each in caught] == [True, True]
