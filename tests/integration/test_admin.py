@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,10 @@ from tests.process import Server, run, serve
 
 PATIENCE_S = 30.0
 APP = """
-from datetime import UTC, datetime, timedelta
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
 
 from perdure import DurableObject
 
@@ -39,6 +43,12 @@ class Counter(DurableObject):
 class Room(DurableObject):
     async def noop(self):
         pass
+
+    async def fall(self, mended: str):
+        await self.state.sync()  # so that this command is on the log for good
+        if not Path(mended).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        await self.state.put("fell", await self.state.get("fell", 0) + 1)
 """
 
 
@@ -63,7 +73,7 @@ def act(server: Server, path: str, **body: Any) -> httpx.Response:
     return httpx.post(f"{server.url}/admin/{path}", json=body or None, timeout=PATIENCE_S)
 
 
-def until(condition: Callable[[], bool], tries: int = 10_000) -> None:
+def until(condition: Callable[[], bool], tries: int = 2_000) -> None:
     """Ask again and again, each time over HTTP."""
     for _ in range(tries):
         if condition():
@@ -243,3 +253,30 @@ def test_the_commands_do_what_the_pages_do(tmp_path: Path) -> None:
         assert "names no object" in told("objects", "show", "Counter", code=2)
         url = server.url
     assert "no server answers" in run("partitions", "--url", url).stderr
+
+
+def test_a_parked_command_is_seen_and_driven_again_and_another_is_dropped(tmp_path: Path) -> None:
+    """Each once; driven again it is done, and nothing is parked in the end."""
+    app, data, mended = written(tmp_path, "[limits]\ncharges = 1\n"), tmp_path / "data", tmp_path / "mended"
+    for key in ("a", "b"):
+        with serve(app, data) as server, contextlib.suppress(httpx.HTTPError):
+            call(server, f"Room/{key}", "fall", str(mended))
+        assert server.wait() != 0
+    mended.touch()
+    with serve(app, data) as server:
+        until(lambda: len(look(server, "parked")["parked"]) == 2)
+        one = look(server, "parked", limit="1")
+        two = look(server, "parked", cursor=one["cursor"])
+        by_object = {each["object"]: each for each in one["parked"] + two["parked"]}
+        assert by_object.keys() == {"Room/a", "Room/b"}
+        assert {each["code"] for each in by_object.values()} == {"parked"}
+        ids = {key: each["id"] for key, each in by_object.items()}
+        assert act(server, f"parked/{ids['Room/a']}/redrive").json() == {"redriven": ids["Room/a"]}
+        assert act(server, f"parked/{ids['Room/b']}/drop").json() == {"dropped": ids["Room/b"]}
+        assert look(server, "parked")["parked"] == []
+        assert problem(act(server, f"parked/{ids['Room/a']}/redrive")) == (404, "not-parked")
+        until(lambda: look(server, "objects/Room")["objects"] == ["a"])
+        assert look(server, "objects/Room/a/state")["values"] == {"fell": 1}
+        assert server.stop() == 0
+    done = run("verify", str(app), "--data", str(data))
+    assert done.returncode == 0, done.stderr + done.stdout

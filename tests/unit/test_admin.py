@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from tests.unit.reign import Reign, story
 from tests.unit.test_owner import Thing, code, result
 
+from perdure.api.admin_views import state, summary
 from perdure.schemas.admin import DELETE, PAUSE, REDRIVE, RESUME, SKIP, Asked
 from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
+from perdure.schemas.errors import Unavailable
 from perdure.schemas.replies import Reply
-from perdure.streams.log import Record
+from perdure.streams.log import Record, Topic
 
 
 async def act(reign: Reign, name: str, what: str, at: str = "") -> Reply:
@@ -60,3 +63,20 @@ def test_a_parked_command_is_driven_again_once() -> None:
         assert result(await reign.call("a", "add")) == b'{"result":2}'
 
     story(Thing, told)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+def test_a_look_proves_that_the_partition_is_still_ours_where_others_may_write(shared: bool) -> None:
+    """By an append, whose acknowledgement it waits for; who does not serve tells nothing."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "add", 1)
+        await reign.until(lambda: reign.owner.idle)
+        before = (await reign.log.bounds(Topic.JOURNAL, 0)).end
+        assert (await state(reign.owner, "Thing/a", {}))["values"] == {"count": 1}
+        assert (await reign.log.bounds(Topic.JOURNAL, 0)).end - before == int(shared)
+        await reign.end()
+        with pytest.raises(Unavailable):
+            await summary(reign.owner, "Thing/a")
+
+    story(Thing, told, shared=shared)
