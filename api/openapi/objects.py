@@ -71,8 +71,7 @@ def tags(kinds: Mapping[str, Kind]) -> list[Json]:
     """A tag for each namespace, described by its class."""
     made = []
     for namespace in sorted(kinds):
-        text = inspect.getdoc(kinds[namespace].cls)
-        told = text if text and text != inspect.getdoc(DurableObject) else ""
+        told = inspect.cleandoc(kinds[namespace].cls.__doc__ or "")
         made.append({"name": namespace, "description": told} if told else {"name": namespace})
     return made
 
@@ -83,7 +82,7 @@ def _call(about: About, namespace: str, method: Method, body: Schema, result: Sc
     return {
         "operationId": f"rpc.{namespace}.{method.name}",
         "tags": [namespace],
-        **described(inspect.getdoc(method.function)),
+        **described(method.function.__doc__),
         "parameters": _headers(),
         "requestBody": {"required": not _may_be_empty(body), "content": content},
         "responses": {
@@ -127,7 +126,7 @@ def _fetch(about: About, kind: Kind, method: str, where: str) -> Json:
     made: Json = {
         "operationId": f"objects.{kind.namespace}.{where}{method}",
         "tags": [kind.namespace],
-        **described(inspect.getdoc(kind.cls.fetch)),
+        **described(kind.cls.fetch.__doc__),
         "parameters": _headers(),
     }
     if method in ("post", "put", "patch"):

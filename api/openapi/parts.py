@@ -5,6 +5,7 @@ Law: what is said here once is referred to everywhere else, so that the document
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Any, NamedTuple
 
 from perdure.schemas.commands import MAX_CLIENT_KEY_CHARS
@@ -17,8 +18,8 @@ NAME_FORMAT = "perdure-name"
 PROBLEM_JSON = "application/problem+json"
 # Controls, separators and what nobody sees; with NFC and the unassigned, which no pattern can say, this is `object_key`.
 _INVISIBLE = (
-    r"\u0000-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f"
-    r"\u205f-\u206f\u3000\ud800-\uf8ff\ufeff\ufff0-\uffff"
+    r"\u0000-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f"
+    r"\u205f-\u206f\u3000\ue000-\uf8ff\ufeff\ufff0-\ufffb\ufffe-\uffff"
 )
 NAME_PATTERN = rf"^(?!\.{{1,2}}$)[^/{_INVISIBLE}]+$"
 
@@ -136,7 +137,7 @@ def json_answer(description: str, schema: Json, **headers: str) -> Json:
 
 def described(docstring: str | None) -> Json:
     """Summary and description of a docstring: its first paragraph, and the rest."""
-    first, _, rest = (docstring or "").partition("\n\n")
+    first, _, rest = cleandoc(docstring or "").partition("\n\n")
     told = {"summary": " ".join(first.split()), "description": rest.strip()}
     return {key: text for key, text in told.items() if text}
 

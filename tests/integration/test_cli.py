@@ -30,6 +30,7 @@ COMMANDS = (
     ("state", "rebuild"),
     ("bench",),
     ("config", "show"),
+    ("openapi",),
 )
 
 
