@@ -26,16 +26,11 @@ _ABOUT = """Each object has a name, its own state, and does one thing at a time.
 _BEHIND = """The objects of this app are behind its Worker, which answers all paths that are not here."""
 
 
-def about(config: Config, *, has_worker: bool) -> About:
-    """What the document of such an app depends on."""
-    reachable = not has_worker or config.expose or config.guarded
-    return About(config.guarded, reachable, has_worker and config.expose)
-
-
 def document(config: Config, registry: Registry, *, has_worker: bool) -> Json:
     """The document of an app."""
-    of_app = about(config, has_worker=has_worker)
-    kinds = registry.kinds if of_app.objects else {}
+    reachable = not has_worker or config.expose or config.guarded
+    kinds = registry.kinds if reachable else {}
+    of_app = About(config.guarded, reachable, has_worker and config.expose, tuple(sorted(kinds)))
     found = objects.signatures(kinds)
     paths: Json = objects.paths(of_app, kinds, found)
     for page in sorted(DESCRIBED):

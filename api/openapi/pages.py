@@ -13,7 +13,6 @@ from perdure.api.commands import MAX_WAIT_S
 from perdure.api.openapi.errors import ANY_PAGE, GUARDED, UNAVAILABLE, answer, by_status, too_early
 from perdure.api.openapi.parts import About, Json, json_answer, reference, secured
 from perdure.api.tickets import TICKET_S
-from perdure.schemas.keys import MAX_NAME_BYTES, MAX_NAMESPACE_CHARS
 
 TAG = "perdure"
 _TEXT: Json = {"schema": {"type": "string"}}
@@ -84,12 +83,7 @@ def ticket(about: About) -> Json:
     asked = {
         "type": "object",
         "properties": {
-            "object": {
-                "type": "string",
-                "pattern": "^[A-Za-z][A-Za-z0-9_-]*/",
-                "maxLength": MAX_NAMESPACE_CHARS + 1 + MAX_NAME_BYTES,
-                "examples": ["Room/a"],
-            }
+            "object": about.key,
         },
         "required": ["object"],
         "additionalProperties": False,

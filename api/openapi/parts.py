@@ -15,13 +15,15 @@ Json = dict[str, Any]
 
 BEARER = "bearer"
 NAME_FORMAT = "perdure-name"
+KEY_FORMAT = "perdure-key"
 PROBLEM_JSON = "application/problem+json"
 # Controls, separators and what nobody sees; with NFC and the unassigned, which no pattern can say, this is `object_key`.
 _INVISIBLE = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f"
     r"\u205f-\u206f\u3000\ue000-\uf8ff\ufeff\ufff0-\ufffb\ufffe-\uffff"
 )
-NAME_PATTERN = rf"^(?!\.{{1,2}}$)[^/{_INVISIBLE}]+$"
+_NAME = rf"(?!\.{{1,2}}$)[^/{_INVISIBLE}]+$"
+NAME_PATTERN = f"^{_NAME}"
 
 SCHEMAS: Json = {
     "Name": {
@@ -119,6 +121,17 @@ class About(NamedTuple):
     guarded: bool
     objects: bool
     anonymous: bool
+    namespaces: tuple[str, ...]
+
+    @property
+    def key(self) -> Json:
+        """The schema of an object's key."""
+        return {
+            "type": "string",
+            "format": KEY_FORMAT,
+            "pattern": f"^(?:{'|'.join(self.namespaces)})/{_NAME}",
+            "description": "A namespace and the name of an object, `Room/a`.",
+        }
 
 
 def reference(kind: str, name: str) -> Json:
