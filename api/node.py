@@ -29,6 +29,7 @@ from perdure.api.guarded import GuardedProtocol, GuardedSocketProtocol
 from perdure.api.http import HttpDoor
 from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
+from perdure.api.openapi.mounted import document_pages
 from perdure.api.outgoing import Outgoing
 from perdure.api.pages import Pages, single
 from perdure.api.problems import Problem
@@ -328,6 +329,7 @@ class Node:
                 single("livez", lambda: (200, _JSON, b'{"status":"alive"}')),
                 single("readyz", self._ready),
                 single("metrics", lambda: (200, _METRICS, self._metrics())),
+                *document_pages(self.config, self.registry, has_worker=self.worker is not None),
             )
         )
         if access is not None or self.config.expose or self.worker is None:

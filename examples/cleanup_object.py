@@ -8,9 +8,12 @@ from perdure import DurableObject, Request, Response
 class CleanupObject(DurableObject):
     async def fetch(self, request: Request) -> Response:
         if request.method == "POST":
+            name = request.path.split("/")[1]
+            if not name:
+                return Response("name the item: POST /{item}", 400)
             ends_ms = self.state.now + int(getattr(self.env, "ITEM_S", 3600) * 1000)
             item = {"body": await request.text(), "expiration": ends_ms}
-            await self.state.put(request.path.split("/")[1], item)
+            await self.state.put(name, item)
             if await self.state.get_alarm() is None:
                 await self.state.set_alarm(ends_ms)
             return Response("kept")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from perdure import DurableObject, Refusal
+
+Amount = Annotated[int, Field(gt=0, le=10**15)]  # what else comes over RPC is refused before a turn begins
 
 
 class Ledger(DurableObject):
-    async def deposit(self, account: str, amount: int) -> int:
+    async def deposit(self, account: str, amount: Amount) -> int:
         """Put `amount` on an account; its balance."""
         balance: int = await self.state.get(f"account:{account}", 0) + amount
         await self.state.put(f"account:{account}", balance)
         return balance
 
-    async def transfer(self, source: str, target: str, amount: int) -> dict[str, int]:
+    async def transfer(self, source: str, target: str, amount: Amount) -> dict[str, int]:
         """Move `amount`; both balances. If the source has too little nothing is moved, although it was written first."""
         received = await self.deposit(target, amount)
         left = await self.deposit(source, -amount)

@@ -22,7 +22,7 @@ from scheduled_object import ScheduledObject
 from session_cache import SessionCache
 from session_manager import SessionManager
 
-from perdure import DurableObject, Env, Request, Response
+from perdure import CallerError, DurableObject, Env, Refusal, Request, Response
 
 
 class User(DurableObject):
@@ -42,8 +42,12 @@ class User(DurableObject):
 class Room(DurableObject):
     async def enter(self, user: str) -> int:
         """Let `user` in; how many are there."""
+        try:
+            known = self.env.USERS.get(user)
+        except CallerError as error:  # not every text can name an object
+            raise Refusal(str(error), code="bad-user") from None
         await self.state.put(f"user:{user}", True)
-        self.env.USERS.get(user).send.entered(self.state.id.name)  # leaves once this turn is durable
+        known.send.entered(self.state.id.name)  # leaves once this turn is durable
         return len(await self.state.items(prefix="user:"))
 
 

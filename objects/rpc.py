@@ -4,15 +4,18 @@ Laws
 - Only `async def` methods that the user's class defines may be called; none with a leading underscore, none
   of perdure's own names.
 - Arguments are validated against the method's annotations before a turn begins to write.
+- A msgspec Struct, of which pydantic knows nothing, is made and taken apart by msgspec, and so is what holds one.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, get_type_hints
+from functools import wraps
+from typing import Annotated, Any, get_args, get_type_hints
 
-from pydantic import ConfigDict, PydanticUserError, ValidationError, validate_call
+import msgspec
+from pydantic import ConfigDict, PlainValidator, PydanticUserError, ValidationError, validate_call
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import ConfigError, InvalidArguments, UnknownMethod
@@ -20,6 +23,22 @@ from perdure.schemas.errors import ConfigError, InvalidArguments, UnknownMethod
 RESERVED = frozenset(("fetch", "start", "alarm", "websocket_message", "websocket_close", "websocket_error"))
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
+LOOSE = ConfigDict(arbitrary_types_allowed=True)
+
+
+class OfStruct:
+    """Makes a value into a type that holds a Struct."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def __call__(self, value: Any) -> Any:
+        try:
+            return msgspec.convert(value, self.kind)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from None
 
 
 class Method:
@@ -29,9 +48,9 @@ class Method:
 
     def __init__(self, cls: type[DurableObject], name: str, function: Callable[..., Awaitable[Any]]) -> None:
         self.name = name
-        self.function = function
         try:
-            self._capture = _capturing(function)
+            self._capture = validate_call(config=LOOSE)(mirrored(function))
+            self.function = _telling(function)
         except (NameError, TypeError, PydanticUserError) as error:
             raise ConfigError(
                 f"{cls.__module__}.{cls.__qualname__}.{name}: its annotations cannot be used: {error}"
@@ -56,8 +75,8 @@ class Method:
         return "; ".join(texts)
 
 
-def _capturing(function: Callable[..., Any]) -> Callable[..., Bound]:
-    """A validated function with the parameters of `function` (less self) that returns its arguments."""
+def mirrored(function: Callable[..., Any]) -> Callable[..., Bound]:
+    """A function with the parameters of `function` (less self) that returns its arguments."""
 
     def capture(*args: Any, **kwargs: Any) -> Bound:
         return args, kwargs
@@ -65,12 +84,36 @@ def _capturing(function: Callable[..., Any]) -> Callable[..., Bound]:
     signature = inspect.signature(function)
     hints = get_type_hints(function, include_extras=True)
     parameters = [
-        each.replace(annotation=hints.get(each.name, Any)) for each in list(signature.parameters.values())[1:]
+        each.replace(annotation=readable(hints.get(each.name, Any)))
+        for each in list(signature.parameters.values())[1:]
     ]
     capture.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
     capture.__annotations__ = {each.name: each.annotation for each in parameters}
     capture.__name__ = capture.__qualname__ = function.__name__
-    return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(capture)
+    return capture
+
+
+def readable(hint: Any) -> Any:
+    """An annotation as pydantic can use it."""
+    return Annotated[hint, PlainValidator(OfStruct(hint))] if _holds_struct(hint) else hint
+
+
+def _holds_struct(hint: Any) -> bool:
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return True
+    return any(_holds_struct(each) for each in get_args(hint))
+
+
+def _telling(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """`function`, with a result that pydantic can write."""
+    if not _holds_struct(get_type_hints(function).get("return")):
+        return function
+
+    @wraps(function)
+    async def telling(*args: Any, **kwargs: Any) -> Any:
+        return msgspec.to_builtins(await function(*args, **kwargs))
+
+    return telling
 
 
 def methods_of(cls: type[DurableObject]) -> dict[str, Method]:

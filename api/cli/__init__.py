@@ -15,7 +15,17 @@ from typing import Annotated
 
 import typer
 
-from perdure.api.cli import administering, bench, calling, serving, settings, starting, state, token
+from perdure.api.cli import (
+    administering,
+    bench,
+    calling,
+    describing,
+    serving,
+    settings,
+    starting,
+    state,
+    token,
+)
 from perdure.api.cli.output import EXIT_CONFIG, EXIT_FAILED, tell
 from perdure.schemas.errors import ConfigError, PerdureError
 
@@ -32,6 +42,7 @@ calling.register(app)
 state.register(app)
 bench.register(app)
 settings.register(app)
+describing.register(app)
 token.register(app)
 administering.register(app)
 

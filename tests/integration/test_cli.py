@@ -34,6 +34,7 @@ COMMANDS = (
     ("state", "rebuild"),
     ("bench",),
     ("config", "show"),
+    ("openapi",),
 )
 
 

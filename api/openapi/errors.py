@@ -1,0 +1,112 @@
+"""Which problems are answered where: by status, from the tree of errors and the table of their statuses.
+
+Laws
+- A code is listed under the status that api/problems.py gives it. What is new in the tree of errors is in the
+  document without a word here.
+- Statuses that an object chooses with codes of its own (409) or that its faults have (500) list codes as examples;
+  with all others no other code is answered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+
+from perdure.api.openapi.parts import PROBLEM_JSON, Json, reference
+from perdure.api.problems import OF_OUTCOME, STATUS, UNAVAILABLE_STATUS
+from perdure.schemas.errors import CallerError, ObjectError, PerdureError
+from perdure.schemas.replies import FAILED
+
+GUARDED = ("unauthenticated", "forbidden", "over-quota")
+MISSING_PAGE = ("no-such-path",)
+ANY_PAGE = ("malformed-command",)
+UNAVAILABLE = ("unavailable",)
+# Told at a door of their own, or before there is a request: see docs/errors.md
+_ELSEWHERE = frozenset((*GUARDED, "no-such-path", "not-exposed", "worker-failed", "unknown-command"))
+_ELSEWHERE |= {"method-not-allowed", "origin-refused", "bad-frame", "headers-too-large"}
+_ROOTS = (PerdureError, CallerError)
+_OPEN = (409, 500)
+_BEFORE = {  # in plain text, before a request is one
+    400: "What came is no HTTP request.",
+    408: "The headers took over 10 s, or the body came at less than 1 KiB/s.",
+    431: "The headers are larger than `limits.header_bytes`.",
+    503: "Too many connections.",
+}
+_HEADERS = {
+    401: {"WWW-Authenticate": "WwwAuthenticate"},
+    429: {"Retry-After": "RetryAfter"},
+    503: {"Retry-After": "RetryAfter"},
+    504: {"Location": "Location"},
+}
+
+
+def _tree(cls: type[PerdureError]) -> Iterator[type[PerdureError]]:
+    yield cls
+    for each in cls.__subclasses__():
+        if each.__module__ == PerdureError.__module__:  # an app may have errors of its own
+            yield from _tree(each)
+
+
+def status_of(cls: type[PerdureError]) -> int:
+    """The status of an error that is answered to whoever asked."""
+    fallback = OF_OUTCOME[FAILED] if issubclass(cls, ObjectError) else UNAVAILABLE_STATUS
+    return STATUS.get(cls.code, fallback)
+
+
+def _all_codes() -> dict[str, int]:
+    codes = {cls.code: status_of(cls) for cls in _tree(PerdureError) if cls not in _ROOTS}
+    del codes["refused"]
+    return {**STATUS, **codes, "refused": 409, "internal-error": 500}
+
+
+CODES = _all_codes()
+OF_OBJECTS = tuple(sorted(code for code in CODES if code not in _ELSEWHERE and code != "bad-request"))
+_ONLY_OF_CALLS = frozenset(("invalid-arguments", "unknown-method"))
+OF_FETCH = tuple(code for code in OF_OBJECTS if code not in _ONLY_OF_CALLS)
+
+
+def by_status(codes: Iterable[str]) -> dict[int, list[str]]:
+    """These codes under their statuses, both in order."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for code in sorted(set(codes)):
+        found[CODES[code]].append(code)
+    if "handler-failed" in found[500]:
+        found[500] = sorted({*found[500], "too-large"})  # from an object it is the object's fault
+    return {status: found[status] for status in sorted(found) if found[status]}
+
+
+def answer(status: int, codes: list[str], *, command: bool = False, anything: bool = False) -> Json:
+    """The answer with these problems. `command`: it names one; `anything`: an object may answer with it, too."""
+    types = [f"urn:perdure:problem:{code}" for code in codes]
+    kind = {"examples": types} if status in _OPEN else {"enum": types}
+    told = ", ".join(f"`{code}`" for code in codes)
+    and_others = ", and what the object calls its refusals" if status == 409 else ""
+    content: Json = {
+        PROBLEM_JSON: {
+            "schema": {
+                "allOf": [
+                    reference("schemas", "Problem"),
+                    {"properties": {"type": kind, "status": {"const": status}}},
+                ]
+            }
+        }
+    }
+    if status in _BEFORE:
+        content["text/plain"] = {"schema": {"type": "string"}}
+    if anything:
+        content["*/*"] = {}
+    headers = {name: reference("headers", header) for name, header in _HEADERS.get(status, {}).items()}
+    if command:
+        headers["perdure-command"] = reference("headers", "Command")
+    made: Json = {"description": f"{HTTPStatus(status).phrase}: {told}{and_others}.", "content": content}
+    return {**made, "headers": headers} if headers else made
+
+
+def too_early() -> Json:
+    """The answers to what never became a request."""
+    return {
+        f"Early{status}": {"description": text, "content": {"text/plain": {"schema": {"type": "string"}}}}
+        for status, text in _BEFORE.items()
+        if status not in (400, UNAVAILABLE_STATUS)
+    }

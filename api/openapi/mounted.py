@@ -1,0 +1,35 @@
+"""`GET /openapi.json` and `GET /docs`: made when they are first asked for, then kept."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import msgspec
+
+from perdure.api.openapi.document import document
+from perdure.api.openapi.html import HTML_HEADERS, html_of
+from perdure.api.openapi.parts import Json
+from perdure.api.pages import Page, single
+from perdure.api.problems import Problem
+from perdure.objects.registry import Registry
+from perdure.schemas.config import Config
+
+_JSON = [(b"content-type", b"application/json")]
+
+
+def document_pages(config: Config, registry: Registry, *, has_worker: bool) -> list[tuple[str, Page]]:
+    """The two pages, by their names."""
+
+    @cache
+    def whole() -> Json:
+        return document(config, registry, has_worker=has_worker)
+
+    @cache
+    def openapi() -> Problem:
+        return 200, _JSON, msgspec.json.encode(whole())
+
+    @cache
+    def docs() -> Problem:
+        return 200, HTML_HEADERS, html_of(whole(), config.port).encode()
+
+    return [single("openapi.json", openapi), single("docs", docs)]
