@@ -1,6 +1,7 @@
 """perdure's own pages, described: one function for each, in `DESCRIBED`, under the page's name.
 
-A page that is mounted (api/node.py) has its description here; tests hold the two lists against each other.
+A page that is mounted (api/node.py) has its description here; tests hold the two lists against each other. Left out is
+administration: the document is for an app's callers, and docs/admin.md for those who run it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from perdure.api.openapi.parts import About, Json, json_answer, reference, secur
 from perdure.api.tickets import TICKET_S
 
 TAG = "perdure"
+LEFT_OUT = frozenset(("admin",))
 _TEXT: Json = {"schema": {"type": "string"}}
 
 
