@@ -149,6 +149,12 @@ class Asking:
             self.wrong.add(f"{case.operation.label}: {name!r} named an object: {response.status_code}")
 
 
+def misfit(operation: Any) -> Any:
+    """A call that is one, with an argument that does not fit."""
+    body = {"args": ["a", "no number"], "kwargs": {}}
+    return operation.Case(path_parameters={"name": "a"}, body=body, media_type="application/json")
+
+
 def test_the_document_is_true(served: tuple[Server, Path]) -> None:
     """All that it describes is asked, and what it does not allow: nothing is answered but what is described."""
     server, app = served
@@ -156,6 +162,8 @@ def test_the_document_is_true(served: tuple[Server, Path]) -> None:
     asking = Asking(server, "/objects/Counter/" if guarded else "/objects/")
     for operation in asking.operations:
         asking.all(operation, FETCHES if operation.path.startswith("/objects/") else TIMES)
+        if operation.label == "POST /rpc/Ledger/{name}/deposit":
+            asking.one(misfit(operation))  # what is drawn depends on what else the process has loaded
     assert sorted(asking.wrong) == []
     assert {label for label, _ in asking.answered} == {each.label for each in asking.operations}
     assert asking.answered.total() > (10_000 if SOAK and not guarded else 100)
