@@ -34,7 +34,7 @@ from perdure.api.admin_views import (
     summary,
 )
 from perdure.api.gateway import Gateway, Waiting
-from perdure.api.pages import Asked, Page, no_such_path, only
+from perdure.api.pages import JSON_NOW, Asked, Page, nothing_behind, only
 from perdure.api.problems import Problem, problem_of_reply
 from perdure.objects.registry import Registry
 from perdure.schemas import admin as acts
@@ -45,7 +45,6 @@ from perdure.schemas.keys import object_key
 from perdure.streams.lookup import prove
 from perdure.streams.owner import Owner
 
-_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _PAGED = frozenset(("prefix", "cursor", "limit"))
 
 
@@ -77,7 +76,7 @@ class _Admin:
                 return _told(await objects(self._owners, namespace, asked.query))
             case ("objects", namespace, name, *rest) if len(rest) < 2:
                 return await self._of_object(asked, self._key(namespace, name), *rest)
-        raise no_such_path("/".join(("/admin", *asked.parts)))
+        raise nothing_behind("admin", asked)
 
     def _key(self, namespace: str, name: str) -> str:
         if "\ufffd" in name:
@@ -119,7 +118,7 @@ class _Admin:
             case acts.SKIP:
                 only(asked, "POST")
                 return await self._act(asked, key, what, _offset_in(await asked.body()))
-        raise no_such_path("/".join(("/admin", *asked.parts)))
+        raise nothing_behind("admin", asked)
 
     async def _settle(self, asked: Asked, id_: str, act: str) -> Problem:
         owner, place = parked_at(id_, self._owners)
@@ -139,7 +138,7 @@ class _Admin:
         if reply.error is not None:
             status, headers, body = problem_of_reply(reply.outcome, reply.error)
             return status, [*headers, place], body
-        return reply.status, [*_HEADERS, place], reply.body
+        return reply.status, [*JSON_NOW, place], reply.body
 
 
 def _get(asked: Asked, known: frozenset[str] = frozenset()) -> None:
@@ -161,4 +160,4 @@ def _offset_in(body: bytes) -> str:
 
 
 def _told(what: Any) -> Problem:
-    return 200, _HEADERS, json.dumps(what, ensure_ascii=False).encode()
+    return 200, JSON_NOW, json.dumps(what, ensure_ascii=False).encode()

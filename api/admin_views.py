@@ -19,7 +19,7 @@ from perdure.schemas.admin import OF_ALARM, OF_COMMAND, Parked, Place, place_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.expiry import expiry_of
-from perdure.schemas.keys import name_of, partition_of
+from perdure.schemas.keys import name_of, partition_named, partition_of
 from perdure.schemas.sockets import SETTINGS
 from perdure.schemas.values import decode_value
 from perdure.streams.log import Topic
@@ -172,12 +172,11 @@ def _sockets(owner: Owner, key: str) -> list[dict[str, Any]]:
 
 def parked_at(text: str, owners: Sequence[Owner]) -> tuple[Owner, Place]:
     """The place that an id of something parked names. Raises `MalformedCommand`."""
-    partition, _, place = text.partition(":")
-    if not (
-        partition.isascii() and partition.isdigit() and len(partition) < 6 and int(partition) < len(owners)
-    ):
+    number, _, place = text.partition(":")
+    partition = partition_named(number, len(owners))
+    if partition is None:
         raise MalformedCommand(f"{text[:40]!r} is no id of something parked, such as 0:17 or 0:a17")
-    return owners[int(partition)], place_of(place)
+    return owners[partition], place_of(place)
 
 
 async def parked(owners: Sequence[Owner], query: Query) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.api.pages import Asked, Page, Refused, no_such_path, only
+from perdure.api.pages import JSON_NOW, Asked, Page, Refused, nothing_behind, only
 from perdure.api.problems import STATUS, Problem, problem, problem_of_reply
 from perdure.schemas.access import ADMIN, Need, may
 from perdure.schemas.errors import MalformedCommand
@@ -25,7 +25,6 @@ from perdure.streams.owner import Owner
 
 MAX_WAIT_S = 30.0
 _LOOK_S = 0.1  # a command that is waited for is looked at so often
-_JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,14 +45,14 @@ def prefers_async(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 def accepted(id_: str) -> Problem:
     """The answer to a request that is not waited for: its command is durable."""
     url = url_of(id_)
-    headers = [*_JSON, (b"location", url.encode()), (b"preference-applied", b"respond-async")]
+    headers = [*JSON_NOW, (b"location", url.encode()), (b"preference-applied", b"respond-async")]
     return 202, headers, _encode({"id": id_, "url": url, "status": "pending"})
 
 
 def commands_page(owners: Sequence[Owner]) -> Page:
     async def page(asked: Asked) -> Problem:
         if len(asked.parts) != 1:
-            raise no_such_path("/".join(("/commands", *asked.parts)))
+            raise nothing_behind("commands", asked)
         only(asked, "GET")
         id_ = asked.parts[0]
         until_s = asyncio.get_running_loop().time() + _wait_s(asked.query)
@@ -103,12 +102,12 @@ def _told(id_: str, found: Found) -> Problem:
         "status": "done" if found.done else "pending",
     }
     if not found.done:
-        return 200, [*_JSON, (b"retry-after", b"1")], _encode(told)
+        return 200, [*JSON_NOW, (b"retry-after", b"1")], _encode(told)
     if found.reply is None:
         told |= {"reply": None, "detail": "it changed nothing, and its answer was not kept"}
     else:
         told |= {"outcome": found.reply.outcome, "reply": _reply(found.reply)}
-    return 200, _JSON, _encode(told)
+    return 200, JSON_NOW, _encode(told)
 
 
 def _reply(reply: Reply) -> dict[str, Any]:

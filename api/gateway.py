@@ -148,9 +148,20 @@ class Gateway:
 
     def check_room(self, key: str) -> None:
         """Is there room for one more command of object `key`? Raises as `submit` does."""
+        self._partition_with_room(key)
+
+    def _partition_with_room(self, key: str) -> int:
+        partition = self._partition_of(key)
+        self._owners[partition].check_room(key)
+        return partition
+
+    def _partition_of(self, key: str) -> int:
         if self.closed is not None:
             raise Unavailable(f"this node is stopping: {self.closed}")
-        self._owners[partition_of(key, self._log.partitions)].check_room(key)
+        return partition_of(key, self._log.partitions)
+
+    def _new_id(self, partition: int) -> str:
+        return f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
 
     @property
     def waiting(self) -> int:
@@ -176,6 +187,7 @@ class Gateway:
 
         Raises `Overloaded`, `Unavailable` or the partition's own error, with nothing appended.
         """
+        # each request comes by here, so what the other ways in share is written out
         if self.closed is not None:
             raise Unavailable(f"this node is stopping: {self.closed}")
         log = self._log
@@ -219,14 +231,12 @@ class Gateway:
         hint: str = "",
     ) -> Receipt:
         """Append a command whose answer nobody waits for; its receipt. Raises like `submit`."""
-        self.check_room(key)
-        partition = partition_of(key, self._log.partitions)
-        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        partition = self._partition_with_room(key)
+        id_ = self._new_id(partition)
         command = Command(
             key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent, hint=hint
         )
-        record = self._vouched(command) if hint else command_record(command)
-        return self._log.append(Topic.COMMANDS, partition, Record(*record), command)
+        return self._append(partition, command)
 
     def accept(
         self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: Sent
@@ -235,10 +245,9 @@ class Gateway:
 
         Its own id is its client key if it has none: what has a key leaves an entry, whatever it changed.
         """
-        self.check_room(key)
-        partition = partition_of(key, self._log.partitions)
-        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
-        client_key, principal, traceparent = sent
+        partition = self._partition_with_room(key)
+        id_ = self._new_id(partition)
+        client_key = sent.client_key or id_
         command = Command(
             key,
             kind,
@@ -249,37 +258,37 @@ class Gateway:
             id_,
             NOBODY,
             None,
-            client_key or id_,
-            principal,
-            traceparent,
+            client_key,
+            sent.principal,
+            sent.traceparent,
         )
-        record = self._vouched(command) if principal else command_record(command)
-        return id_, self._log.append(Topic.COMMANDS, partition, Record(*record), command)
+        return id_, self._append(partition, command)
 
     def administer(self, asker: Asker, key: str, act: str, body: bytes, principal: str) -> None:
         """Append an act of administration, though its object has no room, and tell `asker`. Raises like `submit`."""
-        if self.closed is not None:
-            raise Unavailable(f"this node is stopping: {self.closed}")
-        log = self._log
-        partition = partition_of(key, log.partitions)
+        partition = self._partition_of(key)
         owner = self._owners[partition]
         if owner.state is not OwnerState.SERVING:
             raise owner.not_serving
-        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
         command = Command(
             key,
             ADMIN,
             act,
             body=body,
-            id=id_,
+            id=self._new_id(partition),
             reply_to=self.address,
             deadline_ms=self._deadline_ms,
             principal=principal,
         )
+        id_ = command.id
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = log.append(_COMMANDS, partition, Record(*self._vouched(command)), command)
-        if not log.exclusive:
+        receipt = self._append(partition, command)
+        if not self._log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
+
+    def _append(self, partition: int, command: Command) -> Receipt:
+        record = self._vouched(command) if command.internal else command_record(command)
+        return self._log.append(_COMMANDS, partition, Record(*record), command)
 
     def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
         assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"

@@ -70,6 +70,10 @@ _REMEMBERED_CHARS = 256  # of a path; those are 65,536 at most
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+# key, kind, method, path, headers, body
+_Request = tuple[str, str, str, str, Pairs, bytes]
+
+
 class Head(NamedTuple):
     """What the headers of a request come to. `size` is that of the body: 0 if there is none, None if not said.
 
@@ -123,34 +127,21 @@ class HttpDoor:
 
         `socket`: of an upgrade, see `Command`.
         """
+        asked = self._read(method, raw_path, query, head, body)
+        _, client_key, traceparent, _, principal = head
+        self._gateway.submit(asker, *asked, client_key, traceparent, None, principal, socket)
+
+    def _read(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> _Request:
         room, key, rest = (self._target if len(raw_path) <= _REMEMBERED_CHARS else self._resolved)(raw_path)
-        headers, client_key, traceparent, _, principal = head
         if room == b"objects":
             path = "/" + rest
             if query:
                 path += "?" + query.decode("latin-1")
-            self._gateway.submit(
-                asker,
-                key,
-                FETCH,
-                method,
-                path,
-                headers,
-                body,
-                client_key,
-                traceparent,
-                None,
-                principal,
-                socket,
-            )
-            return
+            return key, FETCH, method, path, head.headers, body
         if method != "POST":
             raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
         called = unquote_to_bytes(rest.encode("latin-1")).decode("utf-8", "replace")
-        encoded = _call_of(called, body)
-        self._gateway.submit(
-            asker, key, CALL, called, "", (), encoded, client_key, traceparent, None, principal
-        )
+        return key, CALL, called, "", (), _call_of(called, body)
 
     def key_of(self, raw_path: bytes) -> str:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
@@ -258,18 +249,9 @@ class HttpDoor:
 
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
         """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
-        parts = raw_path.split(b"/", 4)
-        key = self.key_of(raw_path)
-        rest = parts[4] if len(parts) > 4 else b""
+        asked = self._read(method, raw_path, query, head, body)
         sent = Sent(head.client_key, head.principal, head.traceparent)
-        if parts[1] == b"objects":
-            path = "/" + rest.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
-            id_, receipt = self._gateway.accept(key, FETCH, method, path, head.headers, body, sent)
-        elif method != "POST":
-            raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
-        else:
-            called = unquote_to_bytes(rest).decode("utf-8", "replace")
-            id_, receipt = self._gateway.accept(key, CALL, called, "", (), _call_of(called, body), sent)
+        id_, receipt = self._gateway.accept(*asked, sent)
         try:
             await durable(receipt)
         except OutcomeUnknown as error:

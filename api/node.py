@@ -124,7 +124,6 @@ class Node:
         self.gateway.tracing = self.tracing
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
-        seal = Seal(app_uuid)
         self.sockets = Sockets(self.gateway, log, seal, node=self.name)
         ports = Ports(
             log,

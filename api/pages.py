@@ -39,6 +39,8 @@ class Asked(NamedTuple):
     body: Callable[[], Awaitable[bytes]]
 
 
+# of an answer in JSON that is true now, and for whoever asked
+JSON_NOW = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 Page = Callable[[Asked], Awaitable[Problem]]
 Pages = Mapping[str, Page]
 
@@ -67,6 +69,11 @@ def no_such_path(path: str) -> Refused:
     return Refused(problem("no-such-path", told, status=404))
 
 
+def nothing_behind(name: str, asked: Asked) -> Refused:
+    """The path that was asked for begins with this page's, and is nothing."""
+    return no_such_path("/".join(("", name, *asked.parts)))
+
+
 def only(asked: Asked, *methods: str) -> None:
     """Raises `Refused` (405) for a request by another method; who takes GET takes HEAD."""
     if asked.method not in methods and not (asked.method == "HEAD" and "GET" in methods):
@@ -81,7 +88,7 @@ def single(name: str, make: Callable[[], Problem]) -> tuple[str, Page]:
 
     async def page(asked: Asked) -> Problem:
         if asked.parts:
-            raise no_such_path("/".join(("", name, *asked.parts)))
+            raise nothing_behind(name, asked)
         only(asked, "GET")
         return make()
 

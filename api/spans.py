@@ -137,7 +137,7 @@ class Spans:
         try:
             yield span
         except BaseException as error:
-            _failed(span, error.code if isinstance(error, PerdureError) else type(error).__name__)
+            _failed(span, _code_of(error))
             raise
         finally:
             span.end()
@@ -163,7 +163,7 @@ class _Told:
         self._asker.answered(answer)
 
     def failed(self, error: BaseException) -> None:
-        code = error.code if isinstance(error, PerdureError) else type(error).__name__
+        code = _code_of(error)
         _status(self._span, STATUS.get(code, UNAVAILABLE_STATUS), code)
         self._span.end()
         self._asker.failed(error)
@@ -191,6 +191,10 @@ def _of_reply(span: Span, reply: Reply) -> None:
         _failed(span, reply.error.code)
     elif reply.error is not None:
         span.set_attribute("error.type", reply.error.code)
+
+
+def _code_of(error: BaseException) -> str:
+    return error.code if isinstance(error, PerdureError) else type(error).__name__
 
 
 def _failed(span: Span, code: str) -> None:

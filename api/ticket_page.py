@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from perdure.api.access import Access
-from perdure.api.pages import Asked, Page, no_such_path, only
+from perdure.api.pages import JSON_NOW, Asked, Page, nothing_behind, only
 from perdure.api.problems import Problem
 from perdure.api.tickets import TICKET_S
 from perdure.objects.registry import Registry
@@ -14,13 +14,11 @@ from perdure.schemas.commands import parse_json
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.keys import namespace_of, object_key
 
-_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-
 
 def ticket_page(access: Access, registry: Registry) -> Page:
     async def page(asked: Asked) -> Problem:
         if asked.parts:
-            raise no_such_path("/".join(("/ticket", *asked.parts)))
+            raise nothing_behind("ticket", asked)
         only(asked, "POST")
         assert asked.grant is not None, "tickets are there where access is guarded"
         told = parse_json(await asked.body())
@@ -31,6 +29,6 @@ def ticket_page(access: Access, registry: Registry) -> Page:
         key = object_key(namespace, name)
         registry.kind(namespace_of(key))
         ticket = {"ticket": access.ticket(asked.grant, key), "expires_in": TICKET_S}
-        return 200, _HEADERS, json.dumps(ticket).encode()
+        return 200, JSON_NOW, json.dumps(ticket).encode()
 
     return page

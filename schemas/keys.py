@@ -74,6 +74,12 @@ def name_of(key: str) -> str:
     return key.partition("/")[2]
 
 
+def partition_named(text: str, partitions: int) -> int | None:
+    """The partition that a text is the number of, decimal; None if it is of none that there is."""
+    known = text.isascii() and text.isdigit() and len(text) < 6 and int(text) < partitions
+    return int(text) if known else None
+
+
 @lru_cache(_KEYS_REMEMBERED)
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a canonical key: `(murmur2(utf8) & 0x7fffffff) % partitions`."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from perdure.schemas.commands import Command, parse_command, payload_hash
 from perdure.schemas.errors import CallerError, KeyReused, Unavailable
 from perdure.schemas.journal import Claim, EntryRecord, NoOp, decode_record, in_runs
+from perdure.schemas.keys import partition_named
 from perdure.schemas.replies import REJECTED, Reply, error_reply
 from perdure.streams.log import Log, LogRecord, Topic
 from perdure.streams.owner import Owner
@@ -38,15 +39,15 @@ class Found(NamedTuple):
 
 def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
     """(partition, ms) of a command's id; None for a text that is no id of a door of this app."""
-    partition, _, rest = id_.partition("-")
+    number, _, rest = id_.partition("-")
     ms, _, more = rest.partition("-")
-    if not (partition.isascii() and partition.isdigit() and len(partition) < 6 and more and len(ms) < 13):
+    partition = partition_named(number, partitions)
+    if partition is None or not more or len(ms) >= 13:
         return None
     try:
-        found = int(partition), int(ms, 16)
+        return partition, int(ms, 16)
     except ValueError:
         return None
-    return found if found[0] < partitions else None
 
 
 async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from perdure.api.cli.calling import DEFAULT_URL
+from perdure.api.cli.calling import DEFAULT_URL, no_server, object_named
 from perdure.schemas.errors import ConfigError, OperatorError
 
 _TIMEOUT_S = 40.0  # the server's own deadline should speak first
@@ -72,7 +72,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the objects of a namespace that there are."""
-    query = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
+    query = _page(limit, cursor, prefix)
     told = _ask("GET", f"objects/{quote(namespace, safe='')}", url, token, query=query)
     _print(told, told["objects"], as_json=as_json)
 
@@ -93,8 +93,7 @@ def state(
     as_json: AsJson = False,
 ) -> None:
     """Show what an object keeps."""
-    query = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
-    told = _ask("GET", _path(target, "state"), url, token, query=query)
+    told = _ask("GET", _path(target, "state"), url, token, query=_page(limit, cursor, prefix))
     _print(told, told["values"], as_json=as_json)
 
 
@@ -156,7 +155,7 @@ def parked(
     as_json: AsJson = False,
 ) -> None:
     """List the commands and alarms that were given up and wait for somebody to look at them."""
-    told = _ask("GET", "parked", url, token, query={"limit": str(limit), "cursor": cursor or ""})
+    told = _ask("GET", "parked", url, token, query=_page(limit, cursor))
     _print(told, told["parked"], as_json=as_json)
 
 
@@ -192,10 +191,13 @@ def memory(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False)
 
 
 def _path(target: str, what: str = "") -> str:
-    namespace, _, name = target.partition("/")
-    if not (namespace and name):
-        raise ConfigError(f'"{target}" names no object; write NAMESPACE/NAME, such as Counter/alice')
+    namespace, name = object_named(target)
     return "/".join(("objects", quote(namespace, safe=""), quote(name, safe=""), *([what] if what else [])))
+
+
+def _page(limit: int, cursor: str | None, prefix: str = "") -> dict[str, str]:
+    said = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
+    return {name: value for name, value in said.items() if value}
 
 
 def _sure(what: str, *, yes: bool) -> None:
@@ -225,18 +227,17 @@ def _ask(
     import httpx
 
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    asked = {name: value for name, value in (query or {}).items() if value}
     try:
         answer = httpx.request(
             method,
             f"{url.rstrip('/')}/admin/{path}",
-            params=asked or None,
+            params=query,
             json=body,
             headers=headers,
             timeout=_TIMEOUT_S,
         )
     except httpx.ConnectError:
-        raise OperatorError(f"no server answers at {url}; start one with: perdure serve APP") from None
+        raise no_server(url) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise OperatorError(f"{url} gave no answer ({error!r}): it may be done or not") from None
     try:

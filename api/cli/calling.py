@@ -40,16 +40,26 @@ def call(
     import perdure
     from perdure.api.client.attempts import Unreachable
 
-    namespace, separator, name = target.partition("/")
-    if not (namespace and separator and name):
-        raise ConfigError(f'"{target}" names no object; write NAMESPACE/NAME, such as Counter/alice')
+    namespace, name = object_named(target)
     values = [_value(text) for text in arguments or ()]
     try:
         with perdure.connect(url, token=token, timeout=timeout_s + _MARGIN_S, retry=False) as app:
             result = app.get(namespace, name, idempotency_key=key)._method(method)(*values)
     except Unreachable:
-        raise OperatorError(f"no server answers at {url}; start one with: perdure serve APP") from None
+        raise no_server(url) from None
     typer.echo(json.dumps(result, ensure_ascii=False))
+
+
+def object_named(target: str) -> tuple[str, str]:
+    """Namespace and name. Raises `ConfigError`."""
+    namespace, _, name = target.partition("/")
+    if not (namespace and name):
+        raise ConfigError(f'"{target}" names no object; write NAMESPACE/NAME, such as Counter/alice')
+    return namespace, name
+
+
+def no_server(url: str) -> OperatorError:
+    return OperatorError(f"no server answers at {url}; start one with: perdure serve APP")
 
 
 def _value(text: str) -> Any:

@@ -11,6 +11,7 @@ from uuid import uuid4
 import msgspec
 
 from perdure.schemas.keys import object_key
+from perdure.schemas.traces import Traceparent
 
 
 class Options(NamedTuple):
@@ -93,4 +94,4 @@ def current_trace() -> str | None:
     span = trace.get_current_span().get_span_context()
     if not span.is_valid:
         return None
-    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
+    return str(Traceparent(f"{span.trace_id:032x}", f"{span.span_id:016x}", int(span.trace_flags)))

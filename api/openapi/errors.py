@@ -19,7 +19,6 @@ from perdure.schemas.errors import CallerError, ObjectError, PerdureError
 from perdure.schemas.replies import FAILED
 
 GUARDED = ("unauthenticated", "forbidden", "over-quota")
-MISSING_PAGE = ("no-such-path",)
 ANY_PAGE = ("malformed-command",)
 UNAVAILABLE = ("unavailable",)
 # Told at a door of their own, or before there is a request: see docs/errors.md
