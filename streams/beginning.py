@@ -34,6 +34,7 @@ from perdure.streams.migrating import append_step, tell
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.reader import JournalReader
+from perdure.streams.transferring import move_in
 
 _logger = logging.getLogger("perdure")
 RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
@@ -83,12 +84,12 @@ async def begin(owner: Owner) -> None:
     owner.counts.claims += 1
     epoch = await _append(owner, Claim(owner.ports.new_uuid(), owner.ports.node))
     again = await _fold_up_to(owner, epoch + 1)
-    if tables.reader.epoch != epoch:
-        raise Fenced(
-            f"partition {partition}: claimed at offset {epoch}, but the newest claim is {tables.reader.epoch}"
-        )
+    _check_epoch(owner, epoch)
     for step in missing(tables.steps, owner.ports.migrations):
         again = await _migrate(owner, step)
+        _check_epoch(
+            owner, epoch
+        )  # a rival may have appended the same step: that it is there does not make it ours
     owner.journal.own(tables.reader.position)
     owner.release.begin(tables.meta.low, tables.out_position.offset)
     await _let_out_again(owner, again, tables.reader.offset)
@@ -97,6 +98,15 @@ async def begin(owner: Owner) -> None:
     ):  # the node's producer was dropped meanwhile: what we would append has no way out
         raise OutcomeUnknown(f"partition {partition}: the claim's producer was lost before it served")
     owner.serve()
+
+
+def _check_epoch(owner: Owner, epoch: int) -> None:
+    """Raises `Fenced` if another claim than ours is the newest."""
+    newest = owner.tables.reader.epoch
+    if newest != epoch:
+        raise Fenced(
+            f"partition {owner.partition}: claimed at offset {epoch}, but the newest claim is {newest}"
+        )
 
 
 def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
@@ -127,22 +137,23 @@ _Again = list[tuple[int, EntryRecord | NoOp]]
 
 
 async def _migrate(owner: Owner, step: Step) -> _Again:
-    """Append one step and fold it; what `_fold_up_to` gives. Raises `OutcomeUnknown` or `Fenced`."""
+    """Append one step and fold up to it; what `_fold_up_to` gives. It counts if the epoch is ours still.
+
+    Raises `OutcomeUnknown`.
+    """
     tables = owner.tables
+    empty = []
+    for namespace, _, script in step.transferred:
+        end = await move_in(owner, step, namespace)
+        if end is None:
+            empty.append((namespace, script))
+        else:
+            await _fold_up_to(owner, end)
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
     again = await _fold_up_to(owner, offset + 1)
-    if owner.partition == 0:  # told once, not by each partition
-        for namespace, _, script in step.transferred:
-            _logger.warning(
-                "migration %r: %s begins empty: perdure reads no log of another app (%s)",
-                step.tag,
-                namespace,
-                script,
-            )
-    if not tables.steps or tables.steps[-1] != step:
-        raise Fenced(
-            f"{tables.reader.name}: another node claimed it while migration {step.tag!r} was appended"
-        )
+    for namespace, script in empty if owner.partition == 0 else ():  # told once, not by each partition
+        told = "migration %r: %s begins empty: of the app %s nothing is there (for its data directory set data = …)"
+        _logger.warning(told, step.tag, namespace, script)
     return again
 
 

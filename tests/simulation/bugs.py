@@ -27,6 +27,7 @@ from perdure.streams import owner as owner_module
 from perdure.streams import turns as turns_module
 from perdure.streams.alarms import AlarmClock
 from perdure.streams.journal import Batch, Journal
+from perdure.streams.layers import after
 from perdure.streams.log import Topic
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owner import Owner
@@ -313,6 +314,31 @@ def evicted_with_writes_under_way() -> Any:
     return _instead(Resident, "idle", idle)
 
 
+def namespace_deleted_by_name_only() -> Any:
+    """The step is journaled, and what the namespace held stays."""
+    return _instead(Tables, "_remove_namespace", lambda true: lambda self, namespace: None)
+
+
+def alarms_of_a_deleted_namespace_stay() -> Any:
+    """Its rows go, but for those of its alarms by the time they are due."""
+
+    def removed(true: Any) -> Any:
+        def forgetful(self: Tables, namespace: str) -> None:
+            by_time = dict(self.rows(self._time, after(self._time)))
+            true(self, namespace)
+            for row, value in by_time.items():
+                self.set_row(row, value)
+
+        return forgetful
+
+    return _instead(Tables, "_remove_namespace", removed)
+
+
+def step_journaled_at_each_start() -> Any:
+    """An owner that begins appends the last step of the configuration, whether or not it is there."""
+    return _instead(beginning, "missing", lambda true: lambda done, steps: true(done, steps) or steps[-1:])
+
+
 BUGS = (
     no_dedupe_on_replay,
     offset_outside_the_batch,
@@ -335,6 +361,9 @@ BUGS = (
     frame_named_by_its_reign,
     frames_overtake,
     evicted_with_writes_under_way,
+    namespace_deleted_by_name_only,
+    alarms_of_a_deleted_namespace_stay,
+    step_journaled_at_each_start,
 )
 
 __all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "beginning"]

@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from perdure.api.gateway import Answer
 from perdure.schemas.alarms import TTL
 from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
+from perdure.schemas.errors import UnknownNamespace
 from perdure.schemas.expiry import HIDDEN
-from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp, in_runs
+from perdure.schemas.journal import Claim, Entry, EntryRecord, Migration, NoOp, in_runs
+from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.migrations import Step
 from perdure.schemas.replies import UNAVAILABLE, Reply
 from perdure.streams.log import Topic
 from perdure.streams.memory import MemoryBroker
@@ -26,7 +30,7 @@ from perdure.streams.rows import HOUR_MS, WINDOW_HOURS
 from perdure.streams.tables import Tables
 from tests.simulation.between import check_calls_and_sends, check_frame_records, check_frames
 from tests.simulation.oracle import Lease, Model, Place, apply, seen, withdrawn
-from tests.simulation.sample import LEASE, MARK
+from tests.simulation.sample import LEASE, MARK, OLD
 
 if TYPE_CHECKING:
     from tests.simulation.world import Run
@@ -66,6 +70,7 @@ class Auditor:
         self._clocks_ms = [0] * broker.partitions
         self.at: dict[tuple[int, int], Entry] = {}  # by partition and journal offset
         self.dones: set[tuple[int, int]] = set()
+        self.steps: list[list[tuple[Step, int]]] = [[] for _ in self.readers]  # with their journal offsets
         self.claims = 0
         self.states: dict[str, dict[str, Any]] = {}
         self.unlogged: dict[Any, dict[str, dict[str, Any]]] = {}
@@ -77,6 +82,8 @@ class Auditor:
             for each in stream.between(reader.offset, stream.durable):
                 record = _step(reader, each.offset, each.value)
                 self.claims += isinstance(record, Claim)
+                if isinstance(record, Migration):
+                    self._step(partition, record.step, each.offset)
                 if isinstance(record, EntryRecord):
                     place = partition, record.entry.command
                     assert place not in self.entries, f"I2: command {place} has two entries that count"
@@ -98,6 +105,17 @@ class Auditor:
                         )
                         assert place not in self.dones, f"I2: command {place} is done twice"
                         self.dones.add(place)
+
+    def _step(self, partition: int, step: Step, offset: int) -> None:
+        self.steps[partition].append((step, offset))
+        for key in [key for key in self.states if namespace_of(key) in step.deleted]:
+            if partition_of(key, len(self.readers)) == partition:
+                del self.states[key]
+
+    def deleted_at(self, key: str) -> float:
+        """The journal offset at which an object's namespace was deleted in its partition."""
+        steps = self.steps[partition_of(key, len(self.readers))]
+        return next((at for step, at in steps if namespace_of(key) in step.deleted), inf)
 
     def about_to_answer(self, reply: Reply, partition: int, offset: int, waiting: Any) -> None:
         """I7, and the trace: what an answer tells is durable, under an epoch that counts, before it leaves.
@@ -162,6 +180,8 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
                 model.marks[record.offset] = command.path.split("/")[2]
                 model.times_ms[record.offset] = record.time_ms
             _count(run, model, command, entry)
+            if entry is not None and _is_nobody_s(run, auditor, entry, place):
+                continue
             if entry is not None:
                 model.check(entry, command, place)
                 model.fold(entry, auditor.places[place])
@@ -170,6 +190,15 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
                     f"I1: {command.id} was not heard, its socket was there"
                 )
     return models, commands
+
+
+def _is_nobody_s(run: Run, auditor: Auditor, entry: Entry, place: Place) -> bool:
+    """Was the namespace deleted when this was to be done? Then it is a dead letter, and only then."""
+    dead = entry.reply.error is not None and entry.reply.error.code == UnknownNamespace.code
+    after = auditor.places[place] > auditor.deleted_at(entry.key)
+    assert dead == after, f"the command at {place} came to {entry.reply}, its namespace was deleted: {after}"
+    run.counts["for a deleted namespace"] += dead
+    return dead
 
 
 def _count(run: Run, model: Model, command: Command, entry: Entry | None) -> None:
@@ -187,6 +216,9 @@ def _count(run: Run, model: Model, command: Command, entry: Entry | None) -> Non
 def _check_nothing_is_left(run: Run, models: dict[str, Model]) -> None:
     """No alarm that never rang (I8), nothing that has expired; and, where that can be told, no socket of the dead."""
     for key, model in models.items():
+        if run.auditor.deleted_at(key) < inf:
+            run.counts["deleted with their namespace"] += bool(model.state)
+            continue
         waiting = [row for row in model.alarms.values() if not row.parked]
         assert not waiting, f"I8: {key} has an alarm that never rang: {model.alarms}"
         left = {
@@ -260,6 +292,11 @@ def _check_tables(run: Run, owners: list[Owner], store: MemoryStore) -> None:
     """I6: the live tables are byte for byte what a replay from zero gives."""
     for owner in owners:
         owner.tables.write_all()
+        steps = [step.tag for step, _ in run.auditor.steps[owner.partition]]
+        assert steps == (["v1", "v2"] if run.migrated else ["v1"]), f"partition {owner.partition} has {steps}"
+    if run.migrated:
+        left = [key for key, _ in store.scan(b"", b"\xff" * 8) if f"{OLD}/".encode() in key]
+        assert not left, f"the deleted namespace has left {left}"
     replayed = MemoryStore()
     for owner in owners:
         tables = Tables(replayed, owner.partition)

@@ -179,6 +179,8 @@ OPS = (
     ("speak", 3),  # not of the object: a message over one of its sockets
     ("leave", 1),  # nor this: the far end of one closes it
 )
+OLD = "Old"  # the namespace that a migration deletes; its objects are of the same class
+OF_THE_OLD = frozenset(("add", "get", "token", "lease", "look", "alarm"))
 SPEAKING = frozenset(("call", "send"))
 TO_SOCKETS = frozenset(("shout", "kick"))
 ON_A_WIRE = frozenset(("speak", "leave"))

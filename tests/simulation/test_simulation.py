@@ -79,6 +79,11 @@ REQUIRED = (
     "sockets that were sent all",
     "settled",
     "evictions",
+    "migrations",
+    "for a deleted namespace",
+    "deleted with their namespace",
+    "crash at owner.before_migration",
+    "crash at owner.after_migration",
 )
 
 

@@ -24,6 +24,7 @@ class Wire:
         self.node = node
         self.sockets = sockets
         self.key = key
+        self.principal = ""
         self.number, self.id = sockets.new_id()
         self.gateway = sockets.address.partition("/")[2]
         self.position = -1

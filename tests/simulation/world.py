@@ -19,7 +19,8 @@ from perdure.api.sockets import Sockets
 from perdure.objects.durable import Binding, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import FETCH
-from perdure.schemas.errors import OperatorError, OutcomeUnknown, PerdureError, Unavailable
+from perdure.schemas.errors import OperatorError, OutcomeUnknown, PerdureError, Unavailable, UnknownNamespace
+from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.streams import failpoints
 from perdure.streams.beginning import live
@@ -33,13 +34,16 @@ from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
-from tests.simulation.sample import ON_A_WIRE, OPS, TO_SOCKETS, Sample
+from tests.simulation.sample import OF_THE_OLD, OLD, ON_A_WIRE, OPS, TO_SOCKETS, Sample
 from tests.simulation.wires import Joining, Wire
 
 COMMANDS = 50
 APP_UUID = "app-uuid"
 START_MS = 1_700_000_000_000
 _KIND = Kind("Sample", Sample)
+_OLD = Kind(OLD, Sample)
+FOUNDING = Step("v1", created=(("Sample", "Sample"), (OLD, "Sample")))
+REMOVING = Step("v2", deleted=(OLD,))
 _OPS = [name for name, _ in OPS]
 _WEIGHTS = [weight for _, weight in OPS]
 _PAIRS = [(name, other) for name in range(4) for other in range(4) if name != other]
@@ -156,13 +160,24 @@ class Node:
     async def start(self) -> None:
         run = self.run
         env = Env({"random": lambda: self.random, "SAMPLES": Binding("Sample"), "step": self.step})
-        registry = Registry({"Sample": _KIND}, env)
+        registry = self.registry = Registry(
+            {"Sample": _KIND} if run.migrated else {"Sample": _KIND, OLD: _OLD}, env
+        )
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
         self.sockets = Sockets(door, self.log, UNSEALED, node=self.name)
         await found(self.log, "sim", APP_UUID)
         ports = Ports(
-            self.log, registry, door, run.clock_ms, self.random, self.uuid, self.name, "sim", APP_UUID
+            self.log,
+            registry,
+            door,
+            run.clock_ms,
+            self.random,
+            self.uuid,
+            self.name,
+            "sim",
+            APP_UUID,
+            migrations=(FOUNDING, REMOVING) if run.migrated else (FOUNDING,),
         )
         store = StoreHandle(self, self.store)
         residents = run.random.choice((1, 2, 200_000))
@@ -231,6 +246,7 @@ class Run:
         self.shared = self.random.random() < 0.65
         self.counts: Counter[str] = Counter()
         self.calm = False
+        self.migrated = False  # who starts from then on has another app, without the namespace `OLD`
         self.failures: list[BaseException] = []
         self.told: list[Told] = []
         self.wires: list[Wire] = []
@@ -366,6 +382,11 @@ class Run:
             elif self.shared and roll < 0.9:
                 self.counts["take-overs"] += 1
                 node.context.run(node.own)
+            elif roll > 0.97 and not self.migrated:
+                self.migrated = True
+                self.counts["migrations"] += 1
+                for each in [each for each in self.nodes.values() if each.alive]:
+                    self.crash(each, "a migration")
 
     async def client(self, number: int) -> None:
         for _ in range(COMMANDS // 5):
@@ -379,6 +400,7 @@ class Run:
         """One command, retried with its idempotency key until its outcome is known (if it has one)."""
         name, other = self.random.choice(_PAIRS)
         op = self.random.choices(_OPS, _WEIGHTS)[0]
+        namespace = OLD if op in OF_THE_OLD and self.random.random() < 0.15 else "Sample"
         if op in ON_A_WIRE:
             await self._on_a_wire(op)
             return
@@ -388,7 +410,7 @@ class Run:
         mark = f"{number}-{self._marks}"
         client_key = mark if op != "connect" and self.random.random() < 0.2 else None
         for _ in range(8):
-            told = Told(f"Sample/{name}", op, mark, client_key, self.loop.time(), str(other))
+            told = Told(f"{namespace}/{name}", op, mark, client_key, self.loop.time(), str(other))
             if await self._try(told):
                 return
             await asyncio.sleep(self.random.random() * 0.2)
@@ -421,6 +443,9 @@ class Run:
         try:
             told.waiting = waiting = node.context.run(self._submit, node, told)
             told.answer = await waiting.future
+        except UnknownNamespace:
+            self.counts["deleted namespaces refused"] += 1
+            return True
         except (Unavailable, OperatorError):
             told.nothing_changed = True
             self.counts["unavailable"] += 1
@@ -442,6 +467,7 @@ class Run:
     def _submit(self, node: Node, told: Told) -> Waiting:
         assert node.door is not None
         assert node.sockets is not None
+        node.registry.kind(told.key.partition("/")[0])  # as doors do
         waiting, socket = Waiting(), ""
         if told.op == "connect":
             wire = Wire(node, node.sockets, told.key)
