@@ -172,6 +172,10 @@ def _file_table(text: str, filename: str, env_name: str | None) -> Table:
     for table, key in ((base, "data_dir"), (base.get("jwt"), "jwks_file")):
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str(Path(filename).parent / table[key])
+    for step in base.get("migrations", ()):
+        for each in step.get("transferred_classes", ()) if isinstance(step, dict) else ():
+            if isinstance(each, dict) and isinstance(each.get("data"), str):
+                each["data"] = str(Path(filename).parent / each["data"])
     return base
 
 

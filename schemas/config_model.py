@@ -172,6 +172,8 @@ class TransferredClass(Section):
     source: Annotated[Identifier, Field(alias="from")]
     from_script: str
     to: Identifier
+    data: Annotated[Path, Field(strict=False)] | None = None
+    """The other app's data directory, if its log is an embedded one; its class is copied from there."""
 
 
 class Migration(Section):

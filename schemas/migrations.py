@@ -18,7 +18,7 @@ from perdure.schemas.errors import ConfigError
 class Step(msgspec.Struct, array_like=True, frozen=True):
     """One migration. `created` and `renamed`: (namespace, its class from here on); `deleted`: namespaces.
 
-    `transferred`: (namespace, its class, the script it comes from): it starts empty.
+    `transferred`: (namespace, its class, the app it comes from).
     """
 
     tag: str

@@ -48,6 +48,15 @@ class Holder(msgspec.Struct):
     command: str
 
 
+def app_in(path: Path) -> App:
+    """Whose data directory `path` is. Raises `DataDirError` if it is none."""
+    try:
+        text = (path / APP).read_bytes()
+    except OSError as error:
+        raise DataDirError(f"{path} is no data directory of perdure: {error}") from error
+    return _app_of(path, text)
+
+
 class DataDir:
     """The data directory in `path`, made if it is not there, locked until `close`.
 
@@ -148,19 +157,7 @@ class DataDir:
             text = (self.path / APP).read_bytes()
         except FileNotFoundError:
             return None
-        try:
-            found = msgspec.json.decode(text)
-            # The format first: a newer one may have other fields.
-            if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
-                raise DataDirError(
-                    f"{self.path} has format {found['format']}, this perdure knows up to {FORMAT}: "
-                    "use a newer perdure"
-                )
-            return msgspec.convert(found, App)
-        except msgspec.MsgspecError as error:
-            raise DataDirError(
-                f"{self.path / APP} is unreadable ({error}): restore it from a backup"
-            ) from error
+        return _app_of(self.path, text)
 
     def _write(self, app: App) -> App:
         """Write `app.json` whole or not at all."""
@@ -182,3 +179,17 @@ class DataDir:
                 f"{self.path} was made with {self._app.partitions} partitions, {partitions} are configured; "
                 f"the number is fixed at creation: set partitions = {self._app.partitions}"
             )
+
+
+def _app_of(path: Path, text: bytes) -> App:
+    """What the `app.json` of a data directory says."""
+    try:
+        found = msgspec.json.decode(text)
+        # The format first: a newer one may have other fields.
+        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+            raise DataDirError(
+                f"{path} has format {found['format']}, this perdure knows up to {FORMAT}: use a newer perdure"
+            )
+        return msgspec.convert(found, App)
+    except msgspec.MsgspecError as error:
+        raise DataDirError(f"{path / APP} is unreadable ({error}): restore it from a backup") from error

@@ -11,16 +11,16 @@ import asyncio
 from collections.abc import Sequence
 
 from perdure.schemas.errors import ConfigError, LogCorrupt
-from perdure.schemas.journal import HASH_FUNCTION, Header, decode_record, encode_unchained
+from perdure.schemas.journal import HASH_FUNCTION, Claim, Header, decode_record, encode_unchained
 from perdure.streams.log import Log, Record, Topic
 
 
-class _HeaderSource:
-    """Appends one header."""
+class _OneRecord:
+    """A header or claim that is appended by who is no owner."""
 
-    def __init__(self, header: Header) -> None:
-        self._record: Record | None = Record(None, encode_unchained(header))
-        self.appended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, record: Header | Claim) -> None:
+        self._record: Record | None = Record(None, encode_unchained(record))
+        self.appended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def fill(self, max_bytes: int) -> Sequence[Record]:
         record, self._record = self._record, None
@@ -28,11 +28,21 @@ class _HeaderSource:
 
     def acked(self, first_offset: int) -> None:
         if not self.appended.done():
-            self.appended.set_result(None)
+            self.appended.set_result(first_offset)
 
     def failed(self, error: BaseException) -> None:
         if not self.appended.done():
             self.appended.set_exception(error)
+
+
+async def append_one(log: Log, partition: int, record: Header | Claim) -> int:
+    """Append a header or claim to a journal partition; its offset. Raises `OutcomeUnknown`."""
+    source = _OneRecord(record)
+    writer = log.writer(partition, source)
+    writer.request()
+    offset = await source.appended
+    writer.close()
+    return offset
 
 
 async def found(log: Log, app: str, new_uuid: str) -> str:
@@ -44,11 +54,7 @@ async def found(log: Log, app: str, new_uuid: str) -> str:
     for partition in range(log.partitions):
         bounds = await log.bounds(Topic.JOURNAL, partition)
         if bounds.end == 0:
-            source = _HeaderSource(Header(app, app_uuid, partition, log.partitions))
-            writer = log.writer(partition, source)
-            writer.request()
-            await source.appended
-            writer.close()
+            await append_one(log, partition, Header(app, app_uuid, partition, log.partitions))
         header = await _read_header(log, partition)
         if partition == 0:
             app_uuid = header.app_uuid

@@ -96,7 +96,7 @@ class Journal:
         self._waiting: deque[Item] = deque()
         self._answered: list[int] = []
         self._batch: Batch | None = None
-        self._alone: bytes | None = None  # a record that is appended before there are entries
+        self._alone: Sequence[Record] = ()  # records that are appended before there are entries of turns
         self._told: Callable[[int | BaseException], None] | None = None
         self._clean = False
         self._proofs = 0  # how many of those that wait are proofs
@@ -108,10 +108,10 @@ class Journal:
         """Append a header or claim through a new writer; `told` hears its offset, or the error."""
         self.close()
         self._writer = self._log.writer(self._partition, self)
-        self.alone(encode_unchained(record), told)
+        self.alone((Record(None, encode_unchained(record)),), told)
 
-    def alone(self, value: bytes, told: Callable[[int | BaseException], None]) -> None:
-        """Append one record before there are entries; `told` as with `begin`."""
+    def alone(self, records: Sequence[Record], told: Callable[[int | BaseException], None]) -> None:
+        """Append a batch before there are entries of turns; `told` hears the first one's offset, or the error."""
         if self._writer is None:
             told(
                 OutcomeUnknown(
@@ -119,7 +119,7 @@ class Journal:
                 )
             )
             return
-        self._alone, self._told = value, told
+        self._alone, self._told = records, told
         self._writer.request()
 
     def own(self, position: Position) -> None:
@@ -130,7 +130,7 @@ class Journal:
         """Append nothing more and forget what waits."""
         if self._writer is not None:
             self._writer.close()
-        self._writer, self._batch, self._told, self._alone = None, None, None, None
+        self._writer, self._batch, self._told, self._alone = None, None, None, ()
         self._clean = False
         self._proofs = 0
         self._waiting.clear()
@@ -182,8 +182,8 @@ class Journal:
     # What the log's writer calls
 
     def fill(self, max_bytes: int) -> Sequence[Record]:
-        if self._alone is not None:
-            return (Record(None, self._alone),)
+        if self._alone:
+            return self._alone
         if self._batch is not None or not (self._waiting or self._answered or self._clean):
             return ()
         return self._encode(self._take(max_bytes))
@@ -235,8 +235,8 @@ class Journal:
         return records
 
     def acked(self, first_offset: int) -> None:
-        if self._alone is not None:
-            told, self._alone, self._told = self._told, None, None
+        if self._alone:
+            told, self._alone, self._told = self._told, (), None
             if told is not None:
                 told(first_offset)
             return

@@ -88,6 +88,19 @@ class _DescribeLogDirs(Request[_DescribeLogDirsStruct]):  # type: ignore[misc]  
         return request_struct_class(self._topics)
 
 
+async def partitions_of(endpoint: Endpoint, topic: str) -> int:
+    """How many partitions a topic has; 0: there is none of that name. Raises `LogUnreachable`."""
+    admin: Any = AIOKafkaAdminClient(**endpoint.options("asking"))
+    try:
+        await admin.start()
+        (found,) = await admin.describe_topics([topic])
+    except UNREACHED as error:
+        raise LogUnreachable(f"Kafka at {endpoint.bootstrap}: {error!r}. Check the brokers.") from error
+    finally:
+        await close_client(admin)
+    return 0 if found["error_code"] == UNKNOWN_TOPIC else len(found["partitions"])
+
+
 class Topics:
     """The administrative side of one app's topics; `names` are Kafka's."""
 

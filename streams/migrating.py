@@ -11,7 +11,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from perdure.schemas.errors import OutcomeUnknown
 from perdure.schemas.journal import Migration, encode_chained
@@ -19,6 +19,7 @@ from perdure.schemas.migrations import Step
 from perdure.streams import failpoints
 from perdure.streams.journal import Journal
 from perdure.streams.layers import after
+from perdure.streams.log import Record
 from perdure.streams.reader import Position
 from perdure.streams.rows import HOUR_MS, WINDOW_HOURS
 from perdure.streams.store import Range
@@ -29,13 +30,19 @@ BY_KEY = (b"v", b"a", b"w")  # tables whose rows begin with the object's key
 async def append_step(journal: Journal, name: str, position: Position, step: Step) -> int:
     """Append one step to the journal `name`, to follow `position`; its offset. Raises `OutcomeUnknown`."""
     failpoints.hit("owner.before_migration")
-    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     value, _ = encode_chained(Migration(position.epoch, position.seq, step), position.chain)
-    journal.alone(value, lambda what: tell(told, what))
-    offset = await told
+    offset = await append_alone(journal, name, position.offset, (Record(None, value),))
     failpoints.hit("owner.after_migration")
-    if offset < position.offset:
-        raise OutcomeUnknown(f"{name} acknowledged offset {offset}, {position.offset} was due")
+    return offset
+
+
+async def append_alone(journal: Journal, name: str, due: int, records: Sequence[Record]) -> int:
+    """Append a batch to the journal `name`, where `due` is the next offset or lies below it. Raises `OutcomeUnknown`."""
+    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    journal.alone(records, lambda what: tell(told, what))
+    offset = await told
+    if offset < due:
+        raise OutcomeUnknown(f"{name} acknowledged offset {offset}, {due} was due")
     return offset
 
 

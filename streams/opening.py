@@ -9,7 +9,7 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 from perdure.streams.datadir import DataDir
 from perdure.streams.embedded import EmbeddedLog
-from perdure.streams.log import Log
+from perdure.streams.log import Log, Topic
 
 
 def clock_ms() -> int:
@@ -29,11 +29,28 @@ def open_data(config: Config) -> DataDir:
 
 async def start_log(config: Config, data: DataDir, node: str) -> Log:
     """The configured log, started. Raises `LogUnreachable`, `LogCorrupt` or `ConfigError`."""
-    if not config.kafka_brokers:
-        embedded = EmbeddedLog(data.log_path, config.partitions, clock_ms=clock_ms, must_exist=data.has_log)
-        await embedded.start()
-        data.log_is_there()
-        return embedded
+    return await (start_kafka(config, node) if config.kafka_brokers else start_embedded(config, data))
+
+
+async def start_embedded(config: Config, data: DataDir) -> Log:
+    """The log in a data directory. Raises as `start_log`."""
+    embedded = EmbeddedLog(data.log_path, config.partitions, clock_ms=clock_ms, must_exist=data.has_log)
+    await embedded.start()
+    data.log_is_there()
+    return embedded
+
+
+async def kafka_partitions(config: Config) -> int:
+    """How many partitions the app has on the configured brokers; 0: it is not there. Raises `LogUnreachable`."""
+    from perdure.streams.kafka_clients import Endpoint
+    from perdure.streams.kafka_topics import partitions_of
+
+    endpoint = Endpoint(",".join(config.kafka_brokers), "perdure-asking", {})
+    return await partitions_of(endpoint, f"{config.name}.{Topic.JOURNAL.value}")
+
+
+async def start_kafka(config: Config, node: str) -> Log:
+    """The log on the configured brokers. Raises as `start_log`."""
     try:
         from perdure.streams.kafka import KafkaLog  # an extra: only who uses Kafka installs its client
     except ImportError as error:

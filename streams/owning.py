@@ -14,8 +14,10 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log
+from perdure.streams.makers import Makers
 from perdure.streams.release import Doors
 from perdure.streams.tracing import Tracing
+from perdure.streams.transferring import Transfers
 
 UNSEALED = Seal("")  # of an app without a secret: for tests and simulations
 
@@ -73,7 +75,8 @@ class Ports:
 
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
     `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
-    how often. `careful`: the process before this one died while a turn's code was running.
+    how often. `careful`: the process before this one died while a turn's code was running. `makers`: who made which
+    object is counted, by these. `transfers`: where transferred classes come from.
     """
 
     log: Log
@@ -93,3 +96,5 @@ class Ports:
     charged: Callable[[int, int], Mapping[int, int]] = _nobody
     tracing: Tracing | None = None
     careful: bool = False
+    transfers: Transfers | None = None
+    makers: Makers | None = None

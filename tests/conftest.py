@@ -19,6 +19,12 @@ def kafka() -> Kafka:
     return or_skip(session_kafka)
 
 
+@pytest.fixture(params=["embedded", "kafka"])
+def log(request: pytest.FixtureRequest) -> str:
+    """Each of the logs that an app can run on, as its configuration calls it."""
+    return "embedded" if request.param == "embedded" else f"kafka://{or_skip(session_kafka).bootstrap}"
+
+
 @pytest.fixture(scope="session")
 def _own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
     found = or_skip(session_kafka)

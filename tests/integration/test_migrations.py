@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
+from tests.kafka import Kafka
 from tests.process import DidNotStart, Server, run, serve
 
 APP = """
@@ -108,8 +110,96 @@ def test_a_history_that_was_edited_does_not_start(tmp_path: Path) -> None:
         assert 'perdure: config-error: migration "v2" has run' in refused.value.stderr
 
 
+THEIRS = """
+from perdure import DurableObject, Request, Response
+
+class Theirs(DurableObject):
+    async def fetch(self, request: Request) -> Response:
+        count = await self.state.get("count", 0) + 1
+        await self.state.put("count", count)
+        await self.state.put("late", count, expiration_ttl=3600)
+        await self.state.put("large", b"x" * 600_000)
+        await self.state.put("larger", b"y" * 600_000)
+        await self.state.set_alarm(self.state.now + 3_600_000, name="tea")
+        return Response.json({"count": count})
+
+    async def alarm(self, info) -> None:
+        pass
+"""
+
+
+def test_a_class_of_another_app_moves_in_with_what_its_objects_hold(tmp_path: Path, log: str) -> None:
+    """Over a SIGKILL in its middle, once; the other app keeps what it has, and who serves it is in the way or stops."""
+    theirs, ours = f"t{uuid4().hex[:12]}", f"t{uuid4().hex[:12]}"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "app.py").write_text(THEIRS)
+    head = f'main = "app.py"\nname = "{theirs}"\npartitions = 3\nlog = "{log}"\n'
+    (tmp_path / "theirs" / "perdure.toml").write_text(
+        head + '[[migrations]]\ntag = "1"\nnew_classes = ["First"]\n'
+        '[[migrations]]\ntag = "2"\nrenamed_classes = [{from = "First", to = "Theirs"}]\n'
+    )
+    where = ', data = "../their-data"' if log == "embedded" else ""
+    moved = f'transferred_classes = [{{from = "Theirs", from_script = "{theirs}", to = "Counter"{where}}}]'
+    app = deployed(tmp_path / "app", f'log = "{log}"\n[[migrations]]\ntag = "v1"\n{moved}\n')
+    config = (app / "perdure.toml").read_text().replace('name = "shop"', f'name = "{ours}"')
+    (app / "perdure.toml").write_text(config)
+    more = "    async def alarm(self, info): pass\n"
+    (app / "app.py").write_text(APP.format(counter="Counter", more=more))
+    data = tmp_path / "data"
+    with serve(tmp_path / "theirs", tmp_path / "their-data") as server:
+        assert counts(server, "First", "POST") == [1] * len(NAMES)
+        if log == "embedded":
+            with pytest.raises(DidNotStart, match="their-data is in use"), serve(app, data):
+                pass
+            assert server.stop() == 0
+    for times in (3, 5):
+        environ = {"PERDURE_FAILPOINT": f"owner.moved_in:{times}"}
+        with pytest.raises(DidNotStart) as killed, serve(app, data, environ=environ):
+            pass
+        assert killed.value.returncode == -signal.SIGKILL
+    for count in (2, 3):
+        with serve(app, data) as server:
+            assert counts(server, "Counter", "POST") == [count] * len(NAMES)
+            shown = httpx.get(f"{server.url}/admin/objects/Counter/n7/alarms").json()["alarms"]
+            assert [each["name"] for each in shown] == ["tea"]
+            for prefix, names in (("late", {"late"}), ("larger", {"larger"}), ("large", {"large"})):
+                state = httpx.get(f"{server.url}/admin/objects/Counter/n7/state?prefix={prefix}").json()
+                assert state["values"].keys() == names
+                assert state["expires_ms"].keys() == names & {"late"}
+            server.kill()
+    done = run("verify", str(app), "--data", str(data), "--json")
+    assert done.returncode == 0, done.stderr
+    with serve(tmp_path / "theirs", tmp_path / "their-data") as server:
+        assert counts(server, "First", "POST") == [2] * len(NAMES)
+    wrong = config.replace('from = "Theirs"', 'from = "Nobody"').replace(ours, f"{ours}x")
+    (app / "perdure.toml").write_text(wrong)
+    with (
+        pytest.raises(DidNotStart, match="has no class Nobody; it has: Theirs"),
+        serve(app, tmp_path / "other"),
+    ):
+        pass
+
+
+def test_on_kafka_a_node_that_serves_what_moves_stops(kafka: Kafka, tmp_path: Path) -> None:
+    """It is fenced, so that nothing is acknowledged over there that has not been copied."""
+    theirs, on = f"t{uuid4().hex[:12]}", f'log = "kafka://{kafka.bootstrap}"\n'
+    there = deployed(tmp_path / "theirs", on)
+    (there / "perdure.toml").write_text((there / "perdure.toml").read_text().replace('"shop"', f'"{theirs}"'))
+    moved = f'transferred_classes = [{{from = "Counter", from_script = "{theirs}", to = "Tally"}}]'
+    here = deployed(tmp_path / "app", f'{on}[[migrations]]\ntag = "v1"\n{moved}\n', counter="Tally")
+    (here / "perdure.toml").write_text((here / "perdure.toml").read_text().replace('"shop"', f'"{theirs}x"'))
+    with serve(there, tmp_path / "their-data") as server:
+        assert counts(server, "Counter", "POST") == [1] * len(NAMES)
+        with serve(here, tmp_path / "data") as ours:
+            assert counts(ours, "Tally", "POST") == [2] * len(NAMES)
+        answer = httpx.post(f"{server.url}/objects/Counter/{NAMES[0]}", timeout=60)
+        assert answer.json()["type"] == "urn:perdure:problem:outcome-unknown"  # it is on that app's log
+        states = {each["state"] for each in httpx.get(f"{server.url}/readyz").json()["partitions"]}
+        assert states == {"fenced"}
+
+
 def test_a_class_of_another_script_starts_empty_and_is_told(tmp_path: Path) -> None:
-    """perdure reads no log of another app: a transfer makes a new namespace, with a warning the one time it runs."""
+    """Of an app whose data nobody names: a transfer makes a new namespace, with a warning the one time it runs."""
     moved = '[[migrations]]\ntag = "v1"\ntransferred_classes = [{from = "Theirs", from_script = "x", to = "Counter"}]\n'
     app = deployed(tmp_path / "app", moved)
     for told in (1, 0):
