@@ -34,7 +34,7 @@ from perdure.schemas.access import (
     Token,
     may,
 )
-from perdure.schemas.errors import Forbidden, Unauthenticated
+from perdure.schemas.errors import Forbidden, Unauthenticated, Unavailable
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 _TOKEN = TOKEN_PREFIX.encode()
@@ -183,6 +183,20 @@ class Access:
         grant = self.authenticate(bearer)
         self.permit(grant, need)
         return grant
+
+    async def principal_of(self, headers: RawHeaders) -> str:
+        """Who asks something that all may ask; empty if the credentials are nobody's that is known here."""
+        bearer = bearer_of(headers)
+        if (waits := self.pending(bearer)) is not None:
+            await asyncio.wait((waits,))
+        return self.name_of(bearer)
+
+    def name_of(self, bearer: bytes | None) -> str:
+        """As `principal_of`, when nothing is to be waited for."""
+        try:
+            return self.authenticate(bearer).principal
+        except (Unauthenticated, Unavailable):
+            return ""
 
     def ticket(self, grant: Grant, key: str) -> str:
         """A ticket for a WebSocket of object `key`."""

@@ -83,10 +83,11 @@ class GuardedSocketProtocol(SocketProtocol):
 
     access: ClassVar[Access]
     _grant = NOBODY
+    _asks = ""  # who, as the object or the Worker is told
     _expiry: asyncio.TimerHandle | None = None
 
     def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
-        waits = None if self.door.for_worker(path) else self.access.pending(bearer_of(raw))
+        waits = self.access.pending(bearer_of(raw))
         if waits is None:
             self._decide(raw, path, query)
         else:
@@ -100,6 +101,7 @@ class GuardedSocketProtocol(SocketProtocol):
         try:
             if self.door.for_worker(path):
                 grant = NOBODY  # whom the Worker lets in is its own affair
+                self._asks = access.name_of(bearer)
             elif bearer is None and ticket is not None and for_object(path):
                 grant = access.redeem(ticket, self._key_of(path))
             else:
@@ -107,6 +109,7 @@ class GuardedSocketProtocol(SocketProtocol):
             if path.startswith(b"/objects/"):
                 access.permit(grant, need_of_socket(path))
                 access.charge(grant, 1, 0)
+                self._asks = grant.principal
         except (Refused, PerdureError) as error:
             self._respond(problem_at_door(error))
             return
@@ -121,7 +124,11 @@ class GuardedSocketProtocol(SocketProtocol):
             raise Unauthenticated from None  # whether it is there is not for everybody to know
 
     def _head(self, head: Head) -> Head:
-        return super()._head(head)._replace(principal=self._grant.principal)
+        return super()._head(head)._replace(principal=self._asks)
+
+    @property
+    def principal(self) -> str:
+        return self._grant.principal
 
     def _check_room(self, size_bytes: int) -> None:
         super()._check_room(size_bytes)

@@ -67,6 +67,11 @@ class Handshake(asyncio.Protocol):
         self._lost: asyncio.Future[None] = self._loop.create_future()  # done when the connection is
         self._asking: asyncio.Task[None] | None = None  # the Worker
 
+    @property
+    def principal(self) -> str:
+        """Who sends its messages: nobody who is known, where access is not guarded."""
+        return ""
+
     def _upgrade(self, request: Request) -> None:
         self._pause()
         raw = [
@@ -149,7 +154,9 @@ class Handshake(asyncio.Protocol):
     # What the Worker answers
 
     def _ask_worker(self, worker: Worker, head: Head, raw: RawHeaders, path: bytes, query: bytes) -> None:
-        request = whole_request("GET", path, query, raw, b"", ("upgrade", "websocket"))
+        request = whole_request(
+            "GET", path, query, raw, b"", ("upgrade", "websocket"), principal=head.principal
+        )
         self._asked = True
         self._resume()  # so that it is noticed if the client goes
         self._asking = self._loop.create_task(self._by_worker(worker, request, head.traceparent))

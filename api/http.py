@@ -282,9 +282,10 @@ class HttpDoor:
     async def _by_worker(self, worker: Worker, scope: Scope, receive: Receive) -> Problem:
         head = read_head(scope["headers"])
         body = b"" if head.size == 0 else await self._body(head.size, receive)
-        request = whole_request(
-            scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], body
-        )
+        raw: RawHeaders = scope["headers"]
+        principal = "" if self._access is None else await self._access.principal_of(raw)
+        asked = scope["method"], scope["raw_path"], scope["query_string"], raw, body
+        request = whole_request(*asked, principal=principal)
         return await worker.answer(request, head.client_key, head.traceparent, _gone(receive))
 
     async def _body(self, size: int | None, receive: Receive) -> bytes:
@@ -303,14 +304,20 @@ class HttpDoor:
 
 
 def whole_request(
-    method: str, raw_path: bytes, query: bytes, raw: RawHeaders, body: bytes, *more: tuple[str, str]
+    method: str,
+    raw_path: bytes,
+    query: bytes,
+    raw: RawHeaders,
+    body: bytes,
+    *more: tuple[str, str],
+    principal: str = "",
 ) -> Request:
     """A request as the Worker sees it: all of it but what concerns the connection, and `more` headers."""
     path = (raw_path + b"?" + query if query else raw_path).decode("latin-1")
     headers = tuple(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in raw if name not in _OF_THE_HOP
     )
-    return Request(method, path, headers + more, body)
+    return Request(method, path, headers + more, body, principal=principal)
 
 
 async def _gone(receive: Receive) -> None:

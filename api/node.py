@@ -42,6 +42,7 @@ from perdure.api.websocket import SocketProtocol
 from perdure.api.worker import Function, Worker
 from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
+from perdure.schemas.access import quota_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal
@@ -49,6 +50,7 @@ from perdure.streams import unawaited
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.keeper import Keeper
+from perdure.streams.makers import Makers
 from perdure.streams.opening import clock_ms, new_uuid, open_data, start_log
 from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds, OwnerState, Ports
@@ -57,6 +59,7 @@ from perdure.streams.residence import Residence
 from perdure.streams.stepping import tell
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
+from perdure.streams.transferring import Transfers
 from perdure.streams.watchdog import Watchdog
 
 if TYPE_CHECKING:  # an extra
@@ -125,24 +128,9 @@ class Node:
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
         self.sockets = Sockets(self.gateway, log, seal, node=self.name)
-        ports = Ports(
-            log,
-            self.registry,
-            self.gateway,
-            clock_ms,
-            Random(),
-            new_uuid,
-            self.name,
-            config.name,
-            app_uuid,
-            ReplayProgress(),
-            seal,
-            migrations=config.steps(),
-            outside=outgoing,
-            charged=page.charged,
-            tracing=self.tracing,
-            careful=page.died,
-        )
+        self._transfers = Transfers(config, data.path / "transfer.tmp")
+        self._opened.append(self._transfers.close)
+        ports = self._ports(app_uuid, seal, outgoing, page)
         self._exchange = ports.exchange
         bounds = bounds_of(config)
         self.owners = [
@@ -161,6 +149,37 @@ class Node:
             self._task(self.sockets.beat()),
         ]
         await self._come_up()
+
+    def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: PoisonPage) -> Ports:
+        return Ports(
+            self.log,
+            self.registry,
+            self.gateway,
+            clock_ms,
+            Random(),
+            new_uuid,
+            self.name,
+            self.config.name,
+            app_uuid,
+            ReplayProgress(),
+            seal,
+            migrations=self.config.steps(),
+            outside=outgoing,
+            charged=page.charged,
+            tracing=self.tracing,
+            careful=page.died,
+            transfers=self._transfers,
+            makers=self._makers(),
+        )
+
+    def _makers(self) -> Makers | None:
+        """Who counts what each principal makes; None: nobody has a principal."""
+        quotas = self.config.quotas
+        if not self.config.guarded:
+            return None
+        return Makers(
+            lambda principal: None if (quota := quota_of(quotas, principal)) is None else quota.objects
+        )
 
     def _keeper(self) -> Keeper:
         keep_s = self.config.keep_commands_s
@@ -247,6 +266,7 @@ class Node:
             if self.stopped.done():
                 raise self.stopped.result()
             await asyncio.sleep(0.005)  # start-up only: owners come up in a few ms, or replay for seconds
+        await self._transfers.close()  # the other apps have their data again
         broken = [owner.error for owner in self.owners if owner.state is not OwnerState.SERVING]
         for error in broken:
             # what the configuration does wrong is told at start, even if some partitions could live with it

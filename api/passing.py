@@ -64,6 +64,7 @@ class Accepting:
 
     def __init__(self, sockets: Sockets, key: str) -> None:
         self.key = key
+        self.principal = ""
         self.position = -1
         self.auto: tuple[str, bytes] | None = None
         self.number, self.id = sockets.new_id()

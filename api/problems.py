@@ -21,6 +21,7 @@ from perdure.schemas.errors import (
     PerdureError,
 )
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
+from perdure.streams.makers import RETRY_AFTER_S
 
 BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
 # codes of perdure's own that reach an object's caller with a status of their own
@@ -92,7 +93,10 @@ def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
     # an object's own codes do not choose the status (503, 504 and 507 promise something); perdure's codes do
     if outcome in (REJECTED, UNAVAILABLE) or error.code in _OWN_STATUS:
         status = STATUS.get(error.code, status)
-    return problem(error.code, error.message, status=status, detail=error.detail, **more)
+    told = problem(error.code, error.message, status=status, detail=error.detail, **more)
+    if error.code == OverQuota.code and status == STATUS[OverQuota.code]:  # of objects: others know the time
+        return told[0], [*told[1], (b"retry-after", b"%d" % RETRY_AFTER_S)], told[2]
+    return told
 
 
 def problem_of(error: PerdureError, **more: Any) -> Problem:

@@ -1,8 +1,11 @@
-"""How far a long replay is, told on stderr: once a second, and only if it is long enough to wait for."""
+"""How far a long replay is: told once a second, and only if it is long enough to wait for.
+
+A server logs it as all it tells; a command has a bar.
+"""
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -18,8 +21,11 @@ TELL_FROM_RECORDS = 50_000
 TELL_EVERY_S = 1.0
 
 
+_logger = logging.getLogger("perdure")
+
+
 class ReplayProgress:
-    """Lines such as `partition 3: replayed 120000 of 1000000 journal records`. Call it with those numbers."""
+    """Lines such as `replaying the journal  partition=3 done=120000 total=1000000`. Call it with those numbers."""
 
     def __init__(self) -> None:
         self._told_s = time.monotonic()
@@ -29,8 +35,7 @@ class ReplayProgress:
         if total < TELL_FROM_RECORDS or now_s - self._told_s < TELL_EVERY_S:
             return
         self._told_s = now_s
-        line = f"perdure: partition {partition}: replayed {done} of {total} journal records"
-        print(line, file=sys.stderr, flush=True)
+        _logger.info("replaying the journal", extra={"partition": partition, "done": done, "total": total})
 
 
 @contextmanager

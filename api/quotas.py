@@ -1,4 +1,4 @@
-"""How much each principal may ask for: token buckets, by a clock that is handed in.
+"""How much each principal may ask for in a time: token buckets, by a clock that is handed in.
 
 Laws
 - What is refused takes nothing: a bucket is emptied only by what is let through.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from perdure.schemas.access import ALL_QUOTAS, Quota
+from perdure.schemas.access import Quota, quota_of
 from perdure.schemas.errors import OverQuota
 
 PRINCIPALS = 10_000
@@ -33,21 +33,23 @@ class _Bucket:
         quota = self.quota
         passed_s = max(now_s - self.at_s, 0.0)
         self.at_s = now_s
-        self.requests = min(self.requests + passed_s * quota.requests_per_s, _burst(quota))
+        if (per_s := quota.requests_per_s) is not None:
+            self.requests = min(self.requests + passed_s * per_s, _burst(quota))
         if (rate := quota.body_bytes_per_s) is not None:
             self.body_bytes = min(self.body_bytes + passed_s * rate, float(rate))
 
     def missing_s(self, requests: int, body_bytes: int) -> float:
         """Seconds until so much can be let through; 0: now."""
-        quota = self.quota
-        short_s = (requests - self.requests) / quota.requests_per_s if requests > self.requests else 0.0
+        quota, short_s = self.quota, 0.0
+        if quota.requests_per_s is not None and requests > self.requests:
+            short_s = (requests - self.requests) / quota.requests_per_s
         if body_bytes and quota.body_bytes_per_s is not None and self.body_bytes <= 0:
             short_s = max(short_s, (1 - self.body_bytes) / quota.body_bytes_per_s)
         return short_s
 
 
 def _burst(quota: Quota) -> float:
-    return float(quota.burst or max(quota.requests_per_s, 1.0))
+    return float(quota.burst or max(quota.requests_per_s or 0.0, 1.0))
 
 
 class Quotas:
@@ -62,7 +64,7 @@ class Quotas:
         """Let so much through, or raise `OverQuota` and let nothing through."""
         bucket = self._buckets.get(principal)
         if bucket is None:
-            quota = self._quotas.get(principal) or self._quotas.get(ALL_QUOTAS)
+            quota = quota_of(self._quotas, principal)
             if quota is None:
                 return
             bucket = self._buckets[principal] = _Bucket(quota, now_s)

@@ -62,6 +62,10 @@ class Connection(Protocol):
     position: int
     auto: tuple[str, bytes] | None
 
+    @property
+    def principal(self) -> str:
+        """Who sends its messages, where access is guarded."""
+
     def write(self, data: bytes) -> None:
         """Send a frame as it goes over the wire."""
 
@@ -195,7 +199,10 @@ class Sockets:
             return  # the node stops: whoever begins next sees that this gateway is gone
         headers = (*facts, ("n", str(number)), ("gateway", self.address))
         reply_to = self._reply_to if connection is not None else NOBODY
-        command = Command(key, SOCKET, method, id_, headers, body, f"{id_}/{number}", reply_to)
+        principal = "" if connection is None else connection.principal
+        command = Command(
+            key, SOCKET, method, id_, headers, body, f"{id_}/{number}", reply_to, principal=principal
+        )
         partition = partition_of(key, self._log.partitions)
         record = Record(*sealed_record(command, self._seal))
         receipt = self._log.append(Topic.COMMANDS, partition, record, command)

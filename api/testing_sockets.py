@@ -54,6 +54,7 @@ class End:
 
     def __init__(self, sockets: Sockets, key: str) -> None:
         self.key = key
+        self.principal = ""
         self.position = -1
         self.auto: tuple[str, bytes] | None = None
         self.frames: asyncio.Queue[str | bytes | SocketClosed] = asyncio.Queue()

@@ -76,6 +76,7 @@ class WorkerCaller:
         headers: Pairs = (),
         passing: Passing | None = None,
     ) -> None:
+        self.principal = ""  # objects are asked by the app
         self.traceparent = traceparent
         self.headers = headers
         self._passing = passing

@@ -54,16 +54,20 @@ class Request:
     """An HTTP request for an object.
 
     `method` in upper case; `path` after the object's name, decoded no further than it was sent (`/lock`);
-    `query_string` without `?`; `body` bytes.
+    `query_string` without `?`; `body` bytes. `principal` is who asks, where access is guarded: the name of its token or
+    the `sub` of its JWT, `@` and its key for an object, empty for all others.
     """
 
-    __slots__ = ("__dict__", "_headers", "body", "method", "path", "query_string")
+    __slots__ = ("__dict__", "_headers", "body", "method", "path", "principal", "query_string")
 
-    def __init__(self, method: str, path: str = "/", headers: Pairs = (), body: bytes = b"") -> None:
+    def __init__(
+        self, method: str, path: str = "/", headers: Pairs = (), body: bytes = b"", *, principal: str = ""
+    ) -> None:
         self.method = method
         self.path, _, self.query_string = path.partition("?")
         self._headers = headers
         self.body = body
+        self.principal = principal
 
     @classmethod
     def of(cls, command: Command) -> Request:
@@ -71,6 +75,7 @@ class Request:
         made = cls.__new__(cls)  # one for each turn: without a further call
         made.method, made._headers, made.body = command.method, command.headers, command.body
         made.path, _, made.query_string = command.path.partition("?")
+        made.principal = command.principal
         return made
 
     @property

@@ -23,6 +23,10 @@ class Caller(Protocol):
     def traceparent(self) -> str:
         """Of the command that runs; empty if it has none."""
 
+    @property
+    def principal(self) -> str:
+        """Who sent the command that runs, see `Request.principal`."""
+
     async def call(self, command: Command) -> Reply:
         """The answer of another object, an error reply too; once, however often the turn runs.
 

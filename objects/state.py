@@ -93,6 +93,12 @@ class State(AlarmMethods, Sockets, Sweeping, Placing):
         self.inside()
         return self._now_ms
 
+    @property
+    def principal(self) -> str:
+        """Who sent the command that runs: see `Request.principal`."""
+        self.inside()
+        return cast("Caller", self._turn).principal
+
     @overload
     async def get(self, name: str, default: Any = None) -> Any: ...
     @overload

@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from perdure.schemas.section import Section
 
@@ -215,10 +215,25 @@ class Jwt(Section):
 
 
 class Quota(Section):
-    """How much one principal may ask for; what is over it is answered 429."""
+    """How much one principal may ask for; what is over it is answered 429. What is not said is not limited."""
 
-    requests_per_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    requests_per_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     burst: PositiveInt | None = None
     """Requests that may come at once; as many as in one second if not said."""
     body_bytes_per_s: PositiveInt | None = None
     """Bodies of requests and WebSocket messages; so many may come at once."""
+    objects: NonNegativeInt | None = None
+    """Objects that it has made and that are there."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.requests_per_s is None and self.burst is not None:
+            raise ValueError("burst is how much of requests_per_s may come at once: say that too")
+        if self.requests_per_s is self.body_bytes_per_s is self.objects is None:
+            raise ValueError("a quota limits something: requests_per_s, body_bytes_per_s or objects")
+        return self
+
+
+def quota_of(quotas: Mapping[str, Quota], principal: str) -> Quota | None:
+    """The quota of a principal: its own, or that of each that is not named."""
+    return quotas.get(principal) or quotas.get(ALL_QUOTAS)

@@ -14,6 +14,7 @@ from perdure.schemas.commands import Headers
 from perdure.schemas.errors import MalformedCommand
 
 DELETE, PAUSE, RESUME, SKIP, REDRIVE, DROP = "delete", "pause", "resume", "skip", "redrive", "drop"
+MADE = "made"  # of a `Change`
 OF_COMMAND, OF_ALARM = b"c", b"a"  # what is parked
 
 
@@ -37,7 +38,7 @@ class Change(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Something that an entry changed beside its object's values, alarms and sockets.
 
     `what`: `paused` or `resumed`, its object; `parked`, its own command, whose record is `record`; `settled`, the parked
-    command at `offset`.
+    command at `offset`; `made`, its object, by the entry's principal.
     """
 
     what: str

@@ -13,15 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from perdure.schemas.admin import OF_ALARM, OF_COMMAND, Parked, Paused, Place, decode_parked, decode_paused
+from perdure.schemas.admin import (
+    MADE,
+    OF_ALARM,
+    OF_COMMAND,
+    Parked,
+    Paused,
+    Place,
+    decode_parked,
+    decode_paused,
+)
 from perdure.schemas.journal import Entry
-from perdure.streams.callrows import CallRows
 from perdure.streams.layers import after
+from perdure.streams.makerrows import MakerRows
 from perdure.streams.rows import encode_row
 from perdure.streams.store import Store
 
 
-class ActRows(CallRows):
+class ActRows(MakerRows):
     """The rows of one partition's administration, over the same layers as all its rows."""
 
     def __init__(self, store: Store, number: bytes) -> None:
@@ -44,7 +53,7 @@ class ActRows(CallRows):
             yield Place(row[at : at + 1], int.from_bytes(row[at + 1 :], "big")), decode_parked(value)
 
     def fold_changes(self, entry: Entry) -> None:
-        """Fold what an entry says of its object's pause, and of what is parked."""
+        """Fold what an entry says of its object's pause, of who made it, and of what is parked."""
         for change in entry.changes:
             if change.what == "paused":
                 self._set_paused(entry.key, Paused(entry.time_ms, entry.principal, entry.command))
@@ -54,6 +63,8 @@ class ActRows(CallRows):
                 self._park(entry, Place(OF_COMMAND, entry.command), "", change.record)
             elif change.what == "settled":
                 self.settle_parked(Place(OF_COMMAND, change.offset))
+            elif change.what == MADE:
+                self.fold_made(entry)
 
     def fold_parked_alarm(self, entry: Entry, name: str, offset: int) -> None:
         """The entry at journal `offset` parked an alarm of its object."""

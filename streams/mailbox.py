@@ -84,6 +84,10 @@ class Turn(TaskLike, eq=False, weakref=True):
         return self.command.traceparent
 
     @property
+    def principal(self) -> str:
+        return self.command.principal
+
+    @property
     def state(self) -> State:
         """That of the object in which it runs."""
         assert self.resident is not None
@@ -108,6 +112,7 @@ class Resident:
         "key",
         "kind",
         "mailbox",
+        "maker",
         "running",
         "socket_rows",
         "state",
@@ -124,6 +129,7 @@ class Resident:
         self.instance: DurableObject | None = None
         self.mailbox: deque[Turn | int] | None = None
         self.running: Turn | None = None
+        self.maker: str | None = None  # see makers.py; None: not looked for
         self.cache: dict[str, bytes | None] = {}
         # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded it
         self.unsettled: deque[Overlay | None] | None = None

@@ -92,6 +92,8 @@ class Owner:
             self.tail = None
         self.journal.close()
         self.turns.drop_all()
+        if self.ports.makers is not None:
+            self.ports.makers.end(self.partition)
         self.alarms.end()
         self.admin.end()
         self.undone, self._paused = 0, False
@@ -111,6 +113,8 @@ class Owner:
     def serve(self) -> None:
         """The claim was read back and all before it folded: take commands from the watermark on."""
         self.state, self.error = OwnerState.SERVING, None
+        if self.ports.makers is not None:
+            self.ports.makers.begin(self.partition, self.tables)
         self.next_command = self.tables.done.mark
         self.tail = self.log.tail(Topic.COMMANDS, self.partition, self.next_command, self.deliver)
         self.alarms.start()

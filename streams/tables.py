@@ -3,7 +3,7 @@
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
 offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key ·
 `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
-`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `h` and `p`: see
+`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `o` and `u`: see makerrows.py · `h` and `p`: see
 actrows.py · `g p` the migrations that have run.
 
 Laws
@@ -164,6 +164,7 @@ class Tables(ActRows):
             piece.values.pop(entry.key, None)
             piece.cleared.add(entry.key)
             piece.size += 1
+            self.fold_unmade(entry.key)
             for name in self.alarms(entry.key):
                 self._set_alarm(entry.key, name, None)
         if entry.puts or entry.deletes:
@@ -193,6 +194,7 @@ class Tables(ActRows):
 
     def _remove_namespace(self, namespace: str) -> None:
         self.remove_acts(namespace)
+        self.unmake_all(namespace)
         prefix = self._alarm + f"{namespace}/".encode()
         for row, alarm in list(self.rows(prefix, after(prefix))):
             due = decode_alarm(alarm).due_ms.to_bytes(8, "big")

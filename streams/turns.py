@@ -31,6 +31,7 @@ from perdure.objects.turn import (
     nobody_asks_again,
     not_done,
 )
+from perdure.schemas.admin import MADE
 from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, PerdureError, Runaway, TooLarge, Unavailable
@@ -243,6 +244,8 @@ class Turns:
         if turn.command.hint and error is None:
             note_hint(turn.command.hint, resident, overlay)
         outcome = conclude(turn.command, result, error, overlay)
+        if self.ports.makers is not None:
+            outcome = self.ports.makers.ruling(turn, outcome)
         if self.ports.tracing is not None:
             self.ports.tracing.ended(turn, outcome)
         if error is not None and outcome.reply.outcome == FAILED:
@@ -352,16 +355,15 @@ class Turns:
         try:
             entry = turn.entry = entry_of(turn, outcome, committed)
             turn.encoded = encode_entry(entry)
-            if len(turn.encoded) > self.bounds.entry_bytes:
-                told = (
-                    f"the turn's journal entry has {len(turn.encoded)} bytes, over {self.bounds.entry_bytes}"
-                )
-                raise TooLarge(told)
+            if (size := len(turn.encoded)) > (most := self.bounds.entry_bytes):
+                raise TooLarge(f"the turn's journal entry has {size} bytes, over {most}")
         except Exception as error:  # noqa: BLE001 - a user's value that no log can hold raises anything
             committed = self._make_small_entry(turn, entry_failed(turn.command, error))
             self.instance_gone(resident)
         if committed is not None:
             resident.commit(committed)
+            if self.ports.makers is not None:
+                self.ports.makers.committed(turn, committed)
         turn.overlay = None
         return committed
 
@@ -372,6 +374,7 @@ class Turns:
             outcome, committed = self.ringing.failed_after_all(turn, outcome), turn.overlay
         elif turn.command.kind == SOCKET:
             committed = removal(turn.command)
+        turn.changes = tuple(change for change in turn.changes if change.what != MADE)
         turn.entry = entry_of(turn, outcome, committed)
         turn.encoded = encode_entry(turn.entry)
         return committed

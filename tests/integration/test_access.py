@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -51,12 +52,18 @@ class Room(DurableObject):
     async def count(self):
         return await self.state.get("count", 0)
 
+    async def empty(self):
+        await self.state.delete_all()
+
+    async def who(self):
+        return self.state.principal
+
 class Cart(Room):
     pass
 """
 WORKER = """
 async def fetch(request, env):
-    return Response.json(request.headers.get("authorization"))
+    return Response.json([request.headers.get("authorization"), request.principal])
 """
 RIGHTS = ("call:Room", "read:Room", "subscribe:Room", "metrics", "admin")
 ISSUER, AUDIENCE = "https://login.example", "rooms"
@@ -156,7 +163,8 @@ def server(place: Path, issuer: Issuer) -> Iterator[Server]:
     config.append(f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\njwks_url = "{issuer.url}"\n')
     config.append("[quotas.slow]\nrequests_per_s = 0.01\nburst = 3\n")
     config.append("[quotas.slow2]\nrequests_per_s = 0.01\nburst = 2\n")
-    config += [lines(each, "call:*", "subscribe:*") for each in ("chat", "bulk", "slow2")]
+    config += [lines(each, "call:*", "subscribe:*") for each in ("chat", "bulk", "slow2", "maker")]
+    config.append("[quotas.maker]\nobjects = 2\n")
     config.append("[quotas.chat]\nrequests_per_s = 2\nburst = 3\n")
     config.append("[quotas.bulk]\nrequests_per_s = 1000\nbody_bytes_per_s = 10\n")
     with serve(deployed(place / "app", *config), place / "data") as running:
@@ -352,6 +360,36 @@ def test_a_quota_is_kept(server: Server) -> None:
         assert count == 3
 
 
+def turn_of_message(server: Server, key: str) -> dict[str, Any] | None:
+    """What the journal says of the last message of a WebSocket."""
+    told = httpx.get(f"{server.url}/admin/objects/{key}/turns", headers=bearer(token("whole"))).json()
+    return next((each for each in told["turns"] if each["summary"].startswith("socket message")), None)
+
+
+def test_a_quota_of_objects_is_kept(server: Server) -> None:
+    """Of many at once two are made; 429 for the others, by HTTP and by a message of a WebSocket, until one is emptied."""
+    maker = bearer(token("maker"))
+    with httpx.Client(base_url=server.url, headers=maker) as client, ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda n: client.post(f"/rpc/Room/made{n}/add"), range(8)))
+        assert sorted(each.status_code for each in told) == [200, 200] + [429] * 6
+        over = next(n for n in range(8) if told[n].status_code == 429)
+        made = next(n for n in range(8) if told[n].status_code == 200)
+        assert (code_of(told[over]), told[over].headers["retry-after"]) == ("over-quota", "60")
+        assert "maker has made 2 objects" in told[over].json()["detail"]
+        with joined(server, f"/objects/Room/made{over}", additional_headers=maker) as socket:
+            socket.send("write")
+            while turn_of_message(server, f"Room/made{over}") is None:
+                """It is to be journaled."""
+        told_of = turn_of_message(server, f"Room/made{over}")
+        assert told_of is not None
+        assert (told_of["principal"], told_of["code"]) == ("maker", "over-quota")
+        assert client.post(f"/rpc/Room/made{over}/count").json() == {"result": 0}
+        assert client.post(f"/rpc/Room/made{over}/who").json() == {"result": "maker"}
+        assert client.post(f"/rpc/Room/made{made}/add").json() == {"result": 2}
+        assert client.post(f"/rpc/Room/made{made}/empty").status_code == 200
+        assert client.post(f"/rpc/Room/made{over}/add").json() == {"result": 1}
+
+
 def test_bodies_count_in_a_quota(server: Server) -> None:
     """A large one passes, and the next waits for it, with its size said or in chunks; without a body it may."""
     with httpx.Client(base_url=server.url, headers=bearer(token("bulk"))) as client:
@@ -541,8 +579,12 @@ def test_with_a_worker_its_paths_are_its_own_and_objects_need_a_token(tmp_path: 
     one = lines("one", "call:Room", "metrics")
     app = deployed(tmp_path / "app", one, worker=True)
     with serve(app, tmp_path / "data") as server:
-        assert httpx.get(server.url + "/any", headers=bearer("mine")).json() == "Bearer mine"
-        assert httpx.get(server.url + "/any").json() is None
+        assert httpx.get(server.url + "/any", headers=bearer("mine")).json() == ["Bearer mine", ""]
+        assert httpx.get(server.url + "/any").json() == [None, ""]
+        assert httpx.get(server.url + "/any", headers=bearer(token("one"))).json()[1] == "one"
+        with pytest.raises(InvalidStatus) as refused:
+            joined(server, "/any", additional_headers=bearer(token("one")))
+        assert json.loads(refused.value.response.body or b"")[1] == "one"
         assert asked(server, "POST /rpc/Room/a/add", None) == 401
         assert asked(server, "POST /rpc/Room/a/add", token("one")) == 200
         assert asked(server, "GET /metrics", None) == 401

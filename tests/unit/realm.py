@@ -16,7 +16,7 @@ from tests.unit.reign import Timed, rows
 
 from perdure.objects.durable import Binding, DurableObject, Env
 from perdure.objects.registry import Kind, Registry
-from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record
+from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.keys import partition_of
@@ -25,11 +25,12 @@ from perdure.schemas.values import decode_value
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.log import LogRecord, Record, Topic
+from perdure.streams.makers import Makers
 from perdure.streams.memory import MemoryLog
 from perdure.streams.memory_broker import Faults, MemoryBroker
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
-from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 
@@ -86,10 +87,12 @@ class Realm(Timed):
         shared: bool = False,
         partitions: int = 3,
         bounds: Bounds | None = None,
+        makers: Makers | None = None,
     ) -> None:
         self.seen: list[Any] = []
         self.faults = Fates()
         self.bounds = bounds
+        self.makers = makers
         self.partitions = partitions
         self.broker = MemoryBroker(
             partitions,
@@ -128,6 +131,7 @@ class Realm(Timed):
             new_uuid=lambda: f"{node}-{next(uuids)}",
             node=node,
             app_uuid="app-uuid",
+            makers=self.makers,
         )
         self.ports = ports
         for p in own or range(self.partitions):
@@ -168,7 +172,8 @@ class Realm(Timed):
         id_ = f"story{next(self._ids)}"
         body = call_body(method, list(args), {})
         command = Command(f"Thing/{name}", CALL, method, body=body, id=id_, reply_to=LOCAL, **envelope)
-        self.log.append(Topic.COMMANDS, self.place(name), Record(*command_record(command)))
+        record = sealed_record(command, UNSEALED) if command.internal else command_record(command)
+        self.log.append(Topic.COMMANDS, self.place(name), Record(*record))
         return id_
 
     async def told(self, *ids: str) -> list[Reply]:

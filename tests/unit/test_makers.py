@@ -1,0 +1,242 @@
+"""Quotas of objects, as stories on virtual time: who made what, who may not make more, and what restarts remember."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from tests.unit.realm import Realm, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.admin import DELETE
+from perdure.schemas.calls import PRINCIPAL
+from perdure.schemas.commands import ADMIN, CALL, LOCAL, NOBODY, Command, call_body, sealed_record
+from perdure.schemas.migrations import Step
+from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
+from perdure.streams.log import Record, Topic
+from perdure.streams.makers import Makers
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.owning import UNSEALED, Bounds
+from perdure.streams.tables import Tables
+
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+
+
+class Thing(DurableObject):
+    """Writes, empties itself, and has others write."""
+
+    async def add(self) -> int:
+        count: int = await self.state.get("count", 0) + 1
+        await self.state.put("count", count)
+        return count
+
+    async def look(self) -> int:
+        return await self.state.get("count", 0)  # type: ignore[no-any-return]  # what `add` put
+
+    async def empty(self) -> None:
+        await self.state.delete_all()
+
+    async def renew(self) -> None:
+        await self.state.delete_all()
+        await self.state.put("count", 1)
+
+    async def remove(self) -> None:
+        await self.state.delete("count")
+
+    async def put(self, size: int) -> None:
+        await self.state.put("data", b"x" * size)
+
+    async def have(self, name: str) -> Any:
+        return await self.env.THINGS.get(name).add()
+
+    async def who(self) -> str:
+        return self.state.principal
+
+
+def makers(**quotas: int) -> Makers:
+    return Makers(quotas.get)
+
+
+def code(reply: Reply) -> str:
+    return "" if reply.error is None else reply.error.code
+
+
+def made(realm: Realm) -> Counter[str]:
+    """What the tables of all partitions say that each principal made."""
+    found = Counter[str]()
+    for owner in realm.owners:
+        found.update(dict(owner.tables.made()))
+    return found
+
+
+async def settled(realm: Realm, **counts: int) -> None:
+    """Once all is quiet, tables and memory agree on these counts."""
+    await realm.quiet()
+    assert made(realm) == counts
+    assert realm.makers is not None
+    assert {name: realm.makers.count(name) for name in counts} == counts
+
+
+@SHARED
+def test_of_many_at_once_as_many_get_through_as_are_left(shared: bool) -> None:
+    """Nothing of the others is there, those that are go on, and who has no quota makes any number."""
+
+    async def told(realm: Realm) -> None:
+        replies = await realm.told(*(realm.ask(f"x{n}", "add", principal="alice") for n in range(12)))
+        assert Counter(map(code, replies)) == {"": 5, "over-quota": 7}
+        assert {reply.outcome for reply in replies} == {OK, UNAVAILABLE}
+        there = [n for n in range(12) if not code(replies[n])]
+        assert [n for n in range(12) if realm.value(f"x{n}")] == there
+        assert await realm.result(f"x{there[0]}", "add", principal="alice") == b"2"
+        more = await realm.told(*(realm.ask(f"y{n}", "add", principal="bob") for n in range(9)))
+        assert all(reply.outcome == OK for reply in more)
+        await settled(realm, alice=5, bob=9)
+        assert await realm.result(f"x{next(iter({*range(12)} - {*there}))}", "add", principal="bob") == b"1"
+
+    story(Thing, told, shared=shared, makers=makers(alice=5))
+
+
+@SHARED
+def test_what_was_made_is_remembered(shared: bool) -> None:
+    """By who begins after a crash; what was not durable is not counted there."""
+
+    async def told(realm: Realm) -> None:
+        for name in ("a", "b"):
+            await realm.call(name, "add", principal="alice")
+        await realm.crash()
+        await realm.begin()
+        await settled(realm, alice=2)
+        assert code(await realm.call("c", "add", principal="alice")) == ""
+        assert code(await realm.call("d", "add", principal="alice")) == "over-quota"
+        assert code(await realm.call("a", "add", principal="alice")) == ""
+
+    story(Thing, told, shared=shared, makers=makers(alice=3))
+
+
+def test_an_emptied_object_counts_no_more() -> None:
+    """By whoever empties it, at once; one that is emptied and written in one turn is made anew, by who wrote it."""
+
+    async def told(realm: Realm) -> None:
+        assert code(await realm.call("a", "add", principal="alice")) == ""
+        assert code(await realm.call("b", "add", principal="alice")) == "over-quota"
+        replies = await realm.told(
+            realm.ask("a", "empty", principal="bob"), realm.ask("a", "add", principal="alice")
+        )
+        assert list(map(code, replies)) == ["", ""]
+        await settled(realm, alice=1)
+        assert code(await realm.call("a", "renew", principal="alice")) == ""
+        await settled(realm, alice=1)
+        assert code(await realm.call("a", "renew", principal="bob")) == ""
+        await settled(realm, bob=1)
+        assert code(await realm.call("b", "add", principal="alice")) == ""
+        assert code(await realm.call("a", "renew", principal="alice")) == "over-quota"
+        assert realm.value("a") == 1
+        await settled(realm, alice=1, bob=1)
+
+    story(Thing, told, makers=makers(alice=1))
+
+
+def test_what_is_removed_value_by_value_still_counts() -> None:
+    """So that no turn has to look whether anything is left."""
+
+    async def told(realm: Realm) -> None:
+        await realm.call("a", "add", principal="alice")
+        await realm.call("a", "remove", principal="alice")
+        await settled(realm, alice=1)
+        await realm.crash()
+        await realm.begin()
+        await realm.call("a", "add", principal="alice")
+        await settled(realm, alice=1)
+
+    story(Thing, told, makers=makers())
+
+
+def test_what_comes_without_a_principal_counts_against_nobody() -> None:
+    """And neither does what objects ask of objects, nor what was there before; reading makes nothing."""
+
+    async def told(realm: Realm) -> None:
+        await realm.call("a", "add")
+        await realm.call("b", "have", "c", principal="alice")
+        for name in "abcd":
+            await realm.call(name, "look", principal="alice")
+        await realm.call("a", "add", principal="alice")
+        await settled(realm)
+        await realm.crash()
+        await realm.begin()
+        for name in "ac":
+            assert code(await realm.call(name, "add", principal="alice")) == ""
+        await settled(realm)
+        await realm.call("a", "empty")
+        await realm.call("a", "add")
+        await realm.call("a", "add", principal="alice")
+        await settled(realm)
+
+    story(Thing, told, makers=makers(alice=0))
+
+
+def test_a_turn_without_an_entry_makes_nothing() -> None:
+    """One whose entry would be too large for the log rolls back, and so does what it was counted for."""
+
+    async def told(realm: Realm) -> None:
+        assert code(await realm.call("a", "put", 600, principal="alice")) == "too-large"
+        await settled(realm)
+        assert code(await realm.call("a", "put", 10, principal="alice")) == ""
+        await settled(realm, alice=1)
+
+    story(Thing, told, makers=makers(alice=1), bounds=Bounds(entry_bytes=500))
+
+
+def test_one_over_the_quota_that_nobody_waits_for_has_failed() -> None:
+    """It is journaled as that, once, and holds nothing up."""
+
+    async def told(realm: Realm) -> None:
+        body = call_body("add", [], {})
+        command = Command("Thing/a", CALL, "add", body=body, id="x", reply_to=NOBODY, principal="alice")
+        realm.log.append(Topic.COMMANDS, realm.place("a"), Record(*sealed_record(command, UNSEALED)))
+        await realm.quiet()
+        (entry,) = await realm.entries("a")
+        assert (entry.outcome, code(entry.reply), entry.puts) == (FAILED, "over-quota", {})
+
+    story(Thing, told, makers=makers(alice=0))
+
+
+def test_a_deleted_object_counts_no_more() -> None:
+    """By administration, in memory or not, or with its namespace."""
+
+    async def told(realm: Realm) -> None:
+        for name in "abc":
+            await realm.call(name, "add", principal="alice")
+        await realm.crash()
+        await realm.begin()
+        delete = Command("Thing/a", ADMIN, DELETE, body=b"{}", id="d", reply_to=LOCAL)
+        realm.log.append(Topic.COMMANDS, realm.place("a"), Record(*sealed_record(delete, UNSEALED)))
+        assert (await realm.told("d"))[0].outcome == OK
+        await settled(realm, alice=2)
+        assert code(await realm.call("d", "add", principal="alice")) == ""
+        await realm.quiet()
+        for owner in realm.owners:
+            tables = Tables(MemoryStore(), owner.partition, exclusive=True)
+            for each in await realm.records(Topic.JOURNAL, owner.partition):
+                tables.apply(each.offset, each.value)
+            tables._fold_step(Step("v1", deleted=("Thing",)))
+            tables.write_all()
+            assert dict(tables.made()) == {}
+            assert not [row for row, _ in tables.store.scan(b"o", b"p")]
+
+    story(Thing, told, makers=makers(alice=3))
+
+
+def test_an_object_knows_who_asks() -> None:
+    """The principal of the command; another object is `@` and its key; nobody is empty."""
+
+    async def told(realm: Realm) -> None:
+        assert await realm.result("a", "who") == b'""'
+        assert await realm.result("a", "who", principal="alice") == b'"alice"'
+        assert await realm.result("b", "have_who", "a", principal="alice") == f'"{PRINCIPAL}Thing/b"'.encode()
+
+    class Asking(Thing):
+        async def have_who(self, name: str) -> Any:
+            return await self.env.THINGS.get(name).who()
+
+    story(Asking, told)
