@@ -1,7 +1,7 @@
 """`/admin`: what whoever runs an app sees of it, and what they have done to its objects.
 
     GET    /admin/namespaces, /admin/partitions, /admin/memory, /admin/config
-    GET    /admin/objects/{namespace}, /admin/objects/{namespace}/{name}[/state|alarms|sockets]
+    GET    /admin/objects/{namespace}, /admin/objects/{namespace}/{name}[/state|alarms|sockets|turns]
     DELETE /admin/objects/{namespace}/{name}
     POST   /admin/objects/{namespace}/{name}/pause|resume|skip
     GET    /admin/parked
@@ -32,6 +32,7 @@ from perdure.api.admin_views import (
     sockets,
     state,
     summary,
+    turns,
 )
 from perdure.api.gateway import Gateway, Waiting
 from perdure.api.pages import JSON_NOW, Asked, Page, nothing_behind, only
@@ -112,6 +113,9 @@ class _Admin:
             case "sockets":
                 _get(asked)
                 return _told(await sockets(owner, key))
+            case "turns":
+                _get(asked, frozenset(("cursor", "limit")))
+                return _told(await turns(owner, key, asked.query))
             case acts.PAUSE | acts.RESUME:
                 only(asked, "POST")
                 return await self._act(asked, key, what)

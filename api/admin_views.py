@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from perdure.schemas.admin import OF_ALARM, OF_COMMAND, Parked, Place, place_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.expiry import expiry_of
+from perdure.schemas.journal import Entry
 from perdure.schemas.keys import name_of, partition_named, partition_of
 from perdure.schemas.sockets import SETTINGS
 from perdure.schemas.values import decode_value
@@ -28,12 +29,14 @@ from perdure.streams.lookup import prove
 from perdure.streams.mailbox import Hold, Turn
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
+from perdure.streams.recent import recent_turns
 from perdure.streams.residence import process_bytes
 
 PAGE, PAGE_MAX = 100, 1000
 PAGE_BYTES = 1 << 20
 _AT_ONCE = 50  # objects that are looked up before others have their turn
 _WAITING_SHOWN = 20
+_NAMES_SHOWN, _NAME_SHOWN = 20, 100  # of what a turn changed; characters of each
 Query = Mapping[str, str]
 
 
@@ -165,6 +168,46 @@ def _sockets(owner: Owner, key: str) -> list[dict[str, Any]]:
         for id_, row in owner.tables.sockets(key).items()
         if id_ != SETTINGS
     ]
+
+
+async def turns(owner: Owner, key: str, query: Query) -> dict[str, Any]:
+    """One page of an object's last turns, the newest first."""
+    limit, below = limit_of(query), query.get("cursor")
+    if below and not (below.isascii() and below.isdigit() and len(below) < 19):
+        raise MalformedCommand("the cursor is none that a page before gave")
+
+    def turn(offset: int, entry: Entry) -> dict[str, Any]:
+        return _turn(owner.partition, offset, entry)
+
+    found = await recent_turns(owner, key, int(below) if below else None, limit, turn)
+    return {"turns": found.turns, "cursor": None if found.below is None else str(found.below)}
+
+
+def _turn(partition: int, offset: int, entry: Entry) -> dict[str, Any]:
+    reply = entry.reply
+    return {
+        "command": f"{partition}:{entry.command}",
+        "journal": offset,
+        "id": entry.id or None,
+        "time_ms": entry.time_ms,
+        "summary": entry.summary,
+        "principal": entry.principal or None,
+        "outcome": entry.outcome,
+        "status": reply.status,
+        "code": None if reply.error is None else reply.error.code,
+        "message": None if reply.error is None else reply.error.message,
+        "cleared": entry.clear,
+        "put": _some(entry.puts),
+        "deleted": _some(entry.deletes),
+        "alarms": _some(each.name for each in entry.alarms),
+        "sockets": len(entry.sockets),
+        "sent": len(entry.outbox),
+    }
+
+
+def _some(names: Iterable[str]) -> list[str]:
+    """The first of them, but for perdure's own."""
+    return list(islice((name[:_NAME_SHOWN] for name in names if not name.startswith("\0")), _NAMES_SHOWN))
 
 
 # What is parked

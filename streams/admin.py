@@ -2,7 +2,7 @@
 
 Laws
 - An act is taken when it is read from the log. It does not wait in its object's mailbox, so that what is stuck there can
-  be dealt with; only a deletion takes its turn there, unless the object is paused.
+  be dealt with; only a deletion takes its turn there. If the object is paused, it waits for no more than the turn that runs.
 - Each act that changes something is an entry of its object; one that finds nothing to do is a mere `done`, and tells.
 - A paused object has a `Hold` where its turn would run: the turn that ran goes on to its end, none begins after it. The
   row says so, so that whoever owns the partition next holds it too.
@@ -83,10 +83,14 @@ class Administration:
         """Do what a command of administration asks, or see that it is done in its turn."""
         resident = self._turns.resident(command.key)
         act = command.method
-        if act == DELETE and type(resident.running) is not Hold:
-            self._turns.take(record, command)
-            return
         turn = Turn(record, command, resident, record.offset)
+        if act == DELETE and type(resident.running) is not Hold:
+            if resident.paused:
+                assert resident.mailbox is not None
+                resident.mailbox.appendleft(turn)  # the next one to run, before the hold
+            else:
+                self._turns.take(record, command)
+            return
         if early := early_outcome(turn, self._tables, self._ports.clock_ms):
             self._turns.conclude(turn, early)  # a deletion, or too late
             return

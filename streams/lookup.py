@@ -139,7 +139,7 @@ async def _entry(owner: Owner, command: LogRecord) -> Reply | None:
                     continue
                 entry = told.entry if isinstance(told, EntryRecord) else None
                 hit = entry is not None and entry.command == offset
-                if (hit or (told.done and offset in in_runs(told.done))) and await _counts(
+                if (hit or (told.done and offset in in_runs(told.done))) and await counts(
                     owner, told.epoch, record.offset
                 ):
                     return entry.reply if hit and entry is not None else None
@@ -149,7 +149,7 @@ async def _entry(owner: Owner, command: LogRecord) -> Reply | None:
     return None
 
 
-async def _counts(owner: Owner, epoch: int, offset: int) -> bool:
+async def counts(owner: Owner, epoch: int, offset: int) -> bool:
     """Was `epoch` the newest claim where the journal record at `offset` lies?"""
     log = owner.log
     if log.exclusive or epoch == owner.tables.reader.epoch:

@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         (state, "state Counter/alice --json"),
         (alarms, "alarms Counter/alice"),
         (sockets, "sockets Room/lobby"),
+        (turns, "turns Counter/alice --limit 10"),
         (delete, "delete Counter/alice --yes"),
         (pause, "pause Counter/alice"),
         (resume, "resume Counter/alice"),
@@ -107,6 +108,19 @@ def sockets(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json
     """Show the WebSockets of an object."""
     told = _ask("GET", _path(target, "sockets"), url, token)
     _print(told, told["sockets"], as_json=as_json)
+
+
+def turns(
+    target: Object,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the last turns of an object that changed something or failed, the newest first."""
+    told = _ask("GET", _path(target, "turns"), url, token, query=_page(limit, cursor))
+    _print(told, told["turns"], as_json=as_json)
 
 
 def delete(

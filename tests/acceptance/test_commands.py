@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 from tests.acceptance.harness import deploy
@@ -10,9 +11,9 @@ from tests.acceptance.harness import deploy
 PATIENCE_S = 30.0
 
 
-def test_the_outcome_of_an_accepted_command_is_found_after_sigkill(tmp_path: Path) -> None:
+def test_the_outcome_of_an_accepted_command_is_found_after_sigkill(tmp_path: Path, log: str) -> None:
     """The process dies while the command runs; it runs at the next start, once."""
-    deployment = deploy(tmp_path)
+    deployment = deploy(tmp_path, log=log, name=f"t{uuid4().hex[:12]}")
     with deployment.serve(environ={"SLOW_S": "600"}) as server:
         answer = httpx.post(f"{server.url}/objects/Slow/a", headers={"prefer": "respond-async"})
         assert answer.status_code == 202

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 from tests.integration.test_access import lines, token
@@ -52,9 +53,9 @@ class Room(DurableObject):
 """
 
 
-def written(folder: Path, *config: str) -> Path:
+def written(folder: Path, *config: str, log: str = "embedded") -> Path:
     (folder / "app.py").write_text(APP)
-    head = 'main = "app.py"\nname = "admin"\npartitions = 3\n'
+    head = f'main = "app.py"\nname = "t{uuid4().hex[:12]}"\npartitions = 3\nlog = "{log}"\n'
     (folder / "perdure.toml").write_text(head + "\n".join(config))
     return folder
 
@@ -154,9 +155,11 @@ def _are_found(server: Server, names: list[str]) -> None:
     assert not look(server, "objects/Counter/gone")["there"]
 
 
-def test_a_paused_object_stays_so_over_a_kill_until_it_is_resumed_and_one_is_deleted(tmp_path: Path) -> None:
+def test_a_paused_object_stays_so_over_a_kill_until_it_is_resumed_and_one_is_deleted(
+    tmp_path: Path, log: str
+) -> None:
     """What waited is done then, once; a command is given up by its offset; the data is whole after it all."""
-    app, data = written(tmp_path), tmp_path / "data"
+    app, data = written(tmp_path, log=log), tmp_path / "data"
     with serve(app, data) as server, ThreadPoolExecutor() as threads:
         call(server, "Counter/a", "add")
         assert act(server, "objects/Counter/a/pause").json() == {"paused": "Counter/a"}
@@ -173,6 +176,10 @@ def test_a_paused_object_stays_so_over_a_kill_until_it_is_resumed_and_one_is_del
     with serve(app, data) as server:
         told = look(server, "objects/Counter/a")
         assert (told["waiting"], told["paused"]["by"]) == (2, "")
+        assert [each["summary"] for each in look(server, "objects/Counter/a/turns")["turns"]] == [
+            "admin pause ",
+            "call add ",
+        ]
         assert look(server, "objects/Counter/a/state")["values"] == {"count": 1}
         first, second = told["next"]
         assert problem(act(server, "objects/Counter/a/skip")) == (400, "malformed-command")
@@ -192,6 +199,38 @@ def test_a_paused_object_stays_so_over_a_kill_until_it_is_resumed_and_one_is_del
         assert server.stop() == 0
     done = run("verify", str(app), "--data", str(data))
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_the_last_turns_of_an_object_are_told_page_by_page(tmp_path: Path) -> None:
+    """The newest first, those of its neighbours left out; what only read left none."""
+    app = written(tmp_path)
+    with serve(app, tmp_path / "data") as server:
+        for by in range(1, 6):
+            call(server, "Counter/a", "add", by)
+            call(server, "Counter/b", "add", by)
+        call(server, "Counter/a", "clear")
+        call(server, "Counter/a", "add", "x")
+        call(server, "Room/a", "noop")
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = look(server, "objects/Counter/a/turns", limit="3", cursor=cursor)
+            found += page["turns"]
+            assert len(page["turns"]) <= 3
+            if (cursor := page["cursor"]) is None:
+                break
+        outcomes = [(each["outcome"], each["code"], each["cleared"], each["put"]) for each in found]
+        assert outcomes == [
+            ("rejected", "invalid-arguments", False, []),
+            ("ok", None, True, []),
+            *[("ok", None, False, ["count"])] * 5,
+        ]
+        assert [each["journal"] for each in found] == sorted(
+            (each["journal"] for each in found), reverse=True
+        )
+        assert look(server, "objects/Room/a/turns") == {"turns": [], "cursor": None}
+        answer = httpx.get(f"{server.url}/admin/objects/Counter/a/turns?cursor=x")
+        assert problem(answer) == (400, "malformed-command")
 
 
 def test_the_right_admin_is_needed_and_enough(tmp_path: Path) -> None:
@@ -240,6 +279,7 @@ def test_the_commands_do_what_the_pages_do(tmp_path: Path) -> None:
         call(server, "Counter/ä b", "add")
         assert told("objects", "list", "Counter") == "ä b\n"
         assert json.loads(told("objects", "state", "Counter/ä b", "--json"))["values"] == {"count": 1}
+        assert 'put=["count"]' in told("objects", "turns", "Counter/ä b")
         assert "watermark=" in told("partitions")
         assert "process_bytes = " in told("memory")
         assert told("parked", "list") == ""
@@ -255,9 +295,10 @@ def test_the_commands_do_what_the_pages_do(tmp_path: Path) -> None:
     assert "no server answers" in run("partitions", "--url", url).stderr
 
 
-def test_a_parked_command_is_seen_and_driven_again_and_another_is_dropped(tmp_path: Path) -> None:
+def test_a_parked_command_is_seen_and_driven_again_and_another_is_dropped(tmp_path: Path, log: str) -> None:
     """Each once; driven again it is done, and nothing is parked in the end."""
-    app, data, mended = written(tmp_path, "[limits]\ncharges = 1\n"), tmp_path / "data", tmp_path / "mended"
+    app, data = written(tmp_path, "[limits]\ncharges = 1\n", log=log), tmp_path / "data"
+    mended = tmp_path / "mended"
     for key in ("a", "b"):
         with serve(app, data) as server, contextlib.suppress(httpx.HTTPError):
             call(server, f"Room/{key}", "fall", str(mended))

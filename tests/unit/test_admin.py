@@ -48,6 +48,25 @@ def test_a_paused_object_holds_its_commands_over_a_restart_and_one_is_given_up()
     story(Thing, told)
 
 
+def test_a_deletion_of_a_paused_object_waits_for_no_more_than_the_turn_that_runs() -> None:
+    """It runs next, before what waits; the object stays paused."""
+
+    async def told(reign: Reign) -> None:
+        running = reign.send("a", "add", 1, 5)
+        await reign.until(lambda: reign.owner.turns.residents["Thing/a"].running)
+        waiting = reign.send("a", "add", 10)
+        assert (await act(reign, "a", PAUSE)).error is None
+        assert running not in reign.doors.replies
+        assert (await act(reign, "a", DELETE)).error is None
+        assert result(reign.doors.replies[running]) == b'{"result":1}'
+        assert waiting not in reign.doors.replies
+        assert (await summary(reign.owner, "Thing/a"))["waiting"] == 1
+        await act(reign, "a", RESUME)
+        assert result((await reign.told(waiting))[0]) == b'{"result":1}'
+
+    story(Thing, told)
+
+
 def test_a_parked_command_is_driven_again_once() -> None:
     """It runs as a new command, after which nothing is parked there."""
 
