@@ -56,6 +56,13 @@ class Settings:
     def options(self, timeout: float | None, key: str | None, traceparent: str | None) -> Options:
         return Options(self.timeout_s if timeout is None else timeout, key, traceparent)
 
+    def reopening(self, place: str, options: Options, pause: Callable[[float], Any]) -> Reopening:
+        headers = dict(self.headers)
+        if trace := options.traceparent or current_trace():
+            headers["traceparent"] = trace
+        url = "ws" + self.url.removeprefix("http") + place
+        return Reopening(url, headers, self.policy(options), pause)
+
     def http(self) -> dict[str, Any]:
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
         return {"base_url": self.url, "headers": self.headers, "limits": limits}
@@ -132,11 +139,7 @@ class App:
             return _lost(error)
 
     def _reopening(self, place: str, options: Options) -> Reopening:
-        headers = dict(self._settings.headers)
-        if trace := options.traceparent or current_trace():
-            headers["traceparent"] = trace
-        url = "ws" + self._settings.url.removeprefix("http") + place
-        return Reopening(url, headers, self._settings.policy(options), self._pause)
+        return self._settings.reopening(place, options, self._pause)
 
 
 class SyncApp:
@@ -161,7 +164,10 @@ class SyncApp:
         A type checker sees any method with any arguments. Raises `BadKey`.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
-        return SyncStub(*_named(kind, name), options, self._send)
+        return SyncStub(*_named(kind, name), options, self._send, self._reopening)
+
+    def _reopening(self, place: str, options: Options) -> Reopening:
+        return self._settings.reopening(place, options, self._pause)
 
     def _send(self, asking: Asking, options: Options, read: Callable[[Answer], Any]) -> Any:
         steps = attempts(asking.name, self._settings.policy(options))

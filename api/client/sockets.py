@@ -10,7 +10,7 @@ Laws
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -22,15 +22,58 @@ from perdure.schemas.errors import CallerError, Unavailable
 
 _LOST = frozenset((1001, 1006, 1012, 1013))
 _NO_PONG = 1011  # what the package closes with when a ping is not answered
+_Opened = TypeVar("_Opened")
 
 
 class Reopening(NamedTuple):
-    """How to open it: the whole URL, headers of each attempt, and how long to try."""
+    """How to open it: the whole URL, headers of each attempt, and how long to try. `pause` is its style's own."""
 
     url: str
     headers: dict[str, str]
     policy: Policy
-    pause: Callable[[float], Awaitable[None]]
+    pause: Callable[[float], Any]
+
+
+class Opening(Generic[_Opened]):
+    """As a call is made: attempts, with pauses. Opening changes nothing that could be done twice.
+
+    Do what `next` says until `opened` is there; `came` is told of each attempt.
+    """
+
+    def __init__(self, how: Reopening) -> None:
+        self._url = how.url
+        self._steps = attempts(f"WebSocket {how.url}", how.policy)
+        self._came: Answer | Lost | None = None
+        self.opened: _Opened | None = None
+
+    def next(self) -> Ask | Wait:
+        """What to do. Raises a `PerdureError` when nothing more is to be tried."""
+        came, self._came = self._came, None
+        try:
+            return self._steps.send(came)
+        except StopIteration as done:
+            told = f"{self._url}: answered {done.value.status} instead of a WebSocket"
+            raise CallerError(told) from None
+
+    def came(self, what: _Opened | Answer | Lost) -> None:
+        """What an attempt came to."""
+        if isinstance(what, (Answer, Lost)):
+            self._came = what
+        else:
+            self._steps.close()
+            self.opened = what
+
+
+def refused(error: InvalidStatus) -> Answer:
+    """What the server answered in place of a WebSocket."""
+    told = error.response
+    pairs = tuple((name.lower(), value) for name, value in told.headers.raw_items())
+    return Answer(told.status_code, Headers(pairs), bytes(told.body or b""))
+
+
+def no_server(error: Exception) -> Lost:
+    """Nobody answered, or nothing that makes sense."""
+    return Lost(False, f"no server answers ({error or type(error).__name__})")
 
 
 def is_lost(error: ConnectionClosed) -> bool:
@@ -99,24 +142,13 @@ class Socket:
         return self._connection
 
     async def _open(self) -> ClientConnection:
-        """As a call is made: attempts, with pauses. Opening changes nothing that could be done twice."""
-        steps = attempts(f"WebSocket {self._how.url}", self._how.policy)
-        came: Answer | Lost | None = None
-        while True:
-            try:
-                step = steps.send(came)
-            except StopIteration as done:
-                told = f"{self._how.url}: answered {done.value.status} instead of a WebSocket"
-                raise CallerError(told) from None
-            if isinstance(step, Wait):
+        opening: Opening[ClientConnection] = Opening(self._how)
+        while opening.opened is None:
+            if isinstance(step := opening.next(), Wait):
                 await self._how.pause(step.seconds)
-                came = None
-                continue
-            opened = await self._attempt(step)
-            if isinstance(opened, ClientConnection):
-                steps.close()
-                return opened
-            came = opened
+            else:
+                opening.came(await self._attempt(step))
+        return opening.opened
 
     async def _attempt(self, step: Ask) -> ClientConnection | Answer | Lost:
         try:
@@ -128,8 +160,6 @@ class Socket:
                 process_exception=lambda error: error,
             )
         except InvalidStatus as error:
-            told = error.response
-            pairs = tuple((name.lower(), value) for name, value in told.headers.raw_items())
-            return Answer(told.status_code, Headers(pairs), bytes(told.body or b""))
+            return refused(error)
         except (TimeoutError, OSError, InvalidHandshake, EOFError) as error:
-            return Lost(False, f"no server answers ({error or type(error).__name__})")
+            return no_server(error)

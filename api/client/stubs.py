@@ -15,16 +15,25 @@ from typing import Any
 from perdure.api.client.answers import Answer, ClientResponse, result_of
 from perdure.api.client.asking import Asking, Options, a_call, a_fetch, path_of, rooted
 from perdure.api.client.sockets import Reopening, Socket
+from perdure.api.client.sync_sockets import SyncSocket
 
 Send = Callable[[Asking, Options, Callable[[Answer], Any]], Any]
 
 
 class _Stub:
-    def __init__(self, key: str, methods: frozenset[str] | None, options: Options, send: Send) -> None:
+    def __init__(
+        self,
+        key: str,
+        methods: frozenset[str] | None,
+        options: Options,
+        send: Send,
+        reopening: Callable[[str, Options], Reopening],
+    ) -> None:
         self._key = key
         self._methods = methods
         self._options = options
         self._send = send
+        self._reopening = reopening
 
     def __repr__(self) -> str:
         return f"<stub of {self._key}>"
@@ -41,6 +50,9 @@ class _Stub:
 
         return method
 
+    def _socket_at(self, path: str) -> Reopening:
+        return self._reopening(path_of("objects", self._key) + rooted(path), self._options)
+
 
 def _check(name: str) -> None:
     if name.startswith("_"):
@@ -53,17 +65,6 @@ def _response(answer: Answer) -> ClientResponse:
 
 class Stub(_Stub):
     """An object, asked with `await`. Every name that is not here is one of its methods."""
-
-    def __init__(
-        self,
-        key: str,
-        methods: frozenset[str] | None,
-        options: Options,
-        send: Send,
-        reopening: Callable[[str, Options], Reopening],
-    ) -> None:
-        super().__init__(key, methods, options, send)
-        self._reopening = reopening
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         _check(name)
@@ -87,8 +88,7 @@ class Stub(_Stub):
         self, path: str = "/", *, on_reconnect: Callable[[Socket], Coroutine[Any, Any, None]] | None = None
     ) -> Socket:
         """A WebSocket to it, opened anew when it is lost: `async with stub.websocket() as ws`."""
-        place = path_of("objects", self._key) + rooted(path)
-        return Socket(self._reopening(place, self._options), on_reconnect)
+        return Socket(self._socket_at(path), on_reconnect)
 
 
 class SyncStub(_Stub):
@@ -111,3 +111,9 @@ class SyncStub(_Stub):
         asking = a_fetch(self._key, method, path, json, body, headers, self._options)
         answered: ClientResponse = self._send(asking, self._options, _response)
         return answered
+
+    def websocket(
+        self, path: str = "/", *, on_reconnect: Callable[[SyncSocket], None] | None = None
+    ) -> SyncSocket:
+        """A WebSocket to it, opened anew when it is lost: `with stub.websocket() as ws`."""
+        return SyncSocket(self._socket_at(path), on_reconnect)

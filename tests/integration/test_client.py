@@ -253,6 +253,37 @@ def test_a_socket_is_opened_anew_over_a_restart(tmp_path: Path) -> None:
         assert asyncio.run(main(first, opened)) == ["first", "again"]
 
 
+def test_a_socket_without_await_is_opened_anew_too(tmp_path: Path) -> None:
+    """As above, in a thread; what the application closes ends it, and what does not come in time is told."""
+    folder, port = app_in(tmp_path / "app"), str(free_port())
+    with contextlib.ExitStack() as opened:
+        first = opened.enter_context(serve(folder, tmp_path / "data", "--port", port))
+        heard: list[str | bytes] = []
+        with (
+            perdure.connect(first.url, timeout=PATIENCE_S) as app,
+            app.get("Counter", "talk").websocket(on_reconnect=lambda ws: ws.send("again")) as ws,
+        ):
+            with pytest.raises(TimeoutError):
+                ws.receive(timeout=0.01)
+            ws.send("first")
+            for message in ws:
+                heard.append(message)
+                if message == "first":
+                    first.stop()
+                    opened.enter_context(serve(folder, tmp_path / "data", "--port", port))
+                else:
+                    ws.send("bye")
+            assert ws.reconnects == 1
+            with pytest.raises(perdure.Unavailable):
+                ws.send("too late")
+        assert heard == ["first", "again"]
+        with (
+            perdure.connect(first.url) as app,
+            pytest.raises(perdure.CallerError, match="answered 404 instead"),
+        ):
+            app.get("Counter", "x").websocket("/no").__enter__()
+
+
 def test_a_socket_that_is_not_accepted_is_an_error(server: Server) -> None:
     """What the object answered instead is told."""
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from websockets.exceptions import ConnectionClosedError
@@ -180,7 +180,11 @@ class Counter(DurableObject):
 def stub(sent: list[Any], key: str | None = None) -> SyncStub:
     options = Options(1.0, key)
     methods = frozenset(("increment",))
-    return SyncStub("Counter/a", methods, options, lambda asking, *_: sent.append(asking))
+    return SyncStub("Counter/a", methods, options, lambda asking, *_: sent.append(asking), _no_socket)
+
+
+def _no_socket(place: str, options: Options) -> NoReturn:
+    raise AssertionError(f"{place} was not to be opened")
 
 
 def test_a_method_that_is_not_there_is_found_at_once() -> None:

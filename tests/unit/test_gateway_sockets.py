@@ -38,6 +38,7 @@ class Wire:
         self.key = key
         self.position = -1
         self.auto: tuple[str, bytes] | None = None
+        self.principal = ""
         self.sent: list[Any] = []
         self.turns = 0
         self.errors: list[BaseException] = []

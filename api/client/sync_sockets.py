@@ -1,0 +1,96 @@
+"""As sockets.py, without `await`: the same laws, for programs that have a thread to wait in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from perdure.api.client.answers import Answer
+from perdure.api.client.attempts import Ask, Lost, Wait
+from perdure.api.client.sockets import Opening, Reopening, is_lost, no_server, refused
+from perdure.schemas.errors import Unavailable
+
+
+class SyncSocket:
+    """`send`, `receive`, `for message in ws`, `close`. `reconnects` counts how often it was opened anew."""
+
+    def __init__(self, reopening: Reopening, on_reconnect: Callable[[SyncSocket], None] | None) -> None:
+        self._how = reopening
+        self._on_reconnect = on_reconnect
+        self._connection: ClientConnection | None = None
+        self._closed = False
+        self.reconnects = 0
+
+    def __enter__(self) -> Self:
+        self._connection = self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, message: str | bytes) -> None:
+        """Send one message. Raises `Unavailable` if the socket is lost: receive, then send again."""
+        try:
+            self._there().send(message)
+        except ConnectionClosed as error:
+            raise Unavailable(f"{self._how.url}: the socket is closed, nothing was sent ({error})") from error
+
+    def receive(self, timeout: float | None = None) -> str | bytes:
+        """The next message. Raises websockets' `ConnectionClosed` when the application closed it.
+
+        timeout: seconds to wait for it on one connection; None: as long as it takes. Raises `TimeoutError`.
+        """
+        while True:
+            try:
+                return self._there().recv(timeout)
+            except ConnectionClosed as error:
+                if self._closed or not is_lost(error):
+                    raise
+            self._connection = self._open()
+            self.reconnects += 1
+            if self._on_reconnect is not None:
+                self._on_reconnect(self)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        while True:
+            try:
+                message = self.receive()
+            except ConnectionClosed:
+                return
+            yield message
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close it; it is not opened anew."""
+        self._closed = True
+        if self._connection is not None:
+            self._connection.close(code, reason)
+
+    def _there(self) -> ClientConnection:
+        if self._connection is None:
+            raise RuntimeError("a socket is used inside of: with stub.websocket() as ws")
+        return self._connection
+
+    def _open(self) -> ClientConnection:
+        opening: Opening[ClientConnection] = Opening(self._how)
+        while opening.opened is None:
+            if isinstance(step := opening.next(), Wait):
+                self._how.pause(step.seconds)
+            else:
+                opening.came(self._attempt(step))
+        return opening.opened
+
+    def _attempt(self, step: Ask) -> ClientConnection | Answer | Lost:
+        try:
+            return connect(
+                self._how.url,
+                additional_headers=self._how.headers,
+                open_timeout=step.timeout_s,
+                max_size=None,
+            )
+        except InvalidStatus as error:
+            return refused(error)
+        except (TimeoutError, OSError, InvalidHandshake, EOFError) as error:
+            return no_server(error)
