@@ -19,7 +19,7 @@ from perdure.schemas.admin import OF_ALARM, OF_COMMAND, Parked, Place, place_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.expiry import expiry_of
-from perdure.schemas.journal import Entry
+from perdure.schemas.journal import NO_COMMAND, Entry
 from perdure.schemas.keys import name_of, partition_named, partition_of
 from perdure.schemas.sockets import SETTINGS
 from perdure.schemas.values import decode_value
@@ -102,11 +102,9 @@ async def summary(owner: Owner, key: str) -> dict[str, Any]:
     if resident is not None:
         if (running := resident.running) is not None and type(running) is not Hold:
             told["running"] = running.offset
-        waiting = resident.mailbox or ()
-        held = sum(type(each) is Hold for each in islice(waiting, 1))
-        told["waiting"] = len(waiting) - held
-        shown_ones = islice(waiting, held, held + _WAITING_SHOWN)
-        told["next"] = [each.offset if isinstance(each, Turn) else each for each in shown_ones]
+        waiting = [each for each in resident.mailbox or () if type(each) is not Hold]
+        told["waiting"] = len(waiting)
+        told["next"] = [each.offset if isinstance(each, Turn) else each for each in waiting[:_WAITING_SHOWN]]
     return told
 
 
@@ -186,7 +184,7 @@ async def turns(owner: Owner, key: str, query: Query) -> dict[str, Any]:
 def _turn(partition: int, offset: int, entry: Entry) -> dict[str, Any]:
     reply = entry.reply
     return {
-        "command": f"{partition}:{entry.command}",
+        "command": None if entry.command == NO_COMMAND else f"{partition}:{entry.command}",
         "journal": offset,
         "id": entry.id or None,
         "time_ms": entry.time_ms,

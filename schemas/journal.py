@@ -27,6 +27,7 @@ VERSION = 1
 CHAIN_BYTES = 16
 NO_CHAIN = bytes(CHAIN_BYTES)
 HASH_FUNCTION = "murmur2"
+NO_COMMAND = -1  # the command of an entry that none made, but a migration
 
 Outcome = Literal["ok", "refused", "failed", "rejected", "parked"]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine
+from itertools import takewhile
 from typing import Any
 
 from msgspec.structs import replace
@@ -44,7 +45,7 @@ from perdure.schemas.replies import FAILED, Reply, error_reply
 from perdure.streams.deleting import told
 from perdure.streams.intake import early_outcome
 from perdure.streams.log import LogRecord, Topic
-from perdure.streams.mailbox import Hold, Resident, Turn
+from perdure.streams.mailbox import Hold, Resident, Turn, is_deletion
 from perdure.streams.owning import Ports
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
@@ -126,21 +127,25 @@ class Administration:
         if resident.running is None:
             resident.running = hold
         elif resident.mailbox:
-            resident.mailbox.appendleft(hold)
+            first = sum(
+                1 for _ in takewhile(is_deletion, resident.mailbox)
+            )  # those that are next are not held
+            resident.mailbox.insert(first, hold)
         else:
             resident.mailbox = deque((hold,))
 
     def _resume(self, turn: Turn, resident: Resident) -> None:
         reply = told(resumed=resident.key)
-        if not resident.paused:
+        hold = resident.hold
+        if hold is None:
             self._turns.conclude(turn, Outcome(reply, False, False, False))
             return
         self._done(turn, reply, Change("resumed"))
-        if type(resident.running) is Hold:
+        if resident.running is hold:
             self._turns.free(resident)
         else:
             assert resident.mailbox is not None
-            resident.mailbox.popleft()
+            resident.mailbox.remove(hold)
 
     # Giving up a command
 

@@ -20,7 +20,7 @@ from perdure.objects.registry import Kind
 from perdure.objects.state import State
 from perdure.objects.turn import handling
 from perdure.schemas.admin import Change
-from perdure.schemas.commands import SOCKET, Command
+from perdure.schemas.commands import ADMIN, SOCKET, Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
@@ -143,9 +143,21 @@ class Resident:
         return self.running is None and not self.unsettled and not self.mailbox
 
     @property
+    def hold(self) -> Hold | None:
+        """What keeps turns from beginning, of a paused object; deletions that came after it stand before it."""
+        if type(self.running) is Hold:
+            return self.running
+        for each in self.mailbox or ():
+            if type(each) is Hold:
+                return each
+            if not is_deletion(each):
+                break
+        return None
+
+    @property
     def paused(self) -> bool:
-        """Does no turn begin after the one that runs?"""
-        return type(self.running) is Hold or bool(self.mailbox and type(self.mailbox[0]) is Hold)
+        """Does no turn begin after the one that runs, and deletions?"""
+        return self.hold is not None
 
     def handler(self, command: Command, env: Env) -> Coroutine[Any, Any, Any]:
         """What handles `command`; the first turn of a residence makes the instance and starts it."""
@@ -261,6 +273,11 @@ class Resident:
         if len(self.cache) >= CACHED_VALUES and name not in self.cache:
             self.cache.clear()
         self.cache[name] = value
+
+
+def is_deletion(waiting: Turn | int) -> bool:
+    """Is it the deletion of an object? No other act of administration waits in a mailbox."""
+    return type(waiting) is Turn and waiting.command.kind == ADMIN
 
 
 def _lay_over(rows: dict[str, _Row], changes: dict[str, _Row | None]) -> None:

@@ -24,7 +24,7 @@ from perdure.schemas.config import Config
 from perdure.schemas.config_model import TransferredClass
 from perdure.schemas.effects import AlarmChange
 from perdure.schemas.errors import ConfigError
-from perdure.schemas.journal import Claim, Entry, encode_entry, encode_raw_entry
+from perdure.schemas.journal import NO_COMMAND, Claim, Entry, encode_entry, encode_raw_entry
 from perdure.schemas.keys import name_of, object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, Reply
@@ -44,7 +44,6 @@ if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.owner import Owner
 
 _logger = logging.getLogger("perdure")
-NO_COMMAND = -1  # the command of an entry that no command made
 ENTRY_BYTES = 1 << 20  # of values in one entry, or one value
 BATCH_BYTES = 4 << 20
 _MOVED = Reply(OK, 204)
@@ -142,8 +141,9 @@ class Transfers:
         if log is None:
             return ()
         self._held.push_async_callback(log.close)
-        shutil.rmtree(scratch := self._scratch / asked.from_script, ignore_errors=True)
-        self._held.callback(shutil.rmtree, scratch, ignore_errors=True)
+        self._held.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+        scratch = self._scratch / str(len(self._opened))  # of a number: names of apps may be anything
+        shutil.rmtree(scratch, ignore_errors=True)
         store = RocksStore(scratch)
         self._held.callback(store.close)
         return [await _folded(log, store, partition) for partition in range(log.partitions)]

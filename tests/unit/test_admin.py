@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from tests.unit.reign import Reign, story
@@ -57,7 +59,11 @@ def test_a_deletion_of_a_paused_object_waits_for_no_more_than_the_turn_that_runs
         waiting = reign.send("a", "add", 10)
         assert (await act(reign, "a", PAUSE)).error is None
         assert running not in reign.doors.replies
-        assert (await act(reign, "a", DELETE)).error is None
+        deleting = asyncio.create_task(act(reign, "a", DELETE))
+        await reign.until(lambda: len(reign.owner.turns.residents["Thing/a"].mailbox or ()) == 3)
+        for what in (RESUME, PAUSE, PAUSE):
+            assert (await act(reign, "a", what)).error is None
+        assert (await deleting).error is None
         assert result(reign.doors.replies[running]) == b'{"result":1}'
         assert waiting not in reign.doors.replies
         assert (await summary(reign.owner, "Thing/a"))["waiting"] == 1
