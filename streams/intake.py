@@ -9,7 +9,7 @@ from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.admin import DELETE
 from perdure.schemas.calls import CallKey, call_key
 from perdure.schemas.commands import ADMIN, Command, parse_command, payload_hash
-from perdure.schemas.errors import Expired, KeyReused, MalformedCommand, NonDeterministic
+from perdure.schemas.errors import AskAgain, Expired, KeyReused, MalformedCommand, NonDeterministic
 from perdure.schemas.keys import namespace_of, partition_of
 from perdure.schemas.replies import REJECTED, error_reply
 from perdure.schemas.seal import Seal
@@ -46,6 +46,15 @@ def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Ou
     if command.kind == ADMIN and command.method == DELETE:
         return deletion(turn)
     return None
+
+
+def copy_outcome(copy: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Outcome:
+    """The outcome of a copy of a call that has ended: the same; if that was not done, neither is this.
+
+    One that ran only now would overtake the commands that came behind it.
+    """
+    first = early_outcome(copy, tables, clock_ms)
+    return first or not_done(AskAgain("the call of which this is a copy was not done: ask again"))
 
 
 def _outcome_of_key(command: Command, client_key: str, tables: Tables) -> Outcome | None:

@@ -188,3 +188,5 @@ class MemoryBroker:
         self.open, self.in_flight, self._committing = Write(), None, False
         for stream in self.streams.values():
             stream.durable = stream.end
+            for record in stream.records:
+                record.memo = None  # it was in the memory of who died

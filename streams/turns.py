@@ -4,7 +4,7 @@ Laws
 - One turn at a time per object, in log order; a slow object delays only itself.
 - A turn ends once: by its handler, at its deadline, or with the reign. What ends a turn is all that is heard of it.
 - A client key is in flight from the arrival of its command until what its turn came to is durable. A copy of a call
-  from a turn, whose key is in flight, is answered then as the first one was.
+  from a turn, whose key is in flight, is answered then as the first one was, also that it was not done.
 - A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
 - A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
 - A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run. After
@@ -42,7 +42,7 @@ from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.blame import Blame
 from perdure.streams.entries import entry_of
-from perdure.streams.intake import early_outcome
+from perdure.streams.intake import copy_outcome, early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.mailbox import Hold, Resident, Turn
@@ -392,8 +392,4 @@ class Turns:
             spending = (command.key, command.principal, command.client_key)
             self.keys_in_flight.discard(spending)
             for copy in self._joined.pop(spending, ()):
-                # answered as the first was; if that was not done at all, the next copy is the one that runs
-                if early := early_outcome(copy, self.tables, self.ports.clock_ms):
-                    self.conclude(copy, early)
-                else:
-                    self.take(copy.record, copy.command)
+                self.conclude(copy, copy_outcome(copy, self.tables, self.ports.clock_ms))

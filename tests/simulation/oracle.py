@@ -17,7 +17,7 @@ from perdure.schemas.replies import FAILED, REFUSED
 from perdure.schemas.sockets import CLOSE, CLOSED, TEXT, number_of, parse_frame, upgrade_of
 from perdure.schemas.values import decode_value
 from perdure.streams.owning import UNSEALED
-from tests.simulation.sample import LEASE, MARK, TTLS_S
+from tests.simulation.sample import LEASE, MARK, SHOUTS, TTLS_S
 
 Place = tuple[int, int]  # partition and offset of a command
 _MAY_FAIL = {
@@ -236,7 +236,9 @@ class Model:
             due = [(f"Sample/{other}", f"send:{place[0]}:{place[1]}:{n}") for n in (1, 2)]
             assert keys == due, f"I5: {what} sent {keys}, not {due}"
         elif op == "shout":
-            self._check_frames(what, entry, self.sockets, TEXT, [f"{mark}.{n}".encode() for n in (1, 2)])
+            self._check_frames(
+                what, entry, self.sockets, TEXT, [f"{mark}.{n}".encode() for n in range(1, SHOUTS + 1)]
+            )
         elif op == "kick":
             self._check_frames(what, entry, self.sockets, CLOSE, [mark.encode()])
             gone = {each.id for each in entry.sockets if not each.gateway}

@@ -15,6 +15,7 @@ from perdure import DurableObject, Refusal, Request, Response, WebSocket
 
 MARK = "m:"
 LEASE = "lease"  # the value that may expire
+SHOUTS = 5  # frames of one turn that must not overtake each other
 TTLS_S = (0.05, 0.3, 2.0)
 
 
@@ -140,7 +141,8 @@ class Sample(DurableObject):
         await self.state.put(MARK + mark, True)
         if random.random() < 0.15:
             raise ValueError(mark)
-        self.state.broadcast(mark + ".2")
+        for n in range(2, SHOUTS + 1):
+            self.state.broadcast(f"{mark}.{n}")
         return True
 
     async def do_kick(self, mark: str, random: Random) -> Any:
@@ -173,14 +175,14 @@ OPS = (
     ("lease", 5),
     ("keep", 1),
     ("look", 6),
-    ("connect", 7),
-    ("shout", 10),
+    ("connect", 9),
+    ("shout", 16),
     ("kick", 1),
     ("speak", 3),  # not of the object: a message over one of its sockets
     ("leave", 1),  # nor this: the far end of one closes it
 )
 OLD = "Old"  # the namespace that a migration deletes; its objects are of the same class
-OF_THE_OLD = frozenset(("add", "get", "token", "lease", "look", "alarm"))
+OF_THE_OLD = frozenset(("add", "get", "token", "alarm"))
 SPEAKING = frozenset(("call", "send"))
 TO_SOCKETS = frozenset(("shout", "kick"))
 ON_A_WIRE = frozenset(("speak", "leave"))

@@ -34,7 +34,7 @@ from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
-from tests.simulation.sample import OF_THE_OLD, OLD, ON_A_WIRE, OPS, TO_SOCKETS, Sample
+from tests.simulation.sample import OF_THE_OLD, OLD, ON_A_WIRE, OPS, TO_SOCKETS, TTLS_S, Sample
 from tests.simulation.wires import Joining, Wire
 
 COMMANDS = 50
@@ -43,6 +43,7 @@ START_MS = 1_700_000_000_000
 _KIND = Kind("Sample", Sample)
 _OLD = Kind(OLD, Sample)
 FOUNDING = Step("v1", created=(("Sample", "Sample"), (OLD, "Sample")))
+MIGRATING = ("owner.before_migration", "owner.after_migration")
 REMOVING = Step("v2", deleted=(OLD,))
 _OPS = [name for name, _ in OPS]
 _WEIGHTS = [weight for _, weight in OPS]
@@ -140,6 +141,8 @@ class Node:
         self.context = copy_context()
         self.context.run(_node.set, self)
         self.steps_left = run.random.randrange(5, 400) if run.random.random() < 0.7 else 10**9
+        if run.migrated and run.random.random() < 0.3:
+            self.steps_left = run.random.randrange(1, 8)  # within its migration, if it is the first to begin
         self.owners: list[Owner] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.door: Door | None = None
@@ -246,6 +249,7 @@ class Run:
         self.shared = self.random.random() < 0.65
         self.counts: Counter[str] = Counter()
         self.calm = False
+        self.migrates = self.random.random() < 0.3
         self.migrated = False  # who starts from then on has another app, without the namespace `OLD`
         self.failures: list[BaseException] = []
         self.told: list[Told] = []
@@ -344,7 +348,8 @@ class Run:
         self.loop.call_soon(node.bury)  # not at once: this may be a step in the midst of what it does
         if not node.died.done():
             node.died.set_result(None)
-        phase = "beginning" if any(o.state is OwnerState.BEGINNING for o in node.owners) else where
+        begins = any(o.state is OwnerState.BEGINNING for o in node.owners)
+        phase = "beginning" if begins and where not in MIGRATING else where
         self.counts[f"crash at {phase}"] += 1
         self.counts["crashes"] += 1
         if self.broker.ordered:
@@ -382,7 +387,7 @@ class Run:
             elif self.shared and roll < 0.9:
                 self.counts["take-overs"] += 1
                 node.context.run(node.own)
-            elif roll > 0.97 and not self.migrated:
+            elif self.migrates and roll > 0.9 and not self.migrated:
                 self.migrated = True
                 self.counts["migrations"] += 1
                 for each in [each for each in self.nodes.values() if each.alive]:
@@ -400,7 +405,8 @@ class Run:
         """One command, retried with its idempotency key until its outcome is known (if it has one)."""
         name, other = self.random.choice(_PAIRS)
         op = self.random.choices(_OPS, _WEIGHTS)[0]
-        namespace = OLD if op in OF_THE_OLD and self.random.random() < 0.15 else "Sample"
+        of_old = self.migrates and op in OF_THE_OLD and self.random.random() < 0.3
+        namespace = OLD if of_old else "Sample"
         if op in ON_A_WIRE:
             await self._on_a_wire(op)
             return
@@ -412,10 +418,19 @@ class Run:
         for _ in range(8):
             told = Told(f"{namespace}/{name}", op, mark, client_key, self.loop.time(), str(other))
             if await self._try(told):
+                if op == "lease":
+                    await self._look_when_it_ends(told)
                 return
             await asyncio.sleep(self.random.random() * 0.2)
             if client_key is None and not told.nothing_changed:
                 return
+
+    async def _look_when_it_ends(self, lease: Told) -> None:
+        """Before it is swept, if it ends when it is guessed that it does."""
+        ends_s = lease.asked_s + self.random.choice(TTLS_S) + self.random.random() * 0.005
+        await asyncio.sleep(max(ends_s - self.loop.time(), 0))
+        self._marks += 1
+        await self._try(Told(lease.key, "look", f"look-{self._marks}", None, self.loop.time(), lease.other))
 
     def _open_wires(self) -> list[Wire]:
         return [each for each in self.wires if each.joined and not each.gone and each.node.alive]
