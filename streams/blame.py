@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from perdure.schemas.replies import Reply
 from perdure.streams.about import about
 from perdure.streams.mailbox import Turn
 
@@ -78,8 +79,8 @@ class Blame:
         self._second = 0
         self._lines = 0
 
-    def failed(self, turn: Turn, error: BaseException) -> None:
-        """A handler raised."""
+    def failed(self, turn: Turn, why: BaseException | Reply) -> None:
+        """A handler raised, or what it returned is no reply, which says so."""
         second = int(self._clock_s())
         if second != self._second:
             if self._lines > LINES:
@@ -87,7 +88,10 @@ class Blame:
             self._second, self._lines = second, 0
         self._lines += 1
         if self._lines <= LINES:
-            _logger.error("a handler failed", **about(turn), what=what_of(turn), **told(error))
+            fields = (
+                told(why) if isinstance(why, BaseException) else {"error": why.error and why.error.message}
+            )
+            _logger.error("a handler failed", **about(turn), what=what_of(turn), **fields)
 
 
 def what_of(turn: Turn) -> str:

@@ -244,12 +244,12 @@ class Turns:
         if turn.command.hint and error is None:
             note_hint(turn.command.hint, resident, overlay)
         outcome = conclude(turn.command, result, error, overlay)
+        if outcome.reply.outcome == FAILED:
+            self._blame.failed(turn, error or outcome.reply)
         if self.ports.makers is not None:
             outcome = self.ports.makers.ruling(turn, outcome)
         if self.ports.tracing is not None:
             self.ports.tracing.ended(turn, outcome)
-        if error is not None and outcome.reply.outcome == FAILED:
-            self._blame.failed(turn, error)
         if turn.command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
         elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):
@@ -358,6 +358,7 @@ class Turns:
             if (size := len(turn.encoded)) > (most := self.bounds.entry_bytes):
                 raise TooLarge(f"the turn's journal entry has {size} bytes, over {most}")
         except Exception as error:  # noqa: BLE001 - a user's value that no log can hold raises anything
+            self._blame.failed(turn, error)
             committed = self._make_small_entry(turn, entry_failed(turn.command, error))
             self.instance_gone(resident)
         if committed is not None:

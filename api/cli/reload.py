@@ -4,8 +4,9 @@ Laws
 - One child at a time: the next one starts after the last one has ended, for they share the data directory. The socket
   is this process's, so that whoever connects meanwhile waits for the next one and is not refused.
 - Code that cannot even be parsed is told and not started: the code of before is served until it is mended.
-- A child that ends by itself for an error in the app (exit code 2, or a signal) is started again after the
-  next change, not before; what no change of code can mend (a port in use, a full disk) ends this process too.
+- A child that ends by itself for an error in the app (exit code 2) is started again after the next change, not before;
+  what no change of code can mend (a port in use, a full disk) ends this process too. One that is ended by a signal is
+  started again at once, as a server in production is; after `FALLS` of them in a row, after the next change.
 - Ctrl-C and SIGTERM end the child, then this process, with exit code 0.
 """
 
@@ -30,6 +31,7 @@ from perdure.api.server import bind
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 
+FALLS = 5  # more than it takes until a command that kills its server is parked
 STOP_S = 10.0  # for requests in flight; then it is killed: what it acknowledged is durable
 _SUFFIXES = (".py", ".toml", ".dev.vars")
 _TESTS = ("test_", "conftest.")
@@ -112,6 +114,7 @@ async def supervise(arguments: list[str], folder: Path, data_dir: Path, read: Ca
     changes = awatch(folder, watch_filter=CodeFilter(data_dir), stop_event=stop, raise_interrupt=False)
     unparsed, door = _Unparsed(), _Door(read)
     watch = asyncio.ensure_future(anext(changes, None))
+    falls = 0
     try:
         while not stop.is_set():
             child, lifeline = await _start(arguments, door.fileno())
@@ -120,14 +123,21 @@ async def supervise(arguments: list[str], folder: Path, data_dir: Path, read: Ca
                     watch = asyncio.ensure_future(anext(changes, None))
                     if not unparsed.look_at(changed):
                         _say("code changed: starting anew once requests in flight have ended")
+                        falls = 0
                         break
                 else:
                     changed = None
             finally:
                 await _end(child, lifeline)
             if changed is None and not stop.is_set():  # it ended by itself
-                if child.returncode not in (None, EXIT_CONFIG) and child.returncode >= 0:
-                    return child.returncode
+                code = child.returncode or 0
+                if code > 0 and code != EXIT_CONFIG:
+                    return code
+                if code < 0 and falls < FALLS:
+                    falls += 1
+                    _say(f"{signal.Signals(-code).name} has ended the server: starting it again")
+                    continue
+                falls = 0
                 _say(f"waiting for a change in {folder}")
                 if await watch is None:
                     break

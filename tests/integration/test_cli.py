@@ -22,6 +22,7 @@ import pytest
 from tests.process import COMMAND, clean_environ, run, serve
 
 from perdure.api.cli import main
+from perdure.api.cli.reload import FALLS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 COMMANDS = (
@@ -303,6 +304,23 @@ def test_dev_serves_changed_code_on_kept_state(counter: Path, tmp_path: Path) ->
         assert httpx.post(running.object_url()).json() == {"count": 12}
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
+
+
+def test_dev_starts_a_killed_server_again(counter: Path, tmp_path: Path) -> None:
+    """At once, on the state of before; one that is killed again and again waits for a change."""
+    app = tmp_path / "app" / "counter.py"
+    app.parent.mkdir()
+    app.write_text(counter.read_text())
+    lock = tmp_path / "data" / "LOCK"
+    with dev(app, tmp_path / "data") as running:
+        url = running.object_url()
+        for count in range(1, FALLS + 1):
+            assert httpx.post(url, timeout=30).json() == {"count": count}
+            os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+            running.line_with("SIGKILL has ended the server: starting it again")
+        assert httpx.get(running.object_url(), timeout=30).json() == {"count": FALLS}
+        os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+        running.line_with("waiting for a change")
 
 
 SLOW = """

@@ -45,6 +45,9 @@ class Noisy(DurableObject):
     def helper(self, table):
         return table["nope"]
 
+    async def strange(self) -> object:
+        return object()
+
     async def leak(self, token: str) -> None:
         log = logging.getLogger("leaks")
         log.warning("the key is %s", self.env.API_KEY)
@@ -107,6 +110,16 @@ def test_every_line_is_json_and_says_what_it_concerns(app: Path, tmp_path: Path)
     )
     assert [place.rpartition(":")[0] for place in blamed["via"]] == [str(app / "app.py")]
     assert told["asked for /x"]["trace"] == told["the Worker failed"]["trace"] == TRACE
+
+
+def test_an_answer_that_is_none_is_told_too(app: Path, tmp_path: Path) -> None:
+    """Nothing was raised, and yet the handler failed: its author is to see it."""
+    with serve(app, tmp_path / "data", environ={"PERDURE_SECRETS__API_KEY": SECRET}) as server:
+        assert httpx.post(f"{server.url}/rpc/Noisy/a/strange").status_code == 500
+        assert server.stop() == 0
+        (told,) = [line for line in lines(server.stderr()) if line["event"] == "a handler failed"]
+    assert (told["object"], told["what"]) == ("Noisy/a", "call strange")
+    assert "what strange returned is not JSON" in told["error"]
 
 
 def test_no_secret_stands_in_a_line(app: Path, tmp_path: Path) -> None:
