@@ -117,6 +117,7 @@ class Theirs(DurableObject):
     async def fetch(self, request: Request) -> Response:
         count = await self.state.get("count", 0) + 1
         await self.state.put("count", count)
+        await self.state.put("gone", count)
         await self.state.put("late", count, expiration_ttl=3600)
         await self.state.put("large", b"x" * 600_000)
         await self.state.put("larger", b"y" * 600_000)
@@ -125,6 +126,9 @@ class Theirs(DurableObject):
 
     async def alarm(self, info) -> None:
         pass
+
+    async def forget(self) -> None:
+        await self.state.delete("gone")
 """
 
 
@@ -157,12 +161,22 @@ def test_a_class_of_another_app_moves_in_with_what_its_objects_hold(tmp_path: Pa
         with pytest.raises(DidNotStart) as killed, serve(app, data, environ=environ):
             pass
         assert killed.value.returncode == -signal.SIGKILL
+        with serve(tmp_path / "theirs", tmp_path / "their-data") as server:  # what has come is not final yet
+            for name in NAMES:
+                assert httpx.post(f"{server.url}/rpc/First/{name}/forget").status_code == 200
+            assert server.stop() == 0
     for count in (2, 3):
         with serve(app, data) as server:
             assert counts(server, "Counter", "POST") == [count] * len(NAMES)
             shown = httpx.get(f"{server.url}/admin/objects/Counter/n7/alarms").json()["alarms"]
             assert [each["name"] for each in shown] == ["tea"]
-            for prefix, names in (("late", {"late"}), ("larger", {"larger"}), ("large", {"large"})):
+            assert httpx.get(f"{server.url}/admin/objects/Counter").json()["objects"] == sorted(NAMES)
+            for prefix, names in (
+                ("gone", set()),
+                ("late", {"late"}),
+                ("larger", {"larger"}),
+                ("large", {"large"}),
+            ):
                 state = httpx.get(f"{server.url}/admin/objects/Counter/n7/state?prefix={prefix}").json()
                 assert state["values"].keys() == names
                 assert state["expires_ms"].keys() == names & {"late"}
