@@ -60,8 +60,11 @@ class Makers:
         if maker != EMPTY and not overlay.cleared:
             return outcome
         quota = self._quota_of(principal)
-        if quota is not None and self.count(principal) - (maker == principal) >= quota:
-            told = f"{principal} has made {quota} objects, as many as its quota of objects allows: delete one first"
+        count = self.count(principal)
+        if quota is not None and count - (maker == principal) >= quota:
+            told = (
+                f"{principal} has made {count} objects, and may have made {quota} (quotas): delete some first"
+            )
             refused = not_done(OverQuota(told, retry_after_s=RETRY_AFTER_S))
             refused = Outcome(refused.reply, commit=False, entry=False, drop_instance=True)
             return given_up(refused) if nobody_asks_again(turn.command) else refused

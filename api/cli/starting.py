@@ -98,6 +98,6 @@ def _tell(folder: Path, left: list[str]) -> None:
     for line in (
         "perdure dev                            # http://127.0.0.1:8787; starts anew when you change the code",
         "perdure call Counter/alice increment   # in another terminal",
-        "python -m pytest",
+        "pip install pytest && python -m pytest",
     ):
         typer.echo(f"  {line}")

@@ -62,7 +62,8 @@ def create(
     if as_json:
         typer.echo(json.dumps({"token": text, **shown}, ensure_ascii=False))
         return
-    typer.echo(f"# the token, shown only now: {text}\n\n[[tokens]]")
+    typer.echo(f"the token, shown only now: {text}", err=True)  # never among the lines that go into a file
+    typer.echo("[[tokens]]")
     for key in ("name", "sha256", "scopes"):
         typer.echo(f"{key} = {json.dumps(shown[key], ensure_ascii=False)}")
     if token.expires is not None:
