@@ -86,7 +86,7 @@ async def begin(owner: Owner) -> None:
     again = await _fold_up_to(owner, epoch + 1)
     _check_epoch(owner, epoch)
     for step in missing(tables.steps, owner.ports.migrations):
-        again = await _migrate(owner, step)
+        again = await _migrate(owner, step, epoch)
         _check_epoch(
             owner, epoch
         )  # a rival may have appended the same step: that it is there does not make it ours
@@ -136,7 +136,7 @@ async def _append(owner: Owner, record: Claim) -> int:
 _Again = list[tuple[int, EntryRecord | NoOp]]
 
 
-async def _migrate(owner: Owner, step: Step) -> _Again:
+async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
     """Append one step and fold up to it; what `_fold_up_to` gives. It counts if the epoch is ours still.
 
     Raises `OutcomeUnknown`.
@@ -149,6 +149,7 @@ async def _migrate(owner: Owner, step: Step) -> _Again:
             empty.append((namespace, script))
         else:
             await _fold_up_to(owner, end)
+            _check_epoch(owner, epoch)  # else what follows would be written under a rival's
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
     again = await _fold_up_to(owner, offset + 1)
     for namespace, script in empty if owner.partition == 0 else ():  # told once, not by each partition

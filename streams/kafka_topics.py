@@ -98,7 +98,9 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
         raise LogUnreachable(f"Kafka at {endpoint.bootstrap}: {error!r}. Check the brokers.") from error
     finally:
         await close_client(admin)
-    return 0 if found["error_code"] == UNKNOWN_TOPIC else len(found["partitions"])
+    if found["error_code"] not in (0, UNKNOWN_TOPIC):
+        raise LogUnreachable(f"Kafka at {endpoint.bootstrap} on {topic}: {for_code(found['error_code'])!r}")
+    return len(found["partitions"])
 
 
 class Topics:

@@ -90,7 +90,7 @@ def _entries(tables: Tables, key: str, ours: str, summary: str) -> Iterator[Entr
             yield entry()
             puts, size, first = {}, 0, False
         puts[name] = value
-        size += len(value)
+        size += len(value) + len(name.encode()) + 16
     rows = tables.alarms(key).items()
     yield entry(
         tuple(
@@ -109,7 +109,7 @@ class Transfers:
         self._config = config
         self._scratch = scratch
         self._lock = asyncio.Lock()  # partitions begin at once
-        self._opened: dict[str, Sequence[Tables]] = {}
+        self._opened: dict[tuple[str, Path | None], Sequence[Tables]] = {}
         self._held = AsyncExitStack()
 
     async def source(self, step: Step, namespace: str) -> Source | None:
@@ -119,9 +119,10 @@ class Transfers:
         """
         asked = self._asked(step, namespace)
         async with self._lock:
-            tables = self._opened.get(asked.from_script)
+            place = asked.from_script, asked.data
+            tables = self._opened.get(place)
             if tables is None:
-                tables = self._opened[asked.from_script] = await self._open(asked)
+                tables = self._opened[place] = await self._open(asked)
         if not tables:
             return None
         return Source(asked.from_script, _namespace_of(asked, step.tag, tables[0]), tables)
@@ -141,9 +142,9 @@ class Transfers:
         if log is None:
             return ()
         self._held.push_async_callback(log.close)
-        self._held.callback(shutil.rmtree, self._scratch, ignore_errors=True)
         scratch = self._scratch / str(len(self._opened))  # of a number: names of apps may be anything
         shutil.rmtree(scratch, ignore_errors=True)
+        self._held.callback(shutil.rmtree, scratch, ignore_errors=True)
         store = RocksStore(scratch)
         self._held.callback(store.close)
         return [await _folded(log, store, partition) for partition in range(log.partitions)]
@@ -152,6 +153,10 @@ class Transfers:
         told = {"name": asked.from_script, "data_dir": path, "partitions": app_in(path).partitions}
         data = open_data(other := self._config.model_copy(update=told))
         self._held.callback(data.close)
+        if not data.has_log:
+            raise ConfigError(
+                f"{path} has no log: the app {asked.from_script} was not run on the embedded log there"
+            )
         return await start_embedded(other, data)
 
     async def _shared(self, asked: TransferredClass) -> Log | None:

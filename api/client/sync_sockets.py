@@ -49,7 +49,11 @@ class SyncSocket:
             except ConnectionClosed as error:
                 if self._closed or not is_lost(error):
                     raise
-            self._connection = self._open()
+            connection = self._open()
+            if self._closed:  # meanwhile, by another thread
+                connection.close()
+                raise Unavailable(f"{self._how.url}: the socket was closed")
+            self._connection = connection
             self.reconnects += 1
             if self._on_reconnect is not None:
                 self._on_reconnect(self)
