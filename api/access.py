@@ -177,19 +177,20 @@ class Access:
 
     async def admit(self, headers: RawHeaders, need: Need) -> Grant:
         """Who asks, if that one may. Raises as `authenticate` and `permit` do."""
-        bearer = bearer_of(headers)
-        if (waits := self.pending(bearer)) is not None:
-            await asyncio.wait((waits,))
-        grant = self.authenticate(bearer)
+        grant = self.authenticate(await self._bearer(headers))
         self.permit(grant, need)
         return grant
 
     async def principal_of(self, headers: RawHeaders) -> str:
         """Who asks something that all may ask; empty if the credentials are nobody's that is known here."""
+        return self.name_of(await self._bearer(headers))
+
+    async def _bearer(self, headers: RawHeaders) -> bytes | None:
+        """The bearer token, once nothing is to be waited for any more."""
         bearer = bearer_of(headers)
         if (waits := self.pending(bearer)) is not None:
             await asyncio.wait((waits,))
-        return self.name_of(bearer)
+        return bearer
 
     def name_of(self, bearer: bytes | None) -> str:
         """As `principal_of`, when nothing is to be waited for."""

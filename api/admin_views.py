@@ -102,9 +102,10 @@ async def summary(owner: Owner, key: str) -> dict[str, Any]:
     if resident is not None:
         if (running := resident.running) is not None and type(running) is not Hold:
             told["running"] = running.offset
-        waiting = [each for each in resident.mailbox or () if type(each) is not Hold]
-        told["waiting"] = len(waiting)
-        told["next"] = [each.offset if isinstance(each, Turn) else each for each in waiting[:_WAITING_SHOWN]]
+        mailbox, hold = resident.mailbox or (), resident.hold
+        told["waiting"] = len(mailbox) - (hold is not None and hold is not resident.running)
+        waiting = islice((each for each in mailbox if each is not hold), _WAITING_SHOWN)
+        told["next"] = [each.offset if isinstance(each, Turn) else each for each in waiting]
     return told
 
 

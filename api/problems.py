@@ -68,8 +68,19 @@ Problem = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
 _encode = msgspec.json.Encoder().encode
 
 
-def problem(code: str, message: str, *, status: int, detail: Any = None, **more: Any) -> Problem:
-    """(status, headers, body) of a problem; its type is `urn:perdure:problem:{code}`."""
+def problem(
+    code: str,
+    message: str,
+    *,
+    status: int,
+    detail: Any = None,
+    retry_after_s: float | None = None,
+    **more: Any,
+) -> Problem:
+    """(status, headers, body) of a problem; its type is `urn:perdure:problem:{code}`.
+
+    `retry_after_s`: when to ask again, if that is known; of what is not done now (503) in a second.
+    """
     told = {
         "type": f"urn:perdure:problem:{code}",
         "title": code.replace("-", " "),
@@ -80,8 +91,8 @@ def problem(code: str, message: str, *, status: int, detail: Any = None, **more:
     if detail is not None:
         told["data"] = detail
     headers = [(b"content-type", b"application/problem+json")]
-    if status == UNAVAILABLE_STATUS:
-        headers.append((b"retry-after", b"1"))
+    if retry_after_s is not None or status == UNAVAILABLE_STATUS:
+        headers.append((b"retry-after", b"%d" % max(math.ceil(retry_after_s or 0), 1)))
     elif status == UNAUTHENTICATED_STATUS:
         headers.append((b"www-authenticate", b"Bearer"))
     return status, headers, _encode(told)
@@ -93,10 +104,10 @@ def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
     # an object's own codes do not choose the status (503, 504 and 507 promise something); perdure's codes do
     if outcome in (REJECTED, UNAVAILABLE) or error.code in _OWN_STATUS:
         status = STATUS.get(error.code, status)
-    told = problem(error.code, error.message, status=status, detail=error.detail, **more)
-    if error.code == OverQuota.code and status == STATUS[OverQuota.code]:  # of objects: others know the time
-        return told[0], [*told[1], (b"retry-after", b"%d" % RETRY_AFTER_S)], told[2]
-    return told
+    again_s = RETRY_AFTER_S if status == STATUS[OverQuota.code] else None
+    return problem(
+        error.code, error.message, status=status, detail=error.detail, retry_after_s=again_s, **more
+    )
 
 
 def problem_of(error: PerdureError, **more: Any) -> Problem:
@@ -104,9 +115,9 @@ def problem_of(error: PerdureError, **more: Any) -> Problem:
     command = error.command if isinstance(error, OutcomeUnknown) else ""
     if command:
         more["command"] = f"/commands/{command}"
-    told = problem(error.code, str(error), status=STATUS.get(error.code, UNAVAILABLE_STATUS), **more)
-    if isinstance(error, OverQuota):
-        return told[0], [*told[1], (b"retry-after", b"%d" % max(math.ceil(error.retry_after_s), 1))], told[2]
+    status = STATUS.get(error.code, UNAVAILABLE_STATUS)
+    again_s = error.retry_after_s if isinstance(error, OverQuota) else None
+    told = problem(error.code, str(error), status=status, retry_after_s=again_s, **more)
     if command:
         return told[0], [*told[1], (b"location", more["command"].encode())], told[2]
     return told

@@ -2,7 +2,8 @@
 
 Laws
 - An act is taken when it is read from the log. It does not wait in its object's mailbox, so that what is stuck there can
-  be dealt with; only a deletion takes its turn there. If the object is paused, it waits for no more than the turn that runs.
+  be dealt with; only a deletion takes its turn there. One that comes while the object is paused waits for no more
+  than the turn that runs.
 - Each act that changes something is an entry of its object; one that finds nothing to do is a mere `done`, and tells.
 - A paused object has a `Hold` where its turn would run: the turn that ran goes on to its end, none begins after it. The
   row says so, so that whoever owns the partition next holds it too.
@@ -127,9 +128,8 @@ class Administration:
         if resident.running is None:
             resident.running = hold
         elif resident.mailbox:
-            first = sum(
-                1 for _ in takewhile(is_deletion, resident.mailbox)
-            )  # those that are next are not held
+            # deletions that are next are not held
+            first = sum(1 for _ in takewhile(is_deletion, resident.mailbox))
             resident.mailbox.insert(first, hold)
         else:
             resident.mailbox = deque((hold,))

@@ -83,13 +83,9 @@ async def begin(owner: Owner) -> None:
     missing(tables.steps, owner.ports.migrations)  # nor on one that this configuration does not follow from
     owner.counts.claims += 1
     epoch = await _append(owner, Claim(owner.ports.new_uuid(), owner.ports.node))
-    again = await _fold_up_to(owner, epoch + 1)
-    _check_epoch(owner, epoch)
+    again = await _fold_as_ours(owner, epoch + 1, epoch)
     for step in missing(tables.steps, owner.ports.migrations):
         again = await _migrate(owner, step, epoch)
-        _check_epoch(
-            owner, epoch
-        )  # a rival may have appended the same step: that it is there does not make it ours
     owner.journal.own(tables.reader.position)
     owner.release.begin(tables.meta.low, tables.out_position.offset)
     await _let_out_again(owner, again, tables.reader.offset)
@@ -98,15 +94,6 @@ async def begin(owner: Owner) -> None:
     ):  # the node's producer was dropped meanwhile: what we would append has no way out
         raise OutcomeUnknown(f"partition {partition}: the claim's producer was lost before it served")
     owner.serve()
-
-
-def _check_epoch(owner: Owner, epoch: int) -> None:
-    """Raises `Fenced` if another claim than ours is the newest."""
-    newest = owner.tables.reader.epoch
-    if newest != epoch:
-        raise Fenced(
-            f"partition {owner.partition}: claimed at offset {epoch}, but the newest claim is {newest}"
-        )
 
 
 def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
@@ -137,10 +124,7 @@ _Again = list[tuple[int, EntryRecord | NoOp]]
 
 
 async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
-    """Append one step and fold up to it; what `_fold_up_to` gives. It counts if the epoch is ours still.
-
-    Raises `OutcomeUnknown`.
-    """
+    """Append one step and fold up to it; what `_fold_as_ours` gives. Raises `OutcomeUnknown` or `Fenced`."""
     tables = owner.tables
     empty = []
     for namespace, _, script in step.transferred:
@@ -148,13 +132,26 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
         if end is None:
             empty.append((namespace, script))
         else:
-            await _fold_up_to(owner, end)
-            _check_epoch(owner, epoch)  # else what follows would be written under a rival's
+            await _fold_as_ours(owner, end, epoch)
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
-    again = await _fold_up_to(owner, offset + 1)
+    again = await _fold_as_ours(owner, offset + 1, epoch)
     for namespace, script in empty if owner.partition == 0 else ():  # told once, not by each partition
         told = "migration %r: %s begins empty: of the app %s nothing is there (for its data directory set data = …)"
         _logger.warning(told, step.tag, namespace, script)
+    return again
+
+
+async def _fold_as_ours(owner: Owner, end: int, epoch: int) -> _Again:
+    """As `_fold_up_to`, with our claim at `epoch`. Raises `Fenced` if a rival's is newer.
+
+    Nothing is appended behind one, though all that was to be there may be: a rival journals the same steps.
+    """
+    again = await _fold_up_to(owner, end)
+    newest = owner.tables.reader.epoch
+    if newest != epoch:
+        raise Fenced(
+            f"partition {owner.partition}: claimed at offset {epoch}, but the newest claim is {newest}"
+        )
     return again
 
 

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, given_up, nobody_asks_again, not_done
 from perdure.schemas.admin import MADE, Change
@@ -65,8 +67,7 @@ class Makers:
             told = (
                 f"{principal} has made {count} objects, and may have made {quota} (quotas): delete some first"
             )
-            refused = not_done(OverQuota(told, retry_after_s=RETRY_AFTER_S))
-            refused = Outcome(refused.reply, commit=False, entry=False, drop_instance=True)
+            refused = replace(not_done(OverQuota(told)), drop_instance=True)
             return given_up(refused) if nobody_asks_again(turn.command) else refused
         turn.changes = (*turn.changes, Change(MADE))
         return outcome
@@ -79,14 +80,14 @@ class Makers:
         if overlay.cleared:
             made[_maker(turn)] -= 1  # of what nobody made nobody asks the count
             resident.maker = EMPTY
-        if makes(turn):
+        if _makes(turn):
             resident.maker = turn.command.principal
             made[resident.maker] += 1
         elif resident.maker == EMPTY and _puts(overlay):
             resident.maker = UNCOUNTED
 
 
-def makes(turn: Turn) -> bool:
+def _makes(turn: Turn) -> bool:
     """Does the turn's entry say that it makes its object?"""
     return any(change.what == MADE for change in turn.changes)
 

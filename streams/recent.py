@@ -2,7 +2,8 @@
 
 Laws
 - Turns that changed nothing leave no entry, unless they failed, were refused, or had a client key: those are not there.
-- One look reads at most `SCAN` records and keeps none of them; another goes on where it ended (`below`).
+- One look goes over at most `SCAN` records and keeps none of them; another goes on where it ended (`below`). On a shared
+  log what is of an earlier epoch is looked up from that epoch's claim on, see `counts`: the look may end as `Unavailable`.
 - Nothing is told before it is proved that this node still owns the partition; only what is folded, so durable, is told.
 """
 

@@ -1,11 +1,11 @@
 """Classes that come from another app, with what their objects hold: read from its journal, written into ours.
 
 Laws
-- It is a copy: the other app's data stay as they are, and go when that app deletes the class. While they are read nobody
-  writes them: a data directory is locked, and on Kafka the partitions are claimed, so that a node that serves them stops.
+- It is a copy: what the other app's objects hold stays, and goes when that app deletes the class. While it is read nobody
+  writes it: a data directory is locked, and on Kafka the partitions are claimed, so that a node that serves them stops.
 - Values come, also those that expire, and alarms, also parked ones. WebSockets, spent keys and pauses do not.
-- An object comes as entries of no command, the first of which empties it. So a copy that was cut short is made once more,
-  until the migration's step is in the journal behind it.
+- An object comes as entries of no command, the first of which empties it. So a copy that was cut short is made once more
+  of all that is there then, until the migration's step is in the journal behind it.
 - No code of either app runs.
 """
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -114,3 +114,11 @@ def run(
         cwd=cwd,
         timeout=timeout_s,
     )
+
+
+def until(condition: Callable[[], bool], tries: int = 2_000) -> None:
+    """Ask again and again, each time over HTTP."""
+    for _ in range(tries):
+        if condition():
+            return
+    raise AssertionError("it did not come to that")

@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import httpx
@@ -56,7 +57,7 @@ class Settings:
     def options(self, timeout: float | None, key: str | None, traceparent: str | None) -> Options:
         return Options(self.timeout_s if timeout is None else timeout, key, traceparent)
 
-    def reopening(self, place: str, options: Options, pause: Callable[[float], Any]) -> Reopening:
+    def reopening(self, pause: Callable[[float], Any], place: str, options: Options) -> Reopening:
         headers = dict(self.headers)
         if trace := options.traceparent or current_trace():
             headers["traceparent"] = trace
@@ -114,7 +115,7 @@ class App:
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         key, methods = _named(kind, name)
-        return Stub(key, methods, options, self._send, self._reopening)
+        return Stub(key, methods, options, self._send, partial(self._settings.reopening, self._pause))
 
     async def _send(self, asking: Asking, options: Options, read: Callable[[Answer], Any]) -> Any:
         steps = attempts(asking.name, self._settings.policy(options))
@@ -137,9 +138,6 @@ class App:
                 return _answer(await self._http.request(**_request(asking, step)))
         except (httpx.TransportError, TimeoutError) as error:
             return _lost(error)
-
-    def _reopening(self, place: str, options: Options) -> Reopening:
-        return self._settings.reopening(place, options, self._pause)
 
 
 class SyncApp:
@@ -164,10 +162,8 @@ class SyncApp:
         A type checker sees any method with any arguments. Raises `BadKey`.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
-        return SyncStub(*_named(kind, name), options, self._send, self._reopening)
-
-    def _reopening(self, place: str, options: Options) -> Reopening:
-        return self._settings.reopening(place, options, self._pause)
+        reopening = partial(self._settings.reopening, self._pause)
+        return SyncStub(*_named(kind, name), options, self._send, reopening)
 
     def _send(self, asking: Asking, options: Options, read: Callable[[Answer], Any]) -> Any:
         steps = attempts(asking.name, self._settings.policy(options))

@@ -117,7 +117,11 @@ class Socket:
             except ConnectionClosed as error:
                 if self._closed or not is_lost(error):
                     raise
-            self._connection = await self._open()
+            connection = await self._open()
+            if self._closed:  # meanwhile, by another task
+                await connection.close()
+                raise Unavailable(f"{self._how.url}: the socket was closed")
+            self._connection = connection
             self.reconnects += 1
             if self._on_reconnect is not None:
                 await self._on_reconnect(self)

@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from tests.integration.door import Client, asking
-from tests.process import Server, run, serve
+from tests.process import Server, run, serve, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -378,8 +378,7 @@ def test_a_quota_of_objects_is_kept(server: Server) -> None:
         assert "maker has made 2 objects, and may have made 2" in told[over].json()["detail"]
         with joined(server, f"/objects/Room/made{over}", additional_headers=maker) as socket:
             socket.send("write")
-            while turn_of_message(server, f"Room/made{over}") is None:
-                """It is to be journaled."""
+            until(lambda: turn_of_message(server, f"Room/made{over}") is not None)
         told_of = turn_of_message(server, f"Room/made{over}")
         assert told_of is not None
         assert (told_of["principal"], told_of["code"]) == ("maker", "over-quota")

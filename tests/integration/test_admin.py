@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from uuid import uuid4
 
 import httpx
 from tests.integration.test_access import lines, token
-from tests.process import Server, run, serve
+from tests.process import Server, run, serve, until
 
 PATIENCE_S = 30.0
 APP = """
@@ -72,14 +71,6 @@ def look(server: Server, path: str, **query: str) -> Any:
 
 def act(server: Server, path: str, **body: Any) -> httpx.Response:
     return httpx.post(f"{server.url}/admin/{path}", json=body or None, timeout=PATIENCE_S)
-
-
-def until(condition: Callable[[], bool], tries: int = 2_000) -> None:
-    """Ask again and again, each time over HTTP."""
-    for _ in range(tries):
-        if condition():
-            return
-    raise AssertionError("it did not come to that")
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
