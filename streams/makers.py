@@ -4,7 +4,7 @@ Laws
 - Counted is what a node's partitions have, durable or not yet: what is made meanwhile counts at once, so that of a hundred
   that come together as many get through as are left.
 - An object is made by the first turn that writes a value to it, for whoever sent that turn's command. A turn that makes
-  one over the quota commits nothing.
+  one over the quota commits nothing, and neither does one of which it cannot be read who made its object.
 - What objects ask of objects counts against nobody, and so does all that comes without a principal.
 - Replay asks nobody: what was made is made, whatever the quota is now.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from perdure.objects.overlay import Overlay
-from perdure.objects.turn import Outcome, given_up, nobody_asks_again, not_done
+from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
 from perdure.schemas.admin import MADE, Change
 from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.errors import OverQuota
@@ -56,10 +56,15 @@ class Makers:
         """What a turn comes to: `outcome`, noted if it makes its object, or a refusal if that is one too many."""
         overlay, principal = turn.overlay, turn.command.principal
         assert overlay is not None
-        if not principal or principal.startswith(PRINCIPAL) or not outcome.commit or not _puts(overlay):
+        counts = bool(principal) and not principal.startswith(PRINCIPAL) and _puts(overlay)
+        if not outcome.commit or not (counts or overlay.cleared):
             return outcome
-        maker = _maker(turn)
-        if maker != EMPTY and not overlay.cleared:
+        try:
+            maker = _maker(turn)
+        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
+            overlay.failure = error
+            return conclude(turn.command, None, error, overlay)
+        if not counts or (maker != EMPTY and not overlay.cleared):
             return outcome
         quota = self._quota_of(principal)
         count = self.count(principal)

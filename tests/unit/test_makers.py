@@ -189,6 +189,28 @@ def test_a_turn_without_an_entry_makes_nothing() -> None:
     story(Thing, told, makers=makers(alice=1), bounds=Bounds(entry_bytes=500))
 
 
+@pytest.mark.parametrize("method", ["add", "empty"])
+def test_a_turn_changes_nothing_if_it_cannot_be_read_who_made_its_object(method: str) -> None:
+    """It is told as any state that cannot be read; the object goes on when that can."""
+
+    async def told(realm: Realm) -> None:
+        def broken(key: str) -> str | None:
+            raise OSError("the disk")
+
+        await realm.call("a", "add", principal="alice")
+        await realm.crash()
+        await realm.begin()
+        realm.owner_of("a").tables.maker = broken  # type: ignore[method-assign]  # for a moment
+        reply = await realm.call("a", method, principal="alice")
+        assert (reply.outcome, code(reply)) == (UNAVAILABLE, "storage-failed")
+        del realm.owner_of("a").tables.maker
+        assert realm.value("a") == 1
+        assert await realm.result("a", "add", principal="alice") == b"2"
+        await settled(realm, alice=1)
+
+    story(Thing, told, makers=makers())
+
+
 def test_one_over_the_quota_that_nobody_waits_for_has_failed() -> None:
     """It is journaled as that, once, and holds nothing up."""
 
