@@ -31,7 +31,7 @@ bench: .venv/.synced ## perdure beside its peers and the limit loop; writes benc
 	@$(BIN)/python -m bench $(ARGS)
 
 soak: .venv/.synced ## The slow tests: true durations, long runs
-	PERDURE_SOAK=1 $(BIN)/pytest tests/simulation tests/acceptance
+	PERDURE_SOAK=1 $(BIN)/pytest --timeout 7200 tests/simulation tests/acceptance
 
 docs: .venv/.synced ## The guide as a site, in site/
 	$(BIN)/mkdocs build --strict

@@ -93,14 +93,28 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
     admin: Any = AIOKafkaAdminClient(**endpoint.options("asking"))
     try:
         await admin.start()
-        (found,) = await admin.describe_topics([topic])
+        found = (await _described(admin, [topic])).get(topic)
     except UNREACHED as error:
         raise LogUnreachable(f"Kafka at {endpoint.bootstrap}: {error!r}. Check the brokers.") from error
     finally:
         await close_client(admin)
-    if found["error_code"] not in (0, UNKNOWN_TOPIC):
+    if found is None:
+        return 0
+    if found["error_code"]:
         raise LogUnreachable(f"Kafka at {endpoint.bootstrap} on {topic}: {for_code(found['error_code'])!r}")
     return len(found["partitions"])
+
+
+async def _described(admin: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What the brokers say of those topics that are there, by name.
+
+    A broker that is asked of a topic by its name may make it, as it thinks fit (`auto.create.topics.enable`, which is
+    on unless it was turned off; the client gives no way to say no). So which there are is asked first.
+    """
+    there = set(await admin.list_topics())
+    asked = [name for name in names if name in there]
+    described = await admin.describe_topics(asked) if asked else ()
+    return {each["topic"]: each for each in described if each["error_code"] != UNKNOWN_TOPIC}
 
 
 class Topics:
@@ -137,8 +151,8 @@ class Topics:
 
     async def _ready(self) -> bool:
         """One attempt: do all topics exist, as they should be, with leaders?"""
-        found = {topic["topic"]: topic for topic in await self._admin.describe_topics(list(self._names))}
-        absent = [name for name in self._names if found[name]["error_code"] == UNKNOWN_TOPIC]
+        found = await _described(self._admin, self._names)
+        absent = [name for name in self._names if name not in found]
         if absent:
             await self._create(absent)
             return False
