@@ -128,7 +128,7 @@ class Node:
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         self._opened.append(outgoing.close)
         self.sockets = Sockets(self.gateway, log, seal, node=self.name)
-        self._transfers = Transfers(config, data.path / "transfer.tmp")
+        self._transfers = Transfers(config, data.path / "transfer.tmp", log.partitions)
         self._opened.append(self._transfers.close)
         ports = self._ports(app_uuid, seal, outgoing, page)
         self._exchange = ports.exchange

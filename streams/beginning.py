@@ -26,15 +26,15 @@ from perdure.schemas.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from perdure.schemas.journal import Claim, EntryRecord, Header, NoOp, in_runs
+from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, in_runs
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.streams.log import Bounds, Topic
 from perdure.streams.migrating import append_step, tell
+from perdure.streams.moving import move_in
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.reader import JournalReader
-from perdure.streams.transferring import move_in
 
 _logger = logging.getLogger("perdure")
 RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
@@ -128,11 +128,10 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
     tables = owner.tables
     empty = []
     for namespace, _, script in step.transferred:
-        end = await move_in(owner, step, namespace)
-        if end is None:
+        come = await move_in(owner, step, namespace)
+        await _fold_as_ours(owner, come.end, epoch)
+        if not come.found:
             empty.append((namespace, script))
-        else:
-            await _fold_as_ours(owner, end, epoch)
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
     again = await _fold_as_ours(owner, offset + 1, epoch)
     for namespace, script in empty if owner.partition == 0 else ():  # told once, not by each partition
@@ -172,7 +171,9 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
                     tables.remember_end(before.position)
             if isinstance(record, Header):
                 _check_header(owner, record)
-            elif isinstance(record, (EntryRecord, NoOp)) and each.offset >= tables.meta.out:
+            elif (
+                isinstance(record, (EntryRecord, NoOp)) and each.offset >= tables.meta.out and _tells(record)
+            ):
                 again.append((each.offset, record))
         while again and again[0][0] < tables.meta.out:
             again.popleft()
@@ -188,6 +189,11 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
             f"{tables.reader.name}: records below {fold_from}, which the state has applied, are missing"
         )
     return list(again)
+
+
+def _tells(record: EntryRecord | NoOp) -> bool:
+    """May anything have to be let out of it? Of what moved in nothing has, and that may be much."""
+    return isinstance(record, NoOp) or bool(record.done) or record.entry.command != NO_COMMAND
 
 
 def _check_header(owner: Owner, header: Header) -> None:

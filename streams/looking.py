@@ -41,6 +41,15 @@ def objects_of(tables: Tables, namespace: str, low: str, high: str | None) -> It
         at = first + b"\1"  # no name holds a control character
 
 
+def namespaces_of(tables: Tables) -> Iterator[str]:
+    """The namespaces of a partition that there is an object of, but for what is not written yet."""
+    at, end = b"", b"\xff"
+    while found := [each for kind in _KINDS if (each := _next(tables, kind, at, end)) is not None]:
+        namespace, _, _ = min(found).partition(b"/")
+        yield namespace.decode()
+        at = after(namespace + b"/")
+
+
 def is_there(tables: Tables, key: str) -> bool:
     """Is there anything of object `key`?"""
     if key in tables.paused:

@@ -9,7 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,22 @@ async def admin(kafka: Kafka) -> AsyncIterator[Any]:
         await client.close()
 
 
+def _running_threads(pid: int) -> list[str]:
+    """What /proc says of those of a process's threads that are not stopped."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            found.append((thread / "stat").read_text())
+    return [stat for stat in found if ") T " not in stat]
+
+
 @contextmanager
 def hanging(broker: LocalKafka, node: int = 1) -> Iterator[None]:
     """The broker is there and answers nothing."""
     os.kill(broker.pid(node), signal.SIGSTOP)
-    threads = Path(f"/proc/{broker.pid(node)}/task")
-    while any(") T " not in (thread / "stat").read_text() for thread in threads.iterdir()):
+    until_s = time.monotonic() + PATIENCE_S
+    while running_threads := _running_threads(broker.pid(node)):
+        assert time.monotonic() < until_s, f"the broker was stopped, and these go on: {running_threads}"
         time.sleep(0.001)  # a thread on another processor runs on for a moment
     try:
         yield
