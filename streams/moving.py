@@ -1,8 +1,8 @@
 """Moving in: what the objects of a class from another app hold, appended to our journal.
 
 Laws
-- An object comes as entries of no command, the first of which empties it. What a copy left that was cut short is emptied
-  before it is made once more, of all that is there then; so it goes until the migration's step is in the journal behind it.
+- An object comes as entries of no command. What a copy that was cut short has left is emptied first, and then it is made
+  once more, of all that is there now; so it goes until the migration's step is in the journal behind it.
 - The loop is left between objects: what else the process does goes on meanwhile.
 """
 

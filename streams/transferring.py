@@ -82,10 +82,10 @@ def moved(
     puts: dict[str, bytes] | None = None,
     alarms: Sequence[AlarmChange] = (),
     *,
-    clear: bool,
+    clear: bool = False,
     summary: str = "",
 ) -> Entry:
-    """An entry of no command that lets an object have these. `clear`: and nothing of what it had."""
+    """An entry of no command that gives an object these. `clear`: it loses what it had."""
     return Entry(
         NO_COMMAND,
         key,
@@ -102,7 +102,7 @@ def moved(
 
 
 def _entries(tables: Tables, theirs: str, ours: str, summary: str) -> Iterator[Entry]:
-    time_ms, clear, size = tables.meta.clock_ms, True, 0
+    time_ms, size = tables.meta.clock_ms, 0
     puts: dict[str, bytes] = {}
     alarms: list[AlarmChange] = []
     changes: Iterator[tuple[str, bytes | AlarmChange]] = _holdings(tables, theirs)
@@ -112,14 +112,14 @@ def _entries(tables: Tables, theirs: str, ours: str, summary: str) -> Iterator[E
         else:
             more = len(name.encode()) + len(change) + _VALUE_BYTES
         if size and size + more > ENTRY_BYTES:
-            yield moved(ours, time_ms, puts, alarms, clear=clear, summary=summary)
-            puts, alarms, clear, size = {}, [], False, 0
+            yield moved(ours, time_ms, puts, alarms, summary=summary)
+            puts, alarms, size = {}, [], 0
         if isinstance(change, AlarmChange):
             alarms.append(change)
         else:
             puts[name] = change
         size += more
-    yield moved(ours, time_ms, puts, alarms, clear=clear, summary=summary)
+    yield moved(ours, time_ms, puts, alarms, summary=summary)
 
 
 def _holdings(tables: Tables, key: str) -> Iterator[tuple[str, bytes | AlarmChange]]:

@@ -204,6 +204,15 @@ def test_on_kafka_a_node_that_serves_what_moves_stops(kafka: Kafka, tmp_path: Pa
     (here / "perdure.toml").write_text((here / "perdure.toml").read_text().replace('"shop"', f'"{theirs}x"'))
     with serve(there, tmp_path / "their-data") as server:
         assert counts(server, "Counter", "POST") == [1] * len(NAMES)
+        right = (here / "perdure.toml").read_text()
+        (here / "perdure.toml").write_text(right.replace('from = "Counter"', 'from = "Conuter"'))
+        with (
+            pytest.raises(DidNotStart, match="has no object of a class Conuter; it has: Counter"),
+            serve(here, tmp_path / "data"),
+        ):
+            pass
+        assert counts(server, "Counter") == [1] * len(NAMES), "nothing was claimed for what cannot be"
+        (here / "perdure.toml").write_text(right)
         with serve(here, tmp_path / "data") as ours:
             assert counts(ours, "Tally", "POST") == [2] * len(NAMES)
         answer = httpx.post(f"{server.url}/objects/Counter/{NAMES[0]}", timeout=60)

@@ -21,7 +21,7 @@ from perdure.schemas.calls import CallKey
 from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.schemas.sockets import FRAME_KIND
-from perdure.streams import beginning, intake
+from perdure.streams import beginning, intake, moving
 from perdure.streams import calls as calls_module
 from perdure.streams import owner as owner_module
 from perdure.streams import turns as turns_module
@@ -29,12 +29,14 @@ from perdure.streams.alarms import AlarmClock
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.layers import after
 from perdure.streams.log import Topic
+from perdure.streams.looking import objects_of
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owner import Owner
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
 from perdure.streams.tables import Tables
+from perdure.streams.transferring import Source
 from perdure.streams.turns import Turns
 
 
@@ -339,6 +341,35 @@ def step_journaled_at_each_start() -> Any:
     return _instead(beginning, "missing", lambda true: lambda done, steps: true(done, steps) or steps[-1:])
 
 
+def what_a_cut_copy_left_stays() -> Any:
+    """What moved in before a crash is not emptied before all moves in once more."""
+    return _instead(moving, "objects_of", lambda true: lambda *place: iter(()))
+
+
+def cut_copy_taken_for_whole() -> Any:
+    """An owner that finds objects of the namespace takes them for all that were to come."""
+
+    def move_in(true: Any) -> Any:
+        async def content(owner: Owner, step: Any, namespace: str) -> moving.MovedIn:
+            if any(objects_of(owner.tables, namespace, "", None)):
+                return moving.MovedIn(owner.tables.reader.offset, found=True)
+            come: moving.MovedIn = await true(owner, step, namespace)
+            return come
+
+        return content
+
+    return _instead(beginning, "move_in", move_in)
+
+
+def moved_into_each_partition() -> Any:
+    """Each partition takes all objects that move in, as if it were the only one."""
+
+    def entries(true: Any) -> Any:
+        return lambda self, partition: [each for p in range(len(self._places)) for each in true(self, p)]
+
+    return _instead(Source, "entries", entries)
+
+
 BUGS = (
     no_dedupe_on_replay,
     offset_outside_the_batch,
@@ -364,6 +395,9 @@ BUGS = (
     namespace_deleted_by_name_only,
     alarms_of_a_deleted_namespace_stay,
     step_journaled_at_each_start,
+    what_a_cut_copy_left_stays,
+    cut_copy_taken_for_whole,
+    moved_into_each_partition,
 )
 
 __all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "beginning"]

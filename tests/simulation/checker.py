@@ -6,6 +6,7 @@ The `Auditor` reads the durable journal as any reader would, and knows of each c
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -16,8 +17,8 @@ from perdure.schemas.alarms import TTL
 from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
 from perdure.schemas.errors import UnknownNamespace
 from perdure.schemas.expiry import HIDDEN
-from perdure.schemas.journal import Claim, Entry, EntryRecord, Migration, NoOp, in_runs
-from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.journal import NO_COMMAND, Claim, Entry, EntryRecord, Migration, NoOp, in_runs
+from perdure.schemas.keys import name_of, namespace_of, object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import UNAVAILABLE, Reply
 from perdure.streams.log import Topic
@@ -33,6 +34,7 @@ from tests.simulation.oracle import Lease, Model, Place, apply, seen, withdrawn
 from tests.simulation.sample import LEASE, MARK, OLD
 
 if TYPE_CHECKING:
+    from tests.simulation.elsewhere import Holding
     from tests.simulation.world import Run
 
 WINDOW_MS = WINDOW_HOURS * HOUR_MS
@@ -58,8 +60,16 @@ class Told:
 class Auditor:
     """Knows what counts, from the durable journal alone."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(
+        self, broker: MemoryBroker, elsewhere: dict[str, dict[str, Holding]], counts: Counter[str]
+    ) -> None:
         self.broker = broker
+        self.elsewhere = elsewhere  # what each node found in the other app
+        self.counts = counts
+        self.claimants: dict[int, str] = {}
+        self.moved: dict[
+            str, list[tuple[Entry, int]]
+        ] = {}  # what each object came with, with journal offsets
         self.readers = [JournalReader(f"journal {p}") for p in range(broker.partitions)]
         self.entries: dict[tuple[int, int], Entry] = {}
         self.places: dict[tuple[int, int], int] = {}  # of a command -> journal offset of its entry
@@ -81,22 +91,13 @@ class Auditor:
             stream = self.broker.streams[Topic.JOURNAL, partition]
             for each in stream.between(reader.offset, stream.durable):
                 record = _step(reader, each.offset, each.value)
-                self.claims += isinstance(record, Claim)
+                if isinstance(record, Claim):
+                    self.claims += 1
+                    self.claimants[partition] = record.node
                 if isinstance(record, Migration):
                     self._step(partition, record.step, each.offset)
                 if isinstance(record, EntryRecord):
-                    place = partition, record.entry.command
-                    assert place not in self.entries, f"I2: command {place} has two entries that count"
-                    assert place not in self.dones, (
-                        f"I2: command {place} was done without an entry, and has one"
-                    )
-                    self.entries[place] = record.entry
-                    self.places[place] = each.offset
-                    self.order.append((partition, record.entry, each.offset))
-                    self._clocks_ms[partition] = max(self._clocks_ms[partition], record.entry.time_ms)
-                    self.clocks_ms[place] = self._clocks_ms[partition]
-                    self.at[partition, each.offset] = record.entry
-                    apply(self.states.setdefault(record.entry.key, {}), record.entry)
+                    self._entry(partition, record.entry, each.offset)
                 if isinstance(record, (EntryRecord, NoOp)):
                     for offset in in_runs(record.done):
                         place = partition, offset
@@ -106,7 +107,53 @@ class Auditor:
                         assert place not in self.dones, f"I2: command {place} is done twice"
                         self.dones.add(place)
 
+    def _entry(self, partition: int, entry: Entry, offset: int) -> None:
+        self.at[partition, offset] = entry
+        if entry.command == NO_COMMAND:
+            self._move(partition, entry, offset)
+            return
+        place = partition, entry.command
+        assert place not in self.entries, f"I2: command {place} has two entries that count"
+        assert place not in self.dones, f"I2: command {place} was done without an entry, and has one"
+        self.entries[place] = entry
+        self.places[place] = offset
+        self.order.append((partition, entry, offset))
+        self._clocks_ms[partition] = max(self._clocks_ms[partition], entry.time_ms)
+        self.clocks_ms[place] = self._clocks_ms[partition]
+        apply(self.states.setdefault(entry.key, {}), entry)
+
+    def _move(self, partition: int, entry: Entry, offset: int) -> None:
+        key, what = entry.key, f"{entry.key} at {offset}"
+        assert partition_of(key, len(self.readers)) == partition, f"I4: {what} moved into another's partition"
+        come = any(step.transferred for step, _ in self.steps[partition])
+        assert not come, f"I2: {what} moved in once more"
+        if entry.clear:
+            self.counts["moved in by a copy that was cut short"] += bool(self.states.get(key))
+            self.states[key] = {}
+            self.moved[key] = []
+        self.moved[key].append((entry, offset))
+        apply(self.states[key], entry)
+
+    def _check_moved(self, partition: int, namespace: str) -> None:
+        """There is all that whoever journals the step has found elsewhere, and nothing else."""
+        due = self.elsewhere.get(self.claimants[partition], {})
+        due = {
+            name: each
+            for name, each in due.items()
+            if partition_of(object_key(namespace, name), len(self.readers)) == partition
+        }
+        there: dict[str, Holding] = {}
+        for key, entries in self.moved.items():
+            alarms = [alarm.due_ms for entry, _ in entries for alarm in entry.alarms]
+            here = partition_of(key, len(self.readers)) == partition
+            if here and (self.states[key] or alarms):
+                there[name_of(key)] = self.states[key], next(iter(alarms), None)
+        assert there == due, f"I1: {namespace} moved into partition {partition} as {there}, and is {due}"
+        self.counts["objects moved in"] += len(there)
+
     def _step(self, partition: int, step: Step, offset: int) -> None:
+        for namespace, _, _ in step.transferred:
+            self._check_moved(partition, namespace)
         self.steps[partition].append((step, offset))
         for key in [key for key in self.states if namespace_of(key) in step.deleted]:
             if partition_of(key, len(self.readers)) == partition:
@@ -165,6 +212,10 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
         assert entry.command > last.get(entry.key, -1), f"I3: {entry.key}: entry {entry.command} out of order"
         last[entry.key] = entry.command
     models: dict[str, Model] = {}
+    for key, come in auditor.moved.items():
+        models[key] = Model()
+        for entry, offset in come:
+            models[key].fold(entry, offset)
     commands: dict[Place, Command] = {}
     for partition in range(run.broker.partitions):
         for record in run.broker.streams[Topic.COMMANDS, partition].records:

@@ -182,7 +182,8 @@ OPS = (
     ("leave", 1),  # nor this: the far end of one closes it
 )
 OLD = "Old"  # the namespace that a migration deletes; its objects are of the same class
-OF_THE_OLD = frozenset(("add", "get", "token", "alarm"))
+MOVED = "Moved"  # the one that it brings from another app
+OF_THE_OTHERS = frozenset(("add", "get", "token", "alarm"))
 SPEAKING = frozenset(("call", "send"))
 TO_SOCKETS = frozenset(("shout", "kick"))
 ON_A_WIRE = frozenset(("speak", "leave"))

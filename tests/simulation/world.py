@@ -12,7 +12,8 @@ from collections import Counter
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from random import Random
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 from perdure.api.gateway import Answer, Gateway, Waiting
 from perdure.api.sockets import Sockets
@@ -22,7 +23,7 @@ from perdure.schemas.commands import FETCH
 from perdure.schemas.errors import OperatorError, OutcomeUnknown, PerdureError, Unavailable, UnknownNamespace
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
-from perdure.streams import failpoints
+from perdure.streams import failpoints, moving, transferring
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.log import Topic
@@ -31,20 +32,23 @@ from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
 from perdure.streams.tables import Tables
+from perdure.streams.transferring import Transfers
 from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
-from tests.simulation.sample import OF_THE_OLD, OLD, ON_A_WIRE, OPS, TO_SOCKETS, TTLS_S, Sample
+from tests.simulation.elsewhere import Elsewhere, Way
+from tests.simulation.sample import MOVED, OF_THE_OTHERS, OLD, ON_A_WIRE, OPS, TO_SOCKETS, TTLS_S, Sample
 from tests.simulation.wires import Joining, Wire
 
 COMMANDS = 50
 APP_UUID = "app-uuid"
 START_MS = 1_700_000_000_000
 _KIND = Kind("Sample", Sample)
-_OLD = Kind(OLD, Sample)
+_BEFORE = {"Sample": _KIND, OLD: Kind(OLD, Sample)}
+_AFTER = {"Sample": _KIND, MOVED: Kind(MOVED, Sample)}
 FOUNDING = Step("v1", created=(("Sample", "Sample"), (OLD, "Sample")))
-MIGRATING = ("owner.before_migration", "owner.after_migration")
-REMOVING = Step("v2", deleted=(OLD,))
+MIGRATING = ("owner.moved_in", "owner.before_migration", "owner.after_migration")
+MIGRATION = Step("v2", deleted=(OLD,), transferred=((MOVED, MOVED, "elsewhere"),))
 _OPS = [name for name, _ in OPS]
 _WEIGHTS = [weight for _, weight in OPS]
 _PAIRS = [(name, other) for name in range(4) for other in range(4) if name != other]
@@ -163,9 +167,7 @@ class Node:
     async def start(self) -> None:
         run = self.run
         env = Env({"random": lambda: self.random, "SAMPLES": Binding("Sample"), "step": self.step})
-        registry = self.registry = Registry(
-            {"Sample": _KIND} if run.migrated else {"Sample": _KIND, OLD: _OLD}, env
-        )
+        registry = self.registry = Registry(_AFTER if run.migrated else _BEFORE, env)
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
         self.sockets = Sockets(door, self.log, UNSEALED, node=self.name)
@@ -180,7 +182,8 @@ class Node:
             self.name,
             "sim",
             APP_UUID,
-            migrations=(FOUNDING, REMOVING) if run.migrated else (FOUNDING,),
+            migrations=(FOUNDING, MIGRATION) if run.migrated else (FOUNDING,),
+            transfers=cast(Transfers, Way(run.elsewhere, self.name, run.broker.partitions)),
         )
         store = StoreHandle(self, self.store)
         residents = run.random.choice((1, 2, 200_000))
@@ -250,7 +253,8 @@ class Run:
         self.counts: Counter[str] = Counter()
         self.calm = False
         self.migrates = self.random.random() < 0.3
-        self.migrated = False  # who starts from then on has another app, without the namespace `OLD`
+        self.migrated = False  # who starts from then on has another app, with `MOVED` in place of `OLD`
+        self.elsewhere = Elsewhere(Random(seed), START_MS)
         self.failures: list[BaseException] = []
         self.told: list[Told] = []
         self.wires: list[Wire] = []
@@ -271,7 +275,9 @@ class Run:
         self.loop.set_exception_handler(self._on_error)
         failpoints.on_hit(_on_hit)
         try:
-            self.loop.run_until_complete(self._main())
+            # small, so that what moves in takes several entries, and several batches
+            with patch.object(transferring, "ENTRY_BYTES", 60), patch.object(moving, "BATCH_BYTES", 400):
+                self.loop.run_until_complete(self._main())
         except Exception as error:
             raise AssertionError(f"seed {self.seed}: {error!r}; replay it: Run({self.seed}).go()") from error
         finally:
@@ -311,7 +317,7 @@ class Run:
             clock_ms=self.clock_ms,
             faults=faults,
         )
-        self.auditor = Auditor(self.broker)
+        self.auditor = Auditor(self.broker, self.elsewhere.told, self.counts)
         await self.boot("a")
         if self.shared:
             await self.boot("b")
@@ -405,8 +411,9 @@ class Run:
         """One command, retried with its idempotency key until its outcome is known (if it has one)."""
         name, other = self.random.choice(_PAIRS)
         op = self.random.choices(_OPS, _WEIGHTS)[0]
-        of_old = self.migrates and op in OF_THE_OLD and self.random.random() < 0.3
-        namespace = OLD if of_old else "Sample"
+        namespace = "Sample"
+        if self.migrates and op in OF_THE_OTHERS and self.random.random() < 0.3:
+            namespace = self.random.choice((OLD, MOVED)) if self.migrated else OLD
         if op in ON_A_WIRE:
             await self._on_a_wire(op)
             return
