@@ -1,12 +1,14 @@
-"""Runs `perdure serve` as a child, stops it gently when the app's files change, and starts it again.
+"""Runs `perdure serve` as a child, starts a new one when the app's files change, and stops the old one gently.
 
 Laws
-- One child at a time: the next one starts after the last one has ended, for they share the data directory. The socket
-  is this process's, so that whoever connects meanwhile waits for the next one and is not refused.
-- Code that cannot even be parsed is told and not started: the code of before is served until it is mended.
-- A child that ends by itself for an error in the app (exit code 2) is started again after the next change, not before;
-  what no change of code can mend (a port in use, a full disk) ends this process too. One that is ended by a signal is
-  started again at once, as a server in production is; after `FALLS` of them in a row, after the next change.
+- One child at a time has the data directory: the new one loads the app, and says so; then the old one ends its requests
+  and goes, and the new one goes on. What cannot be loaded is told, and the code of before is served until it is mended.
+- The socket is this process's: who connects between two children waits for the next one. While there is none to come
+  before the code changes, this process answers everybody with 503 (standin.py), so that nobody hangs.
+- A child that ends by itself for an error in the app (exit code 2) is started again after the next change, not before.
+  One that is ended by a signal is started again at once, as a server in production is; after `FALLS` of them in a row,
+  after the next change. What ends the first one in another way (a port in use, a full disk) ends this process too; once
+  a child has served, this process stays.
 - Ctrl-C and SIGTERM end the child, then this process, with exit code 0.
 """
 
@@ -18,24 +20,25 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from asyncio.subprocess import Process
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from watchfiles import Change, DefaultFilter, awatch
 
-from perdure.api.cli.output import EXIT_CONFIG
+from perdure.api.cli.output import EXIT_CONFIG, tell
+from perdure.api.cli.standin import standing_in
 from perdure.api.server import bind
 from perdure.schemas.config import Config
-from perdure.schemas.errors import ConfigError
+from perdure.schemas.errors import ConfigError, PerdureError
 
 FALLS = 5  # more than it takes until a command that kills its server is parked
 STOP_S = 10.0  # for requests in flight; then it is killed: what it acknowledged is durable
 _SUFFIXES = (".py", ".toml", ".dev.vars")
 _TESTS = ("test_", "conftest.")
 _BACKLOG = 1024
+_Found = TypeVar("_Found")
 
 
 class CodeFilter(DefaultFilter):
@@ -57,46 +60,200 @@ class _Door:
         self._address: tuple[str, int] | None = None
         self._listener: socket.socket | None = None
 
-    def fileno(self) -> int:
+    def open(self) -> socket.socket:
         """Listening at the configured address. Raises as `bind` does."""
         config: Config | None = None
         with contextlib.suppress(ConfigError):  # the child tells it
             config = self._read()
         if config is not None and (config.host, config.port) != self._address:
+            listener = bind(config)
             self.close()
-            self._listener, self._address = bind(config), (config.host, config.port)
+            self._listener, self._address = listener, (config.host, config.port)
             self._listener.listen(_BACKLOG)
         assert self._listener is not None
-        return self._listener.fileno()
+        return self._listener
 
     def close(self) -> None:
         if self._listener is not None:
             self._listener.close()
 
 
-class _Unparsed:
-    """The files that no Python can read as they stand."""
+class _Child:
+    """A server that was started. `ended`: its exit code, once it has ended; negative if a signal has ended it."""
 
-    def __init__(self) -> None:
-        self._wrong: set[str] = set()
+    def __init__(self, process: Process, line: socket.socket) -> None:
+        self.ended: asyncio.Future[int] = asyncio.ensure_future(process.wait())
+        self._process = process
+        self._line = line  # our end of what its life hangs on: when that closes, it goes
+        self._ready: asyncio.Future[bool] | None = None
 
-    def look_at(self, changed: Iterable[tuple[Change, str]]) -> bool:
-        """Tell of each that is wrong, those of before too; True if there is one."""
-        files = sorted(self._wrong | {path for _, path in changed if path.endswith(".py")})
-        self._wrong = {file for file in files if not _parses(file)}
-        return bool(self._wrong)
+    @classmethod
+    async def start(cls, arguments: list[str], listener: int) -> _Child:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "perdure.api.cli", "serve", *arguments),
+                *("--lifeline-fd", str(theirs.fileno()), "--listen-fd", str(listener)),
+                pass_fds=(theirs.fileno(), listener),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(process, ours)
+
+    async def said(self) -> bool:
+        """Wait until it says that it is so far: that it has loaded the app, then that it serves. False: it has ended."""
+        try:
+            return bool(await asyncio.get_running_loop().sock_recv(self._line, 1))
+        except ConnectionError:
+            return False
+
+    def go_on(self) -> None:
+        """It may open the data, and serve."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._line.send(b"\n")
+        self._ready = asyncio.ensure_future(self.said())
+
+    async def end(self) -> tuple[int, bool]:
+        """Stop it, if it goes on; its exit code, and whether it has ever served."""
+        if not self.ended.done():
+            self._signal(signal.SIGTERM)
+            await asyncio.wait((self.ended,), timeout=STOP_S)
+            if not self.ended.done():
+                self._signal(signal.SIGKILL)
+        code = await self.ended
+        served = self._ready is not None and await self._ready
+        self._line.close()
+        return code, served
+
+    def _signal(self, sig: signal.Signals) -> None:
+        # not by `terminate`: that looks first whether it has ended, and then its exit code is lost to `wait`
+        with contextlib.suppress(ProcessLookupError):  # it ended just now
+            os.kill(self._process.pid, sig)
 
 
-def _parses(file: str) -> bool:
+class _Supervisor:
+    """Attends to the child that serves, and to the next one. Takes the arguments of `supervise`."""
+
+    def __init__(
+        self, arguments: list[str], folder: Path, data_dir: Path, read: Callable[[], Config]
+    ) -> None:
+        self._arguments = arguments
+        self._folder = folder
+        self._door = _Door(read)
+        self._stop = asyncio.Event()
+        # watchfiles reports its own readiness only by its first change: an app edited in the first milliseconds of
+        # `dev` is read by the child anyway, which starts after the watch does.
+        self._changes = awatch(
+            folder, watch_filter=CodeFilter(data_dir), stop_event=self._stop, raise_interrupt=False
+        )
+        self._watch = self._next_change()
+        self._child: _Child | None = None  # it has the data
+        self._served = False  # has any child?
+        self._falls = 0  # of children that signals ended, in a row
+
+    def _next_change(self) -> asyncio.Future[set[tuple[Change, str]] | None]:
+        return asyncio.ensure_future(anext(self._changes, None))
+
+    async def run(self) -> int:
+        """Until a signal; the exit code."""
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sig, self._stop.set)
+        code: int | None = None
+        try:
+            while code is None:
+                code = await self._bring_up()
+                if code is None:
+                    code = await self._attend()
+        finally:
+            self._stop.set()
+            await self._end()
+            self._door.close()
+            with contextlib.suppress(StopAsyncIteration):
+                await self._watch
+        return code
+
+    async def _bring_up(self) -> int | None:
+        """Start a child in place of the one that serves, if it can load the app; the code to end with, if any."""
+        try:
+            child = await _Child.start(self._arguments, self._door.open().fileno())
+        except PerdureError as error:
+            if not self._served:
+                raise
+            tell(error)  # the address that it is to have now is another's
+            return None
+        loaded = await self._or_change(child.said())
+        if not loaded:
+            code, _ = await child.end()
+            if loaded is not None and self._child is not None:
+                _say("the code of before is served until this is mended")
+            return None if loaded is None else self._final(code)
+        if self._child is not None:
+            _say("code changed: starting anew once requests in flight have ended")
+            await self._end()
+        self._child = child
+        child.go_on()
+        return None
+
+    async def _attend(self) -> int | None:
+        """Until a child is to be started; the code to end with, if any."""
+        if self._child is not None:
+            if await self._or_change(self._child.ended) is None:
+                return self._take_change()
+            code = await self._end()
+            if code < 0 and self._falls < FALLS and not self._stop.is_set():
+                self._falls += 1
+                _say(f"{_named(-code)} has ended the server: starting it again")
+                return None
+            if (final := self._final(code)) is not None:
+                return final
+        if not self._watch.done() and not self._stop.is_set():
+            _say(f"waiting for a change in {self._folder}")
+            async with standing_in(self._door.open(), self._folder):
+                await asyncio.wait((self._watch,))
+            if not self._stop.is_set():
+                _say("code changed: starting anew")
+        return self._take_change()
+
+    async def _end(self) -> int:
+        """End the child that has the data, if there is one."""
+        if self._child is None:
+            return 0
+        child, self._child = self._child, None
+        code, served = await child.end()
+        self._served = self._served or served
+        return code
+
+    def _final(self, code: int) -> int | None:
+        return code if code > 0 and code != EXIT_CONFIG and not self._served else None
+
+    async def _or_change(self, what: Awaitable[_Found]) -> _Found | None:
+        """What comes of it. None: the code has changed before that, or a signal has come."""
+        found = asyncio.ensure_future(what)
+        await asyncio.wait((self._watch, found), return_when=asyncio.FIRST_COMPLETED)
+        if found.done():
+            return found.result()
+        if found is not what:
+            found.cancel()
+        return None
+
+    def _take_change(self) -> int | None:
+        self._falls = 0
+        if self._stop.is_set() or self._watch.result() is None:
+            return 0
+        self._watch = self._next_change()
+        return None
+
+
+def _named(number: int) -> str:
     try:
-        compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        _say(f"config-error: {file} cannot be read as Python; the code of before is served until it can")
-        print("".join(traceback.format_exception_only(error)), end="", file=sys.stderr, flush=True)
-        return False
-    except OSError:
-        pass  # it is gone: whoever imports it will say so
-    return True
+        return signal.Signals(number).name
+    except ValueError:  # one of those that have no name
+        return f"signal {number}"
 
 
 def _say(text: str) -> None:
@@ -105,89 +262,4 @@ def _say(text: str) -> None:
 
 async def supervise(arguments: list[str], folder: Path, data_dir: Path, read: Callable[[], Config]) -> int:
     """Serve with these arguments of `perdure serve` until a signal; returns the exit code. Raises as `bind` does."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sig, stop.set)
-    # watchfiles reports its own readiness only by its first change: an app edited in the first milliseconds of
-    # `dev` is read by the child anyway, which starts after the watch does.
-    changes = awatch(folder, watch_filter=CodeFilter(data_dir), stop_event=stop, raise_interrupt=False)
-    unparsed, door = _Unparsed(), _Door(read)
-    watch = asyncio.ensure_future(anext(changes, None))
-    falls = 0
-    try:
-        while not stop.is_set():
-            child, lifeline = await _start(arguments, door.fileno())
-            try:
-                while await _first(watch, child) and (changed := watch.result()) is not None:
-                    watch = asyncio.ensure_future(anext(changes, None))
-                    if not unparsed.look_at(changed):
-                        _say("code changed: starting anew once requests in flight have ended")
-                        falls = 0
-                        break
-                else:
-                    changed = None
-            finally:
-                await _end(child, lifeline)
-            if changed is None and not stop.is_set():  # it ended by itself
-                code = child.returncode or 0
-                if code > 0 and code != EXIT_CONFIG:
-                    return code
-                if code < 0 and falls < FALLS:
-                    falls += 1
-                    _say(f"{signal.Signals(-code).name} has ended the server: starting it again")
-                    continue
-                falls = 0
-                _say(f"waiting for a change in {folder}")
-                if await watch is None:
-                    break
-                watch = asyncio.ensure_future(anext(changes, None))
-                _say("code changed: starting anew")
-    finally:
-        stop.set()
-        door.close()
-        with contextlib.suppress(StopAsyncIteration):
-            await watch
-    return 0
-
-
-async def _start(arguments: list[str], listener: int) -> tuple[Process, int]:
-    """The child, and our end of the pipe whose closing tells it to go."""
-    theirs, ours = os.pipe()
-    try:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "perdure.api.cli", "serve", *arguments),
-            *("--lifeline-fd", str(theirs), "--listen-fd", str(listener)),
-            pass_fds=(theirs, listener),
-        )
-    except BaseException:
-        os.close(ours)
-        raise
-    finally:
-        os.close(theirs)
-    return child, ours
-
-
-async def _first(watch: asyncio.Future[set[tuple[Change, str]] | None], child: Process) -> bool:
-    """Until the code changes or a signal ends the watch: True. Or until the child ends."""
-    ended = asyncio.ensure_future(child.wait())
-    try:
-        either: set[asyncio.Future[Any]] = {watch, ended}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        ended.cancel()
-    return watch.done()
-
-
-async def _end(child: Process, lifeline: int) -> None:
-    os.close(lifeline)
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError):  # it ended just now
-            child.terminate()
-        try:
-            async with asyncio.timeout(STOP_S):
-                await child.wait()
-        except TimeoutError:
-            child.kill()
-            await child.wait()
+    return await _Supervisor(arguments, folder, data_dir, read).run()

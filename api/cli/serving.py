@@ -2,15 +2,17 @@
 
 Laws
 - `dev` keeps all state: each start recovers what the one before had acknowledged.
-- The server `dev` started never outlives it, not even when `dev` is killed: a pipe ties them together.
+- The server `dev` started never outlives it, not even when `dev` is killed: a line ties them together. Over it the server
+  says that it has loaded the app, is told when the data are its own, and says that it serves.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,9 +101,11 @@ def serve(
         loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
     tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
+    _take_over(lifeline_fd)
 
     def ready(bound_port: int) -> None:
         _announce(loaded, bound_port, list(registry.kinds), as_json=as_json)
+        _say_so(lifeline_fd)
 
     try:
         reason = server.run(
@@ -117,6 +121,23 @@ def serve(
     if reason is not None:
         tell(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
+
+
+def _take_over(lifeline_fd: int | None) -> None:
+    """Below `dev`: say that the app is loaded, and wait until the server of before has gone."""
+    if lifeline_fd is None:
+        return
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: it just ends
+    _say_so(lifeline_fd)
+    if not os.read(lifeline_fd, 1):
+        raise typer.Exit(0)
+    signal.signal(signal.SIGINT, interrupted)
+
+
+def _say_so(lifeline_fd: int | None) -> None:
+    if lifeline_fd is not None:
+        with suppress(OSError):  # nobody listens any more: it will be told to go
+            os.write(lifeline_fd, b"\n")
 
 
 @contextmanager

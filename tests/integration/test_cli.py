@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from tests.kafka import free_ports
 from tests.process import COMMAND, clean_environ, run, serve
 
 from perdure.api.cli import main
@@ -256,8 +257,8 @@ def test_data_of_another_app_is_refused(counter: Path, tmp_path: Path) -> None:
 class Dev:
     """`perdure dev` with its output read line by line."""
 
-    def __init__(self, app: Path, data: Path) -> None:
-        command = [*COMMAND, "dev", str(app), "--data", str(data), "--port", "0"]
+    def __init__(self, app: Path, data: Path, port: int) -> None:
+        command = [*COMMAND, "dev", str(app), "--data", str(data), "--port", str(port)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environ()
         )
@@ -278,8 +279,8 @@ class Dev:
 
 
 @contextlib.contextmanager
-def dev(app: Path, data: Path) -> Iterator[Dev]:
-    running = Dev(app, data)
+def dev(app: Path, data: Path, port: int = 0) -> Iterator[Dev]:
+    running = Dev(app, data, port)
     try:
         yield running
     finally:
@@ -288,22 +289,45 @@ def dev(app: Path, data: Path) -> Iterator[Dev]:
 
 
 def test_dev_serves_changed_code_on_kept_state(counter: Path, tmp_path: Path) -> None:
-    """A saved change is served with the state of before; a broken one is told and waits for its correction."""
+    """A saved change is served with the state of before; a broken one is told, and the code of before goes on."""
     app = tmp_path / "app" / "counter.py"
     app.parent.mkdir()
     text = counter.read_text()
     app.write_text(text)
     with dev(app, tmp_path / "data") as running:
-        assert httpx.post(running.object_url()).json() == {"count": 1}
+        assert httpx.post(url := running.object_url()).json() == {"count": 1}
         app.write_text(text.replace("count += 1", "count += 10"))
         assert httpx.post(running.object_url()).json() == {"count": 11}
         app.write_text("1 / 0\n")
         assert f"{app}:1: ZeroDivisionError" in running.line_with("config-error")
-        running.line_with("waiting for a change")
+        running.line_with("the code of before is served until this is mended")
+        assert httpx.post(url).json() == {"count": 21}
         app.write_text(text)
-        assert httpx.post(running.object_url()).json() == {"count": 12}
+        assert httpx.post(running.object_url()).json() == {"count": 22}
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
+
+
+def test_nobody_hangs_while_there_is_no_server(counter: Path, tmp_path: Path) -> None:
+    """An app that cannot be started is answered for with 503, and what was asked meanwhile is never done."""
+    text, name = counter.read_text(), 'name = "counter"\n'
+    (counter.parent / "perdure.toml").write_text(config := f'main = "{counter.name}"\n{name}')
+    counter.write_text("1 / 0\n")
+    with dev(counter, tmp_path / "data", port := free_ports(1)[0]) as running:
+        url = f"http://127.0.0.1:{port}/objects/Counter/a"
+        running.line_with("waiting for a change")
+        answers = [httpx.post(url), httpx.post(url, content=b"x" * 1_000_000), httpx.head(url)]
+        assert [(each.status_code, each.headers["retry-after"]) for each in answers] == [(503, "1")] * 3
+        assert answers[0].json()["type"] == "urn:perdure:problem:unavailable"
+        assert "the terminal of `perdure dev` says why" in answers[1].json()["detail"]
+        counter.write_text(text)
+        assert httpx.post(running.object_url()).json() == {"count": 1}
+        (counter.parent / "perdure.toml").write_text(config.replace(name, 'name = "other"\n'))
+        running.line_with("code changed")  # it can be loaded, and not be started: the data are another app's
+        running.line_with("waiting for a change")
+        assert httpx.post(url).status_code == 503
+        (counter.parent / "perdure.toml").write_text(config)
+        assert httpx.post(running.object_url()).json() == {"count": 2}
 
 
 def test_dev_starts_a_killed_server_again(counter: Path, tmp_path: Path) -> None:
@@ -349,7 +373,7 @@ class Slow(DurableObject):
 
 
 def test_requests_in_flight_are_answered_over_a_reload(tmp_path: Path) -> None:
-    """One that runs is answered by the code of before; one that comes meanwhile waits for the new, and sees its state."""
+    """While the new code is loaded the old one goes on; what runs then is ended by it, and what comes after waits."""
     app = tmp_path / "app" / "slow.py"
     app.parent.mkdir()
     app.write_text(SLOW)
@@ -360,16 +384,19 @@ def test_requests_in_flight_are_answered_over_a_reload(tmp_path: Path) -> None:
             .replace("/objects/", "/rpc/")
             .replace("NAME", "a/add")
         )
+        app.write_text(SLOW.replace("NEW = False", "NEW = True"))
+        until_there(app.parent / "loading", running.process.poll)
+        assert httpx.post(url, json={"args": [False]}, timeout=30).json() == {"result": [1, False]}
         first = threads.submit(httpx.post, url, json={"args": [True]}, timeout=30)
         until_there(app.parent / "begun", first)
-        app.write_text(SLOW.replace("NEW = False", "NEW = True"))
+        (app.parent / "load").touch()
         running.line_with("requests in flight")
         (app.parent / "go").touch()
-        assert first.result().json() == {"result": [1, False]}
-        until_there(app.parent / "loading", running.process.poll)
-        second = threads.submit(httpx.post, url, json={"args": [False]}, timeout=30)
-        (app.parent / "load").touch()
-        assert second.result().json() == {"result": [2, True]}
+        assert first.result().json() == {"result": [2, False]}
+        answers = [[2, False]]
+        while not answers[-1][1]:  # the old one may take a few more before it hears that it is to end
+            answers.append(httpx.post(url, json={"args": [False]}, timeout=30).json()["result"])
+        assert [count for count, _ in answers] == list(range(2, len(answers) + 2))
 
 
 def until_there(file: Path, ended: Future[Any] | Callable[[], int | None]) -> None:
@@ -388,10 +415,11 @@ def test_code_that_cannot_be_parsed_is_told_while_the_old_is_served(counter: Pat
     with dev(counter, tmp_path / "data") as running:
         url = running.object_url()
         counter.write_text(text + "\ndef broken(:\n")
-        running.line_with(f"{counter} cannot be read as Python")
-        running.line_with(f'File "{counter}", line {text.count(chr(10)) + 2}')
+        line = text.count("\n") + 2
+        running.line_with(f"config-error: {counter}:{line}: SyntaxError")
+        running.line_with(f'File "{counter}", line {line}')
         running.line_with("def broken(:")
-        running.line_with("SyntaxError")
+        running.line_with("the code of before is served until this is mended")
         assert httpx.post(url).json() == {"count": 1}
         counter.write_text(text.replace("count += 1", "count += 10"))
         assert running.object_url() == url, "the port was to be any free one, and stays"

@@ -131,8 +131,8 @@ class Auditor:
             self.counts["moved in by a copy that was cut short"] += bool(self.states.get(key))
             self.states[key] = {}
             self.moved[key] = []
-        self.moved[key].append((entry, offset))
-        apply(self.states[key], entry)
+        self.moved.setdefault(key, []).append((entry, offset))
+        apply(self.states.setdefault(key, {}), entry)
 
     def _check_moved(self, partition: int, namespace: str) -> None:
         """There is all that whoever journals the step has found elsewhere, and nothing else."""

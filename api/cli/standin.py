@@ -1,0 +1,55 @@
+"""Answers in place of a server that cannot be started: everybody is told so at once, and nothing is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+from perdure.api.problems import UNAVAILABLE_STATUS, problem
+from perdure.schemas.errors import Unavailable
+
+_HEAD_S = 5.0  # for a request's head
+_REST_S = 1.0  # for whoever still sends, to read the answer
+
+
+@asynccontextmanager
+async def standing_in(listener: socket.socket, folder: Path) -> AsyncIterator[None]:
+    """Answer all who connect to `listener`, which stays open, with 503 for as long as this is entered."""
+    answer = _answer(
+        f"the app cannot be started, and nothing was done: the terminal of `perdure dev` says why. It is started "
+        f"again after the next change in {folder}"
+    )
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(
+            OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+        ):
+            async with asyncio.timeout(_HEAD_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(
+                answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if head.startswith(b"HEAD ") else answer
+            )
+            writer.write_eof()
+            async with asyncio.timeout(_REST_S):
+                while await reader.read(1 << 16):
+                    pass
+        writer.close()
+
+    # of the same queue of connections; closing it leaves `listener` as it is
+    server = await asyncio.start_server(serve, sock=listener.dup())
+    try:
+        yield
+    finally:
+        server.close()
+
+
+def _answer(text: str) -> bytes:
+    status, headers, body = problem(Unavailable.code, text, status=UNAVAILABLE_STATUS)
+    sent = (*headers, (b"content-length", b"%d" % len(body)), (b"connection", b"close"))
+    head = b"".join(b"%s: %s\r\n" % header for header in sent)
+    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, HTTPStatus(status).phrase.encode(), head, body)
