@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from perdure.schemas.commands import Command, parse_command, payload_hash
 from perdure.schemas.errors import CallerError, KeyReused, Unavailable
-from perdure.schemas.journal import Claim, EntryRecord, NoOp, decode_record, in_runs
+from perdure.schemas.journal import EntryRecord, NoOp, decode_record, in_runs
 from perdure.schemas.keys import partition_named
 from perdure.schemas.replies import REJECTED, Reply, error_reply
 from perdure.streams.log import Log, LogRecord, Topic
@@ -139,27 +139,13 @@ async def _entry(owner: Owner, command: LogRecord) -> Reply | None:
                     continue
                 entry = told.entry if isinstance(told, EntryRecord) else None
                 hit = entry is not None and entry.command == offset
-                if (hit or (told.done and offset in in_runs(told.done))) and await counts(
-                    owner, told.epoch, record.offset
-                ):
+                traced = hit or (told.done and offset in in_runs(told.done))
+                if traced and owner.tables.counts(told.epoch, record.offset):
                     return entry.reply if hit and entry is not None else None
             seen += len(chunk)
             if seen > SCAN:
                 raise _too_many(seen)
     return None
-
-
-async def counts(owner: Owner, epoch: int, offset: int) -> bool:
-    """Was `epoch` the newest claim where the journal record at `offset` lies?"""
-    log = owner.log
-    if log.exclusive or epoch == owner.tables.reader.epoch:
-        return True
-    if offset - epoch > SCAN:
-        raise _too_many(offset - epoch)
-    async for chunk in log.read(Topic.JOURNAL, owner.partition, epoch + 1, offset):
-        if any(isinstance(decode_record(record.value), Claim) for record in chunk):
-            return False
-    return True
 
 
 def _too_many(seen: int) -> Unavailable:

@@ -2,8 +2,7 @@
 
 Laws
 - Turns that changed nothing leave no entry, unless they failed, were refused, or had a client key: those are not there.
-- One look goes over at most `SCAN` records and keeps none of them; another goes on where it ended (`below`). On a shared
-  log what is of an earlier epoch is looked up from that epoch's claim on, see `counts`: the look may end as `Unavailable`.
+- One look goes over at most `SCAN` records and keeps none of them; another goes on where it ended (`below`).
 - Nothing is told before it is proved that this node still owns the partition; only what is folded, so durable, is told.
 """
 
@@ -14,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.streams.log import Topic
-from perdure.streams.lookup import counts, prove
+from perdure.streams.lookup import prove
 from perdure.streams.owner import Owner
 
 WINDOW = 1_000
@@ -62,7 +61,7 @@ async def _in(
             if (
                 isinstance(told, EntryRecord)
                 and told.entry.key == key
-                and await counts(owner, told.epoch, record.offset)
+                and owner.tables.counts(told.epoch, record.offset)
             ):
                 found.append((record.offset, shown(record.offset, told.entry)))
     return found

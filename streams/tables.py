@@ -66,7 +66,7 @@ class Tables(ActRows):
         super().__init__(store, number)
         self.partition = partition
         self._done_row, self._key_row = b"d" + number, b"k" + number
-        self._meta_row, self._steps_row = b"m" + number, b"g" + number
+        self._meta_row, self._steps_row, self._epoch = b"m" + number, b"g" + number, b"e" + number
         self._number = number
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
@@ -153,6 +153,7 @@ class Tables(ActRows):
         else:
             assert isinstance(record, Claim)
             self.meta.clean = False
+            self.set_row(self._epoch + offset.to_bytes(8, "big"), b"")
         if self._open.size >= PIECE_ROWS:
             self._close_piece()
 
@@ -347,6 +348,13 @@ class Tables(ActRows):
         for row, _ in self.rows(start, self._time + until_ms.to_bytes(8, "big")):
             key, _, name = row[11:].decode().partition("\0")
             yield int.from_bytes(row[3:11], "big"), key, name
+
+    def counts(self, epoch: int, offset: int) -> bool:
+        """Was `epoch` the newest claim where the folded journal record at `offset` lies? Else it is void."""
+        if self.reader.epoch == epoch:
+            return True
+        start, end = (self._epoch + at.to_bytes(8, "big") for at in (epoch + 1, offset))
+        return next(self.rows(start, end), None) is None
 
     def spent(self, key: str, principal: str, client_key: str) -> SpentKey | None:
         """What this client key was spent on within the window, if it was."""
