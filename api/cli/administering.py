@@ -240,6 +240,9 @@ def _ask(
 ) -> Any:
     import httpx
 
+    from perdure.api.client.answers import Answer, code_of, error_of
+    from perdure.objects.http import Headers
+
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
         answer = httpx.request(
@@ -260,9 +263,9 @@ def _ask(
         told = None
     if answer.status_code == 200 and told is not None:
         return told
-    if isinstance(told, dict) and "detail" in told:
-        code = str(told.get("type", "")).rpartition(":")[2]
-        raise OperatorError(f"{answer.status_code} {code}: {told['detail']}")
+    came = Answer(answer.status_code, Headers(tuple(answer.headers.items())), answer.content)
+    if code_of(came) is not None and (error := error_of(came)) is not None:
+        raise error
     raise OperatorError(f"{url} answered {answer.status_code}, which is no answer of perdure's")
 
 
