@@ -13,8 +13,10 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import httpx
@@ -153,6 +155,57 @@ def test_call_without_a_server_says_how_to_start_one(here: Callable[..., Done]) 
     assert done.stderr == (
         "perdure: operator-error: no server answers at http://127.0.0.1:9; start one with: perdure serve APP\n"
     )
+
+
+@contextlib.contextmanager
+def answering(said: bytes) -> Iterator[str]:
+    """The URL of a server that says this again and again, whatever it is asked."""
+    enough = Event()
+
+    def answer(listener: socket.socket) -> None:
+        with listener.accept()[0] as client:
+            while not enough.wait(0.01):
+                client.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        threads.submit(answer, listener)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            enough.set()
+
+
+@contextlib.contextmanager
+def never_connecting() -> Iterator[str]:
+    """The URL of a port that takes no more connections."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as waiting:
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (partial(answering, b""), "outcome-unknown: POST /rpc/Counter/a/increment"),
+        (partial(answering, b"H"), "outcome-unknown: POST /rpc/Counter/a/increment"),
+        (never_connecting, "operator-error: no server answers at http://127.0.0.1:"),
+    ],
+    ids=["silent", "trickling", "not connecting"],
+)
+def test_call_takes_no_longer_than_its_timeout(
+    server: Callable[[], contextlib.AbstractContextManager[str]], said: str, here: Callable[..., Done]
+) -> None:
+    """What never answers is given up in time, and told: it may be done if it may have arrived, else it is not."""
+    with server() as url:
+        begun_s = time.monotonic()
+        done = here("call", "Counter/a", "increment", "--timeout", "0.2", "--url", url)
+        took_s = time.monotonic() - begun_s
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"perdure: {said}")
+    assert took_s < 4
 
 
 def test_config_show_is_the_effective_one(

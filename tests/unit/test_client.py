@@ -153,6 +153,9 @@ def test_without_retries_one_attempt_is_made() -> None:
         with pytest.raises(error):
             driven.run()
         assert len(driven.asks) == 1
+    driven = Driven(OK, timeout_s=100, retry=False)
+    driven.run()
+    assert driven.asks == [100], "it may take as long as the call"
 
 
 def test_a_refusal_comes_as_it_was_raised() -> None:
