@@ -148,6 +148,40 @@ def test_call_prints_what_the_method_returns(counter: Path, tmp_path: Path) -> N
             assert done.stderr.startswith(f"perdure: {said}: ")
 
 
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("-1", [-1]),
+        ("--timeout 5 -1 2 -0.5e-3", [-1, 2, -0.0005]),
+        ("-1 --timeout 5 -2", [-1, -2]),
+        ("-1 -- -2 --timeout", [-1, -2, "--timeout"]),
+        ("--idempotency-key -1", []),
+    ],
+)
+def test_numbers_below_zero_are_arguments_of_a_call(
+    typed: str, sent: list[Any], here: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and behind options, as an option's value, and behind the mark that ends all options."""
+    asked: list[Any] = []
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["args"])
+        return httpx.Response(200, json={"result": None}, headers={"perdure-command": "0:1"})
+
+    made = partial(httpx.AsyncClient, transport=httpx.MockTransport(answered))
+    monkeypatch.setattr(httpx, "AsyncClient", made)
+    assert here("call", "Counter/a", "add", *typed.split()) == (0, "null\n", "")
+    assert asked == [sent]
+
+
+def test_an_option_that_call_does_not_have_is_no_argument(here: Callable[..., Done]) -> None:
+    """A slip of the fingers is told and nothing is sent, beside a number below zero too."""
+    for typed in ("--timeut", "-x", "-1x"):
+        done = here("call", "Counter/a", "add", "-1", typed, "5")
+        assert done.returncode == 2
+        assert "No such option" in done.stderr
+
+
 def test_call_without_a_server_says_how_to_start_one(here: Callable[..., Done]) -> None:
     """Nobody listening is the operator's to mend, in one line."""
     done = here("call", "Counter/a", "increment", "--url", "http://127.0.0.1:9")
