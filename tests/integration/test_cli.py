@@ -508,6 +508,26 @@ def test_the_server_of_dev_does_not_outlive_it(counter: Path, tmp_path: Path) ->
             httpx.get(url)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--expires 2020-01-01T00:00:00Z", '--expires "2020-01-01T00:00:00Z" is over already'),
+        ("--expires 2020-01-01T00:00:00+14:00", "is over already"),
+        ("--expires 2999-01-01T00:00:00", "needs a time zone"),
+        ("--scope calls:Cart", '"calls:Cart" is no scope; use call:NAMESPACE'),
+        ("--scope call:", '"call:" is no scope'),
+        ("--scope admin:Cart", '"admin:Cart" is no scope'),
+    ],
+)
+def test_a_token_that_could_do_nothing_is_not_made(
+    options: str, said: str, here: Callable[..., Done]
+) -> None:
+    """One that is over when it is made, and one with a scope that is none: what is wrong is named, with the remedy."""
+    done = here("token", "create", "shop", "--scope", "admin", *options.split())
+    assert said in one_line(done)
+    assert done.returncode == 2
+
+
 def test_bench_tells_what_requests_cost(tmp_path: Path) -> None:
     """A short bench prints writes and reads per core-second and bytes on disk, without an error."""
     options = ("--seconds", "0.5", "--connections", "8", "--objects", "10", "--json")
