@@ -56,7 +56,7 @@ def status_of(cls: type[PerdureError]) -> int:
 def _all_codes() -> dict[str, int]:
     codes = {cls.code: status_of(cls) for cls in _tree(PerdureError) if cls not in _ROOTS}
     del codes["refused"]
-    return {**STATUS, **codes, "refused": 409, "internal-error": 500}
+    return {**STATUS, **codes, "refused": 409}
 
 
 CODES = _all_codes()
