@@ -169,7 +169,9 @@ class Access:
             if not grant.principal:
                 raise Unauthenticated
             right = f"{need.verb}:{need.namespace[:64]}" if need.namespace else need.verb
-            raise Forbidden(f"this needs the right {right}, which {grant.principal} does not have")
+            raise Forbidden(
+                f"this needs the right {right}, which {grant.principal} does not have: give it that scope"
+            )
 
     def charge(self, grant: Grant, requests: int, body_bytes: int) -> None:
         """Take so much from the quota of whoever asks. Raises `OverQuota`: nothing taken."""

@@ -41,7 +41,7 @@ from perdure.objects.registry import Registry
 from perdure.schemas import admin as acts
 from perdure.schemas.commands import parse_json
 from perdure.schemas.config import Config, masked
-from perdure.schemas.errors import BadKey, MalformedCommand, NotParked
+from perdure.schemas.errors import BadKey, MalformedCommand
 from perdure.schemas.keys import object_key
 from perdure.streams.lookup import prove
 from perdure.streams.owner import Owner
@@ -129,7 +129,7 @@ class _Admin:
         await prove(owner)
         found = owner.tables.parked(place)
         if found is None:
-            raise NotParked(f"nothing is parked at {id_[:40]}: it was settled, or never there")
+            raise acts.nothing_parked(id_[:40])
         return await self._act(asked, found.key, act, str(place))
 
     async def _act(self, asked: Asked, key: str, act: str, at: str = "") -> Problem:

@@ -30,7 +30,7 @@ from perdure.streams.mailbox import Hold, Turn
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.recent import recent_turns
-from perdure.streams.residence import process_bytes
+from perdure.streams.residence import half_of_memory, process_bytes
 
 PAGE, PAGE_MAX = 100, 1000
 PAGE_BYTES = 1 << 20
@@ -282,10 +282,10 @@ async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
 
 
 def memory(owners: Sequence[Owner], config: Config) -> dict[str, Any]:
-    """What takes memory, estimated."""
+    """What takes memory, estimated; over `limit_bytes` objects leave it."""
     return {
         "process_bytes": process_bytes(),
-        "limit_bytes": config.limits.memory_bytes,
+        "limit_bytes": config.limits.memory_bytes or half_of_memory(),
         "partitions": [
             {
                 "partition": owner.partition,

@@ -247,7 +247,9 @@ class DirectProtocol(OneWriteProtocol):
             exchange.respond(problem_at_door(error))
         except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
             self.loop.call_exception_handler({"message": "a request failed", "exception": error})
-            exchange.respond(problem("internal-error", "this request met a fault of perdure", status=500))
+            exchange.respond(
+                problem("internal-error", "this request met a fault of perdure: its log has it", status=500)
+            )
 
     # The connection
 

@@ -56,6 +56,7 @@ STATUS = {
     "fetch-too-large": 502,
     "not-exposed": 403,
     "worker-failed": 500,
+    "internal-error": 500,
     "storage-failed": 507,
     "outcome-unknown": 504,
 }

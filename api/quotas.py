@@ -40,12 +40,25 @@ class _Bucket:
 
     def missing_s(self, requests: int, body_bytes: int) -> float:
         """Seconds until so much can be let through; 0: now."""
-        quota, short_s = self.quota, 0.0
-        if quota.requests_per_s is not None and requests > self.requests:
-            short_s = (requests - self.requests) / quota.requests_per_s
-        if body_bytes and quota.body_bytes_per_s is not None and self.body_bytes <= 0:
-            short_s = max(short_s, (1 - self.body_bytes) / quota.body_bytes_per_s)
-        return short_s
+        return max(self._requests_in_s(requests), self._bytes_in_s(body_bytes))
+
+    def _requests_in_s(self, requests: int) -> float:
+        per_s = self.quota.requests_per_s
+        return 0.0 if per_s is None or requests <= self.requests else (requests - self.requests) / per_s
+
+    def _bytes_in_s(self, body_bytes: int) -> float:
+        rate = self.quota.body_bytes_per_s
+        return 0.0 if rate is None or not body_bytes or self.body_bytes > 0 else (1 - self.body_bytes) / rate
+
+    def refusal(self, principal: str, requests: int, body_bytes: int) -> OverQuota:
+        """Which of the limits was reached, for whoever asked for so much."""
+        quota, short_s = self.quota, self.missing_s(requests, body_bytes)
+        who = principal or "who asks without a token"
+        if self._requests_in_s(requests) == short_s:
+            told = f"may make {quota.requests_per_s:.10g} requests per second, {_burst(quota):.10g} at once"
+        else:
+            told = f"may send {quota.body_bytes_per_s} bytes of bodies per second"
+        return OverQuota(f"{who} {told} (quotas): ask again in {short_s:.3g} s", retry_after_s=short_s)
 
 
 def _burst(quota: Quota) -> float:
@@ -73,7 +86,7 @@ class Quotas:
         else:
             self._buckets.move_to_end(principal)
             bucket.fill(now_s)
-        if (short_s := bucket.missing_s(requests, body_bytes)) > 0:
-            raise OverQuota(retry_after_s=short_s)
+        if bucket.missing_s(requests, body_bytes) > 0:
+            raise bucket.refusal(principal, requests, body_bytes)
         bucket.requests -= requests
         bucket.body_bytes -= body_bytes

@@ -180,8 +180,16 @@ def _failed(command: Command, error: BaseException) -> Outcome:
         error = RuntimeError("its handler was cancelled from inside")
     told = _text(error) if not isinstance(error, RecursionError) else "it recursed too deeply"
     told = told.removesuffix(_UNCHANGED)  # another object's failure says it too
-    message = f"{command.key} failed: {type(error).__name__}: {told}{_UNCHANGED}"
+    message = f"{command.key} failed: {type(error).__name__}: {told}{missing_await(error)}{_UNCHANGED}"
     return Outcome(error_reply(FAILED, code, message), False, True, True)
+
+
+def missing_await(error: BaseException) -> str:
+    """What a handler lacks that took a coroutine for what it would have given."""
+    told = _text(error) if isinstance(error, (TypeError, AttributeError, BadReply)) else ""
+    if "coroutine" not in told or "`await`" in told:
+        return ""
+    return ": an `await` is missing before the call that gave the coroutine"
 
 
 def entry_failed(command: Command, error: Exception) -> Outcome:

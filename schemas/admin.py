@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.schemas.commands import Headers
-from perdure.schemas.errors import MalformedCommand
+from perdure.schemas.errors import MalformedCommand, NotParked
 
 DELETE, PAUSE, RESUME, SKIP, REDRIVE, DROP = "delete", "pause", "resume", "skip", "redrive", "drop"
 MADE = "made"  # of a `Change`
@@ -92,3 +92,10 @@ def place_of(text: str) -> Place:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
         raise MalformedCommand(f"{text[:40]!r} is no place of something parked, such as 17 or a17")
     return Place(OF_ALARM if text.startswith("a") else OF_COMMAND, int(digits))
+
+
+def nothing_parked(shown: str) -> NotParked:
+    """What whoever would settle something is told that is not there."""
+    return NotParked(
+        f"nothing is parked at {shown}: it was settled, or never there; look at what is (/admin/parked)"
+    )

@@ -10,7 +10,7 @@ Laws
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ import msgspec
 from perdure.schemas.errors import UnstorableValue
 from perdure.schemas.expiry import EXPIRING, TIME_BYTES
 
+_KEY_CHARS = 60  # shown of a key on the way to what cannot be stored
 MAX_DEPTH = 64  # deeper nesting is refused: decoding recurses
 
 _BIG_INT, _DATETIME, _DECIMAL, _UUID, _TUPLE, _SET, _PAIRS = range(1, 8)  # EXPIRING is 8
@@ -33,18 +34,31 @@ _encode = _encoder.encode
 def encode_value(name: str, value: Any) -> bytes:
     """The stored form of `value`, msgpack with extensions; `name` is the key it is put under.
 
-    Raises `UnstorableValue` (a TypeError) naming the key and the type that cannot be stored.
+    Raises `UnstorableValue` (a TypeError) naming the key, where inside its value, and the type that cannot be stored.
     """
     kind = type(value)
     try:
         if kind in _PLAIN or (kind is int and _INT64_MIN <= value <= _UINT64_MAX):
             return _encode(value)
-        return _encode(_lower(name, value, 0))
+        return _encode(_lower(value, 0))
     except UnicodeEncodeError as error:
-        raise UnstorableValue(f"state[{name!r}]: a str with lone surrogates cannot be stored") from error
+        told = "a str with lone surrogates cannot be stored"
+        raise UnstorableValue(f"state[{name!r}]{_place(value)}: {told}") from error
+    except _Unfit as error:
+        raise UnstorableValue(f"state[{name!r}]{_place(value)}: {error}") from None
+    except _TooDeep:
+        raise UnstorableValue(f"state[{name!r}]: nested deeper than {MAX_DEPTH}, or a cycle") from None
 
 
-def _lower(name: str, value: Any, depth: int) -> Any:
+class _Unfit(Exception):
+    """A value of a type that cannot be stored."""
+
+
+class _TooDeep(Exception):
+    """More than `MAX_DEPTH` values, one inside the other."""
+
+
+def _lower(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
@@ -53,18 +67,18 @@ def _lower(name: str, value: Any, depth: int) -> Any:
             return value
         return _ext(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if depth >= MAX_DEPTH:
-        raise UnstorableValue(f"state[{name!r}]: nested deeper than {MAX_DEPTH}, or a cycle")
+        raise _TooDeep
     if kind is list:
-        return [_lower(name, item, depth + 1) for item in value]
+        return [_lower(item, depth + 1) for item in value]
     if kind is dict:
         if all(type(key) is str for key in value):
-            return {key: _lower(name, item, depth + 1) for key, item in value.items()}
-        pairs = [[_lower(name, key, depth + 1), _lower(name, item, depth + 1)] for key, item in value.items()]
+            return {key: _lower(item, depth + 1) for key, item in value.items()}
+        pairs = [[_lower(key, depth + 1), _lower(item, depth + 1)] for key, item in value.items()]
         return _ext(_PAIRS, _encode(pairs))
     if kind is tuple:
-        return _ext(_TUPLE, _encode([_lower(name, item, depth + 1) for item in value]))
+        return _ext(_TUPLE, _encode([_lower(item, depth + 1) for item in value]))
     if kind is set:
-        items = sorted(_encode(_lower(name, item, depth + 1)) for item in value)
+        items = sorted(_encode(_lower(item, depth + 1)) for item in value)
         return _ext(_SET, _encode([msgspec.Raw(item) for item in items]))
     if kind is datetime:
         return _ext(_DATETIME, value.isoformat().encode())
@@ -72,10 +86,41 @@ def _lower(name: str, value: Any, depth: int) -> Any:
         return _ext(_DECIMAL, str(value).encode())
     if kind is uuid.UUID:
         return _ext(_UUID, value.bytes)
-    raise UnstorableValue(
-        f"state[{name!r}]: a {kind.__module__}.{kind.__qualname__} cannot be stored; use None, bool, int, float, "
+    raise _Unfit(
+        f"a {kind.__module__}.{kind.__qualname__} cannot be stored; use None, bool, int, float, "
         "str, bytes, datetime, Decimal, UUID, list, tuple, set or dict (a model: put its dict)"
     )
+
+
+def _place(value: Any, depth: int = 0) -> str:
+    """Where inside `value` the first lies that cannot be stored, as one would write it: `['items'][3]`."""
+    if depth < MAX_DEPTH:
+        for step, inner in _inside(value):
+            if not _fits(inner, depth + 1):
+                return step + _place(inner, depth + 1)
+    return ""
+
+
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    kind = type(value)
+    if kind is list or kind is tuple:
+        yield from ((f"[{at}]", item) for at, item in enumerate(value))
+    elif kind is set:
+        yield from (("[a member]", item) for item in value)
+    elif kind is dict:
+        for key, item in value.items():
+            yield "[a key]", key
+            yield f"[{repr(key)[:_KEY_CHARS] if type(key) in (str, int) else '…'}]", item
+
+
+def _fits(value: Any, depth: int) -> bool:
+    try:
+        _encode(_lower(value, depth))
+    except (_Unfit, UnicodeEncodeError):
+        return False
+    except _TooDeep:
+        pass  # something before it cannot be stored
+    return True
 
 
 def _ext(code: int, data: bytes) -> msgspec.msgpack.Ext:

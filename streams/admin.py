@@ -36,12 +36,13 @@ from perdure.schemas.admin import (
     Place,
     asked_of,
     decode_record,
+    nothing_parked,
     place_of,
 )
 from perdure.schemas.calls import PRINCIPAL, SEND_KEY, CallKey
 from perdure.schemas.commands import ADMIN, ALARM, NOBODY, Command, parse_command, sealed_record
 from perdure.schemas.effects import AlarmChange, Out
-from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, NotParked, Skipped
+from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Skipped
 from perdure.schemas.replies import FAILED, Reply, error_reply
 from perdure.streams.deleting import told
 from perdure.streams.intake import early_outcome
@@ -213,7 +214,7 @@ class Administration:
         parked, key = self._tables.parked(place), turn.command.key
         shown = f"{self._tables.partition}:{place}"
         if parked is None or parked.key != key or self._settled_already(turn, place, parked):
-            raise NotParked(f"nothing is parked at {shown}: it was settled, or never there")
+            raise nothing_parked(shown)
         turn.overlay = overlay = Overlay()
         if place.kind == OF_ALARM:
             row = self._tables.alarm(key, parked.alarm)
@@ -265,5 +266,6 @@ def _skipped(command: Command, act: Turn) -> Skipped:
 
 def _not_at_head(resident: Resident, place: Place) -> NotAtHead:
     return NotAtHead(
-        f"the command at {place} is not at the head of {resident.key} (any more): nothing was given up"
+        f"the command at {place} is not at the head of {resident.key} (any more): nothing was given up; "
+        "look at the object again"
     )

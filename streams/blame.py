@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from perdure.objects.turn import missing_await
 from perdure.schemas.replies import Reply
 from perdure.streams.about import about
 from perdure.streams.mailbox import Turn
@@ -67,7 +68,7 @@ def told(error: BaseException) -> dict[str, Any]:
 
 
 def _words(error: BaseException) -> str:
-    words = traceback.format_exception_only(error)[-1].strip()[:_TEXT_CHARS]
+    words = traceback.format_exception_only(error)[-1].strip()[:_TEXT_CHARS] + missing_await(error)
     return f"{words}: {_words(error.exceptions[0])}" if isinstance(error, BaseExceptionGroup) else words
 
 

@@ -42,7 +42,10 @@ class App(msgspec.Struct):
 
 
 class Holder(msgspec.Struct):
-    """What `LOCK` holds: the process that has the directory, for whoever is refused. Since when is its mtime."""
+    """What `LOCK` holds: the process that has the directory, for whoever is refused. Since when is its mtime.
+
+    `command` is for who reads the file: under `perdure dev` it is one that nobody has typed.
+    """
 
     pid: int
     command: str
@@ -145,11 +148,11 @@ class DataDir:
         try:
             holder = msgspec.json.decode(written, type=Holder)
         except msgspec.MsgspecError:  # it has the lock, but has not said yet who it is
-            return f"{self.path} is in use by another process: stop that one, or choose another directory"
+            return f"{self.path} is in use by another process: stop that one, or choose another directory (--data)"
         since = datetime.fromtimestamp(since_s, UTC).isoformat(timespec="seconds")
         return (
-            f"{self.path} is in use by process {holder.pid} ({holder.command}), since {since}: "
-            f"stop it (kill {holder.pid}), or choose another directory"
+            f"{self.path} is in use by process {holder.pid}, since {since}: "
+            f"stop it (Ctrl-C where it runs, or kill {holder.pid}), or choose another directory (--data)"
         )
 
     def _read(self) -> App | None:

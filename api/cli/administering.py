@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -75,13 +76,14 @@ def list_(
     """List the objects of a namespace that there are."""
     query = _page(limit, cursor, prefix)
     told = _ask("GET", f"objects/{quote(namespace, safe='')}", url, token, query=query)
-    _print(told, told["objects"], as_json=as_json)
+    _print(told, told["objects"], f"objects in {namespace}{_so(prefix)}", as_json=as_json)
 
 
 def show(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Show an object: whether it is in memory, paused, what waits for it."""
     told = _ask("GET", _path(target), url, token)
-    _print(told, told, as_json=as_json)
+    paused = told["paused"]
+    _print(told, {**told, "paused": paused and _dated(paused)}, as_json=as_json)
 
 
 def state(
@@ -95,19 +97,19 @@ def state(
 ) -> None:
     """Show what an object keeps."""
     told = _ask("GET", _path(target, "state"), url, token, query=_page(limit, cursor, prefix))
-    _print(told, told["values"], as_json=as_json)
+    _print(told, told["values"], f"values in {target}{_so(prefix)}", as_json=as_json)
 
 
 def alarms(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Show the alarms of an object."""
     told = _ask("GET", _path(target, "alarms"), url, token)
-    _print(told, told["alarms"], as_json=as_json)
+    _print(told, told["alarms"], f"alarms of {target}", as_json=as_json)
 
 
 def sockets(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Show the WebSockets of an object."""
     told = _ask("GET", _path(target, "sockets"), url, token)
-    _print(told, told["sockets"], as_json=as_json)
+    _print(told, told["sockets"], f"WebSockets of {target}", as_json=as_json)
 
 
 def turns(
@@ -120,7 +122,7 @@ def turns(
 ) -> None:
     """Show the last turns of an object that changed something or failed, the newest first."""
     told = _ask("GET", _path(target, "turns"), url, token, query=_page(limit, cursor))
-    _print(told, told["turns"], as_json=as_json)
+    _print(told, told["turns"], f"turns of {target} that changed something or failed", as_json=as_json)
 
 
 def delete(
@@ -170,7 +172,7 @@ def parked(
 ) -> None:
     """List the commands and alarms that were given up and wait for somebody to look at them."""
     told = _ask("GET", "parked", url, token, query=_page(limit, cursor))
-    _print(told, told["parked"], as_json=as_json)
+    _print(told, told["parked"], "parked commands or alarms", as_json=as_json)
 
 
 def redrive(id_: Id, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
@@ -214,6 +216,10 @@ def _page(limit: int, cursor: str | None, prefix: str = "") -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
+def _so(prefix: str) -> str:
+    return f" that begin with {prefix}" if prefix else ""
+
+
 def _sure(what: str, *, yes: bool) -> None:
     if yes:
         return
@@ -240,6 +246,9 @@ def _ask(
 ) -> Any:
     import httpx
 
+    from perdure.api.client.answers import Answer, code_of, error_of
+    from perdure.objects.http import Headers
+
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
         answer = httpx.request(
@@ -260,13 +269,14 @@ def _ask(
         told = None
     if answer.status_code == 200 and told is not None:
         return told
-    if isinstance(told, dict) and "detail" in told:
-        code = str(told.get("type", "")).rpartition(":")[2]
-        raise OperatorError(f"{answer.status_code} {code}: {told['detail']}")
+    came = Answer(answer.status_code, Headers(tuple(answer.headers.items())), answer.content)
+    if code_of(came) is not None and (problem := error_of(came)) is not None:
+        raise problem
     raise OperatorError(f"{url} answered {answer.status_code}, which is no answer of perdure's")
 
 
-def _print(told: Any, shown: Any, *, as_json: bool) -> None:
+def _print(told: Any, shown: Any, what: str = "", *, as_json: bool) -> None:
+    """`shown` of what was told, for people; if that is nothing, a line says that there are none of `what`."""
     if as_json:
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
@@ -278,13 +288,31 @@ def _print(told: Any, shown: Any, *, as_json: bool) -> None:
             typer.echo(each if isinstance(each, str) else _line(each))
     if told.get("cursor"):
         typer.echo(f"more: --cursor {told['cursor']}", err=True)
+    elif not shown:
+        typer.echo(f"no {what}", err=True)
 
 
 def _line(row: dict[str, Any]) -> str:
     """`name=value` of what there is to say."""
     said = (
         f"{name}={value if isinstance(value, (str, int)) else json.dumps(value)}"
-        for name, value in row.items()
+        for name, value in _dated(row).items()
         if value not in (None, "", [])
     )
     return "  ".join(said)
+
+
+def _dated(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its times as people read them: `time_ms` is `time`."""
+    return dict(_time(name, value) for name, value in row.items())
+
+
+def _time(name: str, value: Any) -> tuple[str, Any]:
+    if name.endswith("_ms") and isinstance(value, int):
+        try:
+            at = datetime.fromtimestamp(value // 1000, UTC)
+        except (ValueError, OverflowError, OSError):  # after the last year that a date can have
+            return name, value
+        shown = at.replace(microsecond=value % 1000 * 1000).isoformat(timespec="milliseconds")
+        return name.removesuffix("_ms"), shown.replace("+00:00", "Z")
+    return name, value

@@ -1,30 +1,57 @@
-"""`perdure call`: one RPC to an object of a running server."""
+"""`perdure call`: one RPC to an object of a running server.
+
+Law: `--timeout` is for all of it. One attempt is made, so that what it came to is told as it is.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from perdure.schemas.errors import ConfigError, OperatorError
 
 DEFAULT_URL = "http://127.0.0.1:8787"
-_MARGIN_S = 5.0  # the server's own deadline should speak first
+_TIMEOUT_S = 35.0  # a server's own deadline, 30 s if nobody says otherwise, should speak first
+_BELOW_ZERO = re.compile(r"-(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_MARK = "\0"  # is in no argument of a process
+
+
+class _Call(TyperCommand):
+    """A number below zero is an argument wherever it stands; by itself, the parser takes it for an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = args[: args.index("--")] if "--" in args else args
+        marked = [
+            _MARK + each if _BELOW_ZERO.fullmatch(each) and not before.startswith("--") else each
+            for before, each in zip(["", *options], options, strict=False)
+        ]
+        rest = super().parse_args(ctx, marked + args[len(options) :])
+        given: list[str] | None = ctx.params.get("arguments")
+        ctx.params["arguments"] = [each.removeprefix(_MARK) for each in given or ()]
+        return rest
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: `perdure call Counter/alice increment 2`")(call)
+    app.command(cls=_Call, epilog="Example: `perdure call Counter/alice increment 2`")(call)
 
 
 def call(
     target: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The object.")],
     method: Annotated[str, typer.Argument(help="Its method.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARG]...", help="Each as JSON, else as a string.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARG]...", help="Each as JSON, else as a string; such as begins with -: behind a --."
+        ),
     ] = None,
     url: Annotated[str, typer.Option(envvar="PERDURE_URL", help="The server.")] = DEFAULT_URL,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 30.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="Seconds that all of it may take.")
+    ] = _TIMEOUT_S,
     key: Annotated[
         str | None,
         typer.Option("--idempotency-key", help="Ask again with the same key, and it is done once."),
@@ -37,14 +64,20 @@ def call(
     ] = None,
 ) -> None:
     """Call a method of an object and print what it returns, as JSON."""
+    import asyncio
+
     import perdure
     from perdure.api.client.attempts import Unreachable
 
     namespace, name = object_named(target)
     values = [_value(text) for text in arguments or ()]
+
+    async def asked() -> Any:  # with await: without, a timeout is for each wait on the network
+        async with perdure.connect(url, token=token, timeout=timeout_s, retry=False) as app:
+            return await app.get(namespace, name, idempotency_key=key)._method(method)(*values)
+
     try:
-        with perdure.connect(url, token=token, timeout=timeout_s + _MARGIN_S, retry=False) as app:
-            result = app.get(namespace, name, idempotency_key=key)._method(method)(*values)
+        result = asyncio.run(asked())
     except Unreachable:
         raise no_server(url) from None
     typer.echo(json.dumps(result, ensure_ascii=False))

@@ -36,7 +36,7 @@ def create(
 ) -> None:
     """Make a token: it goes to whoever is to have it, and is shown only now; the lines go to the configuration."""
     import secrets
-    from datetime import datetime
+    from datetime import UTC, datetime
 
     from pydantic import ValidationError
 
@@ -58,6 +58,8 @@ def create(
         raise ConfigError(
             f'--expires "{expires}" is no time; write one such as 2030-01-01T00:00:00Z'
         ) from None
+    if token.expires is not None and token.expires <= datetime.now(UTC):
+        raise ConfigError(f'--expires "{expires}" is over already: name a time to come, or leave it out')
     shown: dict[str, Any] = token.model_dump(mode="json", exclude_none=True)
     if as_json:
         typer.echo(json.dumps({"token": text, **shown}, ensure_ascii=False))

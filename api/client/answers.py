@@ -30,6 +30,7 @@ from perdure.schemas.errors import (
 
 COMMAND = "perdure-command"
 _TYPE = "urn:perdure:problem:"
+_HOW_TO_SHOW_IT = "connect(…, token=…) sends it, and the commands send what is in PERDURE_TOKEN"
 _REFUSED = {400: ("bad-body",), 426: ("upgrade-required",)}
 _BY_STATUS: dict[int, type[PerdureError]] = {
     401: Unauthenticated,
@@ -94,6 +95,8 @@ def error_of(answer: Answer) -> PerdureError | None:
     code, message = str(told["type"])[len(_TYPE) :], str(told.get("detail", ""))
     if (status == 409 and code != KeyConflict.code) or code in _REFUSED.get(status, ()):
         return Refusal(message, code=code, detail=told.get("data"))
+    if code == Unauthenticated.code:
+        message = f"{message}; {_HOW_TO_SHOW_IT}"
     named = error_named(code)
     if named is not None and not issubclass(named, Refusal):
         return named(message)

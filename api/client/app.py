@@ -28,6 +28,7 @@ from perdure.schemas.errors import ConfigError
 
 TIMEOUT_S = 60.0
 _CONNECT_S = 5.0
+_CONNECT_PART = 0.9  # of an attempt at most: what was never sent is known to be so before the attempt ends
 _BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 Object = TypeVar("Object", bound=DurableObject)
 
@@ -248,7 +249,7 @@ def _request(asking: Asking, step: Ask) -> dict[str, Any]:
         "url": asking.path,
         "headers": asking.headers,
         "content": asking.body,
-        "timeout": httpx.Timeout(step.timeout_s, connect=min(step.timeout_s, _CONNECT_S)),
+        "timeout": httpx.Timeout(step.timeout_s, connect=min(step.timeout_s * _CONNECT_PART, _CONNECT_S)),
     }
 
 
@@ -260,4 +261,6 @@ def _answer(response: httpx.Response) -> Answer:
 def _lost(error: Exception) -> Lost:
     if isinstance(error, _BEFORE_SENT):
         return Lost(False, f"no server answers ({error or type(error).__name__})")
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return Lost(True, "no answer came in time")
     return Lost(True, f"the connection was lost before an answer ({str(error) or type(error).__name__})")

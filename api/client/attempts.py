@@ -18,7 +18,7 @@ from perdure.schemas.errors import KeyConflict, OutcomeUnknown, PerdureError, Un
 
 FIRST_S = 0.1
 LONGEST_S = 5.0
-ATTEMPT_S = 40.0  # over the server's own deadline, which should speak first
+ATTEMPT_S = 40.0  # where there is another; over the server's own deadline, which should speak first
 
 
 class Ask(NamedTuple):
@@ -65,10 +65,11 @@ def attempts(call: str, policy: Policy) -> Attempts:
     A driver of it never has to know what an answer means.
     """
     until_s = policy.now() + policy.timeout_s
+    longest_s = ATTEMPT_S if policy.retry else policy.timeout_s
     unknown = False
     number = 0
     while True:
-        came = yield Ask(min(max(until_s - policy.now(), 0.001), ATTEMPT_S))
+        came = yield Ask(min(max(until_s - policy.now(), 0.001), longest_s))
         assert came is not None
         error, again = _judged(call, came)
         unknown = unknown or _may_be_done(came)

@@ -24,6 +24,8 @@ UNAVAILABLE = ("unavailable",)
 # Told at a door of their own, or before there is a request: see docs/errors.md
 _ELSEWHERE = frozenset((*GUARDED, "no-such-path", "not-exposed", "worker-failed", "unknown-command"))
 _ELSEWHERE |= {"method-not-allowed", "origin-refused", "bad-frame", "headers-too-large"}
+# Of administration; of a namespace, which a path of an object names; a root that is never told as such
+_ELSEWHERE |= {"not-parked", "not-at-head", "unknown-namespace", "operator-error"}
 _ROOTS = (PerdureError, CallerError)
 _OPEN = (409, 500)
 _BEFORE = {  # in plain text, before a request is one
@@ -56,7 +58,7 @@ def status_of(cls: type[PerdureError]) -> int:
 def _all_codes() -> dict[str, int]:
     codes = {cls.code: status_of(cls) for cls in _tree(PerdureError) if cls not in _ROOTS}
     del codes["refused"]
-    return {**STATUS, **codes, "refused": 409, "internal-error": 500}
+    return {**STATUS, **codes, "refused": 409}
 
 
 CODES = _all_codes()

@@ -13,8 +13,10 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import httpx
@@ -147,6 +149,40 @@ def test_call_prints_what_the_method_returns(counter: Path, tmp_path: Path) -> N
             assert done.stderr.startswith(f"perdure: {said}: ")
 
 
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("-1", [-1]),
+        ("--timeout 5 -1 2 -0.5e-3", [-1, 2, -0.0005]),
+        ("-1 --timeout 5 -2", [-1, -2]),
+        ("-1 -- -2 --timeout", [-1, -2, "--timeout"]),
+        ("--idempotency-key -1", []),
+    ],
+)
+def test_numbers_below_zero_are_arguments_of_a_call(
+    typed: str, sent: list[Any], here: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and behind options, as an option's value, and behind the mark that ends all options."""
+    asked: list[Any] = []
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["args"])
+        return httpx.Response(200, json={"result": None}, headers={"perdure-command": "0:1"})
+
+    made = partial(httpx.AsyncClient, transport=httpx.MockTransport(answered))
+    monkeypatch.setattr(httpx, "AsyncClient", made)
+    assert here("call", "Counter/a", "add", *typed.split()) == (0, "null\n", "")
+    assert asked == [sent]
+
+
+def test_an_option_that_call_does_not_have_is_no_argument(here: Callable[..., Done]) -> None:
+    """A slip of the fingers is told and nothing is sent, beside a number below zero too."""
+    for typed in ("--timeut", "-x", "-1x"):
+        done = here("call", "Counter/a", "add", "-1", typed, "5")
+        assert done.returncode == 2
+        assert "No such option" in done.stderr
+
+
 def test_call_without_a_server_says_how_to_start_one(here: Callable[..., Done]) -> None:
     """Nobody listening is the operator's to mend, in one line."""
     done = here("call", "Counter/a", "increment", "--url", "http://127.0.0.1:9")
@@ -154,6 +190,57 @@ def test_call_without_a_server_says_how_to_start_one(here: Callable[..., Done]) 
     assert done.stderr == (
         "perdure: operator-error: no server answers at http://127.0.0.1:9; start one with: perdure serve APP\n"
     )
+
+
+@contextlib.contextmanager
+def answering(said: bytes) -> Iterator[str]:
+    """The URL of a server that says this again and again, whatever it is asked."""
+    enough = Event()
+
+    def answer(listener: socket.socket) -> None:
+        with listener.accept()[0] as client:
+            while not enough.wait(0.01):
+                client.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        threads.submit(answer, listener)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            enough.set()
+
+
+@contextlib.contextmanager
+def never_connecting() -> Iterator[str]:
+    """The URL of a port that takes no more connections."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as waiting:
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (partial(answering, b""), "outcome-unknown: POST /rpc/Counter/a/increment"),
+        (partial(answering, b"H"), "outcome-unknown: POST /rpc/Counter/a/increment"),
+        (never_connecting, "operator-error: no server answers at http://127.0.0.1:"),
+    ],
+    ids=["silent", "trickling", "not connecting"],
+)
+def test_call_takes_no_longer_than_its_timeout(
+    server: Callable[[], contextlib.AbstractContextManager[str]], said: str, here: Callable[..., Done]
+) -> None:
+    """What never answers is given up in time, and told: it may be done if it may have arrived, else it is not."""
+    with server() as url:
+        begun_s = time.monotonic()
+        done = here("call", "Counter/a", "increment", "--timeout", "0.2", "--url", url)
+        took_s = time.monotonic() - begun_s
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"perdure: {said}")
+    assert took_s < 4
 
 
 def test_config_show_is_the_effective_one(
@@ -447,6 +534,26 @@ def test_the_server_of_dev_does_not_outlive_it(counter: Path, tmp_path: Path) ->
         running.process.stdout.read()  # until the server has closed its end
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--expires 2020-01-01T00:00:00Z", '--expires "2020-01-01T00:00:00Z" is over already'),
+        ("--expires 2020-01-01T00:00:00+14:00", "is over already"),
+        ("--expires 2999-01-01T00:00:00", "needs a time zone"),
+        ("--scope calls:Cart", '"calls:Cart" is no scope; use call:NAMESPACE'),
+        ("--scope call:", '"call:" is no scope'),
+        ("--scope admin:Cart", '"admin:Cart" is no scope'),
+    ],
+)
+def test_a_token_that_could_do_nothing_is_not_made(
+    options: str, said: str, here: Callable[..., Done]
+) -> None:
+    """One that is over when it is made, and one with a scope that is none: what is wrong is named, with the remedy."""
+    done = here("token", "create", "shop", "--scope", "admin", *options.split())
+    assert said in one_line(done)
+    assert done.returncode == 2
 
 
 def test_bench_tells_what_requests_cost(tmp_path: Path) -> None:

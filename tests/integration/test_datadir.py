@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from itertools import count
@@ -47,7 +48,7 @@ def test_a_new_directory_is_made_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
-    """It is refused with pid, command and remedy; when the first one is killed the lock is free at once."""
+    """It is refused with directory, pid and remedy; when the first one is killed the lock is free at once."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -57,8 +58,13 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(DataDirError, match=f"process {holder.pid} .*stop it .kill {holder.pid}."):
+    with pytest.raises(DataDirError) as refused:
         opened(tmp_path)
+    assert re.fullmatch(
+        rf"{tmp_path} is in use by process {holder.pid}, since [\dT:+-]+: stop it \(Ctrl-C where it runs, "
+        rf"or kill {holder.pid}\), or choose another directory \(--data\)",
+        str(refused.value),
+    )
     holder.kill()
     holder.communicate()
     opened(tmp_path).close()

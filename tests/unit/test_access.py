@@ -271,6 +271,22 @@ def test_buckets_are_bounded() -> None:
     assert len(quotas._buckets) == 2
 
 
+def test_which_quota_was_reached_is_told_with_its_limit() -> None:
+    """Whose it is, of requests or of bytes, whichever has to be waited for longer, and how long."""
+    quotas = Quotas({"*": Quota(requests_per_s=0.5, burst=1, body_bytes_per_s=1000)})
+    quotas.take("a", 0.0)
+    with pytest.raises(
+        OverQuota, match=r"^a may make 0.5 requests per second, 1 at once \(quotas\): .* 2 s$"
+    ):
+        quotas.take("a", 0.0)
+    quotas.take("", 0.0, requests=0, body_bytes=9999)
+    with pytest.raises(
+        OverQuota,
+        match=r"^who asks without a token may send 1000 bytes of bodies per second \(quotas\): .* 9 s$",
+    ):
+        quotas.take("", 0.0, body_bytes=1)
+
+
 def test_a_quota_is_told_as_429() -> None:
     """With whole seconds, one at least."""
     for seconds, told in ((0.2, b"1"), (1.2, b"2")):

@@ -9,12 +9,14 @@ import pytest
 from tests.unit.reign import Reign, story
 from tests.unit.test_owner import Thing, code, result
 
-from perdure.api.admin_views import state, summary
+from perdure.api.admin_views import memory, state, summary
 from perdure.schemas.admin import DELETE, PAUSE, REDRIVE, RESUME, SKIP, Asked
 from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
+from perdure.schemas.config import Config, Limits
 from perdure.schemas.errors import Unavailable
 from perdure.schemas.replies import Reply
 from perdure.streams.log import Record, Topic
+from perdure.streams.residence import half_of_memory
 
 
 async def act(reign: Reign, name: str, what: str, at: str = "") -> Reply:
@@ -105,3 +107,10 @@ def test_a_look_proves_that_the_partition_is_still_ours_where_others_may_write(s
             await summary(reign.owner, "Thing/a")
 
     story(Thing, told, shared=shared)
+
+
+@pytest.mark.parametrize(("configured", "told"), [(0, half_of_memory()), (7, 7)])
+def test_the_memory_that_objects_may_take_is_told_as_it_counts(configured: int, told: int) -> None:
+    """Also where nobody has configured it."""
+    shown = memory([], Config(limits=Limits(memory_bytes=configured)))
+    assert shown["limit_bytes"] == told > 0

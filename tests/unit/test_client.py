@@ -98,15 +98,23 @@ def test_what_a_key_makes_safe_is_asked_again(first: Answer | Lost) -> None:
     assert len(driven.asks) == 2
 
 
-@pytest.mark.parametrize(
-    "error", [InvalidArguments("x"), Unauthenticated(), Forbidden("x"), KeyReused("x"), StorageFailed("x")]
-)
+@pytest.mark.parametrize("error", [InvalidArguments("x"), Forbidden("x"), KeyReused("x"), StorageFailed("x")])
 def test_what_another_attempt_cannot_mend_is_raised_at_once(error: PerdureError) -> None:
     """As the class that it is, with its text."""
     driven = Driven(answer(problem_of(error)))
     with pytest.raises(type(error)) as caught:
         driven.run()
     assert (str(caught.value), len(driven.asks)) == (str(error), 1)
+
+
+def test_who_lacks_a_token_is_told_how_to_give_one() -> None:
+    """As a header, to the client, and to the commands; and is not asked again."""
+    driven = Driven(answer(problem_of(Unauthenticated())))
+    with pytest.raises(Unauthenticated) as caught:
+        driven.run()
+    for each in ("Authorization: Bearer ", "token=", "PERDURE_TOKEN"):
+        assert each in str(caught.value)
+    assert len(driven.asks) == 1
 
 
 def test_pauses_grow_have_jitter_and_heed_retry_after() -> None:
@@ -153,6 +161,9 @@ def test_without_retries_one_attempt_is_made() -> None:
         with pytest.raises(error):
             driven.run()
         assert len(driven.asks) == 1
+    driven = Driven(OK, timeout_s=100, retry=False)
+    driven.run()
+    assert driven.asks == [100], "it may take as long as the call"
 
 
 def test_a_refusal_comes_as_it_was_raised() -> None:

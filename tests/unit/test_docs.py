@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,41 @@ def test_every_error_is_described_with_its_status() -> None:
     assert {code: int(status) for code, status in told.items() if code not in at_start} == {
         code: there[code] for code in told if code not in at_start
     }
+
+
+def calls_in(room: str) -> Iterator[tuple[str, ast.Call]]:
+    """Each call in a room's code, with the name of what is called."""
+    for path in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield ast.unparse(node.func).rpartition(".")[2], node
+
+
+def test_every_code_that_is_written_down_somewhere_has_its_status() -> None:
+    """What a door answers with a code of its own, or an object's code by perdure's hand, is in the table of statuses."""
+    written = set()
+    for room in ROOMS:
+        for name, call in calls_in(room):
+            if name == "problem":
+                written |= {each.value for each in call.args[:1] if isinstance(each, ast.Constant)}
+            if name == "Refusal":
+                values = [each.value for each in call.keywords if each.arg == "code"]
+                written |= {each.value for each in values if isinstance(each, ast.Constant)}
+    assert written >= {"internal-error", "bad-body"}
+    assert written <= STATUS.keys()
+
+
+def test_every_error_of_the_client_is_described() -> None:
+    """A class of error that is not in the tree of them all, and whoever asks can meet, is named in docs/errors.md."""
+    tree = {name for name, cls in vars(errors).items() if isinstance(cls, type)}
+    own = {
+        node.name
+        for path in (ROOT / "api").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and tree & {ast.unparse(base) for base in node.bases}
+    }
+    assert "Unreachable" in own
+    assert [name for name in sorted(own) if f"`{name}`" not in document("docs/errors.md")] == []
 
 
 def test_the_file_map_has_every_file_of_the_rooms_and_no_other() -> None:

@@ -310,6 +310,17 @@ def test_every_error_stands_under_its_status() -> None:
     assert types(whole, "Call413") == ["too-large"]
 
 
+def test_what_an_object_never_answers_is_not_said_of_it() -> None:
+    """What only administration is told, a namespace that is not there, a root of the tree: in no answer of an object."""
+    whole = made(tokens=(TOKEN,))
+    answers = [each for each in whole["components"]["responses"] if re.match(r"(Call|Fetch)\d", each)]
+    told = {code for each in answers for code in types(whole, each)}
+    assert told >= {"unknown-method", "overloaded", "config-error"}
+    never = {"not-parked", "not-at-head", "unknown-namespace", "operator-error", "bad-request", "error"}
+    assert not told & never
+    assert "Fetch404" not in answers
+
+
 @pytest.mark.parametrize("name", ["a", "a b", "...", "äöü", "日本", "😀", "a.b", "~", "x" * 512])
 def test_names_that_can_be_fit_the_pattern(name: str) -> None:
     """Each name that is canonical."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -71,6 +72,63 @@ def test_what_is_never_awaited_fails_the_turn(method: str, within: int, code: st
             assert env.state(stub) == {}
             await stub.note()
             assert env.state(stub) == {"noted": True}
+
+    told()
+
+
+class Reader(DurableObject):
+    async def alone(self) -> None:
+        self.state.get("a")  # type: ignore[unused-coroutine]  # the mistake
+
+    async def asked(self) -> None:
+        if self.state.get("a"):
+            await self.state.put("b", 1)
+
+    async def added(self) -> None:
+        await self.state.put("a", self.state.get("a", 0) + 1)
+
+    async def kept(self) -> Any:
+        found: Any = self.state.get("a", 0)
+        return found.size
+
+    async def listed(self) -> Any:
+        items: Any = self.state.items()
+        return list(items)
+
+    async def stored(self) -> None:
+        await self.state.put("a", self.state.get("b"))
+
+    async def returned(self) -> Any:
+        return self.state.get("a")
+
+    async def told(self) -> Any:
+        return {"a": self.state.get("a")}
+
+
+@pytest.mark.parametrize(
+    ("method", "hint"),
+    [
+        ("alone", 'never awaited, so it did nothing: self.state.get("a")'),
+        ("asked", 'never awaited, so it did nothing: if self.state.get("a"):'),
+        ("added", "an `await` is missing before the call that gave the coroutine"),
+        ("kept", "an `await` is missing before the call that gave the coroutine"),
+        ("listed", "an `await` is missing before the call that gave the coroutine"),
+        ("stored", "an `await` is missing before the call that gave the coroutine"),
+        ("told", "an `await` is missing before the call that gave the coroutine"),
+        ("returned", "an `await` is missing before State.get(…)"),
+    ],
+)
+def test_a_read_that_is_not_awaited_gets_a_hint(method: str, hint: str) -> None:
+    """Once, whether its coroutine is let fall or used as if it were the value; in the log too."""
+
+    @story
+    async def told() -> None:
+        async with world(Reader) as env:
+            with capture_logs() as logged, pytest.raises(ObjectError) as failed:
+                await getattr(env.Reader.get("a"), method)()
+            assert hint in str(failed.value)
+            assert hint in logged[0]["error"]
+            assert str(failed.value).count("an `await`") == hint.count("an `await`")
 
     told()
 

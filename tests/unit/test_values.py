@@ -160,6 +160,26 @@ def test_anything_else_is_refused_naming_the_key_and_the_type(value: Any, wrap: 
     assert isinstance(caught.value, TypeError)
 
 
+@pytest.mark.parametrize("wrong", [object(), "\ud800"])
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda v: v, ""),
+        (lambda v: {"items": [1, 2, 3, {"price": v, "b": object()}]}, "['items'][3]['price']"),
+        (lambda v: (0, {7: [v]}), "[1][7][0]"),
+        (lambda v: {(1, 2): v}, "[…]"),
+        (lambda v: {"x" * 99: v}, "['" + "x" * 59 + "]"),
+        (lambda v: [{v: 1}], "[0][a key]"),
+        (lambda v: {1, v}, "[a member]"),
+    ],
+)
+def test_where_inside_a_value_lies_what_cannot_be_stored_is_told(wrong: Any, wrap: Any, place: str) -> None:
+    """The first of them, as one would write it."""
+    with pytest.raises(UnstorableValue) as caught:
+        encode_value("cart", wrap(wrong))
+    assert str(caught.value).startswith(f"state['cart']{place}: a ")
+
+
 @pytest.mark.parametrize(
     "value", ["\ud800", ["\ud800"], {"\ud800": 1}, ("\ud800",), {"\ud800"}, {1: "\ud800"}, {"a": ("\ud800",)}]
 )
