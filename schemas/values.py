@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,7 @@ import msgspec
 from perdure.schemas.errors import UnstorableValue
 from perdure.schemas.expiry import EXPIRING, TIME_BYTES
 
+_SECOND = timedelta(seconds=1)
 _KEY_CHARS = 60  # shown of a key on the way to what cannot be stored
 MAX_DEPTH = 64  # deeper nesting is refused: decoding recurses
 
@@ -81,6 +82,10 @@ def _lower(value: Any, depth: int) -> Any:
         items = sorted(_encode(_lower(item, depth + 1)) for item in value)
         return _ext(_SET, _encode([msgspec.Raw(item) for item in items]))
     if kind is datetime:
+        if (offset := value.utcoffset()) and abs(offset) < _SECOND:  # `fromisoformat` would take it for none
+            raise _Unfit(
+                "a datetime whose UTC offset is below one second cannot be stored; use astimezone(UTC)"
+            )
         return _ext(_DATETIME, value.isoformat().encode())
     if kind is Decimal:
         return _ext(_DECIMAL, str(value).encode())

@@ -47,8 +47,13 @@ STRANGERS: tuple[Any, ...] = (
     int,
     ValueError("x"),
     iter(()),
+    datetime(2020, 1, 1, tzinfo=timezone(timedelta(milliseconds=-3))),  # Python reads it back as UTC
 )
-OFFSETS = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
+OFFSETS = (
+    st.timedeltas(timedelta(hours=-23), timedelta(hours=23))
+    .filter(lambda offset: not offset or abs(offset) >= timedelta(seconds=1))
+    .map(timezone)
+)
 HASHABLE: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.booleans()
