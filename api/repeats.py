@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from perdure.api.http import Head
 
-# a method, a path of an object as RFC 3986 has it, and behind it the end of the line
+METHODS = {name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")}
+# one of these, a path of an object as RFC 3986 has it, and behind it the end of the line
 FIRST_LINE = re.compile(
-    rb"(GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS) (/(?:objects|rpc)/[A-Za-z0-9._~%!$&'()*+,;=:@/?-]+) HTTP/1\.1(?=\r\n)"
+    rb"(" + b"|".join(METHODS) + rb") (/(?:objects|rpc)/[A-Za-z0-9._~%!$&'()*+,;=:@/?-]+) HTTP/1\.1(?=\r\n)"
 )
 
 

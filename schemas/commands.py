@@ -99,14 +99,14 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
 
 def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record that carries `command`, one that anybody may send."""
-    headers = (
-        *_envelope(command.kind, command.reply_to, command.deadline_ms),
-        ("id", command.id.encode()),
-        *(_said_further(command) if command.client_key or command.principal or command.traceparent else ()),
-    )
+    id_ = ("id", command.id.encode())
     if command.kind == FETCH:
-        method, path = ("method", command.method.encode()), ("path", command.path.encode())
-        headers = (*headers, method, path, *_http_headers(command.headers))
+        envelope = _fetch_envelope(command.reply_to, command.deadline_ms, command.method, command.headers)
+        headers = (*envelope, ("path", command.path.encode()), id_)
+    else:
+        headers = (*_envelope(command.kind, command.reply_to, command.deadline_ms), id_)
+    if command.client_key or command.principal or command.traceparent:
+        headers += _said_further(command)
     return command.key.encode(), command.body, headers
 
 
@@ -131,11 +131,17 @@ def _envelope(kind: str, reply_to: str, deadline_ms: int | None) -> Headers:
     return tuple(headers)
 
 
+@lru_cache(1024)  # a client sends much the same headers each time
+def _fetch_envelope(reply_to: str, deadline_ms: int | None, method: str, headers: Pairs) -> Headers:
+    return (
+        *_envelope(FETCH, reply_to, deadline_ms),
+        ("method", method.encode()),
+        *_encoded_headers(headers),
+    )
+
+
 def _encoded_headers(pairs: Pairs) -> Headers:
     return tuple(("http-" + name, value.encode("latin-1")) for name, value in pairs)
-
-
-_http_headers = lru_cache(1024)(_encoded_headers)  # a client sends much the same headers each time
 
 
 def parse_command(

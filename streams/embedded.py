@@ -27,7 +27,7 @@ from typing import Any
 
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.streams import failpoints
-from perdure.streams.embedded_batch import Batch, EmbeddedReceipt, EmbeddedWriter, RefusedReceipt
+from perdure.streams.embedded_batch import Appended, Batch, EmbeddedWriter, RefusedReceipt
 from perdure.streams.embedded_files import MARK_KEY, Trimmed, encode, open_or_create
 from perdure.streams.embedded_tail import EmbeddedTail, Stream, hand_over
 from perdure.streams.log import Bounds, LogRecord, Receipt, Record, Topic, WriterSource
@@ -132,12 +132,9 @@ class EmbeddedLog:
         assert topic is not Topic.JOURNAL, "the journal has its writer"
         if self._refusal is not None:
             return RefusedReceipt(self._refusal)
-        batch = self._open_batch
-        place = batch.count
-        offset = self._place(self._streams[topic][partition], batch, record, memo)
         if self._timer is None:
             self._timer = self._loop.call_later(LINGER_S, self._tick)
-        return EmbeddedReceipt(offset, batch, place)
+        return self._place(self._streams[topic][partition], self._open_batch, record, memo)
 
     def writer(self, partition: int, source: WriterSource) -> EmbeddedWriter:
         earlier = self._writers.get(partition)
@@ -150,21 +147,22 @@ class EmbeddedLog:
     def shares_write(self, record: LogRecord) -> bool:
         return record.write is self._shared
 
-    def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> int:
+    def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> Appended:
         key, value, headers = record
         stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
         offset = stream.next
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
+        placed = Appended(offset, time_ms, key, value, headers, memo, batch, batch.count)
         batch.count += 1
         if offset == stream.written:
             batch.touched.append(stream)
         stream.next = offset + 1
-        stream.unwritten.append(LogRecord(offset, time_ms, key, value, headers, memo, batch))
+        stream.unwritten.append(placed)
         if stream.live:
             if not self._accepted:
                 self._loop.call_soon(hand_over, self._accepted)
             self._accepted[stream] = None
-        return offset
+        return placed
 
     def _request(self, writer: EmbeddedWriter, urgent: bool) -> None:
         if self._refusal is not None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import itemgetter
 
-import msgspec
 from rocksdict import WriteBatch
 
 from perdure.streams.embedded_tail import Stream
-from perdure.streams.log import WriterSource
+from perdure.streams.log import LogRecord, WriterSource
 
 Outcome = Callable[[BaseException | None], None]
 _place_of = itemgetter(0)
@@ -57,15 +56,13 @@ class Batch:
         return first
 
 
-class EmbeddedReceipt(msgspec.Struct, eq=False):
-    """See `perdure.streams.log.Receipt`. The offset is known at once."""
+class Appended(LogRecord, eq=False):
+    """A record in memory, and its own `perdure.streams.log.Receipt`; it stands at this place in the batch `write`."""
 
-    offset: int
-    _batch: Batch
-    _place: int
+    place: int = 0
 
     def when_durable(self, then: Outcome) -> None:
-        self._batch.tell(self._place, then)
+        self.write.tell(self.place, then)
 
 
 class RefusedReceipt:
