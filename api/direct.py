@@ -188,7 +188,8 @@ class DirectProtocol(OneWriteProtocol):
         ):
             self._as_uvicorn_does()
             return
-        exchange = Exchange(self, parser.get_method().decode("ascii"), parser.should_keep_alive())
+        keep_alive = parser.should_keep_alive() and not self._leaving
+        exchange = Exchange(self, parser.get_method().decode("ascii"), keep_alive)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
             again = self.headers == self._last_headers  # clients repeat themselves
@@ -265,6 +266,10 @@ class DirectProtocol(OneWriteProtocol):
         self._spoke = True
         if self.timeout_keep_alive_task is None:
             self._look_again_in(self.timeout_keep_alive)
+
+    def shutdown(self) -> None:
+        self._repeated = None  # the parser's way from here on, which knows that this is the end
+        super().shutdown()
 
     def _unset_keepalive_if_required(self) -> None:
         """uvicorn would cancel its timer with each request; ours looks when it rings."""

@@ -13,6 +13,8 @@ Laws
   ask `PROBES`, and nothing else: whoever watches must see a server that is full, not one that is gone.
 - A refusal (400, 408, 431) ends the connection, and is said behind the answers to the requests before it: said in
   place of one it would deny what may happen.
+- When the server ends, what a client has sent already is answered before its connection is closed, even if it has not been
+  read yet: a request is lost only if it crosses the closing on its way.
 - A client whose requests wait in the pipeline is not read from, nor is one that does not read its responses. uvicorn
   reads one more segment after each response, and so a pipeline grows without bound.
 """
@@ -32,6 +34,7 @@ BODY_BYTES_PER_S = 1024
 PROBES = (b"/livez", b"/readyz", b"/metrics")
 PROBE_TIMEOUT_S = 1.0
 SPARE_CONNECTIONS = 16
+LAST_LOOK_S = 0.05  # at what an idle connection has sent, when the server ends
 JOINED_MAX_BYTES = 64 * 1024
 
 
@@ -152,6 +155,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     _body_timer: asyncio.TimerHandle | None = None
     _body_bytes = 0  # read since the timer was set
     _is_probe = False
+    _leaving = False  # the server ends
 
     @classmethod
     def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[OneWriteProtocol]:
@@ -209,7 +213,7 @@ class OneWriteProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._head_complete = True
-        if self._is_probe:
+        if self._is_probe or self._leaving:
             self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
@@ -221,6 +225,21 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def on_chunk_complete(self) -> None:
         self._in_chunk, self._head_complete = False, True
+
+    def shutdown(self) -> None:
+        self._leaving = True
+        if self._idle:
+            self.loop.call_later(LAST_LOOK_S, self._leave)
+        else:
+            super().shutdown()
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _leave(self) -> None:
+        if self._idle:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

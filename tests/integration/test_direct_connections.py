@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
-from tests.integration.door import Client, Door, asking, begun
+from tests.integration.door import PATIENCE_S, Client, Door, asking, begun
 from tests.process import serve
 
 from perdure.api import onewrite
 
-PATIENCE_S = 30.0
 IDLE_S = 0.3
 MIB = 1 << 20
 
@@ -259,6 +259,7 @@ def test_responses_to_one_at_a_time_are_bounded_too(door: Door) -> None:
 APP = """
 import asyncio
 from pathlib import Path
+from threading import Event
 from perdure import DurableObject, Response
 
 HERE = Path(__file__).parent
@@ -272,6 +273,36 @@ class Echo(DurableObject):
         await self.state.put("count", 1)
         return Response.json({"path": request.path})
 """
+
+
+@pytest.mark.parametrize("path", [b"/objects/Echo/a/x", b"/livez"])
+def test_what_was_sent_before_the_end_is_answered_though_it_had_not_been_read(
+    door: Door, path: bytes
+) -> None:
+    """On a new connection and on one that has spoken; then they are closed, and so is one that says nothing."""
+    entered, sent = Event(), Event()
+
+    def end() -> None:
+        entered.set()
+        assert sent.wait(PATIENCE_S)
+        for connection in list(door.server.server_state.connections):
+            connection.shutdown()
+
+    with Client(door.port) as new, Client(door.port) as old, Client(door.port) as silent:
+        assert old.ask(b"GET " + path).status == old.ask(b"GET " + path).status == 200
+        while len(door.server.server_state.connections) < 3:
+            pass  # the door has let all in
+        door.loop.call_soon_threadsafe(end)
+        assert entered.wait(PATIENCE_S)
+        for client in (new, old):
+            client.send(asking(b"GET " + path))
+        sent.set()
+        for client in (new, old):
+            answer = client.answer()
+            assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
+        assert new.ended()
+        assert old.ended()
+        assert silent.ended()
 
 
 def test_a_signal_lets_the_answers_under_way_be_given(tmp_path: Path) -> None:
