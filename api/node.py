@@ -50,6 +50,7 @@ from perdure.streams import unawaited
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.keeper import Keeper
+from perdure.streams.looking import warn_of_the_unserved
 from perdure.streams.makers import Makers
 from perdure.streams.opening import clock_ms, new_uuid, open_data, start_log
 from perdure.streams.owner import Owner
@@ -144,7 +145,7 @@ class Node:
             self._task(self.keeper.keep()),
             self._task(self.keeper.trim_forever()),
             self._task(self.gateway.sweep()),
-            self._task(self._residence().keep()),
+            self._task(Residence.of(self.owners, config.limits, clock_ms).keep()),
             self._task(self.sockets.keep_alive()),
             self._task(self.sockets.beat()),
         ]
@@ -237,16 +238,6 @@ class Node:
             self._opened.append(_at_once(watchdog.stop))
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
 
-    def _residence(self) -> Residence:
-        limits = self.config.limits
-        return Residence(
-            self.owners,
-            clock_ms=clock_ms,
-            idle_s=limits.idle_s,
-            object_bytes=limits.object_bytes,
-            memory_bytes=limits.memory_bytes,
-        )
-
     def _worker(self, outgoing: Outgoing) -> Worker | None:
         if self.worker is None:
             return None
@@ -272,6 +263,7 @@ class Node:
             # what the configuration does wrong is told at start, even if some partitions could live with it
             if error is not None and (len(broken) == len(self.owners) or isinstance(error, ConfigError)):
                 raise error
+        warn_of_the_unserved([owner.tables for owner in self.owners], self.registry.kinds)
 
     def _task(self, coro: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coro)

@@ -9,7 +9,8 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import logging
+from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import cast
 
@@ -17,6 +18,7 @@ from perdure.streams.layers import after
 from perdure.streams.store import Store
 from perdure.streams.tables import Tables
 
+_logger = logging.getLogger("perdure")
 _KINDS = (b"v", b"a", b"w")  # kinds of rows whose key begins with an object's, and NUL
 
 
@@ -48,6 +50,17 @@ def namespaces_of(tables: Tables) -> Iterator[str]:
         namespace, _, _ = min(found).partition(b"/")
         yield namespace.decode()
         at = after(namespace + b"/")
+
+
+def warn_of_the_unserved(all_tables: Iterable[Tables], served: Container[str]) -> None:
+    """Tell of namespaces that there are objects of and no class: one that was renamed without saying so, most likely."""
+    for namespace in sorted({each for tables in all_tables for each in namespaces_of(tables)}):
+        if namespace not in served:
+            _logger.warning(
+                "objects of %s are kept and not served: no class stands behind that namespace. If its class has "
+                "another name now, or is to go with its data, say so in [[migrations]]: renamed_classes, deleted_classes",
+                namespace,
+            )
 
 
 def is_there(tables: Tables, key: str) -> bool:

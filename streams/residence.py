@@ -19,12 +19,13 @@ from heapq import merge
 from itertools import islice
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import structlog
 
 from perdure.objects.durable import Env
 from perdure.objects.state import State
+from perdure.schemas.config_model import Limits
 from perdure.streams.mailbox import Resident
 from perdure.streams.owning import Counts
 
@@ -79,6 +80,17 @@ class Residence:
         self._memory_bytes = memory_bytes or half_of_memory()
         self._rss_bytes = rss_bytes or process_bytes
         self._full = False
+
+    @classmethod
+    def of(cls, owners: Sequence[Owning], limits: Limits, clock_ms: Callable[[], int]) -> Self:
+        """As the configuration has it."""
+        return cls(
+            owners,
+            clock_ms=clock_ms,
+            idle_s=limits.idle_s,
+            object_bytes=limits.object_bytes,
+            memory_bytes=limits.memory_bytes,
+        )
 
     async def keep(self) -> None:
         """Sweep once a second until cancelled."""

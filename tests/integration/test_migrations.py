@@ -232,6 +232,34 @@ def test_a_class_of_another_script_starts_empty_and_is_told(tmp_path: Path) -> N
             assert server.stderr().count("migration 'v1': Counter begins empty") == told
 
 
+def test_objects_that_no_class_serves_any_more_are_told_of(tmp_path: Path) -> None:
+    """A class that is called otherwise, and no migration says so: its objects are kept, and a warning names the remedy."""
+    app, data, told = (
+        deployed(tmp_path / "app", ""),
+        tmp_path / "data",
+        "objects of Counter are kept and not served",
+    )
+    with serve(app, data) as server:
+        assert counts(server, "Counter", "POST") == [1] * len(NAMES)
+        assert server.stop() == 0
+        assert told not in server.stderr()
+    deployed(app, "", counter="Tally")
+    with serve(app, data) as server:
+        assert server.namespaces == ["Tally"]
+        assert server.stop() == 0
+        assert server.stderr().count(told) == 1
+        assert "renamed_classes" in server.stderr()
+    deployed(
+        app,
+        '[[migrations]]\ntag = "v1"\nnew_classes = ["Counter"]\n[[migrations]]\ntag = "v2"\n'
+        'renamed_classes = [{from = "Counter", to = "Tally"}]\n',
+        counter="Tally",
+    )
+    with serve(app, data) as server:
+        assert counts(server, "Counter", "POST") == [2] * len(NAMES)
+        assert told not in server.stderr()
+
+
 def test_the_post_s_wrangler_file_serves_as_it_stands(tmp_path: Path) -> None:
     """Bindings, an environment and a migration, nothing else: `perdure serve` of the folder is a counter."""
     deployed(tmp_path / "app", "")
