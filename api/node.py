@@ -102,6 +102,7 @@ class Node:
         try:
             await self._open()
         except BaseException:
+            await self._end_tasks()  # what they wait for may be what is closed now
             await self._close_opened()  # what fails now is the aftermath: why it could not start is told
             raise
         return self
@@ -265,6 +266,11 @@ class Node:
                 raise error
         warn_of_the_unserved([owner.tables for owner in self.owners], self.registry.kinds)
 
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def _task(self, coro: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coro)
         task.add_done_callback(self._ended)
@@ -292,9 +298,7 @@ class Node:
             await self._drain()
         self.gateway.close(Unavailable("the node has stopped"))
         self._exchange.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         for owner in self.owners:
             owner.end_reign()
         failed = await self._close_opened()

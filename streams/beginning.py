@@ -31,7 +31,7 @@ from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.streams.log import Bounds, Topic
 from perdure.streams.migrating import append_step, tell
-from perdure.streams.moving import move_in
+from perdure.streams.moving import check_moves, move_in
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.reader import JournalReader
@@ -80,7 +80,8 @@ async def begin(owner: Owner) -> None:
     tables.check_against(owner.ports.app_uuid, log.partitions, journal.end, commands.end)
     owner.turns.charged = owner.ports.charged(partition, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
-    missing(tables.steps, owner.ports.migrations)  # nor on one that this configuration does not follow from
+    # nor on one that this configuration does not follow from, or of which it wants what is not there
+    await check_moves(owner, missing(tables.steps, owner.ports.migrations))
     owner.counts.claims += 1
     epoch = await _append(owner, Claim(owner.ports.new_uuid(), owner.ports.node))
     again = await _fold_as_ours(owner, epoch + 1, epoch)
@@ -130,6 +131,8 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
     for namespace, _, script in step.transferred:
         come = await move_in(owner, step, namespace)
         await _fold_as_ours(owner, come.end, epoch)
+        if not come.whole:
+            raise OutcomeUnknown(f"partition {owner.partition}: {namespace} has moved in only in part")
         if not come.found:
             empty.append((namespace, script))
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)

@@ -20,7 +20,7 @@ class _OneRecord:
 
     def __init__(self, record: Header | Claim) -> None:
         self._record: Record | None = Record(None, encode_unchained(record))
-        self.appended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.appended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def fill(self, max_bytes: int) -> Sequence[Record]:
         record, self._record = self._record, None
@@ -28,20 +28,21 @@ class _OneRecord:
 
     def acked(self, first_offset: int) -> None:
         if not self.appended.done():
-            self.appended.set_result(None)
+            self.appended.set_result(first_offset)
 
     def failed(self, error: BaseException) -> None:
         if not self.appended.done():
             self.appended.set_exception(error)
 
 
-async def append_one(log: Log, partition: int, record: Header | Claim) -> None:
-    """Append a header or claim to a journal partition. Raises `OutcomeUnknown`."""
+async def append_one(log: Log, partition: int, record: Header | Claim) -> int:
+    """Append a header or claim to a journal partition; its offset. Raises `OutcomeUnknown`."""
     source = _OneRecord(record)
     writer = log.writer(partition, source)
     writer.request()
-    await source.appended
+    offset = await source.appended
     writer.close()
+    return offset
 
 
 async def found(log: Log, app: str, new_uuid: str) -> str:

@@ -16,6 +16,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, NotLeaderForPartitionError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Int64, Schema, String
 from aiokafka.structs import TopicPartition
 
@@ -106,15 +107,15 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
 
 
 async def _described(admin: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What the brokers say of those topics that are there, by name.
+    """What the brokers say of these topics, by name; nothing of one that is absent.
 
-    A broker that is asked of a topic by its name may make it, as it thinks fit (`auto.create.topics.enable`, which is
-    on unless it was turned off; the client gives no way to say no). So which there are is asked first.
+    Asked as the client asks, a broker makes a topic that it does not have, as it thinks fit
+    (`auto.create.topics.enable`, which is on unless it was turned off).
     """
-    there = set(await admin.list_topics())
-    asked = [name for name in names if name in there]
-    described = await admin.describe_topics(asked) if asked else ()
-    return {each["topic"]: each for each in described if each["error_code"] != UNKNOWN_TOPIC}
+    answer = await admin._send_request(MetadataRequest(list(names), allow_auto_topic_creation=False))
+    return {
+        each["topic"]: each for each in answer.to_object()["topics"] if each["error_code"] != UNKNOWN_TOPIC
+    }
 
 
 class Topics:

@@ -3,24 +3,32 @@
 Laws
 - An object comes as entries of no command. What a copy that was cut short has left is emptied first, and then it is made
   once more, of all that is there now; so it goes until the migration's step is in the journal behind it.
-- The loop is left between objects: what else the process does goes on meanwhile.
+- What this app wrote itself stays: of two objects of one name ours does.
+- Nothing is appended behind a rival's claim but the batch that met it, and the loop is left between objects.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from perdure.schemas.journal import Entry, encode_entry, encode_raw_entry
+from perdure.schemas.journal import (
+    NO_COMMAND,
+    Entry,
+    EntryRecord,
+    decode_record,
+    encode_entry,
+    encode_raw_entry,
+)
 from perdure.schemas.migrations import Step
 from perdure.streams import failpoints
-from perdure.streams.log import Record
-from perdure.streams.looking import objects_of
+from perdure.streams.log import Record, Topic
+from perdure.streams.looking import is_there, objects_of
 from perdure.streams.migrating import append_alone
-from perdure.streams.transferring import moved
+from perdure.streams.source import moved
 
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.owner import Owner
@@ -31,10 +39,23 @@ YIELD_EVERY = 64  # entries
 
 
 class MovedIn(NamedTuple):
-    """`end`: the journal's offset behind what was appended; `found`: did anybody say where the data are?"""
+    """`end`: the journal's offset behind what was appended; `whole`: that is all, with nobody's record in between.
+
+    `found`: did anybody say where the data are?
+    """
 
     end: int
+    whole: bool
     found: bool
+
+
+async def check_moves(owner: Owner, steps: Sequence[Step]) -> None:
+    """Before anything is claimed: is there what these steps bring? Raises as `Transfers.check`."""
+    transfers = owner.ports.transfers
+    if transfers is not None:
+        for step in steps:
+            for namespace, _, _ in step.transferred:
+                await transfers.check(step, namespace)
 
 
 async def move_in(owner: Owner, step: Step, namespace: str) -> MovedIn:
@@ -44,41 +65,68 @@ async def move_in(owner: Owner, step: Step, namespace: str) -> MovedIn:
     """
     transfers, tables = owner.ports.transfers, owner.tables
     source = None if transfers is None else await transfers.source(step, namespace)
+    own = await _own(owner, namespace)
     now_ms = tables.meta.clock_ms
-    # nothing but such a copy can have made them: before this step there is no such namespace
-    left = [moved(key, now_ms, clear=True) for key in objects_of(tables, namespace, "", None)]
-    if source is None:
-        return MovedIn(await _append_all(owner, left), found=False)
-    objects = source.count(owner.partition)
-    end = await _append_all(owner, chain(left, source.entries(owner.partition)))
-    told = {"partition": owner.partition, "namespace": namespace, "objects": objects, "from": source.script}
-    _logger.info("objects have moved in", extra=told)
-    return MovedIn(end, found=True)
+    entries: Iterable[Entry] = (
+        moved(key, now_ms, clear=True) for key in objects_of(tables, namespace, "", None) if key not in own
+    )
+    if source is not None:
+        entries = chain(entries, source.entries(owner.partition, own))
+    end, whole = await _append_all(owner, entries)
+    if source is not None:
+        told = {"partition": owner.partition, "namespace": namespace, "from": source.script}
+        told |= {"objects": source.count(owner.partition), "own_that_stay": len(own)}
+        _logger.info("objects have moved in", extra=told)
+    return MovedIn(end, whole, source is not None)
 
 
-async def _append_all(owner: Owner, entries: Iterable[Entry]) -> int:
-    """Append these, batch by batch; the offset behind them."""
+async def _own(owner: Owner, namespace: str) -> set[str]:
+    """The objects there are of a namespace that commands have written to, and no such copy alone."""
+    tables, found = owner.tables, set[str]()
+    if next(objects_of(tables, namespace, "", None), None) is None:
+        return found
+    async for chunk in owner.log.read(Topic.JOURNAL, owner.partition, 0, tables.reader.offset):
+        for each in chunk:
+            record = decode_record(each.value)
+            if not isinstance(record, EntryRecord) or record.entry.command == NO_COMMAND:
+                continue
+            key = record.entry.key
+            if (
+                key.startswith(f"{namespace}/")
+                and key not in found
+                and tables.counts(record.epoch, each.offset)
+            ):
+                found.add(key)
+        await asyncio.sleep(0)
+    return {key for key in found if is_there(tables, key)}
+
+
+async def _append_all(owner: Owner, entries: Iterable[Entry]) -> tuple[int, bool]:
+    """Append these, batch by batch; the offset behind them, and whether nobody else's record came between.
+
+    At such a one it ends: it may be a rival's claim.
+    """
     position, name = owner.tables.reader.position, owner.tables.reader.name
     end, size = position.offset, 0
     batch: list[Record] = []
 
-    async def append() -> None:
+    async def append() -> bool:
         nonlocal end, size
-        end = await append_alone(owner.journal, name, end, batch) + len(batch)
+        first = await append_alone(owner.journal, name, end, batch)
+        whole, end, size = first == end, first + len(batch), 0
         batch.clear()
-        size = 0
         failpoints.hit("owner.moved_in")
+        return whole
 
     for at, entry in enumerate(entries):
         encoded = encode_entry(entry)
-        if batch and size + len(encoded) > BATCH_BYTES:
-            await append()
+        if batch and size + len(encoded) > BATCH_BYTES and not await append():
+            return end, False
         value, link = encode_raw_entry(position.epoch, position.seq, encoded, position.chain)
         position = position._replace(seq=position.seq + 1, chain=link)
         batch.append(Record(entry.key.encode(), value))
         size += len(value)
         if at % YIELD_EVERY == 0:
             await asyncio.sleep(0)
-    if batch:
-        await append()
-    return end
+    whole = not batch or await append()
+    return end, whole

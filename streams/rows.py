@@ -9,7 +9,7 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.streams.reader import NO_EPOCH
 
-FORMAT = 1
+FORMAT = 2  # 1 had no rows of claims
 HOUR_MS = 3_600_000
 WINDOW_HOURS = 24
 

@@ -194,6 +194,33 @@ def test_a_class_of_another_app_moves_in_with_what_its_objects_hold(tmp_path: Pa
         pass
 
 
+def test_what_an_app_has_written_itself_stays_when_a_class_moves_in(tmp_path: Path) -> None:
+    """Its first migration adopts what is there, and brings more: of two objects of one name its own stays, whenever written."""
+    there, here, data = deployed(tmp_path / "theirs", ""), deployed(tmp_path / "app", ""), tmp_path / "data"
+    (there / "perdure.toml").write_text((there / "perdure.toml").read_text().replace('"shop"', '"theirs"'))
+    with serve(there, tmp_path / "their-data") as server:
+        assert counts(server, "Counter", "POST") == [1] * len(NAMES)
+        assert server.stop() == 0
+    moved = '{from = "Counter", from_script = "theirs", to = "Counter", data = "../their-data"}'
+    migration = f'[[migrations]]\ntag = "v1"\ntransferred_classes = [{moved}]\n'
+    for config in ("", migration, "", migration):
+        deployed(here, config)
+        if config:
+            cut = {"PERDURE_FAILPOINT": "owner.before_migration:1"}
+            with pytest.raises(DidNotStart), serve(here, data, environ=cut):
+                pass
+            continue
+        with serve(here, data) as server:
+            for name in NAMES[:3]:
+                assert httpx.post(f"{server.url}/objects/Counter/{name}").status_code == 200
+            assert server.stop() == 0
+    with serve(here, data) as server:
+        assert counts(server, "Counter") == [2] * 3 + [1] * (len(NAMES) - 3)
+        assert server.stop() == 0
+    done = run("verify", str(here), "--data", str(data), "--json")
+    assert done.returncode == 0, done.stderr
+
+
 def test_on_kafka_a_node_that_serves_what_moves_stops(kafka: Kafka, tmp_path: Path) -> None:
     """It is fenced, so that nothing is acknowledged over there that has not been copied."""
     theirs, on = f"t{uuid4().hex[:12]}", f'log = "kafka://{kafka.bootstrap}"\n'

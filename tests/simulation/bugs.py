@@ -35,8 +35,8 @@ from perdure.streams.owner import Owner
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
+from perdure.streams.source import Source
 from perdure.streams.tables import Tables
-from perdure.streams.transferring import Source
 from perdure.streams.turns import Turns
 
 
@@ -352,7 +352,7 @@ def cut_copy_taken_for_whole() -> Any:
     def move_in(true: Any) -> Any:
         async def content(owner: Owner, step: Any, namespace: str) -> moving.MovedIn:
             if any(objects_of(owner.tables, namespace, "", None)):
-                return moving.MovedIn(owner.tables.reader.offset, found=True)
+                return moving.MovedIn(owner.tables.reader.offset, whole=True, found=True)
             come: moving.MovedIn = await true(owner, step, namespace)
             return come
 
@@ -365,7 +365,7 @@ def moved_into_each_partition() -> Any:
     """Each partition takes all objects that move in, as if it were the only one."""
 
     def entries(true: Any) -> Any:
-        return lambda self, partition: [each for p in range(len(self._places)) for each in true(self, p)]
+        return lambda self, partition, own: [each for p in range(len(self._names)) for each in true(self, p)]
 
     return _instead(Source, "entries", entries)
 

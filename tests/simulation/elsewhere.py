@@ -14,8 +14,8 @@ from perdure.schemas.replies import OK, Reply
 from perdure.schemas.values import encode_value
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.reader import Position
+from perdure.streams.source import Source
 from perdure.streams.tables import Tables
-from perdure.streams.transferring import Source
 
 THERE = "There"  # the namespace over there
 PARTITIONS = 2
@@ -41,8 +41,9 @@ class Elsewhere:
             self.told[node] = dict(self._objects) if known else {}
         if not self.told[node]:
             return None
-        source = Source("elsewhere", THERE, namespace, partitions)
-        await source.find([self._tables(self.told[node], partition) for partition in range(PARTITIONS)])
+        tables = [self._tables(self.told[node], partition) for partition in range(PARTITIONS)]
+        source = Source("elsewhere", THERE, namespace, tables, partitions)
+        await source.find()
         return source
 
     def _change(self) -> None:
@@ -79,6 +80,9 @@ class Way:
         self._elsewhere = elsewhere
         self._node = node
         self._partitions = partitions
+
+    async def check(self, step: Step, namespace: str) -> None:
+        """As `Transfers.check`: it is there."""
 
     async def source(self, step: Step, namespace: str) -> Source | None:
         """As `Transfers.source`."""

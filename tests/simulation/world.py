@@ -23,7 +23,7 @@ from perdure.schemas.commands import FETCH
 from perdure.schemas.errors import OperatorError, OutcomeUnknown, PerdureError, Unavailable, UnknownNamespace
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
-from perdure.streams import failpoints, moving, transferring
+from perdure.streams import failpoints, moving, source
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.log import Topic
@@ -276,7 +276,7 @@ class Run:
         failpoints.on_hit(_on_hit)
         try:
             # small, so that what moves in takes several entries, and several batches
-            with patch.object(transferring, "ENTRY_BYTES", 60), patch.object(moving, "BATCH_BYTES", 400):
+            with patch.object(source, "ENTRY_BYTES", 60), patch.object(moving, "BATCH_BYTES", 400):
                 self.loop.run_until_complete(self._main())
         except Exception as error:
             raise AssertionError(f"seed {self.seed}: {error!r}; replay it: Run({self.seed}).go()") from error

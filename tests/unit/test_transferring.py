@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from perdure.schemas.keys import object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, Reply
 from perdure.schemas.values import encode_value
-from perdure.streams import transferring
+from perdure.streams import source as source_module
 from perdure.streams.founding import found
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.opening import open_data, start_embedded
 from perdure.streams.reader import Position
+from perdure.streams.source import Source
 from perdure.streams.tables import Tables
-from perdure.streams.transferring import Source, Transfers
+from perdure.streams.transferring import Transfers
 
 APP = 'name = "ours"\n[[migrations]]\ntag = "v1"\ntransferred_classes = [{%s}]\n'
 STEP = Step("v1", transferred=(("Counter", "Counter", "theirs"),))
@@ -50,8 +52,8 @@ def tables(objects: dict[str, dict[str, Any]], alarms: dict[str, list[str]] | No
 
 
 async def source_of(*all_of_them: Tables, partitions: int = 3) -> Source:
-    source = Source("theirs", "Theirs", "Ours", partitions)
-    await source.find(all_of_them)
+    source = Source("theirs", "Theirs", "Ours", all_of_them, partitions)
+    await source.find()
     return source
 
 
@@ -72,7 +74,7 @@ def test_each_object_goes_into_the_one_partition_it_belongs_to() -> None:
 
 def test_no_entry_is_larger_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and alarms are spread over as many as it takes, in order; one that is larger alone has one alone."""
-    monkeypatch.setattr(transferring, "ENTRY_BYTES", 300)
+    monkeypatch.setattr(source_module, "ENTRY_BYTES", 300)
     values = {f"v{number}": "x" * 100 for number in range(5)} | {"w": "y" * 1_000}
     alarms = [f"alarm{number}" for number in range(9)]
     source = asyncio.run(source_of(tables({"a": values}, {"a": alarms}), partitions=1))
@@ -109,28 +111,53 @@ def config_of(tmp_path: Path, asked: str) -> Config:
     return parse_config(APP % asked, str(tmp_path / "perdure.toml"), environ={})
 
 
-async def elsewhere(path: Path) -> None:
-    """An app that was run in this directory, and has no objects."""
+async def elsewhere(path: Path, *, ran: bool = True) -> None:
+    """An app that has this directory and no objects; only if it `ran`, also a log."""
     other = Config(name="theirs", partitions=2, data_dir=path)
-    data = open_data(other)
-    log = await start_embedded(other, data)
-    await found(log, "theirs", data.app_uuid)
-    await log.close()
-    data.close()
+    with closing(open_data(other)) as data:
+        if ran:
+            log = await start_embedded(other, data)
+            await found(log, "theirs", data.app_uuid)
+            await log.close()
 
 
-def test_what_cannot_be_read_is_let_go_of(tmp_path: Path) -> None:
-    """The other app is open to others again, and to the next try, which says the same."""
+@pytest.mark.parametrize(
+    ("ran", "told"), [(True, "has no object of a class Nobody; it has: none"), (False, "has no log")]
+)
+def test_what_cannot_be_read_is_told_and_let_go_of(tmp_path: Path, ran: bool, told: str) -> None:
+    """To each partition the same; then the other app may be run again, and nothing of it is left here."""
+
+    async def main() -> None:
+        await elsewhere(tmp_path / "theirs", ran=ran)
+        asked = f'from = "Nobody", from_script = "theirs", to = "Counter", data = "{tmp_path / "theirs"}"'
+        transfers = Transfers(config_of(tmp_path, asked), tmp_path / "scratch", 4)
+        for _ in range(3):
+            with pytest.raises(ConfigError, match=told):
+                await transfers.check(STEP, "Counter")
+        await transfers.close()
+        await elsewhere(tmp_path / "theirs")
+        assert not (tmp_path / "scratch").exists()
+
+    asyncio.run(main())
+
+
+def test_one_directory_spelt_in_two_ways_is_opened_once(tmp_path: Path) -> None:
+    """It is locked: a second time it would be in use, by this very process."""
 
     async def main() -> None:
         await elsewhere(tmp_path / "theirs")
-        asked = f'from = "Nobody", from_script = "theirs", to = "Counter", data = "{tmp_path / "theirs"}"'
-        transfers = Transfers(config_of(tmp_path, asked), tmp_path / "scratch", 4)
-        for _ in range(2):
-            with pytest.raises(ConfigError, match="has no object of a class Nobody; it has: none"):
-                await transfers.source(STEP, "Counter")
-            await elsewhere(tmp_path / "theirs")
-            assert not list((tmp_path / "scratch").glob("*"))
+        asked = [
+            f'{{from = "{name}", from_script = "theirs", to = "{name}", data = "{tmp_path / way}"}}'
+            for name, way in (("A", "theirs"), ("B", "theirs/../theirs"))
+        ]
+        config = parse_config(
+            APP.replace("{%s}", ", ".join(asked)), str(tmp_path / "perdure.toml"), environ={}
+        )
+        transfers = Transfers(config, tmp_path / "scratch", 4)
+        for name in ("A", "B"):
+            transfers._wrong = None  # neither class is there
+            with pytest.raises(ConfigError, match=f"has no object of a class {name}"):
+                await transfers.check(Step("v1", transferred=((name, name, "theirs"),)), name)
         await transfers.close()
 
     asyncio.run(main())
