@@ -56,22 +56,19 @@ def run(
     config: Config,
     *,
     ready: Callable[[int], None] = lambda port: None,
-    lifeline_fd: int | None = None,
     listen_fd: int | None = None,
 ) -> BaseException | None:
     """Serve until a signal (returns None) or until the node stops itself (returns why).
 
-    `make_node` is called inside the event loop. `ready` is told the port once requests are answered. When
-    `lifeline_fd` (a pipe's end) is closed at the other side, that counts as SIGTERM. `listen_fd` is a socket that is
-    bound already. Raises what starting
-    the node raises, `ConfigError` for an address that cannot be used and `OperatorError` for a port in use.
+    `make_node` is called inside the event loop. `ready` is told the port once requests are answered.
+    `listen_fd` is a socket that is bound already. Raises what starting the node raises, `ConfigError` for an address that cannot be used and `OperatorError` for a port in use.
     """
     with contextlib.closing(
         _taken_over(config, listen_fd) if listen_fd is not None else bind(config)
     ) as listener:
         files = _raise_file_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(make_node, config, listener, files, ready, lifeline_fd))
+            return runner.run(_serve(make_node, config, listener, files, ready))
 
 
 def _taken_over(config: Config, fd: int) -> socket.socket:
@@ -161,7 +158,6 @@ async def _serve(
     listener: socket.socket,
     files_max: int,
     ready: Callable[[int], None],
-    lifeline_fd: int | None,
 ) -> BaseException | None:
     loop = asyncio.get_running_loop()
     node = make_node()
@@ -169,9 +165,7 @@ async def _serve(
     whole = asyncio.current_task()
     assert whole is not None
 
-    def stop(sig: int = signal.SIGTERM) -> None:
-        if lifeline_fd is not None:
-            loop.remove_reader(lifeline_fd)
+    def stop(sig: int) -> None:
         if server is not None and server.started:
             _leave_after(DRAIN_S)
             server.handle_exit(sig, None)
@@ -180,9 +174,6 @@ async def _serve(
 
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop, sig)
-    if lifeline_fd is not None:
-        loop.add_reader(lifeline_fd, stop)
-
     try:
         async with node:
             server = _Server(_settings(node, config, files_max), config, ready)

@@ -44,8 +44,9 @@ def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[S
                 f'migration "{step.tag}" has run as {told(step)}, and the configuration now has '
                 f"{told(configured[at])}; {remedy}"
             )
+        there = f'"{tags[at]}"' if at < len(tags) else "none"
         raise ConfigError(
-            f'migration "{step.tag}" has run as number {at + 1}, and the configuration has "{tags[at]}" there; '
+            f'migration "{step.tag}" has run as number {at + 1}, and the configuration has {there} there; '
             f"{remedy} at the end"
         )
     return configured[len(journaled) :]

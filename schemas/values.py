@@ -21,6 +21,8 @@ from perdure.schemas.errors import UnstorableValue
 from perdure.schemas.expiry import EXPIRING, TIME_BYTES
 
 _SECOND = timedelta(seconds=1)
+_CONTAINERS = frozenset((list, tuple, set, dict))
+_KEY, _MEMBER = object(), object()
 _KEY_CHARS = 60  # shown of a key on the way to what cannot be stored
 MAX_DEPTH = 64  # deeper nesting is refused: decoding recurses
 
@@ -97,34 +99,50 @@ def _lower(value: Any, depth: int) -> Any:
     )
 
 
-def _place(value: Any, depth: int = 0) -> str:
+def _place(value: Any) -> str:
     """Where inside `value` the first lies that cannot be stored, as one would write it: `['items'][3]`."""
+    return _way(value, 0) or ""
+
+
+def _way(value: Any, depth: int) -> str | None:
+    """From `value` to the first in it that cannot be stored; None: all can. Each is looked at once."""
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        return None if _fits(value) else ""
     if depth < MAX_DEPTH:
         for step, inner in _inside(value):
-            if not _fits(inner, depth + 1):
-                return step + _place(inner, depth + 1)
-    return ""
+            if (way := _way(inner, depth + 1)) is not None:
+                return _shown(step) + way
+    return None
 
 
-def _inside(value: Any) -> Iterator[tuple[str, Any]]:
-    kind = type(value)
-    if kind is list or kind is tuple:
-        yield from ((f"[{at}]", item) for at, item in enumerate(value))
-    elif kind is set:
-        yield from (("[a member]", item) for item in value)
-    elif kind is dict:
+def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
+    if type(value) is dict:
         for key, item in value.items():
-            yield "[a key]", key
-            yield f"[{repr(key)[:_KEY_CHARS] if type(key) in (str, int) else '…'}]", item
+            yield _KEY, key
+            yield key, item
+    elif type(value) is set:
+        yield from ((_MEMBER, item) for item in value)
+    else:
+        yield from enumerate(value)
 
 
-def _fits(value: Any, depth: int) -> bool:
+def _shown(step: Any) -> str:
+    if step is _KEY or step is _MEMBER:
+        return "[a key]" if step is _KEY else "[a member]"
+    if type(step) not in (str, int):
+        return "[…]"
     try:
-        _encode(_lower(value, depth))
+        return f"[{repr(step)[:_KEY_CHARS]}]"
+    except ValueError:  # an int with more digits than Python writes
+        return "[…]"
+
+
+def _fits(value: Any) -> bool:
+    try:
+        _encode(_lower(value, 0))
     except (_Unfit, UnicodeEncodeError):
         return False
-    except _TooDeep:
-        pass  # something before it cannot be stored
     return True
 
 

@@ -17,6 +17,7 @@ from perdure.schemas.errors import ConfigError, OperatorError
 DEFAULT_URL = "http://127.0.0.1:8787"
 _TIMEOUT_S = 35.0  # a server's own deadline, 30 s if nobody says otherwise, should speak first
 _BELOW_ZERO = re.compile(r"-(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_OPTION = re.compile(r"--[^=]+")  # its value follows
 _MARK = "\0"  # is in no argument of a process
 
 
@@ -26,7 +27,7 @@ class _Call(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
         marked = [
-            _MARK + each if _BELOW_ZERO.fullmatch(each) and not before.startswith("--") else each
+            each if not _BELOW_ZERO.fullmatch(each) or _OPTION.fullmatch(before) else _MARK + each
             for before, each in zip(["", *options], options, strict=False)
         ]
         rest = super().parse_args(ctx, marked + args[len(options) :])

@@ -3,6 +3,7 @@
 Laws
 - One child at a time has the data directory: the new one loads the app, and says so; then the old one ends its requests
   and goes, and the new one goes on. What cannot be loaded is told, and the code of before is served until it is mended.
+  If something is taken that it wants while it loads (a port, a lock), the old one has to go first.
 - The socket is this process's: who connects between two children waits for the next one. While there is none to come
   before the code changes, this process answers everybody with 503 (standin.py), so that nobody hangs.
 - A child that ends by itself for an error in the app (exit code 2) is started again after the next change, not before.
@@ -21,13 +22,12 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from watchfiles import Change, DefaultFilter, awatch
 
-from perdure.api.cli.output import EXIT_CONFIG, tell
+from perdure.api.cli.output import EXIT_CONFIG, EXIT_TAKEN, tell
 from perdure.api.cli.standin import standing_in
 from perdure.api.server import bind
 from perdure.schemas.config import Config
@@ -38,7 +38,6 @@ STOP_S = 10.0  # for requests in flight; then it is killed: what it acknowledged
 _SUFFIXES = (".py", ".toml", ".dev.vars")
 _TESTS = ("test_", "conftest.")
 _BACKLOG = 1024
-_Found = TypeVar("_Found")
 
 
 class CodeFilter(DefaultFilter):
@@ -70,6 +69,11 @@ class _Door:
             self.close()
             self._listener, self._address = listener, (config.host, config.port)
             self._listener.listen(_BACKLOG)
+        return self.listener
+
+    @property
+    def listener(self) -> socket.socket:
+        """As it was opened last."""
         assert self._listener is not None
         return self._listener
 
@@ -105,30 +109,41 @@ class _Child:
             theirs.close()
         return cls(process, ours)
 
-    async def said(self) -> bool:
-        """Wait until it says that it is so far: that it has loaded the app, then that it serves. False: it has ended."""
-        try:
+    def says(self) -> asyncio.Future[bool]:
+        """That it is so far: that it has loaded the app, then that it serves.
+
+        If it does not get there it ends; whatever it has left behind may hold the line open.
+        """
+        return asyncio.ensure_future(self._heard())
+
+    async def _heard(self) -> bool:
+        with contextlib.suppress(ConnectionError):
             return bool(await asyncio.get_running_loop().sock_recv(self._line, 1))
-        except ConnectionError:
-            return False
+        return False
 
     def go_on(self) -> None:
         """It may open the data, and serve."""
         with contextlib.suppress(OSError):  # it has ended
             self._line.send(b"\n")
-        self._ready = asyncio.ensure_future(self.said())
+        self._ready = self.says()
 
-    async def end(self) -> tuple[int, bool]:
-        """Stop it, if it goes on; its exit code, and whether it has ever served."""
+    @property
+    def has_served(self) -> bool:
+        return self._ready is not None and self._ready.done() and self._ready.result()
+
+    async def end(self) -> int:
+        """Stop it, if it goes on; its exit code."""
         if not self.ended.done():
             self._signal(signal.SIGTERM)
             await asyncio.wait((self.ended,), timeout=STOP_S)
             if not self.ended.done():
                 self._signal(signal.SIGKILL)
         code = await self.ended
-        served = self._ready is not None and await self._ready
+        if self._ready is not None and not self._ready.done():
+            self._ready.cancel()
+            self._ready = None
         self._line.close()
-        return code, served
+        return code
 
     def _signal(self, sig: signal.Signals) -> None:
         # not by `terminate`: that looks first whether it has ended, and then its exit code is lost to `wait`
@@ -153,7 +168,7 @@ class _Supervisor:
         )
         self._watch = self._next_change()
         self._child: _Child | None = None  # it has the data
-        self._served = False  # has any child?
+        self._has_served = False  # a child that has ended
         self._falls = 0  # of children that signals ended, in a row
 
     def _next_change(self) -> asyncio.Future[set[tuple[Change, str]] | None]:
@@ -186,12 +201,19 @@ class _Supervisor:
                 raise
             tell(error)  # the address that it is to have now is another's
             return None
-        loaded = await self._or_change(child.said())
+        loaded = await self._loaded(child)
         if not loaded:
-            code, _ = await child.end()
-            if loaded is not None and self._child is not None:
-                _say("the code of before is served until this is mended")
-            return None if loaded is None else self._final(code)
+            code = await child.end()
+            if loaded is None:  # the code has changed once more
+                return None
+            if self._child is None:
+                return self._final(code)
+            if code == EXIT_TAKEN:
+                _say("what it wants may be the server's of before: that one ends, and it is tried once more")
+                await self._end()
+                return await self._bring_up()
+            _say("the code of before is served until this is mended")
+            return None
         if self._child is not None:
             _say("code changed: starting anew once requests in flight have ended")
             await self._end()
@@ -199,10 +221,29 @@ class _Supervisor:
         child.go_on()
         return None
 
+    async def _loaded(self, child: _Child) -> bool | None:
+        """Has it loaded the app? None: the code has changed before that, or a signal has come."""
+        says = child.says()
+        try:
+            while not child.ended.done() and not self._watch.done():
+                serving = () if self._child is None else (self._child.ended,)
+                waited_for = (says, child.ended, self._watch, *serving)
+                await asyncio.wait(
+                    {each for each in waited_for if not each.done()}, return_when=asyncio.FIRST_COMPLETED
+                )
+                if says.done() and says.result():
+                    return True
+                if self._child is not None and self._child.ended.done():
+                    await self._end()  # it has died meanwhile: nothing serves now
+        finally:
+            says.cancel()
+        return False if child.ended.done() else None
+
     async def _attend(self) -> int | None:
         """Until a child is to be started; the code to end with, if any."""
         if self._child is not None:
-            if await self._or_change(self._child.ended) is None:
+            await asyncio.wait((self._watch, self._child.ended), return_when=asyncio.FIRST_COMPLETED)
+            if not self._child.ended.done():
                 return self._take_change()
             code = await self._end()
             if code < 0 and self._falls < FALLS and not self._stop.is_set():
@@ -213,7 +254,7 @@ class _Supervisor:
                 return final
         if not self._watch.done() and not self._stop.is_set():
             _say(f"waiting for a change in {self._folder}")
-            async with standing_in(self._door.open(), self._folder):
+            async with standing_in(self._door.listener, self._folder):
                 await asyncio.wait((self._watch,))
             if not self._stop.is_set():
                 _say("code changed: starting anew")
@@ -224,22 +265,16 @@ class _Supervisor:
         if self._child is None:
             return 0
         child, self._child = self._child, None
-        code, served = await child.end()
-        self._served = self._served or served
+        code = await child.end()
+        self._has_served = self._has_served or child.has_served
         return code
 
-    def _final(self, code: int) -> int | None:
-        return code if code > 0 and code != EXIT_CONFIG and not self._served else None
+    @property
+    def _served(self) -> bool:
+        return self._has_served or (self._child is not None and self._child.has_served)
 
-    async def _or_change(self, what: Awaitable[_Found]) -> _Found | None:
-        """What comes of it. None: the code has changed before that, or a signal has come."""
-        found = asyncio.ensure_future(what)
-        await asyncio.wait((self._watch, found), return_when=asyncio.FIRST_COMPLETED)
-        if found.done():
-            return found.result()
-        if found is not what:
-            found.cancel()
-        return None
+    def _final(self, code: int) -> int | None:
+        return code if code > 0 and code not in (EXIT_CONFIG, EXIT_TAKEN) and not self._served else None
 
     def _take_change(self) -> int | None:
         self._falls = 0

@@ -8,9 +8,12 @@ Laws
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, show_code, tell
+from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, EXIT_TAKEN, show_code, tell
 
 if TYPE_CHECKING:
     from perdure.api.loading import App
@@ -95,6 +98,7 @@ def serve(
         "log_format": log_format,
         "log_level": log_level,
     }
+    _follow(lifeline_fd)
     # the app may log while it is imported
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
     with _shown_code(dev_vars):
@@ -112,7 +116,6 @@ def serve(
             lambda: Node(loaded.config, registry, loaded.worker, tracing),
             loaded.config,
             ready=ready,
-            lifeline_fd=lifeline_fd,
             listen_fd=listen_fd,
         )
     finally:
@@ -121,6 +124,20 @@ def serve(
     if reason is not None:
         tell(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
+
+
+def _follow(lifeline_fd: int | None) -> None:
+    """Below `dev`: end as by SIGTERM when that has gone, however it went and whatever this process does then."""
+
+    def look() -> None:
+        line = select.poll()
+        line.register(lifeline, 0)  # that it is hung up is told unasked
+        line.poll()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if lifeline_fd is not None:
+        lifeline = lifeline_fd
+        threading.Thread(target=look, name="perdure-lifeline", daemon=True).start()
 
 
 def _take_over(lifeline_fd: int | None) -> None:
@@ -152,7 +169,11 @@ def _shown_code(dev: bool) -> Iterator[None]:
             raise
         tell(error)
         show_code(error.__cause__)
-        raise typer.Exit(EXIT_CONFIG) from None
+        raise typer.Exit(EXIT_TAKEN if _is_taken(error.__cause__) else EXIT_CONFIG) from None
+
+
+def _is_taken(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY)
 
 
 def dev(

@@ -144,6 +144,8 @@ class Auditor:
         }
         there: dict[str, Holding] = {}
         for key, entries in self.moved.items():
+            if namespace_of(key) != namespace:
+                continue
             alarms = [alarm.due_ms for entry, _ in entries for alarm in entry.alarms]
             here = partition_of(key, len(self.readers)) == partition
             if here and (self.states[key] or alarms):

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 import pytest
 import structlog
 
+from perdure.schemas.errors import PerdureError
 from tests.simulation.bugs import BUGS
 from tests.simulation.world import COMMANDS, Run
 
@@ -138,8 +139,10 @@ def test_every_invariant_holds_in_every_random_run(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_the_random_runs_catch_a_planted_bug(bug: Callable[[], AbstractContextManager[None]]) -> None:
     """The same runs, with one promise broken on purpose, fail within 200 seeds."""
-    with bug(), pytest.raises(AssertionError, match="seed"):
+    with bug(), pytest.raises(AssertionError, match="seed") as caught:
         _run(range(SEEDS_TO_CATCH_A_BUG))
+    # by a check, a refusal of the product's own, or a run that does not end: no other error, of the checker's, say
+    assert isinstance(caught.value.__cause__, (AssertionError, PerdureError, TimeoutError)), caught.value
 
 
 def test_a_seed_replays_exactly() -> None:
