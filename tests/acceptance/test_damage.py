@@ -235,7 +235,7 @@ def test_a_second_process_on_one_directory_is_refused(past: Past, tmp_path: Path
     with deployment.serve() as server:
         line = _refusal(deployment)
         assert line.startswith("perdure: data-dir-error: ")
-        assert f"process {server.pid} " in line
+        assert f"process {server.pid}, " in line
         assert f"kill {server.pid}" in line
         assert asyncio.run(ask(port_of(server), "POST", f"/objects/{KEYS[0]}/x")).json == {"count": 2}
         assert server.stop() == 0
