@@ -278,9 +278,8 @@ class DirectProtocol(OneWriteProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        cycle: _Cycle | None = self.cycle
         self.timeout_keep_alive_task = None
-        if cycle is not None and not cycle.response_complete:
+        if not self._idle:
             return  # the end of its response sets a new one
         if self._spoke or not self._head_complete:
             self._spoke = False

@@ -270,9 +270,7 @@ class OneWriteProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _head_is_late(self) -> None:
-        if (
-            self.cycle is not None and not self.cycle.response_complete
-        ):  # the request before it is not answered
+        if not self._idle:  # the request before it is not answered
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
             return
         self._refuse(408, f"The request's headers did not arrive within {HEAD_TIMEOUT_S:g} s.")
@@ -309,7 +307,7 @@ class OneWriteProtocol(HttpToolsProtocol):
             return True
         self._head_complete = False  # nothing of it is taken
         self._refuse(503, self._no_room())
-        if self.cycle is None or self.cycle.response_complete:
+        if self._idle:
             refused: Any = LastWord(self, 503, "")
             refused.response_complete = True
             self.cycle = refused  # what comes of its body is for nobody
@@ -321,12 +319,10 @@ class OneWriteProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, text: str) -> None:
         self._head_ended()
         self._body_ended()
-        cycle: Any = self.cycle
-        reads_a_body = self._head_complete or self._in_chunk
-        in_its_body = reads_a_body and cycle is not None and not cycle.response_complete
+        in_its_body = (self._head_complete or self._in_chunk) and not self._idle
         if in_its_body and self.pipeline:
             self.pipeline.popleft()  # the newest: its request will never be whole
-        elif in_its_body or cycle is None or cycle.response_complete:
+        elif in_its_body or self._idle:
             self.end_with(status, text)
             return
         last: Any = LastWord(self, status, text)

@@ -96,24 +96,22 @@ def _entries(tables: Tables, theirs: str, ours: str, summary: str) -> Iterator[E
     time_ms, size = tables.meta.clock_ms, 0
     puts: dict[str, bytes] = {}
     alarms: list[AlarmChange] = []
-    changes: Iterator[tuple[str, bytes | AlarmChange]] = _holdings(tables, theirs)
-    for name, change in changes:
-        if isinstance(change, AlarmChange):
-            more = len(name.encode()) + len(change.cron.encode()) + len(change.zone.encode()) + _ALARM_BYTES
-        else:
-            more = len(name.encode()) + len(change) + _VALUE_BYTES
+    for name, holding, more in _holdings(tables, theirs):
         if size and size + more > ENTRY_BYTES:
             yield moved(ours, time_ms, puts, alarms, summary=summary)
             puts, alarms, size = {}, [], 0
-        if isinstance(change, AlarmChange):
-            alarms.append(change)
+        if isinstance(holding, AlarmChange):
+            alarms.append(holding)
         else:
-            puts[name] = change
+            puts[name] = holding
         size += more
     yield moved(ours, time_ms, puts, alarms, summary=summary)
 
 
-def _holdings(tables: Tables, key: str) -> Iterator[tuple[str, bytes | AlarmChange]]:
-    yield from tables.scan(key, "", None)
+def _holdings(tables: Tables, key: str) -> Iterator[tuple[str, bytes | AlarmChange, int]]:
+    """What an object holds: the values, then the alarms, each with its name and about the bytes it takes in an entry."""
+    for name, value in tables.scan(key, "", None):
+        yield name, value, len(name.encode()) + len(value) + _VALUE_BYTES
     for name, row in tables.alarms(key).items():
-        yield name, AlarmChange(name, row.due_ms, row.attempt, row.cron, row.zone, row.parked)
+        alarm = AlarmChange(name, row.due_ms, row.attempt, row.cron, row.zone, row.parked)
+        yield name, alarm, sum(len(text.encode()) for text in (name, row.cron, row.zone)) + _ALARM_BYTES

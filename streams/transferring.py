@@ -46,9 +46,9 @@ class _App:
         if self._ours:
             return
         for each in self.tables:
-            at = await append_one(self._log, each.partition, Claim(new_uuid(), name))
-            await fold(self._log, each, at + 1)
-            each.write_all()
+            await _read(
+                self._log, each, await append_one(self._log, each.partition, Claim(new_uuid(), name)) + 1
+            )
         self._ours = True
 
 
@@ -136,8 +136,7 @@ class Transfers:
                 Tables(store, partition, exclusive=log.exclusive) for partition in range(log.partitions)
             ]
             for each in tables:
-                await fold(log, each, (await log.bounds(Topic.JOURNAL, each.partition)).end)
-                each.write_all()
+                await _read(log, each, (await log.bounds(Topic.JOURNAL, each.partition)).end)
             self._held.push_async_callback(opened.pop_all().aclose)
             return _App(log, tables)
 
@@ -159,6 +158,11 @@ class Transfers:
         if not partitions:
             return None
         return await start_kafka(other.model_copy(update={"partitions": partitions}), "transfer")
+
+
+async def _read(log: Log, tables: Tables, end: int) -> None:
+    await fold(log, tables, end)
+    tables.write_all()
 
 
 def _namespace_of(asked: TransferredClass, tag: str, tables: Sequence[Tables]) -> str:

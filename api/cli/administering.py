@@ -246,8 +246,8 @@ def _ask(
 ) -> Any:
     import httpx
 
-    from perdure.api.client.answers import Answer, code_of, error_of
-    from perdure.objects.http import Headers
+    from perdure.api.client.answers import code_of, error_of
+    from perdure.api.client.app import answer_of
 
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
@@ -269,7 +269,7 @@ def _ask(
         told = None
     if answer.status_code == 200 and told is not None:
         return told
-    came = Answer(answer.status_code, Headers(tuple(answer.headers.items())), answer.content)
+    came = answer_of(answer)
     if code_of(came) is not None and (problem := error_of(came)) is not None:
         raise problem
     raise OperatorError(f"{url} answered {answer.status_code}, which is no answer of perdure's")

@@ -6,8 +6,8 @@ import sys
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
-EXIT_TAKEN = 75  # EX_TEMPFAIL: another process has what this one wants
 EXIT_STOPPED_ITSELF = 70  # EX_SOFTWARE of sysexits.h
+EXIT_TAKEN = 75  # EX_TEMPFAIL: another process has what this one wants
 
 
 def show_code(error: BaseException) -> None:

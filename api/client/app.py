@@ -136,7 +136,7 @@ class App:
     async def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
         try:
             async with asyncio.timeout(step.timeout_s):
-                return _answer(await self._http.request(**_request(asking, step)))
+                return answer_of(await self._http.request(**_request(asking, step)))
         except (httpx.TransportError, TimeoutError) as error:
             return _lost(error)
 
@@ -183,7 +183,7 @@ class SyncApp:
 
     def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
         try:
-            return _answer(self._http.request(**_request(asking, step)))
+            return answer_of(self._http.request(**_request(asking, step)))
         except httpx.TransportError as error:
             return _lost(error)
 
@@ -253,7 +253,7 @@ def _request(asking: Asking, step: Ask) -> dict[str, Any]:
     }
 
 
-def _answer(response: httpx.Response) -> Answer:
+def answer_of(response: httpx.Response) -> Answer:
     pairs = tuple((name.lower(), value) for name, value in response.headers.multi_items())
     return Answer(response.status_code, Headers(pairs), response.content)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -24,7 +23,6 @@ from tests.process import COMMAND, clean_environ, run, serve
 
 from perdure.api.cli import main
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 COMMANDS = (
     (),
     ("init",),
@@ -37,14 +35,6 @@ COMMANDS = (
     ("config", "show"),
     ("openapi",),
 )
-
-
-@pytest.fixture
-def counter(tmp_path: Path) -> Path:
-    """The example alone in its folder: beside the others it has their configuration."""
-    folder = tmp_path / "alone"
-    folder.mkdir()
-    return Path(shutil.copy(EXAMPLE, folder))
 
 
 class Done(NamedTuple):

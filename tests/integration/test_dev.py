@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,16 +20,6 @@ from tests.kafka import free_ports
 from tests.process import COMMAND, clean_environ
 
 from perdure.api.cli.reload import FALLS
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
-
-
-@pytest.fixture
-def counter(tmp_path: Path) -> Path:
-    """The example alone in its folder: beside the others it has their configuration."""
-    folder = tmp_path / "alone"
-    folder.mkdir()
-    return Path(shutil.copy(EXAMPLE, folder))
 
 
 class Dev:
@@ -288,6 +277,30 @@ def test_a_server_that_hangs_while_it_is_loaded_does_not_outlive_dev(counter: Pa
         running.process.kill()
         assert running.process.stdout is not None
         running.process.stdout.read()  # until the child has closed its end
+
+
+def test_the_line_ends_the_server_with_its_parent(counter: Path, tmp_path: Path) -> None:
+    """When its other end closes, however its holder died, the server drains and goes, with 0."""
+    ours, theirs = socket.socketpair()
+    command = [*COMMAND, "serve", str(counter), "--data", str(tmp_path / "data"), "--port", "0", "--json"]
+    with subprocess.Popen(
+        [*command, "--lifeline-fd", str(theirs.fileno())],
+        pass_fds=(theirs.fileno(),),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environ(),
+    ) as process:
+        theirs.close()
+        assert ours.recv(1) == b"\n", "it has loaded the app"
+        assert not (tmp_path / "data").exists(), "nothing is opened before it is its turn"
+        ours.send(b"\n")
+        assert process.stdout is not None
+        assert (
+            httpx.post(f"{json.loads(process.stdout.readline())['url']}/objects/Counter/a").status_code == 200
+        )
+        assert ours.recv(1) == b"\n", "it serves"
+        ours.close()
+        assert process.wait(30) == 0
 
 
 def test_what_a_broken_app_leaves_behind_holds_nobody_up(counter: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from tests.contract.logs import PATIENCE_S, Inbox, Source, add, contents, numbered, outcome
-from tests.kafka import Kafka, LocalKafka, console_consumer, console_producer, tools_or_skip
+from tests.kafka import Kafka, LocalKafka, console_consumer, console_producer, or_skip, tools_or_skip
 
 from perdure.schemas.errors import (
     ConfigError,
@@ -275,24 +275,50 @@ def test_aborted_transactions_are_not_seen(kafka: Kafka) -> None:
     asyncio.run(story())
 
 
-def test_a_deleted_topic_is_named(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A topic that is deleted while it is tailed ends the tail with `LogCorrupt`, not with silence."""
+@asynccontextmanager
+async def without_its_topic(kafka: Kafka) -> AsyncIterator[tuple[KafkaLog, str, BaseException]]:
+    """A log whose topic of commands was deleted while it was tailed; how that is named, and what ended the tail."""
+    app = app_name()
+    async with running(kafka, app) as (log, stopped):
+        inbox = Inbox()
+        log.tail(Topic.COMMANDS, 0, 0, inbox)
+        await add(log, Topic.COMMANDS, 0, *numbered(1))
+        await inbox.has(1)
+        async with admin(kafka) as client:
+            await client.delete_topics([f"{app}.commands"])
+        await until(lambda: stopped)
+        yield log, f"commands partition 0 (topic {app}.commands)", stopped[0]
+
+
+def test_a_deleted_topic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody makes it anew: it ends the tail with `LogCorrupt`, not with silence, and so does a read."""
+    monkeypatch.setattr(kafka_fetch, "GONE_AFTER_S", 0.5)
+
+    async def story(kafka: Kafka) -> None:
+        async with without_its_topic(kafka) as (log, name, error):
+            assert isinstance(error, LogCorrupt)
+            assert f"{name} is gone" in str(error)
+            with pytest.raises(LogCorrupt, match="is gone"):
+                await anext(log.read(Topic.COMMANDS, 0, 0, 1))
+
+    settings = {"auto.create.topics.enable": "false"}
+    makes_none = or_skip(lambda: LocalKafka(tmp_path / "broker", extra=settings))
+    try:
+        asyncio.run(story(makes_none))
+    finally:
+        makes_none.stop()
+
+
+def test_a_deleted_topic_that_its_broker_makes_anew_is_named(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As brokers do when a client asks of it: that ends the tail with `LogCorrupt` too."""
     monkeypatch.setattr(kafka_fetch, "GONE_AFTER_S", 0.5)
 
     async def story() -> None:
-        app = app_name()
-        async with running(kafka, app) as (log, stopped):
-            inbox = Inbox()
-            log.tail(Topic.COMMANDS, 0, 0, inbox)
-            await add(log, Topic.COMMANDS, 0, *numbered(1))
-            await inbox.has(1)
-            async with admin(kafka) as client:
-                await client.delete_topics([f"{app}.commands"])
-            await until(lambda: stopped)
-            assert isinstance(stopped[0], LogCorrupt)
-            # who asks of it has a broker make it anew, unless that is turned off
-            named = f"commands partition 0 \\(topic {app}.commands\\).* (is gone|deleted and created again)"
-            assert re.search(named, str(stopped[0]))
+        async with without_its_topic(kafka) as (_, name, error):
+            assert isinstance(error, LogCorrupt)
+            assert re.search(f"{re.escape(name)}.* (is gone|deleted and created again)", str(error))
 
     asyncio.run(story())
 
