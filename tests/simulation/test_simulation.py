@@ -120,9 +120,8 @@ def _counts(seeds: range) -> Counter[str]:
     return counts
 
 
-@pytest.mark.timeout(
-    3600
-)  # it only computes, and lets everything else go first: on a busy machine that lasts
+# it only computes, and lets everything else go first: on a busy machine that lasts, and ten times as many last longer
+@pytest.mark.timeout(5000)
 def test_every_invariant_holds_in_every_random_run(capsys: pytest.CaptureFixture[str]) -> None:
     """I1-I9 hold in each seed, and every kind of fault happened at every phase."""
     seeds = _seeds()
