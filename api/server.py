@@ -145,11 +145,15 @@ class _Server(uvicorn.Server):
         assert sockets
         with _clear_address_errors(self._config):
             await super().startup(sockets)
-        # What start-up made lives for ever: the collector need not look at it again, nor at every 700th object.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        _keep()  # what start-up made
         self._ready(sockets[0].getsockname()[1])
+
+
+def _keep() -> None:
+    """What is there lives for ever: the collector need not look at it again, nor at every 700th object."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _serve(
@@ -160,6 +164,7 @@ async def _serve(
     ready: Callable[[int], None],
 ) -> BaseException | None:
     loop = asyncio.get_running_loop()
+    _keep()  # what was imported
     node = make_node()
     server: _Server | None = None
     whole = asyncio.current_task()

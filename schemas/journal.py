@@ -122,6 +122,8 @@ JournalRecord = Header | Claim | EntryRecord | NoOp | Migration
 _PREFIX = bytes((VERSION,))
 _ENTRY_HEAD = _PREFIX + b"\x97\x02"  # an array of 7, tag 2
 _NO_MARKS = b"\x90\x00\x00"  # no done offsets, low 0, out 0
+_UNCHAINED = (0, 1)  # the tags of header and claim, behind the version and an array's head
+_hasher = blake2b(digest_size=CHAIN_BYTES).copy  # a copy costs less than making one anew
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[JournalRecord] = msgspec.msgpack.Decoder(JournalRecord)
 _decode = _decoder.decode
@@ -153,18 +155,21 @@ def encode_raw_entry(
     # the bytes of EntryRecord(epoch, seq, entry, done, low, out), around an entry that has been encoded and measured
     marks = _encode(done) + _encode(low) + _encode(out) if out else _NO_MARKS
     payload = b"".join((_ENTRY_HEAD, _encode(epoch), _encode(seq), entry, marks))
-    new = blake2b(chain + payload, digest_size=CHAIN_BYTES).digest()
+    new = next_chain(chain, payload)
     return payload + new, new
 
 
 def next_chain(chain: bytes, payload: bytes) -> bytes:
     """The chain after a record whose bytes in front of its chain are `payload`."""
-    return blake2b(chain + payload, digest_size=CHAIN_BYTES).digest()
+    hashed = _hasher()
+    hashed.update(chain)
+    hashed.update(payload)
+    return hashed.digest()
 
 
 def chain_after_claim(chain: bytes, offset: int, value: bytes) -> bytes:
     """What the first record after a claim is chained to."""
-    return blake2b(chain + offset.to_bytes(8, "big") + value, digest_size=CHAIN_BYTES).digest()
+    return next_chain(chain, offset.to_bytes(8, "big") + value)
 
 
 def decode_record(value: bytes | None) -> JournalRecord:
@@ -180,9 +185,9 @@ def decode_record(value: bytes | None) -> JournalRecord:
             "a newer perdure wrote it; run that one"
         )
     try:
-        if value[2] in (0, 1):  # tag of header or claim: an array head, then the tag
-            return _decode(memoryview(value)[1:])
-        return _decode(memoryview(value)[1:-CHAIN_BYTES])
+        if value[2] in _UNCHAINED:
+            return _decode(value[1:])
+        return _decode(value[1:-CHAIN_BYTES])
     except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
         raise LogCorrupt(f"not a journal record: {error}") from error
 

@@ -26,15 +26,16 @@ from perdure.schemas.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, in_runs
+from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, decode_record, in_runs
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
-from perdure.streams.log import Bounds, Topic
+from perdure.streams.log import Bounds, LogRecord, Topic
 from perdure.streams.migrating import append_step, tell
 from perdure.streams.moving import check_moves, move_in
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.reader import JournalReader
+from perdure.streams.tables import Tables
 
 _logger = logging.getLogger("perdure")
 RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
@@ -165,21 +166,18 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     fold_from = tables.reader.offset
     again: deque[tuple[int, EntryRecord | NoOp]] = deque()  # what lies below the out mark goes as it is read
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
-        for each in chunk:
-            if each.offset >= fold_from:
-                record = tables.apply(each.offset, each.value)
-            else:
-                record = before.step(each.offset, each.value)
-                if isinstance(record, (EntryRecord, NoOp)) and record.out:
-                    tables.remember_end(before.position)
-            if isinstance(record, Header):
-                _check_header(owner, record)
-            elif (
-                isinstance(record, (EntryRecord, NoOp)) and each.offset >= tables.meta.out and _tells(record)
-            ):
-                again.append((each.offset, record))
-        while again and again[0][0] < tables.meta.out:
+        first = chunk[0].offset
+        # what they say is let go at once and made anew for the few that are kept: memory just used is fast
+        counts = [_fold(tables, before, each) for each in chunk]
+        if first == 0:
+            _check_header(owner, chunk[0].value)
+        out = tables.meta.out
+        while again and again[0][0] < out:
             again.popleft()
+        for at in range(max(out - first, 0), len(chunk)):
+            record = decode_record(chunk[at].value) if counts[at] else None
+            if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
+                again.append((first + at, record))
         owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
         while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
@@ -194,13 +192,24 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     return list(again)
 
 
+def _fold(tables: Tables, before: JournalReader, each: LogRecord) -> bool:
+    """Fold a record, or, if the state has applied it, only read it by `before`; does it count?"""
+    if each.offset >= tables.reader.offset:
+        return tables.apply(each.offset, each.value) is not None
+    record = before.step(each.offset, each.value)
+    if isinstance(record, (EntryRecord, NoOp)) and record.out:
+        tables.remember_end(before.position)
+    return record is not None
+
+
 def _tells(record: EntryRecord | NoOp) -> bool:
     """May anything have to be let out of it? Of what moved in nothing has, and that may be much."""
     return isinstance(record, NoOp) or bool(record.done) or record.entry.command != NO_COMMAND
 
 
-def _check_header(owner: Owner, header: Header) -> None:
-    ports = owner.ports
+def _check_header(owner: Owner, value: bytes | None) -> None:
+    header, ports = decode_record(value), owner.ports
+    assert isinstance(header, Header)  # the fold refuses any other
     mine = (ports.app, ports.app_uuid, owner.partition, owner.log.partitions)
     found = (header.app, header.app_uuid, header.partition, header.partitions)
     if found != mine:

@@ -73,7 +73,8 @@ class JournalReader:
         except LogCorrupt as error:
             raise LogCorrupt(f"{self.name} at offset {offset}: {error}") from error
         assert value is not None  # decode_record refused it
-        if type(record) is Header:
+        kind = type(record)
+        if kind is Header:
             if offset == 0:
                 self.offset = 1
                 return record
@@ -81,7 +82,7 @@ class JournalReader:
             return None
         if offset == 0:
             raise LogCorrupt(f"{self.name} at offset 0: not a header: this is no journal of perdure")
-        if type(record) is Claim:
+        if kind is Claim:
             self.chain = chain_after_claim(self.chain, offset, value)
             self.epoch, self.seq, self.offset = offset, 0, offset + 1
             return record
