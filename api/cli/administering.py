@@ -248,8 +248,9 @@ def _ask(
 
     from perdure.api.client.answers import code_of, error_of
     from perdure.api.client.app import answer_of
+    from perdure.api.client.asking import authorization
 
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    headers = authorization(token)
     try:
         answer = httpx.request(
             method,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 import httpx
 
 from perdure.api.client.answers import Answer
-from perdure.api.client.asking import Asking, Options, current_trace, key_of
+from perdure.api.client.asking import Asking, Options, authorization, current_trace, key_of
 from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
 from perdure.api.client.sockets import Reopening
 from perdure.api.client.stubs import Stub, SyncStub
@@ -46,7 +46,7 @@ class Settings:
         chance: Callable[[], float],
     ) -> None:
         self.url = _checked(url)
-        self.headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self.headers = authorization(token)
         self.timeout_s = timeout_s
         self.retry = retry
         self.now = now

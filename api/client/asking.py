@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,8 +11,14 @@ from uuid import uuid4
 
 import msgspec
 
+from perdure.schemas.errors import ConfigError
 from perdure.schemas.keys import object_key
 from perdure.schemas.traces import Traceparent
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1 and 5.5
+_VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 
 
 class Options(NamedTuple):
@@ -47,7 +54,7 @@ def key_of(namespace: str, name: str) -> str:
 
 
 def a_call(key: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], to: Options) -> Asking:
-    """A method called. Raises `TypeError` for arguments that are not JSON."""
+    """A method called. Raises `TypeError` for arguments that are not JSON, `ValueError` for a key that is no header."""
     try:
         body = msgspec.json.encode({"args": args, "kwargs": kwargs})
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -65,7 +72,7 @@ def a_fetch(
     headers: Mapping[str, str] | None,
     to: Options,
 ) -> Asking:
-    """A request. Raises `TypeError` for two bodies, or one that is not JSON."""
+    """A request. Raises `TypeError` for two bodies, or one that is not JSON; `ValueError` for what is no header."""
     if json is not None and body is not None:
         raise TypeError("fetch takes json= or body=, not both")
     told = {name.lower(): value for name, value in (headers or {}).items()}
@@ -84,7 +91,25 @@ def _with(headers: dict[str, str], to: Options) -> dict[str, str]:
     headers["idempotency-key"] = to.idempotency_key or uuid4().hex
     if trace := to.traceparent or current_trace():
         headers["traceparent"] = trace
+    for name, value in headers.items():
+        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+            raise ValueError(
+                f"the header {name!r} cannot be sent, nothing was: a value is printable ASCII without spaces around "
+                "it (no line's end); what else there is to say goes into the body"
+            )
     return headers
+
+
+def authorization(token: str | None) -> dict[str, str]:
+    """The header that shows a token. Raises `ConfigError`, which does not show it, for what can be none."""
+    if token is None:
+        return {}
+    if _TOKEN.fullmatch(token):
+        return {"authorization": f"Bearer {token}"}
+    wrong = "has a character that none has, as a line's end or a space" if token else "is empty"
+    raise ConfigError(
+        f"the token (token=…, PERDURE_TOKEN) {wrong}: give just what `perdure token create` printed"
+    )
 
 
 def current_trace() -> str | None:

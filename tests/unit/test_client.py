@@ -256,6 +256,34 @@ def test_an_address_that_is_none_is_refused(url: str, said: str) -> None:
         perdure.connect(url)
 
 
+@pytest.mark.parametrize("token", ["", "secret\n", " secret", "two words", "schlüssel"])
+def test_a_token_that_is_none_is_refused_unseen(token: str) -> None:
+    """Before anything is sent, not as an outcome that is unknown; and nobody reads it in the error."""
+    with pytest.raises(ConfigError, match=r"is empty|a line's end") as refused:
+        perdure.connect("http://x", token=token)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"),
+    [
+        ("a\nb", {}),
+        ("ключ", {}),
+        ("a ", {}),
+        ("a", {"x-note": "ü"}),
+        ("a", {"x note": "a"}),
+        ("a", {"": "a"}),
+    ],
+)
+def test_what_is_no_header_is_refused_before_it_is_sent(key: str, headers: dict[str, str]) -> None:
+    """Nothing listens there: had anything been tried, it would be told of the connection."""
+    with (
+        perdure.connect("http://127.0.0.1:1") as app,
+        pytest.raises(ValueError, match="cannot be sent, nothing was"),
+    ):
+        app.get("Counter", "a", idempotency_key=key).fetch("/", headers=headers)
+
+
 def test_the_client_loads_no_server() -> None:
     """Whoever only asks pays for no RocksDB and no HTTP server."""
     program = (
