@@ -1,31 +1,55 @@
-"""`perdure openapi`: the OpenAPI document of an app, without a server."""
+"""`perdure openapi` and `perdure asyncapi`: the documents of an app, without a server."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:  # they are loaded when they are needed: `--help` is quick
+    from perdure.api.loading import App as LoadedApp
+    from perdure.objects.registry import Registry
+
+App = Annotated[Path, typer.Argument(help="The app: a file or a folder.")]
+Env = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME].")]
+Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, which it always is.")]
 
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: `perdure openapi app.py > openapi.json`")(openapi)
+    app.command(epilog="Example: `perdure asyncapi app.py --log kafka://kafka:9092 > asyncapi.json`")(
+        asyncapi
+    )
 
 
-def openapi(
-    path: Annotated[Path, typer.Argument(help="The app: a file or a folder.")] = Path(),
-    env: Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, which it always is.")] = True,
-) -> None:
+def openapi(path: App = Path(), env: Env = None, as_json: AsJson = True) -> None:
     """Print the OpenAPI 3.1 document of an app: what a server of it has at /openapi.json."""
-    import msgspec
-
-    from perdure.api.loading import load_app
     from perdure.api.openapi.document import document
+
+    app, registry = _loaded(path, env, {})
+    _print(document(app.config, registry, has_worker=app.worker is not None))
+
+
+def asyncapi(path: App = Path(), env: Env = None, log: Log = None, as_json: AsJson = True) -> None:
+    """Print the AsyncAPI 3.0 document of an app: the records that Kafka clients may write and read."""
+    from perdure.api.openapi.asyncapi import asyncapi as document
+
+    app, registry = _loaded(path, env, {} if log is None else {"log": log})
+    _print(document(app.config, registry))
+
+
+def _loaded(path: Path, env: str | None, flags: dict[str, Any]) -> tuple[LoadedApp, Registry]:
+    from perdure.api.loading import load_app
     from perdure.objects.registry import Registry
 
-    app = load_app(path, env_name=env, environ=os.environ)
-    registry = Registry.build(app.classes, app.config)
-    told = document(app.config, registry, has_worker=app.worker is not None)
+    app = load_app(path, env_name=env, environ=os.environ, flags=flags)
+    return app, Registry.build(app.classes, app.config)
+
+
+def _print(told: dict[str, Any]) -> None:
+    import msgspec
+
     typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())

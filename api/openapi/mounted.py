@@ -1,4 +1,4 @@
-"""`GET /openapi.json` and `GET /docs`: made when they are first asked for, then kept."""
+"""`GET /openapi.json`, `/docs` and `/asyncapi.json`: made when they are first asked for, then kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 
 import msgspec
 
+from perdure.api.openapi.asyncapi import asyncapi
 from perdure.api.openapi.document import document
 from perdure.api.openapi.html import HTML_HEADERS, html_of
 from perdure.api.openapi.parts import Json
@@ -18,7 +19,7 @@ _JSON = [(b"content-type", b"application/json")]
 
 
 def document_pages(config: Config, registry: Registry, *, has_worker: bool) -> list[tuple[str, Page]]:
-    """The two pages, by their names."""
+    """The three pages, by their names."""
 
     @cache
     def whole() -> Json:
@@ -32,4 +33,8 @@ def document_pages(config: Config, registry: Registry, *, has_worker: bool) -> l
     def docs() -> Problem:
         return 200, HTML_HEADERS, html_of(whole(), config.port).encode()
 
-    return [single("openapi.json", openapi), single("docs", docs)]
+    @cache
+    def records() -> Problem:
+        return 200, _JSON, msgspec.json.encode(asyncapi(config, registry))
+
+    return [single("asyncapi.json", records), single("openapi.json", openapi), single("docs", docs)]

@@ -176,6 +176,13 @@ def this_document(about: About) -> Json:
     }
 
 
+def records(about: About) -> Json:
+    found = {"200": json_answer("AsyncAPI 3.0.", {"type": "object"})}
+    summary = "The records that Kafka clients may write and read."
+    operation = _operation(about, "asyncapi.json", summary, found, operationId="asyncapi")
+    return {"/asyncapi.json": {"get": operation}}
+
+
 def docs(about: About) -> Json:
     found = {"200": {"description": "A page without scripts.", "content": {"text/html": _TEXT}}}
     return {
@@ -185,6 +192,7 @@ def docs(about: About) -> Json:
 
 DESCRIBED: Mapping[str, Callable[[About], Json]] = MappingProxyType(
     {
+        "asyncapi.json": records,
         "commands": commands,
         "docs": docs,
         "livez": livez,

@@ -170,15 +170,16 @@ def test_the_document_is_true(served: tuple[Server, Path]) -> None:
     assert {status for _, status in asking.answered} >= {200, 400, 422} | ({401} if guarded else set())
 
 
+@pytest.mark.parametrize("which", ["openapi", "asyncapi"])
 def test_the_command_line_says_the_same(
-    served: tuple[Server, Path], capfd: pytest.CaptureFixture[str]
+    served: tuple[Server, Path], capfd: pytest.CaptureFixture[str], which: str
 ) -> None:
-    """`perdure openapi`, from the app's files."""
+    """`perdure openapi` and `perdure asyncapi`, from the app's files."""
     server, app = served
     with pytest.raises(SystemExit):
-        main(["openapi", str(app)])
+        main([which, str(app)])
     asked = requests.get(
-        f"{server.url}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
+        f"{server.url}/{which}.json", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
     )
     assert asked.headers["content-type"] == "application/json"
     assert json.loads(capfd.readouterr().out) == asked.json()
