@@ -9,16 +9,17 @@ Laws
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgspec
 
-from perdure.api.openapi.objects import signatures
+from perdure.api.openapi.objects import signatures, tags
 from perdure.api.openapi.parts import About, Json, described
 from perdure.objects.durable import DurableObject
 from perdure.objects.registry import Registry
-from perdure.objects.signatures import Schema
+from perdure.objects.signatures import Schema, Signatures
 from perdure.schemas.commands import MAX_CLIENT_KEY_CHARS
 from perdure.schemas.config import Config
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE
@@ -111,86 +112,94 @@ _SCHEMAS: Json = {
 _CORRELATED: Json = {"location": "$message.header#/correlation-id"}
 
 
+class _Asked(NamedTuple):
+    """What an object can be asked: the record of a command, and that of the reply to it."""
+
+    namespace: str
+    at: str
+    docstring: str | None
+    command: Json
+    reply: Json
+
+    @property
+    def told(self) -> str:
+        return f"{self.at}.reply"
+
+
 def asyncapi(config: Config, registry: Registry) -> Json:
     """The document of an app."""
     found = signatures(registry.kinds)
-    names = [f"{config.name}.{topic}" for topic in ("commands", "replies", "dead")]
-    commands, replies, dead = (_channel(name, config.partitions) for name in names)
-    messages: Json = {"error": _error(), "dead": _dead()}
-    operations: Json = {}
-    for namespace in sorted(registry.kinds):
-        kind = registry.kinds[namespace]
-        asked = [
-            (
-                name,
-                method.function.__doc__,
-                _call(name, found.bodies[namespace, name]),
-                _result(found.results[namespace, name]),
-            )
-            for name, method in sorted(kind.methods.items())
-        ]
-        if kind.cls.fetch is not DurableObject.fetch:
-            asked.append(("fetch", kind.cls.fetch.__doc__, dict(_FETCH), dict(_FETCHED)))
-        for name, docstring, command, reply in asked:
-            at, told = f"{namespace}.{name}", f"{namespace}.{name}.reply"
-            command["bindings"] = {"kafka": {"key": _key(namespace), "bindingVersion": _BINDING}}
-            messages |= {at: {"name": at, **described(docstring), **command}, told: {"name": told, **reply}}
-            commands["messages"][at] = _message(at)
-            replies["messages"][told] = _message(told)
-            operations[at] = {
-                "action": "receive",
-                "channel": {"$ref": "#/channels/commands"},
-                **described(docstring),
-                "tags": [{"name": namespace}],
-                "messages": [_in("commands", at)],
-                "reply": {
-                    "channel": {"$ref": "#/channels/replies"},
-                    "messages": [_in("replies", told), _in("replies", "error")],
-                },
-            }
-    replies["messages"]["error"], dead["messages"]["dead"] = _message("error"), _message("dead")
-    operations["dead"] = {
-        "action": "send",
-        "channel": {"$ref": "#/channels/dead"},
-        "summary": "What was no command.",
-        "messages": [_in("dead", "dead")],
+    asked = list(_asked(registry, found))
+    whole: Json = {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": config.name,
+            "version": "",
+            "description": _ABOUT if config.kafka_brokers else _ABOUT + _EMBEDDED,
+            "tags": tags(registry.kinds),
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            f"kafka-{at}": {"host": broker, "protocol": "kafka"}
+            for at, broker in enumerate(config.kafka_brokers)
+        },
+        "channels": {
+            "commands": _channel(config, "commands", [each.at for each in asked]),
+            "replies": _channel(config, "replies", [*(each.told for each in asked), "error"]),
+            "dead": _channel(config, "dead", ["dead"]),
+        },
+        "operations": {**{each.at: _operation(each) for each in asked}, "dead": _DEAD_LETTERS},
+        "components": {
+            "messages": {**_messages(asked), "error": _error(), "dead": _dead()},
+            "schemas": {**_SCHEMAS, **found.definitions},
+        },
     }
-    return _versioned(
-        {
-            "asyncapi": "3.0.0",
-            "info": {
-                "title": config.name,
-                "version": "",
-                "description": _ABOUT if config.kafka_brokers else _ABOUT + _EMBEDDED,
-                "tags": [_tag(registry, namespace) for namespace in sorted(registry.kinds)],
-            },
-            "defaultContentType": "application/json",
-            "servers": {
-                f"kafka-{at}": {"host": broker, "protocol": "kafka"}
-                for at, broker in enumerate(config.kafka_brokers)
-            },
-            "channels": {"commands": commands, "replies": replies, "dead": dead},
-            "operations": operations,
-            "components": {
-                "messages": messages,
-                "schemas": {**_SCHEMAS, **found.definitions},
-            },
-        }
-    )
-
-
-def _versioned(whole: Json) -> Json:
     whole["info"]["version"] = sha256(msgspec.json.encode(whole)).hexdigest()[:12]
     return whole
 
 
-def _channel(topic: str, partitions: int) -> Json:
-    binding = {"topic": topic, "partitions": partitions, "bindingVersion": _BINDING}
-    return {"address": topic, "messages": {}, "bindings": {"kafka": binding}}
+def _asked(registry: Registry, found: Signatures) -> Iterator[_Asked]:
+    for namespace in sorted(registry.kinds):
+        kind = registry.kinds[namespace]
+        for name, method in sorted(kind.methods.items()):
+            key, docstring = (namespace, name), method.function.__doc__
+            call, result = _call(name, found.bodies[key]), _result(found.results[key])
+            yield _Asked(namespace, f"{namespace}.{name}", docstring, call, result)
+        if kind.cls.fetch is not DurableObject.fetch:
+            yield _Asked(namespace, f"{namespace}.fetch", kind.cls.fetch.__doc__, _FETCH, _FETCHED)
 
 
-def _message(name: str) -> Json:
-    return {"$ref": f"#/components/messages/{name}"}
+def _channel(config: Config, topic: str, messages: list[str]) -> Json:
+    name = f"{config.name}.{topic}"
+    binding = {"topic": name, "partitions": config.partitions, "bindingVersion": _BINDING}
+    return {
+        "address": name,
+        "messages": {each: {"$ref": f"#/components/messages/{each}"} for each in messages},
+        "bindings": {"kafka": binding},
+    }
+
+
+def _messages(asked: list[_Asked]) -> Json:
+    made: Json = {}
+    for each in asked:
+        binding = {"kafka": {"key": _key(each.namespace), "bindingVersion": _BINDING}}
+        made[each.at] = {"name": each.at, **described(each.docstring), **each.command, "bindings": binding}
+        made[each.told] = {"name": each.told, **each.reply}
+    return made
+
+
+def _operation(asked: _Asked) -> Json:
+    return {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/commands"},
+        **described(asked.docstring),
+        "tags": [{"name": asked.namespace}],
+        "messages": [_in("commands", asked.at)],
+        "reply": {
+            "channel": {"$ref": "#/channels/replies"},
+            "messages": [_in("replies", asked.told), _in("replies", "error")],
+        },
+    }
 
 
 def _in(channel: str, name: str) -> Json:
@@ -203,11 +212,6 @@ def _schema(name: str) -> Json:
 
 def _key(namespace: str) -> Json:
     return About(guarded=False, objects=True, anonymous=False, namespaces=(namespace,)).key
-
-
-def _tag(registry: Registry, namespace: str) -> Json:
-    told = inspect.cleandoc(registry.kinds[namespace].cls.__doc__ or "")
-    return {"name": namespace, "description": told} if told else {"name": namespace}
 
 
 def _call(name: str, body: Schema) -> Json:
@@ -246,6 +250,14 @@ _FETCHED: Json = {
     "payload": {"description": "The response's body; its headers are `http-NAME`."},
     "contentType": "application/octet-stream",
     "correlationId": _CORRELATED,
+}
+
+
+_DEAD_LETTERS: Json = {
+    "action": "send",
+    "channel": {"$ref": "#/channels/dead"},
+    "summary": "What was no command.",
+    "messages": [_in("dead", "dead")],
 }
 
 
