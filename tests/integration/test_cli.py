@@ -228,7 +228,7 @@ def test_call_takes_no_longer_than_its_timeout(
         took_s = time.monotonic() - begun_s
     assert done.returncode == 1
     assert done.stderr.startswith(f"perdure: {said}")
-    assert took_s < 4
+    assert took_s < 30  # far from the 60 s without it, however slowly a process starts
 
 
 def test_config_show_is_the_effective_one(
