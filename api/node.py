@@ -264,7 +264,8 @@ class Node:
             # what the configuration does wrong is told at start, even if some partitions could live with it
             if error is not None and (len(broken) == len(self.owners) or isinstance(error, ConfigError)):
                 raise error
-        warn_of_the_unserved([owner.tables for owner in self.owners], self.registry.kinds)
+        served = {namespace: kind.cls.__name__ for namespace, kind in self.registry.kinds.items()}
+        warn_of_the_unserved([owner.tables for owner in self.owners], served)
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:

@@ -31,6 +31,7 @@ import uvicorn
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, OperatorError
+from perdure.streams.stepping import signals_are_the_loops
 
 DRAIN_S = 30
 _REQUESTS_DRAIN_S = 25  # the rest is the node's, to flush what it has
@@ -179,6 +180,7 @@ async def _serve(
 
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop, sig)
+    signals_are_the_loops(True)
     try:
         async with node:
             server = _Server(_settings(node, config, files_max), config, ready)

@@ -49,7 +49,7 @@ from perdure.schemas.errors import (
 from perdure.schemas.replies import Pairs, Reply
 from perdure.streams.blame import told as told_of
 from perdure.streams.log import durable
-from perdure.streams.stepping import doorway
+from perdure.streams.stepping import doorway, is_ctrl_c
 from perdure.streams.watchdog import Interrupted
 
 # key, kind, method, path, headers, body, client key, traceparent
@@ -262,8 +262,10 @@ class Worker:
             result = await self._function(request, self._env)
         except Interrupted as error:
             raise Runaway(str(error)) from error
-        except SystemExit as error:  # a request ends by it, not the server
-            raise RuntimeError(f"SystemExit: {error}") from error
+        except (SystemExit, KeyboardInterrupt) as error:  # a request ends by it, not the server
+            if is_ctrl_c(error):
+                raise
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         except Exception:
             await caller.settle()
             raise

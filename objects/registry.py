@@ -48,7 +48,8 @@ class Registry:
                 raise ConfigError(
                     f"a migration makes the class {name}, which the app does not define: {_known(classes)}"
                 )
-        namespaces = made or {name: name for name in classes}
+        # without any migration, not: with none left
+        namespaces = made if config.migrations else {name: name for name in classes}
         homes = {name: namespace for namespace, name in namespaces.items()}
         for binding in config.bindings:
             if binding.class_name not in classes:
@@ -65,7 +66,7 @@ class Registry:
         """Raises `UnknownNamespace` naming those there are."""
         kind = self.kinds.get(namespace)
         if kind is None:
-            known = ", ".join(sorted(self.kinds))
+            known = ", ".join(sorted(self.kinds)) or "none"
             raise UnknownNamespace(f"this app has no namespace {namespace[:60]!r}; it has: {known}")
         return kind
 

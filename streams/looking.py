@@ -10,7 +10,7 @@ Laws
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import cast
 
@@ -44,23 +44,42 @@ def objects_of(tables: Tables, namespace: str, low: str, high: str | None) -> It
 
 
 def namespaces_of(tables: Tables) -> Iterator[str]:
-    """The namespaces of a partition that there is an object of, but for what is not written yet."""
+    """The namespaces of a partition that there is an object of."""
+    seen = set()
+    for key in _unwritten(tables):
+        namespace = key.partition("/")[0]
+        if namespace not in seen and is_there(tables, key):
+            seen.add(namespace)
+            yield namespace
     at, end = b"", b"\xff"
     while found := [each for kind in _KINDS if (each := _next(tables, kind, at, end)) is not None]:
-        namespace, _, _ = min(found).partition(b"/")
-        yield namespace.decode()
-        at = after(namespace + b"/")
+        name, _, _ = min(found).partition(b"/")
+        yield name.decode()
+        at = after(name + b"/")
 
 
-def warn_of_the_unserved(all_tables: Iterable[Tables], served: Container[str]) -> None:
-    """Tell of namespaces that there are objects of and no class: one that was renamed without saying so, most likely."""
-    for namespace in sorted({each for tables in all_tables for each in namespaces_of(tables)}):
-        if namespace not in served:
-            _logger.warning(
-                "objects of %s are kept and not served: no class stands behind that namespace. If its class has "
-                "another name now, or is to go with its data, say so in [[migrations]]: renamed_classes, deleted_classes",
-                namespace,
+def warn_of_the_unserved(all_tables: Iterable[Tables], served: Mapping[str, str]) -> None:
+    """Tell of namespaces that there are objects of and no class: one that was renamed without saying so, most likely.
+
+    `served`: namespace → the name of its class.
+    """
+    homes = {name: namespace for namespace, name in served.items()}
+    for namespace in sorted(
+        {each for tables in all_tables for each in namespaces_of(tables)} - served.keys()
+    ):
+        told = "objects of %s are kept and not served: no class stands behind that namespace. "
+        if (home := homes.get(namespace)) is None:
+            told += (
+                "If its class has another name now, or is to go with its data, say so in [[migrations]]: renamed_classes, "
+                "deleted_classes"
             )
+            _logger.warning(told, namespace)
+        else:  # migrations speak of classes: to delete this one would delete the objects of another namespace
+            told += (
+                "The class %s is that of %s, so deleted_classes would delete the objects of %s. To serve or delete those "
+                "of %s give that class another name (renamed_classes), then make %s anew by a later migration (new_classes)"
+            )
+            _logger.warning(told, namespace, namespace, home, home, namespace, namespace)
 
 
 def is_there(tables: Tables, key: str) -> bool:

@@ -5,7 +5,8 @@ rest of the turn.
 
 Laws
 - `done(turn, result, error)` is called exactly once, at once or from the loop; never for one that was left.
-- What the handler raises, SystemExit and CancelledError too, is handed over, never raised into the loop.
+- What the handler raises, SystemExit and CancelledError too, is handed over, never raised into the loop. So is a
+  KeyboardInterrupt where Ctrl-C cannot have raised it (see `signals_are_the_loops`).
 - In its first step `asyncio.current_task()` is the turn itself, which passes `cancel` and its kin on to
   the Task that it may become (so `asyncio.timeout` and TaskGroup work there too).
 - A Task whose handler ignores its cancellation ends all the same when it is left, so that a loop that waits
@@ -29,6 +30,7 @@ import msgspec
 _F = TypeVar("_F", bound=Callable[..., Any])
 Step = Callable[[Any], Any]
 
+_interruptible = True  # may a KeyboardInterrupt be one?
 _now: memoryview = memoryview(bytearray(8)).cast("q")
 
 
@@ -41,6 +43,17 @@ def tell(page: memoryview | None) -> None:
     """From here on the running turn's word is written into `page`, which may outlive the process; None: no more."""
     global _now
     _now = memoryview(bytearray(8)).cast("q") if page is None else page
+
+
+def signals_are_the_loops(are: bool) -> None:
+    """Ctrl-C is a signal to the event loop here (a server's), never a KeyboardInterrupt in the middle of a handler."""
+    global _interruptible
+    _interruptible = not are
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Does whoever runs the process want it to stop, or is it only what a handler raised?"""
+    return _interruptible and isinstance(error, KeyboardInterrupt)
 
 
 class Stepped(Protocol):
@@ -130,9 +143,9 @@ def run_inline(
         ended = False
     except StopIteration as stop:
         result = stop.value
-    except KeyboardInterrupt:
-        raise
-    except BaseException as raised:  # noqa: BLE001 - a handler may raise anything; none of it is the loop's
+    except BaseException as raised:  # a handler may raise anything; none of it is the loop's
+        if is_ctrl_c(raised):
+            raise
         error = raised
     finally:
         page[0] = outer
@@ -158,9 +171,9 @@ def _advance(step: Step, argument: Any, word: int) -> Any:
         return step(argument)
     except StopIteration as stop:
         return _Finished(stop.value, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - as above
+    except BaseException as error:  # as above
+        if is_ctrl_c(error):
+            raise
         return _Finished(None, error)
     finally:
         page[0] = outer

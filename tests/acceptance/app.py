@@ -76,6 +76,13 @@ class Trouble(DurableObject):
     async def _exits(self) -> None:
         sys.exit(3)
 
+    async def _interrupts(self) -> None:
+        raise KeyboardInterrupt
+
+    async def _interrupts_later(self) -> None:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
     async def _recursion(self) -> None:
         await self._recursion()
 

@@ -231,7 +231,7 @@ WRONG = [
     "recursion",
     "memory",
 ]
-WRONG += ["cancelled", "base"]
+WRONG += ["cancelled", "base", "interrupts", "interrupts_later"]
 
 
 @pytest.mark.parametrize("what", WRONG)

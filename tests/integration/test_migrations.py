@@ -287,6 +287,36 @@ def test_objects_that_no_class_serves_any_more_are_told_of(tmp_path: Path) -> No
         assert told not in server.stderr()
 
 
+def test_objects_whose_namespace_has_lost_its_class_to_another_can_be_had_back(tmp_path: Path) -> None:
+    """Renamed in the code alone, used, and only then by a migration: what deleting the class would hit is said, and the
+    steps that the warning names lead to the objects written in between.
+    """
+    app, data = deployed(tmp_path / "app", ""), tmp_path / "data"
+    with serve(app, data) as server:
+        assert counts(server, "Counter", "POST") == [1] * len(NAMES)
+    deployed(app, "", counter="Tally")
+    with serve(app, data) as server:
+        assert counts(server, "Tally", "POST") == [1] * len(NAMES)
+    renamed = (
+        '[[migrations]]\ntag = "v1"\nnew_classes = ["Counter"]\n[[migrations]]\ntag = "v2"\n'
+        'renamed_classes = [{from = "Counter", to = "Tally"}]\n'
+    )
+    deployed(app, renamed, counter="Tally")
+    with serve(app, data) as server:
+        assert counts(server, "Counter", "POST") == [2] * len(NAMES)
+        assert server.stop() == 0
+        assert "objects of Tally are kept and not served" in server.stderr()
+        assert "deleted_classes would delete the objects of Counter" in server.stderr()
+    freed = '[[migrations]]\ntag = "v3"\nrenamed_classes = [{from = "Tally", to = "Sum"}]\n'
+    anew = '[[migrations]]\ntag = "v4"\nnew_classes = ["Tally"]\n'
+    deployed(app, renamed + freed + anew, counter="Sum", more="class Tally(Sum): pass\n")
+    with serve(app, data) as server:
+        assert counts(server, "Counter") == [2] * len(NAMES)
+        assert counts(server, "Tally") == [1] * len(NAMES)
+        assert server.stop() == 0
+        assert "not served" not in server.stderr()
+
+
 def test_the_post_s_wrangler_file_serves_as_it_stands(tmp_path: Path) -> None:
     """Bindings, an environment and a migration, nothing else: `perdure serve` of the folder is a counter."""
     deployed(tmp_path / "app", "")

@@ -82,6 +82,8 @@ async def fetch(request, env):
             raise Refusal("no", code="closed")
         case "exit":
             sys.exit(3)
+        case "interrupt":
+            raise KeyboardInterrupt
         case "number":
             return 5
         case "slow":
@@ -215,6 +217,7 @@ def test_what_a_client_proves_itself_with_reaches_the_worker_and_no_disk(tmp_pat
     [
         ("/fail/x", 500, "worker failed", "the Worker failed: TypeError"),
         ("/exit", 500, "worker failed", "the Worker failed: RuntimeError"),
+        ("/interrupt", 500, "worker failed", "the Worker failed: RuntimeError"),
         ("/number", 500, "worker failed", "fetch returned int, not a perdure.Response"),
         ("/object-fails/x", 500, "worker failed", "the Worker failed: HandlerFailed"),
         ("/object-refuses/x", 409, "not today", "not today"),

@@ -57,6 +57,16 @@ renamed_classes = [{ from = "Hall", to = "Room" }]
     assert Binding("Hall") == registry.env.ROOMS
 
 
+def test_when_migrations_have_deleted_every_class_there_is_no_namespace() -> None:
+    """Classes that stand in the code still are not served: none left is not the same as no migrations."""
+    registry = built(
+        '[[migrations]]\ntag = "v1"\nnew_classes = ["Room"]\n[[migrations]]\ntag = "v2"\ndeleted_classes = ["Room"]'
+    )
+    assert registry.kinds == {}
+    with pytest.raises(UnknownNamespace, match="it has: none"):
+        registry.kind("User")
+
+
 def test_env_holds_vars_and_bindings() -> None:
     """As attributes and as items; a binding gives stubs by name, under the rule for names."""
     env = built(BINDINGS).env

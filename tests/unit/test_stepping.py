@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.streams.stepping import TaskLike, now, run_inline
+from perdure.streams.stepping import TaskLike, now, run_inline, signals_are_the_loops
 from perdure.streams.virtual import VirtualLoop
 
 Handler = Callable[[], Coroutine[Any, Any, Any]]
@@ -327,6 +327,26 @@ def test_a_keyboard_interrupt_is_nobodys_answer() -> None:
     with pytest.raises(KeyboardInterrupt):
         run(lambda: _step(turn, handler()))
     assert turn.ends == []
+
+
+@pytest.mark.parametrize("wait", [False, True], ids=["in the first step", "after a suspension"])
+def test_where_ctrl_c_is_a_signal_to_the_loop_a_keyboard_interrupt_is_the_handlers(wait: bool) -> None:
+    """As any other error: what else runs is not touched."""
+    error = KeyboardInterrupt()
+
+    async def handler() -> None:
+        if wait:
+            await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        assert await Stepped().step(handler()).end() == (None, error)
+
+    signals_are_the_loops(True)
+    try:
+        run(main)
+    finally:
+        signals_are_the_loops(False)
 
 
 async def _step(turn: Stepped, coro: Coroutine[Any, Any, Any]) -> None:
