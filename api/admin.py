@@ -46,6 +46,7 @@ from perdure.schemas.keys import object_key
 from perdure.streams.lookup import prove
 from perdure.streams.owner import Owner
 
+_OFFSET_MAX = 10**18 - 1  # more than a log ever has, and such as `place_of` reads
 _PAGED = frozenset(("prefix", "cursor", "limit"))
 
 
@@ -160,6 +161,8 @@ def _offset_in(body: bytes) -> str:
         or told["offset"] < 0
     ):
         raise MalformedCommand('the command to give up is named with {"offset": 17}')
+    if told["offset"] > _OFFSET_MAX:
+        raise MalformedCommand("that is no offset of a command: one has 18 digits at most")
     return str(told["offset"])
 
 

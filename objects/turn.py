@@ -27,6 +27,7 @@ from perdure.objects.effects import Effects
 from perdure.objects.http import Request, Response, is_latin, pairs_of
 from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
+from perdure.objects.results import encode_result
 from perdure.objects.rpc import method_named
 from perdure.objects.sockets import handle_event
 from perdure.schemas.alarms import parse_ring
@@ -214,7 +215,7 @@ def given_up(outcome: Outcome) -> Outcome:
 def _reply(command: Command, result: Any) -> Reply:
     if command.kind == CALL:
         try:
-            return Reply(OK, 200, (), b'{"result":' + to_json(result, inf_nan_mode="null") + b"}")
+            return Reply(OK, 200, (), b'{"result":' + encode_result(result) + b"}")
         except (PydanticSerializationError, ValueError) as error:
             raise BadReply(f"what {command.method} returned is not JSON: {error}{_hint(result)}") from error
     if command.kind == SOCKET:

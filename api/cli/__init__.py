@@ -2,6 +2,7 @@
 
 Laws
 - An error perdure knows is one line on stderr: whose fault, what, and what to do. No traceback.
+- Arguments are text: bytes that are no UTF-8 end the command before it does anything.
 - Exit codes: 0 done · 1 the outside failed (port, Kafka, data directory, server) · 2 the command or the
   configuration is wrong · 70 a running node stopped itself.
 - Data goes to stdout, everything else to stderr; `--json` prints data as JSON.
@@ -67,7 +68,18 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. `arguments` defaults to those of the process."""
     try:
+        _check(sys.argv[1:] if arguments is None else arguments)
         app(args=arguments, prog_name="perdure")
     except PerdureError as error:
         tell(error)
         sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED)
+
+
+def _check(arguments: list[str]) -> None:
+    """Python hides bytes that are no UTF-8 in half characters, which nothing can print or send."""
+    for number, each in enumerate(arguments, 1):
+        if not each.isascii():
+            try:
+                each.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"argument {number} is not UTF-8: {ascii(each)[:60]}") from None

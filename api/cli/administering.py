@@ -247,14 +247,14 @@ def _ask(
     import httpx
 
     from perdure.api.client.answers import code_of, error_of
-    from perdure.api.client.app import answer_of
+    from perdure.api.client.app import answer_of, checked_url
     from perdure.api.client.asking import authorization
 
-    headers = authorization(token)
+    url, headers = checked_url(url), authorization(token)
     try:
         answer = httpx.request(
             method,
-            f"{url.rstrip('/')}/admin/{path}",
+            f"{url}/admin/{path}",
             params=query,
             json=body,
             headers=headers,

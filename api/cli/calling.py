@@ -68,10 +68,15 @@ def call(
     import asyncio
 
     import perdure
+    from perdure.api.client.asking import Options, a_call, key_of
     from perdure.api.client.attempts import Unreachable
 
     namespace, name = object_named(target)
     values = [_value(text) for text in arguments or ()]
+    try:  # what cannot be asked at all, as JSON may hold half characters, and a key a line's end
+        a_call(key_of(namespace, name), method, tuple(values), {}, Options(timeout_s, key))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
 
     async def asked() -> Any:  # with await: without, a timeout is for each wait on the network
         async with perdure.connect(url, token=token, timeout=timeout_s, retry=False) as app:

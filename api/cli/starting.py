@@ -2,6 +2,7 @@
 
 Laws
 - A file that is there is never written over.
+- With an `app.py` of somebody's own nothing is made or promised that is about the counter.
 - What it makes stands in `templates/`: `$name` and `$version` are put in, nothing else.
 """
 
@@ -23,6 +24,8 @@ from perdure.schemas.errors import ConfigError, OperatorError
 _SUFFIX = ".tmpl"
 _RENAMED = {"gitignore": ".gitignore"}  # under its own name tools would obey it here
 _NO_FILES_OF_A_PROJECT = {".git", ".venv", ".DS_Store"}
+_APP = Path("app.py")
+_OF_THE_APP = {Path("README.md"), Path("tests/test_app.py")}  # they speak of the counter that is in it
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
@@ -44,7 +47,8 @@ def init(
     name = folder.resolve().name
     if _NAME.fullmatch(name) is None:
         raise ConfigError(
-            f'"{name}" cannot name an app; use letters, digits, ".", "_" and "-", such as: my-shop'
+            f'the name of the folder, "{name}", cannot name an app; use letters, digits, ".", "_" and "-", '
+            "such as: my-shop"
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder that is not there yet")
@@ -58,10 +62,20 @@ def init(
         )
     words = {"name": name, "version": version("perdure")}
     try:
-        left = [str(path) for path, text in _templates() if not _write(folder / path, text, words)]
+        project = {path: Template(text).substitute(words) for path, text in _templates()}
+        if no_file := [path for path in project if _is_no_file(folder / path)]:
+            raise ConfigError(
+                f"{folder / no_file[0]} is there and no file; move it away, or name a new folder"
+            )
+        own = _is_other(folder / _APP, project[_APP])
+        left = [
+            str(path)
+            for path, text in project.items()
+            if not (own and path in _OF_THE_APP) and not _write(folder / path, text)
+        ]
     except OSError as error:
         raise OperatorError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
-    _tell(folder, left)
+    _tell(folder, left, own=own)
 
 
 def _templates() -> Iterator[tuple[Path, str]]:
@@ -78,26 +92,41 @@ def _templates() -> Iterator[tuple[Path, str]]:
     yield from inside(files("perdure.api.cli") / "templates", Path())
 
 
-def _write(file: Path, text: str, words: dict[str, str]) -> bool:
+def _is_no_file(path: Path) -> bool:
+    return (path.exists() or path.is_symlink()) and not path.is_file()
+
+
+def _is_other(file: Path, text: str) -> bool:
+    return file.exists() and file.read_bytes() != text.encode()
+
+
+def _write(file: Path, text: str) -> bool:
     """Make the file; False if it is there already."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as opened:
-            opened.write(Template(text).substitute(words))
+            opened.write(text)
     except FileExistsError:
         return False
     return True
 
 
-def _tell(folder: Path, left: list[str]) -> None:
+def _tell(folder: Path, left: list[str], *, own: bool) -> None:
     if left:
         typer.echo(f"left as they were: {', '.join(left)}")
-    typer.echo(f"{folder.resolve().name} is ready. Next:\n")
+    if own:
+        missing = ", ".join(str(path) for path in sorted(_OF_THE_APP) if not (folder / path).exists())
+        if missing:
+            typer.echo(f"not made, as they are about the app.py of `perdure init`: {missing}")
+        typer.echo("The objects are those of your app.py. Next:\n")
+    else:
+        typer.echo(f"{folder.resolve().name} is ready. Next:\n")
     if folder.resolve() != Path.cwd():
         typer.echo(f"  cd {shlex.quote(str(folder))}")
-    for line in (
+    lines = (
         "perdure dev                            # http://127.0.0.1:8787; starts anew when you change the code",
         "perdure call Counter/alice increment   # in another terminal",
         "pip install pytest && python -m pytest",
-    ):
+    )
+    for line in lines[:1] if own else lines:
         typer.echo(f"  {line}")

@@ -45,7 +45,7 @@ class Settings:
         now: Callable[[], float],
         chance: Callable[[], float],
     ) -> None:
-        self.url = _checked(url)
+        self.url = checked_url(url)
         self.headers = authorization(token)
         self.timeout_s = timeout_s
         self.retry = retry
@@ -229,7 +229,8 @@ def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, frozenset[s
     return key_of(kind.__name__, name), frozenset(methods_of(kind))
 
 
-def _checked(url: str) -> str:
+def checked_url(url: str) -> str:
+    """The URL of a server, without a slash at its end. Raises `ConfigError`."""
     if url.startswith("kafka:"):
         raise ConfigError(
             f"connect({url!r}): Kafka as a transport is not there yet; give the URL of a server's HTTP port"

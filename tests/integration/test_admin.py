@@ -175,6 +175,9 @@ def test_a_paused_object_stays_so_over_a_kill_until_it_is_resumed_and_one_is_del
         first, second = told["next"]
         assert problem(act(server, "objects/Counter/a/skip")) == (400, "malformed-command")
         assert problem(act(server, "objects/Counter/a/skip", offset=second)) == (409, "not-at-head")
+        beyond = act(server, "objects/Counter/a/skip", offset=10**18)
+        assert problem(beyond) == (400, "malformed-command")
+        assert "is no offset of a command" in beyond.text
         assert act(server, "objects/Counter/a/skip", offset=first).status_code == 200
         assert act(server, "objects/Counter/a/resume").json() == {"resumed": "Counter/a"}
         assert call(server, "Counter/a", "add").json() == {"result": 102}

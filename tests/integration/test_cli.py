@@ -103,6 +103,37 @@ def test_version(here: Callable[..., Done]) -> None:
     assert here("--version").stdout == f"perdure {metadata.version('perdure')}\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("objects", "list", "Chat", "--prefix"), ("call", "Counter/a", "x"), ("serve",)],
+    ids=" ".join,
+)
+def test_an_argument_that_is_no_text_is_told_in_one_line(
+    arguments: tuple[str, ...], here: Callable[..., Done]
+) -> None:
+    """By its place, before anything is done."""
+    told = f"perdure: config-error: argument {len(arguments) + 1} is not UTF-8: '\\udcff'\n"
+    assert here(*arguments, os.fsdecode(b"\xff")) == (2, "", told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (('"\\ud800"',), "the arguments of x for Counter/a are not JSON"),
+        (("--idempotency-key", "a\nb"), "'idempotency-key'"),
+    ],
+    ids=["argument", "key"],
+)
+def test_what_no_call_can_carry_is_told_in_one_line(
+    arguments: tuple[str, ...], told: str, here: Callable[..., Done]
+) -> None:
+    """A wrong argument as every other."""
+    done = here("call", "Counter/a", "x", *arguments, "--url", "http://127.0.0.1:9")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("perdure: config-error: ")
+    assert told in done.stderr
+
+
 def test_serve_counts_and_ends_with_the_signal(counter: Path, tmp_path: Path) -> None:
     """A served counter counts, SIGTERM ends it with 0, and the next server goes on where it was."""
     for expected in (1, 2):

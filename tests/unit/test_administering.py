@@ -41,6 +41,14 @@ def test_an_error_of_the_server_is_told_as_every_other(error: PerdureError, told
     assert told(answer, "objects", "skip", "A/a", "1", "-y") == (1, "", f"perdure: {error.code}: {error}\n")
 
 
+@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://x", "http://x:y"])
+def test_a_url_that_is_none_is_a_wrong_argument(url: str, told: Told) -> None:
+    """As `connect` has it; nothing is asked."""
+    code, out, err = told(httpx.Response(200, json={"partitions": []}), "partitions", "--url", url)
+    assert (code, out) == (2, "")
+    assert err.startswith(f'perdure: config-error: "{url}"')
+
+
 def test_an_answer_of_something_else_is_the_operators_to_mend(told: Told) -> None:
     """It is not taken for an error of perdure's."""
     code, out, err = told(httpx.Response(404, json={"detail": "nope"}), "partitions", "--url", "http://x")

@@ -1,0 +1,51 @@
+"""What a method returned, as the JSON that its caller gets.
+
+Laws
+- A number that JSON cannot say (NaN, an infinity) is an error, wherever in the result it stands: as null it would
+  reach the caller as something else than was returned.
+- Who has it written otherwise, as a text or by a serializer of their own, may.
+- Only a result whose JSON could hide such a number is looked through: all others cost a search for a few bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from math import isfinite
+from typing import Any, NoReturn
+
+from pydantic_core import SchemaSerializer, core_schema, to_json
+
+_as_python = SchemaSerializer(
+    core_schema.any_schema()
+).to_python  # models become dicts, numbers stay as they are
+
+
+def encode_result(result: Any) -> bytes:
+    """The result as JSON. Raises `ValueError` or `PydanticSerializationError`."""
+    text = to_json(result, inf_nan_mode="null")
+    if result is not None and (b"null" in text or b"NaN" in text or b"Infinity" in text):
+        _check(json.loads(text, parse_constant=_refuse), _as_python(result, by_alias=True, warnings=False))
+    return text
+
+
+def _check(written: Any, value: Any) -> None:
+    """Walks both at once: a number for which null was written is none that JSON has."""
+    if isinstance(value, float):
+        if written is None and not isfinite(value):
+            _refuse(repr(float(value)))
+    elif isinstance(value, dict):
+        if isinstance(written, dict) and len(written) == len(value):
+            for one, other in zip(written.values(), value.values(), strict=True):
+                _check(one, other)
+    elif (
+        isinstance(value, list | tuple | set | frozenset | deque)
+        and isinstance(written, list)
+        and len(written) == len(value)
+    ):
+        for one, other in zip(written, value, strict=True):
+            _check(one, other)
+
+
+def _refuse(number: str) -> NoReturn:
+    raise ValueError(f"it has the number {number}, which JSON cannot say: return None or a text for it")

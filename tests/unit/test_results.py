@@ -1,0 +1,116 @@
+"""What a method returned as JSON: numbers that JSON has not are refused wherever they stand, all else is as it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+from pydantic import BaseModel, ConfigDict, field_serializer
+from tests.unit.reign import Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.objects.results import encode_result
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Model(BaseModel):
+    x: float = 1.0
+    loose: Any = None
+
+
+class Worded(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+    x: float
+    y: None = None
+
+
+class Raw(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+    x: float
+
+
+class Own(BaseModel):
+    x: float
+
+    @field_serializer("x")
+    def written(self, _: float) -> None:
+        return None
+
+
+@dataclass
+class Data:
+    x: float
+
+
+class Measured(msgspec.Struct):
+    x: float
+
+
+class Gauge(DurableObject):
+    async def nan(self) -> float:
+        await self.state.put("x", 1)
+        return NAN
+
+    async def struct(self) -> list[Measured]:
+        return [Measured(INF)]
+
+    async def kept(self) -> Any:
+        return await self.state.get("x")
+
+
+NO_JSON = [
+    NAN,
+    INF,
+    -INF,
+    [1, None, NAN],
+    (1, INF),
+    {NAN},
+    deque([NAN]),
+    {"a": {"b": [NAN]}},
+    Model(x=NAN),
+    Model(loose={"a": [INF]}),
+    [Raw(x=NAN)],
+    [Data(NAN)],
+]
+
+
+@pytest.mark.parametrize("value", NO_JSON, ids=repr)
+def test_a_number_that_json_cannot_say_is_refused(value: Any) -> None:
+    """And the text says which, and what to do."""
+    with pytest.raises(ValueError, match=r"(?i)the number -?(nan|inf).* return None or a text for it"):
+        encode_result(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, b"null"),
+        ([None, 1.5, "null"], b'[null,1.5,"null"]'),
+        (["NaN", "Infinity", None], b'["NaN","Infinity",null]'),
+        (Model(), b'{"x":1.0,"loose":null}'),
+        (Worded(x=NAN), b'{"x":"NaN","y":null}'),
+        (Own(x=NAN), b'{"x":null}'),
+    ],
+    ids=repr,
+)
+def test_all_else_is_written_as_it_is(value: Any, written: bytes) -> None:
+    """None, texts that read like such numbers, and models that say how they are to be written."""
+    assert encode_result(value) == written
+
+
+@pytest.mark.parametrize("method", ["nan", "struct"])
+def test_a_turn_that_returns_such_a_number_fails(method: str) -> None:
+    """By `bad-reply`, and nothing of it stays."""
+
+    async def told(reign: Reign) -> None:
+        reply = await reign.call("a", method)
+        assert reply.error is not None
+        assert reply.error.code == "bad-reply"
+        assert f"what {method} returned is not JSON: it has the number" in reply.error.message
+        assert (await reign.call("a", "kept")).body == b'{"result":null}'
+
+    story(Gauge, told)
