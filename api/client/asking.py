@@ -15,7 +15,7 @@ from perdure.schemas.errors import ConfigError
 from perdure.schemas.keys import object_key
 from perdure.schemas.traces import Traceparent
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1 and 5.5
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1 and 5.5; a method is a token too
 _VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
@@ -72,7 +72,11 @@ def a_fetch(
     headers: Mapping[str, str] | None,
     to: Options,
 ) -> Asking:
-    """A request. Raises `TypeError` for two bodies, or one that is not JSON; `ValueError` for what is no header."""
+    """A request. Raises `TypeError` for two bodies, or one that is not JSON; `ValueError` for no method, no header."""
+    if not _NAME.fullmatch(method):
+        raise ValueError(
+            f'{method!r} is no HTTP method, nothing was sent; the method comes first: fetch("POST", "/path")'
+        )
     if json is not None and body is not None:
         raise TypeError("fetch takes json= or body=, not both")
     told = {name.lower(): value for name, value in (headers or {}).items()}

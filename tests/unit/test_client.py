@@ -281,7 +281,17 @@ def test_what_is_no_header_is_refused_before_it_is_sent(key: str, headers: dict[
         perdure.connect("http://127.0.0.1:1") as app,
         pytest.raises(ValueError, match="cannot be sent, nothing was"),
     ):
-        app.get("Counter", "a", idempotency_key=key).fetch("/", headers=headers)
+        app.get("Counter", "a", idempotency_key=key).fetch("GET", headers=headers)
+
+
+@pytest.mark.parametrize("method", ["/path", "G T", "http://evil/", "", "GET\n"])
+def test_what_is_no_method_is_refused_before_it_is_sent(method: str) -> None:
+    """At once, with the order of the arguments, which is another one inside of objects."""
+    with (
+        perdure.connect("http://127.0.0.1:1") as app,
+        pytest.raises(ValueError, match=r'no HTTP method, nothing was sent.*fetch\("POST", "/path"\)'),
+    ):
+        app.get("Counter", "a").fetch(method)
 
 
 def test_the_client_loads_no_server() -> None:
