@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 import httpx
 
 from perdure.api.client.answers import Answer
-from perdure.api.client.asking import Asking, Options, authorization, current_trace, key_of
+from perdure.api.client.asking import Asking, Options, authorization, current_trace, key_of, seconds_of
 from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
 from perdure.api.client.sockets import Reopening
 from perdure.api.client.stubs import Stub, SyncStub
@@ -30,6 +30,11 @@ TIMEOUT_S = 60.0
 _CONNECT_S = 5.0
 _CONNECT_PART = 0.9  # of an attempt at most: what was never sent is known to be so before the attempt ends
 _BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_TRANSPORT = (
+    httpx.TransportError,
+    OSError,
+    ExceptionGroup,
+)  # a group: anyio's tasks, under httpx with `await`
 Object = TypeVar("Object", bound=DurableObject)
 
 
@@ -47,7 +52,10 @@ class Settings:
     ) -> None:
         self.url = _checked(url)
         self.headers = authorization(token)
-        self.timeout_s = timeout_s
+        try:
+            self.timeout_s = seconds_of(timeout_s)
+        except ValueError as error:
+            raise ConfigError(f"connect({url!r}): {error}") from None
         self.retry = retry
         self.now = now
         self.chance = chance
@@ -56,7 +64,7 @@ class Settings:
         return Policy(options.timeout_s, self.now, self.chance, self.retry)
 
     def options(self, timeout: float | None, key: str | None, traceparent: str | None) -> Options:
-        return Options(self.timeout_s if timeout is None else timeout, key, traceparent)
+        return Options(self.timeout_s if timeout is None else seconds_of(timeout), key, traceparent)
 
     def reopening(self, pause: Callable[[float], Any], place: str, options: Options) -> Reopening:
         headers = dict(self.headers)
@@ -112,7 +120,7 @@ class App:
         """An object, by its class or its namespace's name. The options are those of each of its calls.
 
         A type checker sees the class, and so its methods; `fetch` and `websocket` of a client it sees on a stub that
-        was got by name. Raises `BadKey`.
+        was got by name. Raises `BadKey`; `ValueError` for a time that is none.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         key, methods = _named(kind, name)
@@ -137,7 +145,7 @@ class App:
         try:
             async with asyncio.timeout(step.timeout_s):
                 return answer_of(await self._http.request(**_request(asking, step)))
-        except (httpx.TransportError, TimeoutError) as error:
+        except _TRANSPORT as error:
             return _lost(error)
 
 
@@ -160,7 +168,7 @@ class SyncApp:
     ) -> SyncStub:
         """An object, by its class or its namespace's name. The options are those of each of its calls.
 
-        A type checker sees any method with any arguments. Raises `BadKey`.
+        A type checker sees any method with any arguments. Raises as `App.get`.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         reopening = partial(self._settings.reopening, self._pause)
@@ -184,7 +192,7 @@ class SyncApp:
     def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
         try:
             return answer_of(self._http.request(**_request(asking, step)))
-        except httpx.TransportError as error:
+        except _TRANSPORT as error:
             return _lost(error)
 
 
@@ -236,10 +244,15 @@ def _checked(url: str) -> str:
         )
     try:
         parsed = httpx.URL(url)
+        parsed.host.encode("idna")  # as a socket will
     except httpx.InvalidURL as error:
         raise ConfigError(f'"{url}": {error}') from None
+    except UnicodeError as error:
+        raise ConfigError(f'"{url}": this is no name of a host ({error})') from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(f'"{url}" must start with http:// or https:// and name a host')
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ConfigError(f'"{url}": a port is 1 to 65535')
     return url.rstrip("/")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from perdure.schemas.traces import Traceparent
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1 and 5.5; a method is a token too
 _VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
+
+_LONGEST_S = 1e9  # thirty years; sockets and locks count not much further
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 
@@ -40,6 +43,13 @@ class Asking(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.method} {self.path} (idempotency key {self.headers['idempotency-key']})"
+
+
+def seconds_of(timeout: float) -> float:
+    """A usable `timeout`. Raises `ValueError`."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ValueError(f"timeout={timeout!r}: a timeout is a finite number of seconds above 0")
+    return float(min(timeout, _LONGEST_S))
 
 
 def path_of(door: str, key: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import subprocess
 import sys
+from math import inf, nan
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -248,12 +251,43 @@ def test_which_closes_are_a_loss(code: int, lost: bool) -> None:
         ("kafka://x:9092", "Kafka as a transport is not there yet"),
         ("ftp://x", "http://"),
         ("nothing", "http://"),
+        ("http://127.0.0.1:99999", "a port is 1 to 65535"),
+        ("http://127.0.0.1:0", "a port is 1 to 65535"),
+        ("http://a..b", "host"),
+        (f"http://{'a' * 64}", "host"),
+        ("http://xn--", "host"),
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str, said: str) -> None:
     """At once, with the remedy."""
     with pytest.raises(ConfigError, match=said):
         perdure.connect(url)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, nan, inf, "5", True, None])
+def test_a_time_that_is_none_is_refused(timeout: Any) -> None:
+    """In both styles, at `connect` and at `get`; there None is what `connect` was given."""
+    with pytest.raises(ConfigError, match=r"timeout=.* is a finite number of seconds above 0"):
+        perdure.connect("http://x", timeout=timeout)
+    refused = pytest.raises(ValueError, match=r"timeout=.* is a finite number of seconds above 0")
+
+    async def awaited() -> None:
+        async with perdure.connect("http://x") as app:
+            app.get("Counter", "a", timeout=timeout)
+
+    with contextlib.nullcontext() if timeout is None else refused:
+        asyncio.run(awaited())
+    with perdure.connect("http://x") as app, contextlib.nullcontext() if timeout is None else refused:
+        app.get("Counter", "a", timeout=timeout)
+
+
+def test_a_time_beyond_what_clocks_count_is_a_long_one() -> None:
+    """No overflow in a socket or a lock."""
+    with (
+        perdure.connect("http://127.0.0.1:1", timeout=10**400, retry=False) as app,
+        pytest.raises(Unreachable),
+    ):
+        app.get("Counter", "a").increment()
 
 
 @pytest.mark.parametrize("token", ["", "secret\n", " secret", "two words", "schlüssel"])
@@ -332,6 +366,32 @@ def test_a_type_checker_sees_the_methods_of_a_class(tmp_path: Path) -> None:
     )
     wrong = [line.split(":")[1] for line in done.stdout.splitlines() if ": error:" in line]
     assert wrong == ["11", "12"], done.stdout
+
+
+@pytest.mark.parametrize("error", [OSError("broken"), ExceptionGroup("some", [OverflowError("port")])])
+def test_no_error_of_the_transport_escapes(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows how far it came: the outcome is unknown."""
+
+    async def broken(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    def broken_too(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("httpx.AsyncClient.request", broken)
+    monkeypatch.setattr("httpx.Client.request", broken_too)
+
+    async def awaited() -> None:
+        async with perdure.connect("http://x", retry=False) as app:
+            await app.get("Counter", "a").increment()
+
+    with pytest.raises(OutcomeUnknown, match="the connection was lost"):
+        asyncio.run(awaited())
+    with (
+        perdure.connect("http://x", retry=False) as app,
+        pytest.raises(OutcomeUnknown, match="the connection was lost"),
+    ):
+        app.get("Counter", "a").increment()
 
 
 def test_an_ask_is_a_step() -> None:
