@@ -17,7 +17,15 @@ from typing import Any, TypeVar, overload
 import httpx
 
 from perdure.api.client.answers import Answer
-from perdure.api.client.asking import Asking, Options, authorization, current_trace, key_of, seconds_of
+from perdure.api.client.asking import (
+    Asking,
+    Options,
+    authorization,
+    current_trace,
+    idempotency_key_of,
+    key_of,
+    seconds_of,
+)
 from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
 from perdure.api.client.sockets import Reopening
 from perdure.api.client.stubs import Stub, SyncStub
@@ -64,7 +72,8 @@ class Settings:
         return Policy(options.timeout_s, self.now, self.chance, self.retry)
 
     def options(self, timeout: float | None, key: str | None, traceparent: str | None) -> Options:
-        return Options(self.timeout_s if timeout is None else seconds_of(timeout), key, traceparent)
+        seconds = self.timeout_s if timeout is None else seconds_of(timeout)
+        return Options(seconds, idempotency_key_of(key), traceparent)
 
     def reopening(self, pause: Callable[[float], Any], place: str, options: Options) -> Reopening:
         headers = dict(self.headers)
@@ -120,7 +129,8 @@ class App:
         """An object, by its class or its namespace's name. The options are those of each of its calls.
 
         A type checker sees the class, and so its methods; `fetch` and `websocket` of a client it sees on a stub that
-        was got by name. Raises `BadKey`; `ValueError` for a time that is none.
+        was got by name. An empty traceparent is none. Raises `BadKey`; `ValueError` for a time or an idempotency key
+        that is none; `TypeError` for a class that is no object's.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         key, methods = _named(kind, name)
@@ -234,6 +244,10 @@ def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, frozenset[s
     """Key and methods, if they are known here."""
     if isinstance(kind, str):
         return key_of(kind, name), None
+    if not (isinstance(kind, type) and issubclass(kind, DurableObject)):
+        raise TypeError(
+            f"get({kind!r}, …): this is no subclass of DurableObject; give one, or its name as a string"
+        )
     return key_of(kind.__name__, name), frozenset(methods_of(kind))
 
 
