@@ -2,6 +2,7 @@
 
 Laws
 - Both styles drive the same steps (`attempts`); what is here of each is how to send and how to pause.
+- Who waits for a connection has sent nothing, and is told so before the attempt ends.
 - The token goes into `Authorization` of every request and nowhere else.
 """
 
@@ -12,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar, overload
 
 import httpx
@@ -35,9 +37,11 @@ from perdure.objects.rpc import methods_of
 from perdure.schemas.errors import ConfigError
 
 TIMEOUT_S = 60.0
+CONNECTIONS = 100
 _CONNECT_S = 5.0
 _CONNECT_PART = 0.9  # of an attempt at most: what was never sent is known to be so before the attempt ends
-_BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_NONE_FREE = Lost(False, f"none of the client's {CONNECTIONS} connections was free in time, nothing was sent")
+_BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
 _TRANSPORT = (
     httpx.TransportError,
     OSError,
@@ -83,8 +87,40 @@ class Settings:
         return Reopening(url, headers, self.policy(options), pause)
 
     def http(self) -> dict[str, Any]:
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-        return {"base_url": self.url, "headers": self.headers, "limits": limits}
+        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # one object's would go to all others
+        return {"base_url": self.url, "headers": self.headers, "limits": limits, "cookies": no_cookies}
+
+
+class Connections:
+    """Those of an app that is asked with `await`: `take` one, `give` it back.
+
+    Each is a client of httpx's with one connection. The pool inside of such a client looks, for each request, at all of
+    its connections and all that wait: some hundred in one take seconds. The one used last is used next.
+    """
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient], most: int) -> None:
+        self._make = make
+        self._places = asyncio.Semaphore(most)
+        self._all = [make()]
+        self._idle = self._all[:]
+
+    async def take(self, wait_s: float) -> httpx.AsyncClient:
+        """One that nobody else uses. Raises `TimeoutError`."""
+        async with asyncio.timeout(wait_s):
+            await self._places.acquire()
+        if not self._idle:
+            self._idle.append(self._make())
+            self._all.append(self._idle[-1])
+        return self._idle.pop()
+
+    def give(self, client: httpx.AsyncClient) -> None:
+        self._idle.append(client)
+        self._places.release()
+
+    async def close(self) -> None:
+        for each in self._all:
+            await each.aclose()
 
 
 class App:
@@ -93,7 +129,8 @@ class App:
     def __init__(self, settings: Settings, pause: Callable[[float], Awaitable[None]]) -> None:
         self._settings = settings
         self._pause = pause
-        self._http = httpx.AsyncClient(**settings.http())
+        made = settings.http() | {"verify": httpx.create_ssl_context()}  # slow to make: one for all
+        self._connections = Connections(lambda: httpx.AsyncClient(**made), CONNECTIONS)
 
     @overload
     def get(
@@ -152,11 +189,19 @@ class App:
         return read(answer)
 
     async def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
+        until_s = asyncio.get_running_loop().time() + step.timeout_s
         try:
-            async with asyncio.timeout(step.timeout_s):
-                return answer_of(await self._http.request(**_request(asking, step)))
+            client = await self._connections.take(step.timeout_s * _CONNECT_PART)
+        except TimeoutError:
+            return _NONE_FREE
+        try:
+            left_s = until_s - asyncio.get_running_loop().time()
+            async with asyncio.timeout(left_s):
+                return answer_of(await client.request(**_request(asking, left_s)))
         except _TRANSPORT as error:
             return _lost(error)
+        finally:
+            self._connections.give(client)
 
 
 class SyncApp:
@@ -201,7 +246,7 @@ class SyncApp:
 
     def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
         try:
-            return answer_of(self._http.request(**_request(asking, step)))
+            return answer_of(self._http.request(**_request(asking, step.timeout_s)))
         except _TRANSPORT as error:
             return _lost(error)
 
@@ -229,7 +274,7 @@ class Connection:
 
     async def __aexit__(self, *_: object) -> None:
         if self._app is not None:
-            await self._app._http.aclose()
+            await self._app._connections.close()
 
     def __enter__(self) -> SyncApp:
         self._sync = SyncApp(self._settings, time.sleep)
@@ -270,13 +315,14 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def _request(asking: Asking, step: Ask) -> dict[str, Any]:
+def _request(asking: Asking, timeout_s: float) -> dict[str, Any]:
+    before_s = timeout_s * _CONNECT_PART
     return {
         "method": asking.method,
         "url": asking.path,
         "headers": asking.headers,
         "content": asking.body,
-        "timeout": httpx.Timeout(step.timeout_s, connect=min(step.timeout_s * _CONNECT_PART, _CONNECT_S)),
+        "timeout": httpx.Timeout(timeout_s, connect=min(before_s, _CONNECT_S), pool=before_s),
     }
 
 
@@ -286,6 +332,8 @@ def answer_of(response: httpx.Response) -> Answer:
 
 
 def _lost(error: Exception) -> Lost:
+    if isinstance(error, httpx.PoolTimeout):
+        return _NONE_FREE
     if isinstance(error, _BEFORE_SENT):
         return Lost(False, f"no server answers ({error or type(error).__name__})")
     if isinstance(error, TimeoutError | httpx.TimeoutException):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import subprocess
 import sys
-from math import inf, nan
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +12,6 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
-import perdure
 from perdure import (
     CallerError,
     DurableObject,
@@ -33,7 +29,6 @@ from perdure.api.client.stubs import SyncStub
 from perdure.api.problems import Problem, problem_of, problem_of_reply
 from perdure.objects.http import Headers
 from perdure.schemas.errors import (
-    ConfigError,
     Expired,
     Forbidden,
     InvalidArguments,
@@ -245,106 +240,6 @@ def test_which_closes_are_a_loss(code: int, lost: bool) -> None:
     assert is_lost(ConnectionClosedError(None, None))
 
 
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("kafka://x:9092", "Kafka as a transport is not there yet"),
-        ("ftp://x", "http://"),
-        ("nothing", "http://"),
-        ("http://127.0.0.1:99999", "a port is 1 to 65535"),
-        ("http://127.0.0.1:0", "a port is 1 to 65535"),
-        ("http://a..b", "host"),
-        (f"http://{'a' * 64}", "host"),
-        ("http://xn--", "host"),
-    ],
-)
-def test_an_address_that_is_none_is_refused(url: str, said: str) -> None:
-    """At once, with the remedy."""
-    with pytest.raises(ConfigError, match=said):
-        perdure.connect(url)
-
-
-@pytest.mark.parametrize("timeout", [0, -1, nan, inf, "5", True, None])
-def test_a_time_that_is_none_is_refused(timeout: Any) -> None:
-    """In both styles, at `connect` and at `get`; there None is what `connect` was given."""
-    with pytest.raises(ConfigError, match=r"timeout=.* is a finite number of seconds above 0"):
-        perdure.connect("http://x", timeout=timeout)
-    refused = pytest.raises(ValueError, match=r"timeout=.* is a finite number of seconds above 0")
-
-    async def awaited() -> None:
-        async with perdure.connect("http://x") as app:
-            app.get("Counter", "a", timeout=timeout)
-
-    with contextlib.nullcontext() if timeout is None else refused:
-        asyncio.run(awaited())
-    with perdure.connect("http://x") as app, contextlib.nullcontext() if timeout is None else refused:
-        app.get("Counter", "a", timeout=timeout)
-
-
-def test_a_time_beyond_what_clocks_count_is_a_long_one() -> None:
-    """No overflow in a socket or a lock."""
-    with (
-        perdure.connect("http://127.0.0.1:1", timeout=10**400, retry=False) as app,
-        pytest.raises(Unreachable),
-    ):
-        app.get("Counter", "a").increment()
-
-
-@pytest.mark.parametrize("token", ["", "secret\n", " secret", "two words", "schlüssel"])
-def test_a_token_that_is_none_is_refused_unseen(token: str) -> None:
-    """Before anything is sent, not as an outcome that is unknown; and nobody reads it in the error."""
-    with pytest.raises(ConfigError, match=r"is empty|a line's end") as refused:
-        perdure.connect("http://x", token=token)
-    assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize("headers", [{"x-note": "ü"}, {"x-note": "a\nb"}, {"x note": "a"}, {"": "a"}])
-def test_what_is_no_header_is_refused_before_it_is_sent(headers: dict[str, str]) -> None:
-    """Nothing listens there: had anything been tried, it would be told of the connection."""
-    with (
-        perdure.connect("http://127.0.0.1:1") as app,
-        pytest.raises(ValueError, match="cannot be sent, nothing was"),
-    ):
-        app.get("Counter", "a").fetch("GET", headers=headers)
-
-
-@pytest.mark.parametrize("method", ["/path", "G T", "http://evil/", "", "GET\n"])
-def test_what_is_no_method_is_refused_before_it_is_sent(method: str) -> None:
-    """At once, with the order of the arguments, which is another one inside of objects."""
-    with (
-        perdure.connect("http://127.0.0.1:1") as app,
-        pytest.raises(ValueError, match=r'no HTTP method, nothing was sent.*fetch\("POST", "/path"\)'),
-    ):
-        app.get("Counter", "a").fetch(method)
-
-
-@pytest.mark.parametrize("key", ["", "k" * 256, "a\nb", "ключ", " a", "a ", 7])
-def test_an_idempotency_key_that_is_none_is_refused(key: Any) -> None:
-    """By `get`, at once: an empty one is not "no key", which would do the same work twice."""
-    refused = pytest.raises(ValueError, match="1 to 255 printable")
-
-    async def awaited() -> None:
-        async with perdure.connect("http://x") as app:
-            app.get("Counter", "a", idempotency_key=key)
-
-    with refused:
-        asyncio.run(awaited())
-    with perdure.connect("http://x") as app:
-        app.get("Counter", "a", idempotency_key="k " * 127 + "k")
-        with refused:
-            app.get("Counter", "a", idempotency_key=key)
-
-
-@pytest.mark.parametrize("kind", [int, str, object, None, 7])
-def test_a_class_that_is_no_objects_is_told_so(kind: Any) -> None:
-    """Not as a method that is not there."""
-    with (
-        perdure.connect("http://x") as app,
-        pytest.raises(TypeError, match="is no subclass of DurableObject"),
-    ):
-        app.get(kind, "a")
-
-
 def test_the_client_loads_no_server() -> None:
     """Whoever only asks pays for no RocksDB and no HTTP server."""
     program = (
@@ -383,32 +278,6 @@ def test_a_type_checker_sees_the_methods_of_a_class(tmp_path: Path) -> None:
     )
     wrong = [line.split(":")[1] for line in done.stdout.splitlines() if ": error:" in line]
     assert wrong == ["11", "12"], done.stdout
-
-
-@pytest.mark.parametrize("error", [OSError("broken"), ExceptionGroup("some", [OverflowError("port")])])
-def test_no_error_of_the_transport_escapes(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody knows how far it came: the outcome is unknown."""
-
-    async def broken(*_: object, **__: object) -> NoReturn:
-        raise error
-
-    def broken_too(*_: object, **__: object) -> NoReturn:
-        raise error
-
-    monkeypatch.setattr("httpx.AsyncClient.request", broken)
-    monkeypatch.setattr("httpx.Client.request", broken_too)
-
-    async def awaited() -> None:
-        async with perdure.connect("http://x", retry=False) as app:
-            await app.get("Counter", "a").increment()
-
-    with pytest.raises(OutcomeUnknown, match="the connection was lost"):
-        asyncio.run(awaited())
-    with (
-        perdure.connect("http://x", retry=False) as app,
-        pytest.raises(OutcomeUnknown, match="the connection was lost"),
-    ):
-        app.get("Counter", "a").increment()
 
 
 def test_an_ask_is_a_step() -> None:
