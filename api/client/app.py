@@ -2,6 +2,7 @@
 
 Laws
 - Both styles drive the same steps (`attempts`); what is here of each is how to send and how to pause.
+- Who waits for a connection has sent nothing, and is told so before the attempt ends.
 - The token goes into `Authorization` of every request and nowhere else.
 """
 
@@ -12,12 +13,21 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar, overload
 
 import httpx
 
 from perdure.api.client.answers import Answer
-from perdure.api.client.asking import Asking, Options, authorization, current_trace, key_of
+from perdure.api.client.asking import (
+    Asking,
+    Options,
+    authorization,
+    current_trace,
+    idempotency_key_of,
+    key_of,
+    seconds_of,
+)
 from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
 from perdure.api.client.sockets import Reopening
 from perdure.api.client.stubs import Stub, SyncStub
@@ -27,9 +37,16 @@ from perdure.objects.rpc import methods_of
 from perdure.schemas.errors import ConfigError
 
 TIMEOUT_S = 60.0
+CONNECTIONS = 100
 _CONNECT_S = 5.0
 _CONNECT_PART = 0.9  # of an attempt at most: what was never sent is known to be so before the attempt ends
-_BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_NONE_FREE = Lost(False, f"none of the client's {CONNECTIONS} connections was free in time, nothing was sent")
+_BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+_TRANSPORT = (
+    httpx.TransportError,
+    OSError,
+    ExceptionGroup,
+)  # a group: anyio's tasks, under httpx with `await`
 Object = TypeVar("Object", bound=DurableObject)
 
 
@@ -47,7 +64,10 @@ class Settings:
     ) -> None:
         self.url = checked_url(url)
         self.headers = authorization(token)
-        self.timeout_s = timeout_s
+        try:
+            self.timeout_s = seconds_of(timeout_s)
+        except ValueError as error:
+            raise ConfigError(f"connect({url!r}): {error}") from None
         self.retry = retry
         self.now = now
         self.chance = chance
@@ -56,7 +76,8 @@ class Settings:
         return Policy(options.timeout_s, self.now, self.chance, self.retry)
 
     def options(self, timeout: float | None, key: str | None, traceparent: str | None) -> Options:
-        return Options(self.timeout_s if timeout is None else timeout, key, traceparent)
+        seconds = self.timeout_s if timeout is None else seconds_of(timeout)
+        return Options(seconds, idempotency_key_of(key), traceparent)
 
     def reopening(self, pause: Callable[[float], Any], place: str, options: Options) -> Reopening:
         headers = dict(self.headers)
@@ -66,8 +87,40 @@ class Settings:
         return Reopening(url, headers, self.policy(options), pause)
 
     def http(self) -> dict[str, Any]:
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-        return {"base_url": self.url, "headers": self.headers, "limits": limits}
+        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # one object's would go to all others
+        return {"base_url": self.url, "headers": self.headers, "limits": limits, "cookies": no_cookies}
+
+
+class Connections:
+    """Those of an app that is asked with `await`: `take` one, `give` it back.
+
+    Each is a client of httpx's with one connection. The pool inside of such a client looks, for each request, at all of
+    its connections and all that wait: some hundred in one take seconds. The one used last is used next.
+    """
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient], most: int) -> None:
+        self._make = make
+        self._places = asyncio.Semaphore(most)
+        self._all = [make()]
+        self._idle = self._all[:]
+
+    async def take(self, wait_s: float) -> httpx.AsyncClient:
+        """One that nobody else uses. Raises `TimeoutError`."""
+        async with asyncio.timeout(wait_s):
+            await self._places.acquire()
+        if not self._idle:
+            self._idle.append(self._make())
+            self._all.append(self._idle[-1])
+        return self._idle.pop()
+
+    def give(self, client: httpx.AsyncClient) -> None:
+        self._idle.append(client)
+        self._places.release()
+
+    async def close(self) -> None:
+        for each in self._all:
+            await each.aclose()
 
 
 class App:
@@ -76,7 +129,8 @@ class App:
     def __init__(self, settings: Settings, pause: Callable[[float], Awaitable[None]]) -> None:
         self._settings = settings
         self._pause = pause
-        self._http = httpx.AsyncClient(**settings.http())
+        made = settings.http() | {"verify": httpx.create_ssl_context()}  # slow to make: one for all
+        self._connections = Connections(lambda: httpx.AsyncClient(**made), CONNECTIONS)
 
     @overload
     def get(
@@ -112,7 +166,8 @@ class App:
         """An object, by its class or its namespace's name. The options are those of each of its calls.
 
         A type checker sees the class, and so its methods; `fetch` and `websocket` of a client it sees on a stub that
-        was got by name. Raises `BadKey`.
+        was got by name. An empty traceparent is none. Raises `BadKey`; `ValueError` for a time or an idempotency key
+        that is none; `TypeError` for a class that is no object's.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         key, methods = _named(kind, name)
@@ -134,11 +189,19 @@ class App:
         return read(answer)
 
     async def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
+        until_s = asyncio.get_running_loop().time() + step.timeout_s
         try:
-            async with asyncio.timeout(step.timeout_s):
-                return answer_of(await self._http.request(**_request(asking, step)))
-        except (httpx.TransportError, TimeoutError) as error:
+            client = await self._connections.take(step.timeout_s * _CONNECT_PART)
+        except TimeoutError:
+            return _NONE_FREE
+        try:
+            left_s = until_s - asyncio.get_running_loop().time()
+            async with asyncio.timeout(left_s):
+                return answer_of(await client.request(**_request(asking, left_s)))
+        except _TRANSPORT as error:
             return _lost(error)
+        finally:
+            self._connections.give(client)
 
 
 class SyncApp:
@@ -160,7 +223,7 @@ class SyncApp:
     ) -> SyncStub:
         """An object, by its class or its namespace's name. The options are those of each of its calls.
 
-        A type checker sees any method with any arguments. Raises `BadKey`.
+        A type checker sees any method with any arguments. Raises as `App.get`.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         reopening = partial(self._settings.reopening, self._pause)
@@ -183,8 +246,8 @@ class SyncApp:
 
     def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
         try:
-            return answer_of(self._http.request(**_request(asking, step)))
-        except httpx.TransportError as error:
+            return answer_of(self._http.request(**_request(asking, step.timeout_s)))
+        except _TRANSPORT as error:
             return _lost(error)
 
 
@@ -211,7 +274,7 @@ class Connection:
 
     async def __aexit__(self, *_: object) -> None:
         if self._app is not None:
-            await self._app._http.aclose()
+            await self._app._connections.close()
 
     def __enter__(self) -> SyncApp:
         self._sync = SyncApp(self._settings, time.sleep)
@@ -226,6 +289,10 @@ def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, frozenset[s
     """Key and methods, if they are known here."""
     if isinstance(kind, str):
         return key_of(kind, name), None
+    if not (isinstance(kind, type) and issubclass(kind, DurableObject)):
+        raise TypeError(
+            f"get({kind!r}, …): this is no subclass of DurableObject; give one, or its name as a string"
+        )
     return key_of(kind.__name__, name), frozenset(methods_of(kind))
 
 
@@ -237,20 +304,26 @@ def checked_url(url: str) -> str:
         )
     try:
         parsed = httpx.URL(url)
+        parsed.host.encode("idna")  # as a socket will
     except httpx.InvalidURL as error:
         raise ConfigError(f'"{url}": {error}') from None
+    except UnicodeError as error:
+        raise ConfigError(f'"{url}": this is no name of a host ({error})') from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(f'"{url}" must start with http:// or https:// and name a host')
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ConfigError(f'"{url}": a port is 1 to 65535')
     return url.rstrip("/")
 
 
-def _request(asking: Asking, step: Ask) -> dict[str, Any]:
+def _request(asking: Asking, timeout_s: float) -> dict[str, Any]:
+    before_s = timeout_s * _CONNECT_PART
     return {
         "method": asking.method,
         "url": asking.path,
         "headers": asking.headers,
         "content": asking.body,
-        "timeout": httpx.Timeout(step.timeout_s, connect=min(step.timeout_s * _CONNECT_PART, _CONNECT_S)),
+        "timeout": httpx.Timeout(timeout_s, connect=min(before_s, _CONNECT_S), pool=before_s),
     }
 
 
@@ -260,6 +333,8 @@ def answer_of(response: httpx.Response) -> Answer:
 
 
 def _lost(error: Exception) -> Lost:
+    if isinstance(error, httpx.PoolTimeout):
+        return _NONE_FREE
     if isinstance(error, _BEFORE_SENT):
         return Lost(False, f"no server answers ({error or type(error).__name__})")
     if isinstance(error, TimeoutError | httpx.TimeoutException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -11,18 +12,22 @@ from uuid import uuid4
 
 import msgspec
 
+from perdure.schemas.commands import MAX_CLIENT_KEY_CHARS
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.keys import object_key
 from perdure.schemas.traces import Traceparent
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1 and 5.5
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1 and 5.5; a method is a token too
 _VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
+
+_KEY = re.compile(rf"[!-~]([ -~]{{0,{MAX_CLIENT_KEY_CHARS - 2}}}[!-~])?")
+_LONGEST_S = 1e9  # thirty years; sockets and locks count not much further
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 
 
 class Options(NamedTuple):
-    """Of the calls of a stub."""
+    """Of the calls of a stub. An empty `traceparent` is none; the current span's, if there is one, takes its place."""
 
     timeout_s: float
     idempotency_key: str | None = None
@@ -40,6 +45,23 @@ class Asking(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.method} {self.path} (idempotency key {self.headers['idempotency-key']})"
+
+
+def seconds_of(timeout: float) -> float:
+    """A usable `timeout`. Raises `ValueError`."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ValueError(f"timeout={timeout!r}: a timeout is a finite number of seconds above 0")
+    return float(min(timeout, _LONGEST_S))
+
+
+def idempotency_key_of(key: str | None) -> str | None:
+    """A usable `idempotency_key`; None: each call gets its own. Raises `ValueError`, for an empty one too."""
+    if key is None or (isinstance(key, str) and _KEY.fullmatch(key)):
+        return key
+    raise ValueError(
+        f"idempotency_key={key!r}: an idempotency key has 1 to {MAX_CLIENT_KEY_CHARS} printable characters; as a header "
+        "carries it, they are ASCII, without spaces around them"
+    )
 
 
 def path_of(door: str, key: str) -> str:
@@ -72,7 +94,11 @@ def a_fetch(
     headers: Mapping[str, str] | None,
     to: Options,
 ) -> Asking:
-    """A request. Raises `TypeError` for two bodies, or one that is not JSON; `ValueError` for what is no header."""
+    """A request. Raises `TypeError` for two bodies, or one that is not JSON; `ValueError` for no method, no header."""
+    if not _NAME.fullmatch(method):
+        raise ValueError(
+            f'{method!r} is no HTTP method, nothing was sent; the method comes first: fetch("POST", "/path")'
+        )
     if json is not None and body is not None:
         raise TypeError("fetch takes json= or body=, not both")
     told = {name.lower(): value for name, value in (headers or {}).items()}
@@ -88,7 +114,7 @@ def rooted(path: str) -> str:
 
 
 def _with(headers: dict[str, str], to: Options) -> dict[str, str]:
-    headers["idempotency-key"] = to.idempotency_key or uuid4().hex
+    headers["idempotency-key"] = uuid4().hex if to.idempotency_key is None else to.idempotency_key
     if trace := to.traceparent or current_trace():
         headers["traceparent"] = trace
     for name, value in headers.items():

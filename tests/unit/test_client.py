@@ -12,7 +12,6 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
-import perdure
 from perdure import (
     CallerError,
     DurableObject,
@@ -30,7 +29,6 @@ from perdure.api.client.stubs import SyncStub
 from perdure.api.problems import Problem, problem_of, problem_of_reply
 from perdure.objects.http import Headers
 from perdure.schemas.errors import (
-    ConfigError,
     Expired,
     Forbidden,
     InvalidArguments,
@@ -240,48 +238,6 @@ def test_which_closes_are_a_loss(code: int, lost: bool) -> None:
     """The application's word is final."""
     assert is_lost(ConnectionClosedError(Close(code, ""), None)) is lost
     assert is_lost(ConnectionClosedError(None, None))
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("kafka://x:9092", "Kafka as a transport is not there yet"),
-        ("ftp://x", "http://"),
-        ("nothing", "http://"),
-    ],
-)
-def test_an_address_that_is_none_is_refused(url: str, said: str) -> None:
-    """At once, with the remedy."""
-    with pytest.raises(ConfigError, match=said):
-        perdure.connect(url)
-
-
-@pytest.mark.parametrize("token", ["", "secret\n", " secret", "two words", "schlüssel"])
-def test_a_token_that_is_none_is_refused_unseen(token: str) -> None:
-    """Before anything is sent, not as an outcome that is unknown; and nobody reads it in the error."""
-    with pytest.raises(ConfigError, match=r"is empty|a line's end") as refused:
-        perdure.connect("http://x", token=token)
-    assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "headers"),
-    [
-        ("a\nb", {}),
-        ("ключ", {}),
-        ("a ", {}),
-        ("a", {"x-note": "ü"}),
-        ("a", {"x note": "a"}),
-        ("a", {"": "a"}),
-    ],
-)
-def test_what_is_no_header_is_refused_before_it_is_sent(key: str, headers: dict[str, str]) -> None:
-    """Nothing listens there: had anything been tried, it would be told of the connection."""
-    with (
-        perdure.connect("http://127.0.0.1:1") as app,
-        pytest.raises(ValueError, match="cannot be sent, nothing was"),
-    ):
-        app.get("Counter", "a", idempotency_key=key).fetch("/", headers=headers)
 
 
 def test_the_client_loads_no_server() -> None:
