@@ -110,6 +110,14 @@ def a_fetch(
 
 
 def rooted(path: str) -> str:
+    """A path below an object's. Raises `ValueError` for one with `.` or `..` in it.
+
+    HTTP clients resolve those before they send: what somebody typed into a path would reach another object.
+    """
+    if {".", ".."} & set(re.split("[?#]", path, maxsplit=1)[0].split("/")):
+        raise ValueError(
+            f"the path {path[:60]!r} has a . or .. that leads elsewhere, nothing was sent: put it into the query or body"
+        )
     return path if path.startswith("/") else f"/{path}"
 
 

@@ -112,3 +112,15 @@ def test_a_class_that_is_no_objects_is_told_so(kind: Any) -> None:
         pytest.raises(TypeError, match="is no subclass of DurableObject"),
     ):
         app.get(kind, "a")
+
+
+@pytest.mark.parametrize("path", ["/../Vault/x", "..", "/a/./b", "a/..?x=1"])
+def test_a_path_does_not_lead_to_another_object(path: str) -> None:
+    """As HTTP clients would resolve it, for a WebSocket too. Dots in names and in the query are no such thing."""
+    with perdure.connect("http://127.0.0.1:1", timeout=0.5) as app:
+        for ask in (app.get("Counter", "a").fetch, lambda _, at: app.get("Counter", "a").websocket(at)):
+            with pytest.raises(ValueError, match="nothing was sent"):
+                ask("GET", path)
+        for fine in ("/.../x", "/a..b", "/x?to=../y"):
+            with pytest.raises(Unreachable):
+                app.get("Counter", "a").fetch("GET", fine)
