@@ -147,9 +147,13 @@ def test_a_command_that_was_read_and_not_run_is_run(tmp_path: Path) -> None:
 
 
 def _dies_at(deployment: Deployment, failpoint: str) -> None:
-    with pytest.raises(DidNotStart) as died, deployment.serve(environ={"PERDURE_FAILPOINT": failpoint}):
-        pass
-    assert died.value.returncode == -signal.SIGKILL
+    """At once, whether or not it gets as far as to say that it is ready."""
+    try:
+        with deployment.serve(environ={"PERDURE_FAILPOINT": failpoint}) as server:
+            died = server.wait()
+    except DidNotStart as early:
+        died = early.returncode
+    assert died == -signal.SIGKILL
 
 
 def test_sigterm_under_load_answers_all_it_accepted(tmp_path: Path) -> None:
