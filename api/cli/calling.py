@@ -68,13 +68,14 @@ def call(
     import asyncio
 
     import perdure
-    from perdure.api.client.asking import Options, a_call, key_of
+    from perdure.api.client.asking import Options, a_call, idempotency_key_of, key_of
     from perdure.api.client.attempts import Unreachable
 
     namespace, name = object_named(target)
     values = [_value(text) for text in arguments or ()]
     try:  # what cannot be asked at all, as JSON may hold half characters, and a key a line's end
         a_call(key_of(namespace, name), method, tuple(values), {}, Options(timeout_s, key))
+        idempotency_key_of(key)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
 

@@ -121,8 +121,9 @@ def test_an_argument_that_is_no_text_is_told_in_one_line(
     [
         (('"\\ud800"',), "the arguments of x for Counter/a are not JSON"),
         (("--idempotency-key", "a\nb"), "'idempotency-key'"),
+        (("--idempotency-key", "k" * 256), "1 to 255 printable"),
     ],
-    ids=["argument", "key"],
+    ids=["argument", "key", "long key"],
 )
 def test_what_no_call_can_carry_is_told_in_one_line(
     arguments: tuple[str, ...], told: str, here: Callable[..., Done]
