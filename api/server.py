@@ -146,15 +146,10 @@ class _Server(uvicorn.Server):
         assert sockets
         with _clear_address_errors(self._config):
             await super().startup(sockets)
-        _keep()  # what start-up made
+        # What start-up made lives for ever: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         self._ready(sockets[0].getsockname()[1])
-
-
-def _keep() -> None:
-    """What is there lives for ever: the collector need not look at it again, nor at every 700th object."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 async def _serve(
@@ -165,7 +160,7 @@ async def _serve(
     ready: Callable[[int], None],
 ) -> BaseException | None:
     loop = asyncio.get_running_loop()
-    _keep()  # what was imported
+    gc.set_threshold(50_000, 20, 50)  # not at every 700th object, of which a rebuild makes millions
     node = make_node()
     server: _Server | None = None
     whole = asyncio.current_task()
@@ -180,12 +175,12 @@ async def _serve(
 
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop, sig)
-    signals_are_the_loops(True)
     try:
-        async with node:
-            server = _Server(_settings(node, config, files_max), config, ready)
-            node.stopped.add_done_callback(server.give_up)
-            await server.serve(sockets=[listener])
+        with signals_are_the_loops():
+            async with node:
+                server = _Server(_settings(node, config, files_max), config, ready)
+                node.stopped.add_done_callback(server.give_up)
+                await server.serve(sockets=[listener])
     except asyncio.CancelledError:
         if server is not None and server.started:
             raise

@@ -20,7 +20,8 @@ from __future__ import annotations
 import asyncio
 import types
 from asyncio.tasks import _enter_task, _leave_task  # no public way before 3.12's swap_current_task
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from types import CodeType
 from typing import Any, Protocol, TypeVar
@@ -45,10 +46,15 @@ def tell(page: memoryview | None) -> None:
     _now = memoryview(bytearray(8)).cast("q") if page is None else page
 
 
-def signals_are_the_loops(are: bool) -> None:
-    """Ctrl-C is a signal to the event loop here (a server's), never a KeyboardInterrupt in the middle of a handler."""
+@contextmanager
+def signals_are_the_loops() -> Iterator[None]:
+    """Within, Ctrl-C is a signal to the event loop (a server's), never a KeyboardInterrupt in the middle of a handler."""
     global _interruptible
-    _interruptible = not are
+    before, _interruptible = _interruptible, False
+    try:
+        yield
+    finally:
+        _interruptible = before
 
 
 def is_ctrl_c(error: BaseException) -> bool:

@@ -99,6 +99,11 @@ def test_what_suspends_becomes_a_task_and_ends_later() -> None:
 @pytest.mark.parametrize("wait", [False, True], ids=["in the first step", "after a suspension"])
 def test_what_is_raised_is_handed_over(error: BaseException, wait: bool) -> None:
     """`SystemExit` and cancellation too: the loop and its caller never see them."""
+    hands_over(error, wait)
+
+
+def hands_over(error: BaseException, wait: bool) -> None:
+    """A handler raises `error`, in its first step or, with `wait`, after a suspension: it is what the step ends with."""
 
     async def handler() -> None:
         if wait:
@@ -332,21 +337,8 @@ def test_a_keyboard_interrupt_is_nobodys_answer() -> None:
 @pytest.mark.parametrize("wait", [False, True], ids=["in the first step", "after a suspension"])
 def test_where_ctrl_c_is_a_signal_to_the_loop_a_keyboard_interrupt_is_the_handlers(wait: bool) -> None:
     """As any other error: what else runs is not touched."""
-    error = KeyboardInterrupt()
-
-    async def handler() -> None:
-        if wait:
-            await asyncio.sleep(0)
-        raise error
-
-    async def main() -> None:
-        assert await Stepped().step(handler()).end() == (None, error)
-
-    signals_are_the_loops(True)
-    try:
-        run(main)
-    finally:
-        signals_are_the_loops(False)
+    with signals_are_the_loops():
+        hands_over(KeyboardInterrupt(), wait)
 
 
 async def _step(turn: Stepped, coro: Coroutine[Any, Any, Any]) -> None:
