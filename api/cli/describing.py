@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perdure.api.cli.options import EnvName, Log, PathArgument
+
 if TYPE_CHECKING:  # they are loaded when they are needed: `--help` is quick
-    from perdure.api.loading import App as LoadedApp
+    from perdure.api.loading import App
     from perdure.objects.registry import Registry
 
-App = Annotated[Path, typer.Argument(help="The app: a file or a folder.")]
-Env = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME].")]
-Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, which it always is.")]
 
 
@@ -25,7 +24,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def openapi(path: App = Path(), env: Env = None, as_json: AsJson = True) -> None:
+def openapi(path: PathArgument = Path(), env: EnvName = None, as_json: AsJson = True) -> None:
     """Print the OpenAPI 3.1 document of an app: what a server of it has at /openapi.json."""
     from perdure.api.openapi.document import document
 
@@ -33,7 +32,9 @@ def openapi(path: App = Path(), env: Env = None, as_json: AsJson = True) -> None
     _print(document(app.config, registry, has_worker=app.worker is not None))
 
 
-def asyncapi(path: App = Path(), env: Env = None, log: Log = None, as_json: AsJson = True) -> None:
+def asyncapi(
+    path: PathArgument = Path(), env: EnvName = None, log: Log = None, as_json: AsJson = True
+) -> None:
     """Print the AsyncAPI 3.0 document of an app: the records that Kafka clients may write and read."""
     from perdure.api.openapi.asyncapi import asyncapi as document
 
@@ -41,7 +42,7 @@ def asyncapi(path: App = Path(), env: Env = None, log: Log = None, as_json: AsJs
     _print(document(app.config, registry))
 
 
-def _loaded(path: Path, env: str | None, flags: dict[str, Any]) -> tuple[LoadedApp, Registry]:
+def _loaded(path: Path, env: str | None, flags: dict[str, Any]) -> tuple[App, Registry]:
     from perdure.api.loading import load_app
     from perdure.objects.registry import Registry
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perdure.api.cli.options import Data, EnvName, Log
 from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, EXIT_TAKEN, show_code, tell
 
 if TYPE_CHECKING:
@@ -30,15 +31,10 @@ if TYPE_CHECKING:
 PathArgument = Annotated[
     Path, typer.Argument(help="The app: a Python file, a folder, or a perdure.toml / wrangler.toml.")
 ]
-Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
 Host = Annotated[str | None, typer.Option(help="Address to bind. [default: 127.0.0.1]", show_default=False)]
 Port = Annotated[
     int | None, typer.Option(help="Port; 0 takes a free one. [default: 8787]", show_default=False)
 ]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the log and the state. [default: .perdure]")
-]
-EnvName = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME] of the configuration.")]
 Partitions = Annotated[
     int | None, typer.Option(help="Partitions of a new app. [default: 8]", show_default=False)
 ]

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from perdure.api.cli.options import EnvName, PathArgument
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -21,8 +23,8 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    path: Annotated[Path, typer.Argument(help="The app: a file or a folder.")] = Path(),
-    env: Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME].")] = None,
+    path: PathArgument = Path(),
+    env: EnvName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Print the effective configuration as TOML; values whose name looks secret are masked."""

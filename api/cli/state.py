@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perdure.api.cli.options import Data, EnvName, Log, PathArgument
+
 if TYPE_CHECKING:
     from perdure.schemas.config import Config
 
-PathArgument = Annotated[Path, typer.Argument(help="The app: a file or a folder.")]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the log and the state. [default: .perdure]")
-]
-Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
-EnvName = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME] of the configuration.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 
 

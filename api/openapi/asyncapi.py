@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from perdure.api.openapi.objects import signatures, tags
-from perdure.api.openapi.parts import About, Json, described
+from perdure.api.openapi.parts import Json, described, key_of
 from perdure.objects.durable import DurableObject
 from perdure.objects.registry import Registry
 from perdure.objects.signatures import Schema, Signatures
@@ -182,7 +182,7 @@ def _channel(config: Config, topic: str, messages: list[str]) -> Json:
 def _messages(asked: list[_Asked]) -> Json:
     made: Json = {}
     for each in asked:
-        binding = {"kafka": {"key": _key(each.namespace), "bindingVersion": _BINDING}}
+        binding = {"kafka": {"key": key_of(each.namespace), "bindingVersion": _BINDING}}
         made[each.at] = {"name": each.at, **described(each.docstring), **each.command, "bindings": binding}
         made[each.told] = {"name": each.told, **each.reply}
     return made
@@ -208,10 +208,6 @@ def _in(channel: str, name: str) -> Json:
 
 def _schema(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _key(namespace: str) -> Json:
-    return About(guarded=False, objects=True, anonymous=False, namespaces=(namespace,)).key
 
 
 def _call(name: str, body: Schema) -> Json:

@@ -126,12 +126,17 @@ class About(NamedTuple):
     @property
     def key(self) -> Json:
         """The schema of an object's key."""
-        return {
-            "type": "string",
-            "format": KEY_FORMAT,
-            "pattern": f"^(?:{'|'.join(self.namespaces)})/{_NAME}",
-            "description": "A namespace and the name of an object, `Room/a`.",
-        }
+        return key_of(*self.namespaces)
+
+
+def key_of(*namespaces: str) -> Json:
+    """The schema of a key of an object in one of these namespaces."""
+    return {
+        "type": "string",
+        "format": KEY_FORMAT,
+        "pattern": f"^(?:{'|'.join(namespaces)})/{_NAME}",
+        "description": "A namespace and the name of an object, `Room/a`.",
+    }
 
 
 def reference(kind: str, name: str) -> Json:

@@ -1,0 +1,15 @@
+"""What several commands are told: which app, where its data are, on which log, in which environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PathArgument = Annotated[Path, typer.Argument(help="The app: a file or a folder.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the log and the state. [default: .perdure]")
+]
+Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
+EnvName = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME] of the configuration.")]
