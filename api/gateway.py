@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
@@ -30,7 +32,7 @@ SWEEP_S = 1.0
 _COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, gc=False, frozen=True):
     """A reply and the place of the command that it answers."""
 
     reply: Reply
@@ -209,8 +211,10 @@ class Gateway:
             client_key,
             principal,
             traceparent,
-            socket=socket,
-            hint=hint,
+            (),
+            0,
+            socket,
+            hint,
         )
         record = self._vouched(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)

@@ -48,6 +48,7 @@ from perdure.schemas.errors import (
     TooLarge,
 )
 from perdure.schemas.keys import object_key
+from perdure.schemas.remembering import Remembered
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
 from perdure.streams.log import durable
 
@@ -70,8 +71,9 @@ _REMEMBERED_CHARS = 256  # of a path; those are 65,536 at most
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-# key, kind, method, path, headers, body
-_Request = tuple[str, str, str, str, Pairs, bytes]
+# of a path: `objects` or `rpc`, the key, what follows the name, with its slash
+_Target = tuple[bytes, str, str]
+_Asked = tuple[str, str, str, Pairs, bytes]  # kind, method, path, headers, body
 
 
 class Head(NamedTuple):
@@ -109,7 +111,7 @@ class HttpDoor:
         self.body_bytes = body_bytes
         self._pages = pages
         self.answered: Counter[int] = Counter()  # by status
-        self._target = lru_cache(65_536)(self._resolved)
+        self._targets: Remembered[bytes, _Target] = Remembered(self._resolved, 65_536)
 
     # A request that is complete
 
@@ -127,21 +129,19 @@ class HttpDoor:
 
         `socket`: of an upgrade, see `Command`.
         """
-        asked = self._read(method, raw_path, query, head, body)
-        _, client_key, traceparent, _, principal = head
-        self._gateway.submit(asker, *asked, client_key, traceparent, None, principal, socket)
+        headers, client_key, traceparent, _, principal = head
+        room, key, path = self._target(raw_path)
+        kind = FETCH
+        if room != b"objects":
+            kind, method, path, headers, body = _call(method, path, body)
+        elif query:
+            path += "?" + query.decode("latin-1")
+        self._gateway.submit(
+            asker, key, kind, method, path, headers, body, client_key, traceparent, None, principal, socket
+        )
 
-    def _read(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> _Request:
-        room, key, rest = (self._target if len(raw_path) <= _REMEMBERED_CHARS else self._resolved)(raw_path)
-        if room == b"objects":
-            path = "/" + rest
-            if query:
-                path += "?" + query.decode("latin-1")
-            return key, FETCH, method, path, head.headers, body
-        if method != "POST":
-            raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
-        called = unquote_to_bytes(rest.encode("latin-1")).decode("utf-8", "replace")
-        return key, CALL, called, "", (), _call_of(called, body)
+    def _target(self, raw_path: bytes) -> _Target:
+        return self._targets[raw_path] if len(raw_path) <= _REMEMBERED_CHARS else self._resolved(raw_path)
 
     def key_of(self, raw_path: bytes) -> str:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
@@ -159,14 +159,14 @@ class HttpDoor:
 
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""
-        reply, partition, offset = answer
+        reply = answer.reply
         if reply.error is None and sendable(reply.headers) and reply.status != SWITCHING:
             told: Problem = reply.status, encoded(reply.headers), reply.body
         else:
             outcome = FAILED if reply.error is None else reply.outcome
             told = problem_of_reply(outcome, reply.error or _UNSENDABLE)
         status, headers, body = told
-        return status, [*headers, (b"perdure-command", b"%d:%d" % (partition, offset))], body
+        return status, [*headers, (b"perdure-command", b"%d:%d" % (answer.partition, answer.offset))], body
 
     def fitting(self, size: int) -> None:
         """Raises `TooLarge` for a body of so many bytes."""
@@ -177,13 +177,13 @@ class HttpDoor:
         """A response is sent."""
         self.answered[status] += 1
 
-    def _resolved(self, raw_path: bytes) -> tuple[bytes, str, str]:
-        """(`objects` or `rpc`, key, what follows the name). Raises as `key_of`."""
+    def _resolved(self, raw_path: bytes) -> _Target:
+        """Raises as `key_of`."""
         _, room, *parts = raw_path.split(b"/", 4)
         if len(parts) < 2:
             raise no_such_path(raw_path.decode("latin-1"))
         rest = parts[2].decode("latin-1") if len(parts) > 2 else ""
-        return room, self._canonical(parts[0], parts[1]), rest
+        return room, self._canonical(parts[0], parts[1]), "/" + rest
 
     def _canonical(self, namespace: bytes, name: bytes) -> str:
         try:
@@ -249,9 +249,13 @@ class HttpDoor:
 
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
         """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
-        asked = self._read(method, raw_path, query, head, body)
+        room, key, path = self._target(raw_path)
+        fetched = f"{path}?{query.decode('latin-1')}" if query else path
+        asked: _Asked = FETCH, method, fetched, head.headers, body
+        if room != b"objects":
+            asked = _call(method, path, body)
         sent = Sent(head.client_key, head.principal, head.traceparent)
-        id_, receipt = self._gateway.accept(*asked, sent)
+        id_, receipt = self._gateway.accept(key, *asked, sent)
         try:
             await durable(receipt)
         except OutcomeUnknown as error:
@@ -339,6 +343,14 @@ def not_exposed() -> Refused:
 def problem_at_door(error: Refused | PerdureError) -> Problem:
     """The problem of a request for which nothing was asked, or no answer came."""
     return error.problem if isinstance(error, Refused) else problem_of(error)
+
+
+def _call(method: str, path: str, body: bytes) -> _Asked:
+    """What a request at /rpc/NAMESPACE/NAME and `path` asks."""
+    if method != "POST":
+        raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
+    called = unquote_to_bytes(path[1:].encode("latin-1")).decode("utf-8", "replace")
+    return CALL, called, "", (), _call_of(called, body)
 
 
 def _call_of(method: str, body: bytes) -> bytes:

@@ -235,14 +235,16 @@ def response_reply(result: Any) -> Reply:
     """The reply that what a `fetch` returned comes to. Raises `BadReply`."""
     if not isinstance(result, Response):
         raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response{_hint(result)}")
-    if type(result.status) is not int or not (200 <= result.status <= 599 or result.status == SWITCHING):
-        raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")
-    if type(result.body) is not bytes:
-        raise BadReply(f"the body of the response is {type(result.body).__name__}, not str or bytes")
-    headers = result.headers if type(result.headers) is tuple else pairs_of(result.headers)
+    status, headers, body = result.status, result.headers, result.body
+    if type(status) is not int or not (200 <= status <= 599 or status == SWITCHING):
+        raise BadReply(f"fetch returned the status {status!r}: 200 to 599 can be answered")
+    if type(body) is not bytes:
+        raise BadReply(f"the body of the response is {type(body).__name__}, not str or bytes")
+    if type(headers) is not tuple:
+        headers = pairs_of(headers)
     if wrong := _wrong_header(headers):
         raise BadReply(f"the response has a header that cannot be sent: {wrong}")
-    return Reply(OK, result.status, headers, result.body)
+    return Reply(OK, status, headers, body)
 
 
 def _check_upgrade(reply: Reply, result: Any, effects: Effects | None) -> None:

@@ -12,6 +12,7 @@ Laws
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Literal
 
@@ -192,21 +193,24 @@ def decode_record(value: bytes | None) -> JournalRecord:
         raise LogCorrupt(f"not a journal record: {error}") from error
 
 
-def runs(offsets: list[int]) -> tuple[int, ...]:
-    """Offsets, in any order, as runs: (first, how many, first, how many, …)."""
+def runs(offsets: Sequence[int], known: Sequence[int] = ()) -> tuple[int, ...]:
+    """Offsets, in any order, as runs: (first, how many, first, how many, …); `known` are such runs already, in any order."""
+    if not offsets and len(known) <= 2:
+        return tuple(known)
     found: list[int] = []
-    for offset in sorted(offsets):
-        if found and found[-2] + found[-1] == offset:
-            found[-1] += 1
+    for first, count in sorted([*each_run(known), *((offset, 1) for offset in offsets)]):
+        if found and found[-2] + found[-1] == first:
+            found[-1] += count
         else:
-            found += (offset, 1)
+            found += (first, count)
     return tuple(found)
 
 
-def in_runs(found: tuple[int, ...]) -> list[int]:
+def each_run(found: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, how many) of each of them."""
+    return zip(found[::2], found[1::2], strict=True)
+
+
+def in_runs(found: Sequence[int]) -> list[int]:
     """The offsets that `runs` wrote, ascending."""
-    return [
-        offset
-        for first, count in zip(found[::2], found[1::2], strict=True)
-        for offset in range(first, first + count)
-    ]
+    return [offset for first, count in each_run(found) for offset in range(first, first + count)]

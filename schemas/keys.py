@@ -14,6 +14,7 @@ import unicodedata
 from functools import lru_cache
 
 from perdure.schemas.errors import BadKey
+from perdure.schemas.remembering import Remembered
 
 MAX_NAME_BYTES = 512
 MAX_NAMESPACE_CHARS = 64
@@ -80,10 +81,9 @@ def partition_named(text: str, partitions: int) -> int | None:
     return int(text) if known else None
 
 
-@lru_cache(_KEYS_REMEMBERED)
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a canonical key: `(murmur2(utf8) & 0x7fffffff) % partitions`."""
-    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+    return _hashes[key] % partitions
 
 
 def murmur2(data: bytes) -> int:
@@ -98,3 +98,6 @@ def murmur2(data: bytes) -> int:
         digest = (digest ^ int.from_bytes(tail, "little")) * multiplier & mask
     digest = (digest ^ digest >> 13) * multiplier & mask
     return digest ^ digest >> 15
+
+
+_hashes: Remembered[str, int] = Remembered(lambda key: murmur2(key.encode()) & 0x7FFFFFFF, _KEYS_REMEMBERED)

@@ -148,7 +148,7 @@ class EmbeddedLog:
         return record.write is self._shared
 
     def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> Appended:
-        key, value, headers = record
+        key, value, headers = record.key, record.value, record.headers
         stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
         offset = stream.next
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
@@ -259,8 +259,8 @@ class EmbeddedLog:
         offset, prefix, put = stream.next, stream.prefix, batch.write.put
         if offset == stream.written:
             batch.touched.append(stream)
-        for key, value, headers in records:
-            put(prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
+        for each in records:
+            put(prefix + offset.to_bytes(8, "big"), encode((time_ms, each.key, each.value, each.headers)))
             offset += 1
         batch.count += len(records)
         stream.next = offset

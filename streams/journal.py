@@ -62,10 +62,10 @@ class Batch:
 
     __slots__ = ("answered", "count", "dones", "entries", "folded", "marks", "position", "proofs")
 
-    def __init__(self, entries: list[Item], dones: list[Item], answered: list[int]) -> None:
+    def __init__(self, entries: list[Item], dones: list[Item], answered: Sequence[int]) -> None:
         self.entries = entries
         self.dones = dones
-        self.answered = answered  # offsets done, whose answers have gone
+        self.answered = answered  # offsets done, whose answers have gone, as runs
         self.count = 0  # records
         self.folded: list[Entry] = []
         self.marks = NoOp(0, 0)  # what its last record says of the batch
@@ -94,7 +94,7 @@ class Journal:
         self._lost = lost
         self._writer: Writer | None = None
         self._waiting: deque[Item] = deque()
-        self._answered: list[int] = []
+        self._answered: list[int] = []  # as runs
         self._batch: Batch | None = None
         self._alone: Sequence[Record] = ()  # records that are appended before there are entries of turns
         self._told: Callable[[int | BaseException], None] | None = None
@@ -145,10 +145,14 @@ class Journal:
 
     def add_answered(self, offset: int) -> None:
         """A command is done and needs no entry, and nobody waits to hear it."""
-        if not self._answered:  # else it has been requested, or is when the batch under way is settled
+        answered = self._answered
+        if not answered:  # else it has been requested, or is when the batch under way is settled
             assert self._writer is not None, "an owner that does not own appended"
             self._writer.request(urgent=False)
-        self._answered.append(offset)
+        elif answered[-2] + answered[-1] == offset:
+            answered[-1] += 1
+            return
+        answered += (offset, 1)
 
     def prove(self, told: Callable[[], None]) -> None:
         """Call `told` when all that was added so far is durable, by an append that is sent from now on.
@@ -209,7 +213,7 @@ class Journal:
         answered, self._answered = self._answered, []
         self._batch = batch = Batch(entries, dones, answered)
         batch.proofs = proofs
-        done = runs([*answered, *(item.offset for item in dones)] if dones else answered)
+        done = runs([item.offset for item in dones], answered)
         low, out = self._marks.marks()
         _, epoch, seq, chain = self.position
         clean, self._clean = self._clean and not self._waiting, self._clean and bool(self._waiting)

@@ -116,8 +116,9 @@ class Lane:
         self._flying = self._take()
         batch, stamp = link.batch(), self._line.clock_ms()
         for record, _ in self._flying:
-            key, value, headers = record
-            fits = batch.append(timestamp=stamp, key=key, value=value, headers=list(headers))
+            fits = batch.append(
+                timestamp=stamp, key=record.key, value=record.value, headers=list(record.headers)
+            )
             assert fits is not None, (
                 f"a batch of more than {MAX_MESSAGE_BYTES} bytes for {named(self._place)}"
             )

@@ -33,7 +33,7 @@ class Topic(StrEnum):
     DEAD = "dead"
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, gc=False, frozen=True):
     """What is appended: a Kafka record before the log has given it a place and a time."""
 
     key: bytes | None

@@ -85,7 +85,7 @@ class Stream:
 
     def place(self, record: Record, time_ms: int, memo: Any, write: Any) -> LogRecord:
         self.last_time_ms = max(self.last_time_ms, time_ms)
-        placed = LogRecord(self.end, self.last_time_ms, *record, memo, write)
+        placed = LogRecord(self.end, self.last_time_ms, record.key, record.value, record.headers, memo, write)
         self.records.append(placed)
         return placed
 

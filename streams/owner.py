@@ -26,7 +26,7 @@ from perdure.schemas.errors import (
     Overloaded,
     Unavailable,
 )
-from perdure.schemas.journal import encode_entry
+from perdure.schemas.journal import each_run, encode_entry
 from perdure.streams import failpoints
 from perdure.streams.admin import Administration
 from perdure.streams.alarms import AlarmClock
@@ -78,6 +78,7 @@ class Owner:
         )
         self.tail: Tail | None = None
         self.next_command = 0
+        self._first_undone = 0  # none from there on was done when this reign began
         self.undone = 0
         self._paused = False
         self._tasks: set[asyncio.Task[None]] = set()  # re-reads and gap checks; cancelled when the reign ends
@@ -115,7 +116,7 @@ class Owner:
         self.state, self.error = OwnerState.SERVING, None
         if self.ports.makers is not None:
             self.ports.makers.begin(self.partition, self.tables)
-        self.next_command = self.tables.done.mark
+        self.next_command, self._first_undone = self.tables.done.mark, self.tables.done.end
         self.tail = self.log.tail(Topic.COMMANDS, self.partition, self.next_command, self.deliver)
         self.alarms.start()
         close_lost(self.ports, self.tables)
@@ -156,7 +157,7 @@ class Owner:
         if offset != self.next_command:
             self._skipped(self.next_command, offset)
         self.next_command = offset + 1
-        if offset in self.tables.done:
+        if offset < self._first_undone and offset in self.tables.done:
             return
         self.undone += 1
         if self.undone >= self.bounds.undone:
@@ -225,8 +226,9 @@ class Owner:
         offset = first_offset + batch.count
         tables.applied(batch.folded, batch.marks, batch.position._replace(offset=offset))
         failpoints.hit("owner.before_reply")
-        for done in batch.answered:
-            release.commands.add(done)
+        for first, count in each_run(batch.answered):
+            release.commands.add_run(first, count)
+            self.undone -= count
         for turn in batch.dones:
             assert isinstance(turn, Turn)
             self.turns.forget_key(turn)
@@ -246,7 +248,7 @@ class Owner:
             release.passed(at)  # the no-op at the batch's end
         for proof in batch.proofs:
             proof.told()
-        self.undone -= len(batch.entries) + len(batch.dones) + len(batch.answered)
+        self.undone -= len(batch.entries) + len(batch.dones)
         if self._paused and self.undone < self.bounds.undone // 2 and self.tail is not None:
             self._paused = False
             self.tail.resume()

@@ -34,12 +34,22 @@ class Watermark:
             self.ahead.add(offset)
 
     def add_run(self, first: int, count: int) -> None:
-        """`count` offsets from `first` on are done; a run at the mark costs nothing per offset."""
-        if first <= self.mark < first + count and not self.ahead:
-            self.mark = first + count
-            return
-        for offset in range(max(first, self.mark), first + count):
-            self.add(offset)
+        """`count` offsets from `first` on are done."""
+        mark, ahead, end = self.mark, self.ahead, first + count
+        if first > mark:
+            ahead.update(range(first, end))
+        elif end > mark:
+            if ahead:
+                ahead.difference_update(range(mark, end))
+                while end in ahead:
+                    ahead.remove(end)
+                    end += 1
+            self.mark = end
+
+    @property
+    def end(self) -> int:
+        """The offset from which on none is done."""
+        return max(self.ahead, default=self.mark - 1) + 1
 
     def __contains__(self, offset: int) -> bool:
         return offset < self.mark or offset in self.ahead

@@ -385,7 +385,7 @@ class Tables(ActRows):
             )
         for what, have, end in (
             ("journal", meta.offset, journal_end),
-            ("commands", self._highest(), commands_end),
+            ("commands", self.done.end, commands_end),
         ):
             if have > end:
                 raise LogCorrupt(
@@ -393,6 +393,3 @@ class Tables(ActRows):
                     f"{have - 1}, the log ends before {end}: records were lost. Restore the log, or, to accept "
                     "the loss, run `perdure state rebuild`"
                 )
-
-    def _highest(self) -> int:
-        return max(self.done.ahead, default=self.done.mark - 1) + 1

@@ -228,31 +228,25 @@ class Turns:
         if turn.over:
             return  # of a reign that is over, or left behind
         self._over(turn)
-        resident, overlay = turn.resident, turn.overlay
+        command, resident, overlay, ports = turn.command, turn.resident, turn.overlay, self.ports
         assert resident is not None
         assert overlay is not None
         resident.state.end()
         resident.running = None
-        if turn.cut is not None:
-            if isinstance(turn.cut, NeverAwaited):
-                error = turn.cut.instead_of(error)
-            else:
-                error = turn.cut.with_traceback(error.__traceback__ if error is not None else None)
-            self.counts.runaways += type(error) is Runaway
-        elif turn.calling is not None and turn.calling.failure is not None:
-            error = turn.calling.failure
-        if turn.command.hint and error is None:
-            note_hint(turn.command.hint, resident, overlay)
-        outcome = conclude(turn.command, result, error, overlay)
+        if turn.cut is not None or turn.calling is not None:
+            error = self._error_of(turn, error)
+        if command.hint and error is None:
+            note_hint(command.hint, resident, overlay)
+        outcome = conclude(command, result, error, overlay)
         if outcome.reply.outcome == FAILED:
             self._blame.failed(turn, error or outcome.reply)
-        if self.ports.makers is not None:
-            outcome = self.ports.makers.ruling(turn, outcome)
-        if self.ports.tracing is not None:
-            self.ports.tracing.ended(turn, outcome)
-        if turn.command.kind == ALARM:
+        if ports.makers is not None:
+            outcome = ports.makers.ruling(turn, outcome)
+        if ports.tracing is not None:
+            ports.tracing.ended(turn, outcome)
+        if command.kind == ALARM:
             outcome = self.ringing.concluded(turn, outcome)
-        elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(turn.command):
+        elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(command):
             if turn.tries < TRIES:
                 self._run_later(turn, resident)
                 return
@@ -260,6 +254,16 @@ class Turns:
         self.conclude(turn, outcome)
         if resident.mailbox is not None:
             self._next(resident)
+
+    def _error_of(self, turn: Turn, error: BaseException | None) -> BaseException | None:
+        """What a turn failed with, whatever its handler made of it."""
+        cut, calling = turn.cut, turn.calling
+        if cut is None:
+            return (calling.failure if calling is not None else None) or error
+        self.counts.runaways += type(cut) is Runaway
+        if isinstance(cut, NeverAwaited):
+            return cut.instead_of(error)
+        return cut.with_traceback(error.__traceback__ if error is not None else None)
 
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""

@@ -418,6 +418,6 @@ def test_a_record_survives_as_it_is(maker: LogMaker, tmp_path: Path, record: Rec
             await live.has(1)
             await later.has(1)
             for found in (live.records[0], later.records[0], *await contents(log, Topic.COMMANDS, 0)):
-                assert (found.key, found.value, found.headers) == record
+                assert Record(found.key, found.value, found.headers) == record
 
     asyncio.run(story())

@@ -284,7 +284,7 @@ def frame_named_by_its_reign() -> Any:
                 *others, (_, name) = record.headers
                 place, _, n = name.decode().partition("/")
                 renumbered = f"{place}/{int(n) + 100 * (self._reign - 1)}".encode()
-                record = record._replace(headers=(*others, ("message-id", renumbered)))
+                record = replace(record, headers=(*others, ("message-id", renumbered)))
             true(self, message, topic, partition, record, *lane)
 
         return renamed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from perdure.schemas.journal import (
     Out,
     chain_after_claim,
     decode_record,
+    each_run,
     encode_chained,
     encode_entry,
     encode_raw_entry,
@@ -139,11 +141,13 @@ def test_the_chain_after_a_claim_depends_on_its_place_and_its_bytes() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sets(st.integers(0, 60)))
-def test_runs_are_the_offsets_they_were_made_of(offsets: set[int]) -> None:
-    """In any order; adjacent offsets share a run, so a dense batch is two numbers."""
-    found = runs(list(offsets))
-    assert in_runs(found) == sorted(offsets)
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.randoms())
+def test_runs_are_the_offsets_they_were_made_of(offsets: set[int], more: set[int], random: Random) -> None:
+    """In any order, single or in runs; adjacent offsets share a run, so a dense batch is two numbers."""
+    known = [*each_run(runs(list(more - offsets)))]
+    random.shuffle(known)
+    found = runs(list(offsets), [number for run in known for number in run])
+    assert in_runs(found) == sorted(offsets | more)
     ends = [first + count for first, count in zip(found[::2], found[1::2], strict=True)]
     assert all(end < following for end, following in zip(ends, found[2::2], strict=False))
 
