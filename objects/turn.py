@@ -108,7 +108,9 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
                 _check_upgrade(reply, result, overlay.effects)
         except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
             return _failed(command, bad)
-        return Outcome(reply, True, not overlay.empty or command.client_key is not None, False)
+        # `not overlay.empty`, written out: each turn comes by here
+        changed = overlay.changes or overlay.cleared or overlay.effects is not None
+        return Outcome(reply, True, bool(changed) or command.client_key is not None, False)
     if isinstance(error, Refusal):
         return _refused(command, error)
     if isinstance(error, (InvalidArguments, UnknownMethod)) and not error.of_call:
@@ -213,6 +215,8 @@ def given_up(outcome: Outcome) -> Outcome:
 
 
 def _reply(command: Command, result: Any) -> Reply:
+    if command.kind == FETCH:
+        return response_reply(result)
     if command.kind == CALL:
         try:
             return Reply(OK, 200, (), b'{"result":' + encode_result(result) + b"}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from enum import Enum
-from itertools import islice
 from pathlib import Path
 
 from rocksdict import Rdict
@@ -46,6 +45,9 @@ class State(Enum):
     LIVE = "given each record as it is appended"
     PAUSED = "paused"
     CLOSED = "closed"
+
+
+_LIVE = State.LIVE  # found once: an enum's members are looked up slowly
 
 
 class EmbeddedTail:
@@ -111,8 +113,8 @@ class EmbeddedTail:
 
     def _hand_unwritten(self) -> None:
         stream = self._stream
-        if self._state is State.LIVE:  # what is appended meanwhile comes too: it is the same list
-            self._hand(islice(stream.unwritten, self._next - stream.written, None))
+        while self._state is _LIVE and (more := stream.unwritten[self._next - stream.written :]):
+            self._hand(more)  # and then what was appended meanwhile
 
     def _join(self) -> None:
         self._state = State.LIVE
