@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from perdure.objects.results import encode_json
 from perdure.schemas.commands import Command, parse_json
 from perdure.schemas.errors import MalformedCommand, Refusal
 from perdure.schemas.replies import Pairs
@@ -21,7 +22,6 @@ from perdure.schemas.replies import Pairs
 if TYPE_CHECKING:
     from perdure.objects.pairs import ClientEnd
 
-_encode_json = msgspec.json.Encoder().encode
 _JSON: Pairs = (("content-type", "application/json"),)
 _TEXT: Pairs = (("content-type", "text/plain; charset=utf-8"),)
 
@@ -148,14 +148,14 @@ class Response:
     def json(
         cls, value: Any, status: int = 200, headers: Mapping[str, str] | Pairs | None = None
     ) -> Response:
-        """A response whose body is `value` as JSON."""
+        """A response whose body is `value` as JSON. Raises ValueError for NaN and infinities, which JSON has not."""
         if headers is None:
             made = cls.__new__(cls)  # the common case, without looking for a content type
-            made.body, made.status, made.headers = _encode_json(value), status, _JSON
+            made.body, made.status, made.headers = encode_json(value), status, _JSON
             made.web_socket = None
             return made
         pairs = pairs_of(headers)
-        return cls(_encode_json(value), status, _JSON + pairs)
+        return cls(encode_json(value), status, _JSON + pairs)
 
 
 class FetchedResponse(Response):

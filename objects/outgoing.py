@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-import msgspec
-
 from perdure.objects.http import FetchedResponse, pairs_of
+from perdure.objects.results import encode_json
 from perdure.objects.stubs import caller
 from perdure.schemas.errors import TurnEnded
 from perdure.schemas.replies import Pairs
@@ -24,7 +23,6 @@ _ABSENT: Any = object()
 _NOT_PASSED_ON = frozenset(
     ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 )
-_encode_json = msgspec.json.Encoder().encode
 
 
 class Outside(Protocol):
@@ -65,7 +63,7 @@ async def fetch(
     pairs = [each for each in given if each[0] not in _NOT_PASSED_ON]
     names = {name for name, _ in pairs}
     if json is not _ABSENT:
-        body = _encode_json(json)
+        body = encode_json(json)
         if "content-type" not in names:
             pairs.append(("content-type", "application/json"))
     content = body.encode() if isinstance(body, str) else body or b""

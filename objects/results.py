@@ -1,4 +1,4 @@
-"""What a method returned, as the JSON that its caller gets.
+"""What a method returned, or a response is made of, as the JSON that its caller gets.
 
 Laws
 - A number that JSON cannot say (NaN, an infinity) is an error, wherever in the result it stands: as null it would
@@ -14,8 +14,10 @@ from collections import deque
 from math import isfinite
 from typing import Any, NoReturn
 
+import msgspec
 from pydantic_core import SchemaSerializer, core_schema, to_json
 
+_encode_json = msgspec.json.Encoder().encode
 _as_python = SchemaSerializer(
     core_schema.any_schema()
 ).to_python  # models become dicts, numbers stay as they are
@@ -26,6 +28,17 @@ def encode_result(result: Any) -> bytes:
     text = to_json(result, inf_nan_mode="null")
     if result is not None and (b"null" in text or b"NaN" in text or b"Infinity" in text):
         _check(json.loads(text, parse_constant=_refuse), _as_python(result, by_alias=True, warnings=False))
+    return text
+
+
+def encode_json(value: Any) -> bytes:
+    """As `encode_result`, of what a response or request is made of; it takes msgspec's types, and no pydantic models.
+
+    Raises `ValueError`, or TypeError for what is no JSON.
+    """
+    text = _encode_json(value)
+    if value is not None and b"null" in text:
+        _check(msgspec.json.decode(text), msgspec.to_builtins(value))
     return text
 
 

@@ -19,7 +19,7 @@ from types import CoroutineType
 from typing import Any
 
 import msgspec
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError
 
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
@@ -160,12 +160,11 @@ def _refused(command: Command, error: Refusal) -> Outcome:
 def refused_reply(error: Refusal) -> Reply:
     """The reply of a refusal. It travels as JSON: its code must be a word and its detail JSON. Raises `BadReply`."""
     try:
-        to_json(error.detail)
+        detail = msgspec.json.decode(encode_result(error.detail))
     except Exception as bad:
         raise BadReply(f"a Refusal's detail is not JSON: {_text(bad)}") from bad
     if type(error.code) is not str:
         raise BadReply(f"a Refusal's code is a str, not {type(error.code).__name__}")
-    detail = msgspec.json.decode(to_json(error.detail, inf_nan_mode="null"))
     return error_reply(REFUSED, error.code, _text(error), detail)
 
 

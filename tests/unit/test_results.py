@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, field_serializer
 from tests.unit.reign import Reign, story
 
 from perdure.objects.durable import DurableObject
+from perdure.objects.http import Response
+from perdure.objects.overlay import Overlay
 from perdure.objects.results import encode_result
+from perdure.objects.turn import conclude
+from perdure.schemas.commands import CALL, Command
+from perdure.schemas.errors import Refusal
+from perdure.schemas.replies import FAILED
 
 NAN, INF = float("nan"), float("inf")
 
@@ -100,6 +106,34 @@ def test_a_number_that_json_cannot_say_is_refused(value: Any) -> None:
 def test_all_else_is_written_as_it_is(value: Any, written: bytes) -> None:
     """None, texts that read like such numbers, and models that say how they are to be written."""
     assert encode_result(value) == written
+
+
+@pytest.mark.parametrize(
+    "value", [NAN, INF, [1, None, NAN], {"a": {"b": [-INF]}}, Data(NAN), {1.5: INF}], ids=repr
+)
+def test_no_response_says_null_for_such_a_number(value: Any) -> None:
+    """`Response.json` raises in the handler, where its line is known."""
+    with pytest.raises(ValueError, match="which JSON cannot say"):
+        Response.json(value)
+    with pytest.raises(ValueError, match="which JSON cannot say"):
+        Response.json(value, 201, {"x-a": "b"})
+
+
+@pytest.mark.parametrize(
+    "value", [None, [None, 1.5, "null"], {"a": None, "b": (1, None)}, Data(None)], ids=repr
+)
+def test_a_response_says_null_for_none(value: Any) -> None:
+    """Wherever it stands."""
+    assert Response.json(value).body == msgspec.json.encode(value)
+
+
+def test_a_refusal_whose_detail_has_such_a_number_fails() -> None:
+    """It would tell its client something else than was meant."""
+    told = conclude(Command("A/b", CALL, "m"), None, Refusal("no", detail={"left": NAN}), Overlay())
+    assert told.reply.outcome == FAILED
+    assert told.reply.error is not None
+    assert told.reply.error.code == "bad-reply"
+    assert "the number nan" in told.reply.error.message
 
 
 @pytest.mark.parametrize("method", ["nan", "struct"])
