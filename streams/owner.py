@@ -220,38 +220,42 @@ class Owner:
         self.journal.proceed()
 
     def _settle(self, batch: Batch, first_offset: int) -> None:
-        """The batch is durable and counts: fold it, let out its answers."""
-        failpoints.hit("owner.before_store")
-        tables, release = self.tables, self.release
-        offset = first_offset + batch.count
-        tables.applied(batch.folded, batch.marks, batch.position._replace(offset=offset))
+        """The batch is durable and counts: let out its answers, then fold it (before anybody can ask again)."""
         failpoints.hit("owner.before_reply")
+        end = first_offset + batch.count
+        self._let_out(batch, first_offset, end)
+        failpoints.hit("owner.before_store")
+        self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end))
         for first, count in each_run(batch.answered):
-            release.commands.add_run(first, count)
+            self.release.commands.add_run(first, count)
             self.undone -= count
-        for turn in batch.dones:
+        for turn in (*batch.dones, *batch.entries):
             assert isinstance(turn, Turn)
-            self.turns.forget_key(turn)
-            command = turn.command
-            assert turn.reply is not None
-            release.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, offset - 1)
-        at = first_offset
-        for turn in batch.entries:
-            assert isinstance(turn, Turn)
-            assert turn.entry is not None
-            if turn.resident is not None:
+            if turn.entry is not None and turn.resident is not None:
                 turn.resident.settled()
             self.turns.forget_key(turn)
-            release.entry(turn.entry, at)
-            at += 1
-        if at < offset:
-            release.passed(at)  # the no-op at the batch's end
         for proof in batch.proofs:
             proof.told()
         self.undone -= len(batch.entries) + len(batch.dones)
         if self._paused and self.undone < self.bounds.undone // 2 and self.tail is not None:
             self._paused = False
             self.tail.resume()
+
+    def _let_out(self, batch: Batch, first_offset: int, end: int) -> None:
+        """What the batch lets out; its records lie at journal offsets `first_offset` up to `end`."""
+        release = self.release
+        for turn in batch.dones:
+            assert isinstance(turn, Turn)
+            assert turn.reply is not None
+            command = turn.command
+            release.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, end - 1)
+        at = first_offset
+        for turn in batch.entries:
+            assert turn.entry is not None
+            release.entry(turn.entry, at)
+            at += 1
+        if at < end:
+            release.passed(at)  # the no-op at the batch's end
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coro)

@@ -144,6 +144,7 @@ def check_frame_records(run: Run) -> None:
             entry = run.auditor.at.get((home, int(at)))
             assert int(from_partition) == home, f"a frame of {named} is called {place}"
             assert entry is not None, f"I7: the frame {place}/{n} is of no entry that counts"
+            assert 0 < int(n) <= len(entry.outbox), f"I5: the entry of the frame {place}/{n} lets out no such"
             out: Any = entry.outbox[int(n) - 1]
             assert (out.key, out.value) == (record.key, record.value), (
                 f"I5: the frame {place}/{n} is not {out}"

@@ -287,7 +287,7 @@ def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
     """What a client was told is what the journal says happened (I1, I9), and a read saw the state there (I3)."""
     assert told.answer is not None
     auditor, model = run.auditor, models.get(told.key) or Model()
-    reply, partition, offset = told.answer
+    reply, partition, offset = told.answer.reply, told.answer.partition, told.answer.offset
     place, what = (partition, offset), f"{told.key} {told.op} at {told.answer.partition}:{told.answer.offset}"
     # an answer that shared its command's write was lost with it in a crash, and its offset given to another
     gone = told.waiting in auditor.unlogged and model.marks.get(offset) != told.mark
