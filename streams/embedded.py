@@ -162,7 +162,7 @@ class EmbeddedLog:
         stream.unwritten.append(placed)
         if stream.live:
             if not self._accepted:
-                self._loop.call_soon(hand_over, self._accepted)
+                self._loop.call_soon(self._seal)
             self._accepted[stream] = None
         return placed
 
@@ -204,8 +204,9 @@ class EmbeddedLog:
         self._timer = self._loop.call_later(LINGER_S, self._tick)
 
     def _seal(self) -> None:
+        """The tails get what was accepted; if somebody waits for the open batch, then or before, it is on its way."""
         hand_over(self._accepted)
-        if self._refusal is not None or self._in_flight is not None:
+        if not self._urgent or self._refusal is not None or self._in_flight is not None:
             return
         self._urgent, self._lingered = False, 0
         batch = self._open_batch
