@@ -280,7 +280,7 @@ def frame_named_by_its_reign() -> Any:
 
     def send(true: Callable[..., None]) -> Callable[..., None]:
         def renamed(self: Release, message: Any, topic: Any, partition: int, record: Any, *lane: Any) -> None:
-            if record.headers[0] == FRAME_KIND:
+            if record.headers[:1] == (FRAME_KIND,):  # a dead letter may have none
                 *others, (_, name) = record.headers
                 place, _, n = name.decode().partition("/")
                 renumbered = f"{place}/{int(n) + 100 * (self._reign - 1)}".encode()
