@@ -13,17 +13,20 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from bench import load, machine
+from bench.app.app import PARTITIONS
 from bench.errors import BenchError
 from bench.measure import row
 from bench.runs import Row
 from bench.servers import Group, free_port, fresh
-from bench.sides import PEERS, SOCKET_CLIENT, Perdure, Side, environment
+from bench.sides import PEERS, REPO, SOCKET_CLIENT, Perdure, Side, environment
 
 CLIENTS = 64
 SAMPLE = 1_000
@@ -92,14 +95,36 @@ def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
         log_bytes = machine.disk_bytes(data)
         port, rebuild_s = _again(side, group, data, signal.SIGTERM, without_store=True)
         _check_sample(side, port, objects)
+        group.end("perdure", signal.SIGTERM)
+        ratio = _beside_the_limit(side, data, rebuild_s, work)
     shutil.rmtree(data)
     sizes = {"objects": objects, "entries": acknowledged}
     restart = row("restart", side.name, "restart", 0) | sizes
     rebuild = row("rebuild", side.name, "rebuild", 0) | sizes
     return (
         restart | {"restart_s": statistics.median(kills), "kills_s": kills, "disk_bytes": log_bytes},
-        rebuild | {"rebuild_s": rebuild_s, "rebuild_per_s": acknowledged / rebuild_s},
+        rebuild | {"rebuild_s": rebuild_s, "rebuild_per_s": acknowledged / rebuild_s} | ratio,
     )
+
+
+def _beside_the_limit(side: Perdure, data: Path, rebuild_s: float, work: Path) -> Row:
+    """The smallest program that rebuilds from the same log, and how many times its records/s perdure has.
+
+    Nothing on Kafka. Each time has the start of its process in it. Raises BenchError if the program fails.
+    """
+    log = side.state(data) / "log"
+    if not log.is_dir():
+        return {}
+    command = [sys.executable, "-m", "bench.peers.limit.rebuild", log, str(PARTITIONS), fresh(work / "limit")]
+    started_s = time.perf_counter()
+    ended = subprocess.run(
+        command, check=False, cwd=REPO, capture_output=True, text=True, timeout=BACK_TIMEOUT_S
+    )
+    seconds = time.perf_counter() - started_s
+    if ended.returncode:
+        raise BenchError(f"the limit loop's rebuild failed: {ended.stderr[-800:]}")
+    shutil.rmtree(work / "limit")
+    return {"limit_rebuild_per_s": int(ended.stdout) / seconds, "rebuild_ratio": seconds / rebuild_s}
 
 
 def _kill_under_load(

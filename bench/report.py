@@ -22,6 +22,11 @@ EXTRA_METRICS = {
     "written_object_bytes": ("memory", "memory per object written, bytes (caches and tables included)"),
     "restart_s": ("restart", "after SIGKILL under writes until ready, s"),
     "rebuild_per_s": ("rebuild", "rebuild with the store deleted, entries/s (start of the process included)"),
+    "limit_rebuild_per_s": (
+        "rebuild",
+        "the smallest loop that rebuilds from the same log, records/s (the same)",
+    ),
+    "rebuild_ratio": ("rebuild", "the first divided by the second"),
     "broadcast_ms": ("broadcast", "a message stored, then sent to all sockets of a room, p50, ms"),
     "limiter_p50_ms": ("limiter", "rate limiter's decision, 1 client, p50, ms"),
     "limiter_p99_ms": ("limiter", "rate limiter's decision, 1 client, p99, ms"),
