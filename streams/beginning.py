@@ -168,7 +168,10 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
         first = chunk[0].offset
         # what they say is let go at once and made anew for the few that are kept: memory just used is fast
-        counts = [_fold(tables, before, each) for each in chunk]
+        if first >= tables.reader.offset:
+            counts = tables.apply_run(chunk)
+        else:
+            counts = [_fold(tables, before, each) for each in chunk]
         if first == 0:
             _check_header(owner, chunk[0].value)
         out = tables.meta.out
@@ -179,6 +182,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
             if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
                 again.append((first + at, record))
         owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
+        tables.cut()  # what is left of the chunk would grow cold until this partition's next turn
         while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
     if tables.reader.offset != end:

@@ -52,8 +52,9 @@ class Layers:
         return True
 
     def _rows(self, piece: Piece) -> Iterator[tuple[bytes, bytes | None]]:
+        head = self._value
         for key, values in piece.values.items():
-            prefix = self.prefix(key)
+            prefix = head + key.encode() + b"\0"  # as `prefix`, which would be a call for each object
             for name, value in values.items():
                 yield prefix + name.encode(), value
         yield from piece.keys.items()

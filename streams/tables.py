@@ -24,10 +24,11 @@ from perdure.schemas.admin import OF_ALARM, Place
 from perdure.schemas.calls import call_key
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
-from perdure.schemas.journal import Claim, Entry, EntryRecord, Header, JournalRecord, Migration, NoOp
+from perdure.schemas.journal import Entry, EntryRecord, Header, JournalRecord, Migration, NoOp
 from perdure.schemas.migrations import Step
 from perdure.streams.actrows import ActRows
 from perdure.streams.layers import Piece, after
+from perdure.streams.log import LogRecord
 from perdure.streams.migrating import of_namespace
 from perdure.streams.progress import Watermark, offsets_in
 from perdure.streams.reader import JournalReader, Position
@@ -114,6 +115,16 @@ class Tables(ActRows):
             self._fold(record, offset)
         return record
 
+    def apply_run(self, records: Sequence[LogRecord]) -> list[bool]:
+        """`apply` to each of many: does it count? None of them is kept, which leaves its memory warm for the next."""
+        step, fold, counts = self.reader.step, self._fold, []
+        for each in records:
+            record = step(each.offset, each.value)
+            if record is not None:
+                fold(record, each.offset)
+            counts.append(record is not None)
+        return counts
+
     def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
         """Fold a batch that this process wrote and that is durable; `position` is what it leads to."""
         offset = self.reader.offset
@@ -125,37 +136,31 @@ class Tables(ActRows):
         self._fold_marks(marks)
         self.meta.clean = marks.clean
         if self._open.size >= PIECE_ROWS:
-            self._close_piece()
+            self.cut()
 
     def _fold(self, record: JournalRecord, offset: int) -> None:
         piece = self._open
         piece.records += 1
-        kind = type(record)
-        if kind is EntryRecord:
-            assert isinstance(record, EntryRecord)
+        if isinstance(record, EntryRecord):
             self._fold_entry(record.entry, offset)
             self.meta.clean = False
             if record.out:
                 self._fold_marks(record)
-        elif kind is NoOp:
-            assert isinstance(record, NoOp)
+        elif isinstance(record, NoOp):
             self._fold_marks(record)
             self.meta.clean = record.clean
-        elif kind is Header:
-            assert isinstance(record, Header)
+        elif isinstance(record, Header):
             self.meta.app_uuid, self.meta.partitions = record.app_uuid, record.partitions
             self._ends[0] = self.reader.position
             self._move_out()
-        elif kind is Migration:
-            assert isinstance(record, Migration)
+        elif isinstance(record, Migration):
             self.meta.clean = False
             self._fold_step(record.step)
         else:
-            assert isinstance(record, Claim)
             self.meta.clean = False
             self.set_row(self._epoch + offset.to_bytes(8, "big"), b"")
         if self._open.size >= PIECE_ROWS:
-            self._close_piece()
+            self.cut()
 
     def _fold_entry(self, entry: Entry, offset: int) -> None:
         if entry.time_ms > self.meta.clock_ms:
@@ -287,7 +292,8 @@ class Tables(ActRows):
 
     # Writing
 
-    def _close_piece(self) -> None:
+    def cut(self) -> None:
+        """Close the open piece, so that everything folded so far can be written."""
         piece = self._open
         if not piece.records and not piece.size:
             return
@@ -305,10 +311,6 @@ class Tables(ActRows):
         piece.closing.append((self._meta_row, encode_row(meta)))
         self._closed.append(piece)
         self._open = Piece()
-
-    def cut(self) -> None:
-        """Close the open piece, so that everything folded so far can be written."""
-        self._close_piece()
 
     def write_all(self) -> None:
         """Write everything folded so far."""

@@ -26,6 +26,7 @@ from perdure.schemas.journal import (
 )
 from perdure.schemas.replies import OK, Reply
 from perdure.streams import tables as tables_module
+from perdure.streams.log import LogRecord
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.reader import JournalReader
 from perdure.streams.tables import Tables
@@ -195,6 +196,9 @@ def rows(store: MemoryStore) -> list[tuple[bytes, bytes]]:
     return list(store.scan(b"\0", b"\xff\xff"))
 
 
+SEEDS = st.integers(0, 2**32)
+
+
 def folded(journal: Journal) -> MemoryStore:
     """The rows that folding it all at once gives."""
     store = MemoryStore()
@@ -203,6 +207,26 @@ def folded(journal: Journal) -> MemoryStore:
         tables.apply(offset, value)
     tables.write_all()
     return store
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_a_run_of_records_is_folded_as_one_by_one(seed: int) -> None:
+    """The same rows, however the journal is cut into runs, and the same word on which records count: a void one does not."""
+    random = Random(seed)
+    journal, store = a_journal(random), MemoryStore()
+    journal.values.append(encode_chained(NoOp(0, 0), NO_CHAIN)[0])  # of no reign that there was
+    void = len(journal.values) - 1
+    journal.batch(entry(1_000))
+    records = [LogRecord(offset, 0, None, value) for offset, value in enumerate(journal.values)]
+    tables, counts = Tables(store, 0), list[bool]()
+    while len(counts) < len(records):
+        counts += tables.apply_run(records[len(counts) : len(counts) + random.randrange(1, 9)])
+        if random.random() < 0.5:
+            tables.write_all()
+    tables.write_all()
+    assert counts == [offset != void for offset in range(len(records))]
+    assert rows(store) == rows(folded(journal))
 
 
 def reloaded(store: MemoryStore, journal: Journal) -> Tables:
@@ -214,9 +238,6 @@ def reloaded(store: MemoryStore, journal: Journal) -> Tables:
         if isinstance(record, (EntryRecord, NoOp)) and record.out:
             tables.remember_end(reader.position)
     return tables
-
-
-SEEDS = st.integers(0, 2**32)
 
 
 @settings(max_examples=60, deadline=None)
