@@ -32,6 +32,7 @@ def test_a_watermark_is_a_set_of_offsets(mark: int, adds: list[tuple[int, int]])
         assert members(done, 60) == model
         assert done.mark == next(n for n in range(100) if n not in model)
         assert all(offset > done.mark for offset in done.ahead)
+        assert done.end == max(model, default=-1) + 1
 
 
 @settings(max_examples=50, deadline=None)
