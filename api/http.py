@@ -250,10 +250,9 @@ class HttpDoor:
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
         """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
         room, key, path = self._target(raw_path)
-        fetched = f"{path}?{query.decode('latin-1')}" if query else path
-        asked: _Asked = FETCH, method, fetched, head.headers, body
-        if room != b"objects":
-            asked = _call(method, path, body)
+        if room == b"objects":
+            path += "?" + query.decode("latin-1") if query else ""
+        asked = (FETCH, method, path, head.headers, body) if room == b"objects" else _call(method, path, body)
         sent = Sent(head.client_key, head.principal, head.traceparent)
         id_, receipt = self._gateway.accept(key, *asked, sent)
         try:

@@ -96,7 +96,7 @@ def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
         port, rebuild_s = _again(side, group, data, signal.SIGTERM, without_store=True)
         _check_sample(side, port, objects)
         group.end("perdure", signal.SIGTERM)
-        ratio = _beside_the_limit(side, data, rebuild_s, work)
+        ratio = _beside_the_limit(side, data, acknowledged, rebuild_s, work)
     shutil.rmtree(data)
     sizes = {"objects": objects, "entries": acknowledged}
     restart = row("restart", side.name, "restart", 0) | sizes
@@ -107,7 +107,7 @@ def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
     )
 
 
-def _beside_the_limit(side: Perdure, data: Path, rebuild_s: float, work: Path) -> Row:
+def _beside_the_limit(side: Perdure, data: Path, acknowledged: int, rebuild_s: float, work: Path) -> Row:
     """The smallest program that rebuilds from the same log, and how many times its records/s perdure has.
 
     Nothing on Kafka. Each time has the start of its process in it. Raises BenchError if the program fails.
@@ -124,7 +124,9 @@ def _beside_the_limit(side: Perdure, data: Path, rebuild_s: float, work: Path) -
     if ended.returncode:
         raise BenchError(f"the limit loop's rebuild failed: {ended.stderr[-800:]}")
     shutil.rmtree(work / "limit")
-    return {"limit_rebuild_per_s": int(ended.stdout) / seconds, "rebuild_ratio": seconds / rebuild_s}
+    if (records := int(ended.stdout)) < acknowledged:
+        raise BenchError(f"the limit loop found {records} records of at least {acknowledged}")
+    return {"limit_rebuild_per_s": records / seconds, "rebuild_ratio": seconds / rebuild_s}
 
 
 def _kill_under_load(

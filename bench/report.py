@@ -26,7 +26,7 @@ EXTRA_METRICS = {
         "rebuild",
         "the smallest loop that rebuilds from the same log, records/s (the same)",
     ),
-    "rebuild_ratio": ("rebuild", "the first divided by the second"),
+    "rebuild_ratio": ("rebuild", "that loop's time for the whole log divided by perdure's"),
     "broadcast_ms": ("broadcast", "a message stored, then sent to all sockets of a room, p50, ms"),
     "limiter_p50_ms": ("limiter", "rate limiter's decision, 1 client, p50, ms"),
     "limiter_p99_ms": ("limiter", "rate limiter's decision, 1 client, p99, ms"),

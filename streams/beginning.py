@@ -35,9 +35,10 @@ from perdure.streams.moving import check_moves, move_in
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.reader import JournalReader
-from perdure.streams.tables import Tables
+from perdure.streams.tables import PIECE_ROWS, Tables
 
 _logger = logging.getLogger("perdure")
+WORTH_WRITING = PIECE_ROWS // 8  # fewer rows are those of hot objects, and come again in the next chunk
 RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
 
 
@@ -182,7 +183,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
             if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
                 again.append((first + at, record))
         owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
-        tables.cut()  # what is left of the chunk would grow cold until this partition's next turn
+        tables.cut(WORTH_WRITING)  # what is left would grow cold until this partition's next turn
         while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
     if tables.reader.offset != end:

@@ -204,7 +204,7 @@ class EmbeddedLog:
         self._timer = self._loop.call_later(LINGER_S, self._tick)
 
     def _seal(self) -> None:
-        """The tails get what was accepted; if somebody waits for the open batch, then or before, it is on its way."""
+        """The tails get what was accepted; if somebody waits for the open batch by then, it is sealed."""
         hand_over(self._accepted)
         if not self._urgent or self._refusal is not None or self._in_flight is not None:
             return

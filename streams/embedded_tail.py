@@ -113,6 +113,7 @@ class EmbeddedTail:
 
     def _hand_unwritten(self) -> None:
         stream = self._stream
+        assert self._state is not _LIVE or self._next >= stream.written, "a live tail has all that is written"
         while self._state is _LIVE and (more := stream.unwritten[self._next - stream.written :]):
             self._hand(more)  # and then what was appended meanwhile
 

@@ -220,7 +220,7 @@ class Owner:
         self.journal.proceed()
 
     def _settle(self, batch: Batch, first_offset: int) -> None:
-        """The batch is durable and counts: let out its answers, then fold it (before anybody can ask again)."""
+        """The batch is durable and counts: let out its answers, then fold it, in one step of the loop."""
         failpoints.hit("owner.before_reply")
         end = first_offset + batch.count
         self._let_out(batch, first_offset, end)
@@ -242,7 +242,11 @@ class Owner:
             self.tail.resume()
 
     def _let_out(self, batch: Batch, first_offset: int, end: int) -> None:
-        """What the batch lets out; its records lie at journal offsets `first_offset` up to `end`."""
+        """What the batch lets out; its records lie at journal offsets `first_offset` up to `end`.
+
+        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its resident's `unsettled`
+        and by the keys in flight, as all turns do before the fold.
+        """
         release = self.release
         for turn in batch.dones:
             assert isinstance(turn, Turn)

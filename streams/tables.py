@@ -292,10 +292,10 @@ class Tables(ActRows):
 
     # Writing
 
-    def cut(self) -> None:
-        """Close the open piece, so that everything folded so far can be written."""
+    def cut(self, least: int = 0) -> None:
+        """Close the open piece, so that everything folded so far can be written, if it has `least` rows."""
         piece = self._open
-        if not piece.records and not piece.size:
+        if piece.size < least or not (piece.records or piece.size):
             return
         meta = self.meta
         reader = self.reader

@@ -33,16 +33,24 @@ def test_an_error_is_not_kept() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="-1"):
             halves[-1]
-    assert (asked, len(halves)) == ([-1, -1], 0)
+    assert (asked, halves.held) == ([-1, -1], 0)
 
 
 def test_it_never_holds_more_than_its_bound() -> None:
-    """Full, it begins anew: whoever makes up arguments gets no memory by it."""
-    halves, asked = asked_of(3)
-    sizes = []
-    for number in range(10):
+    """Whoever makes up arguments gets no memory by it, and what went is asked anew."""
+    halves, asked = asked_of(6)
+    for number in range(20):
         assert halves[number] == number // 2
-        sizes.append(len(halves))
-    assert max(sizes) == 3
+        assert halves.held <= 6
+    assert halves.held > 3
     assert halves[0] == 0
-    assert asked == [*range(10), 0]
+    assert asked == [*range(20), 0]
+
+
+def test_what_is_asked_for_again_and_again_stays() -> None:
+    """Though there come others all the time, as many as fill it many times over."""
+    halves, asked = asked_of(6)
+    for number in range(2, 60):
+        assert halves[0] == 0
+        assert halves[number] == number // 2
+    assert asked == [0, *range(2, 60)]

@@ -120,7 +120,15 @@ def test_no_response_says_null_for_such_a_number(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, [None, 1.5, "null"], {"a": None, "b": (1, None)}, Data(None)], ids=repr
+    "value",
+    [
+        None,
+        [None, 1.5, "null"],
+        {"a": None, "b": (1, None), "NaN": "Infinity"},
+        Data(None),
+        {"a": msgspec.Raw(b"[null,1e400]")},
+    ],
+    ids=["none", "texts", "nested", "data", "raw"],
 )
 def test_a_response_says_null_for_none(value: Any) -> None:
     """Wherever it stands."""

@@ -4,7 +4,7 @@ Reads perdure's journal from its RocksDB log, checks the chain, decodes each rec
 DIRECTORY, 500 rows a batch, each batch with the place that it leads to; prints how many records there were.
 
 Laws
-- A broken chain, and with it a missing record, ends it, as it ends perdure.
+- A broken chain, and with it a record that is missing in the middle, ends it, as it ends perdure.
 - Nothing else of a record is looked at: no ownership, no client keys, no alarms, no marks. So it is for counters only.
 """
 
