@@ -35,10 +35,9 @@ from perdure.streams.moving import check_moves, move_in
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.reader import JournalReader
-from perdure.streams.tables import PIECE_ROWS, Tables
+from perdure.streams.tables import Tables
 
 _logger = logging.getLogger("perdure")
-WORTH_WRITING = PIECE_ROWS // 8  # fewer rows are those of hot objects, and come again in the next chunk
 RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
 
 
@@ -169,10 +168,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
         first = chunk[0].offset
         # what they say is let go at once and made anew for the few that are kept: memory just used is fast
-        if first >= tables.reader.offset:
-            counts = tables.apply_run(chunk)
-        else:
-            counts = [_fold(tables, before, each) for each in chunk]
+        counts = [_fold(tables, before, each) for each in chunk]
         if first == 0:
             _check_header(owner, chunk[0].value)
         out = tables.meta.out
@@ -183,7 +179,6 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
             if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
                 again.append((first + at, record))
         owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
-        tables.cut(WORTH_WRITING)  # what is left would grow cold until this partition's next turn
         while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
     if tables.reader.offset != end:

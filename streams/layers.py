@@ -52,9 +52,8 @@ class Layers:
         return True
 
     def _rows(self, piece: Piece) -> Iterator[tuple[bytes, bytes | None]]:
-        head = self._value
         for key, values in piece.values.items():
-            prefix = head + key.encode() + b"\0"  # as `prefix`, which would be a call for each object
+            prefix = self.prefix(key)
             for name, value in values.items():
                 yield prefix + name.encode(), value
         yield from piece.keys.items()

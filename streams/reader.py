@@ -20,6 +20,8 @@ from perdure.schemas.journal import (
     EntryRecord,
     Header,
     JournalRecord,
+    Migration,
+    NoOp,
     chain_after_claim,
     decode_record,
     next_chain,
@@ -71,10 +73,20 @@ class JournalReader:
         except LogCorrupt as error:
             raise LogCorrupt(f"{self.name} at offset {offset}: {error}") from error
         assert value is not None  # decode_record refused it
-        if not isinstance(record, EntryRecord) and isinstance(record, (Header, Claim)):  # seldom: asked last
-            return self._step_unchained(record, offset, value)
+        kind = type(record)
+        if kind is Header:
+            if offset == 0:
+                self.offset = 1
+                return record
+            self._pass_void(offset)
+            return None
         if offset == 0:
-            raise self._no_journal()
+            raise LogCorrupt(f"{self.name} at offset 0: not a header: this is no journal of perdure")
+        if kind is Claim:
+            self.chain = chain_after_claim(self.chain, offset, value)
+            self.epoch, self.seq, self.offset = offset, 0, offset + 1
+            return record
+        assert isinstance(record, (EntryRecord, NoOp, Migration))
         if record.epoch != self.epoch or record.seq != self.seq:
             self._pass_void(offset)
             return None
@@ -86,22 +98,6 @@ class JournalReader:
             )
         self.chain, self.seq, self.offset = chain, self.seq + 1, offset + 1
         return record
-
-    def _step_unchained(self, record: Header | Claim, offset: int, value: bytes) -> JournalRecord | None:
-        if isinstance(record, Header):
-            if offset == 0:
-                self.offset = 1
-                return record
-            self._pass_void(offset)
-            return None
-        if offset == 0:
-            raise self._no_journal()
-        self.chain = chain_after_claim(self.chain, offset, value)
-        self.epoch, self.seq, self.offset = offset, 0, offset + 1
-        return record
-
-    def _no_journal(self) -> LogCorrupt:
-        return LogCorrupt(f"{self.name} at offset 0: not a header: this is no journal of perdure")
 
     def _pass_void(self, offset: int) -> None:
         if self.exclusive:

@@ -24,11 +24,10 @@ from perdure.schemas.admin import OF_ALARM, Place
 from perdure.schemas.calls import call_key
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
-from perdure.schemas.journal import Entry, EntryRecord, Header, JournalRecord, Migration, NoOp
+from perdure.schemas.journal import Entry, EntryRecord, Header, JournalRecord, Migration, NoOp, each_run
 from perdure.schemas.migrations import Step
 from perdure.streams.actrows import ActRows
 from perdure.streams.layers import Piece, after
-from perdure.streams.log import LogRecord
 from perdure.streams.migrating import of_namespace
 from perdure.streams.progress import Watermark, offsets_in
 from perdure.streams.reader import JournalReader, Position
@@ -114,16 +113,6 @@ class Tables(ActRows):
         if record is not None:
             self._fold(record, offset)
         return record
-
-    def apply_run(self, records: Sequence[LogRecord]) -> list[bool]:
-        """`apply` to each of many: does it count? None of them is kept, which leaves its memory warm for the next."""
-        step, fold, counts = self.reader.step, self._fold, []
-        for each in records:
-            record = step(each.offset, each.value)
-            if record is not None:
-                fold(record, each.offset)
-            counts.append(record is not None)
-        return counts
 
     def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
         """Fold a batch that this process wrote and that is durable; `position` is what it leads to."""
@@ -261,9 +250,8 @@ class Tables(ActRows):
 
     def _fold_marks(self, record: EntryRecord | NoOp) -> None:
         done = self.done
-        runs = record.done
-        for at in range(0, len(runs), 2):
-            done.add_run(runs[at], runs[at + 1])
+        for first, count in each_run(record.done):
+            done.add_run(first, count)
         meta, ends = self.meta, self._ends
         meta.low = max(meta.low, record.low)
         ends.append(self.reader.position)
@@ -292,10 +280,10 @@ class Tables(ActRows):
 
     # Writing
 
-    def cut(self, least: int = 0) -> None:
-        """Close the open piece, so that everything folded so far can be written, if it has `least` rows."""
+    def cut(self) -> None:
+        """Close the open piece, so that everything folded so far can be written."""
         piece = self._open
-        if piece.size < least or not (piece.records or piece.size):
+        if not piece.records and not piece.size:
             return
         meta = self.meta
         reader = self.reader

@@ -26,7 +26,6 @@ from perdure.schemas.journal import (
 )
 from perdure.schemas.replies import OK, Reply
 from perdure.streams import tables as tables_module
-from perdure.streams.log import LogRecord
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.reader import JournalReader
 from perdure.streams.tables import Tables
@@ -211,21 +210,20 @@ def folded(journal: Journal) -> MemoryStore:
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS)
-def test_a_run_of_records_is_folded_as_one_by_one(seed: int) -> None:
-    """The same rows, however the journal is cut into runs, and the same word on which records count: a void one does not."""
+def test_a_void_record_changes_nothing_wherever_it_is_written(seed: int) -> None:
+    """The same rows, whenever they are written, and a word on which records count: a void one does not."""
     random = Random(seed)
     journal, store = a_journal(random), MemoryStore()
     journal.values.append(encode_chained(NoOp(0, 0), NO_CHAIN)[0])  # of no reign that there was
     void = len(journal.values) - 1
     journal.batch(entry(1_000))
-    records = [LogRecord(offset, 0, None, value) for offset, value in enumerate(journal.values)]
     tables, counts = Tables(store, 0), list[bool]()
-    while len(counts) < len(records):
-        counts += tables.apply_run(records[len(counts) : len(counts) + random.randrange(1, 9)])
-        if random.random() < 0.5:
+    for offset, value in enumerate(journal.values):
+        counts.append(tables.apply(offset, value) is not None)
+        if random.random() < 0.1:
             tables.write_all()
     tables.write_all()
-    assert counts == [offset != void for offset in range(len(records))]
+    assert counts == [offset != void for offset in range(len(journal.values))]
     assert rows(store) == rows(folded(journal))
 
 
