@@ -211,10 +211,8 @@ class Gateway:
             client_key,
             principal,
             traceparent,
-            (),
-            0,
-            socket,
-            hint,
+            socket=socket,
+            hint=hint,
         )
         record = self._vouched(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)

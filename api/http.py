@@ -71,9 +71,9 @@ _REMEMBERED_CHARS = 256  # of a path; those are 65,536 at most
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-# of a path: `objects` or `rpc`, the key, what follows the name, with its slash
-_Target = tuple[bytes, str, str]
-_Asked = tuple[str, str, str, Pairs, bytes]  # kind, method, path, headers, body
+_Target = tuple[bytes, str, str]  # of a path: `objects` or `rpc`, the key, what follows the name
+# key, kind, method, path, headers, body
+_Request = tuple[str, str, str, str, Pairs, bytes]
 
 
 class Head(NamedTuple):
@@ -129,19 +129,22 @@ class HttpDoor:
 
         `socket`: of an upgrade, see `Command`.
         """
-        headers, client_key, traceparent, _, principal = head
-        room, key, path = self._target(raw_path)
-        kind = FETCH
-        if room != b"objects":
-            kind, method, path, headers, body = _call(method, path, body)
-        elif query:
-            path += "?" + query.decode("latin-1")
-        self._gateway.submit(
-            asker, key, kind, method, path, headers, body, client_key, traceparent, None, principal, socket
-        )
+        asked = self._read(method, raw_path, query, head, body)
+        _, client_key, traceparent, _, principal = head
+        self._gateway.submit(asker, *asked, client_key, traceparent, None, principal, socket)
 
-    def _target(self, raw_path: bytes) -> _Target:
-        return self._targets[raw_path] if len(raw_path) <= _REMEMBERED_CHARS else self._resolved(raw_path)
+    def _read(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> _Request:
+        known = len(raw_path) <= _REMEMBERED_CHARS
+        room, key, rest = self._targets[raw_path] if known else self._resolved(raw_path)
+        if room == b"objects":
+            path = "/" + rest
+            if query:
+                path += "?" + query.decode("latin-1")
+            return key, FETCH, method, path, head.headers, body
+        if method != "POST":
+            raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
+        called = unquote_to_bytes(rest.encode("latin-1")).decode("utf-8", "replace")
+        return key, CALL, called, "", (), _call_of(called, body)
 
     def key_of(self, raw_path: bytes) -> str:
         """The object that a path is for. Raises `Refused` or a `PerdureError`."""
@@ -183,7 +186,7 @@ class HttpDoor:
         if len(parts) < 2:
             raise no_such_path(raw_path.decode("latin-1"))
         rest = parts[2].decode("latin-1") if len(parts) > 2 else ""
-        return room, self._canonical(parts[0], parts[1]), "/" + rest
+        return room, self._canonical(parts[0], parts[1]), rest
 
     def _canonical(self, namespace: bytes, name: bytes) -> str:
         try:
@@ -249,12 +252,9 @@ class HttpDoor:
 
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
         """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
-        room, key, path = self._target(raw_path)
-        if room == b"objects":
-            path += "?" + query.decode("latin-1") if query else ""
-        asked = (FETCH, method, path, head.headers, body) if room == b"objects" else _call(method, path, body)
+        asked = self._read(method, raw_path, query, head, body)
         sent = Sent(head.client_key, head.principal, head.traceparent)
-        id_, receipt = self._gateway.accept(key, *asked, sent)
+        id_, receipt = self._gateway.accept(*asked, sent)
         try:
             await durable(receipt)
         except OutcomeUnknown as error:
@@ -342,14 +342,6 @@ def not_exposed() -> Refused:
 def problem_at_door(error: Refused | PerdureError) -> Problem:
     """The problem of a request for which nothing was asked, or no answer came."""
     return error.problem if isinstance(error, Refused) else problem_of(error)
-
-
-def _call(method: str, path: str, body: bytes) -> _Asked:
-    """What a request at /rpc/NAMESPACE/NAME and `path` asks."""
-    if method != "POST":
-        raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
-    called = unquote_to_bytes(path[1:].encode("latin-1")).decode("utf-8", "replace")
-    return CALL, called, "", (), _call_of(called, body)
 
 
 def _call_of(method: str, body: bytes) -> bytes:

@@ -37,7 +37,7 @@ def encode_json(value: Any) -> bytes:
     Raises `ValueError`, or TypeError for what is no JSON.
     """
     text = _encode_json(value)
-    if value is not None and b"null" in text:
+    if b"null" in text:
         plain = msgspec.to_builtins(value, enc_hook=_nothing)
         again = to_json(plain, inf_nan_mode="constants")
         if b"NaN" in again or b"Infinity" in again:  # or only a text that has the word

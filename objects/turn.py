@@ -108,9 +108,7 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
                 _check_upgrade(reply, result, overlay.effects)
         except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
             return _failed(command, bad)
-        # `not overlay.empty`, written out: each turn comes by here
-        changed = overlay.changes or overlay.cleared or overlay.effects is not None
-        return Outcome(reply, True, bool(changed) or command.client_key is not None, False)
+        return Outcome(reply, True, not overlay.empty or command.client_key is not None, False)
     if isinstance(error, Refusal):
         return _refused(command, error)
     if isinstance(error, (InvalidArguments, UnknownMethod)) and not error.of_call:

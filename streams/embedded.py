@@ -149,13 +149,11 @@ class EmbeddedLog:
 
     def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> Appended:
         key, value, headers = record.key, record.value, record.headers
-        time_ms = self._clock_ms()
-        time_ms = max(time_ms, stream.last_time_ms)
-        stream.last_time_ms = time_ms
-        offset, place = stream.next, batch.count
+        stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
+        offset = stream.next
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
-        placed = Appended(offset, time_ms, key, value, headers, memo, batch, place)
-        batch.count = place + 1
+        placed = Appended(offset, time_ms, key, value, headers, memo, batch, batch.count)
+        batch.count += 1
         if offset == stream.written:
             batch.touched.append(stream)
         stream.next = offset + 1
