@@ -118,16 +118,23 @@ class Migration(msgspec.Struct, array_like=True, tag=4, frozen=True):
     step: Step
 
 
-JournalRecord = Header | Claim | EntryRecord | NoOp | Migration
+LinkedRecord = EntryRecord | NoOp | Migration  # what the chain links, and an epoch's seq counts
+JournalRecord = Header | Claim | LinkedRecord
 
 _PREFIX = bytes((VERSION,))
 _ENTRY_HEAD = _PREFIX + b"\x97\x02"  # an array of 7, tag 2
 _NO_MARKS = b"\x90\x00\x00"  # no done offsets, low 0, out 0
-_UNCHAINED = (0, 1)  # the tags of header and claim, behind the version and an array's head
+LAST_UNLINKED = 1  # header and claim are tagged 0 and 1, behind the version and an array's head
 _hasher = blake2b(digest_size=CHAIN_BYTES).copy  # a copy costs less than making one anew
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[JournalRecord] = msgspec.msgpack.Decoder(JournalRecord)
-_decode = _decoder.decode
+_unlinked: msgspec.msgpack.Decoder[Header | Claim] = msgspec.msgpack.Decoder(Header | Claim)
+_linked: msgspec.msgpack.Decoder[LinkedRecord] = msgspec.msgpack.Decoder(LinkedRecord)
+UNREADABLE = (
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+    IndexError,
+)  # what decoding raises for bytes that are none of ours
+decode_linked = _linked.decode  # of what lies between the version and the chain
 encode_entry = msgspec.msgpack.Encoder().encode
 
 
@@ -186,10 +193,10 @@ def decode_record(value: bytes | None) -> JournalRecord:
             "a newer perdure wrote it; run that one"
         )
     try:
-        if value[2] in _UNCHAINED:
-            return _decode(value[1:])
-        return _decode(value[1:-CHAIN_BYTES])
-    except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
+        if value[2] <= LAST_UNLINKED:
+            return _unlinked.decode(value[1:])
+        return decode_linked(value[1:-CHAIN_BYTES])
+    except UNREADABLE as error:
         raise LogCorrupt(f"not a journal record: {error}") from error
 
 

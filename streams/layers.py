@@ -52,10 +52,10 @@ class Layers:
         return True
 
     def _rows(self, piece: Piece) -> Iterator[tuple[bytes, bytes | None]]:
+        start = self._value
         for key, values in piece.values.items():
-            prefix = self.prefix(key)
             for name, value in values.items():
-                yield prefix + name.encode(), value
+                yield start + f"{key}\0{name}".encode(), value
         yield from piece.keys.items()
         yield from piece.rows.items()
         yield from piece.closing

@@ -15,14 +15,15 @@ from typing import NamedTuple
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import (
     CHAIN_BYTES,
+    LAST_UNLINKED,
     NO_CHAIN,
+    UNREADABLE,
+    VERSION,
     Claim,
-    EntryRecord,
     Header,
     JournalRecord,
-    Migration,
-    NoOp,
     chain_after_claim,
+    decode_linked,
     decode_record,
     next_chain,
 )
@@ -68,35 +69,48 @@ class JournalReader:
                 f"{self.name}: offset {self.offset} is missing, the next record is {offset}: "
                 "was the topic trimmed or recreated? Nothing was changed"
             )
+        # what millions of records are comes first, without a call to look at the rest
+        if (
+            not offset
+            or not value
+            or value[0] != VERSION
+            or len(value) < CHAIN_BYTES
+            or value[2] <= LAST_UNLINKED
+        ):
+            return self._step_unlinked(offset, value)
+        payload, chain = value[:-CHAIN_BYTES], value[-CHAIN_BYTES:]
         try:
-            record = decode_record(value)
-        except LogCorrupt as error:
-            raise LogCorrupt(f"{self.name} at offset {offset}: {error}") from error
-        assert value is not None  # decode_record refused it
-        kind = type(record)
-        if kind is Header:
-            if offset == 0:
-                self.offset = 1
-                return record
+            record = decode_linked(payload[1:])
+        except UNREADABLE as error:
+            raise LogCorrupt(f"{self.name} at offset {offset}: not a journal record: {error}") from error
+        if record.seq != self.seq or record.epoch != self.epoch:
             self._pass_void(offset)
             return None
-        if offset == 0:
-            raise LogCorrupt(f"{self.name} at offset 0: not a header: this is no journal of perdure")
-        if kind is Claim:
-            self.chain = chain_after_claim(self.chain, offset, value)
-            self.epoch, self.seq, self.offset = offset, 0, offset + 1
-            return record
-        assert isinstance(record, (EntryRecord, NoOp, Migration))
-        if record.epoch != self.epoch or record.seq != self.seq:
-            self._pass_void(offset)
-            return None
-        chain = value[-CHAIN_BYTES:]
-        if next_chain(self.chain, value[:-CHAIN_BYTES]) != chain:
+        if next_chain(self.chain, payload) != chain:
             raise LogCorrupt(
                 f"{self.name} at offset {offset}: the hash chain is broken: the record, or one before it, was "
                 "changed after it was written"
             )
         self.chain, self.seq, self.offset = chain, self.seq + 1, offset + 1
+        return record
+
+    def _step_unlinked(self, offset: int, value: bytes | None) -> Header | Claim | None:
+        """A header, a claim, or what cannot be where it is."""
+        try:
+            record = decode_record(value)
+        except LogCorrupt as error:
+            raise LogCorrupt(f"{self.name} at offset {offset}: {error}") from error
+        assert value is not None  # decode_record refused it
+        if offset == 0:
+            if not isinstance(record, Header):
+                raise LogCorrupt(f"{self.name} at offset 0: not a header: this is no journal of perdure")
+            self.offset = 1
+            return record
+        if not isinstance(record, Claim):
+            self._pass_void(offset)
+            return None
+        self.chain = chain_after_claim(self.chain, offset, value)
+        self.epoch, self.seq, self.offset = offset, 0, offset + 1
         return record
 
     def _pass_void(self, offset: int) -> None:

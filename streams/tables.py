@@ -110,8 +110,19 @@ class Tables(ActRows):
     def apply(self, offset: int, value: bytes | None) -> JournalRecord | None:
         """Fold the journal's next record; the record if it counts. Raises `LogCorrupt`."""
         record = self.reader.step(offset, value)
-        if record is not None:
-            self._fold(record, offset)
+        if record is None:
+            return None
+        if self.meta.clean:
+            self.meta.clean = False
+        self._open.records += 1
+        if isinstance(record, EntryRecord):
+            self._fold_entry(record.entry, offset)
+            if record.out:
+                self._fold_marks(record)
+        else:
+            self._fold_other(record, offset)
+        if self._open.size >= PIECE_ROWS:
+            self.cut()
         return record
 
     def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
@@ -127,15 +138,8 @@ class Tables(ActRows):
         if self._open.size >= PIECE_ROWS:
             self.cut()
 
-    def _fold(self, record: JournalRecord, offset: int) -> None:
-        piece = self._open
-        piece.records += 1
-        if isinstance(record, EntryRecord):
-            self._fold_entry(record.entry, offset)
-            self.meta.clean = False
-            if record.out:
-                self._fold_marks(record)
-        elif isinstance(record, NoOp):
+    def _fold_other(self, record: JournalRecord, offset: int) -> None:
+        if isinstance(record, NoOp):
             self._fold_marks(record)
             self.meta.clean = record.clean
         elif isinstance(record, Header):
@@ -143,18 +147,16 @@ class Tables(ActRows):
             self._ends[0] = self.reader.position
             self._move_out()
         elif isinstance(record, Migration):
-            self.meta.clean = False
             self._fold_step(record.step)
         else:
-            self.meta.clean = False
             self.set_row(self._epoch + offset.to_bytes(8, "big"), b"")
-        if self._open.size >= PIECE_ROWS:
-            self.cut()
 
     def _fold_entry(self, entry: Entry, offset: int) -> None:
-        if entry.time_ms > self.meta.clock_ms:
-            self._advance_clock(entry.time_ms)
-        piece = self._open
+        meta, piece = self.meta, self._open
+        if entry.time_ms > meta.clock_ms:
+            if entry.time_ms // HOUR_MS != meta.clock_ms // HOUR_MS and meta.clock_ms:
+                self._enter_hour(entry.time_ms // HOUR_MS)
+            meta.clock_ms = entry.time_ms
         if entry.clear:
             piece.values.pop(entry.key, None)
             piece.cleared.add(entry.key)
@@ -163,11 +165,12 @@ class Tables(ActRows):
             for name in self.alarms(entry.key):
                 self._set_alarm(entry.key, name, None)
         if entry.puts or entry.deletes:
-            values = piece.values.get(entry.key)
+            values, before = piece.values.get(entry.key), 0
             if values is None:
-                values = piece.values[entry.key] = {}
-            before = len(values)
-            values.update(entry.puts)
+                piece.values[entry.key] = values = {**entry.puts}
+            else:
+                before = len(values)
+                values.update(entry.puts)
             for name in entry.deletes:
                 values[name] = None
             piece.size += len(values) - before
@@ -235,18 +238,14 @@ class Tables(ActRows):
         if self.on_alarm is not None:
             self.on_alarm(key, name, row)
 
-    def _advance_clock(self, time_ms: int) -> None:
-        meta = self.meta
-        hour = time_ms // HOUR_MS
-        if hour != meta.clock_ms // HOUR_MS and meta.clock_ms:
-            # as if it came between the records: the piece removes first, so what it has put below goes here
-            end = self._key_row + max(hour - WINDOW_HOURS, 0).to_bytes(4, "big")
-            piece = self._open
-            piece.removed.append((self._key_row, end))
-            for row in [row for row in piece.keys if row < end]:
-                del piece.keys[row]
-            piece.size += 1
-        meta.clock_ms = time_ms
+    def _enter_hour(self, hour: int) -> None:
+        # as if it came between the records: the piece removes first, so what it has put below goes here
+        end = self._key_row + max(hour - WINDOW_HOURS, 0).to_bytes(4, "big")
+        piece = self._open
+        piece.removed.append((self._key_row, end))
+        for row in [row for row in piece.keys if row < end]:
+            del piece.keys[row]
+        piece.size += 1
 
     def _fold_marks(self, record: EntryRecord | NoOp) -> None:
         done = self.done
