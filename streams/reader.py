@@ -29,6 +29,9 @@ from perdure.schemas.journal import (
 )
 
 NO_EPOCH = -1
+# The parts of a linked record's value; as constants, since one made anew costs as much as the cut.
+_PAYLOAD, _LINK = slice(None, -CHAIN_BYTES), slice(-CHAIN_BYTES, None)
+_BODY = slice(1, None)  # of a payload
 
 
 class Position(NamedTuple):
@@ -70,22 +73,17 @@ class JournalReader:
                 "was the topic trimmed or recreated? Nothing was changed"
             )
         # what millions of records are comes first, without a call to look at the rest
-        if (
-            not offset
-            or not value
-            or value[0] != VERSION
-            or len(value) < CHAIN_BYTES
-            or value[2] <= LAST_UNLINKED
-        ):
-            return self._step_unlinked(offset, value)
-        payload, chain = value[:-CHAIN_BYTES], value[-CHAIN_BYTES:]
         try:
-            record = decode_linked(payload[1:])
+            if not offset or not value or value[0] != VERSION or value[2] <= LAST_UNLINKED:
+                return self._step_unlinked(offset, value)
+            payload = value[_PAYLOAD]
+            record = decode_linked(payload[_BODY])
         except UNREADABLE as error:
             raise LogCorrupt(f"{self.name} at offset {offset}: not a journal record: {error}") from error
         if record.seq != self.seq or record.epoch != self.epoch:
             self._pass_void(offset)
             return None
+        chain = value[_LINK]
         if next_chain(self.chain, payload) != chain:
             raise LogCorrupt(
                 f"{self.name} at offset {offset}: the hash chain is broken: the record, or one before it, was "
