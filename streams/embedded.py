@@ -70,16 +70,16 @@ class EmbeddedLog:
         self._refusal: Unavailable | None = Unavailable(f"the log in {path} is not started")
         self._streams: dict[Topic, list[Stream]] = {}
         self._writers: dict[int, EmbeddedWriter] = {}
-        self._accepted: dict[Stream, None] = {}  # a set that keeps its order: their tails are behind
-        self._requested: dict[EmbeddedWriter, None] = {}  # a set that keeps the order of requests
+        self._accepted: dict[Stream, None] = {}  # sets that keep their order: whose tails are behind,
+        self._requested: dict[EmbeddedWriter, None] = {}  # and who has asked to append
         self._open_batch = Batch(self._hurry)
         self._shared: Batch | None = self._open_batch  # a journal record requested now goes into this one
         self._in_flight: Batch | None = None
         self._urgent = False
+        self._passing = False  # a pass is due, or hands over at the moment
         self._lingered = 0  # how often the timer has rung since the last batch was sealed
         self._timer: asyncio.TimerHandle | None = None
-        self._commits = 0
-        self._commits_seen = 0
+        self._commits = self._commits_seen = 0
         self._unmarked = False
         self._waiting: list[asyncio.Future[None]] = []  # for the end of the commit in flight
         self._to_sync: queue.SimpleQueue[tuple[Batch, Ends] | None] = queue.SimpleQueue()  # one at most
@@ -115,9 +115,8 @@ class EmbeddedLog:
             self._refusal = Unavailable(f"the log in {self.path} is closed")
         if self._timer is not None:
             self._timer.cancel()
-        for stream in (stream for streams in self._streams.values() for stream in streams):
-            for tail in list(stream.tails):
-                tail.close()
+        for tail in [tail for streams in self._streams.values() for each in streams for tail in each.tails]:
+            tail.close()
         self._to_sync.put(None)
         self._thread.join()
         self._streams = {}
@@ -159,9 +158,9 @@ class EmbeddedLog:
         stream.next = offset + 1
         stream.unwritten.append(placed)
         if stream.live:
-            if not self._accepted:
-                self._loop.call_soon(self._seal)
             self._accepted[stream] = None
+            if not self._passing:
+                self._pass_soon()
         return placed
 
     def _request(self, writer: EmbeddedWriter, urgent: bool) -> None:
@@ -181,7 +180,12 @@ class EmbeddedLog:
             return
         self._urgent = True
         if self._in_flight is None:
-            self._loop.call_soon(self._seal)
+            self._pass_soon()
+
+    def _pass_soon(self) -> None:
+        if not self._passing:
+            self._passing = True
+            self._loop.call_soon(self._pass)
 
     def _tick(self) -> None:
         """Commit what nobody waits for; behind the last commit before a silence, a mark."""
@@ -201,11 +205,16 @@ class EmbeddedLog:
         self._commits_seen = self._commits
         self._timer = self._loop.call_later(LINGER_S, self._tick)
 
-    def _seal(self) -> None:
+    def _pass(self) -> None:
         """The tails get what was accepted; if somebody waits for the open batch by then, it is sealed."""
-        hand_over(self._accepted)
-        if not self._urgent or self._refusal is not None or self._in_flight is not None:
-            return
+        try:
+            hand_over(self._accepted)
+        finally:
+            self._passing = False  # not before: whoever hurries while it hands over is served below
+        if self._urgent and self._refusal is None and self._in_flight is None:
+            self._seal()
+
+    def _seal(self) -> None:
         self._urgent, self._lingered = False, 0
         batch = self._open_batch
         try:
@@ -230,12 +239,9 @@ class EmbeddedLog:
             self._stop(operating_error(error, self.path, "write"))
             return
         del batch.write  # its records may be kept by others for long
-        ends = []
         for stream in batch.touched:
-            stream.written = stream.next
-            stream.unwritten = []
-            ends.append((stream, stream.next))
-        self._to_sync.put((batch, ends))
+            stream.written, stream.unwritten = stream.next, []
+        self._to_sync.put((batch, [(stream, stream.next) for stream in batch.touched]))
 
     def _fill(self, batch: Batch) -> None:
         """Put the journal's records behind the commands. What is requested from now on comes later."""
@@ -294,7 +300,7 @@ class EmbeddedLog:
             return
         self._wake()
         if self._urgent:
-            self._loop.call_soon(self._seal)
+            self._pass_soon()
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -316,8 +322,7 @@ class EmbeddedLog:
         last = self._open_batch
         last.waiters += ((last.count + 1, partial(writer.told, -1)) for writer in self._writers.values())
         for batch in (self._in_flight, last):
-            raised = None if batch is None else batch.finish(unknown)
-            if raised is not None:
+            if batch is not None and (raised := batch.finish(unknown)) is not None:
                 self._loop.call_exception_handler({"message": "told of a stopped log", "exception": raised})
         self._in_flight = None
         self._wake()
@@ -379,8 +384,7 @@ class EmbeddedLog:
                 trimmed.set_result(error)
 
         batch.tell(batch.count, told)
-        error = await trimmed
-        if error is not None:
+        if (error := await trimmed) is not None:
             raise error
 
     async def sizes(self) -> dict[Topic, int]:
@@ -389,9 +393,7 @@ class EmbeddedLog:
             topic: sum((s.durable - s.start) * s.mean_bytes(s.start, s.durable) for s in streams)
             for topic, streams in self._streams.items()
         }
-        total = sum(
-            self._database.property_int_value(f"rocksdb.{name}") or 0
-            for name in ("total-sst-files-size", "cur-size-all-mem-tables")
-        )
+        parts = ("total-sst-files-size", "cur-size-all-mem-tables")
+        total = sum(self._database.property_int_value(f"rocksdb.{part}") or 0 for part in parts)
         share = total / (sum(weights.values()) or 1)
         return {topic: int(weight * share) for topic, weight in weights.items()}
