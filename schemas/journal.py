@@ -129,11 +129,8 @@ _hasher = blake2b(digest_size=CHAIN_BYTES).copy  # a copy costs less than making
 _encode = msgspec.msgpack.Encoder().encode
 _unlinked: msgspec.msgpack.Decoder[Header | Claim] = msgspec.msgpack.Decoder(Header | Claim)
 _linked: msgspec.msgpack.Decoder[LinkedRecord] = msgspec.msgpack.Decoder(LinkedRecord)
-UNREADABLE = (
-    msgspec.DecodeError,
-    UnicodeDecodeError,
-    IndexError,
-)  # what decoding raises for bytes that are none of ours
+# what decoding raises for bytes that are none of ours
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, IndexError)
 decode_linked = _linked.decode  # of what lies between the version and the chain
 encode_entry = msgspec.msgpack.Encoder().encode
 

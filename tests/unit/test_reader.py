@@ -210,6 +210,20 @@ def test_every_flipped_bit_of_a_counting_record_breaks_the_chain() -> None:
                 assert counted is None, f"byte {at}, bit {bit}"
 
 
+def test_a_record_cut_short_anywhere_is_none_of_ours() -> None:
+    """However few bytes are left of it, the reader stops, names the place and stays where it was."""
+    journal = Written()
+    a_plain_reign(journal)
+    reader = JournalReader("j")
+    for offset in (0, 1):
+        reader.step(offset, journal.values[offset])
+    before = reader.position
+    for size in range(len(journal.values[2])):
+        with pytest.raises(LogCorrupt, match="j at offset 2"):
+            reader.step(2, journal.values[2][:size])
+        assert reader.position == before
+
+
 def test_an_entry_cannot_be_moved_behind_another_history() -> None:
     """The same bytes after another record: the chain says no."""
     journal, other = Written(), Written()
