@@ -28,9 +28,8 @@ Command = Sequence[str | Path]
 
 READY_TIMEOUT_S = 120.0
 POLL_S = 0.005
-POLL_SHARE = (
-    0.01  # of the time waited so far: asked 200 times a second, who rebuilds would spend 3 % on answering
-)
+# of the time waited so far, at least: asked 200 times a second, who rebuilds would spend 3 % on answering
+POLL_SHARE = 0.01
 STOP_TIMEOUT_S = 15.0
 SYNC_CALL = re.compile(r"\b(?:fdatasync|fsync)\(")
 

@@ -168,7 +168,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
         first = chunk[0].offset
         # what they say is let go at once and made anew for the few that are kept: memory just used is fast
-        if first >= tables.reader.offset:
+        if first >= tables.reader.offset:  # all of a rebuild: spared the question for each record
             counts = [tables.apply(each.offset, each.value) is not None for each in chunk]
         else:
             counts = [_fold(tables, before, each) for each in chunk]

@@ -159,8 +159,7 @@ class EmbeddedLog:
         stream.unwritten.append(placed)
         if stream.live:
             self._accepted[stream] = None
-            if not self._passing:
-                self._pass_soon()
+            self._pass_soon()
         return placed
 
     def _request(self, writer: EmbeddedWriter, urgent: bool) -> None:

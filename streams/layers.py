@@ -52,7 +52,7 @@ class Layers:
         return True
 
     def _rows(self, piece: Piece) -> Iterator[tuple[bytes, bytes | None]]:
-        start = self._value
+        start = self._value  # each row begins as `prefix` says, which would be a call for each object
         for key, values in piece.values.items():
             for name, value in values.items():
                 yield start + f"{key}\0{name}".encode(), value

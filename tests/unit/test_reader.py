@@ -53,6 +53,14 @@ class Owner:
         self.seq = seq + 1
 
 
+def behind_the_claim(journal: Written) -> JournalReader:
+    """A reader that has read the header and the first claim."""
+    reader = JournalReader("j")
+    for offset in (0, 1):
+        reader.step(offset, journal.values[offset])
+    return reader
+
+
 def verdicts(journal: Written, *, exclusive: bool = False) -> str:
     """One letter a record: h(eader), c(laim), e(ntry), n(o-op), or . for void."""
     reader = JournalReader("journal of partition 3", exclusive=exclusive)
@@ -193,9 +201,7 @@ def test_every_flipped_bit_of_a_counting_record_breaks_the_chain() -> None:
     """No byte of an entry can be changed unseen; the error names the place."""
     journal = Written()
     a_plain_reign(journal)
-    reader = JournalReader("j")
-    for offset in (0, 1):
-        reader.step(offset, journal.values[offset])
+    reader = behind_the_claim(journal)
     before, value = reader.position, journal.values[2]
     for at in range(len(value)):
         for bit in range(8):
@@ -214,9 +220,7 @@ def test_a_record_cut_short_anywhere_is_none_of_ours() -> None:
     """However few bytes are left of it, the reader stops, names the place and stays where it was."""
     journal = Written()
     a_plain_reign(journal)
-    reader = JournalReader("j")
-    for offset in (0, 1):
-        reader.step(offset, journal.values[offset])
+    reader = behind_the_claim(journal)
     before = reader.position
     for size in range(len(journal.values[2])):
         with pytest.raises(LogCorrupt, match="j at offset 2"):
