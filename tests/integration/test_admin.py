@@ -165,6 +165,8 @@ def test_a_paused_object_stays_so_over_a_kill_until_it_is_resumed_and_one_is_del
         server.kill()
         assert isinstance(waiting[0].exception(PATIENCE_S), httpx.HTTPError)
     with serve(app, data) as server:
+        # a node is ready before all that lies on its topics has come to it
+        until(lambda: look(server, "objects/Counter/a")["waiting"] == 2)
         told = look(server, "objects/Counter/a")
         assert (told["waiting"], told["paused"]["by"]) == (2, "")
         assert [each["summary"] for each in look(server, "objects/Counter/a/turns")["turns"]] == [
