@@ -49,6 +49,7 @@ from perdure.schemas.seal import Seal
 from perdure.streams import unawaited
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
+from perdure.streams.helping import Helpers
 from perdure.streams.keeper import Keeper
 from perdure.streams.looking import warn_of_the_unserved
 from perdure.streams.makers import Makers
@@ -132,6 +133,8 @@ class Node:
         self.sockets = Sockets(self.gateway, log, seal, node=self.name)
         self._transfers = Transfers(config, data.path / "transfer.tmp", log.partitions)
         self._opened.append(self._transfers.close)
+        self._helpers = Helpers(config, store, data.rebuild_path)
+        self._opened.append(self._helpers.close)
         ports = self._ports(app_uuid, seal, outgoing, page)
         self._exchange = ports.exchange
         bounds = bounds_of(config)
@@ -141,6 +144,7 @@ class Node:
         self.keeper = self._keeper()
         await self.gateway.start(self.owners)
         self._open_doors(outgoing, await self._access())
+        await self._helpers.start(log, [owner.tables for owner in self.owners], ports.progress)
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
             self._task(self.keeper.keep()),
@@ -172,6 +176,7 @@ class Node:
             careful=page.died,
             transfers=self._transfers,
             makers=self._makers(),
+            bring=self._helpers.bring,
         )
 
     def _makers(self) -> Makers | None:
@@ -185,13 +190,8 @@ class Node:
 
     def _keeper(self) -> Keeper:
         keep_s = self.config.keep_commands_s
-        return Keeper(
-            self.store,
-            self.owners,
-            clock_ms=clock_ms,
-            keep_ms=None if keep_s is None else int(keep_s * 1000),
-            failed=self._stop,
-        )
+        keep_ms = None if keep_s is None else int(keep_s * 1000)
+        return Keeper(self.store, self.owners, clock_ms=clock_ms, keep_ms=keep_ms, failed=self._stop)
 
     async def _access(self) -> Access | None:
         """Who may do what; None: everybody may everything. Raises `ConfigError`."""
@@ -259,6 +259,7 @@ class Node:
                 raise self.stopped.result()
             await asyncio.sleep(0.005)  # start-up only: owners come up in a few ms, or replay for seconds
         await self._transfers.close()  # the other apps have their data again
+        await self._helpers.close()
         broken = [owner.error for owner in self.owners if owner.state is not OwnerState.SERVING]
         for error in broken:
             # what the configuration does wrong is told at start, even if some partitions could live with it

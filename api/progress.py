@@ -39,15 +39,15 @@ class ReplayProgress:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for each thing that `bar(what, done, total)` is told of; nothing where nobody watches."""
+def progress_bar() -> Iterator[Callable[[int, int, int], None]]:
+    """A bar on stderr for each partition that `bar(partition, done, total)` is told of; nothing where nobody watches."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as shown:
         tasks = {}
 
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(what, total=total)
-            shown.update(tasks[what], completed=done, total=max(total, done))
+        def tell(partition: int, done: int, total: int) -> None:
+            if partition not in tasks:
+                tasks[partition] = shown.add_task(f"partition {partition}", total=total)
+            shown.update(tasks[partition], completed=done, total=max(total, done))
 
         yield tell

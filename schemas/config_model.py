@@ -215,6 +215,8 @@ class Config(Section):
     quotas: dict[str, Quota] = Field(default_factory=dict)
     """By principal; `*` is for each that is not named."""
     deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
+    rebuild_helpers: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Processes that help to build the state anew; None: one for each further processor, three at most."""
     keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

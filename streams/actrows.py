@@ -36,9 +36,13 @@ class ActRows(MakerRows):
     def __init__(self, store: Store, number: bytes) -> None:
         super().__init__(store, number)
         self._held, self._parked = b"h" + number, b"p" + number
-        self.paused: dict[str, Paused] = {  # all of them: they are few, each was paused by somebody
+        self.paused: dict[str, Paused] = {}  # all of them: they are few, each was paused by somebody
+
+    def load(self) -> None:
+        super().load()
+        self.paused = {
             row[len(self._held) :].decode(): decode_paused(value)
-            for row, value in store.scan(self._held, after(self._held))
+            for row, value in self.store.scan(self._held, after(self._held))
         }
 
     def parked(self, place: Place) -> Parked | None:

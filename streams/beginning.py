@@ -1,7 +1,7 @@
 """How an owner begins: one way, after a start, a take-over, a lost append and a crash alike.
 
-    bounds -> read the journal, folding -> claim -> read up to it -> append the migrations that are missing
-    -> let out again what may not have arrived -> take commands from the watermark on
+    take in what a helper folded -> bounds -> read the journal, folding -> claim -> read up to it
+    -> append the migrations that are missing -> let out again what may not have arrived -> take commands from the watermark on
 
 Laws
 - The epoch is the offset of our claim. Everything before it is read before the first command is taken.
@@ -75,6 +75,7 @@ async def live(owner: Owner) -> None:
 async def begin(owner: Owner) -> None:
     """Claim the partition and come up to it. Raises `OutcomeUnknown`, `LogCorrupt` and its kin."""
     log, tables, partition = owner.log, owner.tables, owner.partition
+    await owner.ports.bring(tables)
     journal = await log.bounds(Topic.JOURNAL, partition)
     commands = await log.bounds(Topic.COMMANDS, partition)
     _check_bounds(owner, journal, commands)

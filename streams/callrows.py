@@ -59,6 +59,10 @@ class CallRows(Layers):
         self._call, self._passed_row = b"c" + number, b"l" + number
         self._passed: dict[int, Passed] = {}  # what the rows say, as far as they were read
 
+    def load(self) -> None:
+        """Read what is kept in memory of the store's rows: at the beginning, and when the store has been given them."""
+        self._passed.clear()
+
     def passed(self, partition: int) -> Passed:
         """How far a calling partition's calls and sends are over here."""
         found = self._passed.get(partition)

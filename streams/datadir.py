@@ -4,6 +4,7 @@
     app.json   app, uuid, format, partitions; written once, when the directory is made
     log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
     state/     the stores; may be deleted, the log rebuilds them
+    *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while nobody has the directory
     poison     which command is running, for the next start if this process dies of it (streams/poison.py)
 
 Laws
@@ -60,6 +61,11 @@ def app_in(path: Path) -> App:
     return _app_of(path, text)
 
 
+def log_in(path: Path) -> Path:
+    """Where the log lies in the data directory `path`."""
+    return path / "log"
+
+
 class DataDir:
     """The data directory in `path`, made if it is not there, locked until `close`.
 
@@ -88,11 +94,15 @@ class DataDir:
 
     @property
     def log_path(self) -> Path:
-        return self.path / "log"
+        return log_in(self.path)
 
     @property
     def state_path(self) -> Path:
         return self.path / "state"
+
+    @property
+    def rebuild_path(self) -> Path:
+        return self.path / "rebuild.tmp"
 
     @property
     def poison_path(self) -> Path:

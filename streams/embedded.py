@@ -28,14 +28,13 @@ from typing import Any
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.streams import failpoints
 from perdure.streams.embedded_batch import Appended, Batch, EmbeddedWriter, RefusedReceipt
-from perdure.streams.embedded_files import MARK_KEY, Trimmed, encode, open_or_create
+from perdure.streams.embedded_files import MARK_KEY, READ_CHUNK, Trimmed, encode, open_or_create
 from perdure.streams.embedded_tail import EmbeddedTail, Stream, hand_over
 from perdure.streams.log import Bounds, LogRecord, Receipt, Record, Topic, WriterSource
 from perdure.streams.wal import Cut, operating_error
 
 LINGER_S = 0.010
 LINGERS = 5
-READ_CHUNK = 1_000
 # Whatever was requested before a batch is sealed must lie in that batch, or `shares_write` would lie.
 # So a source is not cut short: its records are in memory already.
 FILL_BYTES = 2**31

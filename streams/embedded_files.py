@@ -36,6 +36,7 @@ META_KEY = b"\x00meta"  # rows of the log itself begin with a zero byte
 MARK_KEY = b"\x00mark"
 TRIM_PREFIX = b"\x00trim"
 MIB = 1024 * 1024
+READ_CHUNK = 1_000  # records
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, bytes | None, bytes | None, Headers]).decode

@@ -7,8 +7,10 @@ from uuid import uuid4
 
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
-from perdure.streams.datadir import DataDir
+from perdure.streams.datadir import DataDir, log_in
 from perdure.streams.embedded import EmbeddedLog
+from perdure.streams.embedded_reading import EmbeddedReading
+from perdure.streams.folding import Readable
 from perdure.streams.log import Log, Topic
 
 
@@ -38,6 +40,13 @@ async def start_embedded(config: Config, data: DataDir) -> Log:
     await embedded.start()
     data.log_is_there()
     return embedded
+
+
+async def open_reading(config: Config) -> Readable:
+    """The configured log, only to be read, beside whoever has it. Raises as `start_log`."""
+    if config.kafka_brokers:
+        return await start_kafka(config, "reading")
+    return EmbeddedReading(log_in(config.data_dir))
 
 
 async def kafka_partitions(config: Config) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -13,9 +13,11 @@ from perdure.objects.registry import Registry
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
+from perdure.streams.folding import Progress, silent
 from perdure.streams.log import Log
 from perdure.streams.makers import Makers
 from perdure.streams.release import Doors
+from perdure.streams.tables import Tables
 from perdure.streams.tracing import Tracing
 from perdure.streams.transferring import Transfers
 
@@ -61,8 +63,8 @@ class Counts:
     oversized: int = 0
 
 
-def _silent(partition: int, done: int, total: int) -> None:
-    """Nobody looks on."""
+async def _by_itself(tables: Tables) -> None:
+    """Nobody has folded anything for the owner."""
 
 
 def _nobody(partition: int, end: int) -> Mapping[int, int]:
@@ -76,7 +78,8 @@ class Ports:
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
     `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
     how often. `careful`: the process before this one died while a turn's code was running. `makers`: who made which
-    object is counted, by these. `transfers`: where transferred classes come from.
+    object is counted, by these. `transfers`: where transferred classes come from. `bring(tables)` takes in what a helper
+    has folded of a partition that is built anew.
     """
 
     log: Log
@@ -88,7 +91,7 @@ class Ports:
     node: str = "node"
     app: str = "app"
     app_uuid: str = ""
-    progress: Callable[[int, int, int], None] = _silent
+    progress: Progress = silent
     seal: Seal = UNSEALED
     exchange: Exchange = field(default_factory=Exchange)
     migrations: tuple[Step, ...] = ()
@@ -98,3 +101,4 @@ class Ports:
     careful: bool = False
     transfers: Transfers | None = None
     makers: Makers | None = None
+    bring: Callable[[Tables], Awaitable[object]] = _by_itself

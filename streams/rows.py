@@ -14,6 +14,13 @@ HOUR_MS = 3_600_000
 WINDOW_HOURS = 24
 
 
+def ranges_of(partition: int) -> list[tuple[bytes, bytes]]:
+    """Where all rows of a partition lie, a range (start, end) for each kind; kinds that do not exist yet included."""
+    number, after = partition.to_bytes(2, "big"), (partition + 1).to_bytes(2, "big")
+    kinds = (bytes((letter,)) for letter in range(ord("a"), ord("z") + 1))
+    return [(kind + number, kind + after) for kind in kinds]
+
+
 class Meta(msgspec.Struct, array_like=True):
     """The meta row: what the rows beside it are a fold of."""
 

@@ -4,6 +4,7 @@ Laws
 - One `write` is all or nothing after any crash, and writes survive in order: what is found is a prefix of
   them. There is no WAL: the journal is it. Only `flush` makes everything written so far survive.
 - One column family, so that one memtable flush takes whole writes.
+- Files that `export` made are taken in all together or not at all, and what was taken in survives.
 - A scan that RocksDB ended early because of damage raises; it never looks complete.
 """
 
@@ -15,9 +16,11 @@ from typing import Protocol
 
 from rocksdict import (
     DBCompressionType,
+    IngestExternalFileOptions,
     Options,
     Rdict,
     ReadOptions,
+    SstFileWriter,
     WriteBatch,
     WriteOptions,
 )
@@ -57,6 +60,7 @@ class RocksStore:
         options.set_compression_type(DBCompressionType.lz4())
         options.set_atomic_flush(True)
         self._path = path
+        self._options = options
         with self._errors():
             self._db = Rdict(str(path), options)
         self._unlogged = WriteOptions()
@@ -102,6 +106,28 @@ class RocksStore:
     def flush(self) -> None:
         with self._errors():
             self._db.flush(True)
+
+    def export(self, start: bytes, end: bytes, file: Path) -> bool:
+        """Write the rows with start <= key < end to a file that another store can `take_in`; False: there are none."""
+        writer = None
+        for key, value in self.scan(start, end):
+            with self._errors():
+                if writer is None:
+                    writer = SstFileWriter(self._options)
+                    writer.open(str(file))
+                writer[key] = value
+        if writer is None:
+            return False
+        with self._errors():
+            writer.finish()
+        return True
+
+    def take_in(self, files: Iterable[Path]) -> None:
+        """Move files of `export` in here; no row of them may be here, nor any between theirs."""
+        options = IngestExternalFileOptions()
+        options.set_move_files(True)
+        with self._errors():
+            self._db.ingest_external_file([str(file) for file in files], options)
 
     def close(self) -> None:
         with self._errors():

@@ -71,9 +71,10 @@ class Tables(ActRows):
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
         self.on_alarm: Callable[[str, str, AlarmRow | None], None] | None = None  # hears of each row folded
-        self._load()
+        self.load()
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        super().load()
         data = self.store.get(self._meta_row)
         self.meta = meta = decode_meta(data, self.partition) if data else Meta()
         name = f"journal of partition {self.partition}"

@@ -22,6 +22,7 @@ from perdure.schemas.errors import ConfigError, OperatorError
 from perdure.schemas.journal import Claim
 from perdure.schemas.migrations import Step
 from perdure.streams.datadir import app_in
+from perdure.streams.folding import fold
 from perdure.streams.founding import append_one
 from perdure.streams.log import Log, Topic
 from perdure.streams.looking import namespaces_of
@@ -29,7 +30,6 @@ from perdure.streams.opening import kafka_partitions, new_uuid, open_data, start
 from perdure.streams.source import Source
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
-from perdure.streams.verify import fold
 
 
 class _App:

@@ -10,29 +10,24 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from perdure.schemas.config import Config
-from perdure.schemas.errors import LogCorrupt, StoreCorrupt
-from perdure.schemas.journal import EntryRecord
+from perdure.schemas.errors import StoreCorrupt
+from perdure.streams.folding import Folded, Progress, fold, silent
 from perdure.streams.founding import found
+from perdure.streams.helping import Helpers
 from perdure.streams.log import Log, Topic
 from perdure.streams.opening import open_data, start_log
+from perdure.streams.rows import ranges_of
 from perdure.streams.store import RocksStore, Store
 from perdure.streams.tables import Tables
 
-Progress = Callable[[str, int, int], None]  # what, how far, of how much
-TABLES = [bytes((letter,)) for letter in range(ord("a"), ord("z") + 1)]  # a new one is compared, too
-FLUSH_EVERY_RECORDS = 500_000
 
-
-def _silent(what: str, done: int, total: int) -> None:
-    """No progress is shown."""
-
-
-async def verify(config: Config, progress: Progress = _silent) -> dict[str, Any]:
+async def verify(config: Config, progress: Progress = silent) -> dict[str, Any]:
     """Compare the live state with a replay.
 
     Returns counts: partitions, journal_records, entries, rows, and `chain`, each partition's last hash.
@@ -93,9 +88,7 @@ async def _verify_partition(
 def _compare(live: Store, replayed: Store, partition: int, applied: int) -> int:
     """How many rows are the same. Raises `StoreCorrupt` for the first that is not."""
     rows = 0
-    number = partition.to_bytes(2, "big")
-    for table in TABLES:
-        start, end = table + number, table + (partition + 1).to_bytes(2, "big")
+    for start, end in ranges_of(partition):
         left, right = live.scan(start, end), replayed.scan(start, end)
         for mine, other in _together(left, right):
             if mine != other:
@@ -124,60 +117,46 @@ def _shown(row: Row) -> str:
     return "no row" if row is None else f"{row[0][:80]!r} = {row[1][:80]!r}"
 
 
-async def fold(log: Log, tables: Tables, end: int, progress: Progress = _silent) -> tuple[int, int]:
-    """Fold the journal from where `tables` stand up to `end`; (records, entries) read. Raises `LogCorrupt`."""
-    records = entries = 0
-    start = tables.reader.offset
-    unflushed = 0
-    async for chunk in log.read(Topic.JOURNAL, tables.partition, start, end):
-        for each in chunk:
-            if type(tables.apply(each.offset, each.value)) is EntryRecord:
-                entries += 1
-        while tables.write_piece():
-            pass
-        records += len(chunk)
-        unflushed += len(chunk)
-        if unflushed >= FLUSH_EVERY_RECORDS:
-            unflushed = 0
-            tables.store.flush()
-        progress(f"partition {tables.partition}", records, end - start)
-    if tables.reader.offset < end:
-        raise LogCorrupt(
-            f"{tables.reader.name}: it ends at offset {tables.reader.offset}, {end} was expected"
-        )
-    return records, entries
-
-
-async def rebuild(config: Config, progress: Progress = _silent) -> dict[str, Any]:
+async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]:
     """Remove the state files and fold the whole journal anew.
 
     Returns counts: partitions, journal_records, entries, seconds. Raises like `verify`.
     """
-    data = open_data(config)
-    log: Log | None = None
-    try:
+    async with AsyncExitStack() as opened:
+        data = open_data(config)
+        opened.callback(data.close)
         log = await start_log(config, data, "rebuild")
+        opened.push_async_callback(log.close)
         await found(log, config.name, data.app_uuid)
         began = time.perf_counter()
         _remove(data.state_path)
         store = RocksStore(data.state_path)
-        counts: dict[str, Any] = {"partitions": log.partitions, "journal_records": 0, "entries": 0}
-        try:
-            for partition in range(log.partitions):
-                tables = Tables(store, partition, exclusive=log.exclusive)
-                end = (await log.bounds(Topic.JOURNAL, partition)).end
-                records, entries = await fold(log, tables, end, progress)
-                tables.write_all()
-                counts["journal_records"] += records
-                counts["entries"] += entries
-            store.flush()
-        finally:
-            store.close()
-        return {**counts, "seconds": round(time.perf_counter() - began, 3)}
-    finally:
-        if log is not None:
-            await log.close()
-        data.close()
+        opened.callback(store.close)
+        helpers = Helpers(config, store, data.rebuild_path)
+        opened.push_async_callback(helpers.close)
+        tables = [Tables(store, partition, exclusive=log.exclusive) for partition in range(log.partitions)]
+        await helpers.start(log, tables, progress)
+        folded = [
+            await _build(log, each, helpers, progress)
+            for each in sorted(tables, key=lambda each: helpers.have(each.partition))  # ours while they work
+        ]
+        store.flush()
+        records, entries = (sum(each) for each in zip(*folded, strict=True))
+        return {
+            "partitions": log.partitions,
+            "journal_records": records,
+            "entries": entries,
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+
+
+async def _build(log: Log, tables: Tables, helpers: Helpers, progress: Progress) -> Folded:
+    """Bring a partition's rows up to the end of its journal; how much that was."""
+    end = (await log.bounds(Topic.JOURNAL, tables.partition)).end
+    brought = await helpers.bring(tables) or Folded(0, 0)
+    records, entries = await fold(log, tables, end, progress)
+    tables.write_all()
+    return Folded(brought.records + records, brought.entries + entries)
 
 
 def _remove(state: Path) -> None:

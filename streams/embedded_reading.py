@@ -1,0 +1,41 @@
+"""The embedded log of another process, only read: what was durable when it was opened here.
+
+It takes no lock and changes no record. Its owner may go on meanwhile, as RocksDB keeps the files of whoever has them open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from rocksdict import AccessType, Rdict
+
+from perdure.streams.embedded_files import READ_CHUNK, Rows, options
+from perdure.streams.log import LogRecord, Topic
+from perdure.streams.wal import operating_error
+
+
+class EmbeddedReading:
+    """The log in the directory `path`. Raises `LogCorrupt` or `StorageFailed`."""
+
+    exclusive = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._database = Rdict(str(path), options(), access_type=AccessType.read_only())
+        except Exception as error:  # rocksdict raises nothing finer
+            raise operating_error(error, path, "open") from error
+
+    async def read(
+        self, topic: Topic, partition: int, start: int, end: int
+    ) -> AsyncIterator[Sequence[LogRecord]]:
+        """See `Log.read`; what is not there is `LogCorrupt`, as nothing more will come."""
+        rows = Rows(self._database, self._path, topic, partition)
+        while start < end:
+            chunk = rows.scan(start, end, READ_CHUNK)
+            start += len(chunk)
+            yield chunk
+
+    async def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,62 @@
+"""The fold of a journal outside an owner: for checks, copies, and state that is built anew."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from perdure.schemas.errors import LogCorrupt
+from perdure.schemas.journal import EntryRecord
+from perdure.streams.log import LogRecord, Topic
+from perdure.streams.tables import Tables
+
+Progress = Callable[[int, int, int], None]  # partition, how many records, of how many
+FLUSH_EVERY_RECORDS = 500_000
+
+
+class Readable(Protocol):
+    """A log as far as it is only read."""
+
+    @property
+    def exclusive(self) -> bool:
+        """See `Log`."""
+
+    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
+        """See `Log.read`."""
+
+    async def close(self) -> None: ...
+
+
+class Folded(NamedTuple):
+    """How many records of a journal were read, and how many of them were entries that count."""
+
+    records: int
+    entries: int
+
+
+def silent(partition: int, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+async def fold(log: Readable, tables: Tables, end: int, progress: Progress = silent) -> Folded:
+    """Fold the journal from where `tables` stand up to `end`. Raises `LogCorrupt`."""
+    records = entries = 0
+    start = tables.reader.offset
+    unflushed = 0
+    async for chunk in log.read(Topic.JOURNAL, tables.partition, start, end):
+        for each in chunk:
+            if type(tables.apply(each.offset, each.value)) is EntryRecord:
+                entries += 1
+        while tables.write_piece():
+            pass
+        records += len(chunk)
+        unflushed += len(chunk)
+        if unflushed >= FLUSH_EVERY_RECORDS:
+            unflushed = 0
+            tables.store.flush()
+        progress(tables.partition, records, end - start)
+    if tables.reader.offset < end:
+        raise LogCorrupt(
+            f"{tables.reader.name}: it ends at offset {tables.reader.offset}, {end} was expected"
+        )
+    return Folded(records, entries)
