@@ -30,7 +30,7 @@ from perdure.streams.tables import Tables
 WORTH_RECORDS = 200_000  # a second of one processor; to start a helper takes a third of one
 MOST_HELPERS = 3  # unless the configuration says so: each takes 100 to 200 MB while it works
 
-_PROGRAM = (
+PROGRAM = (
     sys.executable,
     "-P",
     "-m",
@@ -97,7 +97,7 @@ class Helpers:
         job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(folder), ends)
         try:
             process = await asyncio.create_subprocess_exec(
-                *_PROGRAM, stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES
+                *PROGRAM, stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES
             )
         except OSError as error:
             _logger.warning("no helper for the rebuild can be started (%s); it goes on without", error)
