@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import httpx
@@ -27,7 +28,9 @@ from perdure.api.loading import load_app, load_config
 from perdure.api.node import Node
 from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
-from perdure.streams.verify import verify
+from perdure.streams import helping
+from perdure.streams.store import RocksStore
+from perdure.streams.verify import rebuild, verify
 
 APP = Path(__file__).with_name("app.py")
 SOAK = os.environ.get("PERDURE_SOAK") == "1"
@@ -69,6 +72,16 @@ class Deployment:
         findings = asyncio.run(verify(self.config))
         assert findings["differences"] == 0
         return findings
+
+    def build_anew(self, helpers: int) -> tuple[dict[str, Any], dict[bytes, bytes]]:
+        """What `perdure state rebuild` does with so many helpers: what it says but for the time, and all rows then."""
+        config = self.config.model_copy(update={"rebuild_helpers": helpers})
+        with patch.object(helping, "WORTH_RECORDS", 1):
+            said = asyncio.run(rebuild(config))
+        store = RocksStore(self.data / "state")
+        rows = dict(store.scan(b"", b"\xff"))
+        store.close()
+        return {**said, "seconds": 0}, rows
 
     def history(self) -> History:
         """What the log of the stopped app holds."""

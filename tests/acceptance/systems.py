@@ -156,6 +156,8 @@ class Systems:
             assert code == 0, server.stderr()
         origin.close()
         await asyncio.to_thread(self.deployment.verify)
+        alone, helped = [await asyncio.to_thread(self.deployment.build_anew, helpers) for helpers in (0, 2)]
+        assert alone == helped
         return failed
 
     async def _kill(self, pid: int) -> None:
