@@ -28,7 +28,7 @@ from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 
 WORTH_RECORDS = 200_000  # a second of one processor; to start a helper takes a third of one
-MOST_HELPERS = 3  # unless the configuration says so: each takes 100 to 200 MB while it works
+MOST_HELPERS = 3  # unless the configuration says so: each takes some 100 MB while it works
 
 PROGRAM = (
     sys.executable,

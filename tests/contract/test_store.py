@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from perdure.schemas.errors import StorageFailed
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.store import RocksStore, Store
 
@@ -100,3 +101,34 @@ def test_a_crash_of_the_twin_keeps_a_prefix_of_whole_writes(keep: int) -> None:
         [(b"c", b"2")],
     ]
     assert list(store.scan(b"", b"z")) == expected[keep]
+
+
+def test_an_exported_file_is_taken_in_by_another_store(tmp_path: Path) -> None:
+    """The rows of the ranges, no others; the files are moved; a range without rows makes no file."""
+    source, target = RocksStore(tmp_path / "source"), RocksStore(tmp_path / "target")
+    source.write((), [(name, name) for name in (b"a1", b"a2", b"a3", b"b1", b"c1")])
+    source.write((), [(b"a2", None)])
+    target.write((), [(b"a9", b"kept"), (b"b9", b"kept")])
+    files = [tmp_path / "a", tmp_path / "b"]
+    assert [source.export(b"a", b"a9", files[0]), source.export(b"b", b"b2", files[1])] == [True, True]
+    assert not source.export(b"d", b"e", tmp_path / "none")
+    source.close()
+    target.take_in(files)
+    target.write((), [(b"a3", b"changed")])
+    expected = [(b"a1", b"a1"), (b"a3", b"changed"), (b"a9", b"kept"), (b"b1", b"b1"), (b"b9", b"kept")]
+    assert list(target.scan(b"", b"z")) == expected
+    assert not any(file.exists() for file in (*files, tmp_path / "none"))
+    target.close()
+
+
+def test_of_files_that_are_taken_in_one_may_not_be_missing(tmp_path: Path) -> None:
+    """Then none is: not the half of what belongs together."""
+    store = RocksStore(tmp_path / "state")
+    store.write((), [(b"a", b"a")])
+    assert store.export(b"a", b"b", tmp_path / "a")
+    other = RocksStore(tmp_path / "other")
+    with pytest.raises(StorageFailed, match="cannot be read or written"):
+        other.take_in([tmp_path / "a", tmp_path / "missing"])
+    assert list(other.scan(b"", b"z")) == []
+    other.close()
+    store.close()
