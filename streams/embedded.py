@@ -238,7 +238,7 @@ class EmbeddedLog:
             return
         del batch.write  # its records may be kept by others for long
         for stream in batch.touched:
-            stream.written, stream.unwritten = stream.next, []
+            stream.wrote()
         self._to_sync.put((batch, [(stream, stream.next) for stream in batch.touched]))
 
     def _fill(self, batch: Batch) -> None:
@@ -331,7 +331,8 @@ class EmbeddedLog:
     def tail(
         self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]
     ) -> EmbeddedTail:
-        return EmbeddedTail(self._streams[topic][partition], start, deliver, self._loop, self._stop)
+        stream = self._streams[topic][partition]
+        return EmbeddedTail(stream, start, deliver, self._loop, self._stop, self._hurry)
 
     async def read(
         self, topic: Topic, partition: int, start: int, end: int

@@ -6,6 +6,8 @@ Laws
   from within `deliver` comes after that call has returned.
 - A tail that is behind or paused holds no records: it reads them again from the database, a chunk per
   pass of the event loop, and from the open batch at the end.
+- Nor does the open batch hold what its live tails have: memory that is free again at once is near when the next
+  request needs some. A tail that comes too late for it has the batch written, and reads it from the database.
 """
 
 from __future__ import annotations
@@ -27,17 +29,44 @@ CHUNK = 256  # about 1 ms of the event loop
 class Stream(Rows):
     """One (topic, partition)."""
 
-    __slots__ = ("durable", "last_time_ms", "live", "next", "start", "tails", "unwritten", "written")
+    __slots__ = (
+        "durable",
+        "held",
+        "last_time_ms",
+        "late",
+        "live",
+        "next",
+        "start",
+        "tails",
+        "unwritten",
+        "written",
+    )
 
     def __init__(self, database: Rdict, path: Path, topic: Topic, partition: int) -> None:
         super().__init__(database, path, topic, partition)
         known = self.recover()
         self.start = known.start
-        self.durable = self.written = self.next = known.next
+        self.durable = self.written = self.held = self.next = known.next
         self.last_time_ms = known.last_time_ms
-        self.unwritten: list[LogRecord] = []  # in the open batch: from offset `written` up to `next`
+        self.unwritten: list[LogRecord] = []  # in the open batch: from offset `held` up to `next`
         self.live: tuple[EmbeddedTail, ...] = ()  # the tails that have all there is
+        self.late: list[EmbeddedTail] = []  # those that wait for what lies between `written` and `held`
         self.tails: set[EmbeddedTail] = set()
+
+    def wrote(self) -> None:
+        """The open batch is in the database."""
+        self.written = self.held = self.next
+        self.unwritten = []
+        late, self.late = self.late, []
+        for tail in late:
+            tail.pump_soon()
+
+    def hand_over(self) -> None:
+        """Give the live tails what they have not seen yet, and let go of what all of them have."""
+        for tail in self.live:
+            tail.take()
+        if self.live and all(tail.next == self.next for tail in self.live):
+            self.unwritten, self.held = [], self.next
 
 
 class State(Enum):
@@ -51,9 +80,9 @@ _LIVE = State.LIVE  # found once: an enum's members are looked up slowly
 
 
 class EmbeddedTail:
-    """See `perdure.streams.log.Tail`. `stopped` is told of a stream that cannot be read on."""
+    """See `perdure.streams.log.Tail`. `stopped` is told of a stream that cannot be read on; `hurry` has the open batch written."""
 
-    __slots__ = ("_busy", "_deliver", "_loop", "_next", "_pumping", "_state", "_stopped", "_stream")
+    __slots__ = ("_busy", "_deliver", "_hurry", "_loop", "_pumping", "_state", "_stopped", "_stream", "next")
 
     def __init__(
         self,
@@ -62,12 +91,14 @@ class EmbeddedTail:
         deliver: Callable[[LogRecord], None],
         loop: asyncio.AbstractEventLoop,
         stopped: Callable[[BaseException], None],
+        hurry: Callable[[], None],
     ) -> None:
         self._stream = stream
-        self._next = start
+        self.next = start
         self._deliver = deliver
         self._loop = loop
         self._stopped = stopped
+        self._hurry = hurry
         self._busy = False
         self._pumping = False
         self._state = State.PAUSED
@@ -81,11 +112,11 @@ class EmbeddedTail:
     def resume(self) -> None:
         if self._state is not State.PAUSED:
             return
-        if self._next == self._stream.next:
+        if self.next == self._stream.next:
             self._join()
         else:
             self._state = State.BEHIND
-            self._pump_soon()
+            self.pump_soon()
 
     def close(self) -> None:
         self._leave(State.CLOSED)
@@ -102,7 +133,7 @@ class EmbeddedTail:
         state, deliver = self._state, self._deliver
         try:
             for record in records:
-                self._next += 1
+                self.next += 1
                 deliver(record)
                 if self._state is not state:
                     break
@@ -113,8 +144,8 @@ class EmbeddedTail:
 
     def _hand_unwritten(self) -> None:
         stream = self._stream
-        assert self._state is not _LIVE or self._next >= stream.written, "a live tail has all that is written"
-        while self._state is _LIVE and (more := stream.unwritten[self._next - stream.written :]):
+        assert self._state is not _LIVE or self.next >= stream.held, "a live tail has all that was let go"
+        while self._state is _LIVE and (more := stream.unwritten[self.next - stream.held :]):
             self._hand(more)  # and then what was appended meanwhile
 
     def _join(self) -> None:
@@ -126,7 +157,8 @@ class EmbeddedTail:
             self._stream.live = tuple(tail for tail in self._stream.live if tail is not self)
         self._state = state
 
-    def _pump_soon(self) -> None:
+    def pump_soon(self) -> None:
+        """Read on, if it is behind."""
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -137,10 +169,10 @@ class EmbeddedTail:
         if self._state is not State.BEHIND:
             return
         try:
-            if not stream.start <= self._next <= stream.next:
+            if not stream.start <= self.next <= stream.next:
                 kept = f"the log has {stream.start} up to {stream.next}"
-                raise stream.missing(self._next, f"it was removed or never existed ({kept})")
-            chunk = stream.scan(self._next, stream.written, CHUNK) if self._next < stream.written else []
+                raise stream.missing(self.next, f"it was removed or never existed ({kept})")
+            chunk = stream.scan(self.next, stream.written, CHUNK) if self.next < stream.written else []
         except OperatorError as error:
             self.close()
             self._stopped(error)
@@ -148,8 +180,11 @@ class EmbeddedTail:
         self._hand(chunk)
         if self._state is not State.BEHIND:
             return
-        if self._next < stream.written:
-            self._pump_soon()
+        if self.next < stream.written:
+            self.pump_soon()
+        elif self.next < stream.held:
+            stream.late.append(self)
+            self._hurry()
         else:
             self._join()
             self._hand_unwritten()
@@ -159,5 +194,4 @@ def hand_over(accepted: dict[Stream, None]) -> None:
     """Give the tails of these streams what they have not seen yet, what is appended meanwhile too; empties it."""
     while accepted:
         stream, _ = accepted.popitem()
-        for tail in stream.live:
-            tail.take()
+        stream.hand_over()

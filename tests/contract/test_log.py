@@ -145,6 +145,27 @@ def test_a_tail_may_be_paused_from_within(maker: LogMaker, tmp_path: Path) -> No
     asyncio.run(story())
 
 
+def test_a_tail_that_comes_late_misses_nothing(maker: LogMaker, tmp_path: Path) -> None:
+    """One that is opened, or goes on, behind what another was given while nobody waits for it to be durable."""
+
+    async def story() -> None:
+        async with running(maker, tmp_path) as log:
+            first, second, late = Inbox(), Inbox(), Inbox()
+            log.tail(Topic.COMMANDS, 0, 0, first)
+            paused = log.tail(Topic.COMMANDS, 0, 0, second)
+            paused.pause()
+            for n in range(5):
+                log.append(Topic.COMMANDS, 0, Record(b"key", b"%d" % n))
+            await first.has(5)
+            paused.resume()
+            log.tail(Topic.COMMANDS, 0, 2, late)
+            log.append(Topic.COMMANDS, 0, Record(b"key", b"5"))
+            assert await second.has(6) == await first.has(6) == [b"%d" % n for n in range(6)]
+            assert await late.has(4) == [b"%d" % n for n in range(2, 6)]
+
+    asyncio.run(story())
+
+
 def test_a_closed_tail_is_silent(maker: LogMaker, tmp_path: Path) -> None:
     """After `close` nothing is delivered, while another tail of the stream goes on."""
 
