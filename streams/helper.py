@@ -75,7 +75,6 @@ Told = Far | Whole | Failed
 
 async def work(job: Job, tell: Callable[[Told], None]) -> None:
     """Do the job, telling of it. Raises as `open_reading` and `fold` do."""
-
     folder = Path(job.folder)
     log = await open_reading(job.config)
     store = RocksStore(folder / "store")

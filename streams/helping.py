@@ -24,19 +24,14 @@ from perdure.schemas.config import Config
 from perdure.streams.folding import Folded, Progress
 from perdure.streams.helper import Failed, Far, Job, Told, Whole
 from perdure.streams.log import Log, Topic
+from perdure.streams.opening import new_uuid
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 
 WORTH_RECORDS = 200_000  # a second of one processor; to start a helper takes a third of one
 MOST_HELPERS = 3  # unless the configuration says so: each takes some 100 MB while it works
-
-PROGRAM = (
-    sys.executable,
-    "-P",
-    "-m",
-    "perdure.streams.helper",
-)  # -P: what lies in the current directory is the user's
-
+# -P: what lies in the current directory is the user's
+PROGRAM = (sys.executable, "-P", "-m", "perdure.streams.helper")
 _LINE_BYTES = 1 << 20  # each names some 20 files
 
 _logger = logging.getLogger("perdure")
@@ -82,8 +77,8 @@ class Helpers:
         if sum(ends.values()) < WORTH_RECORDS:
             return
         _, *given = shares(ends, number + 1)  # the smallest is for this process, which has the more to do
-        for at, share in enumerate(share for share in given if share):
-            await self._ask(self._folder / str(at), {each: ends[each] for each in share}, progress)
+        for share in filter(None, given):
+            await self._ask({each: ends[each] for each in share}, progress)
 
     def _number(self) -> int:
         asked = self._config.rebuild_helpers
@@ -92,8 +87,9 @@ class Helpers:
         processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         return min(processors - 1, MOST_HELPERS)
 
-    async def _ask(self, folder: Path, ends: dict[int, int], progress: Progress) -> None:
+    async def _ask(self, ends: dict[int, int], progress: Progress) -> None:
         config = self._config
+        folder = self._folder / new_uuid()  # nobody else's, not even of a helper that dies slowly
         job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(folder), ends)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -111,16 +107,20 @@ class Helpers:
 
     async def _listen(self, process: Process, ends: Mapping[int, int], progress: Progress) -> None:
         """Hear what a helper tells until it ends, for whatever reason."""
-        reason = ""
         assert process.stdout is not None
-        async for line in process.stdout:
-            match _decode(line):
-                case Far(partition, records, total):
-                    progress(partition, records, total)
-                case Whole() as whole:
-                    self._answer(whole.partition, whole)
-                case Failed(reason):
-                    pass
+        reason = ""
+        try:
+            async for line in process.stdout:
+                match _decode(line):
+                    case Far(partition, records, total):
+                        progress(partition, records, total)
+                    case Whole() as whole:
+                        self._answer(whole.partition, whole)
+                    case Failed(reason):
+                        pass
+        except (ValueError, msgspec.MsgspecError) as error:  # a line that is too long, or none of those
+            reason = f"it says what nobody understands: {error}"
+            process.kill()
         code = await process.wait()
         missing = [partition for partition in ends if not self._awaited[partition].done()]
         if missing:

@@ -22,6 +22,8 @@ from aiokafka.errors import KafkaError, NodeNotReadyError
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.structs import TopicPartition
 
+from perdure.streams.kafka_wire import Produce
+
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024  # `max.message.bytes` of the topics: one batch, headers and all
 REQUEST_TIMEOUT_MS = 4000  # a hung broker stalls for this long; aiokafka's default is 40 s
 RETRY_BACKOFF_MS = 50
@@ -124,6 +126,7 @@ class Link:
                 raise NodeNotReadyError(f"node {node} is not connected")
             for topic, partitions in request._topics:
                 self._touched.update(TopicPartition(topic, partition) for partition, _ in partitions)
+            request = Produce.of(request)
         return await self._send_request(node, request, group=group)
 
     def touched(self, place: TopicPartition) -> bool:

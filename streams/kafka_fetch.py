@@ -20,13 +20,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.errors import CorruptRecordException, KafkaError, for_code
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from perdure.schemas.errors import ConfigError, LogCorrupt, LogUnreachable
 from perdure.streams.kafka_clients import Endpoint, close_client, named
+from perdure.streams.kafka_wire import Fetch
 from perdure.streams.log import LogRecord
 
 READ_COMMITTED = 1
@@ -58,7 +58,7 @@ def request(wanted: Iterable[tuple[TopicPartition, int]], max_bytes: int, wait_m
     topics: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for place, offset in wanted:
         topics[place.topic].append((place.partition, offset, max_bytes))
-    return FetchRequest(wait_ms, 1, FETCH_BYTES, READ_COMMITTED, list(topics.items()))
+    return Fetch(wait_ms, 1, FETCH_BYTES, READ_COMMITTED, list(topics.items()))
 
 
 def answers(response: Any) -> list[Fetched]:

@@ -134,6 +134,23 @@ def test_of_a_killed_helper_what_is_whole_counts_and_the_rest_is_folded_anew(
 
 
 @pytest.mark.parametrize("log", ["embedded"])
+def test_a_helper_that_nobody_understands_is_ended(
+    past: tuple[Deployment, Witness],
+    brought: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever else stands behind that name: nobody waits for it, and the owners fold everything."""
+    deployment, witness = past
+    _use("import sys; print('hello', flush=True); sys.stdin.readlines()", monkeypatch)
+    deployment.audit(witness)
+    assert brought == []
+    told = [each.getMessage() for each in caplog.records if "a helper of the rebuild" in each.getMessage()]
+    assert len(told) == 2
+    assert all("it says what nobody understands" in each for each in told)
+
+
+@pytest.mark.parametrize("log", ["embedded"])
 def test_without_any_helper_the_rebuild_goes_on(
     past: tuple[Deployment, Witness],
     brought: list[int],
