@@ -18,8 +18,6 @@ The open batch has no bound of its own: it holds what the doors let in during on
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.streams import failpoints
 from perdure.streams.embedded_batch import Appended, Batch, EmbeddedWriter, RefusedReceipt
 from perdure.streams.embedded_files import MARK_KEY, READ_CHUNK, Trimmed, encode, open_or_create
+from perdure.streams.embedded_sync import Ends, Sync
 from perdure.streams.embedded_tail import EmbeddedTail, Stream, hand_over
 from perdure.streams.log import Bounds, LogRecord, Receipt, Record, Topic, WriterSource
 from perdure.streams.wal import Cut, operating_error
@@ -38,8 +37,6 @@ LINGERS = 5
 # Whatever was requested before a batch is sealed must lie in that batch, or `shares_write` would lie.
 # So a source is not cut short: its records are in memory already.
 FILL_BYTES = 2**31
-
-Ends = list[tuple[Stream, int]]  # how far a commit made which streams durable
 
 
 def _nobody_listens(error: BaseException) -> None:
@@ -81,7 +78,6 @@ class EmbeddedLog:
         self._commits = self._commits_seen = 0
         self._unmarked = False
         self._waiting: list[asyncio.Future[None]] = []  # for the end of the commit in flight
-        self._to_sync: queue.SimpleQueue[tuple[Batch, Ends] | None] = queue.SimpleQueue()  # one at most
 
     # --- opening and closing
 
@@ -99,9 +95,7 @@ class EmbeddedLog:
             self._database.close()
             raise
         self._refusal = None
-        # A daemon: a process that dies without `close` must not hang on it.
-        self._thread = threading.Thread(target=self._sync, name="log-sync", daemon=True)
-        self._thread.start()
+        self._sync = Sync(self._database, self._loop, self._synced)
 
     async def close(self) -> None:
         """Commit what was accepted, then close. Later appends are `Unavailable`. Raises `StorageFailed`."""
@@ -116,8 +110,7 @@ class EmbeddedLog:
             self._timer.cancel()
         for tail in [tail for streams in self._streams.values() for each in streams for tail in each.tails]:
             tail.close()
-        self._to_sync.put(None)
-        self._thread.join()
+        self._sync.close()
         self._streams = {}
         try:
             self._database.close()
@@ -239,7 +232,7 @@ class EmbeddedLog:
         del batch.write  # its records may be kept by others for long
         for stream in batch.touched:
             stream.wrote()
-        self._to_sync.put((batch, [(stream, stream.next) for stream in batch.touched]))
+        self._sync.sync(batch, [(stream, stream.next) for stream in batch.touched])
 
     def _fill(self, batch: Batch) -> None:
         """Put the journal's records behind the commands. What is requested from now on comes later."""
@@ -269,17 +262,6 @@ class EmbeddedLog:
             offset += 1
         batch.count += len(records)
         stream.next = offset
-
-    def _sync(self) -> None:
-        """The sync thread: fsync frees the GIL, so the event loop fills the next batch meanwhile."""
-        while (commit := self._to_sync.get()) is not None:
-            error: BaseException | None = None
-            try:
-                self._database.flush_wal(True)
-                failpoints.hit("log.after_sync")
-            except BaseException as raised:  # noqa: BLE001 - told to the event loop, which stops the log
-                error = raised
-            self._loop.call_soon_threadsafe(self._synced, *commit, error)
 
     def _synced(self, batch: Batch, ends: Ends, error: BaseException | None) -> None:
         if self._refusal is not None:

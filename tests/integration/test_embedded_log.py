@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from perdure.schemas.errors import (
     StorageFailed,
     Unavailable,
 )
-from perdure.streams import failpoints
+from perdure.streams import embedded_sync, failpoints
 from perdure.streams.embedded import EmbeddedLog
 from perdure.streams.embedded_files import META_KEY, TOPIC_BYTE
 from perdure.streams.log import Bounds, LogRecord, Record, Topic
@@ -236,6 +237,52 @@ def test_only_what_is_synced_can_be_read(tmp_path: Path) -> None:
         async for chunk in log.read(Topic.COMMANDS, 0, 0, 1):
             assert [r.value for r in chunk] == [b"v"]
         assert told == [None]
+
+    run(story, tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("quick_s", "records", "on_the_loop"), [(inf, 2, True), (inf, 3, False), (0.0, 2, False)]
+)
+def test_only_a_small_commit_on_a_quick_disk_is_synced_on_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float, records: int, on_the_loop: bool
+) -> None:
+    """All others leave the event loop free to fill the next batch."""
+    monkeypatch.setattr(embedded_sync, "QUICK_S", quick_s)
+
+    async def story(log: EmbeddedLog) -> None:
+        threads: list[bool] = []
+
+        def note(name: str) -> None:
+            if name == "log.after_sync":
+                threads.append(threading.current_thread() is threading.main_thread())
+
+        failpoints.on_hit(note)
+        await add(log, Topic.COMMANDS, 0, Record(b"key", b"first"))
+        await add(log, Topic.COMMANDS, 0, *numbered(*range(records)))
+        assert threads == [False, on_the_loop]  # nothing is known of the disk before the first
+        assert await log.bounds(Topic.COMMANDS, 0) == Bounds(0, records + 1)
+
+    run(story, tmp_path / "log")
+
+
+@pytest.mark.parametrize("quick_s", [0.0, inf])
+def test_an_fsync_that_fails_stops_the_log_on_either_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float
+) -> None:
+    """Its outcome is unknown, nothing comes after it, and whoever runs the log is told."""
+    monkeypatch.setattr(embedded_sync, "QUICK_S", quick_s)
+
+    async def story(log: EmbeddedLog) -> None:
+        stopped: list[BaseException] = []
+        log.on_stopped = stopped.append
+        await add(log, Topic.COMMANDS, 0, Record(b"key", b"first"))
+        Passes({"log.after_sync": OSError("on purpose")})
+        assert isinstance(await outcome(log.append(Topic.COMMANDS, 0, Record(b"key", b"v"))), OutcomeUnknown)
+        assert isinstance(await outcome(log.append(Topic.COMMANDS, 0, Record(b"key", b"w"))), Unavailable)
+        (error,) = stopped
+        assert isinstance(error, StorageFailed)
+        assert "on purpose" in str(error)
 
     run(story, tmp_path / "log")
 
