@@ -221,6 +221,7 @@ class EmbeddedLog:
         self._in_flight = batch
         self._open_batch = self._shared = Batch(self._hurry)
         batch.hurry = None
+        small = batch.small
         try:
             failpoints.hit("log.before_write")
             # Into the WAL file and the memtable: quick, but it holds the GIL, so not in the thread.
@@ -232,7 +233,7 @@ class EmbeddedLog:
         del batch.write  # its records may be kept by others for long
         for stream in batch.touched:
             stream.wrote()
-        self._sync.sync(batch, [(stream, stream.next) for stream in batch.touched])
+        self._sync.sync(batch, [(stream, stream.next) for stream in batch.touched], small=small)
 
     def _fill(self, batch: Batch) -> None:
         """Put the journal's records behind the commands. What is requested from now on comes later."""

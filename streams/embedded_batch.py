@@ -17,6 +17,7 @@ from perdure.streams.log import LogRecord, WriterSource
 
 Outcome = Callable[[BaseException | None], None]
 _place_of = itemgetter(0)
+SMALL_RECORDS, SMALL_BYTES = 2, 64 * 1024
 
 
 class Batch:
@@ -32,6 +33,11 @@ class Batch:
         self.hurry: Callable[[], None] | None = hurry  # None once it is sealed
         self.over = False
         self.error: BaseException | None = None
+
+    @property
+    def small(self) -> bool:
+        """Is it about one command and its entry, and not a large one? Ask before it is written."""
+        return self.count <= SMALL_RECORDS and self.write.size_in_bytes() <= SMALL_BYTES
 
     def tell(self, place: int, then: Outcome) -> None:
         """Call `then` when the outcome is known, and see to it that this is soon."""

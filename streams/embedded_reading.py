@@ -1,6 +1,7 @@
 """The embedded log of another process, only read: what was durable when it was opened here.
 
-It takes no lock and changes no record. Its owner may go on meanwhile, as RocksDB keeps the files of whoever has them open.
+It takes no lock and changes no record (rocksdict writes its own little file anew, with what stands in it). Its owner may go
+on meanwhile: RocksDB keeps the files of whoever has them open, and who comes while one goes cannot open it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from pathlib import Path
 
 from rocksdict import AccessType, Rdict
 
+from perdure.schemas.errors import StorageFailed
 from perdure.streams.embedded_files import READ_CHUNK, Rows, options
 from perdure.streams.log import LogRecord, Topic
-from perdure.streams.wal import operating_error
 
 
 class EmbeddedReading:
-    """The log in the directory `path`. Raises `LogCorrupt` or `StorageFailed`."""
+    """The log in the directory `path`. Raises `StorageFailed`."""
 
     exclusive = True
 
@@ -25,7 +26,7 @@ class EmbeddedReading:
         try:
             self._database = Rdict(str(path), options(), access_type=AccessType.read_only())
         except Exception as error:  # rocksdict raises nothing finer
-            raise operating_error(error, path, "open") from error
+            raise StorageFailed(f"cannot read the log in {path} beside its owner: {error}") from error
 
     async def read(
         self, topic: Topic, partition: int, start: int, end: int

@@ -2,15 +2,17 @@
 
 Laws
 - What became of each is told once, on the event loop, in order.
-- An fsync in the thread frees the event loop to fill the next batch. One on the loop keeps it waiting; but it spares two
-  changes of thread, which take half as long as a quick disk. So only a lone command with its entry is synced there, behind
-  which no other stands yet, and only while the disk is quick.
+- An fsync in the thread frees the event loop to fill the next batch. One on the loop keeps it waiting, but spares two
+  changes of thread. So only a small commit, such as a lone command with its entry, is synced there, and only while the
+  disk is quick.
+- No signal interrupts an fsync: RocksDB takes one that was interrupted for one that failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from math import inf
@@ -22,9 +24,12 @@ from perdure.streams import failpoints
 from perdure.streams.embedded_batch import Batch
 from perdure.streams.embedded_tail import Stream
 
-SMALL_RECORDS = 2  # a command and its entry
 QUICK_S = 0.0005
 _SMOOTHED = 8  # over about so many fsyncs
+# those that a process may have handlers for, SIGALRM first of all: the watchdog's
+_SIGNALS = {
+    getattr(signal, f"SIG{name}") for name in ("ALRM", "CHLD", "HUP", "INT", "TERM", "USR1", "USR2", "WINCH")
+}
 
 Ends = list[tuple[Stream, int]]  # how far a commit made which streams durable
 Synced = Callable[[Batch, Ends, BaseException | None], None]
@@ -43,12 +48,15 @@ class Sync:
         self._thread = threading.Thread(target=self._run, name="log-sync", daemon=True)
         self._thread.start()
 
-    def sync(self, batch: Batch, ends: Ends) -> None:
+    def sync(self, batch: Batch, ends: Ends, *, small: bool) -> None:
         """Make a batch that is written durable; the one before it is."""
-        if batch.count <= SMALL_RECORDS and self._mean_s < QUICK_S:
-            self._synced(batch, ends, self._fsync())
-        else:
+        if not small or self._mean_s >= QUICK_S:
             self._waiting.put((batch, ends))
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        error = self._fsync()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._synced(batch, ends, error)
 
     def close(self) -> None:
         """Wait for the end of what is under way; it is not told any more if the loop does not run."""
@@ -56,6 +64,7 @@ class Sync:
         self._thread.join()
 
     def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         while (commit := self._waiting.get()) is not None:
             self._loop.call_soon_threadsafe(self._synced, *commit, self._fsync())
 

@@ -1,7 +1,7 @@
 """One stream of the embedded log as it stands in memory, and its tails.
 
 Laws
-- start <= durable <= written <= next: kept, fsynced, in the database, promised.
+- start <= durable <= written <= held <= next: kept, fsynced, in the database, let go of, promised.
 - A tail hands over each record from its start once, in order, one call at a time: a record appended
   from within `deliver` comes after that call has returned.
 - A tail that is behind or paused holds no records: it reads them again from the database, a chunk per
@@ -48,7 +48,7 @@ class Stream(Rows):
         self.start = known.start
         self.durable = self.written = self.held = self.next = known.next
         self.last_time_ms = known.last_time_ms
-        self.unwritten: list[LogRecord] = []  # in the open batch: from offset `held` up to `next`
+        self.unwritten: list[LogRecord] = []  # in the open batch: from offset `held` on
         self.live: tuple[EmbeddedTail, ...] = ()  # the tails that have all there is
         self.late: list[EmbeddedTail] = []  # those that wait for what lies between `written` and `held`
         self.tails: set[EmbeddedTail] = set()

@@ -3,7 +3,7 @@
     python -m perdure.streams.helper     its job comes on stdin, one line of JSON; what it tells goes to stdout
 
 Laws
-- It reads the log and writes nowhere but in its own folder.
+- It only reads the log. What it makes is in its own folder.
 - A partition is told as whole when its files are. Whatever goes wrong ends the helper: who gave the job folds what is
   missing itself, and so finds what is wrong again.
 - It ends with whoever started it: when its stdin does, whatever it is doing.
@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -76,17 +77,16 @@ Told = Far | Whole | Failed
 async def work(job: Job, tell: Callable[[Told], None]) -> None:
     """Do the job, telling of it. Raises as `open_reading` and `fold` do."""
     folder = Path(job.folder)
-    log = await open_reading(job.config)
-    store = RocksStore(folder / "store")
-    try:
+    async with AsyncExitStack() as opened:
+        log = await open_reading(job.config)
+        opened.push_async_callback(log.close)
+        store = RocksStore(folder / "store")
+        opened.callback(store.close)
         for partition, end in job.ends.items():
             tables = Tables(store, partition, exclusive=log.exclusive)
             folded = await fold(log, tables, end, lambda *far: tell(Far(*far)))
             tables.write_all()
             tell(Whole(partition, *folded, _export(store, partition, folder)))
-    finally:
-        store.close()
-        await log.close()
 
 
 def _export(store: RocksStore, partition: int, folder: Path) -> list[str]:
@@ -99,7 +99,8 @@ def _export(store: RocksStore, partition: int, folder: Path) -> list[str]:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not by `sys.stdin`, whose lock would keep the process from its own end
+        pass
     os._exit(1)
 
 

@@ -3,13 +3,14 @@
 Laws
 - Helpers are asked where the store has nothing of a partition, and only for what is on the log then: the rest is
   its owner's to fold, as after any restart.
-- A partition comes from a helper whole or not at all; what no helper brings, its owner folds.
-- No helper is left when `close` returns, nor anything in its folder.
+- A partition comes from a helper whole or not at all; what no helper brings, for whatever reason, its owner folds.
+- No helper is left when `close` returns. What cannot be removed of its folder then goes with the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from perdure.schemas.config import Config
+from perdure.schemas.errors import LogUnreachable, StorageFailed, StoreCorrupt
 from perdure.streams.folding import Folded, Progress
 from perdure.streams.helper import Failed, Far, Job, Told, Whole
 from perdure.streams.log import Log, Topic
@@ -66,18 +68,18 @@ class Helpers:
     async def start(self, log: Log, tables: Sequence[Tables], progress: Progress) -> None:
         """Give helpers a share of what is to be folded, if that is worth it."""
         shutil.rmtree(self._folder, ignore_errors=True)  # of a process that was killed
-        number = self._number()
-        if not number:
+        new = [each.partition for each in tables if each.reader.offset == 0]
+        number = min(self._number(), len(new) - 1)  # there must be something left for this process
+        if number <= 0:
             return
-        ends = {
-            each.partition: (await log.bounds(Topic.JOURNAL, each.partition)).end
-            for each in tables
-            if each.reader.offset == 0
-        }
+        try:
+            ends = {partition: (await log.bounds(Topic.JOURNAL, partition)).end for partition in new}
+        except LogUnreachable:
+            return  # whoever folds asks again, for as long as it takes
         if sum(ends.values()) < WORTH_RECORDS:
             return
         _, *given = shares(ends, number + 1)  # the smallest is for this process, which has the more to do
-        for share in filter(None, given):
+        for share in given:
             await self._ask({each: ends[each] for each in share}, progress)
 
     def _number(self) -> int:
@@ -106,47 +108,56 @@ class Helpers:
         self._readers.append(asyncio.create_task(self._listen(process, ends, progress)))
 
     async def _listen(self, process: Process, ends: Mapping[int, int], progress: Progress) -> None:
-        """Hear what a helper tells until it ends, for whatever reason."""
-        assert process.stdout is not None
+        """Hear what a helper tells until it ends; whatever happens, nobody waits for it any longer then."""
         reason = ""
         try:
-            async for line in process.stdout:
-                match _decode(line):
-                    case Far(partition, records, total):
-                        progress(partition, records, total)
-                    case Whole() as whole:
-                        self._answer(whole.partition, whole)
-                    case Failed(reason):
-                        pass
-        except (ValueError, msgspec.MsgspecError) as error:  # a line that is too long, or none of those
-            reason = f"it says what nobody understands: {error}"
-            process.kill()
-        code = await process.wait()
-        missing = [partition for partition in ends if not self._awaited[partition].done()]
-        if missing:
-            told = "a helper of the rebuild ended (%s); folding partitions %s here"
-            _logger.warning(told, reason or f"exit status {code}", ", ".join(map(str, missing)))
-        for partition in missing:
-            self._answer(partition, None)
+            reason = await self._hear(process, progress)
+            code = await process.wait()
+            reason = reason or f"exit status {code}"
+        except (
+            ValueError,
+            KeyError,
+            OSError,
+            msgspec.MsgspecError,
+        ) as error:  # no line of a helper's, or none at all
+            reason = f"it says what nobody understands: {error!r}"
+            _kill(process)
+        finally:
+            missing = [partition for partition in ends if not self._awaited[partition].done()]
+            if missing:
+                told = "a helper of the rebuild ended (%s); folding partitions %s here"
+                _logger.warning(told, reason, ", ".join(map(str, missing)))
+            for partition in missing:
+                self._awaited[partition].set_result(None)
 
-    def _answer(self, partition: int, whole: Whole | None) -> None:
-        awaited = self._awaited[partition]
-        if not awaited.done():  # else nobody waits any more
-            awaited.set_result(whole)
+    async def _hear(self, process: Process, progress: Progress) -> str:
+        """Take what a helper tells until it says no more; why it failed, if it said that."""
+        assert process.stdout is not None
+        async for line in process.stdout:
+            match _decode(line):
+                case Far(partition, records, total):
+                    progress(partition, records, total)
+                case Whole() as whole:
+                    if not self._awaited[whole.partition].done():  # else nobody waits any more
+                        self._awaited[whole.partition].set_result(whole)
+                case Failed(reason):
+                    return reason
+        return ""
 
     def have(self, partition: int) -> bool:
         """Is a helper asked for this partition?"""
         return partition in self._awaited
 
     async def bring(self, tables: Tables) -> Folded | None:
-        """Take in what a helper has folded of this partition, when it is whole; None: nothing, fold it here.
-
-        Raises `StorageFailed` or `StoreCorrupt`.
-        """
+        """Take in what a helper has folded of this partition, when it is whole; None: nothing, fold it here."""
         awaited = self._awaited.get(tables.partition)
         if awaited is None or tables.reader.offset or (whole := await awaited) is None:
             return None
-        self._store.take_in([Path(file) for file in whole.files])
+        try:
+            self._store.take_in([Path(file) for file in whole.files])
+        except (StorageFailed, StoreCorrupt) as error:  # all of them or none: nothing has come of it
+            _logger.warning("partition %s is folded once more, here: %s", tables.partition, error)
+            return None
         tables.load()
         return Folded(whole.records, whole.entries)
 
@@ -155,7 +166,11 @@ class Helpers:
         for awaited in self._awaited.values():
             awaited.cancel()
         for process in self._processes:
-            if process.returncode is None:
-                process.kill()
-        await asyncio.gather(*self._readers)
+            _kill(process)
+        await asyncio.gather(*self._readers, return_exceptions=True)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended, and nobody has been told yet
+        process.kill()

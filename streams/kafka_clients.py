@@ -1,4 +1,4 @@
-"""aiokafka as the Kafka log uses it; the one file that reaches into aiokafka's inside.
+"""aiokafka as the Kafka log uses it; with kafka_wire.py all that reaches into aiokafka's inside.
 
 Laws
 - Every client of a log is made from one `Endpoint`: same address, same time-outs, same credentials.

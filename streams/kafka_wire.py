@@ -4,8 +4,9 @@ aiokafka writes and reads each field by calls of its own, which for 16 partition
 them take from there on.
 
 Laws
-- The same bytes as aiokafka writes, and the same values as it reads.
-- Only in the version that brokers since Kafka 2.3 speak (fetch 11, produce 7); for all others it is left to aiokafka.
+- The same bytes as aiokafka writes, and the same values as it reads (but for an array that is null, which is empty here).
+- Only in the version that brokers since Kafka 2.3 speak (fetch 11, produce 7); for all others it is left to aiokafka,
+  whose `prepare` and `build` this stands on, and the private fields of its `ProduceRequest`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11, FetchResponse_v11
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v7, ProduceResponse_v7
 
-FETCH, PRODUCE = 1, 0
 _COUNT = Struct(">i")
 _LENGTH = Struct(">h")
 _FETCH_HEAD = Struct(
@@ -34,6 +34,13 @@ _ABORTED = Struct(">qq")
 _FETCHED_DATA = Struct(">ii")  # preferred replica, bytes
 _PRODUCE_HEAD = Struct(">hhii")  # no transaction, acks, timeout, topics
 _PRODUCED_PLACE = Struct(">ihqqq")  # partition, error, offset, time, start
+
+
+def _speaks(versions: Mapping[int, tuple[int, int]], request: Any) -> bool:
+    """Does a broker with these versions, by kind of request, take this one?"""
+    low, high = versions.get(request.API_KEY, (0, 0))
+    speaks: bool = low <= request.API_VERSION <= high
+    return speaks
 
 
 def _topic(name: str, places: int) -> bytes:
@@ -55,7 +62,7 @@ class _Read:
     def some(self, size: int) -> bytes:
         at = self._at
         self._at = end = at + size
-        if end > len(self._bytes):
+        if size < 0 or end > len(self._bytes):
             raise ValueError(f"{size} bytes should follow, there are {len(self._bytes) - at}")
         return self._bytes[at:end]
 
@@ -105,7 +112,7 @@ class Fetch(FetchRequest):  # type: ignore[misc]
     """A fetch request, in its quick form if the broker speaks it."""
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> Any:
-        return self.build(_Fetch) if versions[FETCH][1] >= _Fetch.API_VERSION else super().prepare(versions)
+        return self.build(_Fetch) if _speaks(versions, _Fetch) else super().prepare(versions)
 
 
 class _Produced(ProduceResponse_v7):  # type: ignore[misc]
@@ -141,5 +148,4 @@ class Produce(ProduceRequest):  # type: ignore[misc]
         return cls(None, request._required_acks, request._timeout, request._topics)
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> Any:
-        quick = versions[PRODUCE][1] >= _Produce.API_VERSION
-        return self.build(_Produce) if quick else super().prepare(versions)
+        return self.build(_Produce) if _speaks(versions, _Produce) else super().prepare(versions)

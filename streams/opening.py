@@ -43,10 +43,14 @@ async def start_embedded(config: Config, data: DataDir) -> Log:
 
 
 async def open_reading(config: Config) -> Readable:
-    """The configured log, only to be read, beside whoever has it. Raises as `start_log`."""
-    if config.kafka_brokers:
-        return await start_kafka(config, "reading")
-    return EmbeddedReading(log_in(config.data_dir))
+    """The configured log, only to be read, beside whoever has it. Raises `LogUnreachable` or `StorageFailed`."""
+    if not config.kafka_brokers:
+        return EmbeddedReading(log_in(config.data_dir))
+    from perdure.streams.kafka import KafkaReading  # an extra, as below
+
+    kafka = KafkaReading(",".join(config.kafka_brokers), config.name, client_id="perdure-reading")
+    await kafka.start()
+    return kafka
 
 
 async def kafka_partitions(config: Config) -> int:

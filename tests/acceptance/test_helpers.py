@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
+import msgspec
 import pytest
 from rocksdict import Rdict
 from tests.acceptance.harness import Deployment, add_each, deploy, names
@@ -21,7 +23,9 @@ from tests.process import clean_environ
 from perdure.schemas.errors import LogCorrupt
 from perdure.streams import helping
 from perdure.streams.embedded_files import options
+from perdure.streams.helper import Far, Job, Told, Whole
 from perdure.streams.store import RocksStore
+from perdure.streams.tables import Tables
 from perdure.streams.verify import rebuild
 
 KEYS = names(60)
@@ -134,15 +138,17 @@ def test_of_a_killed_helper_what_is_whole_counts_and_the_rest_is_folded_anew(
 
 
 @pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.parametrize("then", ["sys.stdin.readlines()", "pass"])
 def test_a_helper_that_nobody_understands_is_ended(
     past: tuple[Deployment, Witness],
     brought: list[int],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    then: str,
 ) -> None:
-    """Whatever else stands behind that name: nobody waits for it, and the owners fold everything."""
+    """Whatever else stands behind that name, and whether it ends by itself: the owners fold everything."""
     deployment, witness = past
-    _use("import sys; print('hello', flush=True); sys.stdin.readlines()", monkeypatch)
+    _use(f"import sys; print('hello', flush=True); {then}", monkeypatch)
     deployment.audit(witness)
     assert brought == []
     told = [each.getMessage() for each in caplog.records if "a helper of the rebuild" in each.getMessage()]
@@ -186,9 +192,51 @@ def test_a_damaged_journal_is_named_as_without_helpers(
     assert "journal of partition 1 at offset 5" in errors[0]
 
 
+def test_of_one_partition_nothing_is_given_away(
+    tmp_path: Path, brought: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node would only look on."""
+    deployment, witness = deploy(tmp_path, partitions=1, settings=SETTINGS), Witness()
+    with deployment.serve() as server:
+        add_each(server, witness, KEYS)
+        assert server.stop() == 0
+    shutil.rmtree(deployment.data / "state")
+    _use("raise SystemExit(7)", monkeypatch)
+    deployment.audit(witness)
+    assert brought == []
+    assert "helper" not in caplog.text
+
+
 @pytest.mark.parametrize("log", ["embedded"])
-def test_a_helper_ends_with_its_node(past: tuple[Deployment, Witness], tmp_path: Path) -> None:
-    """The node is killed while helpers are at work: they end, and the next start removes what they left."""
+def test_a_helper_ends_by_itself_when_its_work_is_done(
+    past: tuple[Deployment, Witness], tmp_path: Path
+) -> None:
+    """In silence, though its stdin is open; of a journal that is cut behind its header there is the meta row."""
+    deployment, _ = past
+    config = deployment.config
+    job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(tmp_path / "own"), {2: 1})
+    with subprocess.Popen(helping.PROGRAM, stdin=PIPE, stdout=PIPE, stderr=PIPE) as helper:
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        assert helper.stderr is not None
+        helper.stdin.write(msgspec.json.encode(job) + b"\n")
+        helper.stdin.flush()
+        far, whole = (msgspec.json.decode(line, type=Told) for line in helper.stdout)
+        assert (helper.wait(PATIENCE_S), helper.stderr.read()) == (0, b"")
+    assert far == Far(2, 1, 1)
+    assert whole == Whole(2, 1, 0, [str(tmp_path / "own" / "2-m")])
+    store = RocksStore(tmp_path / "state")
+    store.take_in([tmp_path / "own" / "2-m"])
+    assert Tables(store, 2).info.offset == 1
+    store.close()
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_helper_ends_with_its_node(
+    past: tuple[Deployment, Witness], tmp_path: Path, sent: signal.Signals
+) -> None:
+    """The node is ended while helpers are at work: so are they, and what they left goes, at the latest with the next start."""
     deployment, witness = past
     pids = tmp_path / "pids"
     pids.touch()
@@ -198,10 +246,11 @@ def test_a_helper_ends_with_its_node(past: tuple[Deployment, Witness], tmp_path:
         [*command, "--port", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environ()
     ) as server:
         _until(lambda: len(pids.read_text().split()) == 2)
-        server.send_signal(signal.SIGKILL)
+        server.send_signal(sent)
+        assert server.wait(PATIENCE_S) == (0 if sent is signal.SIGTERM else -sent)
     for pid in map(int, pids.read_text().split()):
         _until(lambda pid=pid: not _runs(pid))
-    assert (deployment.data / "rebuild.tmp").exists()
+    assert (deployment.data / "rebuild.tmp").exists() == (sent is signal.SIGKILL)
     deployment.audit(witness)
     assert not (deployment.data / "rebuild.tmp").exists()
 

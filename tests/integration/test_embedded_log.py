@@ -267,6 +267,48 @@ def test_only_a_small_commit_on_a_quick_disk_is_synced_on_the_loop(
 
 
 @pytest.mark.parametrize("quick_s", [0.0, inf])
+def test_who_is_told_may_append_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float
+) -> None:
+    """Each record is appended by whoever hears that the one before is durable, on the loop or not."""
+    monkeypatch.setattr(embedded_sync, "QUICK_S", quick_s)
+
+    async def story(log: EmbeddedLog) -> None:
+        over = asyncio.get_running_loop().create_future()
+
+        def another(number: int) -> None:
+            if number == 100:
+                over.set_result(None)
+                return
+            receipt = log.append(Topic.COMMANDS, 0, Record(b"key", b"%d" % number))
+            receipt.when_durable(
+                lambda error: another(number + 1) if error is None else over.set_exception(error)
+            )
+
+        another(0)
+        async with asyncio.timeout(PATIENCE_S):
+            await over
+        values = [each.value for each in await contents(log, Topic.COMMANDS, 0)]
+        assert values == [b"%d" % number for number in range(100)]
+
+    run(story, tmp_path / "log")
+
+
+def test_a_large_commit_is_not_synced_on_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One record may be a megabyte, and take longer than the last ones did."""
+    monkeypatch.setattr(embedded_sync, "QUICK_S", inf)
+
+    async def story(log: EmbeddedLog) -> None:
+        await add(log, Topic.COMMANDS, 0, Record(b"key", b"first"))
+        threads: list[bool] = []
+        failpoints.on_hit(lambda _: threads.append(threading.current_thread() is threading.main_thread()))
+        await add(log, Topic.COMMANDS, 0, Record(b"key", bytes(70_000)))
+        assert threads == [True, True, False]  # it is written on the loop
+
+    run(story, tmp_path / "log")
+
+
+@pytest.mark.parametrize("quick_s", [0.0, inf])
 def test_an_fsync_that_fails_stops_the_log_on_either_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float
 ) -> None:
