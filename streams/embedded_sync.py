@@ -5,7 +5,7 @@ Laws
 - An fsync in the thread frees the event loop to fill the next batch. One on the loop keeps it waiting, but spares two
   changes of thread. So only a small commit, such as a lone command with its entry, is synced there, and only while the
   disk is quick.
-- No signal interrupts an fsync: RocksDB takes one that was interrupted for one that failed.
+- The watchdog's alarm interrupts no fsync: RocksDB takes one that was interrupted for one that failed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ from perdure.streams.embedded_tail import Stream
 
 QUICK_S = 0.0005
 _SMOOTHED = 8  # over about so many fsyncs
-# those that a process may have handlers for, SIGALRM first of all: the watchdog's
-_SIGNALS = {
-    getattr(signal, f"SIG{name}") for name in ("ALRM", "CHLD", "HUP", "INT", "TERM", "USR1", "USR2", "WINCH")
-}
+_ALARM = (int(signal.SIGALRM),)  # it comes to the main thread, several times a second
 
 Ends = list[tuple[Stream, int]]  # how far a commit made which streams durable
 Synced = Callable[[Batch, Ends, BaseException | None], None]
@@ -53,9 +50,9 @@ class Sync:
         if not small or self._mean_s >= QUICK_S:
             self._waiting.put((batch, ends))
             return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ALARM)
         error = self._fsync()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALARM)
         self._synced(batch, ends, error)
 
     def close(self) -> None:
@@ -64,7 +61,6 @@ class Sync:
         self._thread.join()
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         while (commit := self._waiting.get()) is not None:
             self._loop.call_soon_threadsafe(self._synced, *commit, self._fsync())
 
