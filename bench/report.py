@@ -24,7 +24,7 @@ EXTRA_METRICS = {
     "rebuild_per_s": ("rebuild", "rebuild with the store deleted, entries/s (start of the process included)"),
     "limit_rebuild_per_s": (
         "rebuild",
-        "the smallest loop that rebuilds from the same log, entries/s (the same)",
+        "the smallest loop that rebuilds from the same log, in one process, entries/s (the same)",
     ),
     "rebuild_ratio": ("rebuild", "that loop's time for the whole log divided by perdure's"),
     "broadcast_ms": ("broadcast", "a message stored, then sent to all sockets of a room, p50, ms"),
