@@ -31,6 +31,7 @@ import uvicorn
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, OperatorError
+from perdure.streams.folding import GC_THRESHOLD
 from perdure.streams.stepping import signals_are_the_loops
 
 DRAIN_S = 30
@@ -160,7 +161,7 @@ async def _serve(
     ready: Callable[[int], None],
 ) -> BaseException | None:
     loop = asyncio.get_running_loop()
-    gc.set_threshold(50_000, 20, 50)  # not at every 700th object, of which a rebuild makes millions
+    gc.set_threshold(*GC_THRESHOLD)
     node = make_node()
     server: _Server | None = None
     whole = asyncio.current_task()

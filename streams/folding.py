@@ -12,6 +12,7 @@ from perdure.streams.tables import Tables
 
 Progress = Callable[[int, int, int], None]  # partition, how many records, of how many
 FLUSH_EVERY_RECORDS = 500_000
+GC_THRESHOLD = (50_000, 20, 50)  # not at every 700th object, of which a fold makes millions and no rings
 
 
 class Readable(Protocol):

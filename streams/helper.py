@@ -25,7 +25,7 @@ import msgspec
 
 from perdure.schemas.config import Config
 from perdure.schemas.errors import PerdureError
-from perdure.streams.folding import fold
+from perdure.streams.folding import GC_THRESHOLD, fold
 from perdure.streams.opening import open_reading
 from perdure.streams.rows import ranges_of
 from perdure.streams.store import RocksStore
@@ -118,7 +118,7 @@ def main() -> None:
     Path(job.folder).mkdir(parents=True)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)  # as a server does: a fold makes millions of objects and no rings
+    gc.set_threshold(*GC_THRESHOLD)
     try:
         asyncio.run(work(job, tell))
     except PerdureError as error:

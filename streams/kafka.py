@@ -54,9 +54,7 @@ class KafkaReading:
                 await self._reads.start()
         except UNREACHED as error:
             await self._reads.close()
-            raise LogUnreachable(
-                f"Kafka at {self._endpoint.bootstrap}: {error!r}. Check the brokers."
-            ) from error
+            raise self._endpoint.unreachable(error) from error
 
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
         """See `KafkaLog.read`."""
@@ -132,9 +130,7 @@ class KafkaLog:
         except BaseException as error:
             await self._let_go()
             if isinstance(error, UNREACHED):
-                raise LogUnreachable(
-                    f"Kafka at {self._endpoint.bootstrap}: {error!r}. Check the brokers."
-                ) from error
+                raise self._endpoint.unreachable(error) from error
             raise
         for keeper in (self._line.keep(), self._tails.keep()):
             task = asyncio.create_task(keeper)

@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError, NodeNotReadyError
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.structs import TopicPartition
 
+from perdure.schemas.errors import LogUnreachable
 from perdure.streams.kafka_wire import Produce
 
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024  # `max.message.bytes` of the topics: one batch, headers and all
@@ -50,6 +51,10 @@ class Endpoint(NamedTuple):
             "metadata_max_age_ms": METADATA_MAX_AGE_MS,
             **self.security,
         }
+
+    def unreachable(self, error: BaseException) -> LogUnreachable:
+        """What an error of `UNREACHED` at the start of a client is to whoever runs perdure."""
+        return LogUnreachable(f"Kafka at {self.bootstrap}: {error!r}. Check the brokers.")
 
     def client(self, role: str) -> Any:
         """A bare client, for requests of our own."""

@@ -96,7 +96,7 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
         await admin.start()
         found = (await _described(admin, [topic])).get(topic)
     except UNREACHED as error:
-        raise LogUnreachable(f"Kafka at {endpoint.bootstrap}: {error!r}. Check the brokers.") from error
+        raise endpoint.unreachable(error) from error
     finally:
         await close_client(admin)
     if found is None:

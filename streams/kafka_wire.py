@@ -51,8 +51,8 @@ def _topic(name: str, places: int) -> bytes:
 class _Read:
     """Bytes that are read from the front on."""
 
-    def __init__(self, data: BytesIO) -> None:
-        self._bytes, self._at = data.getvalue(), data.tell()
+    def __init__(self, data: BytesIO | bytes) -> None:
+        self._bytes, self._at = (data, 0) if isinstance(data, bytes) else (data.getvalue(), data.tell())
 
     def take(self, shape: Struct) -> tuple[Any, ...]:
         at = self._at
@@ -76,7 +76,7 @@ class _Read:
 class _Fetched(FetchResponse_v11):  # type: ignore[misc]  # aiokafka has no types, so they are Any here and below
     @classmethod
     def decode(cls, data: BytesIO | bytes) -> _Fetched:
-        read = _Read(BytesIO(data) if isinstance(data, bytes) else data)
+        read = _Read(data)
         throttle_ms, error, session, number = read.take(_FETCHED_HEAD)
         topics = []
         for name, places in read.topics(number):
@@ -118,7 +118,7 @@ class Fetch(FetchRequest):  # type: ignore[misc]
 class _Produced(ProduceResponse_v7):  # type: ignore[misc]
     @classmethod
     def decode(cls, data: BytesIO | bytes) -> _Produced:
-        read = _Read(BytesIO(data) if isinstance(data, bytes) else data)
+        read = _Read(data)
         topics = [
             (name, [read.take(_PRODUCED_PLACE) for _ in places])
             for name, places in read.topics(read.take(_COUNT)[0])

@@ -2,7 +2,8 @@
 
 Laws
 - One `write` is all or nothing after any crash, and writes survive in order: what is found is a prefix of
-  them (of those of each partition, where some were taken in). There is no WAL: the journal is it. Only `flush` makes everything written so far survive.
+  them (of those of each partition, where some were taken in). There is no WAL: the journal is it. Only `flush`
+  makes everything written so far survive.
 - One column family, so that one memtable flush takes whole writes.
 - Files that `export` made are taken in all together or not at all, and what was taken in survives.
 - A scan that RocksDB ended early because of damage raises; it never looks complete.

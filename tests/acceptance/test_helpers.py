@@ -133,7 +133,7 @@ def test_of_a_killed_helper_what_is_whole_counts_and_the_rest_is_folded_anew(
     settings.write_text(settings.read_text().replace(SETTINGS, "rebuild_helpers = 1\n"))
     deployment.audit(witness)
     assert len(brought) == 1
-    (told,) = [each.getMessage() for each in caplog.records if "helper" in each.getMessage()]
+    (told,) = _told(caplog)
     assert told.startswith("a helper of the rebuild ended (exit status -9); folding partitions ")
 
 
@@ -151,8 +151,9 @@ def test_a_helper_that_nobody_understands_is_ended(
     _use(f"import sys; print('hello', flush=True); {then}", monkeypatch)
     deployment.audit(witness)
     assert brought == []
-    told = [each.getMessage() for each in caplog.records if "a helper of the rebuild" in each.getMessage()]
+    told = _told(caplog)
     assert len(told) == 2
+    assert all("a helper of the rebuild" in each for each in told)
     assert all("it says what nobody understands" in each for each in told)
 
 
@@ -168,7 +169,8 @@ def test_without_any_helper_the_rebuild_goes_on(
     monkeypatch.setattr(helping, "PROGRAM", (str(deployment.folder / "no-python"),))
     deployment.audit(witness)
     assert brought == []
-    assert [each.getMessage() for each in caplog.records if "no helper for the rebuild" in each.getMessage()]
+    assert all("no helper for the rebuild" in each for each in _told(caplog))
+    assert _told(caplog)
 
 
 @pytest.mark.parametrize("log", ["embedded"])
@@ -253,6 +255,11 @@ def test_a_helper_ends_with_its_node(
     assert (deployment.data / "rebuild.tmp").exists() == (sent is signal.SIGKILL)
     deployment.audit(witness)
     assert not (deployment.data / "rebuild.tmp").exists()
+
+
+def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of helpers."""
+    return [each.getMessage() for each in caplog.records if "helper" in each.getMessage()]
 
 
 def _until(condition: Any) -> None:
