@@ -34,6 +34,7 @@ from perdure.streams.migrating import append_step, tell
 from perdure.streams.moving import check_moves, move_in
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
+from perdure.streams.progress import Watermark
 from perdure.streams.reader import JournalReader
 from perdure.streams.tables import Tables
 
@@ -229,9 +230,7 @@ async def _let_out_again(owner: Owner, again: _Again, end: int) -> None:
     dones = {offset: at for at, record in again for offset in in_runs(record.done) if offset >= meta.low}
     entries = {at: record.entry for at, record in again if isinstance(record, EntryRecord)}
     held = dones.keys() | {entry.command for entry in entries.values()}
-    for offset in (*range(meta.low, done.mark), *done.ahead):
-        if offset not in held:
-            release.commands.add(offset)
+    _count_as_let_out(release.commands, [(meta.low, done.mark), *done.runs()], sorted(held))
     await _answer_dones(owner, dones)
     for at in range(owner.tables.out_position.offset, end):
         entry = entries.get(at)
@@ -239,6 +238,18 @@ async def _let_out_again(owner: Owner, again: _Again, end: int) -> None:
             release.entry(entry, at)
         else:
             release.passed(at)
+
+
+def _count_as_let_out(commands: Watermark, runs: list[tuple[int, int]], held: list[int]) -> None:
+    """What is done and let nothing out any more; `held`, in order, are those that may have to."""
+    at = 0
+    for first, end in runs:
+        while at < len(held) and held[at] < end:
+            if held[at] >= first:
+                commands.add_run(first, held[at] - first)
+                first = held[at] + 1
+            at += 1
+        commands.add_run(first, end - first)
 
 
 async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:

@@ -27,9 +27,9 @@ from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import Entry, EntryRecord, Header, JournalRecord, Migration, NoOp, each_run
 from perdure.schemas.migrations import Step
 from perdure.streams.actrows import ActRows
+from perdure.streams.donerows import DoneRows
 from perdure.streams.layers import Piece, after
 from perdure.streams.migrating import of_namespace
-from perdure.streams.progress import Watermark, offsets_in
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.rows import (
     HOUR_MS,
@@ -65,7 +65,7 @@ class Tables(ActRows):
         number = partition.to_bytes(2, "big")
         super().__init__(store, number)
         self.partition = partition
-        self._done_row, self._key_row = b"d" + number, b"k" + number
+        self._done_rows, self._key_row = DoneRows(number), b"k" + number
         self._meta_row, self._steps_row, self._epoch = b"m" + number, b"g" + number, b"e" + number
         self._number = number
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
@@ -79,12 +79,7 @@ class Tables(ActRows):
         self.meta = meta = decode_meta(data, self.partition) if data else Meta()
         name = f"journal of partition {self.partition}"
         self.reader = JournalReader(name, self._position(), exclusive=self._exclusive)
-        self.done = Watermark(meta.watermark)
-        self._words = {}
-        for row, bits in self.store.scan(self._done_row, after(self._done_row)):
-            word = int.from_bytes(row[3:], "big")
-            self._words[word] = bits
-            self.done.ahead.update(offsets_in(word, bits))
+        self.done = self._done_rows.load(self.store, meta.watermark)
         self._ends: deque[Position] = deque([self.out_position])
         steps = self.store.get(self._steps_row)
         self.steps: tuple[Step, ...] = decode_steps(steps) if steps else ()
@@ -289,13 +284,7 @@ class Tables(ActRows):
         reader = self.reader
         meta.offset, meta.epoch, meta.seq, meta.chain = reader.position
         meta.watermark = self.done.mark
-        words = self.done.words()
-        for word in self._words.keys() - words.keys():
-            piece.closing.append((self._done_row + word.to_bytes(8, "big"), None))
-        for word, bits in words.items():
-            if self._words.get(word) != bits:
-                piece.closing.append((self._done_row + word.to_bytes(8, "big"), bits))
-        self._words = words
+        self._done_rows.cut(self.done, piece)
         piece.closing.append((self._meta_row, encode_row(meta)))
         self._closed.append(piece)
         self._open = Piece()

@@ -55,7 +55,7 @@ def no_dedupe_on_replay() -> Any:
 
     def serve(true: Callable[[Owner], None]) -> Callable[[Owner], None]:
         def forgetful(self: Owner) -> None:
-            self.tables.done.ahead.clear()
+            self.tables.done.words.clear()
             true(self)
 
         return forgetful
