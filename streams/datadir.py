@@ -15,8 +15,10 @@ Laws
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -192,6 +194,11 @@ class DataDir:
                 f"{self.path} was made with {self._app.partitions} partitions, {partitions} are configured; "
                 f"the number is fixed at creation: set partitions = {self._app.partitions}"
             )
+
+
+async def remove_folder(path: Path) -> None:
+    """Remove a folder that nothing depends on, in a thread: it may be large. What cannot be removed stays."""
+    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
 def _app_of(path: Path, text: bytes) -> App:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -48,16 +49,23 @@ async def fold(log: Readable, tables: Tables, end: int, progress: Progress = sil
         for each in chunk:
             if type(tables.apply(each.offset, each.value)) is EntryRecord:
                 entries += 1
-        while tables.write_piece():
-            pass
+        while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
+            await asyncio.sleep(0)
         records += len(chunk)
         unflushed += len(chunk)
         if unflushed >= FLUSH_EVERY_RECORDS:
             unflushed = 0
-            tables.store.flush()
+            await asyncio.get_running_loop().run_in_executor(None, tables.store.flush)
         progress(tables.partition, records, end - start)
     if tables.reader.offset < end:
         raise LogCorrupt(
             f"{tables.reader.name}: it ends at offset {tables.reader.offset}, {end} was expected"
         )
     return Folded(records, entries)
+
+
+async def write_out(tables: Tables) -> None:
+    """Write everything folded so far, in pieces between which the loop goes on."""
+    tables.cut()
+    while tables.write_piece():  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)

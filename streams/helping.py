@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import msgspec
 
 from perdure.schemas.config import Config
 from perdure.schemas.errors import LogUnreachable, StorageFailed, StoreCorrupt
+from perdure.streams.datadir import remove_folder
 from perdure.streams.folding import Folded, Progress
 from perdure.streams.helper import Failed, Far, Job, Told, Whole
 from perdure.streams.log import Log, Topic
@@ -67,7 +67,7 @@ class Helpers:
 
     async def start(self, log: Log, tables: Sequence[Tables], progress: Progress) -> None:
         """Give helpers a share of what is to be folded, if that is worth it."""
-        shutil.rmtree(self._folder, ignore_errors=True)  # of a process that was killed
+        await remove_folder(self._folder)  # of a process that was killed
         new = [each.partition for each in tables if each.reader.offset == 0]
         number = min(self._number(), len(new) - 1)  # there must be something left for this process
         if number <= 0:
@@ -168,7 +168,7 @@ class Helpers:
         for process in self._processes:
             _kill(process)
         await asyncio.gather(*self._readers, return_exceptions=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        await remove_folder(self._folder)
 
 
 def _kill(process: Process) -> None:

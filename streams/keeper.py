@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
+from perdure.streams.folding import write_out
 from perdure.streams.log import Log, Topic
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
@@ -48,9 +49,7 @@ class Keeper:
         for owner in self._owners:
             tables = owner.tables
             self._written += tables.info.unwritten
-            tables.cut()
-            while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
-                await asyncio.sleep(0)
+            await write_out(tables)
 
     async def flush(self) -> None:
         """Make what was written survive."""

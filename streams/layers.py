@@ -3,10 +3,12 @@
 Laws
 - Reads see everything folded, written or not, the newest piece first.
 - A piece is written as one batch: first what it removes, then its rows, then what closes it.
+- Looking through the rows of a kind costs what is found, and the open piece: not all that waits to be written.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 
@@ -19,7 +21,18 @@ ABSENT = object()
 class Piece:
     """Folded records that are not written yet."""
 
-    __slots__ = ("cleared", "closing", "keys", "records", "removed", "rows", "size", "values")
+    __slots__ = (
+        "_in_order",
+        "cleared",
+        "closed",
+        "closing",
+        "keys",
+        "records",
+        "removed",
+        "rows",
+        "size",
+        "values",
+    )
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, bytes | None]] = {}
@@ -30,6 +43,17 @@ class Piece:
         self.closing: list[tuple[bytes, bytes | None]] = []
         self.size = 0
         self.records = 0
+        self.closed = False  # nothing more is folded into it
+        self._in_order: list[bytes] | None = None  # the names of `rows`, once they were looked for
+
+    def between(self, start: bytes, end: bytes) -> list[bytes]:
+        """The names among `rows` with start <= name < end. An open piece is looked through: it is small."""
+        if not self.closed:
+            return [row for row in self.rows if start <= row < end]
+        names = self._in_order
+        if names is None:
+            names = self._in_order = sorted(self.rows)
+        return names[bisect_left(names, start) : bisect_left(names, end)]
 
 
 class Layers:
@@ -133,9 +157,9 @@ class Layers:
         """The rows of such a kind with start <= row < end, in order."""
         changes: dict[bytes, bytes | None] = {}
         for piece in self.pieces():
-            for row, value in piece.rows.items():
-                if start <= row < end:
-                    changes.setdefault(row, value)
+            rows = piece.rows
+            for row in piece.between(start, end):
+                changes.setdefault(row, rows[row])
         return merged(self.store.scan(start, end), changes, sorted(changes), reverse=False)
 
 

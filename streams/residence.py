@@ -3,6 +3,9 @@
 Laws
 - Only memory goes with an eviction: attributes, never state. An object at work, or with anything under way, stays.
 - Who was used longest ago goes first. There is no timer and no clock per object: its last turn's log time tells.
+- An object at work that an eviction meets goes to the end of the order, as one that is being used: however many
+  are at work for long, they hide no idle one behind them, and none is looked at twice before the others.
+- A sweep is taken in steps of a few ms, between which the loop goes on.
 - One that is larger than `object_bytes` loses its instance after the turn that runs, and that is told.
 - Sizes are estimates: a bounded walk over the instance, of a few objects a second.
 """
@@ -13,9 +16,8 @@ import asyncio
 import os
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from heapq import merge
 from itertools import islice
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -30,7 +32,9 @@ from perdure.streams.mailbox import Resident
 from perdure.streams.owning import Counts
 
 SWEEP_EVERY_S = 1.0
-LOOKED_AT = 2000  # residents per partition and sweep, so that a sweep takes a few ms at most
+LOOKED_AT = 2000  # residents per step of a sweep, so that a step takes a few ms at most
+PASSED_OVER = 16  # objects at work, to make room for one
+LEAST_EVICTED = 100  # per sweep, while memory is short
 MEASURED = 32  # residents per node and sweep
 SAMPLED = 100  # elements of a container that are measured; the others count as their mean
 DEPTH = 6
@@ -96,41 +100,29 @@ class Residence:
         """Sweep once a second until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            self.sweep()
+            for _ in self.steps():
+                await asyncio.sleep(0)
 
     def sweep(self) -> None:
         """One round: evict who is idle, who is too large, and, if memory is short, who was used longest ago."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """One round, as steps between which other work may go on."""
         before_ms = self._clock_ms() - self._idle_ms
         for owner in self._owners:
-            self._evict_idle(owner.turns, before_ms)
+            yield from _evict(owner.turns, len(owner.turns.residents), before_ms)
             self._measure(owner)
+            yield
         full = self._rss_bytes() > self._memory_bytes
         if full:
             if not self._full:
                 _logger.warning("memory is short: objects are evicted", memory_bytes=self._memory_bytes)
-            self._evict_oldest()
+            least = -(-LEAST_EVICTED // len(self._owners))
+            for owner in self._owners:  # keys are hashed, so a tenth of each is a tenth of all
+                yield from _evict(owner.turns, max(len(owner.turns.residents) // 10, least))
         self._full = full
-
-    def _evict_idle(self, turns: Turns, before_ms: int) -> None:
-        gone = []
-        for resident in islice(turns.residents.values(), LOOKED_AT):
-            if resident.idle:
-                if resident.state.used_ms > before_ms:
-                    break
-                gone.append(resident)
-        for resident in gone:
-            turns.evict(resident)
-
-    def _evict_oldest(self) -> None:
-        """A tenth of all, at least 100."""
-        all_of_them = [
-            [(each.state.used_ms, at, each.key) for each in owner.turns.residents.values() if each.idle]
-            for at, owner in enumerate(self._owners)
-        ]
-        count = max(sum(map(len, all_of_them)) // 10, 100)
-        for _, at, key in islice(merge(*all_of_them), count):
-            turns = self._owners[at].turns
-            turns.evict(turns.residents[key])
 
     def _measure(self, owner: Owning) -> None:
         turns, sizes = owner.turns, []
@@ -159,9 +151,34 @@ def drop(turns: Turns, resident: Resident) -> None:
         resident.cache.clear()
 
 
-def oldest_idle(residents: Mapping[str, Resident], kept: Resident) -> Resident | None:
-    """The idle resident that was used longest ago, but not `kept`; none if all of them are busy."""
-    return next((each for each in residents.values() if each.idle and each is not kept), None)
+def _evict(turns: Turns, most: int, used_before_ms: int | None = None) -> Iterator[None]:
+    """Evict up to `most` idle residents, the one used longest ago first; stop at one used later than that."""
+    residents = turns.residents
+    for looked_at in range(1, len(residents) + 1):
+        resident = next(iter(residents.values()), None)
+        if resident is None or not most:
+            return
+        if not resident.idle:
+            residents.move_to_end(resident.key)
+        elif used_before_ms is not None and resident.state.used_ms > used_before_ms:
+            return
+        else:
+            turns.evict(resident)
+            most -= 1
+        if looked_at % LOOKED_AT == 0:
+            yield
+
+
+def oldest_idle(residents: OrderedDict[str, Resident], kept: Resident) -> Resident | None:
+    """The idle resident that was used longest ago, but not `kept`; None if all that were looked at are at work."""
+    for _ in range(PASSED_OVER):
+        resident = next(iter(residents.values()))
+        if resident is kept:
+            return None
+        if resident.idle:
+            return resident
+        residents.move_to_end(resident.key)
+    return None
 
 
 # Sizes

@@ -286,6 +286,7 @@ class Tables(ActRows):
         meta.watermark = self.done.mark
         self._done_rows.cut(self.done, piece)
         piece.closing.append((self._meta_row, encode_row(meta)))
+        piece.closed = True
         self._closed.append(piece)
         self._open = Piece()
 

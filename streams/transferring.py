@@ -11,7 +11,6 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,8 +20,8 @@ from perdure.schemas.config_model import TransferredClass
 from perdure.schemas.errors import ConfigError, OperatorError
 from perdure.schemas.journal import Claim
 from perdure.schemas.migrations import Step
-from perdure.streams.datadir import app_in
-from perdure.streams.folding import fold
+from perdure.streams.datadir import app_in, remove_folder
+from perdure.streams.folding import fold, write_out
 from perdure.streams.founding import append_one
 from perdure.streams.log import Log, Topic
 from perdure.streams.looking import namespaces_of
@@ -95,7 +94,7 @@ class Transfers:
         async with self._lock:
             self._opened.clear()
             await self._held.aclose()
-            shutil.rmtree(self._scratch, ignore_errors=True)  # also what a process left that was killed
+            await remove_folder(self._scratch)  # also what a process left that was killed
 
     def _asked(self, step: Step, namespace: str) -> TransferredClass:
         (migration,) = (each for each in self._config.migrations if each.tag == step.tag)
@@ -128,8 +127,8 @@ class Transfers:
                 return None
             opened.push_async_callback(log.close)
             scratch = self._scratch / str(len(self._opened))  # of a number: names of apps may be anything
-            shutil.rmtree(scratch, ignore_errors=True)
-            opened.callback(shutil.rmtree, scratch, ignore_errors=True)
+            await remove_folder(scratch)
+            opened.push_async_callback(remove_folder, scratch)
             store = RocksStore(scratch)
             opened.callback(store.close)
             tables = [
@@ -162,7 +161,7 @@ class Transfers:
 
 async def _read(log: Log, tables: Tables, end: int) -> None:
     await fold(log, tables, end)
-    tables.write_all()
+    await write_out(tables)
 
 
 def _namespace_of(asked: TransferredClass, tag: str, tables: Sequence[Tables]) -> str:

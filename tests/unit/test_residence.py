@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from tests.unit.reign import Reign, story
@@ -10,7 +11,7 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.state import State
 from perdure.schemas.errors import Refusal
-from perdure.streams.residence import Residence, estimated_bytes
+from perdure.streams.residence import LOOKED_AT, Residence, estimated_bytes
 
 MIB = 1 << 20
 
@@ -68,7 +69,7 @@ def test_an_object_leaves_memory_when_it_was_idle_long_enough() -> None:
         await reign.call("used", "turn")
         await asyncio.sleep(25)
         keep.sweep()
-        assert residents(reign) == ["slow", "used"]
+        assert sorted(residents(reign)) == ["slow", "used"]
         assert (await reign.call("idle", "turn")).body == b'{"result":1}'
         assert (await reign.call("idle", "starts")).body == b'{"result":2}'
         await reign.told(slow)
@@ -92,6 +93,57 @@ def test_when_memory_is_short_those_used_longest_ago_leave_it() -> None:
         keep.sweep()
         assert len(residents(reign)) == 150
         await reign.told(slow)
+
+    story(Thing, told)
+
+
+def test_objects_at_work_hide_no_idle_one_behind_them() -> None:
+    """Thousands of long turns and paused objects in front: each idle object behind leaves, within a few sweeps."""
+
+    async def told(reign: Reign) -> None:
+        keep = residence(reign)
+        busy = [reign.send(f"busy{n}", "turn", 0, 300) for n in range(LOOKED_AT + 10)]
+        await asyncio.sleep(1)
+        for n in range(50):
+            await reign.call(f"idle{n}", "turn")
+        await asyncio.sleep(100)
+        keep.sweep()
+        assert not [name for name in residents(reign) if name.startswith("idle")]
+        assert len(residents(reign)) == len(busy)
+        await reign.told(*busy)
+
+    story(Thing, told)
+
+
+def test_a_sweep_lets_the_loop_go_on_between_its_steps() -> None:
+    """However many objects leave at once, no step evicts or passes over more than a bounded number."""
+
+    async def told(reign: Reign) -> None:
+        keep = residence(reign)
+        for n in range(2 * LOOKED_AT + 100):
+            reign.send(f"o{n}", "turn")
+        await asyncio.sleep(100)
+        evicted = []
+        for _ in keep.steps():
+            evicted.append(reign.owner.counts.evictions)
+        assert evicted[0] == LOOKED_AT
+        assert evicted[-1] == 2 * LOOKED_AT + 100
+
+    story(Thing, told)
+
+
+def test_room_is_made_for_a_new_object_though_those_used_longest_ago_are_at_work() -> None:
+    """They are passed over, a few for each that comes, and never looked at again before the others."""
+
+    async def told(reign: Reign) -> None:
+        reign.owner.turns.bounds = replace(reign.owner.bounds, residents=40)
+        busy = [reign.send(f"busy{n}", "turn", 0, 5) for n in range(30)]
+        await asyncio.sleep(1)
+        for n in range(30):
+            await reign.call(f"idle{n}", "turn")
+        assert len(residents(reign)) <= 42  # a few came while only busy ones were looked at
+        assert sum(name.startswith("busy") for name in residents(reign)) == 30
+        await reign.told(*busy)
 
     story(Thing, told)
 
