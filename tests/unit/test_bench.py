@@ -11,6 +11,8 @@ from bench.__main__ import MEASUREMENTS
 from bench.campaign import Campaign, Plan, turns
 from bench.errors import BenchError
 from bench.extras import summed
+from bench.growth import Cost, order
+from bench.growth_cases import CASES, Case
 from bench.load import Load, parse
 from bench.machine import descendants, disk_bytes, parse_stat
 from bench.measure import check_exact
@@ -240,3 +242,19 @@ def test_a_metric_is_summed_over_its_partitions() -> None:
     """Other metrics, those whose names begin alike too, and comments do not count."""
     text = '# HELP a_total\na_total{partition="0"} 2.0\na_total{partition="1"} 3.0\na_total_b{partition="0"} 9.0\n'
     assert summed(text, "a_total") == 5
+
+
+def test_the_order_of_growth_is_the_exponent_of_n() -> None:
+    """The same cost for any n is 0, in proportion 1, squared 2."""
+    sizes = (10, 100, 1000)
+    assert order([Cost(n, 5.0) for n in sizes]) == 0
+    assert order([Cost(n, 0.1 * n) for n in sizes]) == pytest.approx(1)
+    assert order([Cost(n, 0.1 * n * n) for n in sizes]) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
+def test_each_case_of_growth_can_be_measured(case: Case) -> None:
+    """It builds what waits, and its step can be taken as often as it is measured."""
+    step = case.build(50)
+    for _ in range(case.times):
+        step()

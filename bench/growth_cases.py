@@ -1,0 +1,141 @@
+"""The cases of `bench.growth`: what waits, and the step that must not walk all of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from perdure.objects.durable import DurableObject
+from perdure.objects.registry import Kind
+from perdure.schemas.config_model import Limits
+from perdure.streams.mailbox import Hold, Resident
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.owning import Counts
+from perdure.streams.residence import Residence
+from perdure.streams.tables import Tables
+
+Step = Callable[[], object]
+USED_MS = 1_800_000_000_000
+
+
+class Case(NamedTuple):
+    """`build(n)` makes n things that wait and gives the step that is measured `times` times."""
+
+    name: str
+    what: str
+    sizes: Sequence[int]
+    times: int
+    build: Callable[[int], Step]
+
+
+def done_ahead(n: int) -> Step:
+    """One turn is slow; n commands behind it are done. The step: one more, and a cut."""
+    tables = Tables(MemoryStore(), 0)
+    for offset in range(1, n + 1):
+        tables.done.add(offset)
+    tables._open.records = 1
+    tables.cut()
+    next_offset = iter(range(n + 1, 2 * n + 100_000))
+
+    def step() -> None:
+        tables.done.add(next(next_offset))
+        tables._open.records = 1
+        tables.cut()
+
+    return step
+
+
+def unwritten_rows(n: int) -> Step:
+    """n rows of alarms wait to be written. The step: the alarms of one object."""
+    tables = Tables(MemoryStore(), 0)
+    for at in range(n):
+        tables.set_row(b"a" + (0).to_bytes(2, "big") + f"Thing/{at}\0".encode(), b"")
+        if at % 500 == 499:
+            tables._open.records = 1
+            tables.cut()
+    return lambda: tables.alarms("Thing/none")
+
+
+class Thing(DurableObject):
+    """An object that does nothing."""
+
+
+class _Turns:
+    """The residents of one partition, as far as an eviction asks."""
+
+    def __init__(self, busy: int, idle: int) -> None:
+        self.residents: OrderedDict[str, Resident] = OrderedDict()
+        self.resident_bytes = 0
+        tables, kind, limits = Tables(MemoryStore(), 0), Kind("Thing", Thing), Limits()
+        for at in range(busy + idle):
+            key = f"Thing/{at}"
+            resident = self.residents[key] = Resident(key, kind, tables, limits)
+            resident.state._now_ms = USED_MS
+            if at < busy:
+                resident.running = Hold.of(resident)
+
+    def evict(self, resident: Resident) -> None:
+        del self.residents[resident.key]
+
+    def instance_gone(self, resident: Resident) -> None: ...
+
+
+class _Owner:
+    def __init__(self, turns: _Turns) -> None:
+        self.turns: Any = turns
+        self.counts = Counts()
+
+
+def _sweeper(turns: _Turns, *, short_of_memory: bool = False) -> Residence:
+    return Residence(
+        [_Owner(turns)],
+        clock_ms=lambda: USED_MS + (0 if short_of_memory else 3_600_000),
+        idle_s=60.0,
+        object_bytes=1 << 27,
+        memory_bytes=1,
+        rss_bytes=lambda: 2 if short_of_memory else 0,
+    )
+
+
+def busy_in_front(n: int) -> Step:
+    """n objects at work were used longest ago, 5,000 idle ones after them. The step: a sweep that evicts those."""
+    sweeper = _sweeper(_Turns(n, 5_000))
+    return sweeper.sweep
+
+
+def short_of_memory(n: int) -> Step:
+    """n idle objects, and memory is short. The step: a sweep, which evicts a tenth."""
+    sweeper = _sweeper(_Turns(0, n), short_of_memory=True)
+    return sweeper.sweep
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case(
+            "done-ahead",
+            "done offsets behind one slow turn: a cut",
+            (10_000, 100_000, 1_000_000),
+            20,
+            done_ahead,
+        ),
+        Case(
+            "unwritten-rows",
+            "rows that wait to be written: one object's alarms",
+            (1_000, 10_000, 50_000),
+            200,
+            unwritten_rows,
+        ),
+        Case(
+            "busy-in-front", "objects at work: a sweep past them", (2_000, 20_000, 200_000), 1, busy_in_front
+        ),
+        Case(
+            "short-of-memory",
+            "idle objects: a sweep while memory is short",
+            (8_000, 80_000, 800_000),
+            1,
+            short_of_memory,
+        ),
+    )
+}
