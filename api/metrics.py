@@ -51,6 +51,14 @@ class _Node(Collector):
         for owner in self._owners:
             voids.add_metric([str(owner.partition)], owner.tables.reader.void)
         yield voids
+        clocks = CounterMetricFamily(
+            "perdure_log_time_corrected",
+            "Stamps far ahead of this node's clock, and steps back of log time",
+            labels=["partition"],
+        )
+        for owner in self._owners:
+            clocks.add_metric([str(owner.partition)], owner.time.corrected)
+        yield clocks
         yield self._gauge(
             "serving", "1 if this node serves the partition", lambda o: o.state is OwnerState.SERVING
         )

@@ -48,6 +48,7 @@ from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Una
 from perdure.schemas.seal import Seal
 from perdure.streams import unawaited
 from perdure.streams.beginning import live
+from perdure.streams.folding import drop_older
 from perdure.streams.founding import found
 from perdure.streams.helping import Helpers
 from perdure.streams.keeper import Keeper
@@ -123,6 +124,7 @@ class Node:
         app_uuid = await found(log, config.name, data.app_uuid)
         self.store = store = RocksStore(data.state_path)
         self._opened.append(_later(store.close))
+        drop_older(store, log.partitions)
         seal = Seal(app_uuid)
         self.gateway = Gateway(
             log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal

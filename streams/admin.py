@@ -13,6 +13,7 @@ Laws
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import takewhile
@@ -66,6 +67,7 @@ class Administration:
         self._turns = turns
         self._low_mark = low_mark
         self._spawn = spawn
+        self._loop = asyncio.get_running_loop()
         self._settled = set[int]()  # parked commands, in this reign: their entries may not be durable yet
 
     def end(self) -> None:
@@ -86,7 +88,7 @@ class Administration:
         """Do what a command of administration asks, or see that it is done in its turn."""
         resident = self._turns.resident(command.key)
         act = command.method
-        turn = Turn(record, command, resident, record.offset)
+        turn = Turn(record, command, resident, record.offset, self._turns.time.until_s(command))
         if act == DELETE and type(resident.running) is not Hold:
             if resident.paused:
                 assert resident.mailbox is not None
@@ -94,7 +96,7 @@ class Administration:
             else:
                 self._turns.take(record, command)
             return
-        if early := early_outcome(turn, self._tables, self._ports.clock_ms):
+        if early := early_outcome(turn, self._tables, self._loop.time):
             self._turns.conclude(turn, early)  # a deletion, or too late
             return
         try:
@@ -182,7 +184,9 @@ class Administration:
             return
         mailbox.popleft()
         command = parse_command(found.key, found.value, found.headers, self._ports.seal)
-        self._give_up(Turn(found, command, resident, offset), turn)
+        found = self._turns.time.read_again(found)
+        until_s = self._turns.time.until_s(command)
+        self._give_up(Turn(found, command, resident, offset, until_s), turn)
         self._done(turn, reply)
         if resident.running is None:
             self._turns.free(resident)
@@ -192,7 +196,7 @@ class Administration:
             self._turns.cut_short(running, _skipped(running.command, act))
             return
         running.over = True  # it is about to begin, or to be tried again
-        self._give_up(Turn(running.record, running.command, resident, running.offset), act)
+        self._give_up(Turn(running.record, running.command, resident, running.offset, running.until_s), act)
         self._turns.free(resident)
 
     def _give_up(self, turn: Turn, act: Turn) -> None:
@@ -204,7 +208,7 @@ class Administration:
             ringing = self._turns.ringing
             outcome = ringing.early(turn) or ringing.parked(turn, outcome)
         elif turn.command.kind != ADMIN:
-            outcome = early_outcome(turn, self._tables, self._ports.clock_ms) or outcome
+            outcome = early_outcome(turn, self._tables, self._loop.time) or outcome
         self._turns.conclude(turn, outcome)
 
     # What is parked

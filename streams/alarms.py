@@ -21,6 +21,7 @@ from perdure.schemas.commands import Command, sealed_record
 from perdure.schemas.effects import AlarmRow
 from perdure.schemas.keys import namespace_of
 from perdure.streams.log import Record, Topic
+from perdure.streams.logtime import log_time
 from perdure.streams.owning import Counts, Ports
 from perdure.streams.tables import Due, Tables
 
@@ -74,7 +75,8 @@ class AlarmClock:
     @property
     def log_ms(self) -> int:
         """The log time that a command would have at least, as far as this node can know."""
-        return max(self._ports.clock_ms(), self._tables.meta.clock_ms)
+        clock_ms = self._ports.clock_ms()
+        return log_time(self._tables.meta.clock_ms, clock_ms, clock_ms)
 
     # What it hears
 

@@ -109,14 +109,14 @@ class Calls:
         if any(key_of_link(each) == asked.key for each in chain):
             told = " -> ".join((*chain, asked.key))
             raise Deadlock(f"{own.key} called {asked.key}, which waits for it: {told}")
-        until_ms = self._until_ms(turn)
+        until_s = turn.until_s if turn.until_s is not None else self._loop.time() + CALL_MS / 1000
         await self.synced(turn)
         partition = partition_of(asked.key, self._log.partitions)
         id_ = self._exchange.new_id(partition, self._ports.clock_ms())
         call = Call(turn, self._enveloped(asked, turn, key, id_, self._exchange.address, chain), partition)
         calling.waiting[call] = None
         try:
-            reply = await self._reply(call, until_ms)
+            reply = await self._reply(call, until_s)
         finally:
             del calling.waiting[call]
             self._exchange.forget(call)
@@ -159,14 +159,6 @@ class Calls:
             turn.calling = Calling()
         return turn.calling
 
-    def _until_ms(self, turn: Turn) -> int:
-        deadline_ms = turn.command.deadline_ms
-        if deadline_ms is None:
-            return self._ports.clock_ms() + CALL_MS
-        return (
-            min(turn.record.time_ms, self._ports.clock_ms()) + deadline_ms
-        )  # the clock may have jumped back
-
     def _enveloped(
         self, asked: Command, turn: Turn, key: CallKey, id_: str, reply_to: str, chain: tuple[str, ...]
     ) -> Command:
@@ -183,12 +175,12 @@ class Calls:
             socket="",  # what a turn accepts is its own
         )
 
-    async def _reply(self, call: Call, until_ms: int) -> Reply:
+    async def _reply(self, call: Call, until_s: float) -> Reply:
         """The answer, asked for again while that is safe and there is time."""
         pause_s = RETRY_S[0]
         trouble: PerdureError | None = None
         try:
-            while (left_ms := until_ms - self._ports.clock_ms()) > 0:
+            while (left_ms := round((until_s - self._loop.time()) * 1000)) > 0:
                 try:
                     reply = await self._attempt(call, left_ms)
                     if not _lost(reply):

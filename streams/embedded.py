@@ -30,6 +30,7 @@ from perdure.streams.embedded_files import MARK_KEY, READ_CHUNK, Trimmed, encode
 from perdure.streams.embedded_sync import Ends, Sync
 from perdure.streams.embedded_tail import EmbeddedTail, Stream, hand_over
 from perdure.streams.log import Bounds, LogRecord, Receipt, Record, Topic, WriterSource
+from perdure.streams.logtime import log_time
 from perdure.streams.wal import Cut, operating_error
 
 LINGER_S = 0.010
@@ -140,7 +141,10 @@ class EmbeddedLog:
 
     def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> Appended:
         key, value, headers = record.key, record.value, record.headers
-        stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
+        time_ms = self._clock_ms()
+        if time_ms < stream.last_time_ms:
+            time_ms = log_time(stream.last_time_ms, time_ms, time_ms)
+        stream.last_time_ms = time_ms
         offset = stream.next
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
         placed = Appended(offset, time_ms, key, value, headers, memo, batch, batch.count)
@@ -254,7 +258,8 @@ class EmbeddedLog:
 
     def _place_unseen(self, stream: Stream, batch: Batch, records: Sequence[Record]) -> None:
         """As `_place`, but cheaper: nobody looks at them before they are in the database."""
-        stream.last_time_ms = time_ms = max(stream.last_time_ms, self._clock_ms())
+        clock_ms = self._clock_ms()
+        stream.last_time_ms = time_ms = log_time(stream.last_time_ms, clock_ms, clock_ms)
         offset, prefix, put = stream.next, stream.prefix, batch.write.put
         if offset == stream.written:
             batch.touched.append(stream)

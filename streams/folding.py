@@ -6,11 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import structlog
+
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import EntryRecord
 from perdure.streams.log import LogRecord, Topic
+from perdure.streams.rows import is_older, ranges_of
+from perdure.streams.store import Store
 from perdure.streams.tables import Tables
 
+_logger = structlog.get_logger(__name__)
 Progress = Callable[[int, int, int], None]  # partition, how many records, of how many
 FLUSH_EVERY_RECORDS = 500_000
 GC_THRESHOLD = (50_000, 20, 50)  # not at every 700th object, of which a fold makes millions and no rings
@@ -34,6 +39,18 @@ class Folded(NamedTuple):
 
     records: int
     entries: int
+
+
+def drop_older(store: Store, partitions: int) -> None:
+    """Remove the rows of each partition that an earlier perdure wrote in a format of its own: its journal has it all."""
+    for partition in range(partitions):
+        meta = store.get(b"m" + partition.to_bytes(2, "big"))
+        if meta is not None and is_older(meta):
+            _logger.warning(
+                "the state of a partition has an older format: it is built again from the log",
+                partition=partition,
+            )
+            store.write([(start, end) for start, end in ranges_of(partition)], ())
 
 
 def silent(partition: int, done: int, total: int) -> None:

@@ -34,12 +34,12 @@ def admitted(
     return command
 
 
-def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Outcome | None:
+def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome | None:
     """The outcome of a command that is not run: it has expired, its client key is spent, or it is a deletion; None: run it."""
     command = turn.command
     if command.client_key is not None and (told := _outcome_of_key(command, command.client_key, tables)):
         return told  # whatever the time: it has happened, or must not
-    if command.deadline_ms is not None and clock_ms() > turn.record.time_ms + command.deadline_ms:
+    if turn.until_s is not None and clock_s() > turn.until_s:
         return not_done(
             Expired(f"its deadline of {command.deadline_ms} ms passed before {command.key} was free")
         )
@@ -48,12 +48,12 @@ def early_outcome(turn: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Ou
     return None
 
 
-def copy_outcome(copy: Turn, tables: Tables, clock_ms: Callable[[], int]) -> Outcome:
+def copy_outcome(copy: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome:
     """The outcome of a copy of a call that has ended: the same; if that was not done, neither is this.
 
     One that ran only now would overtake the commands that came behind it.
     """
-    first = early_outcome(copy, tables, clock_ms)
+    first = early_outcome(copy, tables, clock_s)
     return first or not_done(AskAgain("the call of which this is a copy was not done: ask again"))
 
 

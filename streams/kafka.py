@@ -4,8 +4,7 @@ Laws
 - Accepted = durable = acknowledged by `min.insync.replicas`; reading is `read_committed`.
 - Commands, replies, dead letters and journals of a node go through one producer (`kafka_append`): whatever makes
   an outcome unknown ends it, and with it every writer, so that each partition is claimed anew.
-- Log time is the broker's (LogAppendTime). Brokers' clocks may step back at a change of leader; whoever needs a
-  time that never falls takes the highest so far.
+- Stamps are the broker's (LogAppendTime), and may step back at a change of leader (see logtime.py).
 - Nothing here waits for a broker without a bound, `close` included; only tails and writers wait for its return.
 """
 

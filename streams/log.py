@@ -9,7 +9,8 @@ Laws
 - `tail` delivers accepted records in order from an offset, to one receiver; `read` sees only durable ones.
 - `ordered`: a durable record implies that all earlier ones, of any topic, are durable.
 - `exclusive`: nobody but this process can write.
-- Log time (`LogRecord.time_ms`) never falls within one partition of one topic.
+- A record's stamp (`LogRecord.time_ms`) is the time by the log's clock when it was appended. It may be wrong, and may
+  fall: what counts is the log time that an owner makes of it (logtime.py).
 """
 
 from __future__ import annotations

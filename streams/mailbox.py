@@ -45,6 +45,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     command: Command
     resident: Resident | None
     offset: int  # that of its record
+    until_s: float | None = None  # its deadline, as the event loop counts time
     time_ms: int = 0
     overlay: Overlay | None = None
     entry: Entry | None = None

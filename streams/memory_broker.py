@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from perdure.schemas.errors import DataDirError
 from perdure.streams.log import LogRecord, Record, Topic
+from perdure.streams.logtime import log_time
 
 Told = Callable[[BaseException | None], None]
 
@@ -84,7 +85,7 @@ class Stream:
         return self.start + len(self.records)
 
     def place(self, record: Record, time_ms: int, memo: Any, write: Any) -> LogRecord:
-        self.last_time_ms = max(self.last_time_ms, time_ms)
+        self.last_time_ms = log_time(self.last_time_ms, time_ms, time_ms)
         placed = LogRecord(self.end, self.last_time_ms, record.key, record.value, record.headers, memo, write)
         self.records.append(placed)
         return placed

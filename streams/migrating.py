@@ -56,12 +56,12 @@ def tell(told: asyncio.Future[int], what: int | BaseException) -> None:
         told.set_result(what)
 
 
-def of_namespace(number: bytes, namespace: str, clock_ms: int) -> Iterator[Range]:
+def of_namespace(number: bytes, namespace: str, age_ms: int) -> Iterator[Range]:
     """Where the rows of a namespace's objects lie in partition `number`, but for the alarms by time."""
     prefix = namespace.encode() + b"/"
     for table in BY_KEY:
         yield table + number + prefix, after(table + number + prefix)
-    newest = clock_ms // HOUR_MS
+    newest = age_ms // HOUR_MS
     for hour in range(max(newest - WINDOW_HOURS - 1, 0), newest + 1):  # a bucket lives that long
         start = b"k" + number + hour.to_bytes(4, "big") + prefix
         yield start, after(start)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from uuid import uuid4
 
 from perdure.schemas.config import Config
@@ -12,11 +11,9 @@ from perdure.streams.embedded import EmbeddedLog
 from perdure.streams.embedded_reading import EmbeddedReading
 from perdure.streams.folding import Readable
 from perdure.streams.log import Log, Topic
+from perdure.streams.steady import SteadyClock
 
-
-def clock_ms() -> int:
-    """The wall clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
+clock_ms = SteadyClock()
 
 
 def new_uuid() -> str:

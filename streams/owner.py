@@ -36,6 +36,7 @@ from perdure.streams.gap import read_gap
 from perdure.streams.intake import admitted
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.log import LogRecord, Tail, Topic
+from perdure.streams.logtime import LogTime
 from perdure.streams.mailbox import NO_COMMAND, Turn
 from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
@@ -62,9 +63,12 @@ class Owner:
         self.release = Release(ports.log, ports.doors, self.partition, ports.exchange)
         self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
+        self.time = LogTime(self.partition, ports.clock_ms, ports.node)
         self.alarms = AlarmClock(ports, tables, self.counts, self.lost)
         ringing = Ringing(self.counts, self.alarms)
-        self.turns = Turns(ports, tables, self.bounds, self.counts, self.journal, self._spawn, ringing)
+        self.turns = Turns(
+            ports, tables, self.bounds, self.counts, self.journal, self._spawn, ringing, self.time
+        )
         self.turns.calls = Calls(
             ports,
             self.partition,
@@ -117,6 +121,7 @@ class Owner:
         if self.ports.makers is not None:
             self.ports.makers.begin(self.partition, self.tables)
         self.next_command, self._first_undone = self.tables.done.mark, self.tables.done.end
+        self.time.begin(self.tables.meta.latest, self.tables.meta.clock_ms)
         self.tail = self.log.tail(Topic.COMMANDS, self.partition, self.next_command, self.deliver)
         self.alarms.start()
         close_lost(self.ports, self.tables)
@@ -163,6 +168,7 @@ class Owner:
         if self.undone >= self.bounds.undone:
             self._pause()
         self.counts.commands += 1
+        record = self.time.read(record)
         command: Command | None = record.memo
         if command is None:
             try:

@@ -9,9 +9,10 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.streams.reader import NO_EPOCH
 
-FORMAT = 2  # 1 had no rows of claims
+FORMAT = 3  # 1 had no rows of claims; 2 filed spent client keys by log time
 HOUR_MS = 3_600_000
-WINDOW_HOURS = 24
+WINDOW_HOURS = 25  # 24, and one for clocks that were wrong: each jump ages the keys by `STEP_MS` at most
+STEP_MS = 60_000  # of age, for what passes between one command with an entry and the next
 
 
 def ranges_of(partition: int) -> list[tuple[bytes, bytes]]:
@@ -39,12 +40,14 @@ class Meta(msgspec.Struct, array_like=True):
     out_epoch: int = NO_EPOCH
     out_seq: int = 0
     out_chain: bytes = b""
+    latest: int = -1  # the highest offset of a command that has an entry; `clock_ms` is its log time
+    age_ms: int = 0  # what the client keys are filed by
 
 
 class SpentKey(msgspec.Struct, array_like=True, frozen=True):
-    """What a client key was spent on."""
+    """What a client key was spent on, and at which age of the tables."""
 
-    time_ms: int
+    age_ms: int
     payload_hash: bytes
     command: int
     reply: Reply
@@ -70,3 +73,11 @@ def decode_meta(data: bytes, partition: int) -> Meta:
             f"the state has format {meta.format}, this perdure reads {FORMAT}: run `perdure state rebuild`"
         )
     return meta
+
+
+def is_older(data: bytes) -> bool:
+    """True if an earlier perdure wrote this meta row, in a format that is no longer read."""
+    try:
+        return _decode_meta(data).format < FORMAT
+    except msgspec.DecodeError:
+        return False

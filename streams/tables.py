@@ -10,8 +10,10 @@ Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
   pieces and however often they were folded again. (`delete` of what is absent included.)
 - A piece is whole records in journal order, coalesced, and one write with the meta row and done words it leads to.
-- The fold's clock is the highest entry time so far. A client key is forgotten 24 h of that clock later: unseen
-  at once, removed by the hour when the clock enters a new one. Never by a local timer.
+- The fold's clock is the log time of the command with the highest offset that has an entry (see logtime.py).
+- The tables' age passes with it, by `STEP_MS` at most from one such command to the next, so that a clock that was wrong
+  for one of them has aged nothing. A client key is forgotten `WINDOW_HOURS` of age later, 24 h or more: unseen at once,
+  removed by the hour when the age enters a new one. Never by a local timer.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from perdure.streams.migrating import of_namespace
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.rows import (
     HOUR_MS,
+    STEP_MS,
     WINDOW_HOURS,
     Meta,
     SpentKey,
@@ -149,9 +152,10 @@ class Tables(ActRows):
 
     def _fold_entry(self, entry: Entry, offset: int) -> None:
         meta, piece = self.meta, self._open
-        if entry.time_ms > meta.clock_ms:
-            if entry.time_ms // HOUR_MS != meta.clock_ms // HOUR_MS and meta.clock_ms:
-                self._enter_hour(entry.time_ms // HOUR_MS)
+        if entry.command > meta.latest:
+            meta.latest = entry.command
+            if entry.time_ms > meta.clock_ms:
+                self._grow_older(entry.time_ms)
             meta.clock_ms = entry.time_ms
         if entry.clear:
             piece.values.pop(entry.key, None)
@@ -194,7 +198,7 @@ class Tables(ActRows):
             due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
             self.set_row(self._time + due + row[len(self._alarm) :], None)
         piece = self._open
-        for start, end in of_namespace(self._number, namespace, self.meta.clock_ms):
+        for start, end in of_namespace(self._number, namespace, self.meta.age_ms):
             self.remove_rows(start, end)
             for row in [row for row in piece.keys if start <= row < end]:
                 del piece.keys[row]
@@ -205,8 +209,9 @@ class Tables(ActRows):
         if (key := call_key(entry.principal, client_key)) is not None:
             self.fold_call(entry, key)
             return
-        spent = SpentKey(entry.time_ms, entry.payload_hash, entry.command, entry.reply)
-        row = self._spent_row(entry.time_ms // HOUR_MS, entry.key, entry.principal, client_key)
+        age_ms = self.meta.age_ms
+        spent = SpentKey(age_ms, entry.payload_hash, entry.command, entry.reply)
+        row = self._spent_row(age_ms // HOUR_MS, entry.key, entry.principal, client_key)
         self._open.keys[row] = encode_row(spent)
         self._open.size += 1
 
@@ -233,6 +238,15 @@ class Tables(ActRows):
             self.set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
         if self.on_alarm is not None:
             self.on_alarm(key, name, row)
+
+    def _grow_older(self, time_ms: int) -> None:
+        meta = self.meta
+        if not meta.age_ms:
+            meta.age_ms = time_ms  # of the first entry of all: no more than where to begin
+            return
+        before, meta.age_ms = meta.age_ms, meta.age_ms + min(time_ms - meta.clock_ms, STEP_MS)
+        if meta.age_ms // HOUR_MS != before // HOUR_MS:
+            self._enter_hour(meta.age_ms // HOUR_MS)
 
     def _enter_hour(self, hour: int) -> None:
         # as if it came between the records: the piece removes first, so what it has put below goes here
@@ -338,14 +352,14 @@ class Tables(ActRows):
 
     def spent(self, key: str, principal: str, client_key: str) -> SpentKey | None:
         """What this client key was spent on within the window, if it was."""
-        clock_ms = self.meta.clock_ms
-        newest = clock_ms // HOUR_MS
+        age_ms = self.meta.age_ms
+        newest = age_ms // HOUR_MS
         for hour in range(newest, max(newest - WINDOW_HOURS, 0) - 1, -1):
             row = self._spent_row(hour, key, principal, client_key)
             data = next((p.keys[row] for p in self.pieces() if row in p.keys), None) or self.store.get(row)
             if data is not None:
                 found = decode_spent(data)
-                return found if found.time_ms > clock_ms - WINDOW_HOURS * HOUR_MS else None
+                return found if found.age_ms > age_ms - WINDOW_HOURS * HOUR_MS else None
         return None
 
     def _spent_row(self, hour: int, key: str, principal: str, client_key: str) -> bytes:

@@ -45,6 +45,7 @@ from perdure.streams.entries import entry_of
 from perdure.streams.intake import copy_outcome, early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
+from perdure.streams.logtime import LogTime
 from perdure.streams.mailbox import Hold, Resident, Turn
 from perdure.streams.owning import Bounds, Counts, Ports
 from perdure.streams.parking import parking
@@ -77,6 +78,7 @@ class Turns:
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         ringing: Ringing,
+        time: LogTime,
     ) -> None:
         self.ports = ports
         self.log = ports.log
@@ -87,6 +89,7 @@ class Turns:
         self.residents: OrderedDict[str, Resident] = OrderedDict()
         self.resident_bytes = 0  # estimated
         self.ringing = ringing
+        self.time = time
         self.keys_in_flight: set[Spending] = set()
         self._joined: dict[Spending, list[Turn]] = {}  # copies of calls that are in flight
         self.calls: Calls | None = None  # set by the owner
@@ -97,7 +100,6 @@ class Turns:
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
         self._env = ports.registry.env
-        self._clock_ms = ports.clock_ms
         self._loop = asyncio.get_running_loop()
         self._blame = Blame(self._loop.time)
         self._turn_context = Context()
@@ -121,24 +123,24 @@ class Turns:
 
     def take(self, record: LogRecord, command: Command) -> None:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
+        turn = Turn(record, command, None, record.offset, self.time.until_s(command))
         if command.client_key is not None:
             spending = (command.key, command.principal, command.client_key)
             if spending in self.keys_in_flight:
                 if call_key(command.principal, command.client_key) is not None:
-                    self._joined.setdefault(spending, []).append(Turn(record, command, None, record.offset))
+                    self._joined.setdefault(spending, []).append(turn)
                     return
                 told = f"a command with the idempotency key {command.client_key!r} is in flight"
-                self.conclude(Turn(record, command, None, record.offset), not_done(KeyConflict(told)))
+                self.conclude(turn, not_done(KeyConflict(told)))
                 return
             self.keys_in_flight.add(spending)
-        resident = self.resident(command.key)
+        resident = turn.resident = self.resident(command.key)
         if resident.running is None and not resident.mailbox:
-            self.run(Turn(record, command, resident, record.offset))
+            self.run(turn)
             return
         if resident.mailbox is None:
             resident.mailbox = deque()
-        full = len(resident.mailbox) >= self.bounds.mailbox
-        resident.mailbox.append(record.offset if full else Turn(record, command, resident, record.offset))
+        resident.mailbox.append(turn if len(resident.mailbox) < self.bounds.mailbox else record.offset)
 
     def resident(self, key: str) -> Resident:
         residents = self.residents
@@ -171,7 +173,7 @@ class Turns:
         assert resident is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
-        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self._clock_ms)
+        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self._loop.time)
         if command.socket and not early and asked_by_the_dead(self.ports, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
@@ -198,11 +200,8 @@ class Turns:
         context.run(current_turn.set, turn)
         handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
-        if not turn.over and turn.task is not None and command.deadline_ms is not None:
-            # never longer than that: log time is ahead of a clock that jumped back
-            gone_ms = max(self.ports.clock_ms() - turn.record.time_ms, 0)
-            left_ms = max(command.deadline_ms - gone_ms, 0)
-            turn.timer = self._loop.call_later(left_ms / 1000, self._expire, turn)
+        if not turn.over and turn.task is not None and turn.until_s is not None:
+            turn.timer = self._loop.call_at(turn.until_s, self._expire, turn)
 
     def _expire(self, turn: Turn) -> None:
         command = turn.command
@@ -268,7 +267,7 @@ class Turns:
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""
         self.instance_gone(resident)
-        again = Turn(turn.record, turn.command, resident, turn.offset, tries=turn.tries + 1)
+        again = Turn(turn.record, turn.command, resident, turn.offset, turn.until_s, tries=turn.tries + 1)
         resident.running = again
         self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_reigning, again)
 
@@ -308,7 +307,8 @@ class Turns:
                     return  # it was paused meanwhile, or what waited there was given up
                 mailbox.popleft()
                 command = parse_command(record.key, record.value, record.headers, self.ports.seal)
-                self.run(Turn(record, command, resident, record.offset))
+                record = self.time.read_again(record)
+                self.run(Turn(record, command, resident, offset, self.time.until_s(command)))
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """A turn that waits in its object's mailbox is not to run: this is what it comes to, or it has been answered."""
@@ -317,7 +317,7 @@ class Turns:
         assert resident.mailbox is not None
         resident.mailbox.remove(turn)
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
-        self.conclude(turn, early_outcome(turn, self.tables, self.ports.clock_ms) or outcome)
+        self.conclude(turn, early_outcome(turn, self.tables, self._loop.time) or outcome)
 
     # What a turn comes to
 
@@ -397,4 +397,4 @@ class Turns:
             spending = (command.key, command.principal, command.client_key)
             self.keys_in_flight.discard(spending)
             for copy in self._joined.pop(spending, ()):
-                self.conclude(copy, copy_outcome(copy, self.tables, self.ports.clock_ms))
+                self.conclude(copy, copy_outcome(copy, self.tables, self._loop.time))

@@ -7,7 +7,7 @@ import weakref
 from typing import Any
 
 import pytest
-from tests.unit.reign import HOUR_MS, Reign, story
+from tests.unit.reign import Reign, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.overlay import current_turn
@@ -347,15 +347,15 @@ def test_every_answer_of_an_object_spends_a_key_but_an_expiry_does_not() -> None
 
 
 def test_a_client_key_is_forgotten_a_day_later() -> None:
-    """Of the partition's log time: the next command with it runs."""
+    """A day in which the partition had work: the next command with it runs."""
 
     async def told(reign: Reign) -> None:
         assert result(await reign.call("a", "add", client_key="k")) == b'{"result":1}'
-        reign.skew_ms = 23 * HOUR_MS
-        await reign.call("other", "add")
-        assert result(await reign.call("a", "add", client_key="k")) == b'{"result":1}'
-        reign.skew_ms = 25 * HOUR_MS
-        await reign.call("other", "add")
+        for minute in range(25 * 60 + 1):
+            reign.skew_ms = minute * 60_000
+            await reign.call("other", "add")
+            if minute == 24 * 60:
+                assert result(await reign.call("a", "add", client_key="k")) == b'{"result":1}'
         assert result(await reign.call("a", "add", client_key="k")) == b'{"result":2}'
 
     story(Thing, told)
@@ -373,12 +373,12 @@ def test_an_entry_that_is_too_large_fails_its_turn_only() -> None:
     story(Thing, told, bounds=Bounds(entry_bytes=2000))
 
 
-def test_log_time_never_falls() -> None:
-    """The wall clock jumps back an hour: `state.now` and the journal's times stand still instead."""
+def test_log_time_does_not_fall_by_what_clocks_differ() -> None:
+    """The wall clock jumps back by half a minute: `state.now` and the journal's times stand still instead."""
 
     async def told(reign: Reign) -> None:
         times = []
-        for skew_ms in (0, 5, -HOUR_MS, -HOUR_MS + 7, 9):
+        for skew_ms in (0, 5, -30_000, -30_000 + 7, 9):
             reign.skew_ms = skew_ms
             times.append(int(result(await reign.call("a", "now"))[len('{"result":') : -1]))
         assert times == sorted(times)

@@ -31,6 +31,8 @@ from perdure.streams.reader import JournalReader
 from perdure.streams.tables import Tables
 
 HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+YEAR_MS = 365 * 24 * HOUR_MS
 START_MS = 1_000 * HOUR_MS
 NAMES = ("a", "b", "c", "z\0", "é")
 KEYS = ("A/a", "A/ab", "B/a")
@@ -132,11 +134,18 @@ class Model:
         self.spent: dict[tuple[str, str, str], Entry] = {}
         self.alarms: dict[str, dict[str, AlarmRow]] = {key: {} for key in KEYS}
         self.sockets: dict[str, dict[str, SocketRow]] = {key: {} for key in KEYS}
-        self.clock_ms = 0
+        self.age_ms = 0
+        self.latest: Entry | None = None
+        self.ages_ms: dict[int, int] = {}  # of an entry, when it was folded
         self.done: set[int] = set()
 
     def fold(self, each: Entry, offset: int) -> None:
-        self.clock_ms = max(self.clock_ms, each.time_ms)
+        if self.latest is None:
+            self.latest, self.age_ms = each, each.time_ms
+        elif each.command > self.latest.command:
+            self.age_ms += max(min(each.time_ms - self.latest.time_ms, MINUTE_MS), 0)
+            self.latest = each
+        self.ages_ms[each.command] = self.age_ms
         values = self.values[each.key]
         if each.clear:
             values.clear()
@@ -175,7 +184,7 @@ class Model:
             ]
         for (key, principal, client_key), each in self.spent.items():
             found = tables.spent(key, principal, client_key)
-            if each.time_ms > self.clock_ms - 24 * HOUR_MS:
+            if self.ages_ms[each.command] > self.age_ms - 25 * HOUR_MS:
                 assert found is not None
                 assert (found.command, found.reply) == (each.command, each.reply)
             else:
@@ -348,21 +357,54 @@ def spending(*times_h: float) -> tuple[Tables, MemoryStore]:
 
 @pytest.mark.parametrize(
     ("later_h", "seen"),
-    [(0.5, True), (23.9, True), (23.9999, True), (24, False), (24.1, False), (100, False)],
+    [(0.5, True), (24.9, True), (24.9999, True), (25, False), (25.1, False), (100, False)],
 )
-def test_a_client_key_is_seen_for_24_hours_of_the_folds_clock(later_h: float, seen: bool) -> None:
-    """To the millisecond, and gone at once."""
+def test_a_client_key_is_seen_until_the_tables_are_25_hours_older(
+    later_h: float, seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the millisecond, and gone at once; here all that passes between two commands counts."""
+    monkeypatch.setattr(tables_module, "STEP_MS", YEAR_MS)
     tables, _ = spending(0.7, 0.7 + later_h)
     assert (tables.spent("A/a", "", "k0") is not None) == seen
     assert tables.spent("A/a", "", "k1") is not None
 
 
-def test_rows_of_forgotten_keys_are_removed_by_the_hour() -> None:
-    """When the clock enters a new one; an earlier time does not turn it back."""
+def test_rows_of_forgotten_keys_are_removed_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the tables' age enters a new one; an earlier time does not make them younger."""
+    monkeypatch.setattr(tables_module, "STEP_MS", YEAR_MS)
     _, store = spending(0, 1, 2)
     assert len(list(store.scan(b"k", b"l"))) == 3
-    _, store = spending(0, 1, 2, 26.5, 3)
-    assert len(list(store.scan(b"k", b"l"))) == 3  # hours 2, 3 and 26
+    _, store = spending(0, 1, 2, 27.5, 3)
+    assert len(list(store.scan(b"k", b"l"))) == 3  # of hour 2, and two of hour 27
+
+
+def test_a_clock_that_was_wrong_for_a_while_makes_no_key_older() -> None:
+    """A year ahead for one command, a year behind for the next: no more than a minute passes for a client key."""
+    times_h = [0.0]
+    for _ in range(30):
+        times_h += [YEAR_MS / HOUR_MS, 0.001, -YEAR_MS / HOUR_MS, 0.001]
+    tables, _ = spending(*times_h)
+    assert all(tables.spent("A/a", "", f"k{n}") is not None for n in range(len(times_h)))
+
+
+def test_keys_are_forgotten_after_a_day_of_steady_work() -> None:
+    """A command each half minute: the first key goes when 25 hours have passed, and its row with it."""
+    last = 25 * 120
+    tables, store = spending(*(n / 120 for n in range(last)))
+    assert tables.spent("A/a", "", "k0") is not None
+    tables, store = spending(*(n / 120 for n in range(last + 121)))
+    assert tables.spent("A/a", "", "k0") is None
+    assert len(list(store.scan(b"k", b"l"))) <= last + 120
+
+
+def test_the_clock_of_the_fold_is_that_of_the_latest_command() -> None:
+    """It steps back with it; the entry of a turn that took long, of a lower offset, does not move it."""
+    journal = Journal()
+    journal.batch(
+        entry(0), entry(3, START_MS + YEAR_MS), entry(5, START_MS + 5), entry(4, START_MS + YEAR_MS)
+    )
+    meta = Tables(folded(journal), 0).meta
+    assert (meta.latest, meta.clock_ms, meta.age_ms) == (5, START_MS + 5, START_MS + MINUTE_MS)
 
 
 def test_partitions_share_a_store_and_nothing_else() -> None:
