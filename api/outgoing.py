@@ -51,8 +51,7 @@ class Outgoing:
         if self._client is None:  # its certificates take 50 ms to load, and most apps never ask for it
             self._client = asyncio.ensure_future(asyncio.to_thread(_new_client))
         client = await asyncio.shield(self._client)
-        # a Task of its own: what is under httpx asks for the current one, which a turn's first step has not
-        return await asyncio.create_task(self._bounded(client, method, url, headers, body, timeout_s))
+        return await self._bounded(client, method, url, headers, body, timeout_s)
 
     async def close(self) -> None:
         """Close what connections there are."""

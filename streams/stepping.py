@@ -1,14 +1,15 @@
-"""Run a coroutine at once; make a Task of it only if it really suspends.
+"""Run a coroutine at once, as one asyncio task from its first step to its last.
 
-Most handlers never suspend: their awaits are answered from memory. A Task for each would cost as much as the
-rest of the turn.
+Most handlers never suspend: their awaits are answered from memory. To schedule each of them as a Task would cost more
+than the rest of the turn. From Python 3.12 on the handler is an eager Task, which runs its first step where it is
+made. Before, a stand-in is the current task in every step, and a Task is made only if the handler suspends.
 
 Laws
 - `done(turn, result, error)` is called exactly once, at once or from the loop; never for one that was left.
 - What the handler raises, SystemExit and CancelledError too, is handed over, never raised into the loop. So is a
   KeyboardInterrupt where Ctrl-C cannot have raised it (see `signals_are_the_loops`).
-- In its first step `asyncio.current_task()` is the turn itself, which passes `cancel` and its kin on to
-  the Task that it may become (so `asyncio.timeout` and TaskGroup work there too).
+- `asyncio.current_task()` is the same in every step of a handler. The task of the code that steps it, which may be
+  another handler, is current again afterwards.
 - A Task whose handler ignores its cancellation ends all the same when it is left, so that a loop that waits
   for its Tasks can close.
 - While a handler's code runs, and only then, `now()[0]` holds the word of its turn (0 if it was given none): the
@@ -18,18 +19,31 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
-from asyncio.tasks import _enter_task, _leave_task  # no public way before 3.12's swap_current_task
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from types import CodeType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
+from perdure.streams.tasklike import StandIn, Stepped, leave_all
+
+__all__ = [
+    "DOORWAYS",
+    "STEPS",
+    "TaskLike",
+    "doorway",
+    "is_ctrl_c",
+    "leave_all",
+    "now",
+    "run_inline",
+    "signals_are_the_loops",
+    "tell",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-Step = Callable[[Any], Any]
+Done = Callable[[Any, Any, BaseException | None], None]
 
 _interruptible = True  # may a KeyboardInterrupt be one?
 _now: memoryview = memoryview(bytearray(8)).cast("q")
@@ -58,129 +72,32 @@ def signals_are_the_loops() -> Iterator[None]:
 
 
 def is_ctrl_c(error: BaseException) -> bool:
-    """Does whoever runs the process want it to stop, or is it only what a handler raised?"""
+    """True if the operator wants the process to stop: it is not just what a handler raised."""
     return _interruptible and isinstance(error, KeyboardInterrupt)
 
 
-class Stepped(Protocol):
-    """What runs: it stands in for its Task until there is one."""
+class _End:
+    """What a handler has ended with."""
 
-    task: asyncio.Task[Any] | None
+    __slots__ = ("error", "result")
 
-
-class TaskLike(msgspec.Struct, eq=False, weakref=True, kw_only=True):
-    """The part of a Task's face that structured concurrency asks for, before there is a Task.
-
-    A Struct, like all that is made for each turn: it costs a third of a class with an `__init__`.
-    """
-
-    task: asyncio.Task[Any] | None = None
-    left: bool = False
-    _cancels: int = 0
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Ask the handler to stop at its next suspension."""
-        if self.task is not None:
-            return self.task.cancel(msg)
-        self._cancels += 1
-        return True
-
-    def leave(self) -> None:
-        """Close the handler where it waits and end its Task; `done` is not called for it any more."""
-        self.left = True
-        self.cancel()
-
-    def cancelling(self) -> int:
-        return self._cancels if self.task is None else self.task.cancelling()
-
-    def uncancel(self) -> int:
-        if self.task is not None:
-            return self.task.uncancel()
-        self._cancels = max(self._cancels - 1, 0)
-        return self._cancels
-
-    def done(self) -> bool:
-        return self.task is not None and self.task.done()
-
-    def get_name(self) -> str:
-        return "turn"
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
-
-
-def leave_all(turns: Iterable[TaskLike]) -> None:
-    """Leave those that still run."""
-    for turn in list(turns):
-        turn.leave()
-
-
-class _Finished:
-    __slots__ = ("error", "value")
-
-    def __init__(self, value: Any, error: BaseException | None) -> None:
-        self.value = value
+    def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
+        self.result = result
         self.error = error
 
 
-def run_inline(
-    loop: asyncio.AbstractEventLoop,
-    context: Context,
-    coro: Coroutine[Any, Any, Any],
-    turn: TaskLike,
-    done: Callable[[Any, Any, BaseException | None], None],
-    word: int = 0,
-) -> None:
-    """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
-
-    `word` stands for the turn, not 0 and below 2**62, for those who look on from outside (see `now`).
-    """
-    page, outer = _now, 0
-    caller = asyncio.current_task(loop)
-    if caller is not None:
-        outer = page[0]  # it may be a step itself
-        _leave_task(loop, caller)
-    _enter_task(loop, turn)  # type: ignore[arg-type]  # a stand-in, on purpose
-    waited_for = result = error = None
-    ended = True
-    page[0] = word
-    try:
-        waited_for = context.run(coro.send, None)
-        ended = False
-    except StopIteration as stop:
-        result = stop.value
-    except BaseException as raised:  # a handler may raise anything; none of it is the loop's
-        if is_ctrl_c(raised):
-            raise
-        error = raised
-    finally:
-        page[0] = outer
-        _leave_task(loop, turn)  # type: ignore[arg-type]  # as above
-        if caller is not None:
-            _enter_task(loop, caller)
-    if ended:
-        done(turn, result, error)
-        return
-    cancels = turn._cancels
-    rest = _rest(coro, waited_for, turn, word, lambda end: done(turn, end.value, end.error))
-    rest.send(None)  # up to where it can be cancelled: a Task may be, before its own first step
-    task = loop.create_task(rest, context=context)
-    turn.task = task
-    for _ in range(cancels):
-        task.cancel()
-
-
-def _advance(step: Step, argument: Any, word: int) -> Any:
+def _step(step: Callable[[Any], Any], argument: Any, word: int) -> Any:
+    """One step of a handler: what it waits for, or its `_End`."""
     page = _now
     outer, page[0] = page[0], word
     try:
         return step(argument)
     except StopIteration as stop:
-        return _Finished(stop.value, None)
-    except BaseException as error:  # as above
+        return _End(stop.value)
+    except BaseException as error:  # a handler may raise anything; none of it is the loop's
         if is_ctrl_c(error):
             raise
-        return _Finished(None, error)
+        return _End(None, error)
     finally:
         page[0] = outer
 
@@ -189,30 +106,160 @@ def _close(coro: Coroutine[Any, Any, Any]) -> None:
     coro.close()
 
 
+_LEFT = _End()
+
+
+def _thrown(coro: Coroutine[Any, Any, Any], error: BaseException, turn: Stepped, word: int) -> Any:
+    """The step of a handler into which `error` is thrown where it waits."""
+    if not turn.left:
+        return _advance(turn, coro.throw, error, word)
+    _advance(turn, _close, coro, word)  # it was left behind: what it says to that is not an answer
+    return _LEFT
+
+
 @types.coroutine
 def _rest(
-    coro: Coroutine[Any, Any, Any],
-    waited_for: Any,
-    turn: TaskLike,
-    word: int,
-    ended: Callable[[_Finished], None],
+    coro: Coroutine[Any, Any, Any], waits_for: Any, turn: Stepped, word: int, done: Done
 ) -> Generator[Any, Any, None]:
-    try:
-        yield  # to run_inline
-    except BaseException as error:  # noqa: BLE001 - as below
-        waited_for = _advance(coro.throw, error, word)
-    while type(waited_for) is not _Finished:
+    """The steps after the one that `waits_for` came of, up to the call of `done`."""
+    while type(waits_for) is not _End:
         try:
-            sent = yield waited_for
+            sent = yield waits_for
         except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the handler
-            if turn.left:
-                # it was left behind: what it says to that is nothing to anybody
-                _advance(_close, coro, word)
-                return
-            waited_for = _advance(coro.throw, error, word)
+            waits_for = _thrown(coro, error, turn, word)
         else:
-            waited_for = _advance(coro.send, sent, word)
-    ended(waited_for)
+            waits_for = _advance(turn, coro.send, sent, word)
+    if waits_for is not _LEFT:
+        done(turn, waits_for.result, waits_for.error)
+
+
+if sys.version_info >= (3, 12):
+    TaskLike = Stepped
+    _Task = asyncio.Task
+
+    def run_inline(
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        coro: Coroutine[Any, Any, Any],
+        turn: Stepped,
+        done: Done,
+        word: int = 0,
+    ) -> None:
+        """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
+
+        `word` stands for the turn, not 0 and below 2**62, for those who look on from outside (see `now`).
+        """
+        whole = _whole(coro, turn, word, done)
+        task = _Task(whole, loop=loop, name="turn", context=context, eager_start=True)
+        if task.done():
+            result = task.result()
+            if type(result) is _End:
+                done(turn, None, result.error)
+            else:
+                done(turn, result, None)
+            return
+        turn.task = task
+        for _ in range(turn.cancels):
+            task.cancel()
+
+    async def _whole(coro: Coroutine[Any, Any, Any], turn: Stepped, word: int, done: Done) -> Any:
+        """All steps of a handler. Returns what it ended with in the first one: its result, or the `_End` of a failure."""
+        page = _now
+        outer, page[0] = page[0], word
+        try:
+            waits_for = coro.send(None)
+        except StopIteration as stop:
+            return stop.value
+        except BaseException as error:  # as above
+            if is_ctrl_c(error):
+                raise
+            return _End(None, error)
+        finally:
+            page[0] = outer
+        await _rest(coro, waits_for, turn, word, done)
+        return None
+
+    def _advance(turn: Stepped, step: Callable[[Any], Any], argument: Any, word: int) -> Any:
+        return _step(step, argument, word)
+
+    STEPS = frozenset((_whole.__code__, _step.__code__, _close.__code__))
+else:
+    from asyncio.tasks import _enter_task, _leave_task  # there is no public way
+
+    TaskLike = StandIn
+
+    def run_inline(
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        coro: Coroutine[Any, Any, Any],
+        turn: StandIn,
+        done: Done,
+        word: int = 0,
+    ) -> None:
+        """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
+
+        `word` stands for the turn, not 0 and below 2**62, for those who look on from outside (see `now`).
+        """
+        page, outer = _now, 0
+        caller = asyncio.current_task(loop)
+        if caller is not None:
+            outer = page[0]  # it may be a step itself
+            _leave_task(loop, caller)
+        _enter_task(loop, turn)  # type: ignore[arg-type]  # a stand-in, on purpose
+        turn.coro = coro
+        waits_for = result = error = None
+        ended = True
+        page[0] = word
+        try:
+            waits_for = context.run(coro.send, None)
+            ended = False
+        except StopIteration as stop:
+            result = stop.value
+        except BaseException as raised:  # as above
+            if is_ctrl_c(raised):
+                raise
+            error = raised
+        finally:
+            page[0] = outer
+            _leave_task(loop, turn)  # type: ignore[arg-type]  # as above
+            if caller is not None:
+                _enter_task(loop, caller)
+        if ended:
+            if turn._callbacks is not None:
+                turn.ended_at_once(loop)
+            done(turn, result, error)
+            return
+        rest = _rest_as_task(coro, waits_for, turn, word, done)
+        rest.send(None)  # up to where it can be cancelled
+        turn.goes_on_as(loop.create_task(rest, name="turn", context=context))
+
+    async def _rest_as_task(
+        coro: Coroutine[Any, Any, Any], waits_for: Any, turn: StandIn, word: int, done: Done
+    ) -> None:
+        try:
+            await _primed()
+        except BaseException as error:  # noqa: BLE001 - as above
+            waits_for = _thrown(coro, error, turn, word)
+        await _rest(coro, waits_for, turn, word, done)
+
+    @types.coroutine
+    def _primed() -> Generator[None, None, None]:
+        yield  # to run_inline: a Task may be cancelled before its own first step
+
+    def _advance(turn: Stepped, step: Callable[[Any], Any], argument: Any, word: int) -> Any:
+        """A step in which the stand-in is the current task, in place of its Task."""
+        task = turn.task
+        assert task is not None
+        loop = task.get_loop()
+        _leave_task(loop, task)
+        _enter_task(loop, turn)  # type: ignore[arg-type]  # as above
+        try:
+            return _step(step, argument, word)
+        finally:
+            _leave_task(loop, turn)  # type: ignore[arg-type]  # as above
+            _enter_task(loop, task)
+
+    STEPS = frozenset((run_inline.__code__, _step.__code__, _close.__code__))
 
 
 # the code below which a handler's own begins, on the stack of a step
@@ -223,6 +270,3 @@ def doorway(function: _F) -> _F:
     """Marks an `async def` that runs the user's code: what is interrupted below it is a handler."""
     DOORWAYS.add(function.__code__)
     return function
-
-
-STEPS = frozenset((run_inline.__code__, _advance.__code__, _close.__code__))

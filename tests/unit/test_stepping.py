@@ -1,9 +1,11 @@
-"""A coroutine is run at once, and becomes a Task only if it really suspends; nothing it raises reaches the loop."""
+"""A coroutine is run at once, as one task in all of its steps; nothing it raises reaches the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import sys
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
@@ -12,7 +14,10 @@ import msgspec
 import pytest
 
 from perdure.streams.stepping import TaskLike, now, run_inline, signals_are_the_loops
+from perdure.streams.tasklike import StandIn
 from perdure.streams.virtual import VirtualLoop
+
+EAGER = sys.version_info >= (3, 12)
 
 Handler = Callable[[], Coroutine[Any, Any, Any]]
 colour: ContextVar[str] = ContextVar("colour", default="none")
@@ -71,7 +76,7 @@ def test_what_never_suspends_ends_at_once_without_a_task() -> None:
     run(main)
 
 
-def test_what_suspends_becomes_a_task_and_ends_later() -> None:
+def test_what_suspends_has_a_task_and_ends_later() -> None:
     """Once, with its result."""
 
     async def main() -> None:
@@ -116,36 +121,135 @@ def hands_over(error: BaseException, wait: bool) -> None:
     run(main)
 
 
-def test_the_current_task_is_the_turn_and_then_its_task() -> None:
-    """In the first step the turn stands in; the caller is itself again afterwards."""
-    found: list[Any] = []
+async def in_each_step() -> list[Any]:
+    """The current task in the first step, after a suspension, after a task of its own ended, and when it is cancelled."""
+    found = [asyncio.current_task()]
+    await asyncio.sleep(0)
+    found.append(asyncio.current_task())
+    await asyncio.create_task(suspended())
+    found.append(asyncio.current_task())
+    try:
+        async with asyncio.timeout(1):
+            await asyncio.sleep(50)
+    except TimeoutError:
+        found.append(asyncio.current_task())
+    return found
 
-    async def handler() -> None:
-        found.append(asyncio.current_task())
-        await asyncio.sleep(0)
-        found.append(asyncio.current_task())
+
+def test_the_current_task_is_the_same_in_every_step() -> None:
+    """Its Task from Python 3.12 on, before that the turn, which stands in for one; the caller is itself again afterwards."""
 
     async def main() -> None:
         me = asyncio.current_task()
-        turn = Stepped().step(handler())
+        turn = Stepped().step(in_each_step())
         assert asyncio.current_task() is me
-        await turn.end()
-        assert found == [turn, turn.task]
+        found, error = await turn.end()
+        assert error is None
+        assert found == [turn.task if EAGER else turn] * 4
 
     run(main)
 
 
-def test_one_turn_may_step_another() -> None:
-    """From inside its first step: each is its own current task."""
+def test_a_turn_stepped_from_within_a_step_leaves_the_current_task_as_it_was() -> None:
+    """In the first step of the outer one and in a later one; each is its own current task, in each of its steps."""
 
-    async def outer() -> Any:
+    async def outer() -> list[Any]:
         me = asyncio.current_task()
-        inner = Stepped().step(suspended())
+        first = Stepped().step(in_each_step())
         assert asyncio.current_task() is me
-        return await inner.end()
+        await asyncio.sleep(0)
+        assert asyncio.current_task() is me
+        second = Stepped().step(in_each_step())
+        at_once = Stepped().step(inline())
+        assert asyncio.current_task() is me
+        assert at_once.ends == [(5, None)]
+        ends = [await first.end(), await second.end()]
+        assert asyncio.current_task() is me
+        return [me, *(task for tasks, _ in ends for task in set(tasks))]
 
     async def main() -> None:
-        assert await Stepped().step(outer()).end() == ((5, None), None)
+        tasks, error = await Stepped().step(outer()).end()
+        assert error is None
+        assert len(set(tasks)) == len(tasks) == 3
+
+    run(main)
+
+
+def test_a_turn_that_ends_another_in_its_step_is_itself_afterwards() -> None:
+    """What one handler sets, another waited for; its end is told from the loop, not from within."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        async def waits() -> int:
+            return int(await future)
+
+        async def sets() -> bool:
+            me = asyncio.current_task()
+            future.set_result(5)
+            return asyncio.current_task() is me
+
+        waiting = Stepped().step(waits())
+        assert Stepped().step(sets()).ends == [(True, None)]
+        assert waiting.ends == []
+        assert await waiting.end() == (5, None)
+
+    run(main)
+
+
+def test_what_asyncio_takes_for_a_task_of_a_turn_is_a_native_coroutine() -> None:
+    """Since 3.12 it refuses coroutines made of generators."""
+
+    async def main() -> None:
+        turn = Stepped().step(suspended())
+        assert turn.task is not None
+        assert inspect.iscoroutine(turn.task.get_coro())
+        await turn.end()
+
+    run(main)
+
+
+@pytest.mark.skipif(EAGER, reason="3.12 has eager tasks")
+def test_a_stand_in_has_what_a_task_has() -> None:
+    """Each public method of `asyncio.Task`, and what anyio reads of one."""
+    missing = [name for name in dir(asyncio.Task) if not name.startswith("_") and not hasattr(StandIn, name)]
+    assert missing == []
+    assert hasattr(StandIn, "_fut_waiter")
+    assert hasattr(StandIn, "_must_cancel")
+
+
+def test_a_callback_for_the_end_of_a_turn_is_called() -> None:
+    """Added in the first step or later, of one that suspends and one that does not; one that was removed is not."""
+    told: list[str] = []
+
+    def add(name: str) -> Callable[[Any], None]:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def callback(ended: Any) -> None:
+            told.append(name)
+
+        task.add_done_callback(callback)
+        return callback
+
+    async def handler() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.remove_done_callback(add("removed")) == 1
+        add("first")
+        await asyncio.sleep(0)
+        assert task.remove_done_callback(add("removed")) == 1
+        add("later")
+
+    async def at_once() -> None:
+        add("at once")
+
+    async def main() -> None:
+        await Stepped().step(handler()).end()
+        assert Stepped().step(at_once()).ends == [(None, None)]
+        await asyncio.sleep(0)
+        assert told == ["first", "later", "at once"]
 
     run(main)
 
@@ -239,7 +343,7 @@ def test_a_cancellation_before_there_is_a_task_takes_effect_at_the_first_suspens
 
 
 def test_a_cancellation_taken_back_before_there_is_a_task_does_nothing() -> None:
-    """`uncancel` counts, and never below zero."""
+    """`uncancel` counts, and never below zero. On 3.12 a Task is cancelled all the same, as asyncio's own are."""
 
     async def handler() -> int:
         me = asyncio.current_task()
@@ -251,7 +355,11 @@ def test_a_cancellation_taken_back_before_there_is_a_task_does_nothing() -> None
         return 5
 
     async def main() -> None:
-        assert await Stepped().step(handler()).end() == (5, None)
+        result, error = await Stepped().step(handler()).end()
+        if sys.version_info[:2] == (3, 12):
+            assert (result, type(error)) == (None, asyncio.CancelledError)
+        else:
+            assert (result, error) == (5, None)
 
     run(main)
 
