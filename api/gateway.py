@@ -11,6 +11,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol
@@ -27,6 +28,7 @@ from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 
+_logger = logging.getLogger("perdure")
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
 _COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
@@ -146,7 +148,10 @@ class Gateway:
             self._tail.close()
         waiting, self._waiting = self._waiting, {}
         for id_, (asker, _) in waiting.items():
-            asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
+            try:
+                asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
+            except Exception:  # the others are answered all the same
+                _logger.exception("command %s: whoever waits for it could not be answered", id_)
 
     def check_room(self, key: str) -> None:
         """Is there room for one more command of object `key`? Raises as `submit` does."""

@@ -48,6 +48,7 @@ from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Una
 from perdure.schemas.seal import Seal
 from perdure.streams import unawaited
 from perdure.streams.beginning import live
+from perdure.streams.closing import Closing, to_its_end
 from perdure.streams.folding import drop_older
 from perdure.streams.founding import found
 from perdure.streams.helping import Helpers
@@ -97,33 +98,36 @@ class Node:
         self.name = f"{os.getpid():x}{new_uuid()[:8]}"
         self.stopped: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
-        self._opened: list[Callable[[], Awaitable[None]]] = []
+        self._opened = Closing()
         self.owners: list[Owner] = []
 
     async def __aenter__(self) -> Self:
         try:
             await self._open()
-        except BaseException:
-            await self._end_tasks()  # what they wait for may be what is closed now
-            await self._close_opened()  # what fails now is the aftermath: why it could not start is told
-            raise
+        except BaseException as error:
+            await to_its_end(self._leave(drain=False))
+            failure = self._opened.failure
+            if isinstance(error, asyncio.CancelledError) and failure is not None:
+                raise failure from None  # it was to stop, and did not do so cleanly
+            raise  # any failure to close is the aftermath, and logged: why it could not start is reported
         return self
 
     async def _open(self) -> None:
         config = self.config
         data = open_data(config)
-        self._opened.append(_later(data.close))
+        opened = self._opened
+        opened.push_blocking("the data directory", data.close)
         page = PoisonPage(data.poison_path)
-        self._opened.append(_at_once(page.close))
-        self._opened.append(_at_once(lambda: tell(None)))
+        opened.push("the poison page", page.close)
+        opened.push("the poison word", lambda: tell(None))
         tell(page.now)
-        self._opened.append(_at_once(unawaited.watch()))
+        opened.push("the watch for coroutines that are never awaited", unawaited.watch())
         self.log = log = await start_log(config, data, self.name)
         log.on_stopped = self._stop
-        self._opened.append(log.close)
+        opened.push("the log", log.close)
         app_uuid = await found(log, config.name, data.app_uuid)
         self.store = store = RocksStore(data.state_path)
-        self._opened.append(_later(store.close))
+        opened.push_blocking("the store", store.close)
         drop_older(store, log.partitions)
         seal = Seal(app_uuid)
         self.gateway = Gateway(
@@ -131,14 +135,13 @@ class Node:
         )
         self.gateway.tracing = self.tracing
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
-        self._opened.append(outgoing.close)
+        opened.push("the HTTP client of perdure.fetch", outgoing.close)
         self.sockets = Sockets(self.gateway, log, seal, node=self.name)
         self._transfers = Transfers(config, data.path / "transfer.tmp", log.partitions)
-        self._opened.append(self._transfers.close)
+        opened.push("the data of other apps", self._transfers.close)
         self._helpers = Helpers(config, store, data.rebuild_path)
-        self._opened.append(self._helpers.close)
+        opened.push("the helpers", self._helpers.close)
         ports = self._ports(app_uuid, seal, outgoing, page)
-        self._exchange = ports.exchange
         bounds = bounds_of(config)
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
@@ -147,6 +150,11 @@ class Node:
         await self.gateway.start(self.owners)
         self._open_doors(outgoing, await self._access())
         await self._helpers.start(log, [owner.tables for owner in self.owners], ports.progress)
+        for owner in self.owners:
+            opened.push(f"the reign of partition {owner.partition}", owner.end_reign)
+        opened.push("the node's tasks", self._end_tasks)  # before what they wait for is closed
+        opened.push("the exchange of calls", ports.exchange.close)
+        opened.push("the gateway", lambda: self.gateway.close(Unavailable("the node has stopped")))
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
             self._task(self.keeper.keep()),
@@ -207,7 +215,7 @@ class Node:
             except ImportError as error:
                 raise ConfigError("[jwt] needs PyJWT: pip install 'perdure[jwt]'") from error
             keyring = await keyring_of(config.jwt, time.monotonic)
-            self._opened.append(keyring.close)
+            self._opened.push("the keys of [jwt]", keyring.close)
             issued = Verifier(config.jwt, keyring, time.time)
         return Access(
             config.tokens,
@@ -238,7 +246,7 @@ class Node:
             self.http = GuardedProtocol.to(door, guarded, access=access)
         watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
         if watchdog.start():
-            self._opened.append(_at_once(watchdog.stop))
+            self._opened.push("the watchdog", watchdog.stop)
         self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
 
     def _worker(self, outgoing: Outgoing) -> Worker | None:
@@ -290,27 +298,35 @@ class Node:
             return
         self.stopped.set_result(error)
         for owner in self.owners:
-            owner.end_reign()
             owner.state, owner.error = OwnerState.STOPPED, error
+            with self._opened.step(f"end the reign of partition {owner.partition}"):
+                owner.end_reign()
         told = error if isinstance(error, PerdureError) else StorageFailed(f"the node stopped: {error!r}")
-        self.gateway.close(told)
+        with self._opened.step("close the gateway"):
+            self.gateway.close(told)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.stopped.done():
-            await self._drain()
-        self.gateway.close(Unavailable("the node has stopped"))
-        self._exchange.close()
-        await self._end_tasks()
-        for owner in self.owners:
-            owner.end_reign()
-        failed = await self._close_opened()
-        if failed is not None and not self.stopped.done():
-            raise failed
+        await to_its_end(self._leave(drain=not self.stopped.done()))
+        failure = self._opened.failure
+        to_be_raised = error is None or isinstance(error, asyncio.CancelledError)
+        if failure is not None and to_be_raised and not self.stopped.done():
+            raise failure from None
+
+    async def _leave(self, *, drain: bool) -> None:
+        """End all that runs and close all that is open, each whatever became of the others (`_opened.failure`)."""
+        opened = self._opened
+        if drain:
+            with opened.step("let end what is under way"):
+                await self._drain()
+            with opened.step("write the store out"):
+                await self.keeper.write_all()
+                await self.keeper.flush()
+        await opened.close()
 
     async def _drain(self) -> None:
-        """Let what is under way end, sign off, and write the store out, so that the next start is quick."""
+        """Let what is under way end, and sign off, so that the next start is quick."""
         serving = [owner for owner in self.owners if owner.state is OwnerState.SERVING]
         for owner in serving:
             owner.alarms.end()  # what comes due now is for the next start
@@ -327,18 +343,6 @@ class Node:
                 )
         except TimeoutError:
             pass  # what did not end runs again at the next start, as after a crash
-        await self.keeper.write_all()
-        await self.keeper.flush()
-
-    async def _close_opened(self) -> PerdureError | None:
-        """Close all that was opened, the last first; returns why the first of those that failed did."""
-        first = None
-        while self._opened:
-            try:
-                await self._opened.pop()()
-            except PerdureError as error:
-                first = first or error
-        return first
 
     # Pages
 
@@ -378,20 +382,6 @@ def bounds_of(config: Config) -> Bounds:
         charges=limits.charges,
         limits=Limits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
     )
-
-
-def _later(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    async def closing() -> None:
-        await asyncio.to_thread(close)
-
-    return closing
-
-
-def _at_once(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    async def closing() -> None:
-        close()
-
-    return closing
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -4,8 +4,9 @@ Laws
 - The port is taken before the node opens its data, so that a port in use is told as such and nothing else
   happens; connections are accepted only once the node is ready.
 - An address that other machines can reach is refused unless access is guarded or the configuration says it is meant.
-- SIGTERM and SIGINT drain: no new connections, requests in flight finish, then the node closes, exit 0. After
-  `DRAIN_S` the process leaves anyhow: an acknowledged write is already durable. A second SIGINT skips waiting.
+- SIGTERM and SIGINT drain: no new connections, requests in flight finish, then the node closes, exit 0; exit 1 if
+  something could not be closed. After `DRAIN_S` the process leaves anyhow, also while it starts: an acknowledged write is
+  already durable. A second SIGINT does not wait for requests.
 - A node that stops itself (its disk or log fails) is not waited for: its reason ends the process.
 """
 
@@ -27,6 +28,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import uvicorn
+import uvloop
 
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.schemas.config import Config
@@ -69,7 +71,7 @@ def run(
         _taken_over(config, listen_fd) if listen_fd is not None else bind(config)
     ) as listener:
         files = _raise_file_limit()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(make_node, config, listener, files, ready))
 
 
@@ -167,11 +169,16 @@ async def _serve(
     whole = asyncio.current_task()
     assert whole is not None
 
+    leaving = False
+
     def stop(sig: int) -> None:
-        if server is not None and server.started:
+        nonlocal leaving
+        if not leaving:
             _leave_after(DRAIN_S)
+            leaving = True
+        if server is not None and server.started:
             server.handle_exit(sig, None)
-        else:
+        elif not whole.cancelling():  # else it ends already, and would only be disturbed
             whole.cancel()
 
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -216,14 +223,6 @@ def _settings(node: Runnable, config: Config, files_max: int) -> uvicorn.Config:
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform == "win32":
-        return None
-    import uvloop  # not there on Windows
-
-    return uvloop.new_event_loop
 
 
 def _raise_file_limit() -> int:

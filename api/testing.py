@@ -145,15 +145,26 @@ class World:
         )  # true time: a loop ends nowhere else
         self._watchdog.start()
         self._unwatch = unawaited.watch()
-        await self._begin()
+        try:
+            await self._begin()
+        except BaseException:
+            self._end_watching()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._end()
-        self._watchdog.stop()
-        self._unwatch()
+        try:
+            await self._end()
+        finally:
+            self._end_watching()
+
+    def _end_watching(self) -> None:
+        try:
+            self._watchdog.stop()
+        finally:
+            self._unwatch()
 
     # Time
 

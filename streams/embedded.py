@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,15 @@ class EmbeddedLog:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._database, self.torn = await asyncio.to_thread(
-            open_or_create, self.path, self.partitions, self._must_exist
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(open_or_create, self.path, self.partitions, self._must_exist)
         )
+        try:
+            self._database, self.torn = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # the thread goes on: what it opens must not stay open
+            with suppress(Exception):
+                (await opening)[0].close()
+            raise
         try:
             self._streams = {
                 topic: [Stream(self._database, self.path, topic, p) for p in range(self.partitions)]
@@ -109,10 +116,14 @@ class EmbeddedLog:
             self._refusal = Unavailable(f"the log in {self.path} is closed")
         if self._timer is not None:
             self._timer.cancel()
-        for tail in [tail for streams in self._streams.values() for each in streams for tail in each.tails]:
-            tail.close()
-        self._sync.close()
-        self._streams = {}
+        streams, self._streams = self._streams, {}
+        with ExitStack() as closing:  # each of them whatever the others do, the last one first
+            closing.callback(self._close_database)
+            closing.callback(self._sync.close)
+            for tail in [tail for topic in streams.values() for each in topic for tail in each.tails]:
+                closing.callback(tail.close)
+
+    def _close_database(self) -> None:
         try:
             self._database.close()
         except Exception as error:  # rocksdict raises nothing finer

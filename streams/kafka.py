@@ -152,18 +152,23 @@ class KafkaLog:
 
     async def close(self) -> None:
         """Flush what was accepted, for `append_timeout_s` at most, and let go of everything."""
-        if self._keepers:
-            await self._line.drain()
-        for keeper in self._keepers:
-            keeper.cancel()
-        if self._keepers:
-            await asyncio.wait(self._keepers)
-        self._keepers.clear()
-        await self._let_go()
+        try:
+            if self._keepers:
+                await self._line.drain()
+        finally:
+            for keeper in self._keepers:
+                keeper.cancel()
+            # why one of them failed `on_stopped` has heard
+            await asyncio.gather(*self._keepers, return_exceptions=True)
+            self._keepers.clear()
+            await self._let_go()
 
     async def _let_go(self) -> None:
         closers, self._closers = self._closers, []
-        await asyncio.gather(*(closer() for closer in closers))
+        outcomes = await asyncio.gather(*(closer() for closer in closers), return_exceptions=True)
+        for error in outcomes:  # only now: each of them has ended
+            if error is not None:
+                raise error
 
     # Appending
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from typing import Any
 
 from perdure.schemas.commands import ADMIN, Command
@@ -91,20 +92,24 @@ class Owner:
     # The reign
 
     def end_reign(self) -> None:
-        """Drop everything computed under the epoch so far: instances, overlays, what waits to be appended."""
-        if self.tail is not None:
-            self.tail.close()
-            self.tail = None
-        self.journal.close()
-        self.turns.drop_all()
-        if self.ports.makers is not None:
-            self.ports.makers.end(self.partition)
-        self.alarms.end()
-        self.admin.end()
+        """Drop everything computed under the epoch so far: instances, overlays, what waits to be appended.
+
+        If one step fails the others are taken all the same, and then it raises.
+        """
+        tail, self.tail = self.tail, None
+        tasks, self._tasks = self._tasks, set()
         self.undone, self._paused = 0, False
-        for task in self._tasks:
-            task.cancel()
-        self._tasks.clear()
+        with ExitStack() as ending:  # runs the last one first
+            for task in tasks:
+                ending.callback(task.cancel)
+            ending.callback(self.admin.end)
+            ending.callback(self.alarms.end)
+            if self.ports.makers is not None:
+                ending.callback(self.ports.makers.end, self.partition)
+            ending.callback(self.turns.drop_all)
+            ending.callback(self.journal.close)
+            if tail is not None:
+                ending.callback(tail.close)
 
     def lost(self, error: BaseException) -> None:
         """An append's outcome is unknown, or the reign is over: begin again (or stop, if it says so)."""
@@ -112,8 +117,13 @@ class Owner:
             return
         self.state = OwnerState.BEGINNING
         self.error = error
-        self.end_reign()
-        self.restart.set()
+        try:
+            self.end_reign()
+        except Exception as failure:
+            self.error = failure  # what is left of the reign would go on beside the next one: the node stops
+            raise
+        finally:
+            self.restart.set()
 
     def serve(self) -> None:
         """The claim was read back and all before it folded: take commands from the watermark on."""

@@ -17,6 +17,7 @@ Laws
 from __future__ import annotations
 
 import mmap
+from contextlib import ExitStack
 from pathlib import Path
 
 from perdure.schemas.errors import DataDirError
@@ -79,9 +80,10 @@ class PoisonPage:
 
     def close(self) -> None:
         """Nothing runs any more."""
-        self.now.release()
-        self._words.release()
-        self._map.close()
+        with ExitStack() as closing:
+            closing.callback(self._map.close)
+            closing.callback(self._words.release)
+            closing.callback(self.now.release)
 
     def _read(self) -> list[tuple[int, int]]:
         pairs = self._words[1 : 1 + 2 * CHARGES].tolist()

@@ -93,8 +93,10 @@ class Transfers:
         """Let go of the other apps' data."""
         async with self._lock:
             self._opened.clear()
-            await self._held.aclose()
-            await remove_folder(self._scratch)  # also what a process left that was killed
+            try:
+                await self._held.aclose()
+            finally:
+                await remove_folder(self._scratch)  # also what a process left that was killed
 
     def _asked(self, step: Step, namespace: str) -> TransferredClass:
         (migration,) = (each for each in self._config.migrations if each.tag == step.tag)

@@ -1,8 +1,9 @@
 """A coroutine that a handler made and never awaited did nothing: the turn says so and fails, in place of silence.
 
 Laws
-- Python notices by itself and warns (`RuntimeWarning`); that warning is heard here. A turn that awaits what it makes
-  pays nothing.
+- Python notices by itself, when it frees the coroutine, and calls `warnings._warn_unawaited_coroutine`: that one
+  function is wrapped. Filters, `showwarning` and `catch_warnings` are as the program has them. A turn that awaits what it
+  makes pays nothing.
 - Only a line of the user's own code counts. What the handler raised itself comes first.
 - Outside of turns the warning is what it was.
 """
@@ -10,17 +11,21 @@ Laws
 from __future__ import annotations
 
 import linecache
-import re
+import sys
+import traceback
 import warnings
 from collections.abc import Callable
-from typing import TextIO
+from types import CoroutineType
+from typing import Any
 
 from perdure.objects.overlay import current_turn
 from perdure.schemas.errors import ObjectError, TurnEnded
 from perdure.streams.blame import is_theirs
 from perdure.streams.mailbox import Turn
 
-_NEVER = re.compile(r"coroutine '(.+)' was never awaited")
+HOOK = "_warn_unawaited_coroutine"  # CPython's, in 3.11 to 3.14; a test looks that it is there and called
+Warn = Callable[["CoroutineType[Any, Any, Any]"], None]
+_STDLIBS = ("warnings", "_py_warnings")
 
 
 class NeverAwaited(ObjectError):
@@ -31,28 +36,65 @@ class NeverAwaited(ObjectError):
         return self if error is None or isinstance(error, TurnEnded) else error
 
 
-def watch() -> Callable[[], None]:
-    """From here on turns fail by what they do not await; gives what undoes it."""
-    as_it_was = warnings.catch_warnings()
-    as_it_was.__enter__()
-    before = warnings.showwarning
+class _Hook:
+    """The wrapper, which is in place while anybody watches: the watches of several worlds end in any order."""
 
-    def heard(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        found = _NEVER.match(str(message)) if issubclass(category, RuntimeWarning) else None
+    watches = 0
+    before: Warn | None = None
+
+    def __call__(self, coroutine: CoroutineType[Any, Any, Any]) -> None:
         turn = current_turn.get()
-        if found is None or not isinstance(turn, Turn) or turn.over or not is_theirs(filename):
-            before(message, category, filename, lineno, file, line)
-        elif turn.cut is None:
-            what = linecache.getline(filename, lineno).strip() or f"{found[1]}(…)"
-            turn.cut = NeverAwaited(f"{filename}:{lineno}: never awaited, so it did nothing: {what}")
+        if self.watches and isinstance(turn, Turn) and not turn.over and _ends_a_turn(turn, coroutine):
+            return
+        if self.before is None or self.before.__module__ in _STDLIBS:
+            _warn(coroutine)
+        else:
+            self.before(coroutine)
 
-    warnings.filterwarnings("always", "coroutine '.+' was never awaited", RuntimeWarning)
-    warnings.showwarning = heard
-    return lambda: as_it_was.__exit__(None, None, None)
+    def watch(self) -> None:
+        self.watches += 1
+        if self.before is None and (before := getattr(warnings, HOOK, None)) is not None:
+            self.before = before
+            setattr(warnings, HOOK, self)
+
+    def unwatch(self) -> None:
+        self.watches -= 1
+        if self.watches == 0 and getattr(warnings, HOOK, None) is self:
+            # else it was wrapped by others meanwhile, who still call this: it stays, and passes on
+            setattr(warnings, HOOK, self.before)
+            self.before = None
+
+
+_hook = _Hook()
+
+
+def watch() -> Callable[[], None]:
+    """From here on turns fail by what they do not await; returns what undoes it.
+
+    A Python without the hook warns, as it does without perdure.
+    """
+    _hook.watch()
+    return _hook.unwatch
+
+
+def _warn(coroutine: CoroutineType[Any, Any, Any]) -> None:
+    """The standard library's own warning, which cannot be called through a wrapper: it names its caller's line."""
+    lines = [f"coroutine '{coroutine.__qualname__}' was never awaited\n"]
+    if coroutine.cr_origin is not None:
+        lines.append("Coroutine created at (most recent call last)\n")
+        lines += traceback.format_list(
+            [(*place, linecache.getline(*place[:2])) for place in reversed(coroutine.cr_origin)]
+        )
+    warnings.warn("".join(lines).rstrip("\n"), RuntimeWarning, stacklevel=3, source=coroutine)
+
+
+def _ends_a_turn(turn: Turn, coroutine: CoroutineType[Any, Any, Any]) -> bool:
+    """Have the turn fail by it, if it was let go of in a line of the user's own; False: the warning is to be given."""
+    frame = sys._getframe(2)  # of the code in which the coroutine was freed
+    filename, line = frame.f_code.co_filename, frame.f_lineno
+    if not is_theirs(filename):
+        return False
+    if turn.cut is None:
+        what = linecache.getline(filename, line).strip() or f"{coroutine.__qualname__}(…)"
+        turn.cut = NeverAwaited(f"{filename}:{line}: never awaited, so it did nothing: {what}")
+    return True

@@ -68,6 +68,8 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. `arguments` defaults to those of the process."""
     try:
+        if sys.platform == "win32":
+            raise ConfigError("perdure runs on Linux and macOS: on Windows, run it in WSL or in a container")
         _check(sys.argv[1:] if arguments is None else arguments)
         app(args=arguments, prog_name="perdure")
     except PerdureError as error:

@@ -186,10 +186,12 @@ class _Supervisor:
                     code = await self._attend()
         finally:
             self._stop.set()
-            await self._end()
-            self._door.close()
-            with contextlib.suppress(StopAsyncIteration):
-                await self._watch
+            try:
+                await self._end()
+            finally:
+                self._door.close()
+                with contextlib.suppress(StopAsyncIteration):
+                    await self._watch
         return code
 
     async def _bring_up(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 
 from perdure import DurableObject, HandlerFailed
 from perdure.schemas.errors import ObjectError
+from perdure.streams import unawaited
 from perdure.testing import Stub, story, world
 
 
@@ -163,3 +165,51 @@ async def test_outside_of_turns_the_warning_is_what_it_was() -> None:
             forgotten()  # type: ignore[unused-coroutine]  # the mistake
         forgotten()  # type: ignore[unused-coroutine]  # as above
     assert ["never awaited" in str(each.message) for each in caught] == [True, True]
+
+
+@story
+async def test_filters_of_others_stay_as_they_are() -> None:
+    """What the program sets while a world is open is still set after it, and a world within another one ends as it may."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+        first, second = world(Hasty), world(Hasty)
+        await first.__aenter__()
+        warnings.filterwarnings("ignore", "set meanwhile")
+        filters = list(warnings.filters)
+        env = await second.__aenter__()
+        await first.__aexit__(None, None, None)  # not in their order
+        with pytest.raises(ObjectError, match="never awaited"):
+            await env.Hasty.get("a").put()
+        await second.__aexit__(None, None, None)
+        assert (warnings.filters, warnings.showwarning) == (filters, shown)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_warning_outside_of_turns_names_the_line_that_dropped_the_coroutine(depth: int) -> None:
+    """As without a watch: the same text, category, file and line, with the place of creation if that is tracked."""
+
+    async def forgotten() -> None: ...
+
+    def warned() -> list[tuple[str, type[Warning], str, int]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            forgotten()  # type: ignore[unused-coroutine]  # the mistake
+        return [(str(each.message), each.category, each.filename, each.lineno) for each in caught]
+
+    tracked = sys.get_coroutine_origin_tracking_depth()
+    sys.set_coroutine_origin_tracking_depth(depth)
+    try:
+        found = []
+        for watch in (lambda: lambda: None, unawaited.watch):
+            unwatch = watch()
+            found.append(warned())
+            unwatch()
+    finally:
+        sys.set_coroutine_origin_tracking_depth(tracked)
+    assert len(found[0]) == 1
+    assert found[1] == found[0]
+
+
+def test_this_python_has_the_hook() -> None:
+    """It is CPython's own, and private: a version without it would leave the mistake unnamed."""
+    assert callable(getattr(warnings, unawaited.HOOK))
