@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -187,6 +188,8 @@ class Node:
             transfers=self._transfers,
             makers=self._makers(),
             bring=self._helpers.bring,
+            host=socket.gethostname(),
+            pid=os.getpid(),
         )
 
     def _makers(self) -> Makers | None:
@@ -298,8 +301,8 @@ class Node:
             return
         self.stopped.set_result(error)
         for owner in self.owners:
-            owner.state, owner.error = OwnerState.STOPPED, error
             with self._opened.step(f"end the reign of partition {owner.partition}"):
+                owner.enter(OwnerState.STOPPED, error)
                 owner.end_reign()
         told = error if isinstance(error, PerdureError) else StorageFailed(f"the node stopped: {error!r}")
         with self._opened.step("close the gateway"):

@@ -44,10 +44,22 @@ class Header(msgspec.Struct, array_like=True, tag=0, frozen=True):
 
 
 class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """A node takes the partition; the record's offset is its epoch."""
+    """A node takes the partition; the record's offset is its epoch.
+
+    `after` is the epoch that it follows, the newest that the node has seen: where another one is the newest, the claim is
+    void. None, as in claims of earlier versions and of those who only end a reign: it counts, whatever lies before it.
+    """
 
     uuid: str
     node: str
+    host: str = ""
+    pid: int = 0
+    after: int | None = None
+
+    @property
+    def by(self) -> str:
+        """Who claimed, as messages say it."""
+        return f"node {self.node}" + (f" (host {self.host}, pid {self.pid})" if self.host else "")
 
 
 class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -43,7 +43,7 @@ from perdure.schemas.admin import (
 from perdure.schemas.calls import PRINCIPAL, SEND_KEY, CallKey
 from perdure.schemas.commands import ADMIN, ALARM, NOBODY, Command, parse_command, sealed_record
 from perdure.schemas.effects import AlarmChange, Out
-from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Skipped
+from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Skipped, TooLarge
 from perdure.schemas.replies import FAILED, Reply, error_reply
 from perdure.streams.deleting import told
 from perdure.streams.intake import early_outcome
@@ -228,6 +228,10 @@ class Administration:
             overlay.effect().alarms[parked.alarm] = change
             self._done(turn, _told_of(shown, drop))
             return
+        if not drop and not parked.record:
+            raise TooLarge(
+                f"the command parked at {shown} was too large to be kept: drop it, and send it again"
+            )
         self._settled.add(place.offset)
         if not drop:
             overlay.effect().outbox.append(self._sent_again(turn, parked))

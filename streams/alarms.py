@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.schemas.alarms import DROP, REDRIVE, alarm_command
+from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import Command, sealed_record
 from perdure.schemas.effects import AlarmRow
 from perdure.schemas.keys import namespace_of
@@ -29,7 +30,7 @@ WAITING = 200
 BATCH = 50  # appended at once; then others have the loop
 STUCK_S = 5.0
 RECHECK_S = 5.0  # a jump of the wall clock is noticed within so long
-RETRY_S = 0.5  # after an append that failed
+RETRY_S = (0.5, 5.0)  # first and longest pause after an append that failed
 _FOREVER_MS = 1 << 60
 _Named = tuple[str, str]
 
@@ -45,6 +46,8 @@ class AlarmClock:
         self._counts = counts
         self._failed = failed
         self._loop = asyncio.get_running_loop()
+        self._backoff = Backoff(*RETRY_S, ports.random)
+        self._again_s = 0.0  # when those that failed last are sent again
         self._reign = 0
         self._on = False
         self._timer: asyncio.TimerHandle | None = None
@@ -181,7 +184,12 @@ class AlarmClock:
 
         def told(error: BaseException | None) -> None:
             if error is not None:  # not written, or unknown: once more does no harm
-                self._loop.call_later(RETRY_S, self._forget, reign, due)
+                now_s = self._loop.time()
+                if now_s >= self._again_s:  # else others failed with it: they are sent again together
+                    self._again_s = now_s + self._backoff.failed()
+                self._loop.call_at(self._again_s, self._forget, reign, due)
+            else:
+                self._backoff.reset()
 
         self._send(alarm_command(key, name, row), told)
 

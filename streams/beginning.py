@@ -6,7 +6,9 @@
 Laws
 - The epoch is the offset of our claim. Everything before it is read before the first command is taken.
 - Nothing is served from a store that is no fold of this log: it stops with both sides named.
-- An unknown outcome is found out by claiming again and reading; a fenced owner stops and says who claimed.
+- An unknown outcome is found out by reading and claiming again, with back-off. A claim names the epoch that it follows,
+  and is void behind any other: what a rival claimed since our last claim, seen or not, fences us.
+- A fenced owner stops and says who claimed; it claims again only when it is named once more (`live`).
 """
 
 from __future__ import annotations
@@ -15,60 +17,67 @@ import asyncio
 import logging
 from collections import deque
 
+from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import parse_command
 from perdure.schemas.errors import (
     AskAgain,
     CallerError,
     Fenced,
     LogCorrupt,
-    LogUnreachable,
     OperatorError,
     OutcomeUnknown,
-    Unavailable,
 )
 from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, decode_record, in_runs
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
+from perdure.streams.gap import claim_at, fenced
 from perdure.streams.log import Bounds, LogRecord, Topic
 from perdure.streams.migrating import append_step, tell
 from perdure.streams.moving import check_moves, move_in
-from perdure.streams.owner import Owner
+from perdure.streams.owner import PASSING, Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.progress import Watermark
 from perdure.streams.reader import JournalReader
+from perdure.streams.saying import tell_attempt
 from perdure.streams.tables import Tables
 
 _logger = logging.getLogger("perdure")
-RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again; doubling, with jitter
+RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again
+LASTING_S = 30.0  # a reign of that length was a success: what ends it is a first failure
 
 
 async def live(owner: Owner) -> None:
-    """Own the partition until it is fenced or must stop; `owner.state` and `owner.error` say which."""
-    pause_s = RETRY_S[0]
+    """Own the partition until it is fenced or must stop; `owner.state` and `owner.error` say which.
+
+    To call this is to name the node as the partition's owner: it takes it from whichever node has it, once.
+    """
+    owner.follows = None
+    backoff, loop = Backoff(*RETRY_S, owner.ports.random), asyncio.get_running_loop()
     try:
         while True:
             owner.restart.clear()
-            owner.state = OwnerState.BEGINNING
+            owner.enter(OwnerState.BEGINNING, owner.error)
             try:
                 await begin(owner)
-                pause_s = RETRY_S[0]
+                began_s = loop.time()
                 await owner.restart.wait()
-                if isinstance(owner.error, Fenced):
-                    owner.state = OwnerState.FENCED
-                    return
-                if owner.error is not None and not isinstance(owner.error, OutcomeUnknown):
-                    raise owner.error
-            except (OutcomeUnknown, LogUnreachable, Unavailable) as error:
+                if loop.time() - began_s >= LASTING_S:
+                    backoff.reset()
+                assert owner.error is not None
+                raise owner.error
+            except PASSING as error:
                 owner.error = error
                 owner.end_reign()
-                await asyncio.sleep(pause_s * (0.5 + owner.ports.random.random()))
-                pause_s = min(pause_s * 2, RETRY_S[1])
+                pause_s = backoff.failed()
+                if backoff.tells:
+                    tell_attempt(owner, backoff.attempts, error)
+                await asyncio.sleep(pause_s)
     except Fenced as error:
         owner.end_reign()
-        owner.state, owner.error = OwnerState.FENCED, error
+        owner.enter(OwnerState.FENCED, error)
     except OperatorError as error:
         owner.end_reign()
-        owner.state, owner.error = OwnerState.STOPPED, error
+        owner.enter(OwnerState.STOPPED, error)
         owner.ports.doors.stopped(owner.partition, error)
         owner.ports.exchange.stopped(owner.partition, error)
 
@@ -85,9 +94,14 @@ async def begin(owner: Owner) -> None:
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
     # nor on one that this configuration does not follow from, or of which it wants what is not there
     await check_moves(owner, missing(tables.steps, owner.ports.migrations))
+    await _see_rivals(owner)
     owner.counts.claims += 1
-    epoch = await _append(owner, Claim(owner.ports.new_uuid(), owner.ports.node))
+    ports = owner.ports
+    claim = Claim(ports.new_uuid(), ports.node, ports.host, ports.pid, owner.follows)
+    owner.claims.append(claim.uuid)
+    epoch = await _append(owner, claim)
     again = await _fold_as_ours(owner, epoch + 1, epoch)
+    owner.follows = epoch
     for step in missing(tables.steps, owner.ports.migrations):
         again = await _migrate(owner, step, epoch)
     owner.journal.own(tables.reader.position)
@@ -116,6 +130,16 @@ def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
             f"commands of partition {partition}: they begin at offset {commands.start}, but those from "
             f"{tables.done.mark} on are not done: they were trimmed from outside"
         )
+
+
+async def _see_rivals(owner: Owner) -> None:
+    """Have our next claim follow the newest one that is folded. Raises `Fenced` if a rival has claimed since our last."""
+    newest = owner.tables.reader.epoch
+    if owner.follows not in (None, newest):
+        claim = await claim_at(owner.log, owner.partition, newest)
+        if claim.uuid not in owner.claims:
+            raise fenced(owner.partition, claim, newest)
+    owner.follows = newest
 
 
 async def _append(owner: Owner, record: Claim) -> int:
@@ -147,16 +171,19 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
 
 
 async def _fold_as_ours(owner: Owner, end: int, epoch: int) -> _Again:
-    """As `_fold_up_to`, with our claim at `epoch`. Raises `Fenced` if a rival's is newer.
+    """As `_fold_up_to`, with our claim at `epoch`. Raises `Fenced` if a rival's counts in its place, or is newer.
 
     Nothing is appended behind one, though all that was to be there may be: a rival journals the same steps.
     """
     again = await _fold_up_to(owner, end)
     newest = owner.tables.reader.epoch
     if newest != epoch:
-        raise Fenced(
-            f"partition {owner.partition}: claimed at offset {epoch}, but the newest claim is {newest}"
-        )
+        claim = await claim_at(owner.log, owner.partition, newest)
+        if claim.uuid in owner.claims:
+            raise OutcomeUnknown(
+                f"partition {owner.partition}: an earlier claim of this node landed late, at offset {newest}"
+            )
+        raise fenced(owner.partition, claim, newest)
     return again
 
 

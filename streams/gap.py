@@ -1,12 +1,14 @@
-"""A gap before an owner's acknowledged batch: somebody else wrote in between.
+"""What others wrote to a journal: records in a gap before an owner's batch, and rivals' claims.
 
-Law: void records in it are normal (a predecessor's last breath); a claim in it means that we are fenced.
+Laws
+- Void records in a gap are normal (a predecessor's last breath); a claim in it means that we are fenced.
+- An owner that lost its reign to a claim that is not its own is fenced: it does not claim again by itself.
 """
 
 from __future__ import annotations
 
-from perdure.schemas.errors import Fenced
-from perdure.schemas.journal import Claim
+from perdure.schemas.errors import Fenced, LogCorrupt
+from perdure.schemas.journal import Claim, decode_record
 from perdure.streams.log import Log, Topic
 from perdure.streams.release import Release
 from perdure.streams.tables import Tables
@@ -19,9 +21,27 @@ async def read_gap(log: Log, tables: Tables, release: Release, end: int) -> Fenc
         for each in chunk:
             record = tables.apply(each.offset, each.value)
             if isinstance(record, Claim):
-                return Fenced(
-                    f"partition {partition} was claimed by node {record.node} at offset {each.offset}: "
-                    "this node stops serving it"
-                )
+                return fenced(partition, record, each.offset)
             release.passed(each.offset)
     return None
+
+
+def fenced(partition: int, claim: Claim, offset: int) -> Fenced:
+    """The error of an owner whose partition a rival claimed at a journal offset."""
+    return Fenced(
+        f"partition {partition} was claimed by {claim.by} at offset {offset}: this node stops serving it, and does "
+        "not claim it again by itself. If this node is to serve it, stop the other one, and restart this one"
+    )
+
+
+async def claim_at(log: Log, partition: int, offset: int) -> Claim:
+    """The claim at a journal offset, the epoch that it began. Raises `LogCorrupt` if there is none."""
+    async for chunk in log.read(Topic.JOURNAL, partition, offset, offset + 1):
+        for each in chunk:
+            claim = decode_record(each.value)
+            if each.offset == offset and isinstance(claim, Claim):
+                return claim
+    raise LogCorrupt(
+        f"journal of partition {partition}: no claim at offset {offset}, where the state has seen one: the topic was "
+        "changed or recreated"
+    )

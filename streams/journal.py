@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from perdure.schemas.errors import OutcomeUnknown
+from perdure.schemas.errors import OperatorError, OutcomeUnknown
 from perdure.schemas.journal import (
     Claim,
     Entry,
@@ -263,4 +263,6 @@ class Journal:
         if told is not None:
             told(error)
         else:
-            self._lost(OutcomeUnknown(f"an append to the journal of partition {self._partition}: {error}"))
+            if not isinstance(error, OperatorError):  # else it would fail each time: no new claim helps
+                error = OutcomeUnknown(f"an append to the journal of partition {self._partition}: {error}")
+            self._lost(error)

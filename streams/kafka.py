@@ -21,8 +21,9 @@ from aiokafka.structs import TopicPartition
 from perdure.schemas.errors import LogUnreachable
 from perdure.streams.kafka_append import Appends, KafkaReceipt, KafkaWriter
 from perdure.streams.kafka_clients import CUT_TIMEOUT_S, UNREACHED, Endpoint, named
-from perdure.streams.kafka_fetch import KafkaTail, Reads, Tails
 from perdure.streams.kafka_line import Line
+from perdure.streams.kafka_reads import Reads
+from perdure.streams.kafka_tails import KafkaTail, Tails
 from perdure.streams.kafka_topics import Topics
 from perdure.streams.log import Bounds, LogRecord, Record, Topic, WriterSource
 

@@ -14,25 +14,17 @@ from collections.abc import Callable
 
 from aiokafka.structs import TopicPartition
 
-from perdure.schemas.errors import OutcomeUnknown, Overloaded, TooLarge, Unavailable
+from perdure.schemas.errors import OutcomeUnknown, Overloaded, StorageFailed, TooLarge, Unavailable
 from perdure.streams import failpoints
 from perdure.streams.kafka_clients import MAX_MESSAGE_BYTES, named
 from perdure.streams.kafka_line import Line
-from perdure.streams.log import Record, WriterSource
+from perdure.streams.log import Record, WriterSource, size_bytes
 
 MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # what a batch adds to its only record fits in the rest
 BATCH_BYTES = 1024 * 1024  # about; one larger record makes a larger batch
 MAX_QUEUED_RECORDS = 20_000
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 RIDE_ALONG_S = 0.003  # how long a writer's request that is not urgent waits for company
-
-
-def size_bytes(record: Record) -> int:
-    """The record's size in a batch, or a little more."""
-    size = 40 + (len(record.key) if record.key else 0) + (len(record.value) if record.value else 0)
-    for name, value in record.headers:
-        size += 4 * len(name) + len(value) + 10
-    return size
 
 
 class KafkaReceipt:
@@ -223,6 +215,9 @@ class KafkaWriter:
         if not records:
             self._line.check_drained()
             return
+        if (largest := max(map(size_bytes, records))) > MAX_RECORD_BYTES:
+            self._refuse(largest)
+            return
         batch, stamp = link.batch(), self._line.clock_ms()
         for record in records:
             fits = batch.append(
@@ -232,6 +227,18 @@ class KafkaWriter:
         self._flying = len(records)
         failpoints.hit("log.before_write")
         self._line.launch(link, self._place, batch, self._floor, self._told)
+
+    def _refuse(self, size: int) -> None:
+        """The broker would refuse this batch each time, and take the node's producer along: only this writer ends."""
+        source = self._source
+        self.close()
+        assert source is not None
+        source.failed(
+            StorageFailed(
+                f"{named(self._place)}: a record of {size} bytes is to be appended, at most {MAX_RECORD_BYTES} fit. "
+                "Nothing was appended; this is a fault in perdure: please report it"
+            )
+        )
 
     def _told(self, offset: int, error: BaseException | None) -> None:
         count, self._flying = self._flying, 0

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any, Protocol
 
+import structlog
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
 from perdure.streams.kafka_clients import UNREACHED, Endpoint, Link, named
 
 CONNECT_TIMEOUT_S = 3.0
-RECONNECT_PAUSE_S = 0.1
+RECONNECT_S = (0.1, 2.0)  # first and longest pause before another producer is tried
 
+_logger = structlog.get_logger(__name__)
 Told = Callable[[int, BaseException | None], None]
 
 
@@ -93,6 +97,8 @@ class Line:
         self.flights: set[Flight] = set()
         self.users: dict[User, None] = {}  # a set that keeps its order
         self._lost: list[Link] = []  # dropped, not yet let go of
+        self._lost_s = 0.0  # when, by the loop's clock
+        self._backoff = Backoff(*RECONNECT_S, Random())
         self._loss = asyncio.Event()
         self._drained: asyncio.Future[None] | None = None
 
@@ -119,15 +125,27 @@ class Line:
             link = Link(self._endpoint)
             try:
                 await link.start(self._topics, CONNECT_TIMEOUT_S)
-            except UNREACHED:
+            except UNREACHED as error:
                 self._lost.append(link)
                 self._loss.set()
-                await asyncio.sleep(RECONNECT_PAUSE_S)
+                pause_s = self._backoff.failed()
+                if self._backoff.tells:
+                    _logger.warning(
+                        "Kafka gives no producer; it is tried again",
+                        bootstrap=self._endpoint.bootstrap,
+                        attempts=self._backoff.attempts,
+                        error=repr(error),
+                    )
+                await asyncio.sleep(pause_s)
                 continue
             except asyncio.CancelledError:
                 await link.drop()
                 raise
             self.link = link
+            self._backoff.reset()
+            _logger.warning(
+                "the Kafka producer was replaced", without_s=round(self.loop.time() - self._lost_s, 1)
+            )
             for user in list(self.users):
                 user.send()
 
@@ -149,6 +167,9 @@ class Line:
         self.link = None
         link.cut()
         self._lost.append(link)
+        self._lost_s = self.loop.time()
+        if not self.closed:
+            _logger.warning("the Kafka producer was dropped", reason=why)
         self._loss.set()
         users = list(self.users)  # not those that come while these are told
         for flight in list(self.flights):

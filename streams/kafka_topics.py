@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any, ClassVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -20,11 +21,12 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Int64, Schema, String
 from aiokafka.structs import TopicPartition
 
+from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import ConfigError, LogUnreachable
 from perdure.streams.kafka_clients import MAX_MESSAGE_BYTES, UNREACHED, Endpoint, close_client
 
 TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC = 36, 3
-PAUSE_S = 0.1
+RETRY_S = (0.1, 1.0)  # first and longest pause before the brokers are asked again
 
 SETTINGS = {
     "cleanup.policy": "delete",
@@ -133,7 +135,7 @@ class Topics:
 
     async def start(self, timeout_s: float) -> None:
         """Connect, make what is absent, check what is there. Raises `LogUnreachable`, `ConfigError`."""
-        until_s = self._loop.time() + timeout_s
+        until_s, backoff = self._loop.time() + timeout_s, Backoff(*RETRY_S, Random())
         last: object = "no broker answered"
         while self._loop.time() < until_s:
             try:
@@ -144,7 +146,7 @@ class Topics:
                     last = "not every partition has a leader"
             except UNREACHED as error:
                 last = repr(error)
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(min(backoff.failed(), max(until_s - self._loop.time(), 0)))
         raise LogUnreachable(
             f"Kafka at {self._bootstrap} was not ready within {timeout_s:.0f} s: {last}. Check that the brokers run, "
             f"that the address is one they listen on, and that this host can reach the addresses they advertise."

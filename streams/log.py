@@ -42,6 +42,14 @@ class Record(msgspec.Struct, gc=False, frozen=True):
     headers: Headers = ()
 
 
+def size_bytes(record: Record | LogRecord) -> int:
+    """The record's size in a batch on Kafka, or a little more; on any log it is what bounds are compared with."""
+    size = 40 + (len(record.key) if record.key else 0) + (len(record.value) if record.value else 0)
+    for name, value in record.headers:
+        size += 4 * len(name) + len(value) + 10
+    return size
+
+
 class LogRecord(msgspec.Struct, eq=False):
     """A record in its place.
 
@@ -104,7 +112,10 @@ class WriterSource(Protocol):
         """The batch that `fill` gave last is durable, at `first_offset` and the offsets after it."""
 
     def failed(self, error: BaseException) -> None:
-        """The outcome of the batch is unknown. The writer is finished: ask the log for a new one."""
+        """The outcome of the batch is unknown; or, with an `OperatorError`, it was not and cannot be appended.
+
+        The writer is finished: ask the log for a new one.
+        """
 
 
 class Writer(Protocol):

@@ -15,6 +15,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from perdure.schemas.commands import ADMIN, Command
 from perdure.schemas.errors import (
     CallerError,
+    LogUnreachable,
     ObjectPaused,
     OutcomeUnknown,
     Overloaded,
@@ -42,10 +44,13 @@ from perdure.streams.mailbox import NO_COMMAND, Turn
 from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
+from perdure.streams.saying import tell_state
 from perdure.streams.sockets import close_lost, watch_gateways
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 
+PASSING = (OutcomeUnknown, LogUnreachable, Unavailable)  # after these a partition begins again by itself
+CLAIMS_REMEMBERED = 1_000
 _SERVING = OwnerState.SERVING  # found once: an enum's members are looked up slowly
 
 
@@ -61,9 +66,11 @@ class Owner:
         self.counts = Counts()
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
-        self.release = Release(ports.log, ports.doors, self.partition, ports.exchange)
+        self.release = Release(ports.log, ports.doors, self.partition, ports.exchange, ports.random)
         self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
+        self.follows: int | None = None  # the epoch our next claim follows; None: whichever is the newest
+        self.claims: deque[str] = deque(maxlen=CLAIMS_REMEMBERED)  # their uuids: one may land late
         self.time = LogTime(self.partition, ports.clock_ms, ports.node)
         self.alarms = AlarmClock(ports, tables, self.counts, self.lost)
         ringing = Ringing(self.counts, self.alarms)
@@ -111,12 +118,20 @@ class Owner:
             if tail is not None:
                 ending.callback(tail.close)
 
+    def enter(self, state: OwnerState, why: BaseException | None = None) -> None:
+        """Go into a state, because of `why` if it is not one to be in; a change of it is a line in the log."""
+        before, self.state, self.error = self.state, state, why
+        if state is not before:
+            tell_state(self, before, state, why)
+
     def lost(self, error: BaseException) -> None:
         """An append's outcome is unknown, or the reign is over: begin again (or stop, if it says so)."""
         if self.state is not OwnerState.SERVING:
             return
-        self.state = OwnerState.BEGINNING
-        self.error = error
+        if isinstance(error, PASSING):
+            self.enter(OwnerState.BEGINNING, error)
+        else:  # what it comes to is for `live` to say
+            self.state, self.error = OwnerState.BEGINNING, error
         try:
             self.end_reign()
         except Exception as failure:
@@ -127,7 +142,7 @@ class Owner:
 
     def serve(self) -> None:
         """The claim was read back and all before it folded: take commands from the watermark on."""
-        self.state, self.error = OwnerState.SERVING, None
+        self.enter(OwnerState.SERVING)
         if self.ports.makers is not None:
             self.ports.makers.begin(self.partition, self.tables)
         self.next_command, self._first_undone = self.tables.done.mark, self.tables.done.end

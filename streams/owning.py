@@ -75,6 +75,7 @@ def _nobody(partition: int, end: int) -> Mapping[int, int]:
 class Ports:
     """What an owner is given: nothing else of the world reaches it.
 
+    `node`, `host` and `pid` say who this is, in claims and in the log.
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
     `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
     how often. `careful`: the process before this one died while a turn's code was running. `makers`: who made which
@@ -102,3 +103,5 @@ class Ports:
     transfers: Transfers | None = None
     makers: Makers | None = None
     bring: Callable[[Tables], Awaitable[object]] = _by_itself
+    host: str = ""
+    pid: int = 0

@@ -2,6 +2,8 @@
 
 Laws
 - Offset 0 holds the header, and offsets follow one another without a gap.
+- A claim counts only if it follows the newest epoch that counts, or does not say which it follows: so of two nodes that
+  claim behind the same epoch the first one wins, and one that was away takes nothing from its successor.
 - An entry, no-op or migration counts only if its epoch is the newest claim's offset and its seq is the next one;
   everything else is void, for every reader. (On an exclusive log nothing may be void.)
 - What counts must continue the chain; if it doesn't, the journal was tampered with or damaged.
@@ -104,7 +106,7 @@ class JournalReader:
                 raise LogCorrupt(f"{self.name} at offset 0: not a header: this is no journal of perdure")
             self.offset = 1
             return record
-        if not isinstance(record, Claim):
+        if not isinstance(record, Claim) or record.after not in (None, self.epoch):
             self._pass_void(offset)
             return None
         self.chain = chain_after_claim(self.chain, offset, value)

@@ -7,6 +7,7 @@ Laws
 - What is let out again after a crash carries the same message id (a send: the same key), by which receivers drop it.
 - Messages of one object to another arrive in order, also when one of them must be let out again. So do its frames at a
   gateway, behind the answer that accepts the socket: a gateway takes one that was overtaken for one it has had.
+- However many messages wait to be let out again, they wait for one timer, which backs off, and go in bounded batches.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from random import Random
 from typing import NamedTuple, Protocol
 
+import structlog
+
 from perdure.objects.turn import SWITCHING
+from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import LOCAL
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
@@ -26,7 +31,10 @@ from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log, Record, Topic
 from perdure.streams.progress import Watermark
 
-RETRY_S = 0.5
+RETRY_S = (0.5, 5.0)  # first and longest pause before what did not arrive is let out again
+RESENT_AT_ONCE = 500  # messages in one step of the loop
+
+_logger = structlog.get_logger(__name__)
 
 
 class Doors(Protocol):
@@ -71,7 +79,9 @@ _Lane = tuple[str, Topic, bytes | None]  # from an object to another, or to a ga
 class Release:
     """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
 
-    def __init__(self, log: Log, doors: Doors, partition: int, exchange: Exchange) -> None:
+    def __init__(
+        self, log: Log, doors: Doors, partition: int, exchange: Exchange, random: Random | None = None
+    ) -> None:
         self._log = log
         self._doors = doors
         self._partition = partition
@@ -79,6 +89,9 @@ class Release:
         self._reign = 0
         self._held: dict[int, int] = {}  # journal offset -> messages of that record still under way
         self._lanes: dict[_Lane, deque[_Sent]] = {}
+        self._unsent: deque[tuple[_Sent, _Lane | None]] = deque()  # did not arrive, and go again
+        self._again: asyncio.Handle | None = None  # when they do
+        self._backoff = Backoff(*RETRY_S, random or Random())
         self.commands = Watermark()
         self.journal = Watermark()
 
@@ -87,6 +100,10 @@ class Release:
         self._reign += 1
         self._held.clear()
         self._lanes.clear()
+        self._unsent.clear()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         self.commands = Watermark(low)
         self.journal = Watermark(out)
 
@@ -189,27 +206,42 @@ class Release:
                 self._arrived(message)
                 if lane is not None:
                     self._next_in(lane)
+                if self._backoff.attempts or self._unsent:
+                    self._goes_again()
             elif isinstance(error, PerdureError):
                 # known not to be there, or unknown: send it again, receivers drop a second one by its id
-                asyncio.get_running_loop().call_later(
-                    RETRY_S, self._resend, reign, message, topic, partition, record, lane
-                )
+                self._failed(_Sent(message, topic, partition, record), lane, error)
             else:
                 raise error
 
         self._log.append(topic, partition, record).when_durable(told)
 
-    def _resend(
-        self,
-        reign: int,
-        message: _Message,
-        topic: Topic,
-        partition: int,
-        record: Record,
-        lane: _Lane | None,
-    ) -> None:
-        if reign == self._reign:
-            self._send(message, topic, partition, record, lane)
+    def _failed(self, sent: _Sent, lane: _Lane | None, error: PerdureError) -> None:
+        self._unsent.append((sent, lane))
+        if self._again is not None:
+            return
+        pause_s = self._backoff.failed()
+        if self._backoff.tells:
+            _logger.warning(
+                "what a partition lets out does not arrive, and is sent again",
+                partition=self._partition,
+                topic=sent.topic.value,
+                attempts=self._backoff.attempts,
+                reason=str(error),
+            )
+        self._again = asyncio.get_running_loop().call_later(pause_s, self._resend)
+
+    def _goes_again(self) -> None:
+        """Something arrived: what waits need not wait for the pause of its failure."""
+        self._backoff.reset()
+        if self._unsent and self._again is None:
+            self._again = asyncio.get_running_loop().call_soon(self._resend)
+
+    def _resend(self) -> None:
+        self._again = None
+        for _ in range(min(len(self._unsent), RESENT_AT_ONCE)):
+            sent, lane = self._unsent.popleft()
+            self._send(*sent, lane)
 
     def _arrived(self, message: _Message) -> None:
         message.left -= 1

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ from perdure.schemas.keys import partition_of
 EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 PARTITIONS = 4
 HONEST = {200, 503, 504}
+APPEND_TIMEOUT_S = 10.0  # as `KafkaLog` has it
 BACK_OFF_S = 0.05  # what a client does that was told to ask again; nothing is waited for by it
 
 
@@ -176,17 +178,20 @@ def test_a_killed_broker_costs_no_answer(broker: LocalKafka, tmp_path: Path) -> 
 
 
 def test_a_zombie_is_fenced_and_says_by_whom(kafka: Kafka, tmp_path: Path) -> None:
-    """SIGSTOP with commands in flight, a rival claims all and serves, SIGCONT: what either told holds, and the
-    first answers nothing of its own any more and names the rival."""
+    """SIGSTOP with commands in flight, a rival claims all and serves, SIGCONT after the first one's appends are overdue:
+    what either told holds; the first answers nothing of its own any more, takes nothing back, and names the rival, in
+    its log too; the rival is not disturbed."""
     deployment, witness = deploy_on(kafka, tmp_path), Witness()
     with deployment.serve() as first:
         load = Load(first, witness)
         load.oks(100)
         os.kill(first.pid, signal.SIGSTOP)
+        overdue_s = time.monotonic() + APPEND_TIMEOUT_S + 1
         assert witness.in_flight > 0, "nothing was in flight when the node was stopped"
         with beside(deployment).serve() as second:
             taken = Load(second, witness, seed=2)
             taken.oks(200)
+            taken.until(lambda told: time.monotonic() > overdue_s)
             os.kill(first.pid, signal.SIGCONT)
             load.ended()
             taken.oks(100)
@@ -194,6 +199,7 @@ def test_a_zombie_is_fenced_and_says_by_whom(kafka: Kafka, tmp_path: Path) -> No
             assert load.told.keys() <= HONEST, load.told
             assert taken.told.keys() == {200}, taken.told
             _names_its_rival(first, second)
+            assert fetch(second, "GET", "/readyz").status == 200
             assert second.stop() == 0, second.stderr()
     beside(deployment).audit(witness)
 
@@ -205,10 +211,15 @@ def _names_its_rival(first: Server, second: Server) -> None:
     assert fenced
     for each in fenced:
         assert f"claimed by node {second.pid:x}" in each["reason"], each
+        assert f"pid {second.pid}" in each["reason"], each
     key = by_partition()[fenced[0]["partition"]]
     told = fetch(first, "GET", f"/objects/{key}")
     assert (told.status, told.code) == (503, "fenced")
     assert f"claimed by node {second.pid:x}" in told.json["detail"], told
+    lines = [json.loads(line) for line in first.stderr().splitlines() if line.startswith("{")]
+    lost = [each for each in lines if each["event"] == "a partition is lost to another node"]
+    assert {each["partition"] for each in lost} == {each["partition"] for each in fenced}
+    assert all(each["pid"] == first.pid and f"pid {second.pid}" in each["reason"] for each in lost), lost
 
 
 class Cable:

@@ -108,6 +108,28 @@ def fence_ignored() -> Any:
     return _instead(owner_module, "read_gap", read_gap)
 
 
+def claimed_again_by_itself() -> Any:
+    """An owner that is unsure claims again behind whatever it finds, also behind a rival's claim."""
+
+    def see_rivals(true: Callable[..., Any]) -> Callable[..., Any]:
+        async def careless(owner: Owner) -> None:
+            owner.follows = None
+            await true(owner)
+
+        return careless
+
+    return _instead(beginning, "_see_rivals", see_rivals)
+
+
+def claim_that_follows_nothing() -> Any:
+    """A claim counts wherever it lands, also behind one that its node has not seen."""
+
+    def claim(true: Any) -> Callable[..., Claim]:
+        return lambda uuid, node, host, pid, after: true(uuid, node, host, pid)
+
+    return _instead(beginning, "Claim", claim)
+
+
 def read_without_proof() -> Any:
     """What changed nothing is answered at once, whether or not this owner still has the right to."""
 
@@ -375,6 +397,8 @@ BUGS = (
     offset_outside_the_batch,
     reply_before_durability,
     fence_ignored,
+    claimed_again_by_itself,
+    claim_that_follows_nothing,
     read_without_proof,
     answered_without_trace,
     error_reply_not_gated,

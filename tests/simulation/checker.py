@@ -67,6 +67,10 @@ class Auditor:
         self.elsewhere = elsewhere  # what each node found in the other app
         self.counts = counts
         self.claimants: dict[int, str] = {}
+        self.named: Counter[tuple[int, str]] = (
+            Counter()
+        )  # how often a node was named the owner of a partition
+        self.taken: Counter[tuple[int, str]] = Counter()  # and took it from another
         self.moved: dict[
             str, list[tuple[Entry, int]]
         ] = {}  # what each object came with, with journal offsets
@@ -93,7 +97,7 @@ class Auditor:
                 record = _step(reader, each.offset, each.value)
                 if isinstance(record, Claim):
                     self.claims += 1
-                    self.claimants[partition] = record.node
+                    self._claimed(partition, record.node, each.offset)
                 if isinstance(record, Migration):
                     self._step(partition, record.step, each.offset)
                 if isinstance(record, EntryRecord):
@@ -106,6 +110,15 @@ class Auditor:
                         )
                         assert place not in self.dones, f"I2: command {place} is done twice"
                         self.dones.add(place)
+
+    def _claimed(self, partition: int, node: str, offset: int) -> None:
+        """A node takes a partition from another one once for each time that it was named, and never by itself."""
+        if self.claimants.get(partition) != node:
+            self.taken[partition, node] += 1
+            assert self.taken[partition, node] <= self.named[partition, node], (
+                f"{node} takes partition {partition} from {self.claimants.get(partition)} at {offset}, unnamed"
+            )
+        self.claimants[partition] = node
 
     def _entry(self, partition: int, entry: Entry, offset: int) -> None:
         self.at[partition, offset] = entry

@@ -213,6 +213,7 @@ class Node:
         for owner in self.owners:
             if owner.state in (OwnerState.NEW, OwnerState.FENCED):
                 owner.state = OwnerState.BEGINNING
+                self.run.auditor.named[owner.partition, self.name] += 1
                 self.task(self.live(owner))
 
     async def live(self, owner: Owner) -> None:

@@ -95,6 +95,7 @@ class Reign(Timed):
         faults: Faults | None = None,
         hidden: frozenset[int] = frozenset(),
     ) -> None:
+        self.uuids = count()
         self.seen: list[Any] = []
         self.migrations: tuple[Step, ...] = ()
         self.broker = MemoryBroker(
@@ -115,14 +116,13 @@ class Reign(Timed):
     async def begin(self, state: OwnerState = OwnerState.SERVING) -> None:
         """Own partition 0 and serve it, or come to another end."""
         await found(self.log, "app", "app-uuid")
-        uuids = count()
         ports = Ports(
             log=self.log,
             registry=self.registry,
             doors=self.doors,
             clock_ms=self.clock_ms,
             random=Random(1),
-            new_uuid=lambda: f"u{next(uuids)}",
+            new_uuid=lambda: f"u{next(self.uuids)}",
             app_uuid="app-uuid",
             migrations=self.migrations,
             charged=lambda partition, end: self.charged,

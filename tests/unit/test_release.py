@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.unit.realm import Fates
 from tests.unit.reign import Reign, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
 from perdure.schemas.commands import FETCH, Command, sealed_record
+from perdure.schemas.errors import Unavailable
 from perdure.schemas.replies import parse_reply
 from perdure.streams.log import Record, Topic
+from perdure.streams.memory import MemoryLog
 from perdure.streams.owning import UNSEALED
+from perdure.streams.release import RESENT_AT_ONCE
 
 
 class Thing(DurableObject):
@@ -74,3 +79,48 @@ def test_frames_follow_the_answer_that_accepts_their_socket(fate: str) -> None:
         assert [name.partition("/")[2] for name in dict.fromkeys(names)] == ["0", "1", "2"], names
 
     story(Greeter, told, shared=True, faults=faults)
+
+
+class Silent(MemoryLog):
+    """A log whose replies cannot be appended to for a while."""
+
+    refusing = True
+    appends = 0
+
+    def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> Any:
+        if topic is not Topic.REPLIES:
+            return super().append(topic, partition, record, memo)
+        self.appends += 1
+        if not self.refusing:
+            return super().append(topic, partition, record, memo)
+        receipt = super().append(Topic.DEAD, partition, record)  # any place: its outcome is another
+        receipt._then, receipt._over, receipt._error = [], True, Unavailable("no leader")
+        return receipt
+
+
+def test_what_does_not_arrive_is_sent_again_through_one_gate() -> None:
+    """2,000 answers that cannot be appended for a minute: some thousands of attempts, not hundreds of thousands; the
+    log hears of it rarely; all of them arrive, each once, soon after the log takes them again."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        reign.log = log = Silent(reign.broker, "silent")
+        await reign.begin()
+        reign.seen.append(open_ := asyncio.Event())
+        open_.set()
+        with capture_logs() as logged:
+            for n in range(2_000):
+                reign.append_raw(f"Thing/{n}".encode(), b'{"method":"get"}')
+            await reign.until(lambda: log.appends >= 2_000)
+            since_s, before = reign.broker.loop.time(), log.appends
+            await reign.until(lambda: reign.broker.loop.time() > since_s + 60)
+            assert log.appends - before < 40 * RESENT_AT_ONCE
+            log.refusing = False
+            await reign.until(lambda: reign.owner.release.commands.mark == 2_000)
+        replies = reign.broker.streams[Topic.REPLIES, 0]
+        assert replies.end == 2_000
+        tried = [each["attempts"] for each in logged if "sent again" in each["event"]]
+        assert tried[:3] == [1, 2, 4]
+        assert len(tried) < 12
+
+    story(Thing, told, shared=True)
