@@ -19,8 +19,6 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
 from perdure.api.access import Access
 from perdure.api.admin import admin_page
 from perdure.api.commands import commands_page
@@ -36,6 +34,7 @@ from perdure.api.pages import Pages, single
 from perdure.api.problems import Problem
 from perdure.api.progress import ReplayProgress
 from perdure.api.quotas import Quotas
+from perdure.api.readiness import readiness
 from perdure.api.sockets import Sockets
 from perdure.api.ticket_page import ticket_page
 from perdure.api.tickets import Tickets
@@ -366,14 +365,7 @@ class Node:
         return pages
 
     def _ready(self) -> Problem:
-        broken = [
-            {"partition": owner.partition, "state": owner.state.value, "reason": str(owner.error or "")}
-            for owner in self.owners
-            if owner.state is not OwnerState.SERVING
-        ]
-        ready = not broken and not self.stopped.done() and self.gateway.closed is None
-        body = msgspec.json.encode({"status": "ready" if ready else "not ready", "partitions": broken})
-        return 200 if ready else 503, _JSON, body
+        return readiness(self.owners, lambda: not self.stopped.done() and self.gateway.closed is None)
 
 
 def bounds_of(config: Config) -> Bounds:
