@@ -199,7 +199,9 @@ class Gateway:
             raise Unavailable(f"this node is stopping: {self.closed}")
         log = self._log
         partition = partition_of(key, log.partitions)
-        self._owners[partition].check_room(key)
+        if deadline_ms is None:
+            deadline_ms = self._deadline_ms
+        self._owners[partition].check_room(key, deadline_ms)
         id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
         if self.tracing is not None:
             asker, traceparent = self.tracing.asked(asker, key, kind, method, traceparent)
@@ -212,7 +214,7 @@ class Gateway:
             body,
             id_,
             self.address,
-            self._deadline_ms if deadline_ms is None else deadline_ms,
+            deadline_ms,
             client_key,
             principal,
             traceparent,

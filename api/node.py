@@ -60,6 +60,7 @@ from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds, OwnerState, Ports
 from perdure.streams.poison import PoisonPage
 from perdure.streams.residence import Residence
+from perdure.streams.run_queue import RunQueue
 from perdure.streams.stepping import tell
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
@@ -136,7 +137,8 @@ class Node:
         self.gateway.tracing = self.tracing
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         opened.push("the HTTP client of perdure.fetch", outgoing.close)
-        self.sockets = Sockets(self.gateway, log, seal, node=self.name)
+        self._run_queue = RunQueue(time.perf_counter)
+        self.sockets = Sockets(self.gateway, log, seal, node=self.name, run_queue=self._run_queue)
         self._transfers = Transfers(config, data.path / "transfer.tmp", log.partitions)
         opened.push("the data of other apps", self._transfers.close)
         self._helpers = Helpers(config, store, data.rebuild_path)
@@ -189,6 +191,7 @@ class Node:
             bring=self._helpers.bring,
             host=socket.gethostname(),
             pid=os.getpid(),
+            run_queue=self._run_queue,
         )
 
     def _makers(self) -> Makers | None:

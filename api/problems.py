@@ -17,6 +17,7 @@ from perdure.schemas.errors import (
     FetchTimedOut,
     FetchTooLarge,
     OutcomeUnknown,
+    Overloaded,
     OverQuota,
     PerdureError,
 )
@@ -117,7 +118,7 @@ def problem_of(error: PerdureError, **more: Any) -> Problem:
     if command:
         more["command"] = f"/commands/{command}"
     status = STATUS.get(error.code, UNAVAILABLE_STATUS)
-    again_s = error.retry_after_s if isinstance(error, OverQuota) else None
+    again_s = error.retry_after_s if isinstance(error, (OverQuota, Overloaded)) else None
     told = problem(error.code, str(error), status=status, retry_after_s=again_s, **more)
     if command:
         return told[0], [*told[1], (b"location", more["command"].encode())], told[2]

@@ -42,6 +42,7 @@ from perdure.schemas.sockets import (
     socket_id,
 )
 from perdure.streams.log import Log, LogRecord, Record, Topic
+from perdure.streams.run_queue import RunQueue
 
 PING_S = 20.0  # a socket that is silent for one to two of these is closed
 AGAIN_S = 1.0
@@ -86,9 +87,14 @@ class Connection(Protocol):
 
 
 class Sockets:
-    """All of one gateway. `node` names this start of the process, and with it every socket."""
+    """All of one gateway. `node` names this start of the process, and with it every socket.
 
-    def __init__(self, gateway: Gateway, log: Log, seal: Seal, *, node: str) -> None:
+    What sockets read is parsed by way of `run_queue`, which they share with the turns (one of their own by default).
+    """
+
+    def __init__(
+        self, gateway: Gateway, log: Log, seal: Seal, *, node: str, run_queue: RunQueue | None = None
+    ) -> None:
         self.gateway = gateway
         gateway.sockets, gateway.seal = self, seal
         self._log = log
@@ -100,6 +106,7 @@ class Sockets:
         self._numbers = count()
         self._reply_to = SOCKETS if log.exclusive else NOBODY
         self._loop = asyncio.get_running_loop()
+        self.run_queue = run_queue or RunQueue()
 
     def _is(self, node: str) -> None:
         self._node = node

@@ -9,6 +9,8 @@ ASGI, tasks and queues in between: a broadcast is one write per socket of bytes 
 Laws
 - An object is told of the end of its sockets once, after all that was read before; not of a close that it asked for.
 - What a client sends is read no faster than its object takes it: at most `IN_FLIGHT` events have not had their turn.
+- What was read is parsed a piece at a time, and no more of it than its object takes; all sockets and all turns share the
+  time for that (streams/run_queue.py), so that those who send at full speed delay themselves only.
 - A reader that is slower than its frames is closed with 1013 once `UNSENT_BYTES` wait for it.
 - What a client does wrong closes its own socket and no other.
 """
@@ -33,6 +35,8 @@ IN_FLIGHT = 64
 UNSENT_BYTES = 1 << 20
 CLOSE_TIMEOUT_S = 10.0
 ASK_ROOM_S = 0.05
+PIECE_BYTES = 1024  # of the smallest frames about 1 ms to parse
+WITHIN_A_FRAME = 16  # times as much
 PING = wire(Opcode.PING, b"")
 
 
@@ -48,7 +52,14 @@ class SocketProtocol(Handshake):
         self._draining = False
         self._events = 0
         self._in_flight = 0
-        self._inbox: deque[tuple[str, bytes, str]] = deque()  # method, body, type: read, and not appended yet
+        self._inbox: deque[tuple[str, bytes, str]] = (
+            deque()
+        )  # method, body, type: parsed, and not appended yet
+        self._unparsed = b""  # read; what is parsed of it ends at `_at`
+        self._at = 0
+        self._piece_bytes = PIECE_BYTES
+        self._parsing = False  # at it, or in the run queue for it
+        self._broke = False  # the connection is gone
         self._reading = True
         self._choked = False  # frames wait for the client to read
         self._fragments: list[bytes] = []
@@ -67,16 +78,73 @@ class SocketProtocol(Handshake):
         if self._timer is not None:
             self._timer.cancel()
         self._lost.set_result(None)
-        self._end(1006, "the connection broke", clean=False)
+        self._broke = True
+        self._inbox_done()
+        if not self._parsing:
+            self._parse_on()  # what was read before, and then its end
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
         if self._asked:
             self._transport.abort()  # RFC 6455 §4.1: it is to wait for the answer
             return
+        self._unparsed = self._unparsed[self._at :] + data if self._unparsed else data
+        self._at = 0
+        if not self._parsing:
+            self._parse_on()
+
+    def _parse_on(self) -> None:
+        """Parse what was read, as long as the object takes what it says and this pass of the loop has time."""
+        self._parsing, run_queue = True, self.sockets.run_queue
+        while self._unparsed and not self._full:
+            if not run_queue.run(self._parse_piece, None):
+                self._parse_later()
+                return
+        self._parsed()
+
+    def _parse_later(self) -> None:
+        self._parsing = True
+        self._pause()
+        self.sockets.run_queue.put(self._parse_in_turn, None)
+
+    def _parse_in_turn(self, _: None) -> None:
+        if self._unparsed and not self._full:
+            self._parse_piece(None)
+        if self._unparsed and not self._full:
+            self._parse_later()  # behind all others that wait
+        else:
+            self._parsed()
+
+    def _parsed(self) -> None:
+        """All that was read, or as much as the object takes."""
+        self._parsing = False
+        if self._unparsed:
+            self._pause()
+        elif self._broke:
+            self._end(1006, "the connection broke", clean=False)
+        elif not self._asked and not self._full:
+            self._resume()
+
+    @property
+    def _full(self) -> bool:
+        """True if the object has to take what was parsed before more is."""
+        return self._open and not self._broke and (bool(self._inbox) or self._in_flight >= IN_FLIGHT)
+
+    def _parse_piece(self, _: None) -> None:
+        data, at = self._unparsed, self._at
+        if len(data) - at <= self._piece_bytes:
+            self._unparsed, self._at = b"", 0
+            self._parse(data[at:] if at else data)
+        else:
+            self._at = at + self._piece_bytes
+            self._parse(data[at : self._at])
+
+    def _parse(self, data: bytes) -> None:
         conn = self._conn
         conn.receive_data(data)
-        for event in conn.events_received():
+        events = conn.events_received()
+        self._piece_bytes = PIECE_BYTES if events else WITHIN_A_FRAME * PIECE_BYTES
+        for event in events:
             if isinstance(event, Frame):
                 self._frame(event)
             else:
@@ -90,10 +158,12 @@ class SocketProtocol(Handshake):
             self._respond(problem("headers-too-large", told, status=431))
             return
         if unsent := conn.data_to_send():
-            self._transport.write(b"".join(unsent))
+            self._send(b"".join(unsent))
         if self._open:
             if conn.parser_exc is not None:
                 self._broke_protocol(conn.parser_exc)
+            elif self._broke:
+                self._inbox_done()
             elif self._inbox:
                 self._pump()
 
@@ -152,6 +222,7 @@ class SocketProtocol(Handshake):
         """The parser has answered it with a close already, and throws away what comes after."""
         if self._timer is not None:
             self._timer.cancel()
+        self._unparsed = b""
         sent = self._conn.close_sent
         self._inbox.append((ERROR, str(error).encode()[:1000], TEXT))
         if self._transport.can_write_eof():
@@ -207,7 +278,10 @@ class SocketProtocol(Handshake):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if not self._reading and not self._transport.is_closing():
+        if self._unparsed:  # that comes first
+            if not self._parsing:
+                self._parse_later()
+        elif not self._reading and not self._transport.is_closing():
             self._reading = True
             self._transport.resume_reading()
 
@@ -217,6 +291,10 @@ class SocketProtocol(Handshake):
         if self._choked and self._transport.get_write_buffer_size() > UNSENT_BYTES:
             self.fail(1013, "frames are not read as fast as they are sent")
         elif self._open:
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if not self._broke:
             self._transport.write(data)
 
     def pause_writing(self) -> None:
@@ -251,7 +329,7 @@ class SocketProtocol(Handshake):
         self._inbox_done()
         if self._conn.state is State.OPEN:
             self._conn.send_close(code, reason)
-        self._transport.write(b"".join(self._conn.data_to_send()))
+        self._send(b"".join(self._conn.data_to_send()))
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
@@ -265,7 +343,7 @@ class SocketProtocol(Handshake):
 
     def _flush_and_close(self) -> None:
         if unsent := self._conn.data_to_send():
-            self._transport.write(b"".join(unsent))
+            self._send(b"".join(unsent))
         self._transport.close()
 
     def _end(self, code: int, reason: str, *, clean: bool) -> None:

@@ -189,6 +189,10 @@ class Unavailable(PerdureError):
 class Overloaded(Unavailable):
     code = "overloaded"
 
+    def __init__(self, message: str = "a bound was reached", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class ObjectPaused(Unavailable):
     code = "paused"

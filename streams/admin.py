@@ -14,7 +14,6 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import takewhile
 from typing import Any
@@ -48,7 +47,7 @@ from perdure.schemas.replies import FAILED, Reply, error_reply
 from perdure.streams.deleting import told
 from perdure.streams.intake import early_outcome
 from perdure.streams.log import LogRecord, Topic
-from perdure.streams.mailbox import Hold, Resident, Turn, is_deletion
+from perdure.streams.mailbox import Hold, Mailbox, Resident, Turn, is_deletion
 from perdure.streams.owning import Ports
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
@@ -135,7 +134,7 @@ class Administration:
             first = sum(1 for _ in takewhile(is_deletion, resident.mailbox))
             resident.mailbox.insert(first, hold)
         else:
-            resident.mailbox = deque((hold,))
+            resident.mailbox = Mailbox((hold,))
 
     def _resume(self, turn: Turn, resident: Resident) -> None:
         reply = told(resumed=resident.key)

@@ -11,7 +11,8 @@ Laws
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
@@ -32,6 +33,7 @@ from perdure.streams.tables import Tables
 if TYPE_CHECKING:  # they stand on this file
     from perdure.streams.calls import Calling, Calls
 
+PACE_OF = 9  # turns, by which it is guessed how long a mailbox will take
 CACHED_VALUES = 64  # per resident; more is read again from the store
 NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
 _ABSENT = object()
@@ -103,6 +105,33 @@ class Hold(Turn, eq=False, weakref=True):
         return cls(LogRecord(-1, 0, None, None), NO_COMMAND, resident, -1, over=True)
 
 
+class Mailbox(deque["Turn | int"]):
+    """What waits for one object, the oldest first; commands beyond a bound as their offsets only."""
+
+    __slots__ = ("_moved_s",)
+
+    def __init__(self, waiting: Iterable[Turn | int] = ()) -> None:
+        super().__init__(waiting)
+        self._moved_s: list[float] = []  # when it moved up the last times
+
+    def moved(self, now_s: float) -> None:
+        """The object is free for the next one that waits."""
+        times = self._moved_s
+        if len(times) >= PACE_OF:
+            del times[0]
+        times.append(now_s)
+
+    def wait_s(self) -> float:
+        """About how long one that comes now will wait; 0.0 as long as that cannot be told.
+
+        By the median of the last times between two turns: one slow turn does not make all that come next too late.
+        """
+        times = self._moved_s
+        if len(times) < PACE_OF:
+            return 0.0
+        return len(self) * sorted(after - before for before, after in pairwise(times))[PACE_OF // 2]
+
+
 class Resident:
     """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""
 
@@ -128,7 +157,7 @@ class Resident:
         self.state = State(key, self, limits)
         self.calls: Calls | None = None
         self.instance: DurableObject | None = None
-        self.mailbox: deque[Turn | int] | None = None
+        self.mailbox: Mailbox | None = None
         self.running: Turn | None = None
         self.maker: str | None = None  # see makers.py; None: not looked for
         self.cache: dict[str, bytes | None] = {}

@@ -40,7 +40,7 @@ from perdure.streams.intake import admitted
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.log import LogRecord, Tail, Topic
 from perdure.streams.logtime import LogTime
-from perdure.streams.mailbox import NO_COMMAND, Turn
+from perdure.streams.mailbox import NO_COMMAND, Mailbox, Resident, Turn
 from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
@@ -51,6 +51,7 @@ from perdure.streams.turns import Turns
 
 PASSING = (OutcomeUnknown, LogUnreachable, Unavailable)  # after these a partition begins again by itself
 CLAIMS_REMEMBERED = 1_000
+IN_TIME = 0.8  # of its deadline a command may be expected to wait; beyond that doors refuse it
 _SERVING = OwnerState.SERVING  # found once: an enum's members are looked up slowly
 
 
@@ -162,15 +163,29 @@ class Owner:
         """Nothing is under way, and nothing waits but for paused objects."""
         return self.journal.idle and self.undone == (self.admin.held if self.tables.paused else 0)
 
-    def check_room(self, key: str) -> None:
-        """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error."""
+    def check_room(self, key: str, deadline_ms: int | None = None) -> None:
+        """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error.
+
+        `deadline_ms`: of the command that is to be appended; None: it waits as long as it takes.
+        """
         if self.state is not _SERVING:
             raise self.not_serving
         resident = self.turns.residents.get(key)
-        if resident is not None and resident.mailbox and len(resident.mailbox) >= self.bounds.mailbox:
+        if resident is not None and resident.mailbox:
+            self._check_mailbox(resident, resident.mailbox, deadline_ms)
+
+    def _check_mailbox(self, resident: Resident, mailbox: Mailbox, deadline_ms: int | None) -> None:
+        waiting, key = len(mailbox), resident.key
+        if waiting >= self.bounds.mailbox:
             if resident.paused:
-                raise ObjectPaused(f"{key} is paused, and {len(resident.mailbox)} commands wait for it")
-            raise Overloaded(f"{key} has {len(resident.mailbox)} commands waiting: ask again later")
+                raise ObjectPaused(f"{key} is paused, and {waiting} commands wait for it")
+            raise Overloaded(f"{key} has {waiting} commands waiting: ask again later")
+        if deadline_ms is not None and (wait_s := mailbox.wait_s()) > IN_TIME * deadline_ms / 1000:
+            raise Overloaded(
+                f"{key} has {waiting} commands waiting, and needs about {wait_s:.1f} s for them: this command would "
+                f"not run within its deadline of {deadline_ms} ms. Ask again later, or spread the load over more objects",
+                retry_after_s=wait_s / 2,
+            )
 
     @property
     def not_serving(self) -> BaseException:

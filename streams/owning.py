@@ -17,6 +17,7 @@ from perdure.streams.folding import Progress, silent
 from perdure.streams.log import Log
 from perdure.streams.makers import Makers
 from perdure.streams.release import Doors
+from perdure.streams.run_queue import RunQueue
 from perdure.streams.tables import Tables
 from perdure.streams.tracing import Tracing
 from perdure.streams.transferring import Transfers
@@ -80,7 +81,7 @@ class Ports:
     `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
     how often. `careful`: the process before this one died while a turn's code was running. `makers`: who made which
     object is counted, by these. `transfers`: where transferred classes come from. `bring(tables)` takes in what a helper
-    has folded of a partition that is built anew.
+    has folded of a partition that is built anew. `run_queue`: what all that shares the event loop waits in.
     """
 
     log: Log
@@ -105,3 +106,4 @@ class Ports:
     bring: Callable[[Tables], Awaitable[object]] = _by_itself
     host: str = ""
     pid: int = 0
+    run_queue: RunQueue = field(default_factory=RunQueue)

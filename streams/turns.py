@@ -1,7 +1,7 @@
 """The turns of one partition: which objects are in memory, what runs in them, what it comes to.
 
 Laws
-- One turn at a time per object, in log order; a slow object delays only itself.
+- One turn at a time per object, in log order; a slow object delays only itself, a busy one no other (see run_queue.py).
 - A turn ends once: by its handler, at its deadline, or with the reign. What ends a turn is all that is heard of it.
 - A client key is in flight from the arrival of its command until what its turn came to is durable. A copy of a call
   from a turn, whose key is in flight, is answered then as the first one was, also that it was not done.
@@ -14,7 +14,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,7 @@ from weakref import WeakSet
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.placing import note_hint
-from perdure.objects.turn import (
-    Outcome,
-    conclude,
-    entry_failed,
-    given_up,
-    nobody_asks_again,
-    not_done,
-)
+from perdure.objects.turn import Outcome, conclude, entry_failed, given_up, nobody_asks_again, not_done
 from perdure.schemas.admin import MADE
 from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
@@ -46,7 +39,7 @@ from perdure.streams.intake import copy_outcome, early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.logtime import LogTime
-from perdure.streams.mailbox import Hold, Resident, Turn
+from perdure.streams.mailbox import Hold, Mailbox, Resident, Turn
 from perdure.streams.owning import Bounds, Counts, Ports
 from perdure.streams.parking import parking
 from perdure.streams.poison import word_of
@@ -101,6 +94,7 @@ class Turns:
         self._word = word_of(tables.partition, 0)
         self._env = ports.registry.env
         self._loop = asyncio.get_running_loop()
+        self._queue = ports.run_queue
         self._blame = Blame(self._loop.time)
         self._turn_context = Context()
         if ports.outside is not None:
@@ -136,10 +130,11 @@ class Turns:
             self.keys_in_flight.add(spending)
         resident = turn.resident = self.resident(command.key)
         if resident.running is None and not resident.mailbox:
-            self.run(turn)
+            if not self._queue.run(self.run, turn):
+                self._run_soon(turn, resident)
             return
         if resident.mailbox is None:
-            resident.mailbox = deque()
+            resident.mailbox = Mailbox()
         resident.mailbox.append(turn if len(resident.mailbox) < self.bounds.mailbox else record.offset)
 
     def resident(self, key: str) -> Resident:
@@ -276,15 +271,18 @@ class Turns:
         if not mailbox:
             resident.mailbox = None
             return
+        mailbox.moved(self._queue.clock())
         waiting = mailbox[0]
         if isinstance(waiting, int):
             # it stays at the head until it has been read, so that nothing overtakes it
             self._spawn(self._read_again(resident, waiting))
             return
         mailbox.popleft()
-        resident.running = waiting  # so that a command that arrives meanwhile queues behind it
-        # a fresh callback, so that a long mailbox cannot grow the stack
-        self._loop.call_soon(self._run_if_reigning, waiting)
+        self._run_soon(waiting, resident)
+
+    def _run_soon(self, turn: Turn, resident: Resident) -> None:
+        resident.running = turn  # so that a command that arrives meanwhile queues behind it
+        self._queue.put(self._run_if_reigning, turn)
 
     def free(self, resident: Resident) -> None:
         """Nothing runs in it any more, though no turn has ended."""
@@ -308,7 +306,7 @@ class Turns:
                 mailbox.popleft()
                 command = parse_command(record.key, record.value, record.headers, self.ports.seal)
                 record = self.time.read_again(record)
-                self.run(Turn(record, command, resident, offset, self.time.until_s(command)))
+                self._run_soon(Turn(record, command, resident, offset, self.time.until_s(command)), resident)
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """A turn that waits in its object's mailbox is not to run: this is what it comes to, or it has been answered."""

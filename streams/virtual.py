@@ -1,7 +1,7 @@
 """An event loop whose time is virtual: waiting costs nothing, and the same program runs the same way each time.
 
 Laws
-- Time moves only when nothing is ready, and then straight to the next timer.
+- Time moves only when nothing is ready, and then straight to the next timer; or by `spend`.
 - Waiting for something that no timer will bring is a deadlock, and says so.
 """
 
@@ -21,6 +21,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self._now_s
+
+    def spend(self, seconds: float) -> None:
+        """The code that runs takes so long: the clock moves on, and nothing else runs meanwhile."""
+        self._now_s += seconds
 
     def select(self, timeout: float | None) -> list[Any]:
         """Wait: that is, move the clock."""

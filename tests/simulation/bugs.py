@@ -35,6 +35,7 @@ from perdure.streams.owner import Owner
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
+from perdure.streams.run_queue import RunQueue
 from perdure.streams.source import Source
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
@@ -392,7 +393,22 @@ def moved_into_each_partition() -> Any:
     return _instead(Source, "entries", entries)
 
 
+def all_that_is_accepted_runs_at_once() -> Any:
+    """The turns of a pass of the event loop have no bound."""
+
+    def run(true: Any) -> Any:
+        def unbounded(self: RunQueue, step: Any, argument: Any) -> bool:
+            self.spent_s = 0.0
+            done: bool = true(self, step, argument)
+            return done
+
+        return unbounded
+
+    return _instead(RunQueue, "run", run)
+
+
 BUGS = (
+    all_that_is_accepted_runs_at_once,
     no_dedupe_on_replay,
     offset_outside_the_batch,
     reply_before_durability,

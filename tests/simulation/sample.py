@@ -36,6 +36,7 @@ class Sample(DurableObject):
         return Response.json(await getattr(self, f"do_{op}")(mark, random, *to))
 
     async def do_add(self, mark: str, random: Random) -> Any:
+        self.env.toil()
         count = await self.state.get("count", 0) + 1
         await self.state.put({"count": count, MARK + mark: True})
         return count

@@ -48,6 +48,7 @@ REQUIRED = (
     "slow sync",
     "slow deliver",
     "slow read",
+    "bursts",
     "stalls",
     "take-overs",
     "fenced",

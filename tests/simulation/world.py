@@ -31,6 +31,7 @@ from perdure.streams.memory import Faults, MemoryBroker, MemoryLog
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.run_queue import SLICE_S
 from perdure.streams.tables import Tables
 from perdure.streams.transferring import Transfers
 from perdure.streams.virtual import VirtualLoop
@@ -41,6 +42,8 @@ from tests.simulation.sample import MOVED, OF_THE_OTHERS, OLD, ON_A_WIRE, OPS, T
 from tests.simulation.wires import Joining, Wire
 
 COMMANDS = 50
+TOIL_S = 0.008  # of an `add`, in runs with bursts
+BURST = 16
 APP_UUID = "app-uuid"
 START_MS = 1_700_000_000_000
 _KIND = Kind("Sample", Sample)
@@ -57,6 +60,18 @@ _node: ContextVar[Node | None] = ContextVar("node", default=None)
 
 class SimulatedCrash(BaseException):
     """Unwinds the stack of a node that died; nothing of it runs on."""
+
+
+class BusyLoop(VirtualLoop):
+    """Knows how long its longest pass took."""
+
+    longest_s = _waited_s = 0.0
+
+    def select(self, timeout: float | None) -> list[Any]:
+        self.longest_s = max(self.longest_s, self.time() - self._waited_s)
+        events = super().select(timeout)
+        self._waited_s = self.time()
+        return events
 
 
 class SeededFaults(Faults):
@@ -166,7 +181,9 @@ class Node:
 
     async def start(self) -> None:
         run = self.run
-        env = Env({"random": lambda: self.random, "SAMPLES": Binding("Sample"), "step": self.step})
+        env = Env(
+            {"random": lambda: self.random, "SAMPLES": Binding("Sample"), "step": self.step, "toil": run.toil}
+        )
         registry = self.registry = Registry(_AFTER if run.migrated else _BEFORE, env)
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
@@ -255,6 +272,7 @@ class Run:
         self.calm = False
         self.migrates = self.random.random() < 0.3
         self.migrated = False  # who starts from then on has another app, with `MOVED` in place of `OLD`
+        self.bursts = Random(~seed).random() < 0.2
         self.elsewhere = Elsewhere(Random(seed), START_MS)
         self.failures: list[BaseException] = []
         self.told: list[Told] = []
@@ -272,7 +290,7 @@ class Run:
 
     def go(self) -> Counter[str]:
         """Run and check; the counts of what happened. Raises `AssertionError` naming the seed."""
-        self.loop = VirtualLoop()
+        self.loop = BusyLoop()
         self.loop.set_exception_handler(self._on_error)
         failpoints.on_hit(_on_hit)
         try:
@@ -330,6 +348,12 @@ class Run:
         self.auditor.catch_up()
         if self.failures:
             raise self.failures[0]
+        most_s = (
+            2 * len(self.nodes) * (SLICE_S + TOIL_S)
+        )  # of each node: a slice for what comes, one for its queue
+        assert self.loop.longest_s <= most_s, (
+            f"all waited {self.loop.longest_s:.3f} s for one pass of the loop"
+        )
         final = self.nodes["final"]
         check(self, final.owners, final.store)
 
@@ -400,9 +424,24 @@ class Run:
                 for each in [each for each in self.nodes.values() if each.alive]:
                     self.crash(each, "a migration")
 
+    def toil(self) -> None:
+        """What an `add` costs of the processor's time."""
+        if self.bursts:
+            self.loop.spend(TOIL_S)
+
+    async def burst(self) -> None:
+        """More for one object, all at once, than all others should wait for."""
+        self.counts["bursts"] += 1
+        key, now_s = f"Sample/{self.random.randrange(4)}", self.loop.time()
+        self._marks += BURST
+        marks = range(self._marks - BURST, self._marks)
+        await asyncio.gather(*(self._try(Told(key, "add", f"b-{n}", None, now_s, "0")) for n in marks))
+
     async def client(self, number: int) -> None:
-        for _ in range(COMMANDS // 5):
+        for n in range(COMMANDS // 5):
             await asyncio.sleep(self.random.random() * 0.05)
+            if self.bursts and number == 0 and n % 4 == 0:
+                await self.burst()
             await self.ask(number)
         while self.counts["crashes"] < 2 or (self.shared and self.auditor.claims < 2):
             await self.ask(number)

@@ -1,0 +1,121 @@
+"""The run queue of a node: what may run in this pass of the event loop, and what waits for a later one.
+
+The turns of all objects, the timers and the sockets of a node share one thread. Without a bound, the commands that were
+accepted in one pass would all run in it: 200 commands of 20 ms for one object would keep everybody else waiting for 4 s.
+
+Laws
+- While the slice of the current pass (`SLICE_S`) is not spent, a step runs where it stands, without a callback.
+- After that steps wait here, in order of arrival. An object waits with one turn; its other commands stay in its
+  mailbox. So after each of its turns a busy object gives way to all others that wait.
+- After a slice the event loop has its way for as many passes as the slice took ms (uvloop accepts one connection in each),
+  but for no longer than the slice took. In these what comes new has one slice in all, and everything else, `/livez`
+  included, as much as it needs. Then comes a slice for those who wait.
+- A slice ends with the step that spends it, and each slice of the queue runs one step at least: both sides go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any
+
+SLICE_S = 0.005
+PASS_EACH_S = 0.001
+LOOKS_AFTER_S = 0.001  # so much spent, it is found out whether the event loop had its way since
+
+
+class RunQueue:
+    """One for all that shares an event loop. `clock` gives seconds; that of the loop by default.
+
+    The clock must move within a step: uvloop's own does not.
+    """
+
+    __slots__ = (
+        "_armed",
+        "_context",
+        "_fresh",
+        "_loop",
+        "_passes",
+        "_until_s",
+        "_waiting",
+        "clock",
+        "spent_s",
+    )
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self.spent_s = 0.0  # since the event loop had its way last, as far as that is known
+        self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._armed = False
+        self._fresh = True  # what comes new has a slice in the next pass
+        self._passes = 0  # that are the event loop's before the next slice,
+        self._until_s = 0.0  # but no more from then on
+        loop = self._loop = asyncio.get_running_loop()
+        self.clock = clock or loop.time
+        self._context: Context = copy_context()  # not that of the turn that happens to put something here
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def run(self, step: Callable[[Any], None], argument: Any) -> bool:
+        """Call `step(argument)` here and now if the slice is not spent; False if it is: `put` it."""
+        if self.spent_s >= SLICE_S:
+            return False
+        began_s = self.clock()
+        step(argument)
+        ended_s = self.clock()
+        spent_s = self.spent_s = self.spent_s + ended_s - began_s
+        if spent_s >= LOOKS_AFTER_S:
+            if spent_s >= SLICE_S:
+                self._give_way(ended_s, spent_s)
+            if not self._armed:
+                self._arm()
+        return True
+
+    def put(self, run: Callable[[Any], None], argument: Any) -> None:
+        """Call `run(argument)` when it is its turn; never from within this call."""
+        self._waiting.append((run, argument))
+        if not self._armed:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._armed = True
+        self._soon(self._looped if self.spent_s >= LOOKS_AFTER_S else self._slice)
+
+    def _soon(self, next_: Callable[[], None]) -> None:
+        self._loop.call_soon(next_, context=self._context)
+
+    def _give_way(self, now_s: float, took_s: float) -> None:
+        self._passes, self._until_s = int(took_s / PASS_EACH_S), now_s + took_s
+
+    def _looped(self) -> None:
+        """A pass is over."""
+        self._passes -= 1
+        if self._fresh:
+            self.spent_s, self._fresh = 0.0, False
+        if self._passes > 0 and self.clock() < self._until_s:
+            self._soon(self._looped)
+            return
+        self.spent_s, self._fresh = 0.0, True
+        self._armed = bool(self._waiting)
+        if self._armed:
+            self._soon(self._slice)
+
+    def _slice(self) -> None:
+        waiting, clock = self._waiting, self.clock
+        now_s = began_s = clock()
+        try:
+            while waiting and now_s - began_s < SLICE_S:
+                run, argument = waiting.popleft()
+                run(argument)
+                now_s = clock()
+        finally:
+            self._armed = False
+            ended_s = clock()
+            took_s = ended_s - began_s
+            # what comes later in this pass waits behind those that wait already
+            self.spent_s = max(SLICE_S if waiting else 0.0, self.spent_s, took_s)
+            self._give_way(ended_s, took_s)
+            if waiting or self.spent_s >= LOOKS_AFTER_S:
+                self._arm()
