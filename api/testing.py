@@ -136,7 +136,7 @@ class World:
             raise AttributeError(
                 f"this world has no {name!r}; it has: {', '.join(self.__dict__.get('_homes', ()))}"
             )
-        return Namespace(self.ask, home)
+        return Namespace(self.ask, self._registry.kinds[home])
 
     async def __aenter__(self) -> Self:
         limits = self._config.limits

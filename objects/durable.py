@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.objects.http import Request, Response
 from perdure.objects.names import ObjectId
 from perdure.objects.placing import checked_hint
+from perdure.objects.rpc import Methods
 from perdure.objects.sockets import WebSocket
 from perdure.objects.state import State
 from perdure.objects.stubs import Stub, caller
@@ -18,9 +19,10 @@ from perdure.schemas.keys import namespace_of, object_key
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What `env` calls a namespace."""
+    """What `env` calls a namespace. `methods` are those of its class, by which calls and answers are written and read."""
 
     namespace: str
+    methods: Methods | None = field(default=None, repr=False, compare=False)
 
     def get(self, name: str | ObjectId, *, location_hint: str | None = None) -> Stub:
         """The object called `name` (or with this id); it exists as soon as it is first spoken to.
@@ -32,8 +34,8 @@ class Binding:
         if isinstance(name, ObjectId):
             if namespace_of(name.key) != self.namespace:
                 raise BadKey(f"{name} is no id of the namespace {self.namespace}")
-            return Stub(name.key, hint)
-        return Stub(object_key(self.namespace, name), hint)
+            return Stub(name.key, hint, self.methods)
+        return Stub(object_key(self.namespace, name), hint, self.methods)
 
     get_by_name = get
 

@@ -132,8 +132,7 @@ class Response:
         pairs = pairs_of(headers or ())
         if isinstance(body, str):
             body = body.encode()
-            if not any(name.lower() == "content-type" for name, _ in pairs):
-                pairs += _TEXT
+            pairs = _typed(pairs, _TEXT)
         self.body = body or b""
         self.status = status
         self.headers: Pairs = pairs
@@ -148,14 +147,17 @@ class Response:
     def json(
         cls, value: Any, status: int = 200, headers: Mapping[str, str] | Pairs | None = None
     ) -> Response:
-        """A response whose body is `value` as JSON. Raises ValueError for NaN and infinities, which JSON has not."""
+        """A response whose body is `value` as JSON: JSON's own types, models, dataclasses, Structs, datetimes, …
+
+        `headers` may name another content type. Raises ValueError for NaN and infinities, which JSON does not have, and
+        TypeError for what cannot be written as JSON.
+        """
         if headers is None:
             made = cls.__new__(cls)  # the common case, without looking for a content type
             made.body, made.status, made.headers = encode_json(value), status, _JSON
             made.web_socket = None
             return made
-        pairs = pairs_of(headers)
-        return cls(encode_json(value), status, _JSON + pairs)
+        return cls(encode_json(value), status, _typed(pairs_of(headers), _JSON))
 
 
 class FetchedResponse(Response):
@@ -186,6 +188,11 @@ class FetchedResponse(Response):
     async def json(self) -> Any:  # type: ignore[override]  # of a class it makes one, of an answer it reads it
         """The body as JSON. Raises `ValueError` if it is none."""
         return msgspec.json.decode(self.body)
+
+
+def _typed(headers: Pairs, content_type: Pairs) -> Pairs:
+    """The headers, with a content type if they have none."""
+    return headers if any(name.lower() == "content-type" for name, _ in headers) else headers + content_type
 
 
 def is_latin(value: str) -> bool:

@@ -58,8 +58,8 @@ class Registry:
                     f"which the app does not define: {_known(classes)}; if it stands in another file, serve the folder"
                 )
         kinds = {namespace: Kind(namespace, classes[name]) for namespace, name in namespaces.items()}
-        own_names = {name: Binding(namespace) for name, namespace in homes.items()}
-        bindings = {each.name: Binding(homes[each.class_name]) for each in config.bindings}
+        own_names = {name: Binding(home, kinds[home].methods) for name, home in homes.items()}
+        bindings = {each.name: own_names[each.class_name] for each in config.bindings}
         return cls(kinds, Env({**own_names, **config.vars, **config.secret_values, **bindings}))
 
     def kind(self, namespace: str) -> Kind:

@@ -1,82 +1,273 @@
-"""Calling an object's methods: which may be called, with what.
+"""Calling an object's methods: which may be called, with what, and what comes back.
 
 Laws
 - Only `async def` methods that the user's class defines may be called; none with a leading underscore, none
-  of perdure's own names.
-- Arguments are validated against the method's annotations before a turn begins to write.
-- A msgspec Struct, of which pydantic knows nothing, is made and taken apart by msgspec, and so is what holds one.
+  of perdure's own names. One that has the name of something every stub has is refused when the class is loaded.
+- Arguments are validated against the method's annotations before a turn begins to write, and by a caller that knows
+  the class before they are sent.
+- Arguments and results are written and read by one codec (objects/codec.py), by their annotations.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import Annotated, Any, get_args, get_type_hints
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from types import CoroutineType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    NamedTuple,
+    NotRequired,
+    Unpack,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
-from pydantic import ConfigDict, PlainValidator, PydanticUserError, ValidationError, validate_call
+from pydantic import AfterValidator, PlainValidator, PydanticUserError, ValidationError, validate_call
+from pydantic_core import PydanticSerializationError, to_json
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from perdure.objects.durable import DurableObject
-from perdure.schemas.errors import ConfigError, InvalidArguments, UnknownMethod
+from perdure.objects.codec import Codec, Unfit, problems_of
+from perdure.objects.results import encode_result
+from perdure.objects.wire import LOOSE, finite
+from perdure.schemas.errors import BadReply, ConfigError, InvalidArguments, UnknownMethod
+
+if TYPE_CHECKING:
+    from perdure.objects.durable import DurableObject
 
 RESERVED = frozenset(("fetch", "start", "alarm", "websocket_message", "websocket_close", "websocket_error"))
+OF_STUBS = frozenset(
+    ("id", "key", "keyed", "send", "websocket")
+)  # what stubs have beside methods and `fetch`
 
+Methods = Mapping[str, "Method"]
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
-LOOSE = ConfigDict(arbitrary_types_allowed=True)
+_MOST = 5  # problems in one error
+_UNUSABLE = (NameError, TypeError, PydanticUserError)
 
 
-class OfStruct:
-    """Makes a value into a type that holds a Struct."""
+class Parameter(NamedTuple):
+    """One parameter of a method; `shown` is its annotation as a text."""
 
-    __slots__ = ("kind",)
-
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
-
-    def __call__(self, value: Any) -> Any:
-        try:
-            return msgspec.convert(value, self.kind)
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from None
+    name: str
+    codec: Codec
+    shown: str
+    required: bool
+    hint: Any = Any
 
 
 class Method:
-    """One callable method: `bind` turns what came over the wire into its arguments."""
+    """One callable method: writes and reads its arguments and its result, by its annotations."""
 
-    __slots__ = ("_capture", "function", "name")
+    __slots__ = (
+        "_by_name",
+        "_capture",
+        "_further",
+        "_given",
+        "_ordered",
+        "_rest",
+        "_result",
+        "_shown",
+        "function",
+        "name",
+    )
 
     def __init__(self, cls: type[DurableObject], name: str, function: Callable[..., Awaitable[Any]]) -> None:
         self.name = name
+        self.function = function
         try:
-            self._capture = validate_call(config=LOOSE)(mirrored(function))
-            self.function = _telling(function)
-        except (NameError, TypeError, PydanticUserError) as error:
+            hints = get_type_hints(function, include_extras=True)
+            self._read(inspect.signature(function), hints)
+            self._capture = validate_call(config=LOOSE)(mirrored(function, self._validated))
+        except _UNUSABLE as error:
             raise ConfigError(
                 f"{cls.__module__}.{cls.__qualname__}.{name}: its annotations cannot be used: {error}"
             ) from error
+        self._shown = shown(hints.get("return", Any))
+        self._result = codec_of_result(hints.get("return", Any))
+
+    def _read(self, signature: inspect.Signature, hints: Mapping[str, Any]) -> None:
+        self._ordered: list[Parameter] = []
+        self._by_name: dict[str, Parameter] = {}
+        self._rest: Parameter | None = None
+        self._further: Parameter | None = None
+        self._given = list(signature.parameters)[1:]
+        for each in list(signature.parameters.values())[1:]:
+            hint = hints.get(each.name, Any)
+            if get_origin(hint) is Unpack:
+                self._by_name |= {field.name: field for field in _fields(hint)}
+                continue
+            made = Parameter(each.name, Codec(hint), shown(hint), each.default is each.empty)
+            if each.kind is each.VAR_POSITIONAL:
+                self._rest = made
+            elif each.kind is each.VAR_KEYWORD:
+                self._further = made
+            else:
+                if each.kind is not each.KEYWORD_ONLY:
+                    self._ordered.append(made)
+                if each.kind is not each.POSITIONAL_ONLY:
+                    self._by_name[each.name] = made
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """The body of a call's record. Raises `InvalidArguments`: nothing was sent."""
+        return b'{"method":%b,%b' % (msgspec.json.encode(self.name), self.arguments(args, kwargs)[1:])
+
+    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """The body of a call over HTTP. Raises `InvalidArguments`: nothing was sent."""
+        ordered, rest = self._ordered, self._rest
+        placed = [
+            self._written(ordered[at] if at < len(ordered) else rest, at, value)
+            for at, value in enumerate(args)
+        ]
+        named = [
+            msgspec.json.encode(name) + b":" + self._written(self._named(name, len(args)), name, value)
+            for name, value in kwargs.items()
+        ]
+        for each in (*ordered[len(args) :], *self._by_name.values()):
+            if each.required and each.name not in kwargs and each not in ordered[: len(args)]:
+                raise self._unfit((each.name, "", "Missing required argument"))
+        return b'{"args":[%b],"kwargs":{%b}}' % (b",".join(placed), b",".join(named))
+
+    def _named(self, name: str, placed: int) -> Parameter | None:
+        found = self._by_name.get(name, self._further)
+        if found is not None and found in self._ordered[:placed]:
+            raise self._unfit((name, "", "Got multiple values for argument"))
+        return found
+
+    def _written(self, parameter: Parameter | None, name: str | int, value: Any) -> bytes:
+        if parameter is None:
+            told = (
+                "Unexpected positional argument" if isinstance(name, int) else "Unexpected keyword argument"
+            )
+            raise self._unfit((name, "", told))
+        try:
+            return parameter.codec.encode(value)
+        except Unfit as error:
+            named = parameter.name if isinstance(name, int) else name
+            raise self._unfit(*((named, where, what) for where, what in error.problems)) from None
 
     def bind(self, args: list[Any], kwargs: dict[str, Any]) -> Bound:
         """(args, kwargs) as the annotations want them. Raises `InvalidArguments`."""
         try:
             return self._capture(*args, **kwargs)
         except ValidationError as error:
-            raise InvalidArguments(f"{self.name}(): {self._told(error)}") from None
+            raise self._unfit(*self._told(error)) from None
 
-    def _told(self, error: ValidationError) -> str:
+    def _told(self, error: ValidationError) -> list[tuple[str | int, str, str]]:
         """Each argument by its name, though the client gave it by its place."""
-        names = [each.name for each in list(inspect.signature(self.function).parameters.values())[1:]]
-        texts = []
-        for each in error.errors(include_url=False)[:5]:
+        found: list[tuple[str | int, str, str]] = []
+        for each, (_, told) in zip(
+            error.errors(include_url=False, include_input=False), problems_of(error), strict=False
+        ):
             first, *rest = each["loc"] or ("?",)
-            known = isinstance(first, int) and first < len(names)
-            where = ".".join(map(str, (names[first] if known else first, *rest)))  # type: ignore[index]  # an int
-            texts.append(f"argument {where}: {each['msg']}")
-        return "; ".join(texts)
+            if isinstance(first, int) and first < len(self._ordered):
+                first = self._ordered[first].name
+            found.append((first, "".join(f".{step}" for step in rest), told))
+        return found
+
+    def _unfit(self, *problems: tuple[str | int, str, str]) -> InvalidArguments:
+        """The error that names the method, each argument, what is wrong with it, and what is expected."""
+        texts = []
+        for name, where, what in problems[:_MOST]:
+            known = self._by_name.get(str(name)) or next(
+                (each for each in self._ordered if each.name == name), None
+            )
+            expected = f"{name}: {known.shown}" if known else f"it takes {', '.join(self._given) or 'none'}"
+            texts.append(f"argument {name}{where}: {what} ({expected})")
+        return InvalidArguments(f"{self.name}(): {'; '.join(texts)}")
+
+    def _validated(self, name: str, hint: Any) -> Any:
+        """An annotation as pydantic is to read it from JSON that has been made into Python's values."""
+        if get_origin(hint) is Unpack:
+            fields = {each.name: each for each in _fields(hint)}
+            made = {each.name: _from_json(each.hint, each.codec) for each in fields.values()}
+            made = {key: each if fields[key].required else NotRequired[each] for key, each in made.items()}
+            make: Any = TypedDict
+            return Unpack[make(get_args(hint)[0].__name__, made)]
+        known = (*self._ordered, *self._by_name.values(), self._rest, self._further)
+        return _from_json(hint, next(each.codec for each in known if each is not None and each.name == name))
+
+    def reply(self, result: Any) -> bytes:
+        """What the method returned, as the body of the reply. Raises `BadReply`."""
+        if self._result is None:
+            return open_reply(self.name, result)
+        try:
+            return b'{"result":%b}' % self._result.encode(result)
+        except Unfit as error:
+            told = f"what {self.name} returned does not fit its annotation, {self._shown}: {error}"
+            raise BadReply(told + missing_await(result)) from error
+
+    def result(self, body: bytes) -> Any:
+        """What the method returned, of the body of its reply. Raises ValueError for no reply, `BadReply` for no such result."""
+        text = _result_of(body).result
+        if self._result is None:
+            return json.loads(bytes(text))
+        try:
+            return self._result.decode(bytes(text))
+        except ValidationError as error:
+            told = "; ".join(f"{where} {what}".strip() for where, what in problems_of(error))
+            raise BadReply(
+                f"what {self.name} returned does not fit its annotation, {self._shown}: {told}"
+            ) from None
 
 
-def mirrored(function: Callable[..., Any]) -> Callable[..., Bound]:
-    """A function with the parameters of `function` (less self) that returns its arguments."""
+def _fields(hint: Any) -> list[Parameter]:
+    """The parameters that `**kwargs: Unpack[…]` stands for."""
+    (fields,) = get_args(hint)
+    return [
+        Parameter(name, Codec(each), shown(each), name in fields.__required_keys__, each)
+        for name, each in get_type_hints(fields, include_extras=False).items()
+    ]
+
+
+def _from_json(hint: Any, codec: Codec) -> Any:
+    if not codec.plain:
+        return Annotated[Any, PlainValidator(OfJson(codec))]
+    return Annotated[hint, AfterValidator(finite)] if codec.is_open else hint
+
+
+def open_reply(name: str, result: Any) -> bytes:
+    """What a method without annotation returned, as the body of the reply. Raises `BadReply`."""
+    try:
+        return b'{"result":%b}' % encode_result(result)
+    except (PydanticSerializationError, ValueError, TypeError) as error:
+        raise BadReply(f"what {name} returned is not JSON: {error}{missing_await(result)}") from error
+
+
+class OfJson:
+    """Makes a value of a type of what its JSON was read as."""
+
+    __slots__ = ("codec",)
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    def __call__(self, value: Any) -> Any:
+        return self.codec.decode(to_json(value, inf_nan_mode="constants"))
+
+
+class _Answer(msgspec.Struct):
+    result: msgspec.Raw
+
+
+_result_of = msgspec.json.Decoder(_Answer).decode
+
+
+def json_result(body: bytes) -> Any:
+    """What a method returned whose annotations are not known. Raises ValueError for no reply."""
+    return json.loads(bytes(_result_of(body).result))
+
+
+def mirrored(function: Callable[..., Any], annotated: Callable[[str, Any], Any]) -> Callable[..., Bound]:
+    """A function with the parameters of `function` (less self) that returns its arguments.
+
+    `annotated` gives the annotation of each, of its name and the annotation that it has.
+    """
 
     def capture(*args: Any, **kwargs: Any) -> Bound:
         return args, kwargs
@@ -84,7 +275,7 @@ def mirrored(function: Callable[..., Any]) -> Callable[..., Bound]:
     signature = inspect.signature(function)
     hints = get_type_hints(function, include_extras=True)
     parameters = [
-        each.replace(annotation=readable(hints.get(each.name, Any)))
+        each.replace(annotation=annotated(each.name, hints.get(each.name, Any)))
         for each in list(signature.parameters.values())[1:]
     ]
     capture.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
@@ -93,42 +284,53 @@ def mirrored(function: Callable[..., Any]) -> Callable[..., Bound]:
     return capture
 
 
-def readable(hint: Any) -> Any:
-    """An annotation as pydantic can use it."""
-    return Annotated[hint, PlainValidator(OfStruct(hint))] if _holds_struct(hint) else hint
+def codec_of_result(hint: Any) -> Codec | None:
+    """The codec of a method's results; None if they are JSON: without an annotation, or with one that JSON cannot give back."""
+    if hint is Any or hint is object:
+        return None
+    try:
+        codec = Codec(hint, of_result=True)
+    except _UNUSABLE:
+        return None
+    return codec if codec.readable else None
 
 
-def _holds_struct(hint: Any) -> bool:
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return True
-    return any(_holds_struct(each) for each in get_args(hint))
+def shown(hint: Any) -> str:
+    """An annotation, as one would write it."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if isinstance(hint, type) and not get_args(hint):
+        return hint.__name__
+    return re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))
 
 
-def _telling(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """`function`, with a result that pydantic can write."""
-    if not _holds_struct(get_type_hints(function).get("return")):
-        return function
-
-    @wraps(function)
-    async def telling(*args: Any, **kwargs: Any) -> Any:
-        return msgspec.to_builtins(await function(*args, **kwargs))
-
-    return telling
+def missing_await(result: Any) -> str:
+    """What a handler that returned a coroutine probably lacks; the coroutine is closed."""
+    if not isinstance(result, CoroutineType):
+        return ""
+    result.close()
+    return f": an `await` is missing before {result.__qualname__}(…)"
 
 
 def methods_of(cls: type[DurableObject]) -> dict[str, Method]:
-    """The methods of `cls` that may be called. Raises `ConfigError` for annotations that cannot be used."""
+    """The methods of `cls` that may be called. Raises `ConfigError` for annotations that cannot be used, and for a name
+    that stubs have themselves."""
     found = {}
     for name in dir(cls):
         function = inspect.getattr_static(cls, name)
-        if name.startswith("_") or name in RESERVED or name in vars(DurableObject):
+        if name.startswith("_") or name in RESERVED:
             continue
         if inspect.iscoroutinefunction(function):
+            if name in OF_STUBS:
+                raise ConfigError(
+                    f"{cls.__module__}.{cls.__qualname__}.{name}: a stub has a {name!r} of its own, so that nobody could "
+                    "call this method: rename it, or begin it with an underscore if it is not to be called"
+                )
             found[name] = Method(cls, name, function)
     return found
 
 
-def method_named(methods: dict[str, Method], name: str, namespace: str) -> Method:
+def method_named(methods: Methods, name: str, namespace: str) -> Method:
     """The method called `name`. Raises `UnknownMethod` naming those there are."""
     method = methods.get(name)
     if method is None:

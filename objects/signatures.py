@@ -18,7 +18,8 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from perdure.objects.rpc import LOOSE, Method, OfStruct, mirrored, readable
+from perdure.objects.rpc import Method, mirrored
+from perdure.objects.wire import LOOSE, nodes, struct_of
 
 Schema = dict[str, Any]
 _REFERENCE = "#/components/schemas/{name}"
@@ -37,24 +38,24 @@ class Signatures(NamedTuple):
 
 def signatures_of(methods: Mapping[tuple[str, str], Method]) -> Signatures:
     """What these methods take and give."""
-    hints = {key: get_type_hints(each.function, include_extras=True) for key, each in methods.items()}
-    structs, struct_definitions = _of_structs(hints)
+    inputs: list[tuple[tuple[str, str], Any, TypeAdapter[Any]]] = []
+    for key, method in methods.items():
+        called: Any = mirrored(method.function, lambda _, hint: hint)  # pydantic takes a function for a type
+        returned = get_type_hints(method.function, include_extras=True).get("return", Any)
+        inputs.append((key, "validation", TypeAdapter(called, config=LOOSE)))
+        inputs.append((key, "serialization", _adapter(returned)))
+    structs, struct_definitions = _of_structs([each.core_schema for _, _, each in inputs])
 
     class Generator(_Generator):
         of_structs = structs
 
-    inputs: list[tuple[tuple[str, str], Any, TypeAdapter[Any]]] = []
-    for key, method in methods.items():
-        called: Any = mirrored(method.function)  # pydantic takes a function for a type
-        inputs.append((key, "validation", TypeAdapter(called, config=LOOSE)))
-        inputs.append((key, "serialization", _adapter(hints[key].get("return", Any))))
     schemas, rest = TypeAdapter.json_schemas(
         inputs, ref_template=_REFERENCE.replace("{name}", "{model}"), schema_generator=Generator
     )
     definitions = {**rest.get("$defs", {}), **struct_definitions}
     return Signatures(
         {key: schemas[key, "validation"] for key in methods},
-        {key: _found(structs, hints[key].get("return")) or schemas[key, "serialization"] for key in methods},
+        {key: schemas[key, "serialization"] for key in methods},
         {name: definitions[name] for name in sorted(definitions)},
     )
 
@@ -66,29 +67,24 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         pass
     try:
         return TypeAdapter(hint)
-    except PydanticUserError:  # nothing validates results: their annotation may be anything
+    except PydanticUserError:  # of such a result there is no codec: it is JSON
         return TypeAdapter(Any)
 
 
-def _of_structs(hints: Mapping[Any, Mapping[str, Any]]) -> tuple[list[tuple[Any, Schema]], dict[str, Schema]]:
-    """What msgspec makes, with its schemas, and their definitions."""
-    kinds: list[Any] = []
-    for of_method in hints.values():
-        kinds += [hint for hint in of_method.values() if readable(hint) is not hint and hint not in kinds]
+def _of_structs(schemas: list[Any]) -> tuple[dict[Any, Schema], dict[str, Schema]]:
+    """The schemas of the Structs in there, and what they refer to."""
+    found = (struct_of(node) for schema in schemas for node in nodes(schema))
+    kinds = list(dict.fromkeys(each for each in found if each is not None))
     reference = _REFERENCE.replace("{name}", "struct.{name}")
-    schemas, components = msgspec.json.schema_components(kinds, ref_template=reference)
-    return list(zip(kinds, schemas, strict=True)), {f"struct.{name}": components[name] for name in components}
-
-
-def _found(structs: list[tuple[Any, Schema]], wanted: Any) -> Schema | None:
-    return next((dict(schema) for kind, schema in structs if kind == wanted), None)
+    made, components = msgspec.json.schema_components(kinds, ref_template=reference)
+    return dict(zip(kinds, made, strict=True)), {f"struct.{name}": components[name] for name in components}
 
 
 class _Generator(GenerateJsonSchema):
     """Writes the arguments of a function as the body of a call."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as in pydantic
-    of_structs: list[tuple[Any, Schema]]
+    of_structs: dict[Any, Schema]
 
     def arguments_schema(self, schema: core_schema.ArgumentsSchema) -> Schema:
         shapes = list(self._shapes(schema))
@@ -131,11 +127,25 @@ class _Generator(GenerateJsonSchema):
         """With its name as its title: by position it has no other."""
         return {"title": self.get_argument_name(argument), **self.generate_inner(argument["schema"])}
 
-    def function_plain_schema(self, schema: core_schema.PlainValidatorFunctionSchema) -> Schema:
-        maker = schema["function"]["function"]
-        if isinstance(maker, OfStruct):
-            return _found(self.of_structs, maker.kind) or {}
-        return super().function_plain_schema(schema)
+    def is_instance_schema(self, schema: core_schema.IsInstanceSchema) -> Schema:
+        known = self.of_structs.get(schema["cls"])
+        return super().is_instance_schema(schema) if known is None else dict(known)
+
+    def bytes_schema(self, schema: core_schema.BytesSchema) -> Schema:
+        """base64, unless a model of the app says something else of its own."""
+        made = super().bytes_schema(schema)
+        if made.get("format") == "binary" and "ser_json_bytes" not in self._config.config_dict:
+            made["format"] = "base64url"
+            for bound in ("minLength", "maxLength"):  # of the bytes, not of the text
+                made.pop(bound, None)
+        return made
+
+    def float_schema(self, schema: core_schema.FloatSchema) -> Schema:
+        """A number, or the text for one that JSON does not have."""
+        made = super().float_schema(schema)
+        if schema.get("allow_inf_nan") is False or (self.mode == "validation" and len(made) > 1):
+            return made
+        return {"anyOf": [made, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
         return {"not": {}} if self.mode == "validation" else {}

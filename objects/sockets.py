@@ -45,6 +45,7 @@ MAX_ATTACHMENT_BYTES = 16 * 1024
 MAX_TAGS = 10
 MAX_TAG_CHARS = 256
 MAX_REASON_BYTES = 123  # RFC 6455 §5.5: a control frame carries 125 bytes, two of them the code
+_REPORTED_ONLY = {1005: 1000, 1006: 1001, 1015: 1001}  # RFC 6455 §7.4.1: never sent -> the nearest code
 UPGRADE_REQUIRED = "upgrade-required"  # of the Refusal that accept_websocket raises
 _encode = msgspec.msgpack.Encoder().encode
 _decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
@@ -85,13 +86,17 @@ class WebSocket:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it once the turn has committed; the object hears no event of it any more.
 
-        Raises ValueError for a code that cannot be sent or a reason over 123 bytes.
+        Does nothing to one that has gone. 1005 is sent as 1000, 1006 and 1015 as 1001: no frame can carry them. Raises
+        ValueError for any other code that cannot be sent and for a reason over 123 bytes.
         """
-        if not (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) and not 3000 <= code <= 4999:
+        if (state := self._bound())._socket_row(self.id) is None:
+            return
+        code = _REPORTED_ONLY.get(code, code)
+        if not (1000 <= code <= 1014 and code != 1004) and not 3000 <= code <= 4999:
             raise ValueError(f"the close code {code} cannot be sent: take 1000, or one from 3000 to 4999")
         if len(reason.encode()) > MAX_REASON_BYTES:
             raise ValueError(f"the reason of a close has at most {MAX_REASON_BYTES} bytes of UTF-8")
-        self._bound()._close(self.id, self._number, code, reason)
+        state._close(self.id, self._number, code, reason)
 
     def serialize_attachment(self, value: Any) -> None:
         """Keep a value with the socket, at most 16 KiB encoded. Raises `TooLarge`, `UnstorableValue`."""

@@ -8,16 +8,17 @@ Laws
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from perdure.objects.codec import by_name
 from perdure.objects.effects import AT_ONCE
 from perdure.objects.http import FetchedResponse, Request, is_latin
 from perdure.objects.names import ObjectId
 from perdure.objects.overlay import current_turn
 from perdure.objects.ports import Caller
+from perdure.objects.rpc import Methods, json_result, method_named
 from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, Command, call_body
 from perdure.schemas.errors import (
     CallerError,
@@ -29,6 +30,7 @@ from perdure.schemas.errors import (
     Unavailable,
     error_named,
 )
+from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, Pairs, Reply
 from perdure.schemas.sockets import PASSED_ON
 
@@ -53,14 +55,16 @@ def caller() -> Caller:
 class Stub:
     """An object to be spoken to: `await stub.fetch("/path")`, `await stub.increment(2)`, `stub.send.increment(2)`.
 
-    `key` is its canonical key, `id` the same as an `ObjectId`. Every other name is one of its methods.
+    `key` is its canonical key, `id` the same as an `ObjectId`. Every other name is one of its methods, which takes and
+    returns what its annotations say.
     """
 
-    __slots__ = ("_hint", "key")
+    __slots__ = ("_hint", "_methods", "key")
 
-    def __init__(self, key: str, hint: str = "") -> None:
+    def __init__(self, key: str, hint: str = "", methods: Methods | None = None) -> None:
         self.key = key
         self._hint = hint
+        self._methods = methods
 
     def __repr__(self) -> str:
         return f"<stub of {self.key}>"
@@ -94,13 +98,13 @@ class Stub:
     @property
     def send(self) -> Sender:
         """`stub.send.method(…)`: one way, delivered once after this turn has committed, in order."""
-        return Sender(self.key, self._hint)
+        return Sender(self.key, self._hint, self._methods)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-            return _called(call_of(self.key, name, args, kwargs, self._hint))
+            return _called(call_of(self.key, name, args, kwargs, self._hint, self._methods), self._methods)
 
         return method
 
@@ -108,17 +112,18 @@ class Stub:
 class Sender:
     """`stub.send`."""
 
-    __slots__ = ("_hint", "key")
+    __slots__ = ("_hint", "_methods", "key")
 
-    def __init__(self, key: str, hint: str = "") -> None:
+    def __init__(self, key: str, hint: str = "", methods: Methods | None = None) -> None:
         self.key = key
         self._hint = hint
+        self._methods = methods
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
         check_method(self.key, name)
 
         def method(*args: Any, **kwargs: Any) -> Awaitable[None]:
-            caller().send(call_of(self.key, name, args, kwargs, self._hint))
+            caller().send(call_of(self.key, name, args, kwargs, self._hint, self._methods))
             return AT_ONCE
 
         return method
@@ -130,21 +135,40 @@ def check_method(key: str, name: str) -> None:
         raise AttributeError(f"{key}: {name!r} is no method that can be called: it begins with an underscore")
 
 
-async def _called(command: Command) -> Any:
-    return result_of(answered(await caller().call(command)))
+async def _called(command: Command, methods: Methods | None) -> Any:
+    return result_of(answered(await caller().call(command)), command.method, methods)
 
 
-def result_of(reply: Reply) -> Any:
-    """What a call returned."""
-    return json.loads(reply.body)["result"]
+def result_of(reply: Reply, name: str, methods: Methods | None) -> Any:
+    """What a call returned, as its annotation says if the method is known. Raises `BadReply` if it cannot be that."""
+    return json_result(reply.body) if methods is None else methods[name].result(reply.body)
 
 
-def call_of(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hint: str = "") -> Command:
-    """The call of a method. Raises TypeError for arguments that are not JSON."""
-    try:
-        body = call_body(name, list(args), kwargs)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise TypeError(f"the arguments of {name} for {key} are not JSON: {error}") from error
+def call_of(
+    key: str,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    hint: str = "",
+    methods: Methods | None = None,
+) -> Command:
+    """The call of a method. Raises `InvalidArguments` or `UnknownMethod` for one that the method would not take.
+
+    Where `methods` are not known, raises TypeError for arguments that are not JSON.
+    """
+    if methods is not None:
+        try:
+            body = method_named(methods, name, namespace_of(key)).encode(args, kwargs)
+        except PerdureError as error:
+            error.of_call = True  # as if the other had refused it
+            raise
+    else:
+        try:
+            body = call_body(
+                name, list(map(by_name, args)), {key: by_name(each) for key, each in kwargs.items()}
+            )
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TypeError(f"the arguments of {name} for {key} are not JSON: {error}") from error
     return Command(key, CALL, name, body=body, hint=hint)
 
 

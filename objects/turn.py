@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from enum import Enum
 from functools import lru_cache
-from types import CoroutineType
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from pydantic_core import PydanticSerializationError
 
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
@@ -28,7 +28,8 @@ from perdure.objects.http import Request, Response, is_latin, pairs_of
 from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.results import encode_result
-from perdure.objects.rpc import method_named
+from perdure.objects.rpc import method_named, open_reply
+from perdure.objects.rpc import missing_await as missing_await_before
 from perdure.objects.sockets import handle_event
 from perdure.schemas.alarms import parse_ring
 from perdure.schemas.commands import ALARM, CALL, FETCH, NOBODY, SOCKET, Command, parse_call
@@ -86,7 +87,7 @@ async def _calling(instance: DurableObject, kind: Kind, command: Command) -> Any
     name, args, kwargs = parse_call(command.body)
     method = method_named(kind.methods, name, kind.namespace)
     bound, named = method.bind(args, kwargs)
-    return await method.function(instance, *bound, **named)
+    return Reply(OK, 200, (), method.reply(await method.function(instance, *bound, **named)))
 
 
 async def _ringing(instance: DurableObject, kind: Kind, command: Command) -> Response:
@@ -161,9 +162,18 @@ def refused_reply(error: Refusal) -> Reply:
         detail = msgspec.json.decode(encode_result(error.detail))
     except Exception as bad:
         raise BadReply(f"a Refusal's detail is not JSON: {_text(bad)}") from bad
-    if type(error.code) is not str:
-        raise BadReply(f"a Refusal's code is a str, not {type(error.code).__name__}")
-    return error_reply(REFUSED, error.code, _text(error), detail)
+    return error_reply(REFUSED, _word(error.code), _text(error), detail)
+
+
+def _word(code: object) -> str:
+    """A refusal's code as it travels: a str, the value of a str enum, or the name of an `HTTPStatus` (`not-found`)."""
+    if isinstance(code, HTTPStatus):
+        return code.name.lower().replace("_", "-")
+    if isinstance(code, Enum):
+        code = code.value
+    if type(code) is not str:
+        raise BadReply(f"a Refusal's code is a str, not {type(code).__name__}")
+    return code
 
 
 def _text(error: BaseException) -> str:
@@ -215,30 +225,25 @@ def _reply(command: Command, result: Any) -> Reply:
     if command.kind == FETCH:
         return response_reply(result)
     if command.kind == CALL:
-        try:
-            return Reply(OK, 200, (), b'{"result":' + encode_result(result) + b"}")
-        except (PydanticSerializationError, ValueError) as error:
-            raise BadReply(f"what {command.method} returned is not JSON: {error}{_hint(result)}") from error
+        if type(result) is Reply:  # made by `_calling`, which knows the method's annotation
+            return result
+        return Reply(OK, 200, (), open_reply(command.method, result))
     if command.kind == SOCKET:
         return _HEARD
     return response_reply(result)
 
 
-def _hint(result: Any) -> str:
-    """What a handler that returned a coroutine probably lacks; the coroutine is closed."""
-    if not isinstance(result, CoroutineType):
-        return ""
-    result.close()
-    return f": an `await` is missing before {result.__qualname__}(…)"
-
-
 def response_reply(result: Any) -> Reply:
     """The reply that what a `fetch` returned comes to. Raises `BadReply`."""
     if not isinstance(result, Response):
-        raise BadReply(f"fetch returned {type(result).__name__}, not a perdure.Response{_hint(result)}")
+        raise BadReply(
+            f"fetch returned {type(result).__name__}, not a perdure.Response{missing_await_before(result)}"
+        )
     status, headers, body = result.status, result.headers, result.body
+    if isinstance(status, HTTPStatus):
+        status = int(status)
     if type(status) is not int or not (200 <= status <= 599 or status == SWITCHING):
-        raise BadReply(f"fetch returned the status {status!r}: 200 to 599 can be answered")
+        raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")
     if type(body) is not bytes:
         raise BadReply(f"the body of the response is {type(body).__name__}, not str or bytes")
     if type(headers) is not tuple:

@@ -237,8 +237,13 @@ def _no_constant(text: str) -> Any:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("an object names one key twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"an object names one key twice: {twice[:60]!r}")
     return found
+
+
+_read_json = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates).decode
 
 
 def parse_json(body: bytes) -> Any:
@@ -248,7 +253,7 @@ def parse_json(body: bytes) -> Any:
     """
     try:
         text = body.decode()
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        value = _read_json(text)
         if "\\u" in text:  # an escape may be half of a pair: such a str could not be written anywhere
             json.dumps(value, ensure_ascii=False).encode()
         return value

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from perdure.objects.http import FetchedResponse, Headers
+from perdure.objects.rpc import Method, json_result
 from perdure.schemas.errors import (
     CallerError,
     Forbidden,
@@ -109,9 +110,12 @@ def _by_status(status: int) -> type[PerdureError]:
     return _BY_STATUS.get(status, CallerError if status < 500 else HandlerFailed)
 
 
-def result_of(answer: Answer) -> Any:
-    """What a method returned. Raises `OutcomeUnknown` if it is no perdure server's answer."""
+def result_of(answer: Answer, method: Method | None = None) -> Any:
+    """What a method returned, as its annotation says if the method is known.
+
+    Raises `BadReply` if it cannot be that, and `OutcomeUnknown` if it is not a perdure server's answer.
+    """
     try:
-        return msgspec.json.decode(answer.body)["result"]
-    except (ValueError, TypeError, KeyError):
+        return json_result(answer.body) if method is None else method.result(answer.body)
+    except (ValueError, TypeError):
         raise OutcomeUnknown("this is no perdure server's answer to a call: check the URL") from None

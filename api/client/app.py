@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar, overload
 
@@ -33,7 +33,7 @@ from perdure.api.client.sockets import Reopening
 from perdure.api.client.stubs import Stub, SyncStub
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Headers
-from perdure.objects.rpc import methods_of
+from perdure.objects.rpc import Methods, methods_of
 from perdure.schemas.errors import ConfigError
 
 TIMEOUT_S = 60.0
@@ -285,7 +285,7 @@ class Connection:
             self._sync._http.close()
 
 
-def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, frozenset[str] | None]:
+def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, Methods | None]:
     """Key and methods, if they are known here."""
     if isinstance(kind, str):
         return key_of(kind, name), None
@@ -293,7 +293,13 @@ def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, frozenset[s
         raise TypeError(
             f"get({kind!r}, …): this is no subclass of DurableObject; give one, or its name as a string"
         )
-    return key_of(kind.__name__, name), frozenset(methods_of(kind))
+    known: Any = kind
+    return key_of(kind.__name__, name), _methods_of(known)
+
+
+@lru_cache(256)  # else they would be made again for each stub
+def _methods_of(kind: Any) -> Methods:
+    return methods_of(kind)
 
 
 def checked_url(url: str) -> str:

@@ -12,6 +12,9 @@ from uuid import uuid4
 
 import msgspec
 
+from perdure.objects.codec import by_name
+from perdure.objects.results import encode_json
+from perdure.objects.rpc import Method
 from perdure.schemas.commands import MAX_CLIENT_KEY_CHARS
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.keys import object_key
@@ -75,10 +78,24 @@ def key_of(namespace: str, name: str) -> str:
     return object_key(namespace, name)
 
 
-def a_call(key: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], to: Options) -> Asking:
-    """A method called. Raises `TypeError` for arguments that are not JSON, `ValueError` for a key that is no header."""
+def a_call(
+    key: str,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    to: Options,
+    known: Method | None = None,
+) -> Asking:
+    """A method called; `known`: itself, if its class is. Raises `ValueError` for a key that is no header.
+
+    Raises `InvalidArguments` for arguments that a known method does not take, `TypeError` for some that are not JSON.
+    """
     try:
-        body = msgspec.json.encode({"args": args, "kwargs": kwargs})
+        if known is not None:
+            body = known.arguments(args, kwargs)
+        else:
+            named = {name: by_name(each) for name, each in kwargs.items()}
+            body = msgspec.json.encode({"args": [by_name(each) for each in args], "kwargs": named})
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"the arguments of {method} for {key} are not JSON: {error}") from error
     headers = {"content-type": "application/json"}
@@ -103,7 +120,7 @@ def a_fetch(
         raise TypeError("fetch takes json= or body=, not both")
     told = {name.lower(): value for name, value in (headers or {}).items()}
     if json is not None:
-        body = msgspec.json.encode(json)
+        body = encode_json(json)
         told.setdefault("content-type", "application/json")
     raw = body.encode() if isinstance(body, str) else body or b""
     return Asking(method.upper(), path_of("objects", key) + rooted(path), _with(told, to), raw)

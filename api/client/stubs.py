@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from perdure.api.client.answers import Answer, ClientResponse, result_of
 from perdure.api.client.asking import Asking, Options, a_call, a_fetch, path_of, rooted
 from perdure.api.client.sockets import Reopening, Socket
 from perdure.api.client.sync_sockets import SyncSocket
+from perdure.objects.rpc import Methods
 
 Send = Callable[[Asking, Options, Callable[[Answer], Any]], Any]
 
@@ -24,7 +26,7 @@ class _Stub:
     def __init__(
         self,
         key: str,
-        methods: frozenset[str] | None,
+        methods: Methods | None,
         options: Options,
         send: Send,
         reopening: Callable[[str, Options], Reopening],
@@ -45,8 +47,11 @@ class _Stub:
                 f"{self._key} has no method {name!r} that can be called; did you mean: {', '.join(near)}?"
             )
 
+        known = None if self._methods is None else self._methods[name]
+
         def method(*args: Any, **kwargs: Any) -> Any:
-            return self._send(a_call(self._key, name, args, kwargs, self._options), self._options, result_of)
+            asking = a_call(self._key, name, args, kwargs, self._options, known)
+            return self._send(asking, self._options, partial(result_of, method=known))
 
         return method
 

@@ -181,10 +181,10 @@ class Node:
 
     async def start(self) -> None:
         run = self.run
-        env = Env(
-            {"random": lambda: self.random, "SAMPLES": Binding("Sample"), "step": self.step, "toil": run.toil}
-        )
-        registry = self.registry = Registry(_AFTER if run.migrated else _BEFORE, env)
+        kinds = _AFTER if run.migrated else _BEFORE
+        samples = Binding("Sample", kinds["Sample"].methods)
+        env = Env({"random": lambda: self.random, "SAMPLES": samples, "step": self.step, "toil": run.toil})
+        registry = self.registry = Registry(kinds, env)
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
         self.sockets = Sockets(door, self.log, UNSEALED, node=self.name)

@@ -16,6 +16,7 @@ from tests.unit.reign import Timed, rows
 
 from perdure.objects.durable import Binding, DurableObject, Env
 from perdure.objects.registry import Kind, Registry
+from perdure.objects.rpc import methods_of
 from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
@@ -105,7 +106,7 @@ class Realm(Timed):
         self.store = MemoryStore()
         self.registry = Registry(
             {"Thing": Kind("Thing", kind)},
-            Env({"seen": self.seen, "realm": self, "THINGS": Binding("Thing"), "round": 0}),
+            Env({"seen": self.seen, "realm": self, "THINGS": Binding("Thing", methods_of(kind)), "round": 0}),
         )
         self.errors: list[dict[str, Any]] = []
         self.logs: list[MemoryLog] = []

@@ -28,6 +28,7 @@ from perdure.api.client.sockets import is_lost
 from perdure.api.client.stubs import SyncStub
 from perdure.api.problems import Problem, problem_of, problem_of_reply
 from perdure.objects.http import Headers
+from perdure.objects.rpc import methods_of
 from perdure.schemas.errors import (
     Expired,
     Forbidden,
@@ -188,8 +189,7 @@ class Counter(DurableObject):
 
 def stub(sent: list[Any], key: str | None = None) -> SyncStub:
     options = Options(1.0, key)
-    methods = frozenset(("increment",))
-    return SyncStub("Counter/a", methods, options, lambda asking, *_: sent.append(asking), _no_socket)
+    return SyncStub("Counter/a", methods_of(Counter), options, lambda asking, *_: sent.append(asking), _no_socket)
 
 
 def _no_socket(place: str, options: Options) -> NoReturn:
@@ -203,8 +203,10 @@ def test_a_method_that_is_not_there_is_found_at_once() -> None:
         stub(sent).incremnt(1)
     with pytest.raises(AttributeError, match="underscore"):
         stub(sent)._hidden()
-    with pytest.raises(TypeError, match="arguments of increment for Counter/a are not JSON"):
+    with pytest.raises(InvalidArguments, match=r"increment\(\): argument by: .*object cannot .* \(by: int\)"):
         stub(sent).increment(object())
+    with pytest.raises(InvalidArguments, match=r"increment\(\): argument bye: Unexpected .*\(it takes by\)"):
+        stub(sent).increment(bye=1)
     assert sent == []
 
 

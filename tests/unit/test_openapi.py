@@ -198,8 +198,11 @@ def test_a_struct_can_be_given_and_returned() -> None:
     args, kwargs = grow.bind([{"size": 1, "below": {"size": 2}}], {"more": [{"size": 3}]})
     assert args == (Leaf(1, Leaf(2)),)
     assert kwargs == {"more": [Leaf(3)]}
-    told = asyncio.run(cast("Any", grow.function(cast("Any", None), *args, **kwargs)))
-    assert told == [{"size": 1, "below": {"size": 2, "below": None}}, {"size": 3, "below": None}]
+    told = grow.reply(asyncio.run(cast("Any", grow.function(cast("Any", None), *args, **kwargs))))
+    assert json.loads(told)["result"] == [
+        {"size": 1, "below": {"size": 2, "below": None}},
+        {"size": 3, "below": None},
+    ]
     with pytest.raises(InvalidArguments, match=r"grow\(\): argument leaf.*Expected `int`, got `str`"):
         grow.bind([{"size": "large"}], {})
 

@@ -260,7 +260,7 @@ def test_arguments_are_validated_before_a_method_runs() -> None:
     counter = Counter(State("Counter/a", _Nothing(), Limits()), Env({}))
     command = Command("Counter/a", CALL, "increment", body=call_body("increment", ["41"], {}))
 
-    assert asyncio.run(_awaited(handling(counter, kind, command))) == 42
+    assert asyncio.run(_awaited(handling(counter, kind, command))).body == b'{"result":42}'
 
 
 def test_a_class_without_a_fetch_answers_404() -> None:
