@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -133,6 +137,59 @@ def test_no_response_says_null_for_such_a_number(value: Any) -> None:
 def test_a_response_says_null_for_none(value: Any) -> None:
     """Wherever it stands."""
     assert Response.json(value).body == msgspec.json.encode(value)
+
+
+class Order(BaseModel):
+    article: str
+    at: datetime | None = None
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (Order(article="tea"), b'{"article":"tea","at":null}'),
+        ([Order(article="tea")], b'[{"article":"tea","at":null}]'),
+        ({"lot": Data(1.5), "of": Measured(2.5)}, b'{"lot":{"x":1.5},"of":{"x":2.5}}'),
+        (datetime(2026, 1, 1, tzinfo=UTC), b'"2026-01-01T00:00:00Z"'),
+        (
+            [Decimal("1.10"), UUID(int=1), Colour.RED, timedelta(days=1)],
+            b'["1.10","00000000-0000-0000-0000-000000000001","red","P1D"]',
+        ),
+        (2**70, b"1180591620717411303424"),
+        (b"\xff\x00", b'"/wA="'),
+    ],
+    ids=str,
+)
+def test_a_response_takes_what_a_method_may_return(value: Any, written: bytes) -> None:
+    """Models, dataclasses, Structs, times, numbers of any size."""
+    assert Response.json(value).body == written
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Order, object(), Model(x=NAN), {"a": [Model(loose=INF)]}],
+    ids=["class", "object", "model", "deep"],
+)
+def test_a_response_says_what_cannot_be_json(value: Any) -> None:
+    """A class, an object of none of these, and a number that JSON does not have inside of a model."""
+    with pytest.raises((TypeError, ValueError), match=r"cannot be written as JSON|JSON cannot say"):
+        Response.json(value)
+
+
+@pytest.mark.parametrize("name", ["content-type", "Content-Type", "CONTENT-TYPE"])
+def test_a_response_has_one_content_type(name: str) -> None:
+    """The one that was given, whatever its case; else the one of JSON."""
+    given = Response.json({}, headers={name: "application/problem+json", "x-a": "b"})
+    assert given.headers == ((name, "application/problem+json"), ("x-a", "b"))
+    assert Response.json({}, headers={"x-a": "b"}).headers == (
+        ("x-a", "b"),
+        ("content-type", "application/json"),
+    )
+    assert Response.json({}).headers == (("content-type", "application/json"),)
 
 
 def test_a_refusal_whose_detail_has_such_a_number_fails() -> None:

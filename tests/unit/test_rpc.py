@@ -11,8 +11,12 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
+from perdure.api.client.stubs import Stub as ClientStub
+from perdure.api.client.stubs import SyncStub
+from perdure.api.testing_stubs import Stub as WorldStub
 from perdure.objects.durable import DurableObject
-from perdure.objects.rpc import RESERVED, method_named, methods_of
+from perdure.objects.rpc import OF_STUBS, RESERVED, method_named, methods_of
+from perdure.objects.stubs import Sender, Stub
 from perdure.schemas.errors import ConfigError, InvalidArguments, UnknownMethod
 
 
@@ -128,6 +132,26 @@ def test_annotations_that_cannot_be_used_stop_the_app_at_start() -> None:
 
     with pytest.raises(ConfigError, match=r"Broken\.go: its annotations cannot be used.*Nowhere"):
         methods_of(Broken)
+
+
+@pytest.mark.parametrize("name", sorted(OF_STUBS))
+def test_a_method_with_a_name_that_stubs_have_stops_the_app_at_start(name: str) -> None:
+    """Nobody could call it: the stub's own would be found. The text says what to do."""
+
+    async def method(self: Any) -> None: ...
+
+    cls = type("Chat", (DurableObject,), {name: method})
+    with pytest.raises(ConfigError, match=rf"Chat\.{name}: a stub has a '{name}' of its own.*rename it"):
+        methods_of(cls)
+    plain = type("Chat", (DurableObject,), {name: lambda self: None})
+    assert methods_of(plain) == {}
+
+
+def test_all_names_that_stubs_have_are_refused() -> None:
+    """Of every kind of stub; `fetch` is reserved besides."""
+    stubs = (Stub("A/b"), Sender("A/b"), ClientStub, SyncStub, WorldStub)
+    public = {name for stub in stubs for name in dir(stub) if not name.startswith("_")} | {"key"}
+    assert public <= OF_STUBS | RESERVED
 
 
 def test_an_inherited_method_may_be_called() -> None:

@@ -81,6 +81,11 @@ class Room(DurableObject):
         self.env.seen.append((ws.id[-1], code, was_clean, ws.tags, len(self.state.websockets())))
         if reason == "fail":
             raise ValueError(reason)
+        if reason.startswith("echo"):
+            ws.close(code, reason)
+        elif reason == "hang up":
+            for other in self.state.websockets():
+                other.close(code, reason)
 
     async def grow(self, size: int) -> str:
         try:
@@ -220,6 +225,50 @@ def test_a_close_is_told_once_and_its_row_goes_even_if_the_handler_fails() -> No
         await settle(reign)
         assert reign.seen[1:] == [("0", 1001, True, ("red",), 1)]
         assert list(reign.owner.tables.sockets("Thing/a")) == [socket(1)]
+
+    story(Room, told)
+
+
+@pytest.mark.parametrize("code", [0, 1000, 1004, 1005, 1006, 1015, 2999, 5000, 65535, 4001])
+def test_a_socket_that_has_gone_may_be_closed_with_anything(code: int) -> None:
+    """With the code that its handler was handed, and a reason of any length: nothing is sent and the turn stands."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        event(reign, 0, CLOSED, "echo" + "é" * 200, code=str(code), clean="0")
+        await settle(reign)
+        assert reign.seen[1:] == [("0", code, False, ("red",), 0)]
+        assert reign.doors.shown == []
+        assert list(reign.owner.tables.sockets("Thing/a")) == []
+
+    story(Room, told)
+
+
+@pytest.mark.parametrize(("reported", "sent"), [(1000, 1000), (1005, 1000), (1006, 1001), (1015, 1001)])
+def test_a_close_passed_on_is_sent_with_a_code_that_a_frame_can_carry(reported: int, sent: int) -> None:
+    """To the object's other sockets; codes that are only ever reported have a nearest one."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        await upgrade(reign, 1)
+        event(reign, 0, CLOSED, "hang up", code=str(reported), clean="0")
+        await settle(reign)
+        (frame,) = reign.doors.shown
+        assert (frame.type, frame.code, frame.data, frame.sockets) == (CLOSE_FRAME, sent, b"hang up", (1,))
+
+    story(Room, told)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1016, 2999, 5000])
+def test_an_open_socket_is_not_closed_with_a_code_that_means_nothing(code: int) -> None:
+    """The message's turn fails, and says which code."""
+
+    async def told(reign: Reign) -> None:
+        await upgrade(reign, 0)
+        assert await say(reign, 0, f"close {code}") == []
+        failed = (await reign.entries())[-1]
+        assert failed.reply.error is not None
+        assert f"the close code {code} cannot be sent" in failed.reply.error.message
 
     story(Room, told)
 

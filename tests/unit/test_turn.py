@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -168,6 +170,8 @@ GOOD_RESPONSES = [
     (Response(None, 599), (599, b"")),
     (Response.json({"a": [1]}), (200, b'{"a":[1]}')),
     (Response("x", headers={"X-A": "ä"}), (200, b"x")),
+    (Response("x", HTTPStatus.CREATED), (201, b"x")),
+    (Response.json(1, HTTPStatus.IM_A_TEAPOT), (418, b"1")),
 ]
 
 
@@ -176,6 +180,22 @@ def test_a_response_is_answered_as_it_is(response: Response, expected: tuple[int
     """Status, headers and body, to the byte."""
     reply = conclude(FETCHED, response, None, Overlay()).reply
     assert (reply.outcome, reply.status, reply.body, reply.headers) == (OK, *expected, response.headers)
+    assert type(reply.status) is int
+
+
+class Reason(StrEnum):
+    FULL = "full"
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [("full", "full"), (Reason.FULL, "full"), (HTTPStatus.NOT_FOUND, "not-found")],
+)
+def test_a_refusals_code_may_be_a_member_of_an_enum(code: Any, word: str) -> None:
+    """Of a str one its value, of a status its name as a word; it travels as a plain str."""
+    error = conclude(CALLED, None, Refusal("no", code=code), Overlay()).reply.error
+    assert error is not None
+    assert (error.code, type(error.code)) == (word, str)
 
 
 BAD_RESULTS: list[tuple[Command, Any, str]] = [
