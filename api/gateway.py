@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
+from perdure.streams.inside import report
 from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
@@ -320,7 +322,14 @@ class Gateway:
             return reply_to == NOBODY or (self.sockets is not None and self.sockets.ended(reply_to, id_))
         waiting = self._waiting.pop(id_, None)
         if waiting is not None:  # else it has its answer already
-            waiting[0].answered(Answer(reply, partition, offset))
+            try:
+                waiting[0].answered(Answer(reply, partition, offset))
+            except Exception as error:  # noqa: BLE001 - what fails at a door is not the partition's
+                report(error, f"the answer to command {id_} cannot be told")
+                with suppress(Exception):
+                    waiting[0].failed(
+                        OutcomeUnknown(f"command {id_} was done, its answer cannot be told", id_)
+                    )
         return True
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:

@@ -37,6 +37,7 @@ from perdure.schemas.errors import (
     BadReply,
     CallerError,
     Expired,
+    FailedInside,
     InvalidArguments,
     ObjectError,
     Parked,
@@ -123,6 +124,12 @@ def not_done(error: PerdureError) -> Outcome:
     """The outcome of a command that was not run: nothing changed, ask again (or, its caller's error, don't)."""
     kind = REJECTED if isinstance(error, CallerError) else UNAVAILABLE
     return Outcome(error_reply(kind, error.code, str(error)), False, False, False)
+
+
+def failed_inside(command: Command) -> Outcome:
+    """The outcome of a command that met a fault of perdure's own."""
+    told = f"perdure failed inside while {command.key} worked on this command: its log has it{_UNCHANGED}"
+    return Outcome(error_reply(FAILED, FailedInside.code, told), False, True, True)
 
 
 def parked(command: Command, times: int) -> Outcome:

@@ -35,6 +35,7 @@ PerdureError
 ├── FetchFailed             the world outside is at fault: what `perdure.fetch` asked for did not come (HTTP 502)
 │   ├── FetchTimedOut       not in time
 │   └── FetchTooLarge       its body is over the limit
+├── FailedInside            a fault of perdure's own met this command: nothing changed (HTTP 500)
 ├── OutcomeUnknown          it may or may not have happened (HTTP 504)
 └── OperatorError           whoever runs perdure must act
     ├── ConfigError         configuration that cannot be used
@@ -43,6 +44,7 @@ PerdureError
     ├── StoreCorrupt        a state file is damaged: `perdure state rebuild` heals it
     ├── StorageFailed       the disk refuses reads or writes (full, I/O error)
     ├── LogUnreachable      the log (Kafka) does not answer
+    ├── PartitionBroken     a fault of perdure's own, after which the partition cannot go on
     └── Fenced              another owner claimed the partition
 """
 
@@ -238,6 +240,10 @@ class OutcomeUnknown(PerdureError):
         self.command = command
 
 
+class FailedInside(PerdureError):
+    code = "internal-error"
+
+
 class OperatorError(PerdureError):
     code = "operator-error"
 
@@ -264,6 +270,10 @@ class StorageFailed(OperatorError):
 
 class LogUnreachable(OperatorError):
     code = "log-unreachable"
+
+
+class PartitionBroken(OperatorError):
+    code = "partition-broken"
 
 
 class Fenced(OperatorError):

@@ -86,14 +86,20 @@ class Administration:
     def take(self, record: LogRecord, command: Command) -> None:
         """Do what a command of administration asks, or see that it is done in its turn."""
         resident = self._turns.resident(command.key)
-        act = command.method
         turn = Turn(record, command, resident, record.offset, self._turns.time.until_s(command))
+        try:
+            self._take(turn, resident)
+        except Exception as error:  # noqa: BLE001 - any fault of perdure's own
+            self._turns.inside.failed(turn, error)
+
+    def _take(self, turn: Turn, resident: Resident) -> None:
+        act = turn.command.method
         if act == DELETE and type(resident.running) is not Hold:
             if resident.paused:
                 assert resident.mailbox is not None
                 resident.mailbox.appendleft(turn)  # the next one to run, before the hold
             else:
-                self._turns.take(record, command)
+                self._turns.take(turn.record, turn.command)
             return
         if early := early_outcome(turn, self._tables, self._loop.time):
             self._turns.conclude(turn, early)  # a deletion, or too late

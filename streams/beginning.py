@@ -26,11 +26,13 @@ from perdure.schemas.errors import (
     LogCorrupt,
     OperatorError,
     OutcomeUnknown,
+    PerdureError,
 )
 from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, decode_record, in_runs
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.streams.gap import claim_at, fenced
+from perdure.streams.inside import broken
 from perdure.streams.log import Bounds, LogRecord, Topic
 from perdure.streams.migrating import append_step, tell
 from perdure.streams.moving import check_moves, move_in
@@ -84,6 +86,15 @@ async def live(owner: Owner) -> None:
 
 async def begin(owner: Owner) -> None:
     """Claim the partition and come up to it. Raises `OutcomeUnknown`, `LogCorrupt` and its kin."""
+    try:
+        await _begin(owner)
+    except PerdureError:
+        raise
+    except Exception as error:
+        raise broken(owner.partition, error) from error
+
+
+async def _begin(owner: Owner) -> None:
     log, tables, partition = owner.log, owner.tables, owner.partition
     await owner.ports.bring(tables)
     journal = await log.bounds(Topic.JOURNAL, partition)

@@ -7,7 +7,7 @@ from perdure.objects.turn import Outcome
 from perdure.schemas.admin import Change, encode_record
 from perdure.schemas.commands import Command, Headers, payload_hash, record_hash
 from perdure.schemas.effects import Out
-from perdure.schemas.errors import CallerError
+from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import REJECTED, error_reply
 from perdure.streams.log import LogRecord, size_bytes
@@ -77,7 +77,7 @@ def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[st
     return puts, tuple(name for name, value in changes.items() if value is None)
 
 
-def dead_letter(record: LogRecord, error: CallerError, partition: int) -> Entry:
+def dead_letter(record: LogRecord, error: PerdureError, partition: int) -> Entry:
     """The entry for a record that is no command: an error reply and a record for `{app}.dead`.
 
     Whatever the record holds, the entry stays below `WHOLE_BYTES` and some KiB: of a larger one the letter has the

@@ -190,7 +190,11 @@ class Journal:
             return self._alone
         if self._batch is not None or not (self._waiting or self._answered or self._clean):
             return ()
-        return self._encode(self._take(max_bytes))
+        try:
+            return self._encode(self._take(max_bytes))
+        except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
+            self.broke(error)
+            return ()
 
     def _take(self, max_bytes: int) -> list[Item]:
         waiting, size = self._waiting, 0
@@ -256,6 +260,11 @@ class Journal:
             self._writer.request(
                 urgent=False
             )  # nobody waits for them: a commit of their own would be for nobody
+
+    def broke(self, error: BaseException) -> None:
+        """What was added, or is under way, is not certain any more: this reign is over."""
+        self.close()
+        self._lost(error)
 
     def failed(self, error: BaseException) -> None:
         told = self._told

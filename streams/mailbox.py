@@ -53,6 +53,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     entry: Entry | None = None
     encoded: bytes = b""
     reply: Reply | None = None
+    concluded: bool = False  # its trace goes to the journal
     cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
     over: bool = False
     on_log: bool = False  # for certain, of one that waited for that
@@ -291,6 +292,18 @@ class Resident:
         if self.unsettled is None:
             self.unsettled = deque()
         self.unsettled.append(committed)
+
+    def forget(self) -> None:
+        """Of what was read and what a turn that failed inside may have left here, keep what was committed before."""
+        self.cache.clear()
+        if not self.unsettled:
+            self.maker = None
+        if self.socket_rows is not None:
+            self.socket_rows = self.tables.sockets(self.key)
+            for overlay in self.unsettled or ():
+                if overlay is not None and overlay.effects is not None:
+                    sockets = overlay.effects.sockets
+                    _lay_over(self.socket_rows, {id_: socket_row(each) for id_, each in sockets.items()})
 
     def settled(self) -> None:
         """The oldest of those entries is durable and folded."""

@@ -23,10 +23,12 @@ from typing import Any
 from perdure.schemas.commands import ADMIN, Command
 from perdure.schemas.errors import (
     CallerError,
+    FailedInside,
     LogUnreachable,
     ObjectPaused,
     OutcomeUnknown,
     Overloaded,
+    PerdureError,
     Unavailable,
 )
 from perdure.schemas.journal import each_run, encode_entry
@@ -36,6 +38,7 @@ from perdure.streams.alarms import AlarmClock
 from perdure.streams.calls import Calls
 from perdure.streams.entries import dead_letter
 from perdure.streams.gap import read_gap
+from perdure.streams.inside import broken, report
 from perdure.streams.intake import admitted
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.log import LogRecord, Tail, Topic
@@ -132,7 +135,7 @@ class Owner:
         if isinstance(error, PASSING):
             self.enter(OwnerState.BEGINNING, error)
         else:  # what it comes to is for `live` to say
-            self.state, self.error = OwnerState.BEGINNING, error
+            self.state, self.error = OwnerState.BEGINNING, broken(self.partition, error)
         try:
             self.end_reign()
         except Exception as failure:
@@ -198,6 +201,12 @@ class Owner:
 
     def deliver(self, record: LogRecord) -> None:
         """The next accepted command, from the log's tail."""
+        try:
+            self._deliver(record)
+        except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
+            self.lost(error)
+
+    def _deliver(self, record: LogRecord) -> None:
         offset = record.offset
         if offset != self.next_command:
             self._skipped(self.next_command, offset)
@@ -218,6 +227,12 @@ class Owner:
             except CallerError as error:
                 self._dead(record, error)
                 return
+            except Exception as error:  # noqa: BLE001 - a fault of perdure's own
+                report(error, f"the record at {self.partition}:{offset} is a dead letter")
+                self._dead(
+                    record, FailedInside("perdure failed inside while it read this record: its log has it")
+                )
+                return
         if command.kind == ADMIN:
             self.admin.take(record, command)
         else:
@@ -230,7 +245,7 @@ class Owner:
                 self.undone += 1
                 self.journal.add_answered(offset)
 
-    def _dead(self, record: LogRecord, error: CallerError) -> None:
+    def _dead(self, record: LogRecord, error: PerdureError) -> None:
         """A record that is no command: an error reply, a dead letter, and the partition goes on."""
         self.counts.dead += 1
         turn = Turn(record, NO_COMMAND, None, record.offset)
@@ -246,6 +261,13 @@ class Owner:
     # What became of a batch
 
     def _settled(self, batch: Batch, first_offset: int) -> bool:
+        try:
+            return self._settled_in_order(batch, first_offset)
+        except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
+            self.lost(error)
+            return False
+
+    def _settled_in_order(self, batch: Batch, first_offset: int) -> bool:
         expected = self.tables.reader.offset
         if first_offset == expected:
             self._settle(batch, first_offset)

@@ -70,6 +70,10 @@ class Ringing:
         turn.alarm = row
         return None
 
+    def again(self, turn: Turn) -> None:
+        """The turn was not done: its alarm stays set and comes again."""
+        self._clock.again(turn.command.key, turn.command.method, AGAIN_S)
+
     def handler(self, turn: Turn, env: Env) -> Coroutine[Any, Any, Response]:
         """What runs; the turn's overlay is there."""
         if _row(turn).parked:

@@ -23,18 +23,17 @@ from weakref import WeakSet
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.placing import note_hint
-from perdure.objects.turn import Outcome, conclude, entry_failed, given_up, nobody_asks_again, not_done
-from perdure.schemas.admin import MADE
+from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
 from perdure.schemas.calls import call_key
-from perdure.schemas.commands import ALARM, SOCKET, Command, parse_command
-from perdure.schemas.errors import Expired, KeyConflict, PerdureError, Runaway, TooLarge, Unavailable
-from perdure.schemas.journal import encode_entry
+from perdure.schemas.commands import ALARM, Command, parse_command
+from perdure.schemas.errors import Expired, KeyConflict, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.blame import Blame
-from perdure.streams.entries import entry_of
+from perdure.streams.committing import Committing
+from perdure.streams.inside import Inside
 from perdure.streams.intake import copy_outcome, early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
@@ -44,8 +43,8 @@ from perdure.streams.owning import Bounds, Counts, Ports
 from perdure.streams.parking import parking
 from perdure.streams.poison import word_of
 from perdure.streams.residence import oldest_idle
-from perdure.streams.ringing import Ringing, note_expiry
-from perdure.streams.sockets import asked_by_the_dead, removal, tell_object
+from perdure.streams.ringing import Ringing
+from perdure.streams.sockets import asked_by_the_dead, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 from perdure.streams.unawaited import NeverAwaited
@@ -96,6 +95,8 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._queue = ports.run_queue
         self._blame = Blame(self._loop.time)
+        self._committing = Committing(ports, bounds.entry_bytes, ringing, self._blame, self.instance_gone)
+        self.inside = Inside(self)
         self._turn_context = Context()
         if ports.outside is not None:
             self._turn_context.run(outside.set, ports.outside)
@@ -118,6 +119,13 @@ class Turns:
     def take(self, record: LogRecord, command: Command) -> None:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
         turn = Turn(record, command, None, record.offset, self.time.until_s(command))
+        try:
+            self._take(turn)
+        except Exception as error:  # noqa: BLE001 - any fault of perdure's own
+            self.inside.failed(turn, error)
+
+    def _take(self, turn: Turn) -> None:
+        record, command = turn.record, turn.command
         if command.client_key is not None:
             spending = (command.key, command.principal, command.client_key)
             if spending in self.keys_in_flight:
@@ -219,8 +227,13 @@ class Turns:
             turn.timer = None
 
     def _ended(self, turn: Turn, result: Any, error: BaseException | None) -> None:
-        if turn.over:
-            return  # of a reign that is over, or left behind
+        if not turn.over:  # else it is of a reign that is over, or left behind
+            try:
+                self._end(turn, result, error)
+            except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
+                self.inside.failed(turn, fault)
+
+    def _end(self, turn: Turn, result: Any, error: BaseException | None) -> None:
         self._over(turn)
         command, resident, overlay, ports = turn.command, turn.resident, turn.overlay, self.ports
         assert resident is not None
@@ -285,7 +298,7 @@ class Turns:
         self._queue.put(self._run_if_reigning, turn)
 
     def free(self, resident: Resident) -> None:
-        """Nothing runs in it any more, though no turn has ended."""
+        """Nothing runs in it any more, though no turn has ended, or one that failed inside."""
         resident.running = None
         self._next(resident)
 
@@ -294,7 +307,10 @@ class Turns:
         assert resident is not None
         if not turn.over and self.residents.get(resident.key) is resident:
             resident.running = None
-            self.run(turn)
+            try:
+                self.run(turn)
+            except Exception as error:  # noqa: BLE001 - any fault of perdure's own
+                self.inside.failed(turn, error)
 
     async def _read_again(self, resident: Resident, offset: int) -> None:
         """A command that waited as its offset only."""
@@ -325,11 +341,14 @@ class Turns:
             self.instance_gone(resident)
         if outcome.entry:
             assert resident is not None
-            resident.ended(self._make_entry(turn, outcome))
+            committed = self._committing.entry(turn, outcome)
+            turn.concluded = True
+            resident.ended(committed)
             self.counts.entries += 1
             self.journal.add(turn)
             return
         self.counts.dones += 1
+        turn.concluded = True
         if (
             self._lock_is_proof
             and (resident is None or not resident.unsettled)
@@ -343,44 +362,6 @@ class Turns:
         else:
             turn.reply = outcome.reply
             self.journal.add(turn)
-
-    def _make_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
-        """Set the turn's entry and commit what it holds, which is returned. One that cannot be is a failure."""
-        overlay, resident = turn.overlay, turn.resident
-        assert overlay is not None
-        assert resident is not None
-        committed = overlay if outcome.commit and not overlay.empty else None
-        if committed is not None and committed.first_expiry is not None:
-            note_expiry(resident, committed)
-        if committed is None and turn.command.kind == SOCKET:
-            committed = removal(turn.command)
-        try:
-            entry = turn.entry = entry_of(turn, outcome, committed)
-            turn.encoded = encode_entry(entry)
-            if (size := len(turn.encoded)) > (most := self.bounds.entry_bytes):
-                raise TooLarge(f"the turn's journal entry has {size} bytes, over {most}")
-        except Exception as error:  # noqa: BLE001 - a user's value that no log can hold raises anything
-            self._blame.failed(turn, error)
-            committed = self._make_small_entry(turn, entry_failed(turn.command, error))
-            self.instance_gone(resident)
-        if committed is not None:
-            resident.commit(committed)
-            if self.ports.makers is not None:
-                self.ports.makers.committed(turn, committed)
-        turn.overlay = None
-        return committed
-
-    def _make_small_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
-        """The entry of a turn whose own cannot be; what it commits all the same: its alarm's or its socket's change."""
-        committed = None
-        if turn.command.kind == ALARM:
-            outcome, committed = self.ringing.failed_after_all(turn, outcome), turn.overlay
-        elif turn.command.kind == SOCKET:
-            committed = removal(turn.command)
-        turn.changes = tuple(change for change in turn.changes if change.what != MADE)
-        turn.entry = entry_of(turn, outcome, committed)
-        turn.encoded = encode_entry(turn.entry)
-        return committed
 
     def instance_gone(self, resident: Resident | None) -> None:
         """An instance leaves memory, by eviction or failure: the sockets that it listened to are closed."""
