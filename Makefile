@@ -16,7 +16,7 @@ help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure/
-	@exec $(BIN)/perdure serve examples/
+	@exec $(BIN)/perdure serve examples/ --data .perdure
 
 test: lint ## Everything that must hold before a change goes in
 	$(BIN)/pytest -n 3

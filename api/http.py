@@ -62,9 +62,14 @@ _HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encodin
 _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
 _DROPPED = NEVER_LOGGED | _HOP
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
+_OPENED_BY = "set expose = true (PERDURE_EXPOSE=true), or give tokens to those who may: [[tokens]], `perdure token create`"
 _CLOSED = (
-    "this app has a Worker in front of its objects; to open /objects and /rpc beside it, set expose = true, "
-    "or give tokens to those who may ([[tokens]])"
+    "this app has a Worker in front of its objects, and requests go to it; /objects and /rpc are closed. To open them "
+    f"beside it, {_OPENED_BY}"
+)
+_ADMIN_CLOSED = (
+    "this app has a Worker in front of its objects, and administration (/admin, /commands) is closed. `perdure dev` opens "
+    f"it for this machine; for a server, {_OPENED_BY}"
 )
 NO_BODY = frozenset((204, 304))
 _REMEMBERED_CHARS = 256  # of a path; those are 65,536 at most
@@ -274,6 +279,8 @@ class HttpDoor:
         if (page := self._pages.get(name)) is not None:
             body = partial(self._whole_body, scope, receive)
             return await page(Asked(scope["method"], tuple(parts), query_of(query), grant, body))
+        if self.closed and name in ("admin", "commands"):
+            raise Refused(problem("not-exposed", _ADMIN_CLOSED, status=403))
         if self._worker is None or name in OWN:
             raise no_such_path(scope["path"])
         return await self._by_worker(self._worker, scope, receive)

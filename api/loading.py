@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import itertools
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,8 +26,9 @@ import structlog
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.config import ENV_PREFIX, Config, DurableObjects, parse_config, secrets_in
-from perdure.schemas.errors import ConfigError
+from perdure.schemas.errors import ConfigError, DataDirError
 from perdure.streams.blame import place_of
+from perdure.streams.datadir import app_in, is_data_dir
 
 CONFIG_FILES = ("perdure.toml", "wrangler.toml")
 DEV_VARS = ".dev.vars"
@@ -56,13 +58,16 @@ def load_app(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
     dev: bool = False,
+    opens_data: bool = False,
 ) -> App:
     """Read the configuration of `path` (see `load_config`), import its modules, collect what they define.
 
     A file is the main module. A folder has its main module named in its configuration; without one every
     module in it counts, except `_*.py`, `test_*.py`, `conftest.py` and `setup.py`. Raises `ConfigError`.
     """
-    config = load_config(path, env_name=env_name, environ=environ, flags=flags, dev=dev)
+    config = load_config(
+        path, env_name=env_name, environ=environ, flags=flags, dev=dev, opens_data=opens_data
+    )
     if missing := config.missing_secrets:
         raise ConfigError(
             f"the app needs the secret {missing[0]}: set {ENV_PREFIX}SECRETS__{missing[0]}, "
@@ -115,12 +120,15 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
     dev: bool = False,
+    opens_data: bool = False,
 ) -> Config:
     """The effective configuration for a path: a `.py` file, a `.toml` file, or a folder (None is this one).
 
     `perdure.toml` is looked for in the folder, then `wrangler.toml`; having neither is fine. A given `.py`
     file is `main`, and gives the app its name if nothing else does. `dev`: secrets are also read from `.dev.vars`
-    beside it, or `.dev.vars.NAME` of the environment in its place. Raises `ConfigError`.
+    beside it, or `.dev.vars.NAME` of the environment in its place. The data directory is `.perdure` in that folder unless
+    something says otherwise; `opens_data`: it is about to be opened, so that one that an older perdure made in the working
+    directory is refused with what to do. Raises `ConfigError`.
     """
     folder, config_file, main = _places(path)
     given = dict(flags or {})
@@ -132,7 +140,7 @@ def load_config(
         raise ConfigError(f"{config_file}: cannot be read: {error}") from None
     if config_file is None and env_name is not None:
         raise ConfigError(f"--env {env_name}: {folder} has neither {' nor '.join(CONFIG_FILES)} to define it")
-    return parse_config(
+    config = parse_config(
         text,
         str(config_file or folder / CONFIG_FILES[0]),
         env_name=env_name,
@@ -140,6 +148,39 @@ def load_config(
         flags=given,
         secrets=_dev_vars(folder, env_name) if dev else None,
         default_name=Path(main).stem if main else folder.resolve().name,
+    )
+    if "data_dir" in config.model_fields_set:
+        return config
+    default = Config.model_fields["data_dir"].default
+    config = config.model_copy(update={"data_dir": folder / default})
+    if opens_data:
+        _refuse_data_left_behind(config, default)
+    return config
+
+
+def _refuse_data_left_behind(config: Config, before: Path) -> None:
+    """Never start empty beside an app's data: until now its default place was in the working directory.
+
+    Raises `ConfigError` if they are only there; if they are in both places, a warning names the ones not used.
+    """
+    place = config.data_dir
+    try:
+        if place.absolute() == before.absolute() or app_in(before).app != config.name:
+            return
+        if place.exists() and place.samefile(before):
+            return
+        there = is_data_dir(place)
+    except (DataDirError, OSError):
+        return  # of nobody, or what opens it says what is wrong
+    if there:
+        logging.getLogger("perdure").warning(  # on stderr also where no logs are set up
+            f"{before.absolute()} also holds data of the app {config.name}, and is not used: the data directory is "
+            f"{place.absolute()}, beside the app. To use the other one: --data {before}"
+        )
+        return
+    raise ConfigError(
+        f"the data of the app {config.name} are in {before.absolute()}, the working directory; the default place is now "
+        f"beside the app, {place}, and nothing is there. Move them (mv {before} {place}), or say --data {before}"
     )
 
 

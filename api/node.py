@@ -91,7 +91,11 @@ class Node:
         registry: Registry,
         worker: Function | None = None,
         tracing: Spans | None = None,
+        *,
+        dev: bool = False,
     ) -> None:
+        """`dev`: for the developer at this machine, administration is open also behind a Worker."""
+        self._dev = dev
         self.worker = worker
         self.tracing = tracing
         self.config = config
@@ -360,7 +364,7 @@ class Node:
                 *document_pages(self.config, self.registry, has_worker=self.worker is not None),
             )
         )
-        if access is not None or self.config.expose or self.worker is None:
+        if access is not None or not self.config.is_closed(self.worker is not None, dev=self._dev):
             pages["commands"] = commands_page(self.owners)
             pages["admin"] = admin_page(self.gateway, self.owners, self.registry, self.config)
         if access is not None:

@@ -65,7 +65,10 @@ def query_of(query: bytes) -> dict[str, str]:
 
 
 def no_such_path(path: str) -> Refused:
-    told = f"{path[:80]} is nothing here: /objects/NAMESPACE/NAME, /rpc/NAMESPACE/NAME/METHOD"
+    told = (
+        f"{path[:80]} is not a path of this server; objects are at /objects/NAMESPACE/NAME and "
+        "/rpc/NAMESPACE/NAME/METHOD, and /docs lists them"
+    )
     return Refused(problem("no-such-path", told, status=404))
 
 

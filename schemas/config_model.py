@@ -276,6 +276,10 @@ class Config(Section):
         """Does everything need a right?"""
         return bool(self.tokens) or self.jwt is not None
 
+    def is_closed(self, has_worker: bool, *, dev: bool = False) -> bool:
+        """True if nothing but the Worker is reachable: it is alone in front. `dev` opens administration on loopback."""
+        return has_worker and not (self.expose or self.guarded or (dev and not self.is_public))
+
     @property
     def bindings(self) -> tuple[Binding, ...]:
         return self.durable_objects.bindings

@@ -63,6 +63,11 @@ def app_in(path: Path) -> App:
     return _app_of(path, text)
 
 
+def is_data_dir(path: Path) -> bool:
+    """True if `path` is a data directory of some app. Raises `OSError` if that cannot be seen."""
+    return (path / APP).exists()
+
+
 def log_in(path: Path) -> Path:
     """Where the log lies in the data directory `path`."""
     return path / "log"
@@ -71,14 +76,22 @@ def log_in(path: Path) -> Path:
 class DataDir:
     """The data directory in `path`, made if it is not there, locked until `close`.
 
-    `new_uuid` gives the app's uuid if the directory is new. Raises `DataDirError` (in use, foreign, too new,
-    not accessible) or `ConfigError` (it was made with another partition count).
+    `new_uuid` gives the app's uuid if the directory is new. `must_exist`: it is not made; one without `app.json` is not
+    there. Raises `DataDirError` (in use, foreign, too new, not accessible, not there) or `ConfigError` (it was made with
+    another partition count).
     """
 
-    def __init__(self, path: Path, *, app: str, partitions: int, new_uuid: Callable[[], str]) -> None:
+    def __init__(
+        self, path: Path, *, app: str, partitions: int, new_uuid: Callable[[], str], must_exist: bool = False
+    ) -> None:
         self.path = path
         self._lock: IO[str] | None = None
         try:
+            if must_exist and not is_data_dir(path):
+                raise DataDirError(
+                    f"there is no data directory of perdure at {path.absolute()} (it has no {APP}): "
+                    "name the right one (--data), or the app that has it"
+                )
             path.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
             self._lock = self._take_lock()

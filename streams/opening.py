@@ -21,9 +21,15 @@ def new_uuid() -> str:
     return uuid4().hex
 
 
-def open_data(config: Config) -> DataDir:
-    """The configured data directory, locked. Raises `DataDirError` or `ConfigError`."""
-    return DataDir(config.data_dir, app=config.name, partitions=config.partitions, new_uuid=new_uuid)
+def open_data(config: Config, *, must_exist: bool = False) -> DataDir:
+    """The configured data directory, locked, and made unless it `must_exist`. Raises `DataDirError` or `ConfigError`."""
+    return DataDir(
+        config.data_dir,
+        app=config.name,
+        partitions=config.partitions,
+        new_uuid=new_uuid,
+        must_exist=must_exist,
+    )
 
 
 async def start_log(config: Config, data: DataDir, node: str) -> Log:

@@ -1,6 +1,7 @@
 """I6 as a command: is the state what the log says? And its remedy: build the state anew.
 
 Laws
+- Neither makes a data directory or a log: what is not there cannot be checked.
 - `verify` changes nothing that lasts. It replays the journal from zero into an empty store, checking every link
   of the hash chain, and compares all rows with the live ones, byte for byte, at the live ones' applied offset.
 - `rebuild` removes the state only once the log has been opened, and never touches the log.
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.schemas.config import Config
-from perdure.schemas.errors import StoreCorrupt
+from perdure.schemas.errors import DataDirError, StoreCorrupt
+from perdure.streams.datadir import DataDir
 from perdure.streams.folding import Folded, Progress, fold, silent
 from perdure.streams.founding import found
 from perdure.streams.helping import Helpers
@@ -32,33 +34,38 @@ async def verify(config: Config, progress: Progress = silent) -> dict[str, Any]:
 
     Returns counts: partitions, journal_records, entries, rows, and `chain`, each partition's last hash.
     Raises `StoreCorrupt` naming partition, row and both values if they differ, `LogCorrupt` for the log,
-    `DataDirError` if a running node has the directory.
+    `DataDirError` if a running node has the directory or there is none.
     """
-    data = open_data(config)
-    log: Log | None = None
-    scratch = data.path / "verify.tmp"
-    try:
+    async with AsyncExitStack() as opened:  # closes each of them whatever the others do
+        data = _there(config)
+        opened.callback(data.close)
         log = await start_log(config, data, "verify")
+        opened.push_async_callback(log.close)
         app_uuid = await found(log, config.name, data.app_uuid)
         live = RocksStore(data.state_path)
+        opened.callback(live.close)
+        scratch = data.path / "verify.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
+        opened.callback(shutil.rmtree, scratch, ignore_errors=True)
         replayed = RocksStore(scratch)
+        opened.callback(replayed.close)
         counts: dict[str, Any] = {"partitions": log.partitions, "journal_records": 0, "entries": 0, "rows": 0}
-        chains = []
-        try:
-            for partition in range(log.partitions):
-                chains.append(
-                    await _verify_partition(log, live, replayed, partition, app_uuid, counts, progress)
-                )
-        finally:
-            live.close()
-            replayed.close()
+        chains = [
+            await _verify_partition(log, live, replayed, partition, app_uuid, counts, progress)
+            for partition in range(log.partitions)
+        ]
         return {**counts, "differences": 0, "chain": chains}
-    finally:
-        if log is not None:
-            await log.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _there(config: Config) -> DataDir:
+    """The data directory of an app that has run; nothing is made. Raises `DataDirError`."""
+    data = open_data(config, must_exist=True)
+    if not config.kafka_brokers and not data.has_log:
         data.close()
+        raise DataDirError(
+            f"{data.path.absolute()} has no log: the app {config.name} has never run with this data directory"
+        )
+    return data
 
 
 async def _verify_partition(
@@ -123,7 +130,7 @@ async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]
     Returns counts: partitions, journal_records, entries, seconds. Raises like `verify`.
     """
     async with AsyncExitStack() as opened:
-        data = open_data(config)
+        data = _there(config)
         opened.callback(data.close)
         log = await start_log(config, data, "rebuild")
         opened.push_async_callback(log.close)

@@ -9,7 +9,8 @@ import typer
 
 PathArgument = Annotated[Path, typer.Argument(help="The app: a file or a folder.")]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the log and the state. [default: .perdure]")
+    Path | None,
+    typer.Option("--data", help="Folder of the log and the state. [default: .perdure beside the app]"),
 ]
 Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
 EnvName = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME] of the configuration.")]

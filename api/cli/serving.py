@@ -98,18 +98,18 @@ def serve(
     # the app may log while it is imported
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
     with _shown_code(dev_vars):
-        loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars)
+        loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars, opens_data=True)
     tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
     _take_over(lifeline_fd)
 
     def ready(bound_port: int) -> None:
-        _announce(loaded, bound_port, list(registry.kinds), as_json=as_json)
+        _announce(loaded, bound_port, list(registry.kinds), as_json=as_json, dev=dev_vars)
         _say_so(lifeline_fd)
 
     try:
         reason = server.run(
-            lambda: Node(loaded.config, registry, loaded.worker, tracing),
+            lambda: Node(loaded.config, registry, loaded.worker, tracing, dev=dev_vars),
             loaded.config,
             ready=ready,
             listen_fd=listen_fd,
@@ -204,19 +204,31 @@ def dev(
         return load_config(path, env_name=env, environ=os.environ, flags=flags, dev=True)
 
     # A wrong configuration is told at once; later ones are told by the server, and wait for a correction.
-    data_dir = read().data_dir.resolve()
+    data_dir = load_config(
+        path, env_name=env, environ=os.environ, flags=flags, dev=True, opens_data=True
+    ).data_dir.resolve()
     folder = path if path.is_dir() else path.parent
     raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), data_dir, read)))
 
 
-def _announce(app: App, port: int, namespaces: list[str], *, as_json: bool) -> None:
-    host = f"[{app.config.host}]" if ":" in app.config.host else app.config.host
+def _announce(app: App, port: int, namespaces: list[str], *, as_json: bool, dev: bool = False) -> None:
+    config, has_worker = app.config, app.worker is not None
+    host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"http://{host}:{port}"
     if as_json:
-        facts = {"app": app.config.name, "url": url, "namespaces": namespaces, "pid": os.getpid()}
+        facts = {"app": config.name, "url": url, "namespaces": namespaces, "pid": os.getpid()}
         print(json.dumps(facts), flush=True)
         return
-    where = f"data in {app.config.data_dir}"
-    print(f"{app.config.name} is ready at {url} ({app.config.log} log, {where})", flush=True)
-    for namespace in namespaces:
-        print(f"  {url}/objects/{namespace}/NAME", flush=True)
+    lines = [f"{config.name} is ready at {url} ({config.log} log, data in {config.data_dir})"]
+    if has_worker:
+        lines.append(f"  {url}/  the Worker: every path that is not perdure's own")
+    if not config.is_closed(has_worker):
+        lines += [f"  {url}/objects/{namespace}/NAME" for namespace in namespaces]
+    else:
+        opened = "`expose = true` or [[tokens]] opens"
+        lines.append(f"  /objects and /rpc are closed, requests go to the Worker: {opened} them")
+        if config.is_closed(has_worker, dev=dev):
+            lines.append(f"  /admin is closed: {opened} it, `perdure dev` opens it on this machine")
+        else:
+            lines.append(f"  /admin is open, as this is `perdure dev`: perdure objects list {namespaces[0]}")
+    print("\n".join((*lines, f"  {url}/docs")), flush=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from perdure.schemas.config import Config
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
+OK, FAILED = "OK", "FAILED"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,13 +37,25 @@ def verify(
     env: EnvName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay the journal and compare it with the state; exit 1 and name the place where they differ."""
+    """Replay the journal and compare it with the state; the last line is OK, or FAILED with exit code 1.
+
+    On stderr stands why it failed: the place where log and state differ, or what could not be read.
+    """
     from perdure.api.progress import progress_bar
     from perdure.streams.verify import verify as check
 
-    with progress_bar() as progress:
-        findings = asyncio.run(check(_config(path, data, log, env), progress))
-    _print(findings, as_json=as_json)
+    try:
+        config = _config(path, data, log, env)
+        with progress_bar() as progress:
+            findings = asyncio.run(check(config, progress))
+    except Exception as error:
+        if as_json:
+            code = getattr(error, "code", type(error).__name__)
+            typer.echo(json.dumps({"result": FAILED, "code": code, "reason": str(error)}, indent=2))
+        else:
+            typer.echo(FAILED)
+        raise  # the error's text goes to stderr, its kind is the exit code
+    _print({**findings, "result": OK}, as_json=as_json)
 
 
 def rebuild(
@@ -58,13 +71,14 @@ def rebuild(
 
     with progress_bar() as progress:
         findings = asyncio.run(build(_config(path, data, log, env), progress))
-    _print(findings, as_json=as_json)
+    _print({**findings, "result": OK}, as_json=as_json)
 
 
 def _config(path: Path, data: Path | None, log: str | None, env: str | None) -> Config:
     from perdure.api.loading import load_config
 
-    return load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data, "log": log})
+    flags = {"data_dir": data, "log": log}
+    return load_config(path, env_name=env, environ=os.environ, flags=flags, opens_data=True)
 
 
 def _print(findings: Mapping[str, object], *, as_json: bool) -> None:
@@ -72,4 +86,10 @@ def _print(findings: Mapping[str, object], *, as_json: bool) -> None:
         typer.echo(json.dumps(findings, indent=2, default=str))
         return
     for name, value in findings.items():
-        typer.echo(f"{name}: {value}")
+        if name == "result":
+            typer.echo(value)
+        elif name == "chain" and isinstance(value, list):
+            for partition, link in enumerate(value):
+                typer.echo(f"chain of partition {partition}: {link}")
+        else:
+            typer.echo(f"{name.replace('_', ' ')}: {value}")

@@ -12,6 +12,9 @@ import httpx
 import pytest
 from tests.process import Server, run, serve
 
+from perdure.api.cli.serving import _announce
+from perdure.api.loading import load_app
+
 APP = """
 import asyncio, os, sys
 from perdure import DurableObject, Refusal, Request, Response
@@ -176,6 +179,15 @@ def test_behind_a_worker_the_objects_are_closed_unless_exposed(tmp_path: Path) -
             assert (refused.status_code, refused.json()["type"]) == (403, "urn:perdure:problem:not-exposed")
             assert "expose = true" in refused.json()["detail"]
         assert client.get("/readyz").status_code == 200
+        for path in ("/admin/partitions", "/commands/1"):
+            refused = client.get(path)
+            assert (refused.status_code, refused.json()["type"]) == (403, "urn:perdure:problem:not-exposed")
+            assert all(
+                way in refused.json()["detail"] for way in ("perdure dev", "expose = true", "[[tokens]]")
+            )
+        asked = run("partitions", "--url", server.url)
+        assert asked.returncode == 1
+        assert "perdure: not-exposed: this app has a Worker in front" in asked.stderr
         for path in (
             "/admin/objects",
             "/commands/1",
@@ -187,9 +199,44 @@ def test_behind_a_worker_the_objects_are_closed_unless_exposed(tmp_path: Path) -
             assert "nothing at" not in client.get(path).text, f"the Worker answered {path}"
         assert client.post("/add/alice").json() == [1, 11, 1]
         assert server.stop() == 0
+    with serve(app, tmp_path / "data", "--dev") as server:  # as `perdure dev` runs it
+        assert [row["partition"] for row in httpx.get(f"{server.url}/admin/partitions").json()["partitions"]]
+        assert httpx.post(f"{server.url}/rpc/User/alice/add").status_code == 403
+    with serve(app, tmp_path / "data", "--dev", "--host", "0.0.0.0", "--insecure-public") as server:
+        url = server.url.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{url}/admin/partitions").status_code == 403  # other machines reach it
     with serve(app, tmp_path / "data", environ={"PERDURE_EXPOSE": "true"}) as server:
         assert httpx.post(f"{server.url}/rpc/User/alice/add").json() == {"result": 12}
         assert httpx.get(f"{server.url}/objects/User/alice").json()["asked"] == "GET /?"
+
+
+@pytest.mark.parametrize(
+    ("settings", "dev", "said"),
+    [
+        (
+            "",
+            False,
+            ("/the Worker", "/objects and /rpc are closed", "/admin is closed", "`perdure dev` opens it"),
+        ),
+        (
+            "",
+            True,
+            ("/the Worker", "/objects and /rpc are closed", "/admin is open, as this is `perdure dev`"),
+        ),
+        ("expose = true", False, ("/the Worker", "/objects/User/NAME", "/objects/Room/NAME")),
+    ],
+)
+def test_what_is_said_at_start_is_what_is_reachable(
+    settings: str, dev: bool, said: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No URL is printed that answers 403, and each closed one has its remedy."""
+    app = deployed(tmp_path)
+    config = app / "perdure.toml"
+    config.write_text(f"{settings}\n{config.read_text()}")
+    _announce(load_app(app), 1, ["User", "Room"], as_json=False, dev=dev)
+    told = capsys.readouterr().out.replace("1/  the", "/the")
+    assert all(each in told for each in (*said, "/docs")), told
+    assert ("/objects/User" in told) == bool(settings)
 
 
 def test_what_a_client_proves_itself_with_reaches_the_worker_and_no_disk(tmp_path: Path) -> None:
