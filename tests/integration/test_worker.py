@@ -283,9 +283,8 @@ def test_what_a_worker_raises(
     assert httpx.get(f"{server.url}/told").status_code == 200
     if path == "/fail/x":
         line = APP[: APP.index('rest["x"]')].count("\n") + 1
-        (said,) = [
-            line for line in map(json.loads, server.stderr().splitlines()) if "KeyError" not in line["error"]
-        ]
+        lines = [json.loads(line) for line in server.stderr().splitlines()]
+        (said,) = [line for line in lines if "KeyError" not in line.get("error", "KeyError")]
         assert (said["event"], said["at"]) == ("the Worker failed", f"{place}/app/app.py:{line}")
         assert said["error"].startswith("TypeError: string indices")
 
