@@ -372,7 +372,9 @@ class Node:
         return pages
 
     def _ready(self) -> Problem:
-        return readiness(self.owners, lambda: not self.stopped.done() and self.gateway.closed is None)
+        return readiness(
+            self.owners, self.log, lambda: not self.stopped.done() and self.gateway.closed is None
+        )
 
 
 def bounds_of(config: Config) -> Bounds:

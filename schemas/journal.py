@@ -48,6 +48,7 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
     `after` is the epoch that it follows, the newest that the node has seen: where another one is the newest, the claim is
     void. None, as in claims of earlier versions and of those who only end a reign: it counts, whatever lies before it.
+    `topics` are the ids of the app's topics on Kafka, by topic: the ones that this journal belongs to.
     """
 
     uuid: str
@@ -55,6 +56,7 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     host: str = ""
     pid: int = 0
     after: int | None = None
+    topics: dict[str, str] = {}
 
     @property
     def by(self) -> str:

@@ -31,6 +31,7 @@ from perdure.schemas.errors import (
 from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, decode_record, in_runs
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
+from perdure.streams.founding import check_topics
 from perdure.streams.gap import claim_at, fenced
 from perdure.streams.inside import broken
 from perdure.streams.log import Bounds, LogRecord, Topic
@@ -108,7 +109,7 @@ async def _begin(owner: Owner) -> None:
     await _see_rivals(owner)
     owner.counts.claims += 1
     ports = owner.ports
-    claim = Claim(ports.new_uuid(), ports.node, ports.host, ports.pid, owner.follows)
+    claim = Claim(ports.new_uuid(), ports.node, ports.host, ports.pid, owner.follows, dict(log.topic_ids))
     owner.claims.append(claim.uuid)
     epoch = await _append(owner, claim)
     again = await _fold_as_ours(owner, epoch + 1, epoch)
@@ -144,12 +145,16 @@ def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
 
 
 async def _see_rivals(owner: Owner) -> None:
-    """Have our next claim follow the newest one that is folded. Raises `Fenced` if a rival has claimed since our last."""
+    """Have our next claim follow the newest one that is folded.
+
+    Raises `Fenced` if a rival has claimed since our last, `LogCorrupt` if the topics are not those that it names.
+    """
     newest = owner.tables.reader.epoch
-    if owner.follows not in (None, newest):
+    if newest >= 0 and (owner.log.topic_ids or owner.follows not in (None, newest)):
         claim = await claim_at(owner.log, owner.partition, newest)
-        if claim.uuid not in owner.claims:
+        if owner.follows not in (None, newest) and claim.uuid not in owner.claims:
             raise fenced(owner.partition, claim, newest)
+        check_topics(owner.log, owner.partition, claim)
     owner.follows = newest
 
 

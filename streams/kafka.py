@@ -25,7 +25,8 @@ from perdure.streams.kafka_line import Line
 from perdure.streams.kafka_reads import Reads
 from perdure.streams.kafka_tails import KafkaTail, Tails
 from perdure.streams.kafka_topics import Topics
-from perdure.streams.log import Bounds, LogRecord, Record, Topic, WriterSource
+from perdure.streams.kafka_watch import TopicWatch
+from perdure.streams.log import Bounds, LogRecord, Record, Topic, Trouble, WriterSource
 
 CONNECT_TIMEOUT_S = 10.0
 ASK_TIMEOUT_S = 10.0  # for bounds, trim and sizes
@@ -70,6 +71,7 @@ class KafkaLog:
     `bootstrap`: `host:port[,host:port…]`. `app` prefixes the topics' names. `partitions` of each topic, for ever.
     `append_timeout_s`: after it an append that was sent is unknown, one that was not is refused.
     `replication_factor`: of topics that are created; three, or as many as there are brokers, if None.
+    `leaving`: topics with more partitions than `partitions` do, for what is only copied from.
     `security`: passed on to aiokafka (`security_protocol`, `sasl_mechanism`, `ssl_context`, …).
     """
 
@@ -88,6 +90,7 @@ class KafkaLog:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         replication_factor: int | None = None,
         security: Mapping[str, Any] | None = None,
+        leaving: bool = False,
     ) -> None:
         assert partitions > 0
         self.partitions = partitions
@@ -103,13 +106,16 @@ class KafkaLog:
         self._append_timeout_s = append_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._replication_factor = replication_factor
+        self._leaving = leaving
         self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         names = list(self._names.values())
         try:
-            self._topics = Topics(self._endpoint, names, self.partitions, self._replication_factor)
+            self._topics = Topics(
+                self._endpoint, names, self.partitions, self._replication_factor, leaving=self._leaving
+            )
             self._closers.append(self._topics.close)
             await self._topics.start(self._connect_timeout_s)
             self._line = Line(self._endpoint, names, self._clock_ms, self._append_timeout_s)
@@ -132,10 +138,22 @@ class KafkaLog:
             if isinstance(error, UNREACHED):
                 raise self._endpoint.unreachable(error) from error
             raise
-        for keeper in (self._line.keep(), self._tails.keep()):
+        self._watch = TopicWatch(self._topics, self.partitions, self._stopped)
+        for keeper in (self._line.keep(), self._tails.keep(), self._watch.keep()):
             task = asyncio.create_task(keeper)
             task.add_done_callback(self._kept)
             self._keepers.append(task)
+
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """See `Log.topic_ids`. Brokers before Kafka 2.8 give none."""
+        ids = self._topics.ids
+        return {topic.value: ids[name] for topic, name in self._names.items() if name in ids}
+
+    @property
+    def troubles(self) -> Sequence[Trouble]:
+        """See `Log.troubles`."""
+        return self._watch.troubles
 
     def _kept(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

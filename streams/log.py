@@ -16,7 +16,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -138,6 +138,18 @@ class Tail(Protocol):
     def close(self) -> None: ...
 
 
+class Trouble(NamedTuple):
+    """Something wrong with a topic that stops no partition by itself: a node with one is not ready.
+
+    `state` is two or three words for it, `reason` says what to do. `partition`: None if it concerns the whole topic.
+    """
+
+    topic: str
+    partition: int | None
+    state: str
+    reason: str
+
+
 class Bounds(NamedTuple):
     """First offset kept and the offset after the last durable record."""
 
@@ -186,6 +198,14 @@ class Log(Protocol):
 
     async def sizes(self) -> dict[Topic, int]:
         """Approximate bytes on disk per topic; empty where the log cannot say."""
+
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """What tells these topics from others that had or get their names, by `Topic`; empty where there is no such."""
+
+    @property
+    def troubles(self) -> Sequence[Trouble]:
+        """What is wrong with the topics now."""
 
     on_stopped: Callable[[BaseException], None]
     """Set by the node: the log as a whole cannot go on (I/O error, connection lost for good)."""

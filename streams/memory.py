@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
 from perdure.schemas.errors import LogCorrupt, OutcomeUnknown, Unavailable
-from perdure.streams.log import Bounds, LogRecord, Record, Topic, WriterSource
+from perdure.streams.log import Bounds, LogRecord, Record, Topic, Trouble, WriterSource
 from perdure.streams.memory_broker import Faults, MemoryBroker, Stream, Told, Write
 
 __all__ = ["Faults", "MemoryBroker", "MemoryLog", "MemoryTail"]
@@ -199,6 +199,8 @@ class MemoryLog:
         self.partitions = broker.partitions
         self.ordered = broker.ordered
         self.exclusive = broker.exclusive
+        self.topic_ids: Mapping[str, str] = broker.topic_ids
+        self.troubles: Sequence[Trouble] = ()
         self.alive = True
         self.stalled_until_s = 0.0
         self.on_stopped: Callable[[BaseException], None] = lambda error: None

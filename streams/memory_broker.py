@@ -112,6 +112,7 @@ class MemoryBroker:
         self.clock_ms = clock_ms
         self.faults = faults or Faults()
         self.streams = {(topic, p): Stream(topic, p) for topic in Topic for p in range(partitions)}
+        self.topic_ids: dict[str, str] = {}
         self.clients: list[Client] = []
         self.open = Write()
         self.in_flight: Write | None = None

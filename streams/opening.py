@@ -65,8 +65,11 @@ async def kafka_partitions(config: Config) -> int:
     return await partitions_of(endpoint, f"{config.name}.{Topic.JOURNAL.value}")
 
 
-async def start_kafka(config: Config, node: str) -> Log:
-    """The log on the configured brokers. Raises as `start_log`."""
+async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Log:
+    """The log on the configured brokers. Raises as `start_log`.
+
+    `leaving`: it is only to be copied from: topics that were given more partitions than the app has do for that.
+    """
     try:
         from perdure.streams.kafka import KafkaLog  # an extra: only who uses Kafka installs its client
     except ImportError as error:
@@ -77,6 +80,7 @@ async def start_kafka(config: Config, node: str) -> Log:
         config.partitions,
         clock_ms=clock_ms,
         client_id=f"perdure-{node}",
+        leaving=leaving,
     )
     await kafka.start()
     return kafka

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from os import getpid
 from pathlib import Path
+from socket import gethostname
 
 from perdure.schemas.config import Config
 from perdure.schemas.config_model import TransferredClass
@@ -44,10 +46,9 @@ class _App:
         """Whoever serves it stops, and what was acknowledged until then is read. Raises `OutcomeUnknown`."""
         if self._ours:
             return
+        claim = Claim(new_uuid(), name, gethostname(), getpid(), None, dict(self._log.topic_ids))
         for each in self.tables:
-            await _read(
-                self._log, each, await append_one(self._log, each.partition, Claim(new_uuid(), name)) + 1
-            )
+            await _read(self._log, each, await append_one(self._log, each.partition, claim) + 1)
         self._ours = True
 
 
@@ -158,7 +159,9 @@ class Transfers:
         partitions = await kafka_partitions(other) if other.kafka_brokers else 0
         if not partitions:
             return None
-        return await start_kafka(other.model_copy(update={"partitions": partitions}), "transfer")
+        return await start_kafka(
+            other.model_copy(update={"partitions": partitions}), "transfer", leaving=True
+        )
 
 
 async def _read(log: Log, tables: Tables, end: int) -> None:

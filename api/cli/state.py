@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: `perdure verify app.py --data /var/lib/app`")(verify)
     group = typer.Typer(help="Look after the state files.", no_args_is_help=True)
     group.command(epilog="Example: `perdure state rebuild app.py --data /var/lib/app`")(rebuild)
+    group.command(epilog="Example: `perdure state adopt app.py --log kafka://broker:9092`")(adopt)
     app.add_typer(group, name="state")
 
 
@@ -72,6 +73,20 @@ def rebuild(
     with progress_bar() as progress:
         findings = asyncio.run(build(_config(path, data, log, env), progress))
     _print({**findings, "result": OK}, as_json=as_json)
+
+
+def adopt(
+    path: PathArgument = Path(),
+    data: Data = None,
+    log: Log = None,
+    env: EnvName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the Kafka topics that are there for the app's own, after one was restored or made again."""
+    from perdure.streams.adopting import adopt as take
+
+    findings = asyncio.run(take(_config(path, data, log, env)))
+    _print(findings, as_json=as_json)
 
 
 def _config(path: Path, data: Path | None, log: str | None, env: str | None) -> Config:

@@ -1,0 +1,216 @@
+"""An app's topics on a real Kafka, deleted, made again, given more partitions, or made by a client first: what a node then
+says, and that what it advises leads out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from tests.acceptance.harness import Deployment, deploy
+from tests.acceptance.wire import PATIENCE_S
+from tests.kafka import Kafka
+from tests.process import DidNotStart, Server, run
+
+from perdure.schemas.keys import partition_of
+
+KEYS = [f"Counter/n{n}" for n in range(6)]
+
+
+@asynccontextmanager
+async def admin(kafka: Kafka) -> Any:
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def on(kafka: Kafka, act: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+    """What an operator does with the topics."""
+
+    async def acted() -> Any:
+        async with admin(kafka) as client:
+            return await act(client)
+
+    return asyncio.run(acted())
+
+
+def delete(kafka: Kafka, *topics: str) -> None:
+    """Delete topics and wait until the broker no longer knows them."""
+
+    async def gone(client: Any) -> None:
+        await client.delete_topics(list(topics))
+        async with asyncio.timeout(PATIENCE_S):
+            while set(topics) & set(await client.list_topics()):  # noqa: ASYNC110 - a broker has no event for it
+                await asyncio.sleep(0.05)
+
+    on(kafka, gone)
+
+
+def create(kafka: Kafka, topic: str, partitions: int, **settings: str) -> None:
+    named = {name.replace("_", "."): value for name, value in settings.items()}
+    on(kafka, lambda client: client.create_topics([NewTopic(topic, partitions, 1, topic_configs=named)]))
+
+
+def on_kafka(
+    kafka: Kafka, path: Path, *, partitions: int = 2, name: str = "", settings: str = ""
+) -> Deployment:
+    path.mkdir(exist_ok=True)
+    name = name or f"t{uuid4().hex[:12]}"
+    return deploy(path, log=f"kafka://{kafka.bootstrap}", name=name, partitions=partitions, settings=settings)
+
+
+def add(server: Server) -> list[int]:
+    """One more in each counter; what they are then."""
+    counts = []
+    for key in KEYS:
+        answer = httpx.post(f"{server.url}/objects/{key}", timeout=PATIENCE_S)
+        assert answer.status_code == 200, answer.text
+        counts.append(answer.json()["count"])
+    return counts
+
+
+def refusal(deployment: Deployment) -> str:
+    """What a node says that does not start, in one line."""
+    with pytest.raises(DidNotStart) as refused, deployment.serve():
+        pass
+    assert refused.value.returncode == 1 or "config-error" in refused.value.stderr
+    return " ".join(refused.value.stderr.split())
+
+
+def test_a_deleted_journal_is_refused_also_without_a_data_directory(kafka: Kafka, tmp_path: Path) -> None:
+    """Acknowledged writes, then `{app}.journal` and the data directory go: no start, empty or with old commands run again."""
+    deployment = on_kafka(kafka, tmp_path)
+    name = deployment.config.name
+    with deployment.serve() as server:
+        assert add(server) == [1] * len(KEYS)
+        assert server.stop() == 0
+    delete(kafka, f"{name}.journal")
+    shutil.rmtree(deployment.data)
+    told = refusal(deployment)
+    assert "served before" in told or "is empty" in told, told
+    assert "Restore" in told or "restore" in told, told
+    assert refusal(deployment) == told, "the second start says the same"
+    delete(
+        kafka, *(f"{name}.{topic}" for topic in ("commands", "journal", "replies", "dead"))
+    )  # as it advises
+    with deployment.serve() as server:
+        assert add(server) == [1] * len(KEYS)
+
+
+def test_a_journal_deleted_under_a_node_stops_it(kafka: Kafka, tmp_path: Path) -> None:
+    """The node ends, naming the topic; so does the next start."""
+    deployment = on_kafka(kafka, tmp_path)
+    topic = f"{deployment.config.name}.journal"
+    with deployment.serve() as server:
+        assert add(server) == [1] * len(KEYS)
+        delete(kafka, topic)
+        create(kafka, topic, 2, message_timestamp_type="LogAppendTime", retention_ms="-1")
+        assert server.wait() != 0
+        assert "deleted and created again" in " ".join(server.stderr().split())
+    assert "is empty, and this app was served before" in refusal(deployment) or "ahead of its log" in refusal(
+        deployment
+    )
+
+
+def test_replies_made_again_are_refused_until_they_are_adopted(kafka: Kafka, tmp_path: Path) -> None:
+    """A topic without state of its own, without a data directory: refused by its id; `perdure state adopt` leads out."""
+    deployment = on_kafka(kafka, tmp_path)
+    topic = f"{deployment.config.name}.replies"
+    with deployment.serve() as server:
+        assert add(server) == [1] * len(KEYS)
+        assert server.stop() == 0
+    delete(kafka, topic)
+    shutil.rmtree(deployment.data)
+    told = refusal(deployment)
+    assert f"{topic} is gone" in told
+    assert "create it empty" in told
+    create(kafka, topic, 2, message_timestamp_type="LogAppendTime", retention_ms="-1")
+    told = refusal(deployment)
+    assert "the topic of the replies is not the one that this app was served with" in told
+    assert "perdure state adopt" in told
+    done = run("state", "adopt", str(deployment.folder), "--data", str(deployment.data), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["partitions"] == 2
+    with deployment.serve() as server:
+        assert add(server) == [2] * len(KEYS)
+
+
+def test_added_partitions_are_noticed_and_the_advice_leads_out(kafka: Kafka, tmp_path: Path) -> None:
+    """Under a running node: not ready, a line in the log, both naming the topic; refused at the next start; the app
+    under another name, with a migration, has the state."""
+    deployment = on_kafka(kafka, tmp_path / "old")
+    name = deployment.config.name
+    with deployment.serve() as server:
+        assert add(server) == [1] * len(KEYS)
+        on(kafka, lambda client: client.create_partitions({f"{name}.commands": NewPartitions(total_count=4)}))
+        ready = _until_not_ready(server)
+        (trouble,) = ready["topics"]
+        assert trouble["topic"] == f"{name}.commands"
+        assert "it has 4, the app was made with 2" in trouble["reason"]
+        assert ready["partitions"] == []
+        assert "partitions were added to a topic" in server.stderr()
+        assert server.stop() == 0
+    told = refusal(deployment)
+    assert f"partitions were added to topic {name}.commands: it has 4, the app was made with 2" in told
+    assert "transferred_classes" in told
+    moved = f'transferred_classes = [{{from = "Counter", from_script = "{name}", to = "Counter"}}]'
+    settings = f'[[migrations]]\ntag = "v1"\n{moved}\n'
+    ours = on_kafka(kafka, tmp_path / "new", partitions=4, settings=settings)
+    with ours.serve() as server:
+        assert add(server) == [2] * len(KEYS)
+
+
+def _until_not_ready(server: Server) -> Any:
+    async def waiting() -> Any:
+        async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as client:
+            while (answer := await client.get(f"{server.url}/readyz")).status_code == 200:  # noqa: ASYNC110 - it is a page
+                await asyncio.sleep(0.1)
+            return answer.json()
+
+    return asyncio.run(waiting())
+
+
+def test_a_topic_that_a_client_made_first_is_named_with_a_way_out(kafka: Kafka, tmp_path: Path) -> None:
+    """As brokers make it for a producer, with one partition and their own settings: told whose it is; deleted, it starts."""
+    deployment = on_kafka(kafka, tmp_path)
+    topic = f"{deployment.config.name}.commands"
+    create(kafka, topic, 1)
+    told = refusal(deployment)
+    assert f"topic {topic} has 1 partitions, 2 are configured, and perdure did not make it" in told
+    assert f"--delete --topic {topic}" in told
+    delete(kafka, topic)
+    with deployment.serve() as server:
+        assert add(server) == [1] * len(KEYS)
+
+
+def test_commands_produced_before_the_first_start_are_run(kafka: Kafka, tmp_path: Path) -> None:
+    """Topics as perdure wants them, and a client that was first: nothing was served, so nothing was lost."""
+    deployment = on_kafka(kafka, tmp_path)
+    settings = {"message_timestamp_type": "LogAppendTime", "retention_ms": "-1", "retention_bytes": "-1"}
+    create(kafka, f"{deployment.config.name}.commands", 2, **settings)
+
+    async def produce() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+            for key in KEYS:
+                await producer.send_and_wait(
+                    f"{deployment.config.name}.commands",
+                    b'{"method":"increment"}',
+                    key.encode(),
+                    partition=partition_of(key, 2),
+                )
+
+    asyncio.run(produce())
+    with deployment.serve() as server:
+        assert add(server) == [2] * len(KEYS)

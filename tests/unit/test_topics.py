@@ -1,0 +1,205 @@
+"""Whose topics they are: what a journal says of them, and what is made of any that are missing, new or grown."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+from tests.unit.reign import Reign, story
+
+from perdure.objects.durable import DurableObject
+from perdure.schemas.errors import ConfigError, LogCorrupt
+from perdure.schemas.journal import Claim, decode_record
+from perdure.streams import founding
+from perdure.streams.founding import found
+from perdure.streams.log import Bounds, Record, Topic
+from perdure.streams.memory import MemoryLog
+from perdure.streams.owning import OwnerState
+
+pytest.importorskip("aiokafka")
+
+from perdure.streams.kafka_metadata import Described
+from perdure.streams.kafka_topics import misfit
+from perdure.streams.kafka_watch import GONE_AFTER_S, TopicWatch
+
+IDS = {"commands": "c1", "journal": "j1", "replies": "r1", "dead": "d1"}
+
+
+class Thing(DurableObject):
+    async def add(self) -> int:
+        count: int = await self.state.get("count", 0) + 1
+        await self.state.put("count", count)
+        return count
+
+
+@pytest.mark.parametrize("topic", IDS)
+def test_another_topic_under_the_old_name_is_refused(topic: str) -> None:
+    """The newest claim names the ids of all four: with another one of any of them nothing is claimed or changed."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        reign.broker.topic_ids.update(IDS)
+        await reign.begin()
+        assert (await reign.call("a", "add")).error is None
+        await reign.end()
+        reign.broker.topic_ids[topic] = "another"
+        before = reign.broker.streams[Topic.JOURNAL, 0].end
+        await reign.begin(OwnerState.STOPPED)
+        assert isinstance(reign.owner.error, LogCorrupt)
+        said = str(reign.owner.error)
+        assert f"the topic of the {topic} is not the one" in said
+        assert f"its id was {IDS[topic]} and is another" in said
+        assert reign.broker.streams[Topic.JOURNAL, 0].end == before
+
+    story(Thing, told, shared=True, check=False)
+
+
+def test_topics_of_an_earlier_version_are_adopted_once_and_loudly() -> None:
+    """A journal whose newest claim names no topics: a warning at the first start that knows ids, none at the next."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        reign.broker.topic_ids.update(IDS)
+        for warnings in (1, 0):
+            with capture_logs() as logged:
+                await reign.begin()
+            assert [each["log_level"] for each in logged if "are taken for" in each["event"]] == [
+                "warning"
+            ] * warnings
+            await reign.end()
+        await reign.begin()
+        claims = [decode_record(each.value) for each in await reign.records(Topic.JOURNAL)]
+        assert [each.topics for each in claims if isinstance(each, Claim)] == [{}, IDS, IDS, IDS]
+
+    story(Thing, told, shared=True)
+
+
+@pytest.mark.parametrize(
+    ("topic", "record", "trace"),
+    [
+        (Topic.REPLIES, Record(b"k", b"v"), "its replies end at offset 1"),
+        (Topic.DEAD, Record(b"k", b"v"), "its dead end at offset 1"),
+        (Topic.COMMANDS, Record(b"k", b"v", (("perdure-kind", b"call"),)), "the command at offset 0"),
+        (Topic.COMMANDS, Record(b"k", b"v", (("kind", b"call"), ("id", b"1"))), "the command at offset 0"),
+        (Topic.COMMANDS, Record(b"k", b"v", (("seal", b"1"),)), "the command at offset 0"),
+        (Topic.COMMANDS, Record(b"k", b"v", (("kind", b"order-created"),)), None),
+        (Topic.COMMANDS, Record(b"k", b"v"), None),
+    ],
+)
+def test_an_empty_journal_beside_traces_of_an_app_is_not_founded(
+    topic: Topic, record: Record, trace: str | None
+) -> None:
+    """What perdure left in the other topics shows that a journal was lost; what a client produced first does not."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        for stream in reign.broker.streams.values():
+            stream.records.clear()
+            stream.durable = 0
+        reign.broker.accept(reign.broker.streams[topic, 0], [record])
+        if trace is None:
+            await found(reign.log, "app", "another-uuid")
+            return
+        with pytest.raises(LogCorrupt, match=f"was served before: .*{trace}.*Restore the topic"):
+            await found(reign.log, "app", "another-uuid")
+        assert reign.broker.streams[Topic.JOURNAL, 0].end == 0
+
+    story(Thing, told, shared=True, check=False)
+
+
+def test_trimmed_commands_are_a_trace() -> None:
+    """Only perdure trims them."""
+
+    async def told(reign: Reign) -> None:
+        await reign.end()
+        for stream in reign.broker.streams.values():
+            stream.records.clear()
+            stream.durable = stream.start = 7 if stream.topic is Topic.COMMANDS else 0
+        with pytest.raises(LogCorrupt, match="its commands were trimmed up to offset 7"):
+            await found(reign.log, "app", "another-uuid")
+
+    story(Thing, told, shared=True, check=False)
+
+
+def test_a_journal_that_another_node_founds_meanwhile_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was empty a moment ago, and the other node serves already: that is no lost journal."""
+
+    async def told(reign: Reign) -> None:
+        true, asked = MemoryLog.bounds, list[Topic]()
+
+        async def slow(self: MemoryLog, topic: Topic, partition: int) -> Bounds:
+            asked.append(topic)
+            return Bounds(0, 0) if len(asked) == 1 else await true(self, topic, partition)
+
+        await reign.call("a", "add")
+        monkeypatch.setattr(MemoryLog, "bounds", slow)
+        monkeypatch.setattr(founding, "append_one", _nothing)
+        assert await found(reign.log, "app", "app-uuid") == "app-uuid"
+        monkeypatch.undo()
+
+    story(Thing, told, shared=True)
+
+
+async def _nothing(*given: object) -> int:
+    return 0
+
+
+# Topics on Kafka
+
+
+class _Topics:
+    def __init__(self) -> None:
+        self.ids = {f"app.{topic}": id_ for topic, id_ in IDS.items()}
+
+
+def _described(partitions: int = 2, **others: Described) -> dict[str, Described]:
+    found = {f"app.{topic}": Described(id_, 0, (1,) * partitions) for topic, id_ in IDS.items()}
+    return found | {f"app.{topic}": described for topic, described in others.items()}
+
+
+def test_a_running_node_sees_what_becomes_of_its_topics() -> None:
+    """Nothing wrong; more partitions: a trouble, until they are gone; another id: an error; away for long: an error."""
+    watch = TopicWatch(_Topics(), 2, lambda error: None)  # type: ignore[arg-type]  # its ids are all that is asked
+    assert watch.look(_described(), 0.0) is None
+    assert watch.troubles == ()
+    with capture_logs() as logged:
+        for at_s in (1.0, 2.0):
+            assert watch.look(_described(commands=Described("c1", 0, (1, 1, 1))), at_s) is None
+    (trouble,) = watch.troubles
+    assert (trouble.topic, trouble.state) == ("app.commands", "partitions added")
+    assert len(logged) == 1
+    error = watch.look(_described(replies=Described("r2", 0, (1, 1))), 3.0)
+    assert "its id was r1 and is r2" in str(error)
+    away = {name: each for name, each in _described().items() if name != "app.journal"}
+    assert watch.look(away, 4.0) is None
+    assert watch.look(_described(), 5.0) is None
+    assert watch.look(away, 6.0) is None
+    assert "app.journal is gone" in str(watch.look(away, 6.0 + GONE_AFTER_S))
+
+
+@pytest.mark.parametrize(
+    ("counts", "held", "kind", "said"),
+    [
+        ({"commands": 1}, (), ConfigError, r"perdure did not make it.*--delete --topic app\.commands"),
+        ({"commands": 2}, (), None, ""),
+        ({"commands": 2}, ("commands",), None, ""),
+        ({"commands": 2, "journal": 1, "replies": 2, "dead": 2}, ("replies",), LogCorrupt, "deleted and made again"),
+        ({"commands": 2, "journal": 2, "dead": 2}, ("journal",), LogCorrupt, r"app\.replies is gone.*state adopt"),
+        ({"commands": 4, "journal": 2, "replies": 2, "dead": 2}, ("journal",), ConfigError, "has 4, the app was made with 2"),
+        ({"commands": 1, "journal": 2, "replies": 2, "dead": 2}, ("journal",), LogCorrupt, "was deleted and made again"),
+        (dict.fromkeys(IDS, 3), ("journal",), ConfigError, "has 3 partitions, but 2 are configured.*Configure 3"),
+        (dict.fromkeys(IDS, 2), ("journal", "commands"), None, ""),
+    ],
+)  # fmt: skip
+def test_topics_that_do_not_fit_are_told_with_a_way_out(
+    counts: dict[str, int], held: tuple[str, ...], kind: type[Exception] | None, said: str
+) -> None:
+    """What is said depends on whether the app was served: its journal, and what the others hold, tell."""
+    named = {f"app.{topic}": count for topic, count in counts.items()}
+    ends = {name: int(name.partition(".")[2] in held) for name in named}
+    error = misfit("app.journal", named, ends, 2, "broker:9092")
+    if kind is None:
+        assert error is None
+    else:
+        assert isinstance(error, kind)
+        with pytest.raises(kind, match=f"(?s){said}"):
+            raise error
