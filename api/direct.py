@@ -4,7 +4,7 @@ ASGI makes a task, a dict of the request and three messages for each request: mo
 own turn costs. What is taken here is a plain request for an object; all others go uvicorn's own way.
 
 Laws
-- Taken is a complete HTTP/1.1 request for a path of an object, without upgrade and `Expect`, on a connection that
+- Taken is a complete HTTP/1.1 request for a path of an object, without `Expect`, on a connection that
   answers nothing else at the moment. While it is open it stands where uvicorn keeps its own cycle, so that
   what a client sends meanwhile waits in uvicorn's pipeline, and responses keep the order of requests.
 - A request whose bytes were taken before is not parsed again (api/repeats.py).
@@ -111,7 +111,7 @@ class Exchange(msgspec.Struct, eq=False):
         else:
             protocol.joining.write_now(whole)
         if not self.keep_alive:
-            protocol.transport.close()
+            protocol.linger() if protocol.parser.begun else protocol.transport.close()
         protocol.on_response_complete()
 
 
@@ -150,54 +150,50 @@ class DirectProtocol(OneWriteProtocol):
         return type("DirectProtocol", (cls,), given)
 
     def data_received(self, data: bytes) -> None:
-        known, whole = self._repeated, self._whole  # whole: the parser stands where a request begins
-        if known is not None and whole and self.cycle.response_complete:
+        known, fresh = self._repeated, self.parser.idle
+        if known is not None and fresh and self.cycle.response_complete:
             line = FIRST_LINE.match(data)
             if line is not None and (body := known.body(data, line.end())) is not None:
                 exchange = Exchange(self, METHODS[line[1]], True, known.head)
-                self.cycle = exchange  # type: ignore[assignment]  # as in `on_headers_complete`
+                self.cycle = exchange  # type: ignore[assignment]  # as in `_head_read`
                 self._ask(exchange, line[2], body)
                 return
         super().data_received(data)
-        if self._headers_again and whole and self._whole:
+        if self._headers_again and fresh and self.parser.idle:
             self._headers_again = False
             self._repeated = repeated(data, self._last_head)
 
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._head_complete = self._whole = self._headers_again = False
+        self._head_complete = self._headers_again = False
         self._exchange = None
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
 
-    def on_headers_complete(self) -> None:
-        self._head_complete = True
+    def _head_read(self) -> None:
         cycle: _Cycle | None = self.cycle
-        parser = self.parser
+        head = self.parser.head
+        if head.switches:
+            return  # `_switch` comes next
         if (
             (cycle is not None and not cycle.response_complete)
             or not self.url.startswith(self.paths)
             or self._is_probe
-            or b"#" in self.url
-            or self.expect_100_continue
-            or parser.should_upgrade()
-            or parser.get_http_version() != "1.1"
+            or head.expects
+            or head.version != "1.1"
             or (self.headers != self._last_headers and prefers_async(self.headers))
         ):
-            self._as_uvicorn_does()
+            super()._head_read()
             return
-        keep_alive = parser.should_keep_alive() and not self._leaving
-        exchange = Exchange(self, parser.get_method().decode("ascii"), keep_alive)
+        keep_alive = head.keep_alive and not self._leaving
+        exchange = Exchange(self, head.method.decode("ascii"), keep_alive)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
             again = self.headers == self._last_headers  # clients repeat themselves
-            exchange.head = head = self._read_head()
-            if head.size:
-                self.door.fitting(head.size)
+            exchange.head = known = self._read_head()
+            if known.size:
+                self.door.fitting(known.size)
             self._headers_again = again and self.recognizes and exchange.keep_alive
-        except PerdureError as error:
+        except (Refused, PerdureError) as error:
             exchange.respond(problem_at_door(error))
 
     def _read_head(self) -> Head:
@@ -206,19 +202,11 @@ class DirectProtocol(OneWriteProtocol):
             self._last_head, self._last_headers = read_head(headers), headers
         return self._last_head
 
-    def _as_uvicorn_does(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
-        super().on_headers_complete()
-
     def on_body(self, body: bytes) -> None:
         exchange = self._exchange
         if exchange is None:
             super().on_body(body)
             return
-        self._head_complete = True  # as in OneWriteProtocol
         if not exchange.response_complete:
             if exchange.body:
                 exchange.more(body)
@@ -232,7 +220,6 @@ class DirectProtocol(OneWriteProtocol):
 
     def on_message_complete(self) -> None:
         exchange = self._exchange
-        self._whole = True
         if exchange is None:
             super().on_message_complete()
         elif not exchange.response_complete:
@@ -281,16 +268,27 @@ class DirectProtocol(OneWriteProtocol):
         self.timeout_keep_alive_task = None
         if not self._idle:
             return  # the end of its response sets a new one
-        if self._spoke or not self._head_complete:
+        if self._spoke or self.parser.begun:
             self._spoke = False
             self._look_again_in(self.timeout_keep_alive)
         else:
             super().timeout_keep_alive_handler()
 
-    def handle_websocket_upgrade(self) -> None:
+    def _switch(self, rest: bytes) -> None:
+        if not self._idle:
+            self._refuse(400, "A WebSocket is asked for behind requests that are not answered yet.")
+            return
         self._look_no_more()
-        self.ws_protocol_class = self.websocket  # in place of uvicorn's
-        super().handle_websocket_upgrade()
+        super()._switch(rest)
+
+    def _hand_over(self, rest: bytes) -> None:
+        self.connections.discard(self)
+        protocol = self.websocket(self.config, self.server_state, self.app_state)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.open(self.parser.head, rest)
+        if self._leaving:
+            protocol.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._look_no_more()

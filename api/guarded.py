@@ -19,6 +19,7 @@ from typing import ClassVar
 from perdure.api.access import Access, bearer_of, need_of_object, need_of_socket, ticket_in
 from perdure.api.direct import DirectProtocol
 from perdure.api.http import Head, RawHeaders, for_object, problem_at_door
+from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.pages import Refused
 from perdure.api.websocket import SocketProtocol
 from perdure.schemas.access import NOBODY, Grant
@@ -37,25 +38,22 @@ class GuardedProtocol(DirectProtocol):
     _granted: RawHeaders | None = None
     _granted_head: Head
 
-    def on_headers_complete(self) -> None:
+    def _head_read(self) -> None:
         headers, access = self.headers, self.access
-        if self._grant is None or headers != self._granted or not access.current(self._grant):
-            self._grant = None
-            if access.pending(bearer_of(headers)) is not None:
-                self._head_complete = True
-                self._as_uvicorn_does()
-                return
-        if (
-            b"ticket=" in self.url and not self.parser.should_upgrade()
-        ):  # of no use here, and not to be logged
+        if b"ticket=" in self.url and not self.parser.head.switches:  # of no use here, and not to be logged
             path, _, query = self.url.partition(b"?")
             rest = ticket_in(query)[1]
             self.url = path + b"?" + rest if rest else path
-        super().on_headers_complete()
+        if self._grant is None or headers != self._granted or not access.current(self._grant):
+            self._grant = None
+            if access.pending(bearer_of(headers)) is not None and not self.parser.head.switches:
+                OneWriteProtocol._head_read(self)
+                return
+        super()._head_read()
 
     def _read_head(self) -> Head:
         access, grant = self.access, self._grant
-        need = need_of_object(self.parser.get_method().decode("ascii"), self.url.partition(b"?")[0])
+        need = need_of_object(self.parser.head.method.decode("ascii"), self.url.partition(b"?")[0])
         if grant is None:
             grant = access.authenticate(bearer_of(self.headers))
             access.permit(grant, need)

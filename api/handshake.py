@@ -14,15 +14,19 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import logging
+import re
 from abc import abstractmethod
 from typing import Any, ClassVar, Self
-from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
+from websockets.protocol import SERVER, State
+from websockets.protocol import Protocol as Frames
 
 from perdure.api.gateway import Answer
+from perdure.api.heads import RequestHead
 from perdure.api.http import (
     Head,
     HttpDoor,
@@ -37,11 +41,20 @@ from perdure.api.passing import Passing
 from perdure.api.problems import Problem, problem
 from perdure.api.sockets import Sockets
 from perdure.api.worker import Worker
+from perdure.objects.sockets import UPGRADE_REQUIRED
 from perdure.schemas.errors import OutcomeUnknown, PerdureError
 from perdure.schemas.replies import Pairs
 
 _HANDSHAKE = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions")
-_FRAMING = frozenset(("upgrade", "connection", "sec-websocket-accept", "sec-websocket-extensions"))
+_KEY_NAME, _VERSION_NAME = b"sec-websocket-key", b"sec-websocket-version"
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+# at the level `debug` the package would log each frame with what is in it
+_SILENT = logging.Logger("websockets", logging.CRITICAL + 1)  # noqa: LOG001 - of nobody else, whatever is configured
+_FRAMING = frozenset(
+    ("upgrade", "connection", "content-length", "sec-websocket-accept", "sec-websocket-extensions")
+)
 
 
 class Handshake(asyncio.Protocol):
@@ -60,7 +73,9 @@ class Handshake(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._conn = ServerProtocol(max_size=self.door.body_bytes)
+        self._conn = Frames(SERVER, state=State.OPEN, max_size=self.door.body_bytes, logger=_SILENT)
+        self._accept = b""
+        self.switched = False  # the client has its 101
         self._number, self.id, self.key = -1, "", ""  # until its object is known
         self._asked = False  # the object or the Worker was asked, and has not answered
         self._over = False  # its object knows, or is being told
@@ -72,31 +87,27 @@ class Handshake(asyncio.Protocol):
         """Who sends its messages: nobody who is known, where access is not guarded."""
         return ""
 
-    def _upgrade(self, request: Request) -> None:
+    def open(self, head: RequestHead, rest: bytes) -> None:
+        """Take over the connection of a request for a WebSocket; `rest` came behind its head."""
         self._pause()
-        raw = [
-            (name.lower().encode("ascii"), value.encode("ascii", "surrogateescape"))
-            for name, value in request.headers.raw_items()
-        ]
-        self._response = response = self._conn.accept(request)
-        if response.status_code != 101:
-            self._conn.send_response(response)
-            self._flush_and_close()
-            return
+        path, _, query = head.url.partition(b"?")
         try:
-            self._check_origin(request.headers.get("Origin"), request.headers.get("Host"))
+            self._accept = _accept_of(head)
+            self._check_origin(head.headers)
         except Refused as error:
             self._respond(problem_at_door(error))
             return
-        path, _, query = request.path.encode().partition(b"?")
-        self._admit(raw, path, query)
+        self._admit(head.headers, path, query)
+        if rest and not self._transport.is_closing():
+            self.data_received(rest)
 
-    def _check_origin(self, origin: str | None, host: str | None) -> None:
+    def _check_origin(self, headers: RawHeaders) -> None:
         """Raises `Refused` for a page that may not."""
-        allowed = self.origins
-        if origin is None or origin in allowed or "*" in allowed:
+        said = dict(headers)
+        origin, host = said.get(b"origin", b"").decode("latin-1"), said.get(b"host", b"").decode("latin-1")
+        if not origin or origin in self.origins or "*" in self.origins:
             return
-        if host is None or urlsplit(origin).netloc != host:
+        if origin.partition("://")[2] != host:
             told = f"pages of {origin[:200]} may not open WebSockets here: name it in allowed_origins"
             raise Refused(problem("origin-refused", told, status=403))
 
@@ -187,12 +198,15 @@ class Handshake(asyncio.Protocol):
 
     def _switch(self, pairs: Pairs) -> None:
         """It has its WebSocket; `_opened` comes next."""
-        headers = self._response.headers
-        for name, value in pairs:
-            if name.lower() not in _FRAMING:
-                headers[name] = value
-        self._conn.send_response(self._response)
-        self._transport.write(b"".join(self._conn.data_to_send()))
+        more = [
+            b"%b: %b\r\n" % (name.encode(), value.encode("latin-1"))
+            for name, value in pairs
+            if name.lower() not in _FRAMING
+        ]
+        self._transport.write(
+            b"".join((_SWITCH, b"sec-websocket-accept: %b\r\n" % self._accept, *more, b"\r\n"))
+        )
+        self.switched = True
         self.door.count(101)
 
     def _respond(self, told: Problem) -> None:
@@ -241,3 +255,21 @@ class Handshake(asyncio.Protocol):
 
     @abstractmethod
     def ping(self) -> None: ...
+
+
+def _accept_of(head: RequestHead) -> bytes:
+    """What answers the key of a handshake (RFC 6455 4.2). Raises `Refused` for one that is none."""
+    said = [(name, value) for name, value in head.headers if name in (_KEY_NAME, _VERSION_NAME)]
+    keys, versions = ([value for name, value in said if name == each] for each in (_KEY_NAME, _VERSION_NAME))
+    if head.method != b"GET":
+        status, headers, body = problem("method-not-allowed", "a WebSocket is opened with GET", status=405)
+        raise Refused((status, [*headers, (b"allow", b"GET")], body))
+    if len(versions) > 1 or len(keys) != 1 or not _KEY.fullmatch(keys[0]):
+        what = "one Sec-WebSocket-Version, and one Sec-WebSocket-Key of 16 bytes in base64"
+        raise Refused(problem("bad-request", f"a WebSocket's handshake has {what}", status=400))
+    if versions != [b"13"]:
+        status, headers, body = problem(
+            UPGRADE_REQUIRED, "this server speaks version 13 of WebSockets", status=426
+        )
+        raise Refused((status, [*headers, (b"sec-websocket-version", b"13")], body))
+    return base64.b64encode(hashlib.sha1(keys[0] + _GUID, usedforsecurity=False).digest())

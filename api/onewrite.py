@@ -5,14 +5,16 @@ Laws
   head and body of a response apart, and uvloop sends each at once. Nothing is held past that pass, and not
   more than 64 KiB, so that back-pressure still works. `write_now` is for what is whole and has waited.
 - A WebSocket gets the bare transport: its frames gain nothing from joining and would lose latency.
-- A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte,
-  and must fit the limit (counted per read, so one read may overshoot; what is in a read before it is not
-  counted): 408 and 431 else. Trailers must fit it too, and are dropped: nobody asks for them, and uvicorn would take them for headers.
+- Requests are read by api/http1.py: uvicorn has the rest, the ASGI cycle above all.
+- A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte: 408 else.
 - A body must arrive at `BODY_BYTES_PER_S` at least, looked at every `BODY_LOOK_S` and not while we do not read: 408 else.
 - Connections above `connections_max` get a 503 and are closed, before file descriptors run out. A few more are let in to
   ask `PROBES`, and nothing else: whoever watches must see a server that is full, not one that is gone.
-- A refusal (400, 408, 431) ends the connection, and is said behind the answers to the requests before it: said in
-  place of one it would deny what may happen.
+- A refusal (400, 408, 431, …) ends the connection, and is said behind the answers to the requests before it: said in
+  place of one it would deny what may happen. What still comes is thrown away for `LINGER_S`: a connection that is closed with
+  bytes unread is reset, and the client would lose what it was answered (RFC 9112 9.6).
+- A client that ends its side of the connection behind its requests gets their answers. Whether it is still there is looked
+  at each `LOOK_S` while it waits: what it is sent, `100 Continue`, a client that is gone answers with a reset.
 - When the server ends, what a client has sent already is answered before its connection is closed, even if it has not been
   read yet: a request is lost only if it crosses the closing on its way.
 - A client whose requests wait in the pipeline is not read from, nor is one that does not read its responses. uvicorn
@@ -22,11 +24,15 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sized
 from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from perdure.api.heads import Invalid
+from perdure.api.http1 import RequestParser
 
 HEAD_TIMEOUT_S = 10.0
 BODY_LOOK_S = 10.0
@@ -34,6 +40,9 @@ BODY_BYTES_PER_S = 1024
 PROBES = (b"/livez", b"/readyz", b"/metrics")
 PROBE_TIMEOUT_S = 1.0
 SPARE_CONNECTIONS = 16
+LINGER_S = 2.0
+LOOK_S = 1.0
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_LOOK_S = 0.05  # at what an idle connection has sent, when the server ends
 JOINED_MAX_BYTES = 64 * 1024
 
@@ -93,6 +102,10 @@ class JoiningTransport:
         self.flush()
         self.bare.close()
 
+    def write_eof(self) -> None:
+        self.flush()
+        self.bare.write_eof()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bare, name)
 
@@ -146,16 +159,19 @@ class OneWriteProtocol(HttpToolsProtocol):
     head_max_bytes: ClassVar[int] = 64 * 1024
     connections_max: ClassVar[int] = 10_000
     unsent: ClassVar[list[JoiningTransport]] = []  # of one server; they have written in this pass of the loop
-    _head_bytes = 0  # of the head that `_counted` is part of
-    _counted: object = None
-    _head_complete = False
-    _in_chunk = False  # of a chunked body; trailers are part of its last one
+    parser: RequestParser  # type: ignore[assignment]  # it has what uvicorn asks of one
+    _head_complete = False  # of the request that was begun last
     _head_timer: asyncio.TimerHandle | None = None
-    _whole = True  # nothing of a request's body is missing
     _body_timer: asyncio.TimerHandle | None = None
     _body_bytes = 0  # read since the timer was set
     _is_probe = False
     _leaving = False  # the server ends
+    _lingering: asyncio.TimerHandle | None = None  # it has had its last answer
+    _look_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.parser = RequestParser(self, self.head_max_bytes)
 
     @classmethod
     def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[OneWriteProtocol]:
@@ -169,66 +185,91 @@ class OneWriteProtocol(HttpToolsProtocol):
         timeout_s = HEAD_TIMEOUT_S
         if len(self.connections) > self.connections_max:
             if len(self.connections) > self.connections_max + SPARE_CONNECTIONS:
-                self._refuse(503, self._no_room())
+                self._say(503, self._no_room())
+                self.transport.close()
                 return
             self._is_probe, timeout_s = True, PROBE_TIMEOUT_S
         self._head_timer = self.loop.call_later(timeout_s, self._head_is_late)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._head_complete:
+        self._unset_keepalive_if_required()
+        parser = self.parser
+        try:
+            rest = parser.feed(data)
+        except Invalid as error:
+            self._refuse(error.status, error.text)
+            return
+        if rest is not None:
+            self._switch(rest)
+        elif parser.in_body:
             if self._head_timer is not None:
                 self._head_ended()
-            if not self._whole:
-                self._body_came(len(data))
-            return  # the usual case: a whole head on a connection that has spoken before
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
-        if self._counted is self.headers:
-            self._head_bytes += len(data)
-        else:  # it began somewhere in this read
-            self._counted = self.headers
-            self._head_bytes = 0 if self._in_chunk else len(data) - data.rfind(self.url)
-        if self._head_bytes > self.head_max_bytes:
-            self._refuse(431, f"Request line and headers must not exceed {self.head_max_bytes} bytes.")
+            self._body_came(len(data))
+        elif parser.begun:  # a head or trailers
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+        elif self._head_timer is not None:
+            self._head_ended()
+
+    # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._head_complete = self._whole = False
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        self._whole = True
-        super().on_message_complete()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_chunk:
-            return  # a trailer
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        self._head_complete = False
 
     def on_headers_complete(self) -> None:
+        self._head_complete = True
+        head = self.parser.head
+        self.url, self.headers = head.url, head.headers
+        self._head_read()
+
+    def _head_read(self) -> None:
+        """A request has come, as far as its head."""
         if self._is_probe and not self._may_probe():
             return
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, self.parser.head.expects
+        self.headers.extend(headers)
         super().on_headers_complete()
-        self._head_complete = True
         if self._is_probe or self._leaving:
             self.cycle.keep_alive = False
 
-    def on_chunk_header(self) -> None:
-        self._in_chunk, self._head_complete, self._counted = True, False, None
+    # The connection
 
-    def on_body(self, body: bytes) -> None:
-        self._head_complete = True  # no trailers yet
-        super().on_body(body)
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        if self.transport.is_closing() or self._lingering is not None:
+            self.transport.close()
+        elif self.parser.begun:
+            self._refuse(400, "The request ended before it was complete.")
+        elif self._idle:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+            self._look_timer = self.loop.call_later(LOOK_S, self._look_for_client, True)
+        return True  # we close
 
-    def on_chunk_complete(self) -> None:
-        self._in_chunk, self._head_complete = False, True
+    def _look_for_client(self, first: bool) -> None:
+        """Who closes its connection and who has ended but its side of it look alike until something is sent."""
+        if self._idle or self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        cycle = self.cycle
+        if (
+            first
+            and not self.pipeline
+            and not getattr(cycle, "response_started", False)
+            and self.parser.head.version == "1.1"
+        ):
+            self.transport.write(CONTINUE)
+        self._look_timer = self.loop.call_later(LOOK_S, self._look_for_client, first and bool(self.pipeline))
 
     def shutdown(self) -> None:
         self._leaving = True
-        if self._idle:
+        if self._lingering is not None:
+            self.transport.close()
+        elif self._idle:
             self.loop.call_later(LAST_LOOK_S, self._leave)
         else:
             super().shutdown()
@@ -249,20 +290,25 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().resume_writing()
         self.flow.resume_reading()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, msg)
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_ended()
         self._body_ended()
+        for timer in (self._lingering, self._look_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
-    def handle_websocket_upgrade(self) -> None:
+    def _switch(self, rest: bytes) -> None:
+        """Hand the connection over to a WebSocket, which it is asked to be; `rest` came behind its head."""
         self._head_ended()
         self._body_ended()
         self.joining.flush()
         self.transport = self.joining.bare
-        super().handle_websocket_upgrade()
+        self._hand_over(rest)
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Give the connection to a protocol for WebSockets: uvicorn's, in which nothing may come before its answer."""
+        self.handle_websocket_upgrade()
 
     def _head_ended(self) -> None:
         if self._head_timer is not None:
@@ -292,7 +338,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     def _body_may_be_late(self) -> None:
         self._body_timer = None
         cycle = self.cycle
-        if self._whole:
+        if not self.parser.begun:
             return
         if cycle is not None and cycle.response_complete:
             self.transport.close()  # it has its answer, and goes on sending what nobody reads
@@ -307,10 +353,6 @@ class OneWriteProtocol(HttpToolsProtocol):
             return True
         self._head_complete = False  # nothing of it is taken
         self._refuse(503, self._no_room())
-        if self._idle:
-            refused: Any = LastWord(self, 503, "")
-            refused.response_complete = True
-            self.cycle = refused  # what comes of its body is for nobody
         return False
 
     def _no_room(self) -> str:
@@ -319,10 +361,16 @@ class OneWriteProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, text: str) -> None:
         self._head_ended()
         self._body_ended()
-        in_its_body = (self._head_complete or self._in_chunk) and not self._idle
-        if in_its_body and self.pipeline:
+        self.parser.end()
+        if self._head_complete:  # it is in its body
+            if self._idle:
+                self.linger()  # it has its answer
+                return
+            if not self.pipeline:
+                self.end_with(status, text)
+                return
             self.pipeline.popleft()  # the newest: its request will never be whole
-        elif in_its_body or self._idle:
+        elif self._idle:
             self.end_with(status, text)
             return
         last: Any = LastWord(self, status, text)
@@ -332,8 +380,29 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def end_with(self, status: int, text: str) -> None:
         """Refuse in plain text, and close the connection."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._lingering is not None:
             return
+        self._say(status, text)
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # what it would still answer is for nobody
+            cycle.message_event.set()
+        self.linger()
+
+    def linger(self) -> None:
+        """Close the connection once the client has read what it was answered, whatever it still sends."""
+        transport = self.transport
+        self.parser.end()
+        if transport.is_closing() or self._lingering is not None:
+            return
+        if not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        transport.resume_reading()
+        self._lingering = self.loop.call_later(LINGER_S, transport.close)
+
+    def _say(self, status: int, text: str) -> None:
         body = text.encode()
         self.transport.write(
             STATUS_LINE[status]
@@ -341,4 +410,3 @@ class OneWriteProtocol(HttpToolsProtocol):
             + b"content-length: %d\r\n\r\n" % len(body)
             + body
         )
-        self.transport.close()

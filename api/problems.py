@@ -51,7 +51,6 @@ STATUS = {
     "key-reused": 422,
     UPGRADE_REQUIRED: 426,
     "over-quota": 429,
-    "headers-too-large": 431,
     "fetch-failed": 502,
     "fetch-timed-out": 502,
     "fetch-too-large": 502,

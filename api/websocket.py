@@ -3,7 +3,7 @@
     connecting --101--> open --close seen or sent--> closing --> closed
         `--any other answer--> closed
 
-uvicorn hands over the connection with its upgrade request; what comes then is parsed by the `websockets` package, without
+api/direct.py hands over the connection with its request; what comes then is parsed by the `websockets` package, without
 ASGI, tasks and queues in between: a broadcast is one write per socket of bytes that were made once.
 
 Laws
@@ -22,11 +22,9 @@ from collections import deque
 from typing import Any, cast
 
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
 from websockets.protocol import State
 
 from perdure.api.handshake import Handshake
-from perdure.api.problems import problem
 from perdure.api.sockets import wire
 from perdure.schemas.errors import PerdureError, Unavailable
 from perdure.schemas.sockets import BINARY, CLOSED, ERROR, MESSAGE, TEXT
@@ -85,7 +83,7 @@ class SocketProtocol(Handshake):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        if self._asked:
+        if not self.switched:
             self._transport.abort()  # RFC 6455 §4.1: it is to wait for the answer
             return
         self._unparsed = self._unparsed[self._at :] + data if self._unparsed else data
@@ -145,18 +143,7 @@ class SocketProtocol(Handshake):
         events = conn.events_received()
         self._piece_bytes = PIECE_BYTES if events else WITHIN_A_FRAME * PIECE_BYTES
         for event in events:
-            if isinstance(event, Frame):
-                self._frame(event)
-            else:
-                self._upgrade(cast("Request", event))
-        if (
-            conn.handshake_exc is not None
-            and conn.state is State.CONNECTING
-            and not self._transport.is_closing()
-        ):
-            told = "a WebSocket's request has at most 128 headers of 8 KiB"  # what the package reads
-            self._respond(problem("headers-too-large", told, status=431))
-            return
+            self._frame(cast("Frame", event))
         if unsent := conn.data_to_send():
             self._send(b"".join(unsent))
         if self._open:

@@ -258,7 +258,6 @@ def test_other_forms_of_a_target_reach_the_object(client: Client, target: bytes)
     [
         b"NONSENSE",
         b"GET",
-        b"GET /objects/Echo/a/x HTTP/9.9",
         b"GET /objects/Echo/a b/x HTTP/1.1",
         b"\x16\x03\x01\x02",
     ],

@@ -1,0 +1,185 @@
+"""Heads of HTTP/1.1 requests, as RFC 9112 has them: from the bytes of one to what they say.
+
+Laws
+- What RFC 9112 calls invalid is refused (400), never repaired: one reading of a request is what keeps a proxy in front and
+  this server from seeing two different ones. What it calls unknown is 501.
+- `Upgrade` is an offer. One that is not a WebSocket is not taken: the request stands as if it had not been made.
+- A target is reduced to path and query. The host of an absolute one replaces `Host`; a fragment is cut off.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELD = re.compile(rb"(" + TOKEN + rb"++):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)")
+_LINE = re.compile(rb"(" + TOKEN + rb"++) ([\x21-\x7e]++) HTTP/(\d)\.(\d)\r\n")
+_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?"
+_HOSTS = re.compile(_HOST)
+_ABSOLUTE = re.compile(rb"https?://(" + _HOST + rb")(?=[/?]|$)", re.IGNORECASE)
+# Those that there are, but for CONNECT and TRACE: they are for proxies, and for looking at what proxies do.
+METHODS = frozenset(
+    b"GET HEAD POST PUT DELETE PATCH OPTIONS QUERY ACL BIND CHECKOUT COPY LINK LOCK M-SEARCH MERGE MKACTIVITY "
+    b"MKCALENDAR MKCOL MOVE NOTIFY PROPFIND PROPPATCH PURGE REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK "
+    b"UNLOCK UNSUBSCRIBE".split()
+)
+_READ = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"))
+_ONCE = frozenset((b"host", b"content-length"))
+_REMEMBERED_BYTES = 1024  # of headers; longer ones are read each time
+_UNREADABLE = 1 << 62  # bytes: a size of more digits than anybody means
+BAD_FIELD = "A header is not of the form 'name: value', on one line that ends with CRLF."
+
+
+class Invalid(Exception):
+    """What was read is not a request, or is one that is not served; the connection ends with this answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class RequestHead(NamedTuple):
+    """One head: `url` is path and query, or `*`; names of headers are in lower case.
+
+    `size` is that of the body, None if it comes in chunks. `expects`: 100-continue. `switches`: to a WebSocket.
+    """
+
+    method: bytes
+    url: bytes
+    version: str
+    headers: RawHeaders
+    size: int | None
+    keep_alive: bool
+    expects: bool
+    switches: bool
+
+
+class _Fields(NamedTuple):
+    """What the headers of a request say, whatever its first line is: see `RequestHead`."""
+
+    headers: RawHeaders  # nobody changes it: it is shared
+    host: bytes | None
+    size: int | None
+    keep_alive: bool
+    expects: bool
+    switches: bool
+
+
+def read_request_head(data: bytes, at: int, end: int) -> RequestHead:
+    """The head in `data` from `at` on; `end` is behind its empty line. Raises `Invalid`."""
+    line = _LINE.match(data, at, end)
+    if line is None or line[3] != b"1" or line[1] not in METHODS:
+        check_line(data[at : data.index(b"\n", at) + 1])
+        raise AssertionError("a request line that is none was not refused")
+    method, url, _, minor = line.groups()
+    new = minor != b"0"  # HTTP/1.1 at least
+    block = data[line.end() - 2 : end]
+    fields = _remembered(block, new) if len(block) <= _REMEMBERED_BYTES else _read_fields(block, new)
+    headers, host, size, keep_alive, expects, switches = fields
+    if url[0] != 47 or b"#" in url:  # /
+        url, named = _reduced(url, method)
+        if named is not None and host is not None:
+            headers = [(name, named if name == b"host" else value) for name, value in headers]
+    return RequestHead(method, url, "1.1" if new else "1.0", headers, size, keep_alive, expects, switches)
+
+
+def _read_fields(block: bytes, new: bool) -> _Fields:
+    """What is in `block`, which begins with the end of the line before and ends with the empty line."""
+    headers = fields_in(block)
+    said: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _READ:
+            if name not in said:
+                said[name] = value
+            elif name in _ONCE:
+                raise Invalid(400, f"The request has the header {name.decode()} twice.")
+            else:
+                said[name] += b"," + value  # RFC 9110 5.2
+    host = said.get(b"host")
+    if host is None and new:
+        raise Invalid(400, "An HTTP/1.1 request names its host: the header Host is missing.")
+    if host is not None and not _HOSTS.fullmatch(host):
+        raise Invalid(400, "The header Host is not a host with an optional port.")
+    expects = said.get(b"expect") if new else None
+    if expects is not None and expects.lower() != b"100-continue":
+        raise Invalid(417, "Nothing but 100-continue can be expected.")
+    size = _size_of(said.get(b"content-length"), said.get(b"transfer-encoding"), new)
+    options = _parts(said[b"connection"]) if b"connection" in said else ()
+    switches = new and b"upgrade" in options and b"websocket" in _parts(said.get(b"upgrade", b""))
+    if switches and size != 0:
+        raise Invalid(400, "A request that asks for a WebSocket has no body.")
+    keep_alive = new and b"close" not in options
+    return _Fields(headers, host, size, keep_alive, expects is not None, switches)
+
+
+def fields_in(block: bytes) -> RawHeaders:
+    """Names (in lower case) and values of headers or trailers; `block` as for `_read_fields`. Raises `Invalid`."""
+    if len(block) == 4:
+        return []
+    lines = block[2:-4].split(b"\r\n")
+    return [*map(_remembered_field if len(block) <= _REMEMBERED_BYTES else _read_field, lines)]
+
+
+def _read_field(line: bytes) -> tuple[bytes, bytes]:
+    field = _FIELD.fullmatch(line)
+    if field is None:
+        raise Invalid(400, BAD_FIELD)
+    return field[1].lower(), field[2].rstrip(b" \t")
+
+
+_remembered_field = lru_cache(8192)(_read_field)
+_remembered = lru_cache(4096)(_read_fields)  # clients repeat themselves
+
+
+def check_line(line: bytes) -> None:
+    """Raises `Invalid` for a request line that is none, or is of a version or method that is not served."""
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise Invalid(400, "The request line is not of the form 'METHOD /path HTTP/1.1'.")
+    if found[3] != b"1":
+        raise Invalid(505, "This server speaks HTTP/1.1.")
+    if found[1] not in METHODS:
+        raise Invalid(501, f"The method {found[1][:40].decode()} is not served.")
+
+
+def _parts(value: bytes) -> list[bytes]:
+    """The members of a list, in lower case."""
+    return [each.strip(b" \t") for each in value.lower().split(b",")]
+
+
+def _reduced(url: bytes, method: bytes) -> tuple[bytes, bytes | None]:
+    """Path and query of a target that is not one already, and the host that it names."""
+    url = url.partition(b"#")[0]
+    if url.startswith(b"/") or (url == b"*" and method == b"OPTIONS"):
+        return url, None
+    absolute = _ABSOLUTE.match(url)
+    if absolute is None:
+        raise Invalid(400, "The target of a request is a path that begins with '/', or an http URL.")
+    rest = url[absolute.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest, absolute[1]
+
+
+def _size_of(length: bytes | None, coding: bytes | None, new: bool) -> int | None:
+    """Bytes of the body, None if it comes in chunks."""
+    if coding is None:
+        if length is None:
+            return 0
+        if not length.isdigit():
+            raise Invalid(400, "Content-Length is not a number.")
+        return int(length) if len(length) < 19 else _UNREADABLE
+    if length is not None:
+        raise Invalid(400, "The request has both Content-Length and Transfer-Encoding.")
+    codings = _parts(coding)
+    for each in codings:
+        if each and each.partition(b";")[0].rstrip() != b"chunked":
+            raise Invalid(501, f"The transfer coding {each[:40].decode('latin-1')} is not known; chunked is.")
+    if codings != [b"chunked"]:
+        raise Invalid(400, "Transfer-Encoding is not 'chunked', once and without parameters.")
+    if not new:
+        raise Invalid(400, "HTTP/1.0 has no Transfer-Encoding.")
+    return None
