@@ -58,6 +58,7 @@ PAGES: Mapping[str, str | None] = MappingProxyType(
     }
 )
 OWN = frozenset(PAGES)
+OPEN = frozenset(name for name, verb in PAGES.items() if verb is None)
 
 
 class Issued(Protocol):

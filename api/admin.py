@@ -41,7 +41,7 @@ from perdure.objects.registry import Registry
 from perdure.schemas import admin as acts
 from perdure.schemas.commands import parse_json
 from perdure.schemas.config import Config, masked
-from perdure.schemas.errors import BadKey, MalformedCommand
+from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.keys import object_key
 from perdure.streams.lookup import prove
 from perdure.streams.owner import Owner
@@ -81,8 +81,6 @@ class _Admin:
         raise nothing_behind("admin", asked)
 
     def _key(self, namespace: str, name: str) -> str:
-        if "\ufffd" in name:
-            raise BadKey("the name of the object is not UTF-8")  # as parts of a path are decoded
         key = object_key(namespace, name)
         self._registry.kind(namespace)
         return key

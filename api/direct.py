@@ -24,14 +24,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from perdure.api.commands import prefers_async
 from perdure.api.gateway import Answer
+from perdure.api.heads import Head, RawHeaders, read_head
 from perdure.api.http import (
     NO_BODY,
-    Head,
     HttpDoor,
-    RawHeaders,
     encoded,
     problem_at_door,
-    read_head,
     sendable,
 )
 from perdure.api.onewrite import Nobody, OneWriteProtocol
@@ -111,7 +109,7 @@ class Exchange(msgspec.Struct, eq=False):
         else:
             protocol.joining.write_now(whole)
         if not self.keep_alive:
-            protocol.linger() if protocol.parser.begun else protocol.transport.close()
+            protocol.linger()
         protocol.on_response_complete()
 
 
@@ -139,6 +137,7 @@ class DirectProtocol(OneWriteProtocol):
     _spoke = False  # it has answered since its timer looked last
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
     _last_head = _NO_HEAD
+    _plain = False  # a request with these headers is no page's that may be refused
     _headers_again = False  # the headers are those of the request before, and allowed
     _repeated: Repeated | None = None  # what is known without the parser, see api/repeats.py
 
@@ -189,10 +188,16 @@ class DirectProtocol(OneWriteProtocol):
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
             again = self.headers == self._last_headers  # clients repeat themselves
+            if not (again and self._plain):
+                self._last_headers = None  # until it is known what these say
+                self._plain = self.door.origins.plain(self.headers)
+                if not self._plain:
+                    path = self.url.partition(b"?")[0]
+                    self.door.origins.check(exchange.method, path, self.headers)
             exchange.head = known = self._read_head()
             if known.size:
                 self.door.fitting(known.size)
-            self._headers_again = again and self.recognizes and exchange.keep_alive
+            self._headers_again = again and self._plain and self.recognizes and exchange.keep_alive
         except (Refused, PerdureError) as error:
             exchange.respond(problem_at_door(error))
 

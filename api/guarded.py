@@ -18,9 +18,10 @@ from typing import ClassVar
 
 from perdure.api.access import Access, bearer_of, need_of_object, need_of_socket, ticket_in
 from perdure.api.direct import DirectProtocol
-from perdure.api.http import Head, RawHeaders, for_object, problem_at_door
+from perdure.api.heads import Head, RawHeaders
+from perdure.api.http import problem_at_door
 from perdure.api.onewrite import OneWriteProtocol
-from perdure.api.pages import Refused
+from perdure.api.pages import Refused, for_object
 from perdure.api.websocket import SocketProtocol
 from perdure.schemas.access import NOBODY, Grant
 from perdure.schemas.errors import PerdureError, Unauthenticated

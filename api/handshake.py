@@ -4,8 +4,9 @@ A path of an object is for that object; any other is the Worker's, which may pas
 (api/passing.py).
 
 Laws
-- A browser says which page asks (`Origin`), and lets every page ask, with its user's cookies: one that is not known is
-  refused, whoever would have answered. Who sends no `Origin` is no browser.
+- A page of another site is refused (api/origins.py), whoever would have answered.
+- A handshake that RFC 6455 does not have is refused with what is wrong: 400, 405 for another method than GET, 426 for
+  another version. Nothing may come behind it before it is answered.
 - The answer decides: 101 accepts, anything else is the HTTP response. A socket that its object accepted and that ended
   before it could be told is closed there by an event.
 - Its id is made when somebody is asked, so that it is one of the gateway as it is then.
@@ -26,17 +27,13 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Frames
 
 from perdure.api.gateway import Answer
-from perdure.api.heads import RequestHead
+from perdure.api.heads import Head, RawHeaders, RequestHead, read_head, whole_request
 from perdure.api.http import (
-    Head,
     HttpDoor,
-    RawHeaders,
     not_exposed,
     problem_at_door,
-    read_head,
-    whole_request,
 )
-from perdure.api.pages import Refused
+from perdure.api.pages import Refused, not_allowed
 from perdure.api.passing import Passing
 from perdure.api.problems import Problem, problem
 from perdure.api.sockets import Sockets
@@ -62,14 +59,13 @@ class Handshake(asyncio.Protocol):
 
     door: ClassVar[HttpDoor]
     sockets: ClassVar[Sockets]
-    origins: ClassVar[tuple[str, ...]]
     position: int
     auto: tuple[str, bytes] | None
     _transport: asyncio.Transport
 
     @classmethod
-    def to(cls, door: HttpDoor, sockets: Sockets, origins: tuple[str, ...], **more: Any) -> type[Self]:
-        return type(cls.__name__, (cls,), {"door": door, "sockets": sockets, "origins": origins, **more})
+    def to(cls, door: HttpDoor, sockets: Sockets, **more: Any) -> type[Self]:
+        return type(cls.__name__, (cls,), {"door": door, "sockets": sockets, **more})
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -93,23 +89,13 @@ class Handshake(asyncio.Protocol):
         path, _, query = head.url.partition(b"?")
         try:
             self._accept = _accept_of(head)
-            self._check_origin(head.headers)
+            self.door.origins.check("GET", path, head.headers, socket=True)
         except Refused as error:
             self._respond(problem_at_door(error))
             return
         self._admit(head.headers, path, query)
         if rest and not self._transport.is_closing():
             self.data_received(rest)
-
-    def _check_origin(self, headers: RawHeaders) -> None:
-        """Raises `Refused` for a page that may not."""
-        said = dict(headers)
-        origin, host = said.get(b"origin", b"").decode("latin-1"), said.get(b"host", b"").decode("latin-1")
-        if not origin or origin in self.origins or "*" in self.origins:
-            return
-        if origin.partition("://")[2] != host:
-            told = f"pages of {origin[:200]} may not open WebSockets here: name it in allowed_origins"
-            raise Refused(problem("origin-refused", told, status=403))
 
     def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
         """May it? Here whoever comes may."""
@@ -262,8 +248,7 @@ def _accept_of(head: RequestHead) -> bytes:
     said = [(name, value) for name, value in head.headers if name in (_KEY_NAME, _VERSION_NAME)]
     keys, versions = ([value for name, value in said if name == each] for each in (_KEY_NAME, _VERSION_NAME))
     if head.method != b"GET":
-        status, headers, body = problem("method-not-allowed", "a WebSocket is opened with GET", status=405)
-        raise Refused((status, [*headers, (b"allow", b"GET")], body))
+        raise not_allowed("a WebSocket is opened with GET", "GET")
     if len(versions) > 1 or len(keys) != 1 or not _KEY.fullmatch(keys[0]):
         what = "one Sec-WebSocket-Version, and one Sec-WebSocket-Key of 16 bytes in base64"
         raise Refused(problem("bad-request", f"a WebSocket's handshake has {what}", status=400))

@@ -13,6 +13,10 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from perdure.objects.http import Request
+from perdure.schemas.commands import NEVER_LOGGED, check_client_key
+from perdure.schemas.replies import Pairs
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
@@ -31,6 +35,11 @@ _READ = frozenset((b"host", b"content-length", b"transfer-encoding", b"connectio
 _ONCE = frozenset((b"host", b"content-length"))
 _REMEMBERED_BYTES = 1024  # of headers; longer ones are read each time
 _UNREADABLE = 1 << 62  # bytes: a size of more digits than anybody means
+# hop-by-hop headers concern the connection, not the object (RFC 9110 §7.6.1)
+_HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"))
+_OF_THE_HOP = frozenset(name.encode() for name in _HOP)
+_DROPPED = NEVER_LOGGED | _HOP
+_DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
 BAD_FIELD = "A header is not of the form 'name: value', on one line that ends with CRLF."
 
 
@@ -183,3 +192,52 @@ def _size_of(length: bytes | None, coding: bytes | None, new: bool) -> int | Non
     if not new:
         raise Invalid(400, "HTTP/1.0 has no Transfer-Encoding.")
     return None
+
+
+class Head(NamedTuple):
+    """What the headers of a request come to. `size` is that of the body: 0 if there is none, None if not said.
+
+    `principal` is who asks, where access is guarded; the headers alone do not say it.
+    """
+
+    headers: Pairs
+    client_key: str | None
+    traceparent: str
+    size: int | None
+    principal: str = ""
+
+
+def read_head(raw: RawHeaders) -> Head:
+    """What the headers of a request say. Raises `MalformedCommand` for an idempotency key that is none."""
+    headers: list[tuple[str, str]] = []
+    client_key, traceparent, size = None, "", 0
+    chunked = False
+    for name, value in raw:
+        if name == b"content-length":
+            size = int(value) if value.isdigit() and len(value) < 16 else 1 << 62
+        elif name == b"transfer-encoding":
+            chunked = True
+        elif name == b"idempotency-key":
+            client_key = check_client_key(value.decode("latin-1"))
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1")[:64]
+        if name not in _DROPPED_BYTES:
+            headers.append((name.decode("latin-1"), value.decode("latin-1")))
+    return Head(tuple(headers), client_key, traceparent, None if chunked else size)
+
+
+def whole_request(
+    method: str,
+    raw_path: bytes,
+    query: bytes,
+    raw: RawHeaders,
+    body: bytes,
+    *more: tuple[str, str],
+    principal: str = "",
+) -> Request:
+    """A request as the Worker sees it: all of it but what concerns the connection, and `more` headers."""
+    path = (raw_path + b"?" + query if query else raw_path).decode("latin-1")
+    headers = tuple(
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in raw if name not in _OF_THE_HOP
+    )
+    return Request(method, path, headers + more, body, principal=principal)

@@ -9,8 +9,10 @@ It has two ways in, which differ only in who reads the body: `ask` for a request
 api/direct.py), and raw ASGI for all others (a framework would cost a third of the throughput).
 
 Laws
-- A name is decoded once, from the raw path, and must then be canonical; the rest of the path reaches the object
-  as it was sent.
+- A path has one spelling, but for an object's name, which is percent-decoded once and must then be canonical: the words
+  of perdure's own and namespaces stand as they are, nothing is folded, no slash and no dot is left out. The rest of the path
+  reaches the object as it was sent.
+- Requests of foreign web pages end here (api/origins.py).
 - What is over a limit is refused before it is read to its end, and before anything is appended.
 - Every error is problem+json; an answer names its command (`perdure-command: partition:offset`).
 - `Authorization` and `Cookie` go no further than here and the Worker.
@@ -25,22 +27,32 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from typing import Any
 
 from perdure.api.access import OWN, Access, need_of_object, need_of_page, ticket_in
 from perdure.api.commands import accepted, prefers_async
 from perdure.api.gateway import Answer, Asker, Gateway, Sent, Waiting
-from perdure.api.pages import Asked, Pages, Refused, no_such_path, parts_of, query_of
+from perdure.api.heads import Head, RawHeaders, read_head, whole_request
+from perdure.api.origins import Origins
+from perdure.api.pages import (
+    Asked,
+    Pages,
+    Refused,
+    first_of,
+    for_object,
+    no_such_path,
+    not_allowed,
+    parts_of,
+    query_of,
+    text_of,
+)
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
 from perdure.api.worker import Worker
-from perdure.objects.http import Request
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.access import Grant
-from perdure.schemas.commands import CALL, FETCH, NEVER_LOGGED, call_body, check_client_key, parse_json
+from perdure.schemas.commands import CALL, FETCH, call_body, parse_json
 from perdure.schemas.errors import (
-    BadKey,
     InvalidArguments,
     MalformedCommand,
     OutcomeUnknown,
@@ -55,13 +67,7 @@ from perdure.streams.log import durable
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-RawHeaders = list[tuple[bytes, bytes]]
 
-# hop-by-hop headers concern the connection, not the object (RFC 9110 §7.6.1)
-_HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"))
-_OF_THE_HOP = frozenset(name.encode() for name in _HOP)
-_DROPPED = NEVER_LOGGED | _HOP
-_DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
 _OPENED_BY = "set expose = true (PERDURE_EXPOSE=true), or give tokens to those who may: [[tokens]], `perdure token create`"
 _CLOSED = (
     "this app has a Worker in front of its objects, and requests go to it; /objects and /rpc are closed. To open them "
@@ -81,19 +87,6 @@ _Target = tuple[bytes, str, str]  # of a path: `objects` or `rpc`, the key, what
 _Request = tuple[str, str, str, str, Pairs, bytes]
 
 
-class Head(NamedTuple):
-    """What the headers of a request come to. `size` is that of the body: 0 if there is none, None if not said.
-
-    `principal` is who asks, where access is guarded; the headers alone do not say it.
-    """
-
-    headers: Pairs
-    client_key: str | None
-    traceparent: str
-    size: int | None
-    principal: str = ""
-
-
 class HttpDoor:
     """`await door(scope, receive, send)`. `pages`: those there are of perdure's own."""
 
@@ -107,7 +100,9 @@ class HttpDoor:
         worker: Worker | None = None,
         exposed: bool = False,
         access: Access | None = None,
+        origins: Origins | None = None,
     ) -> None:
+        self.origins = origins or Origins()
         self._worker = worker
         self._access = access
         self.closed = worker is not None and not exposed and access is None
@@ -147,8 +142,8 @@ class HttpDoor:
                 path += "?" + query.decode("latin-1")
             return key, FETCH, method, path, head.headers, body
         if method != "POST":
-            raise Refused(problem("method-not-allowed", "a method is called with POST", status=405))
-        called = unquote_to_bytes(rest.encode("latin-1")).decode("utf-8", "replace")
+            raise not_allowed("a method is called with POST", "POST")
+        called = text_of(rest.encode("latin-1"))
         return key, CALL, called, "", (), _call_of(called, body)
 
     def key_of(self, raw_path: bytes) -> str:
@@ -163,7 +158,7 @@ class HttpDoor:
 
     def for_worker(self, raw_path: bytes) -> bool:
         """Is a path the Worker's?"""
-        return self._worker is not None and parts_of(raw_path)[0] not in OWN
+        return self._worker is not None and first_of(raw_path) not in OWN
 
     def told(self, answer: Answer) -> Problem:
         """(status, headers, body) of the response to an answered command."""
@@ -194,11 +189,7 @@ class HttpDoor:
         return room, self._canonical(parts[0], parts[1]), rest
 
     def _canonical(self, namespace: bytes, name: bytes) -> str:
-        try:
-            decoded = unquote_to_bytes(name).decode()
-            key = object_key(namespace.decode("ascii", "replace"), decoded)
-        except UnicodeDecodeError as error:
-            raise BadKey(f"the name {name[:60]!r} is not UTF-8") from error
+        key = object_key(namespace.decode("ascii", "replace"), text_of(name))
         self._registry.kind(key.partition("/")[0])
         return key
 
@@ -233,6 +224,9 @@ class HttpDoor:
 
     async def _answered(self, scope: Scope, receive: Receive) -> Problem:
         raw_path: bytes = scope["raw_path"]
+        if raw_path == b"*":
+            return 204, [(b"allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS")], b""
+        self.origins.check(scope["method"], raw_path, scope["headers"])
         if not for_object(raw_path):
             return await self._page(scope, receive)
         if self.closed:
@@ -267,7 +261,8 @@ class HttpDoor:
         return accepted(id_)
 
     async def _page(self, scope: Scope, receive: Receive) -> Problem:
-        name, *parts = parts_of(scope["raw_path"])
+        raw_path: bytes = scope["raw_path"]
+        name = first_of(raw_path)
         grant: Grant | None = None
         query: bytes = scope["query_string"]
         if (access := self._access) is not None:
@@ -278,7 +273,7 @@ class HttpDoor:
                 access.charge(grant, 1, 0)
         if (page := self._pages.get(name)) is not None:
             body = partial(self._whole_body, scope, receive)
-            return await page(Asked(scope["method"], tuple(parts), query_of(query), grant, body))
+            return await page(Asked(scope["method"], parts_of(raw_path), query_of(query), grant, body))
         if self.closed and name in ("admin", "commands"):
             raise Refused(problem("not-exposed", _ADMIN_CLOSED, status=403))
         if self._worker is None or name in OWN:
@@ -313,32 +308,10 @@ class HttpDoor:
                 return b"".join(chunks)
 
 
-def whole_request(
-    method: str,
-    raw_path: bytes,
-    query: bytes,
-    raw: RawHeaders,
-    body: bytes,
-    *more: tuple[str, str],
-    principal: str = "",
-) -> Request:
-    """A request as the Worker sees it: all of it but what concerns the connection, and `more` headers."""
-    path = (raw_path + b"?" + query if query else raw_path).decode("latin-1")
-    headers = tuple(
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in raw if name not in _OF_THE_HOP
-    )
-    return Request(method, path, headers + more, body, principal=principal)
-
-
 async def _gone(receive: Receive) -> None:
     """Until whoever asked has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def for_object(raw_path: bytes) -> bool:
-    """Is it a path of an object, and not one of the pages?"""
-    return raw_path.startswith((b"/objects/", b"/rpc/"))
 
 
 def not_exposed() -> Refused:
@@ -377,22 +350,3 @@ def sendable(headers: Pairs) -> bool:
 def encoded(headers: Pairs) -> tuple[tuple[bytes, bytes], ...]:
     """Headers of a response, as ASGI wants them; a class answers with few different sets of them."""
     return tuple((name.encode(), value.encode("latin-1")) for name, value in headers)
-
-
-def read_head(raw: RawHeaders) -> Head:
-    """What the headers of a request say. Raises `MalformedCommand` for an idempotency key that is none."""
-    headers: list[tuple[str, str]] = []
-    client_key, traceparent, size = None, "", 0
-    chunked = False
-    for name, value in raw:
-        if name == b"content-length":
-            size = int(value) if value.isdigit() and len(value) < 16 else 1 << 62
-        elif name == b"transfer-encoding":
-            chunked = True
-        elif name == b"idempotency-key":
-            client_key = check_client_key(value.decode("latin-1"))
-        elif name == b"traceparent":
-            traceparent = value.decode("latin-1")[:64]
-        if name not in _DROPPED_BYTES:
-            headers.append((name.decode("latin-1"), value.decode("latin-1")))
-    return Head(tuple(headers), client_key, traceparent, None if chunked else size)

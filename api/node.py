@@ -29,6 +29,7 @@ from perdure.api.http import HttpDoor
 from perdure.api.metrics import exposition
 from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.openapi.mounted import document_pages
+from perdure.api.origins import Origins
 from perdure.api.outgoing import Outgoing
 from perdure.api.pages import Pages, single
 from perdure.api.problems import Problem
@@ -245,13 +246,13 @@ class Node:
             worker=self._worker(outgoing),
             exposed=config.expose,
             access=access,
+            origins=Origins.of(config, has_worker=self.worker is not None),
         )
-        origins = config.allowed_origins
         self.asgi = door
         if access is None:
-            self.http = DirectProtocol.to(door, SocketProtocol.to(door, self.sockets, origins))
+            self.http = DirectProtocol.to(door, SocketProtocol.to(door, self.sockets))
         else:
-            guarded = GuardedSocketProtocol.to(door, self.sockets, origins, access=access)
+            guarded = GuardedSocketProtocol.to(door, self.sockets, access=access)
             self.http = GuardedProtocol.to(door, guarded, access=access)
         watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
         if watchdog.start():

@@ -1,9 +1,6 @@
 """uvicorn's HTTP protocol with what it lacks, at next to no cost per request.
 
 Laws
-- What is written within one pass of the event loop leaves in one system call and one segment: uvicorn writes
-  head and body of a response apart, and uvloop sends each at once. Nothing is held past that pass, and not
-  more than 64 KiB, so that back-pressure still works. `write_now` is for what is whole and has waited.
 - A WebSocket gets the bare transport: its frames gain nothing from joining and would lose latency.
 - Requests are read by api/http1.py: uvicorn has the rest, the ASGI cycle above all.
 - A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte: 408 else.
@@ -25,14 +22,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sized
 from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from perdure.api.heads import Invalid
 from perdure.api.http1 import RequestParser
+from perdure.api.joining import Flow, JoiningTransport
 
 HEAD_TIMEOUT_S = 10.0
 BODY_LOOK_S = 10.0
@@ -44,82 +40,6 @@ LINGER_S = 2.0
 LOOK_S = 1.0
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_LOOK_S = 0.05  # at what an idle connection has sent, when the server ends
-JOINED_MAX_BYTES = 64 * 1024
-
-
-class JoiningTransport:
-    """Joins what is written within one pass of the event loop; everything else is the transport's."""
-
-    __slots__ = (
-        "_call_soon",
-        "_parts",
-        "_size_bytes",
-        "_unsent",
-        "bare",
-        "is_closing",
-        "pause_reading",
-        "resume_reading",
-    )
-
-    def __init__(
-        self, bare: asyncio.Transport, loop: asyncio.AbstractEventLoop, unsent: list[JoiningTransport]
-    ) -> None:
-        self.bare = bare
-        self._unsent = unsent
-        self._parts: list[bytes] = []
-        self._size_bytes = 0
-        self._call_soon = loop.call_soon
-        self.is_closing = (
-            bare.is_closing
-        )  # bound here: `__getattr__` is slow, and these are asked for each time
-        self.pause_reading = bare.pause_reading
-        self.resume_reading = bare.resume_reading
-
-    def write(self, data: bytes) -> None:
-        if not self._parts:
-            if not self._unsent:
-                self._call_soon(_flush_all, self._unsent)
-            self._unsent.append(self)
-        self._parts.append(data)
-        self._size_bytes += len(data)
-        if self._size_bytes > JOINED_MAX_BYTES:
-            self.flush()
-
-    def write_now(self, whole: bytes) -> None:
-        """Send at once what is whole, behind what was written before."""
-        if self._parts:
-            self.write(whole)
-        elif not self.bare.is_closing():
-            self.bare.write(whole)
-
-    def flush(self) -> None:
-        if self._parts:
-            parts, self._parts, self._size_bytes = self._parts, [], 0
-            if not self.bare.is_closing():
-                self.bare.write(b"".join(parts))
-
-    def close(self) -> None:
-        self.flush()
-        self.bare.close()
-
-    def write_eof(self) -> None:
-        self.flush()
-        self.bare.write_eof()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.bare, name)
-
-
-class Flow(FlowControl):
-    """Whether a connection is read from: not while requests wait in its pipeline or responses in its buffer."""
-
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
-        super().__init__(transport)
-        self._pipeline = pipeline
-
-    def resume_reading(self) -> None:
-        if self.read_paused and not self.write_paused and not self._pipeline:
-            super().resume_reading()
 
 
 class Nobody:
@@ -146,13 +66,6 @@ class LastWord:
         self._protocol.end_with(self._status, self._text)
 
 
-def _flush_all(unsent: list[JoiningTransport]) -> None:
-    waiting = unsent.copy()
-    unsent.clear()
-    for transport in waiting:
-        transport.flush()
-
-
 class OneWriteProtocol(HttpToolsProtocol):
     """Make a subclass with the bounds of the server at hand (see `bounded_by`)."""
 
@@ -167,6 +80,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     _is_probe = False
     _leaving = False  # the server ends
     _lingering: asyncio.TimerHandle | None = None  # it has had its last answer
+    _ended = False  # the client sends nothing more
     _look_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
@@ -237,6 +151,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     # The connection
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        self._ended = True
         if self.transport.is_closing() or self._lingering is not None:
             self.transport.close()
         elif self.parser.begun:
@@ -395,7 +310,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         self.parser.end()
         if transport.is_closing() or self._lingering is not None:
             return
-        if not transport.can_write_eof():
+        if self._ended or self._leaving or not transport.can_write_eof():
             transport.close()
             return
         transport.write_eof()

@@ -1,7 +1,7 @@
 """perdure's own pages: what answers at paths that belong to no object.
 
 Laws
-- A page is found by the first part of its path. The path is taken apart once, from the bytes that were sent, so that
+- A page is found by the first part of its path, which has one spelling. The path is taken apart from the bytes that were sent, so that
   the right that it needs and the page that answers cannot be of two different paths.
 - Whoever reads a page has been let in (api/http.py); what more a page wants of the grant, it asks itself.
 - A GET changes nothing.
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from perdure.api.problems import Problem, problem
 from perdure.schemas.access import Grant
-from perdure.schemas.errors import MalformedCommand
+from perdure.schemas.errors import BadKey, MalformedCommand
 
 
 class Refused(Exception):
@@ -45,11 +45,33 @@ Page = Callable[[Asked], Awaitable[Problem]]
 Pages = Mapping[str, Page]
 
 
+def first_of(raw_path: bytes) -> str:
+    """What a path begins with, however it is spelled: nothing that reads like a page of perdure's is anybody else's."""
+    return unquote_to_bytes(raw_path.lstrip(b"/").partition(b"/")[0]).decode("utf-8", "replace")
+
+
+def for_object(raw_path: bytes) -> bool:
+    """True if it is a path of an object, and not one of the pages."""
+    return raw_path.startswith((b"/objects/", b"/rpc/"))
+
+
 def parts_of(raw_path: bytes) -> tuple[str, ...]:
-    """The parts of a path, each decoded: never empty, the first one names the page."""
-    return tuple(
-        unquote_to_bytes(part).decode("utf-8", "replace") for part in raw_path.strip(b"/").split(b"/")
-    )
+    """The parts of a page's path behind the first. Raises `Refused` for one that is not spelled as it should be.
+
+    That is: one slash before each part, the first as it is written here, the others percent-decoded once, from UTF-8.
+    """
+    _, first, *parts = raw_path.split(b"/")
+    if first != first_of(raw_path).encode() or b"" in parts:
+        raise no_such_path(raw_path.decode("latin-1"))
+    return tuple(text_of(part) for part in parts)
+
+
+def text_of(part: bytes) -> str:
+    """A part of a path, percent-decoded once. Raises `BadKey` if it is not UTF-8."""
+    try:
+        return unquote_to_bytes(part).decode()
+    except UnicodeDecodeError as error:
+        raise BadKey(f"{part[:60].decode('latin-1')} in the path is not UTF-8, percent-encoded") from error
 
 
 def query_of(query: bytes) -> dict[str, str]:
@@ -80,10 +102,13 @@ def nothing_behind(name: str, asked: Asked) -> Refused:
 def only(asked: Asked, *methods: str) -> None:
     """Raises `Refused` (405) for a request by another method; who takes GET takes HEAD."""
     if asked.method not in methods and not (asked.method == "HEAD" and "GET" in methods):
-        status, headers, body = problem(
-            "method-not-allowed", f"this is asked for with {' or '.join(methods)}", status=405
-        )
-        raise Refused((status, [*headers, (b"allow", ", ".join(methods).encode())], body))
+        raise not_allowed(f"this is asked for with {' or '.join(methods)}", *methods)
+
+
+def not_allowed(told: str, *methods: str) -> Refused:
+    """What comes of another method than these (RFC 9110 15.5.6)."""
+    status, headers, body = problem("method-not-allowed", told, status=405)
+    return Refused((status, [*headers, (b"allow", ", ".join(methods).encode())], body))
 
 
 def single(name: str, make: Callable[[], Problem]) -> tuple[str, Page]:

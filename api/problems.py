@@ -38,6 +38,7 @@ STATUS = {
     "unauthenticated": 401,
     "forbidden": 403,
     "origin-refused": 403,
+    "host-refused": 403,
     "unknown-namespace": 404,
     "unknown-method": 404,
     "no-such-path": 404,

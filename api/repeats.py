@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from perdure.api.http import Head
+from perdure.api.heads import Head
 
 METHODS = {name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")}
 # one of these, a path of an object as RFC 3986 has it, and behind it the end of the line

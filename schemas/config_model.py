@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     JsonValue,
     NonNegativeInt,
@@ -30,6 +29,7 @@ from pydantic import (
 from perdure.schemas.access import Jwt, Quota, Token
 from perdure.schemas.migrations import Step
 from perdure.schemas.section import Section
+from perdure.schemas.web import HostNames, Origins
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -39,7 +39,6 @@ MAX_RECORD_PART_BYTES = 8 * MIB
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_ORIGIN = re.compile(r"https?://[^/?#@\s]+")
 _BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 
@@ -72,17 +71,6 @@ def _identifier(name: str) -> str:
 def _keep(text: str) -> str:
     if text != "forever" and parse_duration_s(text) <= 0:
         raise ValueError('must be longer than 0; use "forever" to keep everything')
-    return text
-
-
-def _by_comma(value: object) -> object:
-    """An environment variable is one text; a file has a list."""
-    return tuple(value.split(",")) if isinstance(value, str) else value
-
-
-def _origin(text: str) -> str:
-    if text != "*" and not _ORIGIN.fullmatch(text):
-        raise ValueError(f'"{text}" is no origin; use one such as "https://example.com", or "*"')
     return text
 
 
@@ -206,10 +194,11 @@ class Config(Section):
     insecure_public: bool = False
     expose: bool = False
     """With a Worker in front: open `/objects` and `/rpc` without a token too."""
-    allowed_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_by_comma), Field(strict=False)
-    ] = ()
-    """Pages that may open WebSockets, besides those of the server's own host; `*` is all."""
+    allowed_origins: Origins = ()
+    """Pages that may open WebSockets and send what changes something, besides those of the server's own host; `*` is all."""
+    allowed_hosts: HostNames = ()
+    """Names by which this server is reached, besides localhost, addresses and names without a dot; `*` is all. None: these
+    alone, if only this machine reaches it, else all."""
     tokens: Annotated[tuple[Token, ...], Field(strict=False)] = ()
     jwt: Jwt | None = None
     quotas: dict[str, Quota] = Field(default_factory=dict)

@@ -23,7 +23,7 @@ ANY_PAGE = ("malformed-command",)
 UNAVAILABLE = ("unavailable",)
 # Told at a door of their own, or before there is a request: see docs/errors.md
 _ELSEWHERE = frozenset((*GUARDED, "no-such-path", "not-exposed", "worker-failed", "unknown-command"))
-_ELSEWHERE |= {"method-not-allowed", "origin-refused", "bad-frame"}
+_ELSEWHERE |= {"method-not-allowed", "origin-refused", "host-refused", "bad-frame"}
 # Of administration; of a namespace, which a path of an object names; a root that is never told as such
 _ELSEWHERE |= {"not-parked", "not-at-head", "unknown-namespace", "operator-error"}
 _ROOTS = (PerdureError, CallerError)

@@ -163,6 +163,10 @@ class Client:
     def send(self, *parts: bytes) -> None:
         self.socket.sendall(b"".join(parts))
 
+    def end(self) -> None:
+        """Send nothing more."""
+        self.socket.shutdown(socket.SHUT_WR)
+
     def answer(self, *, bodiless: bool = False) -> Answer:
         """The next answer. Raises `ConnectionError` if there is none."""
         start = self.read.readline()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.api.http import Head
+from perdure.api.heads import Head
 from perdure.api.repeats import FIRST_LINE, Repeated, repeated
 
 HOST = b"\r\nhost: x\r\n\r\n"

@@ -1,0 +1,99 @@
+"""What a connection writes, joined; and whether it is read from meanwhile.
+
+Laws
+- What is written within one pass of the event loop leaves in one system call and one segment: uvicorn writes
+  head and body of a response apart, and uvloop sends each at once. Nothing is held past that pass, and not
+  more than 64 KiB, so that back-pressure still works. `write_now` is for what is whole and has waited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sized
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+JOINED_MAX_BYTES = 64 * 1024
+
+
+class JoiningTransport:
+    """Joins what is written within one pass of the event loop; everything else is the transport's."""
+
+    __slots__ = (
+        "_call_soon",
+        "_parts",
+        "_size_bytes",
+        "_unsent",
+        "bare",
+        "is_closing",
+        "pause_reading",
+        "resume_reading",
+    )
+
+    def __init__(
+        self, bare: asyncio.Transport, loop: asyncio.AbstractEventLoop, unsent: list[JoiningTransport]
+    ) -> None:
+        self.bare = bare
+        self._unsent = unsent
+        self._parts: list[bytes] = []
+        self._size_bytes = 0
+        self._call_soon = loop.call_soon
+        self.is_closing = (
+            bare.is_closing
+        )  # bound here: `__getattr__` is slow, and these are asked for each time
+        self.pause_reading = bare.pause_reading
+        self.resume_reading = bare.resume_reading
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            if not self._unsent:
+                self._call_soon(_flush_all, self._unsent)
+            self._unsent.append(self)
+        self._parts.append(data)
+        self._size_bytes += len(data)
+        if self._size_bytes > JOINED_MAX_BYTES:
+            self.flush()
+
+    def write_now(self, whole: bytes) -> None:
+        """Send at once what is whole, behind what was written before."""
+        if self._parts:
+            self.write(whole)
+        elif not self.bare.is_closing():
+            self.bare.write(whole)
+
+    def flush(self) -> None:
+        if self._parts:
+            parts, self._parts, self._size_bytes = self._parts, [], 0
+            if not self.bare.is_closing():
+                self.bare.write(b"".join(parts))
+
+    def close(self) -> None:
+        self.flush()
+        self.bare.close()
+
+    def write_eof(self) -> None:
+        self.flush()
+        self.bare.write_eof()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bare, name)
+
+
+class Flow(FlowControl):
+    """Whether a connection is read from: not while requests wait in its pipeline or responses in its buffer."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self.write_paused and not self._pipeline:
+            super().resume_reading()
+
+
+def _flush_all(unsent: list[JoiningTransport]) -> None:
+    waiting = unsent.copy()
+    unsent.clear()
+    for transport in waiting:
+        transport.flush()
