@@ -137,6 +137,21 @@ class Layers:
                 return found  # type: ignore[return-value]  # as above
         return self.store.get(row)
 
+    def key_row(self, row: bytes) -> bytes | None:
+        """The row of a spent client key."""
+        found = self._open.keys.get(row)
+        if found is None:
+            for piece in reversed(self._closed):
+                if (found := piece.keys.get(row)) is not None:
+                    return found
+            found = self.store.get(row)
+        return found
+
+    def set_key_row(self, row: bytes, value: bytes) -> None:
+        """Fold such a row."""
+        self._open.keys[row] = value
+        self._open.size += 1
+
     def set_row(self, row: bytes, value: bytes | None) -> None:
         """Fold a row of such a kind; None: it is gone."""
         self._open.rows[row] = value
@@ -149,8 +164,9 @@ class Layers:
         """
         piece = self._open
         piece.removed.append((start, end))  # it is written before the piece's rows, so those go here
-        for row in [row for row in piece.rows if start <= row < end]:
-            del piece.rows[row]
+        for rows in (piece.rows, piece.keys):
+            for row in [row for row in rows if start <= row < end]:
+                del rows[row]
         piece.size += 1
 
     def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

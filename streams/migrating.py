@@ -21,7 +21,7 @@ from perdure.streams.journal import Journal
 from perdure.streams.layers import after
 from perdure.streams.log import Record
 from perdure.streams.reader import Position
-from perdure.streams.rows import HOUR_MS, WINDOW_HOURS
+from perdure.streams.rows import buckets_at
 from perdure.streams.store import Range
 
 BY_KEY = (b"v", b"a", b"w")  # tables whose rows begin with the object's key
@@ -61,7 +61,6 @@ def of_namespace(number: bytes, namespace: str, age_ms: int) -> Iterator[Range]:
     prefix = namespace.encode() + b"/"
     for table in BY_KEY:
         yield table + number + prefix, after(table + number + prefix)
-    newest = age_ms // HOUR_MS
-    for hour in range(max(newest - WINDOW_HOURS - 1, 0), newest + 1):  # a bucket lives that long
-        start = b"k" + number + hour.to_bytes(4, "big") + prefix
+    for bucket in buckets_at(age_ms):
+        start = b"k" + number + bucket.to_bytes(4, "big") + prefix
         yield start, after(start)

@@ -9,9 +9,11 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.streams.reader import NO_EPOCH
 
-FORMAT = 3  # 1 had no rows of claims; 2 filed spent client keys by log time
+FORMAT = 3  # 1 had no rows of claims; 2 filed spent client keys by log time, and by the hour
 HOUR_MS = 3_600_000
 WINDOW_HOURS = 25  # 24, and one for clocks that were wrong: each jump ages the keys by `STEP_MS` at most
+WINDOW_MS = WINDOW_HOURS * HOUR_MS
+BUCKET_MS = WINDOW_MS // 2  # see keyrows.py
 STEP_MS = 60_000  # of age, for what passes between one command with an entry and the next
 
 
@@ -20,6 +22,12 @@ def ranges_of(partition: int) -> list[tuple[bytes, bytes]]:
     number, after = partition.to_bytes(2, "big"), (partition + 1).to_bytes(2, "big")
     kinds = (bytes((letter,)) for letter in range(ord("a"), ord("z") + 1))
     return [(kind + number, kind + after) for kind in kinds]
+
+
+def buckets_at(age_ms: int) -> range:
+    """The buckets in which client keys lie that are not forgotten at this age, the newest first."""
+    newest = age_ms // BUCKET_MS
+    return range(newest, max(newest - WINDOW_MS // BUCKET_MS, 0) - 1, -1)
 
 
 class Meta(msgspec.Struct, array_like=True):

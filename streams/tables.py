@@ -1,7 +1,7 @@
 """The tables of one partition: the fold of its journal, written to the store lazily and in pieces.
 
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
-offsets above the watermark, 512 to a row · `k p hour key NUL principal NUL client-key` a spent client key ·
+offsets above the watermark, 512 to a row · `k p bucket key NUL principal NUL client-key` a spent client key ·
 `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
 `w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `o` and `u`: see makerrows.py · `h` and `p`: see
 actrows.py · `g p` the migrations that have run.
@@ -13,7 +13,7 @@ Laws
 - The fold's clock is the log time of the command with the highest offset that has an entry (see logtime.py).
 - The tables' age passes with it, by `STEP_MS` at most from one such command to the next, so that a clock that was wrong
   for one of them has aged nothing. A client key is forgotten `WINDOW_HOURS` of age later, 24 h or more: unseen at once,
-  removed by the hour when the age enters a new one. Never by a local timer.
+  removed by the bucket (half of that) when the age enters a new one. Never by a local timer.
 """
 
 from __future__ import annotations
@@ -30,17 +30,15 @@ from perdure.schemas.journal import Entry, EntryRecord, Header, JournalRecord, M
 from perdure.schemas.migrations import Step
 from perdure.streams.actrows import ActRows
 from perdure.streams.donerows import DoneRows
+from perdure.streams.keyrows import KeyRows
 from perdure.streams.layers import Piece, after
 from perdure.streams.migrating import of_namespace
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.rows import (
-    HOUR_MS,
     STEP_MS,
-    WINDOW_HOURS,
     Meta,
     SpentKey,
     decode_meta,
-    decode_spent,
     decode_steps,
     encode_row,
 )
@@ -68,7 +66,7 @@ class Tables(ActRows):
         number = partition.to_bytes(2, "big")
         super().__init__(store, number)
         self.partition = partition
-        self._done_rows, self._key_row = DoneRows(number), b"k" + number
+        self._done_rows, self._keys = DoneRows(number), KeyRows(self, number)
         self._meta_row, self._steps_row, self._epoch = b"m" + number, b"g" + number, b"e" + number
         self._number = number
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
@@ -84,6 +82,7 @@ class Tables(ActRows):
         self.reader = JournalReader(name, self._position(), exclusive=self._exclusive)
         self.done = self._done_rows.load(self.store, meta.watermark)
         self._ends: deque[Position] = deque([self.out_position])
+        self._keys.load(meta.age_ms)
         steps = self.store.get(self._steps_row)
         self.steps: tuple[Step, ...] = decode_steps(steps) if steps else ()
 
@@ -200,8 +199,6 @@ class Tables(ActRows):
         piece = self._open
         for start, end in of_namespace(self._number, namespace, self.meta.age_ms):
             self.remove_rows(start, end)
-            for row in [row for row in piece.keys if start <= row < end]:
-                del piece.keys[row]
         for key in [key for key in piece.values if key.startswith(f"{namespace}/")]:
             del piece.values[key]
 
@@ -209,11 +206,7 @@ class Tables(ActRows):
         if (key := call_key(entry.principal, client_key)) is not None:
             self.fold_call(entry, key)
             return
-        age_ms = self.meta.age_ms
-        spent = SpentKey(age_ms, entry.payload_hash, entry.command, entry.reply)
-        row = self._spent_row(age_ms // HOUR_MS, entry.key, entry.principal, client_key)
-        self._open.keys[row] = encode_row(spent)
-        self._open.size += 1
+        self._keys.fold(entry, self.meta.age_ms)
 
     def _fold_effects(self, entry: Entry, offset: int) -> None:
         for alarm in entry.alarms:
@@ -245,17 +238,7 @@ class Tables(ActRows):
             meta.age_ms = time_ms  # of the first entry of all: no more than where to begin
             return
         before, meta.age_ms = meta.age_ms, meta.age_ms + min(time_ms - meta.clock_ms, STEP_MS)
-        if meta.age_ms // HOUR_MS != before // HOUR_MS:
-            self._enter_hour(meta.age_ms // HOUR_MS)
-
-    def _enter_hour(self, hour: int) -> None:
-        # as if it came between the records: the piece removes first, so what it has put below goes here
-        end = self._key_row + max(hour - WINDOW_HOURS, 0).to_bytes(4, "big")
-        piece = self._open
-        piece.removed.append((self._key_row, end))
-        for row in [row for row in piece.keys if row < end]:
-            del piece.keys[row]
-        piece.size += 1
+        self._keys.grow_older(before, meta.age_ms)
 
     def _fold_marks(self, record: EntryRecord | NoOp) -> None:
         done = self.done
@@ -352,18 +335,7 @@ class Tables(ActRows):
 
     def spent(self, key: str, principal: str, client_key: str) -> SpentKey | None:
         """What this client key was spent on within the window, if it was."""
-        age_ms = self.meta.age_ms
-        newest = age_ms // HOUR_MS
-        for hour in range(newest, max(newest - WINDOW_HOURS, 0) - 1, -1):
-            row = self._spent_row(hour, key, principal, client_key)
-            data = next((p.keys[row] for p in self.pieces() if row in p.keys), None) or self.store.get(row)
-            if data is not None:
-                found = decode_spent(data)
-                return found if found.age_ms > age_ms - WINDOW_HOURS * HOUR_MS else None
-        return None
-
-    def _spent_row(self, hour: int, key: str, principal: str, client_key: str) -> bytes:
-        return self._key_row + hour.to_bytes(4, "big") + f"{key}\0{principal}\0{client_key}".encode()
+        return self._keys.spent(key, principal, client_key, self.meta.age_ms)
 
     # Checking
 

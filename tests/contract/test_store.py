@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from rocksdict import Options, Rdict
 
 from perdure.schemas.errors import StorageFailed
 from perdure.streams.memory_store import MemoryStore
@@ -29,6 +30,22 @@ def test_a_write_is_seen_by_get(store: Store) -> None:
     store.write((), [(b"a", b"1"), (b"b", b"2"), (b"empty", b"")])
     store.write((), [(b"b", None), (b"never", None)])
     assert (store.get(b"a"), store.get(b"b"), store.get(b"empty"), store.get(b"z")) == (b"1", None, b"", None)
+
+
+def test_a_store_that_was_written_without_filters_is_read(tmp_path: Path) -> None:
+    """As earlier versions wrote it; what comes new lies beside it."""
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    before = Rdict(str(tmp_path / "state"), options)
+    before[b"old"], before[b"both"] = b"1", b"1"
+    before.flush(True)
+    before.close()
+    store = RocksStore(tmp_path / "state")
+    store.write((), [(b"new", b"2"), (b"both", b"2")])
+    store.flush()
+    assert [store.get(name) for name in (b"old", b"both", b"new", b"none")] == [b"1", b"2", b"2", None]
+    assert list(store.scan(b"", b"z")) == [(b"both", b"2"), (b"new", b"2"), (b"old", b"1")]
+    store.close()
 
 
 def test_a_scan_keeps_to_its_bounds_in_both_directions(store: Store) -> None:

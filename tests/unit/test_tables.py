@@ -369,13 +369,25 @@ def test_a_client_key_is_seen_until_the_tables_are_25_hours_older(
     assert tables.spent("A/a", "", "k1") is not None
 
 
-def test_rows_of_forgotten_keys_are_removed_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_forgotten_keys_are_removed_by_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the tables' age enters a new one; an earlier time does not make them younger."""
     monkeypatch.setattr(tables_module, "STEP_MS", YEAR_MS)
-    _, store = spending(0, 1, 2)
+    _, store = spending(0, 1, 13)
     assert len(list(store.scan(b"k", b"l"))) == 3
-    _, store = spending(0, 1, 2, 27.5, 3)
-    assert len(list(store.scan(b"k", b"l"))) == 3  # of hour 2, and two of hour 27
+    _, store = spending(0, 1, 13, 38, 14)
+    assert len(list(store.scan(b"k", b"l"))) == 3  # of hour 13, and two of hour 38
+
+
+@pytest.mark.parametrize("hours", [1, 24, 80])
+def test_a_new_key_is_looked_for_in_three_places_at_most(hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many hours have keys; where none were spent there is nothing to look for."""
+    monkeypatch.setattr(tables_module, "STEP_MS", YEAR_MS)
+    tables, store = spending(*(n / 2 for n in range(2 * hours)))
+    places: list[bytes] = []
+    monkeypatch.setattr(store, "get", places.append)  # finds nothing, and says where it was to look
+    assert tables.spent("A/a", "", "new") is None
+    assert len(places) == (1 if hours == 1 else 2 if hours == 24 else 3)
+    assert Tables(MemoryStore(), 0).spent("A/a", "", "new") is None
 
 
 def test_a_clock_that_was_wrong_for_a_while_makes_no_key_older() -> None:
@@ -388,13 +400,14 @@ def test_a_clock_that_was_wrong_for_a_while_makes_no_key_older() -> None:
 
 
 def test_keys_are_forgotten_after_a_day_of_steady_work() -> None:
-    """A command each half minute: the first key goes when 25 hours have passed, and its row with it."""
+    """A command each half minute: the first key goes when 25 hours have passed, and its row half a day later."""
     last = 25 * 120
     tables, store = spending(*(n / 120 for n in range(last)))
     assert tables.spent("A/a", "", "k0") is not None
     tables, store = spending(*(n / 120 for n in range(last + 121)))
     assert tables.spent("A/a", "", "k0") is None
-    assert len(list(store.scan(b"k", b"l"))) <= last + 120
+    tables, store = spending(*(n / 120 for n in range(38 * 120)))
+    assert len(list(store.scan(b"k", b"l"))) <= 1.5 * last
 
 
 def test_the_clock_of_the_fold_is_that_of_the_latest_command() -> None:

@@ -1,0 +1,55 @@
+"""Spent client keys as rows: `k p bucket key NUL principal NUL client-key`.
+
+A bucket holds the keys that were spent within half a window of the tables' age (see tables.py). So the window reaches over
+three of them at most, which is one read each, and what is forgotten goes by one range per bucket.
+"""
+
+from __future__ import annotations
+
+from perdure.schemas.journal import Entry
+from perdure.streams.layers import Layers, after
+from perdure.streams.rows import BUCKET_MS, WINDOW_MS, SpentKey, buckets_at, decode_spent, encode_row
+
+
+class KeyRows:
+    """The client keys of one partition; `number` is the partition as rows have it."""
+
+    def __init__(self, layers: Layers, number: bytes) -> None:
+        self._layers = layers
+        self._prefix = b"k" + number
+        self._kept: list[int] = []  # buckets that may have rows, the newest first
+
+    def load(self, age_ms: int) -> None:
+        """Look which buckets there are."""
+        store = self._layers.store
+        starts = ((each, self._start(each)) for each in buckets_at(age_ms))
+        self._kept = [each for each, start in starts if next(store.scan(start, after(start)), None)]
+
+    def spent(self, key: str, principal: str, client_key: str, age_ms: int) -> SpentKey | None:
+        """What this client key was spent on within the window, if it was."""
+        rest = f"{key}\0{principal}\0{client_key}".encode()
+        for bucket in self._kept:
+            data = self._layers.key_row(self._start(bucket) + rest)
+            if data is not None:
+                found = decode_spent(data)
+                return found if found.age_ms > age_ms - WINDOW_MS else None
+        return None
+
+    def fold(self, entry: Entry, age_ms: int) -> None:
+        """The entry's client key is spent."""
+        bucket = age_ms // BUCKET_MS
+        if not self._kept or self._kept[0] != bucket:
+            self._kept.insert(0, bucket)
+        row = self._start(bucket) + f"{entry.key}\0{entry.principal}\0{entry.client_key}".encode()
+        spent = SpentKey(age_ms, entry.payload_hash, entry.command, entry.reply)
+        self._layers.set_key_row(row, encode_row(spent))
+
+    def grow_older(self, before_ms: int, age_ms: int) -> None:
+        """The tables have this age now: what lies in buckets below the window goes."""
+        if age_ms // BUCKET_MS != before_ms // BUCKET_MS:
+            oldest = buckets_at(age_ms)[-1]
+            self._kept = [each for each in self._kept if each >= oldest]
+            self._layers.remove_rows(self._prefix, self._start(oldest))
+
+    def _start(self, bucket: int) -> bytes:
+        return self._prefix + bucket.to_bytes(4, "big")
