@@ -23,11 +23,12 @@ SMALL_RECORDS, SMALL_BYTES = 2, 64 * 1024
 class Batch:
     """Records that become durable together, and who is to be told."""
 
-    __slots__ = ("count", "error", "hurry", "over", "touched", "waiters", "write")
+    __slots__ = ("count", "error", "hurry", "last_change", "over", "touched", "waiters", "write")
 
     def __init__(self, hurry: Callable[[], None]) -> None:
         self.write = WriteBatch(raw_mode=True)
         self.count = 0
+        self.last_change = 0  # the number that RocksDB gave its last change, once it is written
         self.touched: list[Stream] = []
         self.waiters: list[tuple[int, Outcome]] = []  # with their place in the batch
         self.hurry: Callable[[], None] | None = hurry  # None once it is sealed

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import structlog
 from rocksdict import (
     BlockBasedOptions,
     Cache,
@@ -26,6 +27,7 @@ from rocksdict import (
 )
 
 from perdure.schemas.errors import ConfigError, DataDirError, LogCorrupt, OperatorError, StorageFailed
+from perdure.streams.acked import acked_in
 from perdure.streams.log import Headers, LogRecord, Topic
 from perdure.streams.wal import REMEDY, Cut, fsync_path, open_database, operating_error
 
@@ -37,6 +39,7 @@ MARK_KEY = b"\x00mark"
 TRIM_PREFIX = b"\x00trim"
 MIB = 1024 * 1024
 READ_CHUNK = 1_000  # records
+_logger = structlog.get_logger(__name__)
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, bytes | None, bytes | None, Headers]).decode
@@ -96,7 +99,16 @@ def open_or_create(path: Path, partitions: int, must_exist: bool) -> tuple[Rdict
         if must_exist:
             raise LogCorrupt(f"the log {path} is gone, but it was there before; restore it from a backup")
         _create(path, partitions)
-    database, cut = open_database(path, options(), path.parent / "torn")
+    database, cut = open_database(path, options(), path.parent / "torn", acked_in(path))
+    if cut is not None:
+        _logger.warning(
+            "the end of the log was torn and is cut off; it was not acknowledged",
+            file=str(cut.file),
+            byte=cut.position,
+            bytes=cut.size_bytes,
+            records=cut.records,
+            copy=str(cut.copy),
+        )
     try:
         _check_meta(database, path, partitions)
     except BaseException:

@@ -6,11 +6,14 @@ Laws
   changes of thread. So only a small commit, such as a lone command with its entry, is synced there, and only while the
   disk is quick.
 - The watchdog's alarm interrupts no fsync: RocksDB takes one that was interrupted for one that failed.
+- An fsync that takes long is said while it lasts, after `HUNG_S` and each time its age has doubled, by a thread that waits for
+  nothing else: one on the loop keeps all from being answered, `/livez` too, and nothing on the loop could say why.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import signal
 import threading
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from math import inf
 from time import perf_counter
 
+import structlog
 from rocksdict import Rdict
 
 from perdure.streams import failpoints
@@ -25,52 +29,88 @@ from perdure.streams.embedded_batch import Batch
 from perdure.streams.embedded_tail import Stream
 
 QUICK_S = 0.0005
+HUNG_S = 5.0
+LOOKS_EVERY_S = 1.0
 _SMOOTHED = 8  # over about so many fsyncs
 _ALARM = (int(signal.SIGALRM),)  # it comes to the main thread, several times a second
+
+_logger = structlog.get_logger(__name__)
 
 Ends = list[tuple[Stream, int]]  # how far a commit made which streams durable
 Synced = Callable[[Batch, Ends, BaseException | None], None]
 
 
 class Sync:
-    """Of one database. `synced(batch, ends, error)` is called when a batch is durable, or may not be."""
+    """The fsyncs of the database in `path`. `synced(batch, ends, error)` is called when a batch is durable, or may not be."""
 
-    def __init__(self, database: Rdict, loop: asyncio.AbstractEventLoop, synced: Synced) -> None:
+    def __init__(
+        self, database: Rdict, path: os.PathLike[str], loop: asyncio.AbstractEventLoop, synced: Synced
+    ) -> None:
         self._database = database
         self._loop = loop
         self._synced = synced
         self._mean_s = inf  # none was seen yet
+        self._path = path
+        self._began_s = 0.0  # of the fsync under way; 0: there is none
+        self._on_loop = False
+        self._over = threading.Event()
         self._waiting: queue.SimpleQueue[tuple[Batch, Ends] | None] = queue.SimpleQueue()  # one at most
         # A daemon: a process that dies without `close` must not hang on it.
         self._thread = threading.Thread(target=self._run, name="log-sync", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._look_on, name="log-sync-alarm", daemon=True).start()
 
     def sync(self, batch: Batch, ends: Ends, *, small: bool) -> None:
         """Make a batch that is written durable; the one before it is."""
         if not small or self._mean_s >= QUICK_S:
             self._waiting.put((batch, ends))
             return
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ALARM)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALARM)
+        self._on_loop = True
         error = self._fsync()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALARM)
+        self._on_loop = False
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._synced(batch, ends, error)
 
     def close(self) -> None:
         """Wait for the end of what is under way; it is not told any more if the loop does not run."""
         self._waiting.put(None)
         self._thread.join()
+        self._over.set()
 
     def _run(self) -> None:
         while (commit := self._waiting.get()) is not None:
             self._loop.call_soon_threadsafe(self._synced, *commit, self._fsync())
 
+    def _look_on(self) -> None:
+        """Say that an fsync hangs, and when it is over."""
+        said_s = 0.0  # when the last one that was said had begun
+        again_s = HUNG_S
+        while not self._over.wait(LOOKS_EVERY_S):
+            began_s = self._began_s
+            if said_s and began_s != said_s:
+                _logger.warning("the fsync that took long is over", log=str(self._path))
+                said_s, again_s = 0.0, HUNG_S
+            took_s = perf_counter() - began_s
+            if not began_s or took_s < again_s:
+                continue
+            said_s, again_s = began_s, 2 * took_s
+            _logger.critical(
+                "the disk does not answer: an fsync of the log hangs, and what waits for it with it",
+                log=str(self._path),
+                seconds=round(took_s),
+                loop="waits too: nothing is answered, /livez neither" if self._on_loop else "goes on",
+            )
+
     def _fsync(self) -> BaseException | None:
-        began = perf_counter()
+        self._began_s = began = perf_counter()
         try:
             self._database.flush_wal(True)
             failpoints.hit("log.after_sync")
         except BaseException as raised:  # noqa: BLE001 - told to the log, which stops
             return raised
+        finally:
+            self._began_s = 0.0
         took_s = perf_counter() - began
         self._mean_s = took_s if self._mean_s == inf else self._mean_s + (took_s - self._mean_s) / _SMOOTHED
         return None

@@ -16,14 +16,12 @@ Laws
 
 from __future__ import annotations
 
-import mmap
 from contextlib import ExitStack
 from pathlib import Path
 
-from perdure.schemas.errors import DataDirError
+from perdure.streams.mapped import Page
 
 CHARGES = 64
-FILE_BYTES = 4096
 _OFFSET_BITS = 48
 _WORD = (1 << 60) - 1  # higher bits are marks of whoever looks on
 
@@ -47,19 +45,8 @@ class PoisonPage:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            # real bytes, not a hole: to touch a hole when the disk is full would kill the process
-            with path.open("ab") as file:
-                missing = FILE_BYTES - file.tell()
-                if missing > 0:
-                    file.write(bytes(missing))
-            with path.open("r+b") as file:
-                self._map = mmap.mmap(file.fileno(), FILE_BYTES)
-        except OSError as error:
-            raise DataDirError(
-                f"cannot use {path}: {error}; see to the directory's rights and space"
-            ) from error
-        self._words = memoryview(self._map).cast("q")
+        self._page = Page(path)
+        self._words = self._page.words
         self.now = self._words[:1]
         self.charges = {place_of(word): count for word, count in self._read() if word}
         self.died = bool(self.now[0] & _WORD)
@@ -81,8 +68,7 @@ class PoisonPage:
     def close(self) -> None:
         """Nothing runs any more."""
         with ExitStack() as closing:
-            closing.callback(self._map.close)
-            closing.callback(self._words.release)
+            closing.callback(self._page.close)
             closing.callback(self.now.release)
 
     def _read(self) -> list[tuple[int, int]]:

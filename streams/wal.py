@@ -5,6 +5,8 @@ Laws
   before it was fsynced. So a crash can tear the last record of the newest WAL and nothing else.
 - Torn = no record *starts* behind the first invalid byte, in the newest WAL. It is cut off, a copy is
   kept, and the caller is told. Anything else invalid is `LogCorrupt`, naming file and byte.
+- What is known to have been acknowledged (acked.py) is never cut: a log that ends before it is `LogCorrupt`, though it
+  may end like a torn one, or between two records.
 - RocksDB numbers every change; the numbers must run without a gap from what the MANIFEST says is in its
   tables to the end of the newest WAL. So a lost file is seen, not only a damaged one.
 - An existing directory is never created anew, whatever is missing from it.
@@ -34,17 +36,21 @@ HEADER = struct.Struct("<IHB")  # masked crc32c, length, kind
 CHANGES = struct.Struct("<QI")  # a WAL record begins with its first sequence number and how many it has
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 RECYCLABLE = range(5, 9)  # the same four with the WAL's number behind the header
-LOG_NUMBER, LAST_SEQUENCE = 2, 4  # tags of the MANIFEST's fields
+LOG_NUMBER, LAST_SEQUENCE, NEW_TABLE = 2, 4, 103  # tags of the MANIFEST's fields
 REMEDY = "nothing was changed; restore this directory from a backup, or mend the disk and try again"
 
 
 class Cut(NamedTuple):
-    """A torn tail that was cut off: from which file, at which byte, how much, and where the copy is."""
+    """A torn tail that was cut off: from which file, at which byte, how much, and where the copy is.
+
+    `records`: how many changes the torn commit had, as far as its head says; 0 if that is torn too.
+    """
 
     file: Path
     position: int
     size_bytes: int
     copy: Path
+    records: int = 0
 
 
 class Damage(NamedTuple):
@@ -55,12 +61,14 @@ class Damage(NamedTuple):
     reason: str
 
 
-def open_database(path: Path, options: Options, torn: Path) -> tuple[Rdict, Cut | None]:
+def open_database(path: Path, options: Options, torn: Path, acked: int = 0) -> tuple[Rdict, Cut | None]:
     """Open the existing RocksDB in `path`, after checking it; `torn` is where a cut tail is copied to.
+
+    `acked`: the last change that is known to have been acknowledged.
 
     Raises `LogCorrupt`, `DataDirError` (another process has it) or `StorageFailed`.
     """
-    cut = check(path, torn)
+    cut = check(path, torn, acked)
     options.create_if_missing(False)
     options.set_paranoid_checks(True)
     options.set_wal_recovery_mode(DBRecoveryMode.absolute_consistency())
@@ -81,10 +89,10 @@ def operating_error(error: BaseException, path: Path, doing: str) -> OperatorErr
     return StorageFailed(f"cannot {doing} the log in {path}: {text}; see to the disk, then start again")
 
 
-def check(path: Path, torn: Path) -> Cut | None:
-    """Look through MANIFEST and WALs of `path`; cut a torn tail off. Raises `LogCorrupt`."""
+def check(path: Path, torn: Path, acked: int = 0) -> Cut | None:
+    """Look through MANIFEST and WALs of `path`; cut a torn tail off, unless it was acknowledged. Raises `LogCorrupt`."""
     manifest = _current_manifest(path)
-    live_from, last_sequence, manifest_damage = _read_manifest(manifest)
+    live_from, last_sequence, in_tables, manifest_damage = _read_manifest(manifest)
     wals = sorted((int(wal.stem), wal) for wal in path.glob("*.log"))
     live = [wal for number, wal in wals if number >= live_from]
     if not live:
@@ -100,7 +108,23 @@ def check(path: Path, torn: Path) -> Cut | None:
         # Torn by a crash it would be harmless: what it was about to list would still be in a WAL. But the
         # WALs are empty, so it may have listed the only copy.
         raise corrupt(manifest, manifest_damage.position, manifest_damage.reason)
+    tables = last_sequence if damage is None else in_tables
+    last = tables if expected is None else expected - 1
+    if last < acked:
+        raise _lost(live[-1], damage, last, acked)
     return None if damage is None else _cut(live[-1], damage, torn)
+
+
+def _lost(wal: Path, damage: Damage | None, last: int, acked: int) -> LogCorrupt:
+    """What was acknowledged is not there."""
+    position, reason = (
+        (wal.stat().st_size, "it ends here") if damage is None else (damage.start, damage.reason)
+    )
+    return corrupt(
+        wal,
+        position,
+        f"{reason}, after change {last}, but changes up to {acked} were acknowledged: what is missing is no torn end",
+    )
 
 
 class _Sequence:
@@ -207,13 +231,22 @@ def _current_manifest(path: Path) -> Path:
     return manifest
 
 
-def _read_manifest(manifest: Path) -> tuple[int, int, Damage | None]:
-    """The number of the oldest WAL still needed, the last change in the tables, and its torn end."""
+def _read_manifest(manifest: Path) -> tuple[int, int, int, Damage | None]:
+    """The number of the oldest WAL still needed, the last change there was, the last one in tables, and its torn end.
+
+    A table is listed while changes go on, so the last change there was may lie in a WAL.
+    """
     newest: dict[int, int] = {}
+    in_tables = 0
 
     def visit(position: int, edit: bytes) -> None:
+        nonlocal in_tables
         try:
-            newest.update(_edit_fields(edit))
+            fields = _edit_fields(edit)
+            if LAST_SEQUENCE in fields and LAST_SEQUENCE not in newest:
+                in_tables = fields[LAST_SEQUENCE]  # written when it was opened: nothing went on then
+            in_tables = max(in_tables, fields.pop(NEW_TABLE, 0))
+            newest.update(fields)
         except IndexError as error:  # whole, but not as this RocksDB writes it
             raise corrupt(manifest, position, "a record that cannot be understood") from error
 
@@ -222,11 +255,11 @@ def _read_manifest(manifest: Path) -> tuple[int, int, Damage | None]:
         raise corrupt(manifest, damage.position, damage.reason)
     if not newest:
         raise corrupt(manifest, 0, "it is empty")
-    return newest.get(LOG_NUMBER, 0), newest.get(LAST_SEQUENCE, 0), damage
+    return newest.get(LOG_NUMBER, 0), newest.get(LAST_SEQUENCE, 0), in_tables, damage
 
 
 def _edit_fields(edit: bytes) -> dict[int, int]:
-    """The plain numbers at the head of a MANIFEST record (a VersionEdit); files and columns come later."""
+    """The plain numbers at the head of a MANIFEST record (a VersionEdit), and the last change in the first new table."""
     fields: dict[int, int] = {}
     at = 0
 
@@ -248,6 +281,18 @@ def _edit_fields(edit: bytes) -> dict[int, int]:
         elif tag in (1, 201) or tag >= 1 << 13:  # a text, or a field that old readers may skip
             length = varint()
             at += length
+        elif tag == 6:  # a table that goes: level, number
+            varint(), varint()
+        elif (
+            tag == NEW_TABLE
+        ):  # level, number, size, first and last key, first and last change; then what may vary
+            varint(), varint(), varint()
+            for _ in range(2):
+                length = varint()
+                at += length
+            varint()
+            fields[tag] = varint()
+            break
         else:
             break
     return fields
@@ -270,7 +315,17 @@ def _cut(wal: Path, damage: Damage, torn: Path) -> Cut:
         fsync_path(wal)
     except OSError as error:
         raise StorageFailed(f"cannot cut the torn end of {wal} off, copying it to {copy}: {error}") from error
-    return Cut(wal, damage.start, size_bytes, copy)
+    return Cut(wal, damage.start, size_bytes, copy, _records_at(copy, damage.start))
+
+
+def _records_at(file: Path, position: int) -> int:
+    """How many changes the commit that begins at `position` had, by its own word; 0 if that is not there."""
+    with file.open("rb") as source:
+        source.seek(position)
+        head = source.read(HEADER.size + CHANGES.size)
+    if len(head) < HEADER.size + CHANGES.size or HEADER.unpack_from(head)[2] not in (FULL, FIRST):
+        return 0
+    return int(CHANGES.unpack_from(head, HEADER.size)[1])
 
 
 def fsync_path(path: Path) -> None:

@@ -1,0 +1,175 @@
+"""The last acknowledged commit: damage to it after the death of the process is refused, an unacknowledged one is cut."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from structlog.testing import capture_logs
+from tests.contract.test_log import contents
+from tests.integration.test_embedded_log import child, nothing, run
+
+from perdure.schemas.errors import DataDirError, LogCorrupt
+from perdure.streams.acked import NAME, Acked, acked_in
+from perdure.streams.embedded import EmbeddedLog
+from perdure.streams.log import Topic
+from perdure.streams.mapped import FILE_BYTES
+from perdure.streams.wal import CHANGES, check, scan
+
+
+class Dead(NamedTuple):
+    """A log whose process was killed, and the records of its newest WAL: where they start, and their last changes."""
+
+    path: Path
+    wal: Path
+    data: bytes
+    starts: list[int]
+    last: list[int]
+
+
+def dead(path: Path, failpoint: str) -> Dead:
+    """Run a log until it is killed at a step."""
+    child(path, 500, failpoint=failpoint)
+    wal, starts, last = max(path.glob("*.log")), [], []
+
+    def visit(position: int, payload: bytes) -> None:
+        first, count = CHANGES.unpack_from(payload)
+        starts.append(position)
+        last.append(first + count - 1)
+
+    assert scan(wal, visit) is None
+    return Dead(path, wal, wal.read_bytes(), starts, last)
+
+
+def acknowledged(path: Path) -> Dead:
+    """Its last commit was acknowledged: it died before it wrote the next one."""
+    return dead(path, "log.before_write:20")
+
+
+def unacknowledged(path: Path) -> Dead:
+    """Its last commit was written and fsynced, and it died before anybody heard of it."""
+    return dead(path, "log.after_sync:20")
+
+
+def test_the_page_says_what_was_acknowledged(tmp_path: Path) -> None:
+    """After SIGKILL: the last commit if it was told, else the one before."""
+    found = acknowledged(tmp_path / "a")
+    assert acked_in(found.path) == found.last[-1]
+    found = unacknowledged(tmp_path / "b")
+    assert acked_in(found.path) == found.last[-2]
+
+
+def test_any_damage_to_the_last_acknowledged_commit_is_refused(tmp_path: Path) -> None:
+    """Each byte of it flipped, header and body, and cut anywhere: named with file and byte, and nothing is changed."""
+    found, torn = acknowledged(tmp_path / "log"), tmp_path / "torn"
+    acked, start, end = acked_in(found.path), found.starts[-1], len(found.data)
+    damages: list[Callable[[int], bytes]] = [
+        lambda at: found.data[:at] + bytes([found.data[at] ^ 0x04]) + found.data[at + 1 :],
+        lambda at: found.data[:at],
+    ]
+    for damage in damages:
+        for at in range(start, end):
+            found.wal.write_bytes(damage(at))
+            told = f"{found.wal} is damaged at byte {start}: .* up to {acked} were acknowledged"
+            with pytest.raises(LogCorrupt, match=told):
+                check(found.path, torn, acked)
+            assert found.wal.read_bytes() == damage(at)
+    assert not torn.exists()
+    with pytest.raises(LogCorrupt, match="were acknowledged"):
+        run(nothing, found.path)
+
+
+def test_damage_to_an_unacknowledged_commit_is_cut_and_said(tmp_path: Path) -> None:
+    """Cut anywhere, or a byte flipped: all that was acknowledged is there, a line says what was cut, a copy is kept."""
+    found = unacknowledged(tmp_path / "log")
+    start, end = found.starts[-1], len(found.data)
+    count = found.last[-1] - found.last[-2]
+    for number, at in enumerate(range(start + 1, end, 97)):
+        folder = tmp_path / str(number)
+        shutil.copytree(found.path, folder / "log")
+        wal = folder / "log" / found.wal.name
+        os.truncate(wal, at)
+        with capture_logs() as lines:
+            log = run(nothing, folder / "log")
+        (line,) = lines
+        assert log.torn is not None
+        assert (line["log_level"], line["file"], line["byte"]) == ("warning", str(wal), start)
+        assert line["bytes"] == at - start
+        assert line["records"] == (count if at - start >= 19 else 0)
+        assert Path(line["copy"]).read_bytes() == found.data[:at]
+
+
+def test_an_acknowledged_commit_outlives_a_flip_behind_it(tmp_path: Path) -> None:
+    """What is there after the cut is what was acknowledged, and the log goes on from it."""
+    found = unacknowledged(tmp_path / "log")
+    os.truncate(found.wal, found.starts[-1] + 3)
+    seen: list[int] = []
+
+    async def count(log: EmbeddedLog) -> None:
+        seen.append(len(await contents(log, Topic.COMMANDS, 0)))
+
+    run(count, found.path)
+    run(count, found.path)
+    assert seen[0] == seen[1] > 0
+
+
+def test_a_log_without_a_page_is_as_before(tmp_path: Path) -> None:
+    """An older one, or a copy without it: what looks like a torn end is cut; the next commit is in a page again."""
+    found = acknowledged(tmp_path / "log")
+    (found.path / NAME).unlink()
+    os.truncate(found.wal, len(found.data) - 5)
+    log = run(nothing, found.path)
+    assert log.torn is not None
+    assert acked_in(found.path) == 0
+    again = dead(found.path, "log.before_write:3")
+    assert acked_in(again.path) == again.last[-1]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * FILE_BYTES, bytes(FILE_BYTES)])
+def test_a_damaged_page_says_nothing_more_than_is_certain(tmp_path: Path, content: bytes) -> None:
+    """Of two numbers that do not agree the lower one counts; a page that is too short says nothing."""
+    found = acknowledged(tmp_path / "log")
+    (found.path / NAME).write_bytes(content)
+    assert acked_in(found.path) == 0
+    run(nothing, found.path)
+    Acked(found.path).close()
+
+
+def test_a_flipped_bit_in_the_page_refuses_nothing_that_is_there(tmp_path: Path) -> None:
+    """Each of its 128 bits."""
+    found = acknowledged(tmp_path / "log")
+    page = (found.path / NAME).read_bytes()
+    for bit in range(128):
+        flipped = bytearray(page)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (found.path / NAME).write_bytes(flipped)
+        assert acked_in(found.path) <= found.last[-1]
+
+
+def test_an_orderly_stop_and_a_backup_of_the_folder_open(tmp_path: Path) -> None:
+    """Also one that is put back in place of a newer log: the page comes with it."""
+    log, backup = tmp_path / "log", tmp_path / "backup"
+    child(log, 50)
+    shutil.copytree(log, backup)
+    child(log, 50)
+    run(nothing, log)
+    shutil.rmtree(log)
+    shutil.copytree(backup, log)
+    run(nothing, log)
+    assert acked_in(log) > 0
+
+
+def test_a_page_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    """With its path."""
+    run(nothing, tmp_path / "log")
+    (tmp_path / "log" / NAME).unlink()
+    (tmp_path / "log" / NAME).mkdir()
+    with pytest.raises(DataDirError, match=re.escape(str(tmp_path / "log" / NAME))):
+        run(nothing, tmp_path / "log")
+    (tmp_path / "log" / NAME).rmdir()
+    run(nothing, tmp_path / "log")
