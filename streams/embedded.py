@@ -26,7 +26,6 @@ from typing import Any
 
 from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.streams import failpoints
-from perdure.streams.acked import Acked
 from perdure.streams.embedded_batch import Appended, Batch, EmbeddedWriter, RefusedReceipt
 from perdure.streams.embedded_files import MARK_KEY, READ_CHUNK, Trimmed, encode, open_or_create
 from perdure.streams.embedded_sync import Ends, Sync
@@ -102,12 +101,12 @@ class EmbeddedLog:
                 topic: [Stream(self._database, self.path, topic, p) for p in range(self.partitions)]
                 for topic in Topic
             }
-            self._acked = Acked(self.path)
+            self._sync = Sync(self._database, self.path, self._loop, self._synced)
         except BaseException:
+            self._streams = {}
             self._database.close()
             raise
         self._refusal = None
-        self._sync = Sync(self._database, self.path, self._loop, self._synced)
 
     async def close(self) -> None:
         """Commit what was accepted, then close. Later appends are `Unavailable`. Raises `StorageFailed`."""
@@ -123,7 +122,6 @@ class EmbeddedLog:
         streams, self._streams = self._streams, {}
         with ExitStack() as closing:  # each of them whatever the others do, the last one first
             closing.callback(self._close_database)
-            closing.callback(self._acked.close)
             closing.callback(self._sync.close)
             for tail in [tail for topic in streams.values() for each in topic for tail in each.tails]:
                 closing.callback(tail.close)
@@ -250,7 +248,6 @@ class EmbeddedLog:
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
             self._stop(operating_error(error, self.path, "write"))
             return
-        batch.last_change = self._database.latest_sequence_number()
         del batch.write  # its records may be kept by others for long
         for stream in batch.touched:
             stream.wrote()
@@ -292,7 +289,6 @@ class EmbeddedLog:
         if error is not None:
             self._stop(operating_error(error, self.path, "sync"))
             return
-        self._acked.store(batch.last_change)
         for stream, end in ends:
             stream.durable = end
         self._unmarked = bool(ends)

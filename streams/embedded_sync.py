@@ -6,6 +6,7 @@ Laws
   changes of thread. So only a small commit, such as a lone command with its entry, is synced there, and only while the
   disk is quick.
 - The watchdog's alarm interrupts no fsync: RocksDB takes one that was interrupted for one that failed.
+- What an fsync made durable is acknowledged in the page of acked.py before it is told.
 - An fsync that takes long is said while it lasts, after `HUNG_S` and each time its age has doubled, by a thread that waits for
   nothing else: one on the loop keeps all from being answered, `/livez` too, and nothing on the loop could say why.
 """
@@ -13,18 +14,19 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import signal
 import threading
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from time import perf_counter
 
 import structlog
 from rocksdict import Rdict
 
 from perdure.streams import failpoints
+from perdure.streams.acked import Acked
 from perdure.streams.embedded_batch import Batch
 from perdure.streams.embedded_tail import Stream
 
@@ -43,12 +45,11 @@ Synced = Callable[[Batch, Ends, BaseException | None], None]
 class Sync:
     """The fsyncs of the database in `path`. `synced(batch, ends, error)` is called when a batch is durable, or may not be."""
 
-    def __init__(
-        self, database: Rdict, path: os.PathLike[str], loop: asyncio.AbstractEventLoop, synced: Synced
-    ) -> None:
+    def __init__(self, database: Rdict, path: Path, loop: asyncio.AbstractEventLoop, synced: Synced) -> None:
         self._database = database
         self._loop = loop
         self._synced = synced
+        self._acked = Acked(path)
         self._mean_s = inf  # none was seen yet
         self._path = path
         self._began_s = 0.0  # of the fsync under way; 0: there is none
@@ -61,13 +62,14 @@ class Sync:
         threading.Thread(target=self._look_on, name="log-sync-alarm", daemon=True).start()
 
     def sync(self, batch: Batch, ends: Ends, *, small: bool) -> None:
-        """Make a batch that is written durable; the one before it is."""
+        """Make a batch that is written durable; the one before it is, and nothing was written after it."""
+        batch.last_change = self._database.latest_sequence_number()
         if not small or self._mean_s >= QUICK_S:
             self._waiting.put((batch, ends))
             return
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALARM)
         self._on_loop = True
-        error = self._fsync()
+        error = self._fsync(batch)
         self._on_loop = False
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._synced(batch, ends, error)
@@ -77,10 +79,11 @@ class Sync:
         self._waiting.put(None)
         self._thread.join()
         self._over.set()
+        self._acked.close()
 
     def _run(self) -> None:
         while (commit := self._waiting.get()) is not None:
-            self._loop.call_soon_threadsafe(self._synced, *commit, self._fsync())
+            self._loop.call_soon_threadsafe(self._synced, *commit, self._fsync(commit[0]))
 
     def _look_on(self) -> None:
         """Say that an fsync hangs, and when it is over."""
@@ -102,11 +105,12 @@ class Sync:
                 loop="waits too: nothing is answered, /livez neither" if self._on_loop else "goes on",
             )
 
-    def _fsync(self) -> BaseException | None:
+    def _fsync(self, batch: Batch) -> BaseException | None:
         self._began_s = began = perf_counter()
         try:
             self._database.flush_wal(True)
             failpoints.hit("log.after_sync")
+            self._acked.store(batch.last_change)
         except BaseException as raised:  # noqa: BLE001 - told to the log, which stops
             return raised
         finally:
