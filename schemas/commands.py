@@ -1,7 +1,8 @@
 """Commands: requests to an object, as they lie in `{app}.commands`.
 
 Laws
-- The envelope is headers, the value is the body; a record without any header is a call.
+- The envelope is headers, the value is the body; a record without any header of these is a call.
+- A header that is not perdure's never makes a command fail, whatever its name and value.
 - `parse(record of a Command)` gives the same Command back (so a command handed over in memory and one
   read from the log are the same turn).
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
@@ -10,9 +11,10 @@ Laws
   hint where to place an object) counts only under the app's seal: who writes to the topic is known to the broker, not to
   perdure, and cannot say here who it is.
 
-Headers: `v` format version (1) · `kind` fetch | call | alarm | socket | admin · `id` perdure's correlation id · `reply-to` ·
-`deadline` ms from log time · `idempotency-key` · `principal` · `traceparent` · fetch only: `method`, `path`
-(with query), `http-{name}` per HTTP header · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `seal`.
+Headers that any client may set: `id` · `reply-to` · `deadline` ms from log time · `idempotency-key` · `traceparent` · of a fetch
+`http-{name}` per HTTP header. perdure's own, all with the prefix `perdure-`: `v` format version (1) · `kind` fetch | call | alarm |
+socket | admin · `principal` · `method`, `path` (with query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint`; and
+`seal`. Versions before wrote them without the prefix, and are still read.
 A call's value is `{"method": …, "args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`.
 """
 
@@ -33,10 +35,14 @@ from perdure.schemas.seal import Seal
 FETCH, CALL, ALARM, SOCKET, ADMIN = "fetch", "call", "alarm", "socket", "admin"
 NOBODY = "none"  # reply-to of a command whose answer nobody wants
 LOCAL = "local"  # reply-to of a door in the owner's own process, on an exclusive log
+PREFIX = "perdure-"  # of the headers that are perdure's alone
 VERSION = b"1"
+MAX_FIELD_BYTES = 1024  # of an id, a reply address or a trace context
+MAX_DEADLINE_DIGITS = 12
 MAX_CLIENT_KEY_CHARS = 255
 NEVER_LOGGED = frozenset(("authorization", "cookie", "proxy-authorization"))
 _INTERNAL_KINDS = frozenset((ALARM, SOCKET, ADMIN))
+_EARLIER_KINDS = frozenset(kind.encode() for kind in (FETCH, CALL, *_INTERNAL_KINDS))
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -83,17 +89,17 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record that carries a command which only perdure may send."""
     key, value, headers = command_record(command)
     if command.kind == SOCKET:
-        headers += (("path", command.path.encode()), *_encoded_headers(command.headers))
+        headers += ((PREFIX + "path", command.path.encode()), *_encoded_headers(command.headers))
     if command.kind in _INTERNAL_KINDS:
-        headers += (("method", command.method.encode()),)
+        headers += ((PREFIX + "method", command.method.encode()),)
     if command.chain:
-        headers += (("chain", "\n".join(command.chain).encode()),)
+        headers += ((PREFIX + "chain", "\n".join(command.chain).encode()),)
     if command.mark:
-        headers += (("mark", b"%d" % command.mark),)
+        headers += ((PREFIX + "mark", b"%d" % command.mark),)
     if command.socket:
-        headers += (("socket", command.socket.encode()),)
+        headers += ((PREFIX + "socket", command.socket.encode()),)
     if command.hint:
-        headers += (("hint", command.hint.encode()),)
+        headers += ((PREFIX + "hint", command.hint.encode()),)
     return key, value, seal.sealed(key, value, headers)
 
 
@@ -102,7 +108,7 @@ def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
     id_ = ("id", command.id.encode())
     if command.kind == FETCH:
         envelope = _fetch_envelope(command.reply_to, command.deadline_ms, command.method, command.headers)
-        headers = (*envelope, ("path", command.path.encode()), id_)
+        headers = (*envelope, (PREFIX + "path", command.path.encode()), id_)
     else:
         headers = (*_envelope(command.kind, command.reply_to, command.deadline_ms), id_)
     if command.client_key or command.principal or command.traceparent:
@@ -114,7 +120,7 @@ def _said_further(command: Command) -> Headers:
     """What most commands do not say."""
     said = (
         ("idempotency-key", command.client_key or ""),
-        ("principal", command.principal),
+        (PREFIX + "principal", command.principal),
         ("traceparent", command.traceparent),
     )
     return tuple((name, value.encode()) for name, value in said if value)
@@ -123,7 +129,7 @@ def _said_further(command: Command) -> Headers:
 @lru_cache(256)
 def _envelope(kind: str, reply_to: str, deadline_ms: int | None) -> Headers:
     """What most commands of one door have in common."""
-    headers = [("kind", kind.encode())]
+    headers = [(PREFIX + "kind", kind.encode())]
     if reply_to:
         headers.append(("reply-to", reply_to.encode()))
     if deadline_ms is not None:
@@ -135,7 +141,7 @@ def _envelope(kind: str, reply_to: str, deadline_ms: int | None) -> Headers:
 def _fetch_envelope(reply_to: str, deadline_ms: int | None, method: str, headers: Pairs) -> Headers:
     return (
         *_envelope(FETCH, reply_to, deadline_ms),
-        ("method", method.encode()),
+        (PREFIX + "method", method.encode()),
         *_encoded_headers(headers),
     )
 
@@ -171,39 +177,76 @@ def _parsed(key: bytes | None, value: bytes | None, headers: Headers) -> Command
         return Command(object_key, CALL, parse_call(value)[0], body=value)
     named = dict(headers)
     try:
-        version, kind = named.get("v", VERSION), named.get("kind", b"call").decode()
+        own = _own_headers(named)
+        version, kind = own.get("v", VERSION), own.get("kind", b"call").decode()
         if version != VERSION:
             raise MalformedCommand(f"unknown command format version {version[:20]!r}: this perdure reads 1")
-        deadline, client_key = named.get("deadline"), named.get("idempotency-key")
-        envelope: dict[str, Any] = {
-            "id": named.get("id", b"").decode(),
-            "reply_to": named.get("reply-to", b"").decode(),
-            "deadline_ms": None if deadline is None else _milliseconds(deadline),
-            "client_key": None if client_key is None else check_client_key(client_key.decode()),
-            "principal": named.get("principal", b"").decode(),
-            "traceparent": named.get("traceparent", b"").decode(),
-        }
-        if chain := named.get("chain"):
+        envelope = _client_envelope(named)
+        if principal := own.get("principal"):
+            envelope["principal"] = principal.decode()
+        if chain := own.get("chain"):
             envelope["chain"] = tuple(chain.decode().split("\n"))
-        if mark := named.get("mark"):
+        if mark := own.get("mark"):
             envelope["mark"] = _number(mark)
-        if socket := named.get("socket"):
+        if socket := own.get("socket"):
             envelope["socket"] = socket.decode()
-        if hint := named.get("hint"):
+        if hint := own.get("hint"):
             envelope["hint"] = hint.decode()
         if kind == CALL:
             return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
-        if kind == FETCH:
+        if kind == FETCH or kind in _INTERNAL_KINDS:
             http = tuple((n[5:], v.decode("latin-1")) for n, v in headers if n.startswith("http-"))
-            method, path = named.get("method", b"GET").decode(), named.get("path", b"/").decode()
-            return Command(object_key, FETCH, method, path, http, value, **envelope)
-        if kind in _INTERNAL_KINDS:
-            http = tuple((n[5:], v.decode("latin-1")) for n, v in headers if n.startswith("http-"))
-            method, path = named.get("method", b"").decode(), named.get("path", b"").decode()
+            default = (b"GET", b"/") if kind == FETCH else (b"", b"")
+            method, path = own.get("method", default[0]).decode(), own.get("path", default[1]).decode()
             return Command(object_key, kind, method, path, http, value, **envelope)
     except UnicodeDecodeError as error:
         raise MalformedCommand("a header of the record is not UTF-8") from error
     raise MalformedCommand(f"unknown kind of command {kind[:40]!r}: fetch and call are known")
+
+
+def _own_headers(named: dict[str, bytes]) -> dict[str, bytes]:
+    """What perdure's own headers say, by their names without the prefix.
+
+    Of a record that an earlier version wrote, or a client for it, they are those without a prefix: its kind tells. What
+    only perdure may send is not read there unless there is a seal: such a header of another's names something else.
+    """
+    own = {name[len(PREFIX) :]: value for name, value in named.items() if name.startswith(PREFIX)}
+    kind, sealed = named.get("kind"), "seal" in named
+    if own or kind not in _EARLIER_KINDS or named.get("v", VERSION) != VERSION:
+        return own
+    if sealed:
+        return named
+    if kind not in (b"call", b"fetch"):
+        return own
+    return {name: named[name] for name in ("kind", "method", "path") if name in named}
+
+
+def _client_envelope(named: dict[str, bytes]) -> dict[str, Any]:
+    """What a client may say, in headers without a prefix. One that is not meant for perdure, and so makes no sense here, is
+    ignored; but for an idempotency key, which is a promise. Raises `MalformedCommand`."""
+    envelope: dict[str, Any] = {}
+    if (id_ := _text(named.get("id"))) is not None:
+        envelope["id"] = id_
+    if (reply_to := _text(named.get("reply-to"))) is not None:
+        envelope["reply_to"] = reply_to
+    if (traceparent := _text(named.get("traceparent"))) is not None:
+        envelope["traceparent"] = traceparent
+    deadline = named.get("deadline")
+    if deadline is not None and deadline.isdigit() and len(deadline) <= MAX_DEADLINE_DIGITS:
+        envelope["deadline_ms"] = int(deadline)
+    if (client_key := named.get("idempotency-key")) is not None:
+        envelope["client_key"] = check_client_key(client_key.decode())
+    return envelope
+
+
+def _text(raw: bytes | None) -> str | None:
+    """The text of a header that may be another's; None if there is none that could be meant for perdure."""
+    if raw is None or len(raw) > MAX_FIELD_BYTES:
+        return None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def check_client_key(client_key: str) -> str:
@@ -216,12 +259,6 @@ def check_client_key(client_key: str) -> str:
 def _number(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 18:
         raise MalformedCommand(f"the mark {raw[:20]!r} is no offset")
-    return int(raw)
-
-
-def _milliseconds(raw: bytes) -> int:
-    if not raw.isdigit() or len(raw) > 12:
-        raise MalformedCommand(f"the deadline {raw[:20]!r} is no number of milliseconds")
     return int(raw)
 
 

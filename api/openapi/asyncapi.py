@@ -29,7 +29,7 @@ _ABOUT = """Commands for objects, and their replies, as records of Kafka topics.
 
 - A record's key is the object's, such as `Room/a`. It decides the partition as Java's clients do (murmur2): of other libraries
   set the partitioner so.
-- A record without headers is a call. Headers are UTF-8, all optional unless it is said that they are required.
+- A record without headers is a call. Headers are UTF-8, all optional unless it is said that they are required. Others are ignored.
 - A reply lies in the partition of its command, under the object's key, unless the command says something else. It may come
   twice after a crash, with the same `message-id`.
 - What is no command is answered with an error, and lies in the topic of dead letters with the reason."""
@@ -38,8 +38,8 @@ _TEXT: Json = {"type": "string"}
 _COMMAND_HEADERS: Json = {
     "type": "object",
     "properties": {
-        "v": {"const": "1", "description": "The format of the record."},
-        "kind": {"const": "call"},
+        "perdure-v": {"const": "1", "description": "The format of the record."},
+        "perdure-kind": {"const": "call"},
         "id": {**_TEXT, "description": "Comes back as `correlation-id`."},
         "reply-to": {
             **_TEXT,
@@ -63,12 +63,16 @@ _FETCH_HEADERS: Json = {
     "type": "object",
     "properties": {
         **_COMMAND_HEADERS["properties"],
-        "kind": {"const": "fetch"},
-        "method": {**_TEXT, "default": "GET"},
-        "path": {**_TEXT, "default": "/", "description": "What the object sees as its path, with the query."},
+        "perdure-kind": {"const": "fetch"},
+        "perdure-method": {**_TEXT, "default": "GET"},
+        "perdure-path": {
+            **_TEXT,
+            "default": "/",
+            "description": "What the object sees as its path, with the query.",
+        },
     },
     "patternProperties": {"^http-": {**_TEXT, "description": "An HTTP header, its name in lower case."}},
-    "required": ["kind"],
+    "required": ["perdure-kind"],
 }
 
 

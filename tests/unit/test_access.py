@@ -554,8 +554,12 @@ def test_a_record_from_outside_says_no_principal() -> None:
     """Without the app's seal a principal makes it no command, whatever the name; under it, it is believed."""
     for name in (b"alice", b"@Thing/a"):
         with pytest.raises(MalformedCommand, match="only perdure itself"):
-            parse_command(b"Thing/a", BODY, (("kind", b"call"), ("principal", name)), Seal("app-uuid"))
-    headers = Seal("app-uuid").sealed(b"Thing/a", BODY, (("kind", b"call"), ("principal", b"alice")))
+            parse_command(
+                b"Thing/a", BODY, (("perdure-kind", b"call"), ("perdure-principal", name)), Seal("app-uuid")
+            )
+    headers = Seal("app-uuid").sealed(
+        b"Thing/a", BODY, (("perdure-kind", b"call"), ("perdure-principal", b"alice"))
+    )
     assert parse_command(b"Thing/a", BODY, headers, Seal("app-uuid")).principal == "alice"
 
 
@@ -563,7 +567,7 @@ def test_on_a_shared_log_a_forged_principal_is_a_dead_letter_and_a_doors_own_cou
     """What anybody may write changes nothing; the door's command comes back by the log with its principal."""
 
     async def run(reign: Reign) -> None:
-        headers = (("kind", b"call"), ("id", b"forged"), ("principal", b"alice"))
+        headers = (("perdure-kind", b"call"), ("id", b"forged"), ("perdure-principal", b"alice"))
         reign.log.append(Topic.COMMANDS, 0, Record(b"Thing/a", BODY, headers))
         gateway = Gateway(reign.log, node="n", deadline_s=5, clock_ms=reign.clock_ms, seal=UNSEALED)
         await gateway.start([reign.owner])

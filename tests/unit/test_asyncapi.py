@@ -123,9 +123,7 @@ def test_what_perdure_itself_sends_fits(name: str) -> None:
     assert not fits(message(name)["bindings"]["kafka"]["key"], "Other/a")
 
 
-@pytest.mark.parametrize(
-    "header", [("kind", "alarm"), ("v", "2"), ("deadline", "soon"), ("idempotency-key", "")]
-)
+@pytest.mark.parametrize("header", [("perdure-kind", "alarm"), ("perdure-v", "2"), ("idempotency-key", "")])
 def test_headers_that_are_refused_do_not_fit(header: tuple[str, str]) -> None:
     """What the document forbids is a dead letter, and the other way round."""
     name, value = header
@@ -149,9 +147,11 @@ def test_replies_and_errors_are_as_they_are_described() -> None:
 
 def test_dead_letters_are_as_they_are_described() -> None:
     """As the owner lets them out."""
-    (out,) = dead_letter(LogRecord(5, 0, b"no key", b"", (("v", b"2"),)), MalformedCommand("why"), 3).outbox
+    (out,) = dead_letter(
+        LogRecord(5, 0, b"no key", b"", (("perdure-v", b"2"),)), MalformedCommand("why"), 3
+    ).outbox
     assert fits(message("dead")["headers"], text_of(out.headers))
-    assert not fits(message("dead")["headers"], {"v": "2"})
+    assert not fits(message("dead")["headers"], {"perdure-v": "2"})
 
 
 def test_topics_partitions_and_brokers_are_the_configured_ones() -> None:

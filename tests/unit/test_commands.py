@@ -144,6 +144,12 @@ HEADER_NAMES = st.sampled_from(
     (
         "v",
         "kind",
+        "seal",
+        "perdure-v",
+        "perdure-kind",
+        "perdure-principal",
+        "perdure-method",
+        "perdure-path",
         "id",
         "reply-to",
         "deadline",
@@ -207,15 +213,13 @@ CALLED = b'{"method": "m"}'
         (b"Counter/a", b'{"method": "m", "kwargs": {"\\uDFFF": 1}}', (), "surrogates"),
         (b"Counter/a", b'{"method": "\xed\xa0\x80"}', (), "not JSON"),
         (b"Counter/a", '{"method": "m"}'.encode("utf-16"), (), "not JSON"),
-        (b"Counter/a", CALLED, (("v", b"2"),), "unknown command format version b'2'"),
-        (b"Counter/a", CALLED, (("kind", b"shout"),), "unknown kind of command 'shout'"),
-        (b"Counter/a", CALLED, (("kind", b"alarm"),), "only perdure itself"),
-        (b"Counter/a", CALLED, (("kind", b"socket"),), "only perdure itself"),
-        (b"Counter/a", CALLED, (("kind", b"\xff"),), "not UTF-8"),
-        (b"Counter/a", CALLED, (("id", b"\xff"),), "not UTF-8"),
-        (b"Counter/a", CALLED, (("deadline", b"-1"),), "no number of milliseconds"),
-        (b"Counter/a", CALLED, (("deadline", b""),), "no number of milliseconds"),
-        (b"Counter/a", CALLED, (("deadline", b"1" * 13),), "no number of milliseconds"),
+        (b"Counter/a", CALLED, (("perdure-v", b"2"),), "unknown command format version b'2'"),
+        (b"Counter/a", CALLED, (("perdure-kind", b"shout"),), "unknown kind of command 'shout'"),
+        (b"Counter/a", CALLED, (("perdure-kind", b"alarm"),), "only perdure itself"),
+        (b"Counter/a", CALLED, (("perdure-kind", b"socket"),), "only perdure itself"),
+        (b"Counter/a", CALLED, (("perdure-principal", b"alice"),), "only perdure itself"),
+        (b"Counter/a", CALLED, (("perdure-kind", b"\xff"),), "not UTF-8"),
+        (b"Counter/a", CALLED, (("idempotency-key", b"\xff"),), "not UTF-8"),
         (b"Counter/a", CALLED, (("idempotency-key", b""),), "1 to 255 printable"),
         (b"Counter/a", CALLED, (("idempotency-key", b"a\x00"),), "1 to 255 printable"),
         (b"Counter/a", CALLED, (("idempotency-key", b"a" * 256),), "1 to 255 printable"),
@@ -277,3 +281,76 @@ def test_another_payload_has_another_hash() -> None:
     ):
         assert payload_hash(other) != payload_hash(one)
     assert payload_hash(Command("Counter/a", FETCH, "POST", "/x", (), b"1")) == payload_hash(one)
+
+
+FOREIGN_NAMES = st.sampled_from(
+    (
+        "v",
+        "kind",
+        "method",
+        "path",
+        "principal",
+        "chain",
+        "mark",
+        "socket",
+        "hint",
+        "id",
+        "reply-to",
+        "deadline",
+        "traceparent",
+        "tracestate",
+        "ce_id",
+        "http-x",
+        "",
+    )
+) | st.text(max_size=9).filter(
+    lambda name: name not in ("idempotency-key", "seal") and not name.startswith("perdure-")
+)
+FOREIGN_VALUES = st.binary(max_size=12) | st.sampled_from(
+    (b"order-created", b"2", b"1", b"alarm", b"soon", b"\xff", b"x" * 5_000, b"00-1", b"Counter/b@0:1")
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(FOREIGN_NAMES, FOREIGN_VALUES), max_size=6).map(tuple))
+def test_a_foreign_header_never_makes_a_command_fail(headers: Headers) -> None:
+    """Whatever other systems call theirs: a call stays a call of the same method, by nobody, outside any chain."""
+    if dict(headers).get("kind") == b"fetch":
+        headers = tuple(header for header in headers if header[0] != "kind")
+    command = parse_command(b"Counter/a", CALLED, headers)
+    assert (command.key, command.kind, command.method, command.body) == ("Counter/a", CALL, "m", CALLED)
+    assert not command.internal
+    assert len(command.id) + len(command.reply_to) + len(command.traceparent) < 4_000
+    assert parse_command(*command_record(command)) == command
+
+
+@settings(max_examples=60, deadline=None)
+@given(FETCHES)
+def test_a_record_of_an_earlier_version_is_read(command: Command) -> None:
+    """Its headers had no prefix: from a door, from a client, and under the seal."""
+
+    def earlier(headers: Headers) -> Headers:
+        return tuple((name.removeprefix("perdure-"), value) for name, value in headers)
+
+    key, value, headers = command_record(command)
+    assert parse_command(key, value, earlier(headers)) == command
+    call = Command("Counter/a", CALL, "m", body=CALLED, id=command.id, reply_to=command.reply_to)
+    key, value, headers = command_record(call)
+    assert parse_command(key, value, earlier(headers)) == call
+    for inner in (
+        structs.replace(command, chain=("Counter/a@0:1",), mark=7, principal="@Counter/a"),
+        Command("Counter/a", ALARM, "default", body=b"{}"),
+    ):
+        key, value, headers = sealed_record(inner, Seal("ours"))
+        old = Seal("ours").sealed(key, value, earlier(headers[:-1]))
+        assert parse_command(key, value, old, Seal("ours")) == inner
+        with pytest.raises(MalformedCommand, match="only perdure itself"):
+            parse_command(key, value, old, Seal("theirs"))
+        unsealed = parse_command(key, CALLED, (*old[:-1], ("kind", b"call")), Seal("ours"))
+        assert not unsealed.internal, "without a seal these are another's headers"
+
+
+def test_a_trace_context_that_is_none_is_ignored() -> None:
+    """As W3C Trace Context says: bytes that are not UTF-8, or far too many of them, are no reason to fail."""
+    for raw in (b"\xff\xfe", b"0" * 5_000):
+        assert parse_command(b"Counter/a", CALLED, (("traceparent", raw),)).traceparent == ""
