@@ -4,8 +4,9 @@ Laws
 - A Worker is no turn: nothing of it is journaled or rolled back, and each request runs it beside all others.
 - It gets the client's headers as they came, `Authorization` and `Cookie` too; what it passes on to an object goes
   without them, so that they never reach the log.
-- Its calls are the client's: they inherit its idempotency key as `{key}/{n}`, n counting them from 1 in the order in
-  which they are made, its `traceparent`, and what is left of the deadline.
+- Its calls are the client's: they inherit its `traceparent`, what is left of the deadline, and its idempotency key as
+  `{key}/{hash of what is asked}.{n}`, n counting equal ones, so that a request repeated under its key asks each once, in
+  whatever order. One whose key is in flight, as after a time-out, waits for the first and is answered as that is.
 - What it has sent is durable before its response leaves.
 - An upgrade is answered with 101 if, and only if, an object that it passed the request on to has accepted the WebSocket.
 - Whoever asked has gone, or the deadline has passed: it is cancelled. What it raises is told by type only; the place
@@ -19,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from hashlib import blake2b
+from random import Random
 from typing import Any, Protocol
 
 import structlog
@@ -31,6 +33,7 @@ from perdure.objects.http import Request
 from perdure.objects.outgoing import Outside, outside
 from perdure.objects.overlay import current_turn
 from perdure.objects.turn import SWITCHING, refused_reply, response_reply
+from perdure.schemas.calls import content_of, free_number, take_number
 from perdure.schemas.commands import FETCH, MAX_CLIENT_KEY_CHARS, NEVER_LOGGED, Command
 from perdure.schemas.errors import (
     BadKey,
@@ -46,7 +49,7 @@ from perdure.schemas.errors import (
     TurnEnded,
     Unavailable,
 )
-from perdure.schemas.replies import Pairs, Reply
+from perdure.schemas.replies import UNAVAILABLE, Pairs, Reply
 from perdure.streams.blame import told as told_of
 from perdure.streams.log import durable
 from perdure.streams.stepping import doorway, is_ctrl_c
@@ -57,13 +60,16 @@ _Asked = tuple[str, str, str, str, Pairs, bytes, str | None, str]
 Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
 # what these say is for the client, as it would be at an object's door: change the request, or ask again
 _TOLD = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
+SUFFIX_CHARS = 40  # that a call's key has beyond its client's
+RETRY_S = (0.05, 1.0)  # first and longest pause before a call whose key is in flight is asked again; doubling
 _logger = structlog.get_logger("perdure")
 
 
 class WorkerCaller:
     """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py).
 
-    `headers` are the request's, credentials too: log lines are kept free of them.
+    `headers` are the request's, credentials too: log lines are kept free of them. `asked_for` stands for all of the request:
+    with its key, it names what is made for it.
     """
 
     def __init__(
@@ -75,7 +81,9 @@ class WorkerCaller:
         deadline_s: float,
         headers: Pairs = (),
         passing: Passing | None = None,
+        asked_for: str = "",
     ) -> None:
+        self._named = f"{client_key}:{asked_for}"
         self.principal = ""  # objects are asked by the app
         self.traceparent = traceparent
         self.headers = headers
@@ -85,25 +93,52 @@ class WorkerCaller:
         self._client_key = client_key
         self._loop = asyncio.get_running_loop()
         self._due_s = self._loop.time() + deadline_s
-        self._calls = 0
+        self._taken: dict[str, int] = {}  # what was asked -> the numbers under way or answered, as bits
+        self._ids = 0
         self._sent: list[asyncio.Future[None]] = []
         self._over = False
 
     async def call(self, command: Command) -> Reply:
         """Ask an object and wait for its answer."""
         self._inside()
-        left_ms = max(int((self._due_s - self._loop.time()) * 1000), 0)
-        asked = self._asked(command)
         if command.socket and self._passing is not None:
-            return await self._pass_on(self._passing.ask(command.key), asked, left_ms, command.hint)
+            asked = self._asked(command, None)  # a stored 101 would open nothing
+            return await self._pass_on(self._passing.ask(command.key), asked, self._left_ms(), command.hint)
+        if self._client_key is None:
+            return await self._ask(self._asked(command, None), command.hint)
+        content = content_of(command)
+        n = take_number(self._taken, content)
+        reply = None
+        try:
+            reply = await self._ask_once(self._asked(command, self._key(content, n)), command.hint)
+        finally:
+            if reply is None or reply.outcome == UNAVAILABLE:
+                free_number(
+                    self._taken, content, n
+                )  # it was not done, as far as can be told: the next is the same
+        return reply
+
+    def _left_ms(self) -> int:
+        return max(int((self._due_s - self._loop.time()) * 1000), 0)
+
+    async def _ask(self, asked: _Asked, hint: str) -> Reply:
         waiting = Waiting()
-        self._gateway.submit(waiting, *asked, left_ms, hint=command.hint)
+        self._gateway.submit(waiting, *asked, self._left_ms(), hint=hint)
         return (await waiting.future).reply
+
+    async def _ask_once(self, asked: _Asked, hint: str) -> Reply:
+        pause_s = RETRY_S[0]
+        while True:
+            reply = await self._ask(asked, hint)
+            if reply.error is None or reply.error.code != KeyConflict.code or not self._left_ms():
+                return reply
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_S[1])
 
     async def _pass_on(self, accepting: Accepting, asked: _Asked, left_ms: int, hint: str) -> Reply:
         key, kind, method, path, headers, body, _, traceparent = asked
         headers += (("upgrade", "websocket"),)
-        asked = key, kind, method, path, headers, body, None, traceparent  # a stored 101 would open nothing
+        asked = key, kind, method, path, headers, body, None, traceparent
         try:
             self._gateway.submit(accepting, *asked, left_ms, socket=accepting.socket, hint=hint)
         except PerdureError as error:
@@ -113,7 +148,11 @@ class WorkerCaller:
     def send(self, command: Command) -> None:
         """Let a command go at once; nobody waits for its answer. Raises `Overloaded` and its kin: not sent."""
         self._inside()
-        self._sent.append(durable(self._gateway.post(*self._asked(command), command.hint)))
+        key = None
+        if self._client_key is not None:
+            content = f"send {content_of(command)}"
+            key = self._key(content, take_number(self._taken, content))
+        self._sent.append(durable(self._gateway.post(*self._asked(command, key), command.hint)))
 
     async def synced(self) -> None:
         """A Worker has seen nothing but answers, and those were let out."""
@@ -125,9 +164,17 @@ class WorkerCaller:
         return self._passing is not None and self._passing.accepted is not None
 
     def new_id(self) -> str:
-        """32 hex digits that nobody else gets."""
+        """32 hex digits that nobody else gets; the same for a request that is repeated under its key."""
         self._inside()
-        return self._new_uuid()
+        if self._client_key is None:
+            return self._new_uuid()
+        self._ids += 1
+        return blake2b(f"{self._named}:{self._ids}".encode(), digest_size=16).hexdigest()
+
+    @property
+    def random(self) -> Random:
+        """A Worker has no state whose `random` would be asked for."""
+        raise TurnEnded("random numbers that repeat are drawn by an object's turn: self.state.random")
 
     async def settle(self) -> None:
         """Wait until what was sent is durable. Raises `Unavailable` or `OutcomeUnknown` for what may not be."""
@@ -145,24 +192,25 @@ class WorkerCaller:
         if self._over:
             raise TurnEnded("the Worker's request is over: await what you start inside fetch")
 
-    def _asked(self, command: Command) -> _Asked:
-        """What the gateway is to append, without secrets and with the client's key and trace."""
+    def _asked(self, command: Command, client_key: str | None) -> _Asked:
+        """What the gateway is to append, without secrets and with the client's trace."""
         headers = command.headers
         if command.kind == FETCH:
             headers = tuple(pair for pair in headers if pair[0].lower() not in NEVER_LOGGED)
         key, kind, method, path = command.key, command.kind, command.method, command.path
-        return key, kind, method, path, headers, command.body, self._next_key(), self.traceparent
+        return key, kind, method, path, headers, command.body, client_key, self.traceparent
 
-    def _next_key(self) -> str | None:
-        self._calls += 1
+    def _key(self, content: str, n: int) -> str:
         key = self._client_key
-        if key is None:
-            return None
-        if (
-            len(key) + 8 > MAX_CLIENT_KEY_CHARS
-        ):  # as long as keys may be, what is made of it must still be one
+        assert key is not None
+        if len(key) + SUFFIX_CHARS > MAX_CLIENT_KEY_CHARS:  # what is made of a long one must still be one
             key = blake2b(key.encode(), digest_size=32).hexdigest()
-        return f"{key}/{self._calls}"
+        return f"{key}/{content}.{n}"
+
+
+def _hash_of(request: Request) -> str:
+    asked = f"{request.method} {request.target}\n".encode() + request.body
+    return blake2b(asked, digest_size=16).hexdigest()
 
 
 class Tracing(Protocol):
@@ -234,6 +282,7 @@ class Worker:
             self._deadline_s,
             request.headers.pairs,
             passing,
+            "" if client_key is None else _hash_of(request),
         )
         context = Context()
         context.run(current_turn.set, caller)

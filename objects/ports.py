@@ -5,6 +5,7 @@ Law: whoever runs user code sets `current_turn` to a `Caller`, and to nothing el
 
 from __future__ import annotations
 
+from random import Random
 from typing import Protocol
 
 from perdure.schemas.commands import Command
@@ -45,3 +46,7 @@ class Caller(Protocol):
 
     def new_id(self) -> str:
         """32 hex digits that nobody else gets; the same when the turn runs again. Raises `TurnEnded`."""
+
+    @property
+    def random(self) -> Random:
+        """Of a turn: random numbers that are the same when it runs again. Raises `TurnEnded`."""

@@ -17,6 +17,7 @@ from inspect import isawaitable
 from typing import Any, TypeVar, cast, overload
 
 from perdure.objects.alarms import AlarmMethods
+from perdure.objects.drawing import Drawing
 from perdure.objects.expiration import expires_at
 from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_limit, page_of, values_of
 from perdure.objects.models import fitted
@@ -45,7 +46,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State(AlarmMethods, Sockets, Sweeping, Placing):
+class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
     """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,

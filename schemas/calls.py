@@ -1,41 +1,131 @@
 """Calls and sends of turns: the keys by which each takes effect once, and the chain of those who wait.
 
 Laws
-- A key says which call of which command it is: `call:{partition}:{offset}:{n}` (or `send:…`), the command being the
-  caller's. A turn that runs again makes the same keys.
+- A call is known by what is asked, not by when: its key names what its turn hangs on (`Root`), the hash of the call,
+  and how many equal ones came before it. A turn that runs again, in whatever order, makes the same keys.
+- A turn hangs on the place of its command; if a client gave a key, on that key, so that a command repeated under it goes
+  on where the first one was; if it was called itself, on the call, and with it on what the first caller hangs on.
+- A send is known by its number in its turn: it lies in one entry.
 - Such keys count as that only for a principal that begins with `@`, which only perdure may send.
+
+Keys: `call:{partition}:{offset}:{parent}:{content}:{n}` (the place is empty if a client's key is at the root; the parent,
+if the turn of that place called) · `send:{partition}:{offset}:{n}` · `call:{partition}:{offset}:{n}`, by order, as calls were
+written before.
 """
 
 from __future__ import annotations
 
+from binascii import b2a_base64
+from functools import lru_cache
+from hashlib import blake2b
 from typing import NamedTuple
+
+import msgspec
+
+from perdure.schemas.commands import Command
 
 CALL_KEY, SEND_KEY = "call", "send"
 PRINCIPAL = "@"  # and then the key of the object whose turn it is
+NOWHERE = -1  # the place of a root that is a client's key
+_HASH_BYTES = 15  # 20 characters, without padding
+_HASH_CHARS = 20
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Root(NamedTuple):
+    """What the calls of a turn hang on: the place of a command, or nowhere, and in it one turn of the tree of calls."""
+
+    partition: int
+    offset: int
+    parent: str = ""
 
 
 class CallKey(NamedTuple):
-    """The `n`th call (or send) of the turn of the command at `offset` in `partition`."""
+    """The `n`th send of a turn, or the `n`th of its calls with this content. `content` is empty of what goes by order."""
 
     kind: str
     partition: int
     offset: int
     n: int
+    parent: str = ""
+    content: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.partition}:{self.offset}:{self.n}"
+        if not self.content:
+            return f"{self.kind}:{self.partition}:{self.offset}:{self.n}"
+        place = ":" if self.partition == NOWHERE else f"{self.partition}:{self.offset}"
+        return f"{self.kind}:{place}:{self.parent}:{self.content}:{self.n}"
+
+    @property
+    def root(self) -> Root:
+        """What its turn hangs on."""
+        return Root(self.partition, self.offset, self.parent)
 
 
+@lru_cache(2048)  # asked several times of each: when it comes, when it runs, when its entry is folded
 def call_key(principal: str, client_key: str) -> CallKey | None:
     """The key as `CallKey` wrote it; None if it is a client's."""
     if not principal.startswith(PRINCIPAL):
         return None
-    kind, *numbers = client_key.split(":")
-    if kind not in (CALL_KEY, SEND_KEY) or len(numbers) != 3:
+    kind, *parts = client_key.split(":")
+    if kind == CALL_KEY and len(parts) == 5:
+        return _by_content(*parts)
+    if kind not in (CALL_KEY, SEND_KEY) or len(parts) != 3:
         return None
-    if not all(each.isascii() and each.isdigit() for each in numbers):
+    if not all(_is_number(each) for each in parts):
         return None
-    return CallKey(kind, *map(int, numbers))
+    partition, offset, n = map(int, parts)
+    return CallKey(kind, partition, offset, n)
+
+
+def _by_content(partition: str, offset: str, parent: str, content: str, n: str) -> CallKey | None:
+    if len(content) != _HASH_CHARS or len(parent) not in (0, _HASH_CHARS) or not _is_number(n):
+        return None
+    if not partition and not offset:
+        return CallKey(CALL_KEY, NOWHERE, NOWHERE, int(n), parent, content) if parent else None
+    if not _is_number(partition) or not _is_number(offset):
+        return None
+    return CallKey(CALL_KEY, int(partition), int(offset), int(n), parent, content)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def root_of(command: Command, partition: int, offset: int) -> Root:
+    """What the calls of the turn of `command`, which lies at that place, hang on."""
+    client_key = command.client_key
+    if client_key is None:
+        return Root(partition, offset)
+    key = call_key(command.principal, client_key)
+    if key is None:
+        return Root(NOWHERE, NOWHERE, _hash((command.key, command.principal, client_key)))
+    if not key.content:
+        return Root(partition, offset)  # a send runs until it is done, at one place
+    return Root(key.partition, key.offset, _hash((command.principal, client_key)))
+
+
+def content_of(command: Command) -> str:
+    """The hash of what a call asks."""
+    asked = (command.key, command.kind, command.method, command.path, command.headers, command.body)
+    return _hash(asked)
+
+
+def _hash(what: tuple[object, ...]) -> str:
+    return b2a_base64(blake2b(_encode(what), digest_size=_HASH_BYTES).digest(), newline=False).decode()
+
+
+def take_number(taken: dict[str, int], content: str) -> int:
+    """The first number, from 1, that no equal call has; `taken` holds them as bits."""
+    bits = taken.get(content, 0)
+    n = (~bits & (bits + 1)).bit_length()
+    taken[content] = bits | 1 << (n - 1)
+    return n
+
+
+def free_number(taken: dict[str, int], content: str, n: int) -> None:
+    """That call has ended without an answer: the next equal one is the same."""
+    taken[content] &= ~(1 << (n - 1))
 
 
 def link(key: str, partition: int, offset: int) -> str:

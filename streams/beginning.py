@@ -116,6 +116,8 @@ async def _begin(owner: Owner) -> None:
     owner.follows = epoch
     for step in missing(tables.steps, owner.ports.migrations):
         again = await _migrate(owner, step, epoch)
+    # what a predecessor let call others lies below: it had proved, before our claim, that it still owned
+    owner.turns.reruns.begin((await log.bounds(Topic.COMMANDS, partition)).end)
     owner.journal.own(tables.reader.position)
     owner.release.begin(tables.meta.low, tables.out_position.offset)
     await _let_out_again(owner, again, tables.reader.offset)

@@ -3,13 +3,13 @@
 Laws
 - A call leaves when the turn's own command and all the turn has seen are durable and an append sent after that
   command arrived has been acknowledged in its place (`synced`; once per turn, nothing new is seen without it).
-- A call has the key `call:{partition}:{offset}:{n}`; the turn that runs again asks under the same key and is given
-  the stored answer. So an append whose outcome is unknown is made again, until the deadline.
+- A call is known by what the turn hangs on, what it asks, and how many equal ones are under way or answered
+  (schemas/calls.py); whoever asks under the same key again is given the stored answer. So an append whose outcome is
+  unknown is made again, until the deadline; and a call that ended without an answer is the same one when it is made again.
 - The deadline is what is left of the caller's. Past it: `Expired` if the callee says so, the last reason if nothing
   was appended, else `OutcomeUnknown`.
 - A turn that called an object which waits for it fails with `Deadlock`: at once if the chain of callers names it;
   after `PROBE_S` if calls cross. Of a ring one call is taken out of the mailbox it stands in, so it never runs.
-- A key that was spent on another call fails the whole turn, whatever its handler makes of it.
 - A send is a record in the entry's outbox, under the key `send:{partition}:{offset}:{n}`.
 """
 
@@ -19,12 +19,26 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from hashlib import blake2b
+from random import Random
 from typing import Any
 
 from msgspec.structs import replace
 
 from perdure.objects.turn import Outcome
-from perdure.schemas.calls import CALL_KEY, PRINCIPAL, SEND_KEY, CallKey, key_of_link, link
+from perdure.schemas.calls import (
+    CALL_KEY,
+    NOWHERE,
+    PRINCIPAL,
+    SEND_KEY,
+    CallKey,
+    Root,
+    content_of,
+    free_number,
+    key_of_link,
+    link,
+    root_of,
+    take_number,
+)
 from perdure.schemas.commands import NOBODY, Command, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import (
@@ -32,7 +46,6 @@ from perdure.schemas.errors import (
     Deadlock,
     Expired,
     Fenced,
-    NonDeterministic,
     OperatorError,
     OutcomeUnknown,
     Overloaded,
@@ -43,32 +56,45 @@ from perdure.schemas.errors import (
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE, Reply, error_reply
 from perdure.streams.exchange import Call
+from perdure.streams.inflight import Spending, spending_of
 from perdure.streams.journal import Journal
 from perdure.streams.log import Record, Topic
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owning import Ports
+from perdure.streams.reruns import Made, made_of
 from perdure.streams.turns import Turns
 
 CALL_MS = 30_000  # of a call whose caller has no deadline itself
 GRACE_S = 2.0  # the callee's own word on an expired call is waited for so long
 RETRY_S = (0.05, 1.0)  # first and longest pause before a call is let out again; doubling, with jitter
-PROBE_S = 0.2
+PROBE_S, PROBE_MOST_S = 0.2, 3.2  # a call that waits is looked at after that time, and then ever more rarely
 
 
 class Calling:
     """What one turn has called and sent so far; made when it first does."""
 
-    __slots__ = ("calls", "failure", "ids", "proof", "sends", "waiting")
+    __slots__ = ("asked", "called", "fresh", "ids", "proof", "random", "root", "sends", "taken", "waiting")
 
-    def __init__(self) -> None:
-        self.calls = self.sends = self.ids = 0
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.sends = self.ids = 0
+        self.called = False
+        self.taken: dict[str, int] = {}  # content -> the numbers under way or answered, as bits
+        self.asked: dict[CallKey, Made] = {}  # all calls, of a turn that may have run before
+        self.fresh: list[Made] = []  # of these, those that were not known where they went
         self.waiting: dict[Call, None] = {}
         self.proof: asyncio.Future[None] | None = None
-        self.failure: PerdureError | None = None
+        self.random: Random | None = None
+
+    def take(self, content: str) -> CallKey:
+        """The key of a call with this content: the first number that is free."""
+        n = take_number(self.taken, content)
+        self.called = True
+        return CallKey(CALL_KEY, self.root.partition, self.root.offset, n, self.root.parent, content)
 
 
 class Calls:
-    """Of one owner. `low_mark` tells its partition's; `check_room` is what its doors ask."""
+    """Of one owner. `low_mark` tells its partition's; `check_room` is what its doors ask; `has_taken`: see `Peer`."""
 
     def __init__(
         self,
@@ -78,6 +104,7 @@ class Calls:
         turns: Turns,
         low_mark: Callable[[], int],
         check_room: Callable[[str], None],
+        has_taken: Callable[[int], bool],
     ) -> None:
         self._ports = ports
         self._log = ports.log
@@ -86,6 +113,7 @@ class Calls:
         self._turns = turns
         self._low_mark = low_mark
         self.check_room = check_room
+        self.has_taken = has_taken
         self._exchange = ports.exchange
         self._loop = asyncio.get_running_loop()
         ports.exchange.join(ports.log, ports.node, partition, self)
@@ -102,27 +130,34 @@ class Calls:
 
     async def _call(self, turn: Turn, asked: Command) -> Reply:
         calling = self._of(turn, f"called {asked.key}")
-        calling.calls += 1
-        key = CallKey(CALL_KEY, self._partition, turn.offset, calling.calls)
         own = turn.command
         chain = (*own.chain, link(own.key, self._partition, turn.offset))
         if any(key_of_link(each) == asked.key for each in chain):
             told = " -> ".join((*chain, asked.key))
             raise Deadlock(f"{own.key} called {asked.key}, which waits for it: {told}")
         until_s = turn.until_s if turn.until_s is not None else self._loop.time() + CALL_MS / 1000
-        await self.synced(turn)
-        partition = partition_of(asked.key, self._log.partitions)
-        id_ = self._exchange.new_id(partition, self._ports.clock_ms())
-        call = Call(turn, self._enveloped(asked, turn, key, id_, self._exchange.address, chain), partition)
-        calling.waiting[call] = None
+        key = calling.take(content_of(asked))
+        if self._turns.reruns.may_have_run(turn):
+            calling.asked[key] = made_of(asked)
+        reply = call = None
         try:
-            reply = await self._reply(call, until_s)
+            await self.synced(turn)
+            partition = partition_of(asked.key, self._log.partitions)
+            id_ = self._exchange.new_id(partition, self._ports.clock_ms())
+            left_ms = max(int((until_s - self._loop.time()) * 1000), 0)
+            command = self._enveloped(asked, turn, key, id_, self._exchange.address, chain, left_ms)
+            call = Call(turn, command, partition)
+            calling.waiting[call] = None
+            if key in calling.asked:
+                reply = self._reply_of_then(calling, call, key)
+            if reply is None:
+                reply = await self._reply(call, until_s)
         finally:
-            del calling.waiting[call]
-            self._exchange.forget(call)
-        if reply.error is not None and reply.outcome != FAILED and reply.error.code == NonDeterministic.code:
-            calling.failure = NonDeterministic(reply.error.message)
-            raise calling.failure
+            if call is not None:
+                del calling.waiting[call]
+                self._exchange.forget(call)
+            if reply is None or reply.outcome == UNAVAILABLE:
+                free_number(calling.taken, key.content, key.n)
         return reply
 
     def send(self, turn: Turn, asked: Command) -> None:
@@ -146,8 +181,13 @@ class Calls:
     def new_id(self, turn: Turn) -> str:
         calling = self._of(turn, "asked for an id")
         calling.ids += 1
-        place = f"{self._ports.app_uuid}:{self._partition}:{turn.offset}:{calling.ids}"
-        return blake2b(place.encode(), digest_size=16).hexdigest()
+        return blake2b(f"{self._named(calling)}:{calling.ids}".encode(), digest_size=16).hexdigest()
+
+    def random(self, turn: Turn) -> Random:
+        calling = self._of(turn, "asked for a random number")
+        if calling.random is None:
+            calling.random = Random(f"{self._named(calling)}:random")
+        return calling.random
 
     # How
 
@@ -156,24 +196,52 @@ class Calls:
             told = f"{turn.command.key} {what} outside its turn: await what you start inside the handler"
             raise TurnEnded(told)
         if turn.calling is None:
-            turn.calling = Calling()
+            turn.calling = Calling(root_of(turn.command, self._partition, turn.offset))
         return turn.calling
 
+    def _named(self, calling: Calling) -> str:
+        """The turn's own name: the same when it runs again, and when it is repeated under its key."""
+        root = calling.root
+        return f"{self._ports.app_uuid}:{root.parent or f'{root.partition}:{root.offset}'}"
+
     def _enveloped(
-        self, asked: Command, turn: Turn, key: CallKey, id_: str, reply_to: str, chain: tuple[str, ...]
+        self,
+        asked: Command,
+        turn: Turn,
+        key: CallKey,
+        id_: str,
+        reply_to: str,
+        chain: tuple[str, ...],
+        deadline_ms: int | None = None,
     ) -> Command:
         own = turn.command
         return replace(
             asked,
             id=id_,
             reply_to=reply_to,
+            deadline_ms=deadline_ms,
             client_key=str(key),
             principal=PRINCIPAL + own.key,
             traceparent=asked.traceparent or own.traceparent,
             chain=chain,
-            mark=self._low_mark(),
+            mark=self._mark(turn),
             socket="",  # what a turn accepts is its own
         )
+
+    def _reply_of_then(self, calling: Calling, call: Call, key: CallKey) -> Reply | None:
+        """What the call was answered when the turn ran before, if its partition is here and can tell."""
+        peer = self._exchange.peers.get(call.partition)
+        reply = None if peer is None else peer.reply_to(key)
+        if reply is None and (peer is None or peer.turn_of(spending_of(call.command)) is None):
+            calling.fresh.append(calling.asked[key])
+        return reply
+
+    def _mark(self, turn: Turn) -> int:
+        """The low mark of the partition that the turn's calls hang on."""
+        root = None if turn.calling is None else turn.calling.root
+        if root is None or not root.parent:
+            return self._low_mark()
+        return 0 if root.partition == NOWHERE else turn.command.mark
 
     async def _reply(self, call: Call, until_s: float) -> Reply:
         """The answer, asked for again while that is safe and there is time."""
@@ -213,13 +281,16 @@ class Calls:
     async def _attempt(self, call: Call, left_ms: int) -> Reply:
         """Append it and wait. Raises `Unavailable` (not appended) or `OutcomeUnknown`."""
         self._of(call.turn, f"called {call.command.key}")
+        tried, call.tried = call.tried, True
         call.no_room = False
         peer = self._exchange.peers.get(call.partition)
         if peer is not None:
             with contextlib.suppress(Fenced):  # another node has it: it reads the same log
                 peer.check_room(call.command.key)
         await self._exchange.listen()
-        call.command = command = replace(call.command, deadline_ms=left_ms, mark=self._low_mark())
+        if tried:
+            call.command = replace(call.command, deadline_ms=left_ms, mark=self._mark(call.turn))
+        command = call.command
         call.future = self._loop.create_future()
         self._exchange.expect(call)
         sealed = sealed_record(command, self._ports.seal)
@@ -229,7 +300,7 @@ class Calls:
         told = f"the call of {command.key} was not answered within {left_ms} ms: it may run or have run"
         timers = [
             self._loop.call_later(left_ms / 1000 + GRACE_S, call.failed, OutcomeUnknown(told)),
-            self._loop.call_later(PROBE_S, self._probe, call, call.future),
+            self._loop.call_later(PROBE_S, self._probe, call, call.future, PROBE_S),
         ]
         try:
             return await call.future
@@ -239,15 +310,16 @@ class Calls:
 
     # Rings
 
-    def _probe(self, call: Call, future: asyncio.Future[Reply]) -> None:
-        """It waits for long: does it wait for itself?"""
+    def _probe(self, call: Call, future: asyncio.Future[Reply], waited_s: float) -> None:
+        """It waits for long: does it wait for itself? A ring is closed by its newest call, which is young: so each may
+        be asked ever more rarely."""
         if future.done() or call.turn.over:
             return
         exchange = self._exchange
         queued = exchange.queued(call)
         ring = [] if queued is None else exchange.ring(call)
         if not ring:
-            self._loop.call_later(PROBE_S, self._probe, call, future)
+            self._loop.call_later(waited_s, self._probe, call, future, min(waited_s * 2, PROBE_MOST_S))
             return
         told = _told(call, ring)
         if isinstance(queued, Turn):
@@ -256,9 +328,43 @@ class Calls:
         else:
             call.failed(Deadlock(told))  # it waits on the log, and may run later
 
+    # As a `Peer`
+
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
-        """See `Peer`."""
         self._turns.withdraw(turn, outcome)
+
+    def turn_of(self, spending: Spending) -> Turn | int | None:
+        return self._turns.keys_in_flight.turn_of(spending)
+
+    def reply_to(self, key: CallKey) -> Reply | None:
+        answered = self._turns.tables.answered_call(key)
+        return None if answered is None or answered.reply.outcome == UNAVAILABLE else answered.reply
+
+    def calls_of(self, root: Root) -> dict[CallKey, Made]:
+        found = {
+            key: Made(each.key, each.summary, each.payload_hash)
+            for key, each in self._turns.tables.calls_of(root)
+        }
+        for key, spending, waits in self._turns.keys_in_flight.calls():
+            if key.content and key.root == root:
+                found[key] = made_of(waits.command) if isinstance(waits, Turn) else Made(spending[0], "")
+        return found
+
+    def calls_by_order(self, root: Root) -> list[Made]:
+        if root.parent:
+            return []
+        rows = self._turns.tables.calls_by_order(root.partition, root.offset)
+        found = {n: Made(each.key, each.summary, each.payload_hash) for n, each in rows}
+        for key, _, waits in self._turns.keys_in_flight.calls():
+            if not key.content and key.root == root and isinstance(waits, Turn):
+                found[key.n] = made_of(waits.command)
+        return list(found.values())
+
+    def places_of_calls(self, partition: int) -> set[int]:
+        flying = {
+            key.offset for key, _, _ in self._turns.keys_in_flight.calls() if key.partition == partition
+        }
+        return flying | self._turns.tables.places_of_calls(partition)
 
 
 def _told(call: Call, ring: list[Turn]) -> str:

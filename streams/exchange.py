@@ -14,15 +14,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from perdure.objects.turn import Outcome
+from perdure.schemas.calls import CallKey, Root
 from perdure.schemas.commands import Command
 from perdure.schemas.errors import OutcomeUnknown
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Reply, parse_reply
+from perdure.streams.inflight import Spending, spending_of
 from perdure.streams.log import Log, LogRecord, Tail, Topic
 from perdure.streams.mailbox import Resident, Turn
+
+if TYPE_CHECKING:
+    from perdure.streams.reruns import Made
 
 ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this process
 
@@ -30,13 +35,14 @@ ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this
 class Call:
     """One call under way: `command` as it is appended, `turn` whose call it is."""
 
-    __slots__ = ("command", "future", "no_room", "partition", "turn", "unknown")
+    __slots__ = ("command", "future", "no_room", "partition", "tried", "turn", "unknown")
 
     def __init__(self, turn: Turn, command: Command, partition: int) -> None:
         self.turn = turn
         self.command = command
         self.partition = partition
         self.future: asyncio.Future[Reply] | None = None
+        self.tried = False  # whether or not it was appended
         self.no_room = False  # its object's mailbox is full: it was not appended, and is tried again
         self.unknown: OutcomeUnknown | None = None  # it may have happened, whatever is tried next
 
@@ -61,6 +67,26 @@ class Peer(Protocol):
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """Take a turn out of its object's mailbox: this is what it came to."""
+
+    def turn_of(self, spending: Spending) -> Turn | int | None:
+        """The turn that is in flight under this key; its offset, if it waits on the log only."""
+
+    # What is asked for a turn that runs again, see reruns.py
+
+    def has_taken(self, end: int) -> bool:
+        """True if all commands below that offset have been taken, or its partition has stopped for good."""
+
+    def reply_to(self, key: CallKey) -> Reply | None:
+        """What that call was answered."""
+
+    def calls_of(self, root: Root) -> dict[CallKey, Made]:
+        """The calls with this root that were answered, or are in flight."""
+
+    def calls_by_order(self, root: Root) -> list[Made]:
+        """Those of a turn of before calls were known by content."""
+
+    def places_of_calls(self, partition: int) -> set[int]:
+        """The offsets of that partition's commands that calls hang on."""
 
 
 class Exchange:
@@ -143,48 +169,49 @@ class Exchange:
 
     def ring(self, call: Call) -> list[Turn]:
         """The turns that wait for each other because of this call, its own first; none if there is no such ring."""
-        return self._search(call, [call.turn], set())
-
-    def _search(self, call: Call, path: list[Turn], seen: set[Turn]) -> list[Turn]:
-        blocker = self.blocker(call)
-        if blocker is None:
-            return []
-        if blocker is path[0]:
-            return path
-        if blocker in seen or blocker.calling is None:
-            return []
-        seen.add(blocker)
-        for further in blocker.calling.waiting:
-            if found := self._search(further, [*path, blocker], seen):
-                return found
+        path = [call.turn]
+        seen: set[Turn] = set()
+        under_way = [iter((call,))]  # what each turn of the path waits for, as far as it was not looked at
+        while under_way:
+            blocker = None
+            for each in under_way[-1]:
+                blocker = self.blocker(each)
+                if blocker is not None and (blocker is path[0] or blocker not in seen):
+                    break
+                blocker = None
+            if blocker is None:
+                under_way.pop()
+                if under_way:
+                    path.pop()
+            elif blocker is path[0]:
+                return path
+            elif blocker.calling is not None:
+                seen.add(blocker)
+                path.append(blocker)
+                under_way.append(iter(blocker.calling.waiting))
         return []
 
     def blocker(self, call: Call) -> Turn | None:
         """The turn that must end before this call does: its own, or the one that it stands behind."""
-        resident = self._resident(call)
+        peer = self.peers.get(call.partition)
+        resident = None if peer is None else peer.resident(call.command.key)
         running = None if resident is None else resident.running
-        if running is None or is_of(running, call) or call.no_room or self.queued(call):
+        if running is None or peer is None or call.no_room:
             return running
-        return None
+        own = peer.turn_of(spending_of(call.command))
+        return running if own is running or _waits(own) else None
 
     def queued(self, call: Call) -> Turn | int | None:
-        """The call's turn in its object's mailbox; an offset if it may be one that waits on the log only."""
-        resident = self._resident(call)
-        waiting = None if resident is None else resident.mailbox
-        on_the_log = None
-        for turn in waiting or ():
-            if isinstance(turn, int):
-                on_the_log = turn
-            elif is_of(turn, call):
-                return turn
-        return on_the_log
-
-    def _resident(self, call: Call) -> Resident | None:
+        """The call's turn in its object's mailbox (or that of an earlier copy); its offset if it waits on the log only."""
         peer = self.peers.get(call.partition)
-        return None if peer is None else peer.resident(call.command.key)
+        own = None if peer is None else peer.turn_of(spending_of(call.command))
+        return own if _waits(own) else None
 
 
-def is_of(turn: Turn, call: Call) -> bool:
-    """Is it the turn of this call (or of an earlier copy)?"""
-    command = turn.command
-    return command.client_key == call.command.client_key and command.principal == call.command.principal
+def _waits(own: Turn | int | None) -> bool:
+    """True if it stands in a mailbox: it does not run, and has not ended."""
+    if own is None or isinstance(own, int):
+        return own is not None
+    resident = own.resident
+    assert resident is not None
+    return not own.over and own.entry is None and own.reply is None and resident.running is not own

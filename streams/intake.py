@@ -7,14 +7,14 @@ from collections.abc import Callable
 from perdure.objects.registry import Registry
 from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.admin import DELETE
-from perdure.schemas.calls import CallKey, call_key
+from perdure.schemas.calls import NOWHERE, CallKey, call_key
 from perdure.schemas.commands import ADMIN, Command, parse_command, payload_hash
-from perdure.schemas.errors import AskAgain, Expired, KeyReused, MalformedCommand, NonDeterministic
+from perdure.schemas.errors import AskAgain, Expired, KeyReused, MalformedCommand
 from perdure.schemas.keys import namespace_of, partition_of
-from perdure.schemas.replies import REJECTED, error_reply
+from perdure.schemas.replies import UNAVAILABLE, Reply
 from perdure.schemas.seal import Seal
+from perdure.streams.callrows import nth_by_order
 from perdure.streams.deleting import deletion
-from perdure.streams.entries import summary_of
 from perdure.streams.log import LogRecord
 from perdure.streams.mailbox import Turn
 from perdure.streams.tables import Tables
@@ -37,7 +37,7 @@ def admitted(
 def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome | None:
     """The outcome of a command that is not run: it has expired, its client key is spent, or it is a deletion; None: run it."""
     command = turn.command
-    if command.client_key is not None and (told := _outcome_of_key(command, command.client_key, tables)):
+    if command.client_key is not None and (told := _outcome_of_key(turn, command.client_key, tables)):
         return told  # whatever the time: it has happened, or must not
     if turn.until_s is not None and clock_s() > turn.until_s:
         return not_done(
@@ -57,30 +57,31 @@ def copy_outcome(copy: Turn, tables: Tables, clock_s: Callable[[], float]) -> Ou
     return first or not_done(AskAgain("the call of which this is a copy was not done: ask again"))
 
 
-def _outcome_of_key(command: Command, client_key: str, tables: Tables) -> Outcome | None:
+def _outcome_of_key(turn: Turn, client_key: str, tables: Tables) -> Outcome | None:
+    command = turn.command
     if (key := call_key(command.principal, client_key)) is not None:
-        return _outcome_of_copy(command, key, tables)
+        return _outcome_of_copy(turn, key, tables)
     spent = tables.spent(command.key, command.principal, client_key)
     if spent is None:
         return None
-    if spent.payload_hash == payload_hash(command):
-        return Outcome(spent.reply, False, False, False)
-    return not_done(KeyReused(f"the idempotency key {client_key!r} was used for another payload"))
+    if spent.payload_hash != payload_hash(command):
+        return not_done(KeyReused(f"the idempotency key {client_key!r} was used for another payload"))
+    return _outcome_again(turn, spent.reply)
 
 
-def _outcome_of_copy(command: Command, key: CallKey, tables: Tables) -> Outcome | None:
-    """What a call from a turn comes to if it is not the first of its key; None: it is."""
-    if key.offset < tables.passed(key.partition).floor:
+def _outcome_of_copy(turn: Turn, key: CallKey, tables: Tables) -> Outcome | None:
+    """What a call from a turn comes to if it is not the first of its key; None: it is, or that one was not done."""
+    if key.partition != NOWHERE and key.offset < tables.passed(key.partition).floor:
         return not_done(Expired(f"a late copy: the turn that called ({key}) is over"))
     answered = tables.answered_call(key)
-    if answered is None:
+    if answered is None and key.content and not key.parent:
+        answered = nth_by_order(tables.calls_by_order(key.partition, key.offset), turn.command, key.n)
+    return None if answered is None else _outcome_again(turn, answered.reply)
+
+
+def _outcome_again(turn: Turn, reply: Reply) -> Outcome | None:
+    """What was stored; None if that says that it was not done, though it had called others: it goes on."""
+    if reply.outcome == UNAVAILABLE:
+        turn.again = True
         return None
-    hashed = payload_hash(command)
-    if hashed == answered.payload_hash:
-        return Outcome(answered.reply, False, False, False)
-    told = (
-        f"{command.principal[1:]} ran again and asked for something else under {key}: {summary_of(command)} of "
-        f"{command.key} ({hashed.hex()[:8]}) now, {answered.summary} of {answered.key} "
-        f"({answered.payload_hash.hex()[:8]}) before"
-    )
-    return Outcome(error_reply(REJECTED, NonDeterministic.code, told), False, False, False)
+    return Outcome(reply, False, False, False)

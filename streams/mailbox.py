@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
 from itertools import pairwise
+from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
@@ -60,6 +61,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     timer: object = None
     calling: Calling | None = None
     tries: int = 0  # in which it could not be done, of a command that nobody waits for
+    again: bool = False  # its key was seen before, of a turn that had called others and was not done
     alarm: AlarmRow | None = None  # of a turn that an alarm made, as it stood when it rang
     changes: tuple[Change, ...] = ()  # for its entry
 
@@ -82,6 +84,10 @@ class Turn(TaskLike, eq=False, weakref=True):
 
     def new_id(self) -> str:
         return self._calls.new_id(self)
+
+    @property
+    def random(self) -> Random:
+        return self._calls.random(self)
 
     @property
     def traceparent(self) -> str:

@@ -88,6 +88,7 @@ class Owner:
             self.turns,
             lambda: self.release.commands.mark,
             self.check_room,
+            self._has_taken,
         )
         self.admin = Administration(
             ports, tables, self.turns, lambda: self.release.commands.mark, self._spawn
@@ -196,6 +197,12 @@ class Owner:
         if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
             return self.error
         return Unavailable(f"partition {self.partition} is {self.state}: ask again")
+
+    def _has_taken(self, end: int) -> bool:
+        """See `Peer`."""
+        if self.state in (OwnerState.STOPPED, OwnerState.FENCED):
+            return True
+        return self.state is _SERVING and self.next_command >= end
 
     # Commands in
 

@@ -3,7 +3,7 @@
 Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
 offsets above the watermark, 512 to a row · `k p bucket key NUL principal NUL client-key` a spent client key ·
 `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
-`w p key NUL id` a WebSocket · `c` and `l`: see callrows.py · `o` and `u`: see makerrows.py · `h` and `p`: see
+`w p key NUL id` a WebSocket · `c`, `x` and `l`: see callrows.py · `o` and `u`: see makerrows.py · `h` and `p`: see
 actrows.py · `g p` the migrations that have run.
 
 Laws
@@ -239,6 +239,7 @@ class Tables(ActRows):
             return
         before, meta.age_ms = meta.age_ms, meta.age_ms + min(time_ms - meta.clock_ms, STEP_MS)
         self._keys.grow_older(before, meta.age_ms)
+        self.calls_grow_older(before, meta.age_ms)
 
     def _fold_marks(self, record: EntryRecord | NoOp) -> None:
         done = self.done

@@ -24,7 +24,6 @@ from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.placing import note_hint
 from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
-from perdure.schemas.calls import call_key
 from perdure.schemas.commands import ALARM, Command, parse_command
 from perdure.schemas.errors import Expired, KeyConflict, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
@@ -33,6 +32,7 @@ from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.blame import Blame
 from perdure.streams.committing import Committing
+from perdure.streams.inflight import InFlight, spending_of
 from perdure.streams.inside import Inside
 from perdure.streams.intake import copy_outcome, early_outcome
 from perdure.streams.journal import Journal
@@ -42,6 +42,7 @@ from perdure.streams.mailbox import Hold, Mailbox, Resident, Turn
 from perdure.streams.owning import Bounds, Counts, Ports
 from perdure.streams.parking import parking
 from perdure.streams.poison import word_of
+from perdure.streams.reruns import Reruns
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing
 from perdure.streams.sockets import asked_by_the_dead, tell_object
@@ -52,7 +53,6 @@ from perdure.streams.unawaited import NeverAwaited
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.calls import Calls
 
-Spending = tuple[str, str, str]  # object key, principal, client key
 TRIES = 6  # more of what nobody waits for, while it cannot be done
 FIRST_TRY_AGAIN_S = 0.5  # doubling
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
@@ -82,9 +82,9 @@ class Turns:
         self.resident_bytes = 0  # estimated
         self.ringing = ringing
         self.time = time
-        self.keys_in_flight: set[Spending] = set()
-        self._joined: dict[Spending, list[Turn]] = {}  # copies of calls that are in flight
+        self.keys_in_flight = InFlight(tables)
         self.calls: Calls | None = None  # set by the owner
+        self.reruns = Reruns(ports, tables.partition)
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
         self._careful = ports.careful and self._lock_is_proof
@@ -114,7 +114,6 @@ class Turns:
         self._loop.call_later(ABANDON_AFTER_S, leave_all, self._cancelled)
         self.residents.clear()
         self.keys_in_flight.clear()
-        self._joined.clear()
 
     def take(self, record: LogRecord, command: Command) -> None:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
@@ -126,24 +125,31 @@ class Turns:
 
     def _take(self, turn: Turn) -> None:
         record, command = turn.record, turn.command
-        if command.client_key is not None:
-            spending = (command.key, command.principal, command.client_key)
-            if spending in self.keys_in_flight:
-                if call_key(command.principal, command.client_key) is not None:
-                    self._joined.setdefault(spending, []).append(turn)
-                    return
-                told = f"a command with the idempotency key {command.client_key!r} is in flight"
-                self.conclude(turn, not_done(KeyConflict(told)))
-                return
-            self.keys_in_flight.add(spending)
+        if command.client_key is not None and self._is_copy(turn):
+            return
         resident = turn.resident = self.resident(command.key)
         if resident.running is None and not resident.mailbox:
+            if command.client_key is not None:
+                self.keys_in_flight.enter(command, turn)
             if not self._queue.run(self.run, turn):
                 self._run_soon(turn, resident)
             return
         if resident.mailbox is None:
             resident.mailbox = Mailbox()
-        resident.mailbox.append(turn if len(resident.mailbox) < self.bounds.mailbox else record.offset)
+        waits = turn if len(resident.mailbox) < self.bounds.mailbox else record.offset
+        if command.client_key is not None:
+            self.keys_in_flight.enter(command, waits)
+        resident.mailbox.append(waits)
+
+    def _is_copy(self, turn: Turn) -> bool:
+        """True if its key is in flight: it has joined the first one, or is refused."""
+        if self.keys_in_flight.join(turn):
+            return True
+        if spending_of(turn.command) not in self.keys_in_flight:
+            return False
+        told = f"a command with the idempotency key {turn.command.client_key!r} is in flight"
+        self.conclude(turn, not_done(KeyConflict(told)))
+        return True
 
     def resident(self, key: str) -> Resident:
         residents = self.residents
@@ -227,11 +233,26 @@ class Turns:
             turn.timer = None
 
     def _ended(self, turn: Turn, result: Any, error: BaseException | None) -> None:
-        if not turn.over:  # else it is of a reign that is over, or left behind
-            try:
+        if turn.over:  # it is of a reign that is over, or left behind
+            return
+        try:
+            if (turn.offset < self.reruns.lain or turn.again or turn.tries) and self.reruns.doubts(
+                turn, error
+            ):
+                self._spawn(self._compared(turn, result, error))
+            else:
                 self._end(turn, result, error)
-            except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
-                self.inside.failed(turn, fault)
+        except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
+            self.inside.failed(turn, fault)
+
+    async def _compared(self, turn: Turn, result: Any, error: BaseException | None) -> None:
+        """It may have run before: did it ask for the same? Its object waits, and its deadline counts."""
+        try:
+            told = await self.reruns.difference(turn, error)
+            if not turn.over:
+                self._end(turn, result, told or error)
+        except Exception as fault:  # noqa: BLE001 - as above
+            self.inside.failed(turn, fault)
 
     def _end(self, turn: Turn, result: Any, error: BaseException | None) -> None:
         self._over(turn)
@@ -240,8 +261,8 @@ class Turns:
         assert overlay is not None
         resident.state.end()
         resident.running = None
-        if turn.cut is not None or turn.calling is not None:
-            error = self._error_of(turn, error)
+        if turn.cut is not None:
+            error = self._error_of(turn.cut, error)
         if command.hint and error is None:
             note_hint(command.hint, resident, overlay)
         outcome = conclude(command, result, error, overlay)
@@ -262,11 +283,8 @@ class Turns:
         if resident.mailbox is not None:
             self._next(resident)
 
-    def _error_of(self, turn: Turn, error: BaseException | None) -> BaseException | None:
-        """What a turn failed with, whatever its handler made of it."""
-        cut, calling = turn.cut, turn.calling
-        if cut is None:
-            return (calling.failure if calling is not None else None) or error
+    def _error_of(self, cut: PerdureError, error: BaseException | None) -> BaseException:
+        """What a turn that was cut short failed with, whatever its handler made of it."""
         self.counts.runaways += type(cut) is Runaway
         if isinstance(cut, NeverAwaited):
             return cut.instead_of(error)
@@ -322,7 +340,10 @@ class Turns:
                 mailbox.popleft()
                 command = parse_command(record.key, record.value, record.headers, self.ports.seal)
                 record = self.time.read_again(record)
-                self._run_soon(Turn(record, command, resident, offset, self.time.until_s(command)), resident)
+                turn = Turn(record, command, resident, offset, self.time.until_s(command))
+                if command.client_key is not None:
+                    self.keys_in_flight.enter(command, turn)
+                self._run_soon(turn, resident)
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """A turn that waits in its object's mailbox is not to run: this is what it comes to, or it has been answered."""
@@ -337,6 +358,8 @@ class Turns:
 
     def conclude(self, turn: Turn, outcome: Outcome) -> None:
         command, resident = turn.command, turn.resident
+        if command.client_key is not None and not outcome.entry and resident is not None:
+            outcome = self.reruns.kept(turn, outcome)
         if outcome.drop_instance:
             self.instance_gone(resident)
         if outcome.entry:
@@ -373,7 +396,5 @@ class Turns:
     def forget_key(self, turn: Turn) -> None:
         command = turn.command
         if command.client_key is not None and turn.resident is not None:  # one without it was told 409
-            spending = (command.key, command.principal, command.client_key)
-            self.keys_in_flight.discard(spending)
-            for copy in self._joined.pop(spending, ()):
+            for copy in self.keys_in_flight.forget(command):
                 self.conclude(copy, copy_outcome(copy, self.tables, self._loop.time))

@@ -341,7 +341,8 @@ def test_calls_inherit_the_clients_key_trace_and_deadline(server: Server) -> Non
         assert client.post("/add/carol").json() == [23, 33, 3]
         headers = {"idempotency-key": "k2", "traceparent": trace}
         key, passed, left_ms = client.get("/envelope", headers=headers).json()
-    assert (key, passed) == ("k2/1", trace)
+    assert key.startswith("k2/")
+    assert passed == trace
     assert 0 < left_ms <= 29_900
 
 

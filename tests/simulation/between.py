@@ -9,13 +9,16 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from perdure.schemas.calls import PRINCIPAL, SEND_KEY, CallKey, call_key
+from perdure.schemas.calls import NOWHERE, PRINCIPAL, SEND_KEY, CallKey, Root, call_key, root_of
 from perdure.schemas.commands import CALL, Command
+from perdure.schemas.errors import NonDeterministic
 from perdure.schemas.journal import Entry
 from perdure.schemas.keys import partition_of
+from perdure.schemas.replies import UNAVAILABLE
 from perdure.schemas.sockets import CLOSE, FRAME_KIND, parse_frame
 from perdure.streams.log import Topic
 from tests.simulation.oracle import Place, withdrawn
+from tests.simulation.sample import ONCE, PAID
 
 if TYPE_CHECKING:
     from tests.simulation.checker import Auditor
@@ -28,6 +31,10 @@ Commands = dict[Place, Command]
 def check_calls_and_sends(run: Run, commands: Commands, models: dict[str, Model]) -> None:
     """One effect for each key; both of each turn that stands; none that no turn made; sums that agree."""
     entries, counts = run.auditor.entries, run.counts
+    causes: dict[Root, list[Place]] = {}
+    for place, command in commands.items():
+        causes.setdefault(root_of(command, *place), []).append(place)
+        causes.setdefault(Root(*place), [place])  # of its sends
     taken: dict[CallKey, Entry] = {}
     copies: Counter[CallKey] = Counter()
     for place, command in commands.items():
@@ -37,22 +44,29 @@ def check_calls_and_sends(run: Run, commands: Commands, models: dict[str, Model]
         assert key is not None, f"{command.key} was called at {place} by nobody: {command}"
         copies[key] += 1
         entry = entries.get(place)
-        if entry is not None:
+        if entry is not None and entry.outcome == UNAVAILABLE:
+            counts["calls that are to go on"] += 1
+        elif entry is not None:
             counts["calls withdrawn"] += withdrawn(entry)
-            assert key not in taken, f"I2: {key} took effect twice: {taken[key]}, {entry}"
+            again = key in taken and (key.partition != NOWHERE or run.ms_per_s == 1000)
+            assert not again, f"I2: {key} took effect twice: {taken.get(key)}, {entry}"
             taken[key] = entry
-        _check_cause(run, commands, key, command)
+        _check_cause(run, commands, causes, key, command)
     for key, times in copies.items():
         counts[f"{key.kind}s {'again' if times > 1 else 'on the log'}"] += 1
+    effects: dict[Root, list[tuple[CallKey, Entry]]] = {}
+    for key, entry in taken.items():
+        effects.setdefault(key.root, []).append((key, entry))
     stands: Counter[str] = Counter()
     for place, entry in entries.items():
-        op = commands[place].path.split("/")[1] if commands[place].path.startswith("/") else ""
+        op = _op(commands[place])
         if op in ("call", "send") and entry.outcome == "ok":
             stands[op] += 1
-            _check_effects(op, place, entry, taken)
+            root = Root(*place) if op == "send" else root_of(commands[place], *place)
+            _check_effects(op, place, entry, effects.get(root, []))
     for key in taken:
-        caller = entries.get((key.partition, key.offset))
-        if caller is None or caller.outcome != "ok":
+        callers = [entries.get(place) for place in causes[key.root]]
+        if not any(caller is not None and caller.outcome == "ok" for caller in callers):
             counts["calls that stand though their caller failed"] += 1
             assert key.kind != SEND_KEY, f"I5: {key} is of a turn that was rolled back, and took effect"
     counts["calls ok"] += stands["call"]
@@ -62,30 +76,70 @@ def check_calls_and_sends(run: Run, commands: Commands, models: dict[str, Model]
     )
     assert notes == 2 * stands["send"], f"I2: {notes} sends took effect, of {stands['send']} turns"
     assert credits >= 2 * stands["call"], f"I1: {credits} calls took effect, of {stands['call']} turns"
+    if run.ms_per_s == 1000:  # else keys are forgotten
+        _check_paid(run, commands, models)
     _check_order(run.auditor)
 
 
-def _check_cause(run: Run, commands: Commands, key: CallKey, command: Command) -> None:
-    """It was asked for by the command that its key names."""
-    cause = commands.get((key.partition, key.offset))
-    assert cause is not None, f"I7: {key} was let out before its turn's command was durable"
-    op, other = cause.path.split("/")[1], cause.path.split("/")[3]
-    assert command.key == f"Sample/{other}", f"{key} reached {command.key}, {other} was meant"
-    assert command.principal == PRINCIPAL + cause.key, f"{key} is of {cause.key}, not {command.principal}"
-    assert (op, key.n in (1, 2)) == (key.kind, True), f"{key} was made by {op}"
+def _op(command: Command) -> str:
+    return command.path.split("/")[1] if command.path.startswith("/") else ""
+
+
+def _check_paid(run: Run, commands: Commands, models: dict[str, Model]) -> None:
+    """What a turn pays it pays once, however often it runs or is repeated under its key; if it stands, all of it."""
+    paid = Counter(
+        {
+            name.removeprefix(PAID): times
+            for model in models.values()
+            for name, times in model.state.items()
+            if name.startswith(PAID)
+        }
+    )
+    twice = {tag: times for tag, times in paid.items() if times > 1}
+    assert not twice, f"I2: paid more than once: {twice}"
+    for place, entry in run.auditor.entries.items():
+        op = _op(commands[place])
+        if op not in ONCE or entry.outcome == UNAVAILABLE:
+            continue
+        mark = commands[place].path.split("/")[2]
+        got = {tag.removeprefix(f"{mark}.") for tag in paid if tag.startswith(f"{mark}.")}
+        run.counts[f"{op} {entry.outcome}"] += 1
+        if entry.reply.error is not None and entry.reply.error.code == NonDeterministic.code:
+            run.counts[f"{op} told that it ran differently"] += 1
+        elif op == "spread" and entry.outcome == "ok":
+            assert got == {"a1", "a2", "b", "c"}, f"I1: the turn of {place} stands, it paid {got}"
+        elif op == "fickle" and entry.outcome == "ok" and run.broker.exclusive:
+            said = json.loads(entry.reply.body).removeprefix(f"{mark}.")
+            assert got == {said}, f"I2: the turn of {place} says it paid {said}, and it paid {got}"
+
+
+def _check_cause(
+    run: Run, commands: Commands, causes: dict[Root, list[Place]], key: CallKey, command: Command
+) -> None:
+    """It was asked for by a command that its key names."""
+    assert key.root in causes, f"I7: {key} was let out before its turn's command was durable"
+    for place in causes[key.root]:
+        cause = commands[place]
+        assert command.principal == PRINCIPAL + cause.key, f"{key} is of {cause.key}, not {command.principal}"
+        op = _op(cause)
+        if cause.kind == CALL or op in ONCE:
+            continue
+        other = cause.path.split("/")[3]
+        assert command.key == f"Sample/{other}", f"{key} reached {command.key}, {other} was meant"
+        assert (op, key.n in (1, 2)) == (key.kind, True), f"{key} was made by {op}"
     if key.kind == SEND_KEY:
         sender = run.auditor.entries.get((key.partition, key.offset))
         assert sender is not None, f"I7: {key} left, and its turn left no entry"
         assert sender.outcome == "ok", f"I5: {key} left, and its turn {sender.outcome}"
 
 
-def _check_effects(op: str, place: Place, entry: Entry, taken: dict[CallKey, Entry]) -> None:
-    effects = [taken.get(CallKey(op, *place, n)) for n in (1, 2)]
-    assert all(each is not None and each.outcome == "ok" for each in effects), (
-        f"I1: the turn of {place} stands, its {op}s came to {effects}"
+def _check_effects(op: str, place: Place, entry: Entry, effects: list[tuple[CallKey, Entry]]) -> None:
+    made = [each for key, each in sorted(effects, key=lambda pair: pair[0].n) if key.kind == op]
+    assert [each.outcome for each in made] == ["ok", "ok"], (
+        f"I1: the turn of {place} stands, its {op}s came to {made}"
     )
     if op == "call":
-        told = [json.loads(each.reply.body)["result"] for each in effects if each is not None]
+        told = [json.loads(each.reply.body)["result"] for each in made]
         said = json.loads(entry.reply.body)
         assert said == told, f"I3: the turn of {place} was told {said}, its calls say {told}"
 

@@ -17,14 +17,13 @@ from perdure.objects import state as state_module
 from perdure.objects import sweeping
 from perdure.objects.state import State
 from perdure.objects.turn import Outcome
-from perdure.schemas.calls import CallKey
+from perdure.schemas.calls import CallKey, Root
 from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.schemas.sockets import FRAME_KIND
-from perdure.streams import beginning, intake, moving
+from perdure.streams import beginning, committing, intake, moving
 from perdure.streams import calls as calls_module
 from perdure.streams import owner as owner_module
-from perdure.streams import turns as turns_module
 from perdure.streams.alarms import AlarmClock
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.layers import after
@@ -34,6 +33,7 @@ from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owner import Owner
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.release import Release
+from perdure.streams.reruns import Reruns
 from perdure.streams.ringing import Ringing
 from perdure.streams.run_queue import RunQueue
 from perdure.streams.source import Source
@@ -244,21 +244,48 @@ def sends_of_a_turn_rolled_back() -> Any:
 
         return careless
 
-    return _instead(turns_module, "entry_of", entry_of)
+    return _instead(committing, "entry_of", entry_of)
 
 
 def call_ids_collide() -> Any:
     """All calls and sends of one turn have the same key."""
 
     def made(true: Any) -> Callable[..., CallKey]:
-        return lambda kind, partition, offset, n: CallKey(kind, partition, offset, 1)
+        return lambda kind, partition, offset, n, *rest: CallKey(kind, partition, offset, 1, *rest)
 
     return _instead(calls_module, "CallKey", made)
 
 
+def calls_known_by_order() -> Any:
+    """A call is known by its number among all the turn's calls, whatever it asks."""
+    return _instead(calls_module, "content_of", lambda true: lambda asked: "of any content, here")
+
+
+def keyed_calls_die_with_their_command() -> Any:
+    """What a turn calls hangs on the place of its command, though a client's key brought it."""
+    return _instead(calls_module, "root_of", lambda true: lambda command, *place: Root(*place))
+
+
+def nested_calls_hang_on_their_own_place() -> Any:
+    """What a called turn calls hangs on the place of its own command, not on the call."""
+
+    def root_of(true: Callable[..., Root]) -> Callable[..., Root]:
+        def short(command: Any, *place: Any) -> Root:
+            return Root(*place) if command.principal.startswith("@") else true(command, *place)
+
+        return short
+
+    return _instead(calls_module, "root_of", root_of)
+
+
+def reruns_not_compared() -> Any:
+    """A turn that runs again may ask for what it likes."""
+    return _instead(Reruns, "doubts", lambda true: lambda self, turn, error: False)
+
+
 def copy_of_a_call_runs_again() -> Any:
     """A call whose caller asks again, since the answer or the caller was lost, is a call like any other."""
-    return _instead(intake, "_outcome_of_copy", lambda true: lambda command, key, tables: None)
+    return _instead(intake, "_outcome_of_copy", lambda true: lambda turn, key, tables: None)
 
 
 def expired_value_seen() -> Any:
@@ -425,6 +452,10 @@ BUGS = (
     sends_of_a_turn_rolled_back,
     call_ids_collide,
     copy_of_a_call_runs_again,
+    calls_known_by_order,
+    keyed_calls_die_with_their_command,
+    nested_calls_hang_on_their_own_place,
+    reruns_not_compared,
     expired_value_seen,
     swept_though_put_again,
     sweep_forgotten,

@@ -222,8 +222,8 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
     """Each object's turns took effect in log order, each on what the one before left (I2 to I5)."""
     last: dict[str, int] = {}
     for _, entry, _ in auditor.order:
-        if withdrawn(entry):
-            continue  # it never ran
+        if withdrawn(entry) or entry.outcome == UNAVAILABLE:
+            continue  # it never ran, or was not done
         assert entry.command > last.get(entry.key, -1), f"I3: {entry.key}: entry {entry.command} out of order"
         last[entry.key] = entry.command
     models: dict[str, Model] = {}
@@ -313,7 +313,9 @@ def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
         return
     if told.client_key is not None:
         spent = [
-            e for (p, _), e in auditor.entries.items() if p == partition and e.client_key == told.client_key
+            e
+            for (p, _), e in auditor.entries.items()
+            if p == partition and e.client_key == told.client_key and e.outcome != UNAVAILABLE
         ]
         spent.sort(key=lambda entry: entry.command)
         ages_ms = [

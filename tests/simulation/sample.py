@@ -14,6 +14,7 @@ from typing import Any
 from perdure import DurableObject, Refusal, Request, Response, WebSocket
 
 MARK = "m:"
+PAID = "p:"  # and then what a call paid for: once
 LEASE = "lease"  # the value that may expire
 SHOUTS = 5  # frames of one turn that must not overtake each other
 TTLS_S = (0.05, 0.3, 2.0)
@@ -109,6 +110,50 @@ class Sample(DurableObject):
         sender.note(mark)
         return True
 
+    async def do_spread(self, mark: str, random: Random, other: str) -> Any:
+        """Two lines of calls side by side; within a line each is made when the one before was answered."""
+        names = self._others(other)
+        first, second = (self.env.SAMPLES.get(name) for name in names[:2])
+
+        async def pay_twice() -> None:
+            for n in (1, 2):
+                await first.pay(f"{mark}.a{n}")
+                await asyncio.sleep(random.random() * 0.1)
+
+        async def relay_and_pay() -> None:
+            await second.relay(f"{mark}.b", names[2])
+            await asyncio.sleep(random.random() * 0.1)
+            await first.pay(f"{mark}.c")
+            self.env.step("caller.after_a_line")
+
+        await asyncio.gather(pay_twice(), relay_and_pay())
+        await asyncio.sleep(random.random() * 0.1)
+        await self.state.put(MARK + mark, True)
+        return True
+
+    async def do_fickle(self, mark: str, random: Random, other: str) -> Any:
+        """Asks for something else in each run."""
+        tag = f"{mark}.{random.getrandbits(40)}"
+        await self.env.SAMPLES.get(other).pay(tag)
+        self.env.step("caller.after_a_fickle_call")
+        await asyncio.sleep(random.random() * 0.2)
+        await self.state.put(MARK + mark, True)
+        return tag
+
+    def _others(self, other: str) -> list[str]:
+        return [other, *(name for name in "0123" if name not in (other, self.state.id.name))]
+
+    async def pay(self, tag: str) -> int:
+        paid: int = await self.state.get(PAID + tag, 0) + 1
+        await self.state.put(PAID + tag, paid)
+        return paid
+
+    async def relay(self, tag: str, to: str) -> int:
+        paid: int = await self.env.SAMPLES.get(to).pay(tag)
+        await asyncio.sleep(self.env.random().random() * 0.15)
+        await self.state.put("relayed", await self.state.get("relayed", 0) + 1)
+        return paid
+
     async def lend(self, mark: str) -> int:
         credits: int = await self.state.get("credits", 0) + 1
         await self.state.put("credits", credits)
@@ -173,6 +218,8 @@ OPS = (
     ("alarm", 6),
     ("call", 5),
     ("send", 5),
+    ("spread", 6),
+    ("fickle", 3),
     ("lease", 5),
     ("keep", 1),
     ("look", 6),
@@ -185,6 +232,7 @@ OPS = (
 OLD = "Old"  # the namespace that a migration deletes; its objects are of the same class
 MOVED = "Moved"  # the one that it brings from another app
 OF_THE_OTHERS = frozenset(("add", "get", "token", "alarm"))
-SPEAKING = frozenset(("call", "send"))
+SPEAKING = frozenset(("call", "send", "spread", "fickle"))
+ONCE = frozenset(("spread", "fickle"))  # what they pay is told apart by their mark only
 TO_SOCKETS = frozenset(("shout", "kick"))
 ON_A_WIRE = frozenset(("speak", "leave"))

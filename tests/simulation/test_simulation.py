@@ -61,6 +61,11 @@ REQUIRED = (
     "calls ok",
     "calls again",  # more than one record of one call: its caller or its answer was lost
     "calls withdrawn",
+    "calls that are to go on",  # not done, though they had called others
+    "spread ok",
+    "fickle told that it ran differently",
+    "crash at caller.after_a_line",
+    "crash at caller.after_a_fickle_call",
     "calls that stand though their caller failed",
     "crash at caller.after_call_1",
     "crash at caller.after_call_2",

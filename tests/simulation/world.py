@@ -38,7 +38,17 @@ from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
 from tests.simulation.elsewhere import Elsewhere, Way
-from tests.simulation.sample import MOVED, OF_THE_OTHERS, OLD, ON_A_WIRE, OPS, TO_SOCKETS, TTLS_S, Sample
+from tests.simulation.sample import (
+    MOVED,
+    OF_THE_OTHERS,
+    OLD,
+    ON_A_WIRE,
+    ONCE,
+    OPS,
+    TO_SOCKETS,
+    TTLS_S,
+    Sample,
+)
 from tests.simulation.wires import Joining, Wire
 
 COMMANDS = 50
@@ -461,7 +471,8 @@ class Run:
             name = int(self.random.choice(wires).key.rpartition("/")[2])
         self._marks += 1
         mark = f"{number}-{self._marks}"
-        client_key = mark if op != "connect" and self.random.random() < 0.2 else None
+        keyed = 0.5 if op in ONCE else 0.2
+        client_key = mark if op != "connect" and self.random.random() < keyed else None
         for _ in range(8):
             told = Told(f"{namespace}/{name}", op, mark, client_key, self.loop.time(), str(other))
             if await self._try(told):
@@ -469,7 +480,7 @@ class Run:
                     await self._look_when_it_ends(told)
                 return
             await asyncio.sleep(self.random.random() * 0.2)
-            if client_key is None and not told.nothing_changed:
+            if client_key is None and (op in ONCE or not told.nothing_changed):
                 return
 
     async def _look_when_it_ends(self, lease: Told) -> None:

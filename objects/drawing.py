@@ -1,0 +1,34 @@
+"""Randomness of a turn: the same whenever it runs again, so that what it asks of others is the same too."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from perdure.objects.overlay import Overlay
+    from perdure.objects.ports import Caller
+
+
+class Drawing:
+    """The part of `State` that draws."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _turn: object
+
+        def inside(self) -> Overlay: ...
+
+    @property
+    def random(self) -> Random:
+        """Random numbers of the running turn: the same whenever it runs again, also for a command that is repeated
+        under its idempotency key. What is drawn side by side is drawn in the order in which it is asked for.
+        """
+        self.inside()
+        return cast("Caller", self._turn).random
+
+    def uuid(self) -> UUID:
+        """A random UUID (version 4), drawn from `random`."""
+        return UUID(int=self.random.getrandbits(128), version=4)

@@ -1,0 +1,100 @@
+"""The keys in flight in one partition: from the arrival of a command until what its turn came to is durable.
+
+Laws
+- A copy of a call whose key is in flight joins the first one and is answered as that was, also that it was not done.
+- A call that was written by order, before calls were known by content, is joined by its new name too.
+- Nothing here is looked for by walking a mailbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from perdure.schemas.calls import CALL_KEY, CallKey, call_key
+from perdure.schemas.commands import Command, payload_hash
+from perdure.streams.mailbox import Turn
+from perdure.streams.tables import Tables
+
+Spending = tuple[str, str, str]  # object key, principal, client key
+
+
+def spending_of(command: Command) -> Spending:
+    """What the command spends: it has a key."""
+    assert command.client_key is not None
+    return command.key, command.principal, command.client_key
+
+
+class InFlight:
+    """Of one partition."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._turns: dict[Spending, Turn | int] = {}  # an offset, of one that waits on the log only
+        self._joined: dict[Spending, list[Turn]] = {}
+        # (object key, partition, offset of the caller) -> number by order -> (hash of what is asked, what it spends)
+        self._by_order: dict[tuple[str, int, int], dict[int, tuple[bytes, Spending]]] = {}
+
+    def __contains__(self, spending: Spending) -> bool:
+        return spending in self._turns
+
+    def clear(self) -> None:
+        """The reign is over."""
+        self._turns.clear()
+        self._joined.clear()
+        self._by_order.clear()
+
+    def enter(self, command: Command, waits: Turn | int) -> None:
+        """A command has arrived under a key that was not in flight, or one that waited on the log has been read."""
+        spending = spending_of(command)
+        self._turns[spending] = waits
+        key = call_key(command.principal, spending[2])
+        if key is not None and key.kind == CALL_KEY and not key.content:
+            calls = self._by_order.setdefault((command.key, key.partition, key.offset), {})
+            calls[key.n] = payload_hash(command), spending
+
+    def join(self, turn: Turn) -> bool:
+        """True if it is a copy of a call that is in flight: it waits here from now on, until that one is forgotten."""
+        command = turn.command
+        spending = spending_of(command)
+        key = call_key(command.principal, spending[2])
+        if key is None:
+            return False
+        first = spending if spending in self._turns else self._first_by_order(command, key)
+        if first is None:
+            return False
+        self._joined.setdefault(first, []).append(turn)
+        return True
+
+    def _first_by_order(self, command: Command, key: CallKey) -> Spending | None:
+        flying = self._by_order.get((command.key, key.partition, key.offset)) if self._by_order else None
+        if not flying or not key.content or key.parent:
+            return None
+        hashed = payload_hash(command)
+        equal = {n: spending for n, (asked, spending) in flying.items() if asked == hashed}
+        answered = self._tables.calls_by_order(key.partition, key.offset)
+        numbers = sorted({*equal, *(n for n, each in answered if each.payload_hash == hashed)})
+        return equal.get(numbers[key.n - 1]) if 0 < key.n <= len(numbers) else None
+
+    def forget(self, command: Command) -> list[Turn]:
+        """What it came to is durable; the copies that joined it."""
+        spending = spending_of(command)
+        self._turns.pop(spending, None)
+        key = call_key(command.principal, spending[2])
+        if self._by_order and key is not None and key.kind == CALL_KEY and not key.content:
+            place = command.key, key.partition, key.offset
+            calls = self._by_order.get(place, {})
+            calls.pop(key.n, None)
+            if not calls:
+                self._by_order.pop(place, None)
+        return self._joined.pop(spending, [])
+
+    def turn_of(self, spending: Spending) -> Turn | int | None:
+        """The turn in flight under this key, or where its command lies, of one that waits on the log only."""
+        return self._turns.get(spending)
+
+    def calls(self) -> Iterator[tuple[CallKey, Spending, Turn | int]]:
+        """All calls of turns that are in flight here."""
+        for spending, waits in self._turns.items():
+            key = call_key(spending[1], spending[2])
+            if key is not None and key.kind == CALL_KEY:
+                yield key, spending, waits
