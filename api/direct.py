@@ -35,7 +35,7 @@ from perdure.api.http import (
 from perdure.api.onewrite import Nobody, OneWriteProtocol
 from perdure.api.pages import Refused
 from perdure.api.problems import Problem, problem
-from perdure.api.repeats import FIRST_LINE, METHODS, Repeated, repeated
+from perdure.api.repeats import FIRST_LINE, METHODS, Repeated, alike, repeated
 from perdure.api.websocket import SocketProtocol
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.errors import PerdureError
@@ -152,8 +152,9 @@ class DirectProtocol(OneWriteProtocol):
         known, fresh = self._repeated, self.parser.idle
         if known is not None and fresh and self.cycle.response_complete:
             line = FIRST_LINE.match(data)
-            if line is not None and (body := known.body(data, line.end())) is not None:
-                exchange = Exchange(self, METHODS[line[1]], True, known.head)
+            if line is not None and (found := known.read(data, line.end())) is not None:
+                head, body = found
+                exchange = Exchange(self, METHODS[line[1]], True, head)
                 self.cycle = exchange  # type: ignore[assignment]  # as in `_head_read`
                 self._ask(exchange, line[2], body)
                 return
@@ -187,7 +188,8 @@ class DirectProtocol(OneWriteProtocol):
         exchange = Exchange(self, head.method.decode("ascii"), keep_alive)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
-            again = self.headers == self._last_headers  # clients repeat themselves
+            # clients repeat themselves
+            again = self.headers == self._last_headers or alike(self.headers, self._last_headers)
             if not (again and self._plain):
                 self._last_headers = None  # until it is known what these say
                 self._plain = self.door.origins.plain(self.headers)

@@ -39,6 +39,7 @@ _UNREADABLE = 1 << 62  # bytes: a size of more digits than anybody means
 _HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"))
 _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
 _DROPPED = NEVER_LOGGED | _HOP
+TRACEPARENT_CHARS = 64
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
 BAD_FIELD = "A header is not of the form 'name: value', on one line that ends with CRLF."
 
@@ -220,7 +221,7 @@ def read_head(raw: RawHeaders) -> Head:
         elif name == b"idempotency-key":
             client_key = check_client_key(value.decode("latin-1"))
         elif name == b"traceparent":
-            traceparent = value.decode("latin-1")[:64]
+            traceparent = value.decode("latin-1")[:TRACEPARENT_CHARS]
         if name not in _DROPPED_BYTES:
             headers.append((name.decode("latin-1"), value.decode("latin-1")))
     return Head(tuple(headers), client_key, traceparent, None if chunked else size)

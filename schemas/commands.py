@@ -107,23 +107,21 @@ def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record that carries `command`, one that anybody may send."""
     id_ = ("id", command.id.encode())
     if command.kind == FETCH:
-        envelope = _fetch_envelope(command.reply_to, command.deadline_ms, command.method, command.headers)
+        if command.client_key is None:
+            envelope = _fetch_envelope(command.reply_to, command.deadline_ms, command.method, command.headers)
+        else:  # a key is among the headers: no two requests have the same
+            envelope = _fetch_envelope(command.reply_to, command.deadline_ms, command.method, ())
+            envelope += _encoded_headers(command.headers)
         headers = (*envelope, (PREFIX + "path", command.path.encode()), id_)
     else:
         headers = (*_envelope(command.kind, command.reply_to, command.deadline_ms), id_)
-    if command.client_key or command.principal or command.traceparent:
-        headers += _said_further(command)
+    if command.client_key:
+        headers += (("idempotency-key", command.client_key.encode()),)
+    if command.principal:
+        headers += ((PREFIX + "principal", command.principal.encode()),)
+    if command.traceparent:
+        headers += (("traceparent", command.traceparent.encode()),)
     return command.key.encode(), command.body, headers
-
-
-def _said_further(command: Command) -> Headers:
-    """What most commands do not say."""
-    said = (
-        ("idempotency-key", command.client_key or ""),
-        (PREFIX + "principal", command.principal),
-        ("traceparent", command.traceparent),
-    )
-    return tuple((name, value.encode()) for name, value in said if value)
 
 
 @lru_cache(256)
@@ -147,7 +145,7 @@ def _fetch_envelope(reply_to: str, deadline_ms: int | None, method: str, headers
 
 
 def _encoded_headers(pairs: Pairs) -> Headers:
-    return tuple(("http-" + name, value.encode("latin-1")) for name, value in pairs)
+    return tuple([("http-" + name, value.encode("latin-1")) for name, value in pairs])
 
 
 def parse_command(

@@ -17,39 +17,38 @@ class KeyRows:
     def __init__(self, layers: Layers, number: bytes) -> None:
         self._layers = layers
         self._prefix = b"k" + number
-        self._kept: list[int] = []  # buckets that may have rows, the newest first
+        self._kept: list[
+            bytes
+        ] = []  # where the rows of the buckets begin that may have some, the newest first
 
     def load(self, age_ms: int) -> None:
         """Look which buckets there are."""
-        store = self._layers.store
-        starts = ((each, self._start(each)) for each in buckets_at(age_ms))
-        self._kept = [each for each, start in starts if next(store.scan(start, after(start)), None)]
+        store, starts = self._layers.store, map(self._start, buckets_at(age_ms))
+        self._kept = [each for each in starts if next(store.scan(each, after(each)), None)]
 
     def spent(self, key: str, principal: str, client_key: str, age_ms: int) -> SpentKey | None:
         """What this client key was spent on within the window, if it was."""
-        rest = f"{key}\0{principal}\0{client_key}".encode()
-        for bucket in self._kept:
-            data = self._layers.key_row(self._start(bucket) + rest)
-            if data is not None:
-                found = decode_spent(data)
-                return found if found.age_ms > age_ms - WINDOW_MS else None
-        return None
+        data = self._layers.key_row(self._kept, f"{key}\0{principal}\0{client_key}".encode())
+        if data is None:
+            return None
+        found = decode_spent(data)
+        return found if found.age_ms > age_ms - WINDOW_MS else None
 
     def fold(self, entry: Entry, age_ms: int) -> None:
         """The entry's client key is spent."""
-        bucket = age_ms // BUCKET_MS
-        if not self._kept or self._kept[0] != bucket:
-            self._kept.insert(0, bucket)
-        row = self._start(bucket) + f"{entry.key}\0{entry.principal}\0{entry.client_key}".encode()
+        start = self._start(age_ms // BUCKET_MS)
+        if not self._kept or self._kept[0] != start:
+            self._kept.insert(0, start)
+        row = start + f"{entry.key}\0{entry.principal}\0{entry.client_key}".encode()
         spent = SpentKey(age_ms, entry.payload_hash, entry.command, entry.reply)
         self._layers.set_key_row(row, encode_row(spent))
 
     def grow_older(self, before_ms: int, age_ms: int) -> None:
         """The tables have this age now: what lies in buckets below the window goes."""
         if age_ms // BUCKET_MS != before_ms // BUCKET_MS:
-            oldest = buckets_at(age_ms)[-1]
+            oldest = self._start(buckets_at(age_ms)[-1])
             self._kept = [each for each in self._kept if each >= oldest]
-            self._layers.remove_rows(self._prefix, self._start(oldest))
+            self._layers.remove_rows(self._prefix, oldest)
 
     def _start(self, bucket: int) -> bytes:
         return self._prefix + bucket.to_bytes(4, "big")

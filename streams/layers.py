@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from perdure.objects.overlay import in_range, merged
 from perdure.streams.store import Range, Store
@@ -137,15 +137,21 @@ class Layers:
                 return found  # type: ignore[return-value]  # as above
         return self.store.get(row)
 
-    def key_row(self, row: bytes) -> bytes | None:
-        """The row of a spent client key."""
-        found = self._open.keys.get(row)
-        if found is None:
-            for piece in reversed(self._closed):
-                if (found := piece.keys.get(row)) is not None:
-                    return found
-            found = self.store.get(row)
-        return found
+    def key_row(self, starts: Iterable[bytes], rest: bytes) -> bytes | None:
+        """The row of a spent client key: the first that begins with one of `starts` and ends with `rest`."""
+        keys, get = self._open.keys, self.store.get
+        for start in starts:
+            row = start + rest
+            found = keys.get(row)
+            if found is None:
+                for piece in self._closed:  # in one of them at most: it is spent once
+                    if (found := piece.keys.get(row)) is not None:
+                        break
+                else:
+                    found = get(row)
+            if found is not None:
+                return found
+        return None
 
     def set_key_row(self, row: bytes, value: bytes) -> None:
         """Fold such a row."""
