@@ -51,7 +51,7 @@ from perdure.api.worker import Worker
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.access import Grant
-from perdure.schemas.commands import CALL, FETCH, call_body, parse_json
+from perdure.schemas.commands import CALL, FETCH, call_body, parse_arguments
 from perdure.schemas.errors import (
     InvalidArguments,
     MalformedCommand,
@@ -325,7 +325,7 @@ def problem_at_door(error: Refused | PerdureError) -> Problem:
 
 
 def _call_of(method: str, body: bytes) -> bytes:
-    asked = parse_json(body) if body.strip() else {}
+    asked = parse_arguments(body) if body.strip() else {}
     if type(asked) is not dict or asked.keys() - {"args", "kwargs"}:
         raise InvalidArguments('the body of a call is {"args": […], "kwargs": {…}}, both optional')
     args, kwargs = asked.get("args", []), asked.get("kwargs", {})

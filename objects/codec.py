@@ -12,15 +12,17 @@ Laws
 
 from __future__ import annotations
 
+import json
+from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from perdure.objects.alike import alike, foreign, parts
-from perdure.objects.results import encode_result
 from perdure.objects.wire import built, nodes, schema_of, struct_of, wired
 
 # what pydantic reads alike from Python's values and from JSON
@@ -59,8 +61,9 @@ class Codec:
 
     __slots__ = (
         "_classes",
+        "_compared",
         "_doubtful",
-        "_round_trip",
+        "_of_result",
         "_scalar",
         "_to_json",
         "_validate",
@@ -76,15 +79,15 @@ class Codec:
         keys = {each.get("keys_schema", _TEXT)["type"] for each in found if each["type"] == "dict"}
         changing = any(each.get(name) for each in found for name in _CHANGING)
         has_struct = any(struct_of(each) is not None for each in found)
-        own = bool(_CODE & kinds) or changing  # what users' code makes of a value is not compared
         self.is_open = "any" in kinds
+        # not compared: what users' code makes of a value, and a result that is JSON where nothing is annotated
+        self._compared = not (_CODE & kinds or changing or (of_result and self.is_open))
         self.plain = kinds - {"any"} <= _PLAIN and keys <= {"str", "any"} and not {"any", "float"} <= kinds
         self.readable = has_struct or not _UNREADABLE & kinds
         self._scalar = _SCALARS.get(schema["type"]) if schema.keys() <= {"type", "metadata"} else None
-        self._doubtful = not own and (bool(_DOUBTFUL & kinds) or bool(keys - {"str"}) or has_struct)
-        models = [each["cls"] for each in found if each["type"] in ("model", "dataclass")]
-        self._classes = () if own else tuple(models)
-        self._round_trip = not of_result
+        self._doubtful = bool(_DOUBTFUL & kinds) or bool(keys - {"str"}) or has_struct
+        self._classes = tuple(each["cls"] for each in found if each["type"] in ("model", "dataclass"))
+        self._of_result = of_result
         validator, serializer = built(wired(schema, json_value if of_result else only_json))
         self._validate = validator.validate_json
         self._to_json = serializer.to_json
@@ -95,7 +98,7 @@ class Codec:
         try:
             if kind is int and self._scalar is int:
                 return b"%d" % value
-            text = self._to_json(value, by_alias=True, round_trip=self._round_trip, warnings="error")
+            text = self._to_json(value, by_alias=True, round_trip=not self._of_result, warnings="error")
         except PydanticSerializationError as error:
             told = str(error)
             if _MISMATCH not in told or NO_ANNOTATION in told:
@@ -107,9 +110,13 @@ class Codec:
             return text
         came = self._made(text)
         doubtful = self._doubtful or any(each.__subclasses__() for each in self._classes)
-        if doubtful and not alike(value, came):
+        if self._compared and doubtful and not alike(value, came):
             raise Unfit(("", f"{_shown(value)} would arrive as {_shown(came)}"))
         return text
+
+    def written(self, value: Any) -> bytes:
+        """The value as JSON, of which perhaps no value can be made again."""
+        return self._to_json(value, by_alias=True)
 
     def decode(self, text: bytes | str) -> Any:
         """The value that is written so. Raises pydantic's `ValidationError`."""
@@ -118,11 +125,11 @@ class Codec:
     def _as_json(self, value: Any) -> bytes:
         """What is not of the type, as JSON of which something of the type is made."""
         try:
-            text = encode_result(value)
+            text = to_json(by_name(value))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise Unfit(("", _reason(str(error)))) from None
         came = self._made(text)
-        if lost := foreign(value) - foreign(came):
+        if not (self._of_result and self.is_open) and (lost := foreign(value) - foreign(came)):
             raise Unfit(("", f"a {min(lost)} in it would arrive as something else"))
         return text
 
@@ -133,7 +140,7 @@ class Codec:
             raise Unfit(*problems_of(error)) from None
 
 
-_SCALARS: dict[str, type] = {"int": int, "str": str, "bool": bool, "float": float}
+_SCALARS: dict[str, type] = {"int": int, "str": str, "bool": bool, "float": float, "none": type(None)}
 _TEXT = {"type": "str"}
 
 
@@ -161,37 +168,88 @@ def only_json(value: Any) -> Any:
 
 def json_value(value: Any) -> Any:
     """A result, or part of one, without an annotation. Raises ValueError for what JSON cannot say."""
-    if not (value is None or isinstance(value, int | str)):
-        encode_result(value)
-    return value
+    if value is None or isinstance(value, int | str):
+        return value
+    return lowered(value, _refused) if _quickly(value) is None else value
+
+
+def encode_json(value: Any) -> bytes:
+    """A value without an annotation as JSON: models and other types of arguments as their own annotations say.
+
+    Raises ValueError for what JSON cannot say, such as NaN, and TypeError for what cannot be written as JSON.
+    """
+    text = _quickly(value)
+    return to_json(lowered(value, _refused)) if text is None else text.encode()
+
+
+def _quickly(value: Any) -> str | None:
+    """The value as JSON if it is made of Python's own counterparts of JSON's types."""
+    try:
+        return _fast(value)
+    except TypeError:
+        return None
+    except ValueError as error:
+        if "Circular" in str(error):
+            raise
+        return None  # for the number that it has there is a better text
 
 
 def by_name(value: Any) -> Any:
     """An argument as JSON's values, of whose annotation the sender knows nothing: as the types of arguments are written."""
+    return lowered(value, _as_text)
+
+
+def lowered(value: Any, number: Callable[[float], Any]) -> Any:
+    """A value as JSON's values; `number` makes one of a number that JSON does not have. Raises ValueError or TypeError."""
     if value is None or isinstance(value, int | str):
         return value
     if isinstance(value, float):
-        return value if isfinite(value) else from_json(to_json(value, inf_nan_mode="strings"))
-    if isinstance(value, list | tuple):
-        return [by_name(each) for each in value]
+        return value if isfinite(value) else number(value)
+    if isinstance(value, list | tuple | deque):
+        return [lowered(each, number) for each in value]
     if isinstance(value, set | frozenset):
-        return sorted(map(by_name, value), key=to_json)
+        return sorted((lowered(each, number) for each in value), key=to_json)
     if isinstance(value, dict):
-        return {_key(key): by_name(each) for key, each in value.items()}
-    if parts(value) is not None:
-        kind: Any = type(value)
-        return from_json(_of_class(kind).encode(value))
-    return from_json(encode_result(value))
+        return {_key(lowered(key, number)): lowered(each, number) for key, each in value.items()}
+    kind: Any = type(value)
+    try:
+        text = _of_class(kind).written(value) if parts(value) is not None else _by_type(value)
+    except PydanticUserError:  # it has fields that are nothing to pydantic
+        text = _by_type(value)
+    return lowered(from_json(text), number)
 
 
-def _key(key: Any) -> str:
-    plain = by_name(key)
+def _by_type(value: Any) -> bytes:
+    try:
+        return to_json(value, bytes_mode="base64", inf_nan_mode="constants")
+    except PydanticSerializationError as error:
+        raise TypeError(
+            f"a {_name_of(type(value))} cannot be written as JSON: {_reason(str(error))}"
+        ) from None
+
+
+def _as_text(number: float) -> Any:
+    return from_json(to_json(number, inf_nan_mode="strings"))
+
+
+def _refused(number: float) -> NoReturn:
+    raise ValueError(f"it has the number {number!r}, which JSON cannot say: return None or a text for it")
+
+
+def _key(plain: Any) -> str:
     return plain if isinstance(plain, str) else to_json(plain).decode()
+
+
+_fast = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @lru_cache(256)
 def _of_class(kind: Any) -> Codec:
-    return Codec(kind)
+    return Codec(kind, of_result=True)
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _reason(told: str) -> str:

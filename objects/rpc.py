@@ -29,11 +29,10 @@ from typing import (
 
 import msgspec
 from pydantic import AfterValidator, PlainValidator, PydanticUserError, ValidationError, validate_call
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from perdure.objects.codec import Codec, Unfit, problems_of
-from perdure.objects.results import encode_result
+from perdure.objects.codec import Codec, Unfit, encode_json, problems_of
 from perdure.objects.wire import LOOSE, finite
 from perdure.schemas.errors import BadReply, ConfigError, InvalidArguments, UnknownMethod
 
@@ -234,8 +233,8 @@ def _from_json(hint: Any, codec: Codec) -> Any:
 def open_reply(name: str, result: Any) -> bytes:
     """What a method without annotation returned, as the body of the reply. Raises `BadReply`."""
     try:
-        return b'{"result":%b}' % encode_result(result)
-    except (PydanticSerializationError, ValueError, TypeError) as error:
+        return b'{"result":%b}' % encode_json(result)
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadReply(f"what {name} returned is not JSON: {error}{missing_await(result)}") from error
 
 

@@ -22,12 +22,12 @@ from typing import Any
 import msgspec
 
 from perdure.objects.alarms import AlarmInfo
+from perdure.objects.codec import encode_json
 from perdure.objects.durable import DurableObject
 from perdure.objects.effects import Effects
 from perdure.objects.http import Request, Response, is_latin, pairs_of
 from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
-from perdure.objects.results import encode_result
 from perdure.objects.rpc import method_named, open_reply
 from perdure.objects.rpc import missing_await as missing_await_before
 from perdure.objects.sockets import handle_event
@@ -166,7 +166,7 @@ def _refused(command: Command, error: Refusal) -> Outcome:
 def refused_reply(error: Refusal) -> Reply:
     """The reply of a refusal. It travels as JSON: its code must be a word and its detail JSON. Raises `BadReply`."""
     try:
-        detail = msgspec.json.decode(encode_result(error.detail))
+        detail = msgspec.json.decode(encode_json(error.detail))
     except Exception as bad:
         raise BadReply(f"a Refusal's detail is not JSON: {_text(bad)}") from bad
     return error_reply(REFUSED, _word(error.code), _text(error), detail)

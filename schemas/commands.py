@@ -21,8 +21,10 @@ A call's value is `{"method": …, "args": […], "kwargs": {…}}`; an alarm's 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
+from math import isinf
 from typing import Any
 
 import msgspec
@@ -278,28 +280,58 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_read_json = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates).decode
+def _finite(text: str) -> float:
+    if isinf(value := float(text)):
+        raise ValueError(f"the number {text[:40]} is beyond every float")
+    return value
+
+
+def _or_as_written(text: str) -> float | msgspec.Raw:
+    return msgspec.Raw(text.encode()) if isinf(value := float(text)) else value
+
+
+_strict: dict[str, Any] = {"parse_constant": _no_constant, "object_pairs_hook": _no_duplicates}
+_read_json = json.JSONDecoder(parse_float=_finite, **_strict).decode
+_read_call = json.JSONDecoder(**_strict).decode
+_read_body = json.JSONDecoder(parse_float=_or_as_written, **_strict).decode
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON in UTF-8, strictly: no NaN, no duplicate keys, no lone surrogates, no nesting that exhausts the stack.
+    """JSON in UTF-8, strictly: no NaN, no number beyond every float, no duplicate keys, no lone surrogates, no nesting that
+    exhausts the stack.
 
     Raises `MalformedCommand`.
     """
+    return _parsed_json(body, _read_json)
+
+
+def parse_arguments(body: bytes) -> Any:
+    """As `parse_json`, of a call's body at a door: a number beyond every float is kept as it was written for `call_body`.
+
+    Whether it is an infinity or refused is for the annotation of its argument to say.
+    """
+    return _parsed_json(body, _read_body)
+
+
+def _parsed_json(body: bytes, read: Callable[[str], Any]) -> Any:
     try:
         text = body.decode()
-        value = _read_json(text)
+        value = read(text)
         if "\\u" in text:  # an escape may be half of a pair: such a str could not be written anywhere
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False, default=_written).encode()
         return value
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise MalformedCommand(f"the body is not JSON: {reason}") from error
 
 
+def _written(_: object) -> None:
+    """In place of a number that is kept as it was written."""
+
+
 def parse_call(body: bytes) -> tuple[str, list[Any], dict[str, Any]]:
     """(method, args, kwargs) of a call's body. Raises `MalformedCommand`."""
-    call = parse_json(body)
+    call = _parsed_json(body, _read_call)
     if type(call) is not dict or type(call.get("method")) is not str:
         raise MalformedCommand('a call is a JSON object such as {"method": "increment", "args": [2]}')
     args, kwargs = call.get("args", []), call.get("kwargs", {})

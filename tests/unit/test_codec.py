@@ -429,12 +429,39 @@ async def test_a_result_that_would_not_arrive_fails_its_turn(call: tuple[str, ..
 
 
 @pytest.mark.parametrize(
+    ("hint", "result", "json_"),
+    [
+        (dict, {"at": date.min, 1: (2,)}, {"at": "0001-01-01", "1": [2]}),
+        (
+            dict[str, Any],
+            {"lot": Inner(raw=b"\xff"), "n": {1}},
+            {"lot": {"raw": "_w==", "weight": 0.0}, "n": [1]},
+        ),
+        (list, (date.min,), ["0001-01-01"]),
+        (Any, b"abc", "YWJj"),
+        (object, [Leaf(b"", 1.5, datetime.min)], None),
+        (dict[str, Any], Inner(), {"raw": "", "weight": 0.0}),
+    ],
+    ids=str,
+)
+def test_a_result_is_json_where_nothing_is_annotated(hint: Any, result: Any, json_: Any) -> None:
+    """Times, models and bytes are written, whatever they hold; the caller gets JSON."""
+
+    async def method(self: Any) -> Any: ...
+
+    method.__annotations__["return"] = hint
+    made = methods_of(type("Loose", (DurableObject,), {"method": method}))["method"]
+    arrived = made.result(made.reply(result))
+    assert json_ is None or arrived == json_
+
+
+@pytest.mark.parametrize(
     ("text", "arrives"),
     [("1e999", INF), ("-1e999", -INF), ('"NaN"', NAN), ('"Infinity"', INF), ("null", None), ("1" * 400, INF)],
 )
 def test_a_number_beyond_every_float_arrives_where_a_float_is_annotated(text: str, arrives: Any) -> None:
     """It is no None and no error."""
-    _, args, _ = parse_call(b'{"method":"weigh","args":[%b]}' % text.encode())
+    _, args, _ = parse_call(_call_of("weigh", b'{"args":[%b]}' % text.encode()))
     if text.isdigit():
         with pytest.raises(InvalidArguments):
             METHODS_OF_TYPED["weigh"].bind(args, {})
@@ -446,9 +473,9 @@ def test_a_number_beyond_every_float_arrives_where_a_float_is_annotated(text: st
 @pytest.mark.parametrize("text", ["1e999", "[-1e999]", '{"a": [1e999]}'])
 def test_a_number_beyond_every_float_is_refused_where_nothing_is_annotated(text: str) -> None:
     """As infinity it could not be passed on."""
-    _, args, _ = parse_call(b'{"method":"loose","args":[%b]}' % text.encode())
+    _, args, _ = parse_call(_call_of("loose", b'{"args":[%b, "\\u00e9"]}' % text.encode()))
     with pytest.raises(InvalidArguments, match=r"loose\(\): argument value: .*beyond every float"):
-        METHODS_OF_TYPED["loose"].bind(args, {})
+        METHODS_OF_TYPED["loose"].bind(args[:1], {})
 
 
 def test_what_was_written_before_is_read() -> None:
