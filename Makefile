@@ -6,14 +6,15 @@ MAKEFLAGS += --no-print-directory
 # each of some hundred processes would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench soak docs clean
+.PHONY: help run test test-all test-on test-newest test-bounds lint bench soak docs clean
 
 # A uv that is there is used as it is; else one is installed beside the project's own packages.
 UV := $(shell command -v uv || echo .venv/bin/uv)
 BIN := .venv/bin
+ON_EACH := tests/unit tests/contract tests/simulation tests/acceptance tests/integration/test_calling_the_world.py
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure/
 	@exec $(BIN)/perdure serve examples/ --data .perdure
@@ -21,10 +22,32 @@ run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure
 test: lint ## Everything that must hold before a change goes in
 	$(BIN)/pytest -n 3
 
+test-all: lint ## The same on every supported Python that is there, each in an environment of its own
+	@for python in $$(.ci/pythons); do $(MAKE) test-on PYTHON=$$python TESTS=tests; done
+
+test-newest: .venv/.synced ## What knows the event loop from inside, on the newest supported Python that is there
+	@$(MAKE) test-on PYTHON=$$(.ci/pythons | tail -1) TESTS="$(ON_EACH)"
+
+# of a Python that is there: $(PYTHON), a path
+test-on: | $(UV)
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); echo "Python $$version"; \
+	UV_PROJECT_ENVIRONMENT=.venv-$$version $(UV) sync --frozen --all-extras --quiet --python $(PYTHON); \
+	.venv-$$version/bin/pytest -n 3 $(TESTS)
+
+test-bounds: | $(UV) ## Unit and contract tests with the lowest and the newest dependencies that pyproject.toml allows
+	@for bound in lowest-direct highest; do \
+	  python=$$(.ci/pythons | if [ $$bound = highest ]; then tail -1; else head -1; fi); echo "$$bound on $$python"; \
+	  $(UV) venv --quiet --clear --python $$python .venv-$$bound; \
+	  $(UV) pip install --quiet --python .venv-$$bound/bin/python --resolution $$bound --upgrade \
+	    -e '.[jwt,kafka,otel]' --group dev; \
+	  .venv-$$bound/bin/pytest -n 3 tests/unit tests/contract; \
+	done
+
 lint: .venv/.synced ## Style, types, and the order of the rooms
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.13
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/.synced ## perdure beside its peers and the limit loop; writes bench/results.md (ARGS=--quick: a short one)
@@ -37,7 +60,7 @@ docs: .venv/.synced ## The guide as a site, in site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## Remove what was built (.venv and caches); data in .perdure/ stays
-	rm -rf .venv build dist site .build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build dist site .build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --inexact: an exact sync would remove the uv that runs it

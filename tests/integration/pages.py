@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ class Terminal:
             self.port = str(taken.getsockname()[1])
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")},
-            "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PERDURE_PORT": self.port,
             "PERDURE_URL": f"http://127.0.0.1:{self.port}",
             "PYTHONDONTWRITEBYTECODE": "1",
