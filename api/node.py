@@ -56,7 +56,7 @@ from perdure.streams.helping import Helpers
 from perdure.streams.keeper import Keeper
 from perdure.streams.looking import warn_of_the_unserved
 from perdure.streams.makers import Makers
-from perdure.streams.opening import clock_ms, new_uuid, open_data, start_log
+from perdure.streams.opening import clock_ms, new_uuid, open_data, say_zones, start_log
 from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds, OwnerState, Ports
 from perdure.streams.poison import PoisonPage
@@ -172,6 +172,7 @@ class Node:
             self._task(self.sockets.beat()),
         ]
         await self._come_up()
+        say_zones()
 
     def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: PoisonPage) -> Ports:
         return Ports(

@@ -16,14 +16,14 @@ import math
 from builtins import list as listing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
-from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
 from perdure.objects.names import ObjectId
 from perdure.objects.overlay import Overlay, View
+from perdure.objects.zones import zone as zone_of
 from perdure.schemas.alarms import TTL
 from perdure.schemas.effects import AlarmChange, AlarmRow, alarm_row
 from perdure.schemas.errors import ConfigError, ObjectError
@@ -97,11 +97,7 @@ def next_due(cron: str, zone: str, after_ms: int) -> int:
     """The first time, in ms since 1970, after `after_ms` that a cron expression names. Raises ValueError."""
     if not isinstance(cron, str) or not isinstance(zone, str):
         raise TypeError("cron and zone are str")
-    try:
-        place: tzinfo = UTC if zone in ("", "UTC") else ZoneInfo(zone)
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"zone={zone!r} is no time zone: use a name such as Europe/Berlin") from error
-    after = (_EPOCH + after_ms // 1000 * timedelta(seconds=1)).astimezone(place)
+    after = (_EPOCH + after_ms // 1000 * timedelta(seconds=1)).astimezone(zone_of(zone))
     try:
         found = next(CronSim(cron, after))
     except CronSimError as error:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import structlog
+
+from perdure.objects.zones import rules
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 from perdure.streams.datadir import DataDir, log_in
@@ -14,6 +17,12 @@ from perdure.streams.log import Log, Topic
 from perdure.streams.steady import SteadyClock
 
 clock_ms = SteadyClock()
+_logger = structlog.get_logger(__name__)
+
+
+def say_zones() -> None:
+    """Log which rules of time zones the alarms of this process follow."""
+    _logger.info("time zones", rules=str(rules()))
 
 
 def new_uuid() -> str:

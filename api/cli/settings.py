@@ -29,12 +29,14 @@ def show(
 ) -> None:
     """Print the effective configuration as TOML; values whose name looks secret are masked."""
     from perdure.api.loading import load_config
+    from perdure.objects.zones import rules
     from perdure.schemas.config import masked
 
     shown = masked(load_config(path, env_name=env, environ=os.environ))
     if as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
+    typer.echo(f"# time zones of cron alarms: {rules()}")
     values = dict(_flat(shown))
     tables = {key: value for key, value in values.items() if _is_tables(value)}
     for key, value in values.items():
