@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from types import MappingProxyType
@@ -176,7 +177,7 @@ class Access:
 
     def charge(self, grant: Grant, requests: int, body_bytes: int) -> None:
         """Take so much from the quota of whoever asks. Raises `OverQuota`: nothing taken."""
-        self._quotas.take(grant.principal, self._clock_s(), requests=requests, body_bytes=body_bytes)
+        self._quotas.take(grant.principal, time.monotonic(), requests=requests, body_bytes=body_bytes)
 
     async def admit(self, headers: RawHeaders, need: Need) -> Grant:
         """Who asks, if that one may. Raises as `authenticate` and `permit` do."""
