@@ -62,6 +62,7 @@ from perdure.streams.owning import Bounds, OwnerState, Ports
 from perdure.streams.poison import PoisonPage
 from perdure.streams.residence import Residence
 from perdure.streams.run_queue import RunQueue
+from perdure.streams.sealing import seal_of
 from perdure.streams.stepping import tell
 from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
@@ -135,7 +136,7 @@ class Node:
         self.store = store = RocksStore(data.state_path)
         opened.push_blocking("the store", store.close)
         drop_older(store, log.partitions)
-        seal = Seal(app_uuid)
+        seal = seal_of(config, data.path, app_uuid)
         self.gateway = Gateway(
             log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal
         )

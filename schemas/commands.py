@@ -32,7 +32,7 @@ import msgspec
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.keys import parse_key
 from perdure.schemas.replies import Pairs
-from perdure.schemas.seal import Seal
+from perdure.schemas.seal import Seal, id_of
 
 FETCH, CALL, ALARM, SOCKET, ADMIN = "fetch", "call", "alarm", "socket", "admin"
 NOBODY = "none"  # reply-to of a command whose answer nobody wants
@@ -151,23 +151,33 @@ def _encoded_headers(pairs: Pairs) -> Headers:
 
 
 def parse_command(
-    key: bytes | None, value: bytes | None, headers: Headers, seal: Seal | None = None
+    key: bytes | None,
+    value: bytes | None,
+    headers: Headers,
+    seal: Seal | None = None,
+    *,
+    founding: bool = False,
 ) -> Command:
-    """The command in a record; `seal` tells whether perdure sent it. Raises `MalformedCommand` or `BadKey`."""
-    command = _parsed(key, value, headers)
-    if command.internal and (seal is None or not seal.holds(key, value, headers)):
+    """The command in a record. Raises `MalformedCommand` or `BadKey`.
+
+    `seal` tells whether perdure sent it; `founding`: the record is older than the app's secret.
+    """
+    command = parse_admitted(key, value, headers)
+    if command.internal and (seal is None or not seal.holds(key, value, headers, founding=founding)):
         what = "calls from a turn or WebSockets"
         if command.kind in _INTERNAL_KINDS:
             what = f"commands of kind {command.kind!r}"
         elif not (command.chain or command.mark or command.socket):
             what = "commands with a principal or a hint"
+        with_secret = f" (it says: of the secret {id_})" if (id_ := id_of(headers)) else ""
         raise MalformedCommand(
-            f"only perdure itself may send {what}: the record does not bear the app's seal"
+            f"only perdure itself may send {what}: the record does not bear the app's seal{with_secret}"
         )
     return command
 
 
-def _parsed(key: bytes | None, value: bytes | None, headers: Headers) -> Command:
+def parse_admitted(key: bytes | None, value: bytes | None, headers: Headers) -> Command:
+    """The command in a record that an owner has admitted before, whatever it is sealed with. Raises as `parse_command`."""
     if key is None:
         raise MalformedCommand("the record has no key: it needs the object's, such as Counter/alice")
     object_key = parse_key(key)

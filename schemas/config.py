@@ -34,8 +34,8 @@ from perdure.schemas.config_model import (
     TransferredClass,
     fold_migrations,
     migration_steps,
-    parse_duration_s,
 )
+from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.section import Section
 
@@ -169,7 +169,12 @@ def _file_table(text: str, filename: str, env_name: str | None) -> Table:
         base = _in_environment(base, per_env[env_name], env_name)
     if "secrets" in base:
         base["secrets"] = _named_secrets(base["secrets"], filename)
-    for table, key in ((base, "data_dir"), (base.get("jwt"), "jwks_file")):
+    if "seal_secret" in base:
+        raise ConfigError(
+            f"{filename}: a secret does not belong into the file: set PERDURE_SEAL_SECRET, or name a file with "
+            "seal_secret_file"
+        )
+    for table, key in ((base, "data_dir"), (base, "seal_secret_file"), (base.get("jwt"), "jwks_file")):
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str(Path(filename).parent / table[key])
     for step in base.get("migrations", ()):
@@ -292,7 +297,8 @@ def _typed(source: str, path: tuple[str, ...], value: object) -> object:
     try:
         return adapter.validate_strings(value) if isinstance(value, str) else adapter.validate_python(value)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_message(error.errors()[0])}, got {value!r}") from None
+        got = "" if path == ("seal_secret",) else f", got {value!r}"
+        raise ConfigError(f"{source}: {_message(error.errors()[0])}{got}") from None
 
 
 def _put(table: Table, path: tuple[str, ...], value: object) -> None:

@@ -27,7 +27,9 @@ from pydantic import (
 )
 
 from perdure.schemas.access import Jwt, Quota, Token
+from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.migrations import Step
+from perdure.schemas.seal import SealSecrets, SecretIds
 from perdure.schemas.section import Section
 from perdure.schemas.web import HostNames, Origins
 
@@ -36,20 +38,8 @@ MIB = 1024 * KIB
 # The topics take records up to 10 MiB; what is around a body or a delta must fit beside it.
 MAX_RECORD_PART_BYTES = 8 * MIB
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-
-
-def parse_duration_s(text: str) -> float:
-    """Seconds in a text such as `500ms`, `30s`, `10m`, `24h` or `7d`. Raises `ValueError`."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f'"{text}" is no duration; write a number and a unit, such as "30s", "10m", "24h", "7d"'
-        )
-    return float(match[1]) * _UNIT_S[match[2]]
 
 
 def _app_name(name: str) -> str:
@@ -203,6 +193,12 @@ class Config(Section):
     jwt: Jwt | None = None
     quotas: dict[str, Quota] = Field(default_factory=dict)
     """By principal; `*` is for each that is not named."""
+    seal_secret: SealSecrets | None = None
+    """What perdure's own commands are sealed with, from the environment only; None: a file has it (`seal_secret_file`)."""
+    seal_secret_file: Annotated[Path, Field(strict=False)] | None = None
+    """None: `secret` in the data directory, which is made there."""
+    seal_lost: SecretIds = ()
+    """Ids of secrets that are lost for good: commands sealed with them become dead letters."""
     deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
     rebuild_helpers: Annotated[int, Field(ge=0, le=64)] | None = None
     """Processes that help to build the state anew; None: one for each further processor, three at most."""

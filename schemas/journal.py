@@ -49,6 +49,8 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     `after` is the epoch that it follows, the newest that the node has seen: where another one is the newest, the claim is
     void. None, as in claims of earlier versions and of those who only end a reign: it counts, whatever lies before it.
     `topics` are the ids of the app's topics on Kafka, by topic: the ones that this journal belongs to.
+    `seal` is the id of the secret that the node seals commands with. `sealed_from`: commands below this offset may bear the
+    seal of a version without a secret; -1, as in its claims: any may.
     """
 
     uuid: str
@@ -57,6 +59,8 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     pid: int = 0
     after: int | None = None
     topics: dict[str, str] = {}
+    seal: str = ""
+    sealed_from: int = -1
 
     @property
     def by(self) -> str:

@@ -40,7 +40,7 @@ from perdure.schemas.admin import (
     place_of,
 )
 from perdure.schemas.calls import PRINCIPAL, SEND_KEY, CallKey
-from perdure.schemas.commands import ADMIN, ALARM, NOBODY, Command, parse_command, sealed_record
+from perdure.schemas.commands import ADMIN, ALARM, NOBODY, Command, parse_admitted, sealed_record
 from perdure.schemas.effects import AlarmChange, Out
 from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Skipped, TooLarge
 from perdure.schemas.replies import FAILED, Reply, error_reply
@@ -188,7 +188,7 @@ class Administration:
             self._turns.conclude(turn, not_done(_not_at_head(resident, place)))
             return
         mailbox.popleft()
-        command = parse_command(found.key, found.value, found.headers, self._ports.seal)
+        command = parse_admitted(found.key, found.value, found.headers)
         found = self._turns.time.read_again(found)
         until_s = self._turns.time.until_s(command)
         self._give_up(Turn(found, command, resident, offset, until_s), turn)
@@ -253,7 +253,7 @@ class Administration:
 
     def _sent_again(self, turn: Turn, parked: Parked) -> Out:
         """The command anew: nobody waits for it any more, and its own key was spent when it was parked."""
-        old = parse_command(*decode_record(parked.record), self._ports.seal)
+        old = parse_admitted(*decode_record(parked.record))
         partition = self._tables.partition
         command = replace(
             old,

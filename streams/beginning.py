@@ -18,10 +18,11 @@ import logging
 from collections import deque
 
 from perdure.schemas.backoff import Backoff
-from perdure.schemas.commands import parse_command
+from perdure.schemas.commands import parse_admitted
 from perdure.schemas.errors import (
     AskAgain,
     CallerError,
+    ConfigError,
     Fenced,
     LogCorrupt,
     OperatorError,
@@ -31,6 +32,7 @@ from perdure.schemas.errors import (
 from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, decode_record, in_runs
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
+from perdure.schemas.seal import fingerprint, id_of
 from perdure.streams.founding import check_topics
 from perdure.streams.gap import claim_at, fenced
 from perdure.streams.inside import broken
@@ -109,7 +111,12 @@ async def _begin(owner: Owner) -> None:
     await _see_rivals(owner)
     owner.counts.claims += 1
     ports = owner.ports
-    claim = Claim(ports.new_uuid(), ports.node, ports.host, ports.pid, owner.follows, dict(log.topic_ids))
+    await _check_secret(owner, commands.end)
+    sealed_from = tables.meta.sealed_from
+    if sealed_from < 0:  # the first owner that has a secret: from here on only that counts
+        sealed_from = (await log.bounds(Topic.COMMANDS, partition)).end
+    me = ports.new_uuid(), ports.node, ports.host, ports.pid
+    claim = Claim(*me, owner.follows, dict(log.topic_ids), ports.seal.id, sealed_from)
     owner.claims.append(claim.uuid)
     epoch = await _append(owner, claim)
     again = await _fold_as_ours(owner, epoch + 1, epoch)
@@ -158,6 +165,26 @@ async def _see_rivals(owner: Owner) -> None:
             raise fenced(owner.partition, claim, newest)
         check_topics(owner.log, owner.partition, claim)
     owner.follows = newest
+
+
+async def _check_secret(owner: Owner, end: int) -> None:
+    """Raises `ConfigError` if commands below `end` wait that are sealed with a secret which this node does not have.
+
+    It would take them for forgeries, and drop messages and calls that perdure owes.
+    """
+    tables, seal = owner.tables, owner.ports.seal
+    name = tables.meta.seal
+    if seal.settles(name):
+        return
+    async for chunk in owner.log.read(Topic.COMMANDS, owner.partition, tables.done.mark, end):
+        for record in chunk:
+            if record.offset not in tables.done and id_of(record.headers) == name:
+                raise ConfigError(
+                    f"partition {owner.partition}: commands that are not done yet (one at offset {record.offset}) are "
+                    f"sealed with the app's secret {name}, which this node does not have (it has {seal.id}): copy the "
+                    "file `secret` from the data directory of the node that ran before, or set PERDURE_SEAL_SECRET to "
+                    f"that secret. If it is lost, PERDURE_SEAL_LOST={name} starts, and they become dead letters"
+                )
 
 
 async def _append(owner: Owner, record: Claim) -> int:
@@ -264,8 +291,8 @@ def _check_header(owner: Owner, value: bytes | None) -> None:
     found = (header.app, header.app_uuid, header.partition, header.partitions)
     if found != mine:
         raise LogCorrupt(
-            f"{owner.tables.reader.name}: its header says app {found[0]!r} {found[1]}, partition {found[2]} of "
-            f"{found[3]}; this node is for {mine[0]!r} {mine[1]}, partition {mine[2]} of {mine[3]}"
+            f"{owner.tables.reader.name}: its header says app {found[0]!r} #{fingerprint(found[1])}, partition {found[2]} "
+            f"of {found[3]}; this node is for {mine[0]!r} #{fingerprint(mine[1])}, partition {mine[2]} of {mine[3]}"
         )
 
 
@@ -309,7 +336,7 @@ async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
                 if record.offset not in waiting:
                     continue
                 try:
-                    command = parse_command(record.key, record.value, record.headers, owner.ports.seal)
+                    command = parse_admitted(record.key, record.value, record.headers)
                 except CallerError:
                     continue  # no command: it was answered by an entry
                 at = waiting.pop(record.offset)

@@ -17,6 +17,7 @@ import structlog
 
 from perdure.schemas.errors import ConfigError, LogCorrupt
 from perdure.schemas.journal import HASH_FUNCTION, Claim, Header, decode_record, encode_unchained
+from perdure.schemas.seal import fingerprint
 from perdure.streams.log import Headers, Log, Record, Topic
 
 SCAN = 10_000  # commands that are looked at for a trace of perdure, where there is no journal
@@ -71,9 +72,9 @@ async def found(log: Log, app: str, new_uuid: str) -> str:
         found_, mine = header, Header(app, app_uuid, partition, log.partitions)
         if found_ != mine:
             raise ConfigError(
-                f"the journal of partition {partition} belongs to app {found_.app!r} ({found_.app_uuid}), partition "
+                f"the journal of partition {partition} belongs to app {found_.app!r} #{fingerprint(found_.app_uuid)}, partition "
                 f"{found_.partition} of {found_.partitions}, hash {found_.hash_function}; this node is for {app!r} "
-                f"({app_uuid}), partition {partition} of {log.partitions}, hash {HASH_FUNCTION}: use another app "
+                f"#{fingerprint(app_uuid)}, partition {partition} of {log.partitions}, hash {HASH_FUNCTION}: use another app "
                 "name or data directory, or the settings it was created with"
             )
     return app_uuid

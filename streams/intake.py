@@ -21,10 +21,19 @@ from perdure.streams.tables import Tables
 
 
 def admitted(
-    record: LogRecord, partition: int, partitions: int, registry: Registry, seal: Seal | None = None
+    record: LogRecord,
+    partition: int,
+    partitions: int,
+    registry: Registry,
+    seal: Seal | None = None,
+    sealed_from: int = 0,
 ) -> Command:
-    """The command in a record. Raises a `CallerError`: malformed, misplaced, or for no namespace of this app."""
-    command = parse_command(record.key, record.value, record.headers, seal)
+    """The command in a record. Raises a `CallerError`: malformed, misplaced, or for no namespace of this app.
+
+    `sealed_from`: the first offset at which only the app's own secret counts (`schemas/seal.py`).
+    """
+    founding = record.offset < sealed_from
+    command = parse_command(record.key, record.value, record.headers, seal, founding=founding)
     home = partition_of(command.key, partitions)
     if home != partition:
         raise MalformedCommand(

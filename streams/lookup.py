@@ -58,7 +58,9 @@ async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
     if record is None:
         return None
     try:
-        command = parse_command(record.key, record.value, record.headers, owner.ports.seal)
+        founding = record.offset < owner.tables.meta.sealed_from
+        seal = owner.ports.seal
+        command = parse_command(record.key, record.value, record.headers, seal, founding=founding)
     except CallerError:
         return None  # somebody's record that bears an id of ours
     if record.offset not in owner.tables.done:

@@ -70,7 +70,9 @@ class Owner:
         self.counts = Counts()
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
-        self.release = Release(ports.log, ports.doors, self.partition, ports.exchange, ports.random)
+        self.release = Release(
+            ports.log, ports.doors, self.partition, ports.exchange, ports.random, ports.seal
+        )
         self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
         self.follows: int | None = None  # the epoch our next claim follows; None: whichever is the newest
@@ -228,9 +230,8 @@ class Owner:
         command: Command | None = record.memo
         if command is None:
             try:
-                command = admitted(
-                    record, self.partition, self.log.partitions, self.ports.registry, self.ports.seal
-                )
+                place, ports = (self.partition, self.log.partitions), self.ports
+                command = admitted(record, *place, ports.registry, ports.seal, self.tables.meta.sealed_from)
             except CallerError as error:
                 self._dead(record, error)
                 return

@@ -27,6 +27,7 @@ from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply, reply_record
+from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log, Record, Topic
 from perdure.streams.progress import Watermark
@@ -80,8 +81,15 @@ class Release:
     """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
 
     def __init__(
-        self, log: Log, doors: Doors, partition: int, exchange: Exchange, random: Random | None = None
+        self,
+        log: Log,
+        doors: Doors,
+        partition: int,
+        exchange: Exchange,
+        random: Random | None = None,
+        seal: Seal | None = None,
     ) -> None:
+        self._seal = seal
         self._log = log
         self._doors = doors
         self._partition = partition
@@ -122,10 +130,10 @@ class Release:
             self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
         for n, out in outbox:
             headers = out.headers
-            if (
-                out.topic != Topic.COMMANDS
-            ):  # else its receiver knows it by its key, its seal covers its headers
+            if out.topic != Topic.COMMANDS:
                 headers = (*headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
+            elif self._seal is not None:  # its receiver knows it by its key, and its seal covers its headers
+                headers = self._seal.renewed(out.key, out.value, headers)
             sent = _Sent(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
             self._in_order(entry.key, sent)
 

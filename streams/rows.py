@@ -50,6 +50,8 @@ class Meta(msgspec.Struct, array_like=True):
     out_chain: bytes = b""
     latest: int = -1  # the highest offset of a command that has an entry; `clock_ms` is its log time
     age_ms: int = 0  # what the client keys are filed by
+    seal: str = ""  # of the newest claim, as the next
+    sealed_from: int = -1
 
 
 class SpentKey(msgspec.Struct, array_like=True, frozen=True):

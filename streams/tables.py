@@ -26,8 +26,18 @@ from perdure.schemas.admin import OF_ALARM, Place
 from perdure.schemas.calls import call_key
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
 from perdure.schemas.errors import LogCorrupt
-from perdure.schemas.journal import Entry, EntryRecord, Header, JournalRecord, Migration, NoOp, each_run
+from perdure.schemas.journal import (
+    Claim,
+    Entry,
+    EntryRecord,
+    Header,
+    JournalRecord,
+    Migration,
+    NoOp,
+    each_run,
+)
 from perdure.schemas.migrations import Step
+from perdure.schemas.seal import fingerprint
 from perdure.streams.actrows import ActRows
 from perdure.streams.donerows import DoneRows
 from perdure.streams.keyrows import KeyRows
@@ -146,7 +156,8 @@ class Tables(ActRows):
             self._move_out()
         elif isinstance(record, Migration):
             self._fold_step(record.step)
-        else:
+        elif isinstance(record, Claim):
+            self.meta.seal, self.meta.sealed_from = record.seal, record.sealed_from
             self.set_row(self._epoch + offset.to_bytes(8, "big"), b"")
 
     def _fold_entry(self, entry: Entry, offset: int) -> None:
@@ -347,8 +358,8 @@ class Tables(ActRows):
             return
         if meta.app_uuid != app_uuid or meta.partitions != partitions:
             raise LogCorrupt(
-                f"the state of partition {number} belongs to app {meta.app_uuid} with {meta.partitions} partitions, "
-                f"the log to app {app_uuid} with {partitions}: the log was recreated or the directory is another's"
+                f"the state of partition {number} belongs to app #{fingerprint(meta.app_uuid)} with {meta.partitions} "
+                f"partitions, the log to app #{fingerprint(app_uuid)} with {partitions}: the log was recreated or the directory is another's"
             )
         for what, have, end in (
             ("journal", meta.offset, journal_end),

@@ -46,8 +46,9 @@ class _App:
         """Whoever serves it stops, and what was acknowledged until then is read. Raises `OutcomeUnknown`."""
         if self._ours:
             return
-        claim = Claim(new_uuid(), name, gethostname(), getpid(), None, dict(self._log.topic_ids))
+        me = name, gethostname(), getpid(), None, dict(self._log.topic_ids)
         for each in self.tables:
+            claim = Claim(new_uuid(), *me, each.meta.seal, each.meta.sealed_from)
             await _read(self._log, each, await append_one(self._log, each.partition, claim) + 1)
         self._ours = True
 

@@ -24,7 +24,7 @@ from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.placing import note_hint
 from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
-from perdure.schemas.commands import ALARM, Command, parse_command
+from perdure.schemas.commands import ALARM, Command, parse_admitted
 from perdure.schemas.errors import Expired, KeyConflict, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
@@ -338,7 +338,7 @@ class Turns:
                 if resident.running is not None or not mailbox or mailbox[0] != offset:
                     return  # it was paused meanwhile, or what waited there was given up
                 mailbox.popleft()
-                command = parse_command(record.key, record.value, record.headers, self.ports.seal)
+                command = parse_admitted(record.key, record.value, record.headers)
                 record = self.time.read_again(record)
                 turn = Turn(record, command, resident, offset, self.time.until_s(command))
                 if command.client_key is not None:

@@ -21,6 +21,7 @@ from perdure.api.cli import (
     bench,
     calling,
     describing,
+    secret,
     serving,
     settings,
     starting,
@@ -45,6 +46,7 @@ bench.register(app)
 settings.register(app)
 describing.register(app)
 token.register(app)
+secret.register(app)
 administering.register(app)
 
 

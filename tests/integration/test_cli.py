@@ -34,6 +34,9 @@ COMMANDS = (
     ("bench",),
     ("config", "show"),
     ("openapi",),
+    ("secret", "create"),
+    ("secret", "show"),
+    ("secret", "rotate"),
 )
 
 
@@ -80,7 +83,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (("perdure", "s"), {"serve", "state"}),
+        (("perdure", "s"), {"secret", "serve", "state"}),
         (("perdure", "state", ""), {"rebuild"}),
         (("perdure", "serve", "--log-l"), {"--log-level"}),
     ],

@@ -151,3 +151,32 @@ def test_a_lost_place_is_refused_by_the_environment_as_well(app: Path) -> None:
     assert load_config(app, opens_data=True).data_dir == app / ".perdure"
     with pytest.raises(ConfigError, match="shop-live"):
         load_config(app, env_name="live", opens_data=True)
+
+
+def test_the_secret_is_shown_by_its_id_and_rotated_while_the_app_is_stopped(app: Path, here: Run) -> None:
+    """Never itself; with a running server, or one that is configured, rotation says what to do instead."""
+    path, data = str(app / "app.py"), app / ".perdure"
+    assert here("secret", "show", path)[0] == 1
+    with serve(app / "app.py", data):
+        code, _, err = here("secret", "rotate", path)
+        assert (code, "is in use by process" in err) == (1, True)
+    first = json.loads(here("secret", "show", path, "--json")[1])
+    assert (first["app"], len(first["ids"])) == ("app", 1)
+    assert here("secret", "rotate", path)[0] == 0
+    told = here("secret", "show", path)[1]
+    assert f"{first['ids'][0]}  accepted" in told
+    secret = (data / "secret").read_text().splitlines()[1]
+    assert secret not in told + here("config", "show", path)[1]
+    with serve(app / "app.py", data) as server:
+        assert server.stop() == 0
+
+
+def test_a_configured_secret_is_rotated_where_it_is(
+    app: Path, here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that was made is good for it."""
+    monkeypatch.setenv("PERDURE_SEAL_SECRET", here("secret", "create")[1].strip())
+    path = str(app / "app.py")
+    assert "PERDURE_SEAL_SECRET" in here("secret", "show", path)[1]
+    code, _, err = here("secret", "rotate", path)
+    assert (code, "PERDURE_SEAL_SECRET" in err, "`new,old`" in err) == (2, True, True)

@@ -94,6 +94,7 @@ class Realm(Timed):
         self.faults = Fates()
         self.bounds = bounds
         self.makers = makers
+        self.seal = UNSEALED
         self.partitions = partitions
         self.broker = MemoryBroker(
             partitions,
@@ -133,6 +134,7 @@ class Realm(Timed):
             node=node,
             app_uuid="app-uuid",
             makers=self.makers,
+            seal=self.seal,
         )
         self.ports = ports
         for p in own or range(self.partitions):

@@ -27,7 +27,7 @@ from perdure.streams.memory import MemoryLog
 from perdure.streams.memory_broker import Faults, MemoryBroker
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
-from perdure.streams.owning import Bounds, OwnerState, Ports
+from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 
@@ -107,6 +107,7 @@ class Reign(Timed):
         self.bounds = bounds
         self.charged: dict[int, int] = {}
         self.careful = False
+        self.seal = UNSEALED
         self.registry = Registry(
             {name: Kind(name, cls) for name, cls in kinds.items()}, Env({"seen": self.seen, "reign": self})
         )
@@ -127,6 +128,7 @@ class Reign(Timed):
             migrations=self.migrations,
             charged=lambda partition, end: self.charged,
             careful=self.careful,
+            seal=self.seal,
         )
         tables = Tables(self.store, 0, exclusive=self.log.exclusive)
         self.owner = Owner(ports, tables, self.bounds)

@@ -448,8 +448,8 @@ def test_a_clean_end_is_known_until_something_follows() -> None:
 @pytest.mark.parametrize(
     ("against", "reason"),
     [
-        (("other", 1, 9, 9), "belongs to app app-uuid with 1 partitions, the log to app other with 1"),
-        (("app-uuid", 2, 9, 9), "with 1 partitions, the log to app app-uuid with 2"),
+        (("other", 1, 9, 9), "belongs to app #7e5b5e42 with 1 partitions, the log to app #"),
+        (("app-uuid", 2, 9, 9), "with 1 partitions, the log to app #7e5b5e42 with 2"),
         (("app-uuid", 1, 2, 9), "applied journal up to offset 2, the log ends before 2"),
         (("app-uuid", 1, 3, 7), "applied commands up to offset 7, the log ends before 7"),
     ],

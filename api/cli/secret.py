@@ -1,0 +1,104 @@
+"""`perdure secret`: the secret that perdure's own commands are sealed with: which one it is, a new one, another one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perdure.api.cli.options import Data, EnvName, PathArgument
+from perdure.schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from perdure.schemas.config import Config
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="The secret that an app's own commands are sealed with.", no_args_is_help=True)
+    group.command(epilog="Example: `export PERDURE_SEAL_SECRET=$(perdure secret create)`")(create)
+    group.command(epilog="Example: `perdure secret show app.py --data /var/lib/app`")(show)
+    group.command(epilog="Example: `perdure secret rotate app.py --data /var/lib/app`")(rotate)
+    app.add_typer(group, name="secret")
+
+
+def create(as_json: AsJson = False) -> None:
+    """Print a new secret, for PERDURE_SEAL_SECRET or the file that seal_secret_file names."""
+    from perdure.streams.sealing import new_secret
+
+    secret = new_secret()
+    typer.echo(json.dumps({"secret": secret}) if as_json else secret)
+
+
+def show(
+    path: PathArgument = Path(), data: Data = None, env: EnvName = None, as_json: AsJson = False
+) -> None:
+    """Show where an app's secret is and the ids of those that are accepted, the current one first; never a secret."""
+    from perdure.streams.sealing import configured, kept_in
+
+    config = _config(path, data, env)
+    found = configured(config)
+    where = _where(config)
+    if found is None:
+        _must_be_there(config)
+        found = kept_in(config.data_dir)
+    _print(config, where, found, as_json=as_json)
+
+
+def rotate(
+    path: PathArgument = Path(), data: Data = None, env: EnvName = None, as_json: AsJson = False
+) -> None:
+    """Seal with a new secret from the next start on; the previous ones are still accepted. The app must be stopped."""
+    from contextlib import closing
+
+    from perdure.streams.opening import open_data
+    from perdure.streams.sealing import configured
+    from perdure.streams.sealing import rotate as replace
+
+    config = _config(path, data, env)
+    if configured(config) is not None:
+        raise ConfigError(
+            f"the secret of {config.name} comes from {_where(config)}: put a new one (perdure secret create) before the "
+            "old one there, `new,old`, on every node, and restart them"
+        )
+    with closing(open_data(config, must_exist=True)):
+        found = replace(config.data_dir)
+    _print(config, _where(config), found, as_json=as_json)
+
+
+def _config(path: Path, data: Path | None, env: str | None) -> Config:
+    from perdure.api.loading import load_config
+
+    return load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data}, opens_data=True)
+
+
+def _must_be_there(config: Config) -> None:
+    from perdure.streams.datadir import app_in
+
+    app_in(config.data_dir)  # raises if it is not a data directory
+
+
+def _where(config: Config) -> str:
+    from perdure.streams.sealing import FILE
+
+    if config.seal_secret is not None:
+        return "PERDURE_SEAL_SECRET"
+    return str(config.seal_secret_file or config.data_dir / FILE)
+
+
+def _print(config: Config, where: str, found: tuple[str, ...] | None, *, as_json: bool) -> None:
+    from perdure.schemas.seal import Seal
+
+    ids = list(Seal(*found, app=config.name).ids) if found else []
+    if as_json:
+        typer.echo(json.dumps({"app": config.name, "secret": where, "ids": ids}))
+        return
+    typer.echo(f"secret of {config.name}: {where}")
+    if not ids:
+        typer.echo("none yet: the next start makes it")
+    for number, each in enumerate(ids):
+        typer.echo(f"{each}  {'seals' if number == 0 else 'accepted'}")
