@@ -62,6 +62,11 @@ class _Node(Collector):
         yield self._gauge(
             "serving", "1 if this node serves the partition", lambda o: o.state is OwnerState.SERVING
         )
+        yield self._gauge(
+            "blocked",
+            "1 if an open transaction blocks the partition",
+            lambda o: bool(o.tail and o.tail.blocked),
+        )
         yield self._gauge("undone_commands", "Commands read and not done", lambda o: o.undone)
         yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.turns.residents))
         yield self._gauge(

@@ -82,6 +82,7 @@ _LIVE = State.LIVE  # found once: an enum's members are looked up slowly
 class EmbeddedTail:
     """See `perdure.streams.log.Tail`. `stopped` is told of a stream that cannot be read on; `hurry` has the open batch written."""
 
+    blocked = ""
     __slots__ = ("_busy", "_deliver", "_hurry", "_loop", "_pumping", "_state", "_stopped", "_stream", "next")
 
     def __init__(

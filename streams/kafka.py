@@ -153,7 +153,7 @@ class KafkaLog:
     @property
     def troubles(self) -> Sequence[Trouble]:
         """See `Log.troubles`."""
-        return self._watch.troubles
+        return (*self._watch.troubles, *self._tails.troubles())
 
     def _kept(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -46,7 +46,8 @@ class Fetched(NamedTuple):
 
     place: TopicPartition
     error_code: int
-    end: int  # after the last stable record
+    high: int  # after the last record that all replicas in sync have
+    end: int  # after the last stable record: at `high`, or where the first transaction begins that is still open
     aborted: Sequence[tuple[int, int]]
     data: bytes
 
@@ -63,10 +64,12 @@ def answers(response: Any) -> list[Fetched]:
     """The parts of a fetch response (versions 4 to 11 put the same fields first and last)."""
     found = []
     for topic, partitions in response.topics:
-        for partition, error_code, _, end, *rest in partitions:
+        for partition, error_code, high, end, *rest in partitions:
             aborted = rest[1] if response.API_VERSION >= 5 else rest[0]
             found.append(
-                Fetched(TopicPartition(topic, partition), error_code, end, aborted or (), rest[-1] or b"")
+                Fetched(
+                    TopicPartition(topic, partition), error_code, high, end, aborted or (), rest[-1] or b""
+                )
             )
     return found
 

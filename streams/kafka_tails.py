@@ -9,7 +9,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 import structlog
@@ -30,7 +30,9 @@ from perdure.streams.kafka_fetch import (
     request,
     unpack,
 )
-from perdure.streams.log import LogRecord
+from perdure.streams.log import LogRecord, Trouble
+
+BLOCKED_AFTER_S = 5.0  # a transaction that is open for longer is told of
 
 _logger = structlog.get_logger(__name__)
 
@@ -38,7 +40,18 @@ _logger = structlog.get_logger(__name__)
 class KafkaTail:
     """`perdure.streams.log.Tail`."""
 
-    __slots__ = ("_tails", "closed", "deliver", "gone_since_s", "paused", "place", "position")
+    __slots__ = (
+        "_open_at",
+        "_open_since_s",
+        "_tails",
+        "blocked",
+        "closed",
+        "deliver",
+        "gone_since_s",
+        "paused",
+        "place",
+        "position",
+    )
 
     def __init__(
         self, tails: Tails, place: TopicPartition, start: int, deliver: Callable[[LogRecord], None]
@@ -50,6 +63,11 @@ class KafkaTail:
         self.paused = False
         self.closed = False
         self.gone_since_s: float | None = None
+        self.blocked = ""
+        self._open_at: int | None = (
+            None  # where a transaction begins that is open, and since when it has been seen
+        )
+        self._open_since_s = 0.0
 
     def pause(self) -> None:
         self.paused = True
@@ -61,6 +79,25 @@ class KafkaTail:
     def close(self) -> None:
         self.closed = True
         self._tails.forget(self)
+
+    def stands(self, fetched: Fetched, now_s: float) -> None:
+        """Note how far what is on the log can be read: a transaction that stays open blocks what lies behind it."""
+        if fetched.end >= fetched.high or fetched.end != self._open_at:
+            if self.blocked:
+                _logger.warning("a partition can be read again", place=named(self.place), offset=fetched.end)
+            self.blocked = ""
+            self._open_at, self._open_since_s = None if fetched.end >= fetched.high else fetched.end, now_s
+        elif not self.blocked and now_s - self._open_since_s >= BLOCKED_AFTER_S:
+            topic, partition = self.place
+            self.blocked = (
+                f"{named(self.place)} cannot be read past offset {fetched.end}: a transaction of another client of Kafka "
+                f"has been open there for {BLOCKED_AFTER_S:.0f} s or more. Have it commit or abort, or abort it: "
+                f"kafka-transactions.sh --bootstrap-server {self._tails.bootstrap} abort --topic {topic} --partition "
+                f"{partition} --start-offset {fetched.end}"
+            )
+            _logger.error(
+                "an open transaction blocks a partition", place=named(self.place), reason=self.blocked
+            )
 
     def take(self, records: Sequence[LogRecord], after: int) -> None:
         """Deliver what is not below the position; where the receiver pauses or closes, go on from there later."""
@@ -82,6 +119,7 @@ class Tails:
         self, endpoint: Endpoint, topics: Sequence[str], stopped: Callable[[BaseException], None]
     ) -> None:
         self._client = endpoint.client("tail")
+        self.bootstrap = endpoint.bootstrap
         self._topics = topics
         self._stopped = stopped
         self._loop = asyncio.get_running_loop()
@@ -106,6 +144,11 @@ class Tails:
 
     def wake(self) -> None:
         self._wake.set()
+
+    def troubles(self) -> Iterator[Trouble]:
+        """The partitions that cannot be read to their end."""
+        for place, why in {tail.place: tail.blocked for tail in self._tails if tail.blocked}.items():
+            yield Trouble(place.topic, place.partition, "blocked by a transaction", why)
 
     async def keep(self) -> None:
         """See that every broker that leads a tailed partition is being polled. Runs until cancelled."""
@@ -186,8 +229,10 @@ class Tails:
                 if tail.position == offset:
                     self._refused(tail, fetched.error_code)
             return
+        now_s = self._loop.time()
         for tail in tails:
             tail.gone_since_s = None
+            tail.stands(fetched, now_s)
         if not fetched.data or not tails:
             return
         try:

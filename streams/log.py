@@ -129,7 +129,13 @@ class Writer(Protocol):
 
 
 class Tail(Protocol):
-    """A reader of accepted records."""
+    """A reader of accepted records.
+
+    `blocked`: why records that are on the log cannot be read for now, and nothing behind them; empty: they can.
+    """
+
+    @property
+    def blocked(self) -> str: ...
 
     def pause(self) -> None: ...
 

@@ -69,6 +69,7 @@ class MemoryTail:
         self._paused = False
         self._closed = False
         self._delivering = False
+        self.blocked = ""
         self._woken = False
 
     def wake(self) -> None:

@@ -176,6 +176,8 @@ class Owner:
         """
         if self.state is not _SERVING:
             raise self.not_serving
+        if self.tail is not None and self.tail.blocked:
+            raise Unavailable(f"{self.tail.blocked}; nothing was appended: ask again")
         resident = self.turns.residents.get(key)
         if resident is not None and resident.mailbox:
             self._check_mailbox(resident, resident.mailbox, deadline_ms)

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Coroutine
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +22,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from tests.acceptance.harness import Deployment, deploy
 from tests.acceptance.wire import PATIENCE_S
-from tests.kafka import Kafka
+from tests.kafka import Kafka, LocalKafka
 from tests.process import DidNotStart, Server, run
 
 from perdure.schemas.keys import partition_of
@@ -173,13 +177,19 @@ def test_added_partitions_are_noticed_and_the_advice_leads_out(kafka: Kafka, tmp
 
 
 def _until_not_ready(server: Server) -> Any:
-    async def waiting() -> Any:
-        async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as client:
-            while (answer := await client.get(f"{server.url}/readyz")).status_code == 200:  # noqa: ASYNC110 - it is a page
-                await asyncio.sleep(0.1)
-            return answer.json()
+    return asyncio.run(_until(server, lambda status: status != 200))
 
-    return asyncio.run(waiting())
+
+def _until_ready(server: Server) -> Any:
+    return asyncio.run(_until(server, lambda status: status == 200))
+
+
+async def _until(server: Server, wanted: Callable[[int], bool]) -> Any:
+    """Wait for a status of /readyz; what it says then."""
+    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as client:
+        while not wanted((answer := await client.get(f"{server.url}/readyz")).status_code):  # noqa: ASYNC110 - it is a page
+            await asyncio.sleep(0.1)
+        return answer.json()
 
 
 def test_a_topic_that_a_client_made_first_is_named_with_a_way_out(kafka: Kafka, tmp_path: Path) -> None:
@@ -214,3 +224,42 @@ def test_commands_produced_before_the_first_start_are_run(kafka: Kafka, tmp_path
     asyncio.run(produce())
     with deployment.serve() as server:
         assert add(server) == [2] * len(KEYS)
+
+
+def test_an_open_transaction_is_named_and_the_advice_ends_it(broker: LocalKafka, tmp_path: Path) -> None:
+    """Another client's, on one partition: 503 before the append, not ready, a line with the command that aborts it; that
+    command leads out, and what was refused was not done."""
+    deployment = on_kafka(broker, tmp_path)
+    topic = f"{deployment.config.name}.commands"
+    place = partition_of(KEYS[0], 2)
+    with deployment.serve() as server, ThreadPoolExecutor(1) as pool:
+        assert add(server) == [1] * len(KEYS)
+        opened, over = Event(), Event()
+
+        async def hold() -> None:
+            producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=topic)
+            await producer.start()
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, b'{"method":"increment"}', KEYS[0].encode(), partition=place)
+            opened.set()
+            await asyncio.to_thread(over.wait)
+            with suppress(Exception):  # it was aborted by the operator
+                await producer.stop()
+
+        holding = pool.submit(lambda: asyncio.run(hold()))
+        try:
+            assert opened.wait(PATIENCE_S)
+            (trouble,) = _until_not_ready(server)["topics"]
+            assert (trouble["topic"], trouble["partition"]) == (topic, place)
+            answer = httpx.post(f"{server.url}/objects/{KEYS[0]}", timeout=PATIENCE_S)
+            assert answer.status_code == 503
+            assert "a transaction of another client" in answer.json()["detail"]
+            (said,) = re.findall(r"kafka-transactions\.sh (.*)$", trouble["reason"])
+            assert said in server.stderr()
+            tool = broker.tool("org.apache.kafka.tools.TransactionsCommand", *said.split())
+            subprocess.run(tool, check=True, capture_output=True, timeout=60)
+            _until_ready(server)
+            assert add(server) == [2] * len(KEYS)
+        finally:
+            over.set()
+            holding.result(PATIENCE_S)
