@@ -14,8 +14,9 @@ from typing import Any
 
 from perdure.schemas.access import TOKEN_PREFIX
 from perdure.schemas.commands import NEVER_LOGGED
-from perdure.schemas.config import MASK, Config
+from perdure.schemas.config import Config
 from perdure.schemas.replies import Pairs
+from perdure.schemas.secrecy import MASK
 
 _NAMES = "authorization|cookie|token|secret|passw|credential|ticket|api[-_]?key|private[-_]?key"
 _TELLING = re.compile(_NAMES, re.IGNORECASE)

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
+from perdure.schemas.secrecy import without_credentials
 from perdure.schemas.section import Section
 
 CALL, READ, SUBSCRIBE, ADMIN, METRICS = "call", "read", "subscribe", "admin", "metrics"
@@ -158,10 +159,13 @@ def _jwks_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.hostname is None or parts.username is not None:
         raise ValueError(
-            f'"{text}" is no address of a key set; use one such as "https://issuer.example/jwks.json"'
+            f'"{without_credentials(text)}" is not the address of a key set; use one such as '
+            '"https://issuer.example/jwks.json"'
         )
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
-        raise ValueError(f'"{text}" must begin with https://: who can change the keys can be anybody')
+        raise ValueError(
+            f'"{without_credentials(text)}" must begin with https://: who can change the keys can be anybody'
+        )
     return text
 
 

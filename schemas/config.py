@@ -37,6 +37,7 @@ from perdure.schemas.config_model import (
 )
 from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.errors import ConfigError
+from perdure.schemas.secrecy import MASK, SECRET_NAME, shown, without_credentials
 from perdure.schemas.section import Section
 
 __all__ = [
@@ -70,9 +71,6 @@ _ARRAYS: Mapping[str, type[Section]] = {
     "renamed_classes": RenamedClass,
     "transferred_classes": TransferredClass,
 }
-_SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-_URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-MASK = "********"
 
 
 def parse_config(
@@ -109,11 +107,11 @@ def parse_config(
 
 def masked(config: Config) -> dict[str, Any]:
     """The configuration as JSON types, with every value hidden whose name looks secret."""
-    shown: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
-    variables = shown.pop("vars")
-    shown["vars"] = _mask(variables)
-    shown["secrets"] = {name: None if value is None else MASK for name, value in config.secrets.items()}
-    return shown
+    effective: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    variables = effective.pop("vars")
+    effective["vars"] = _mask(variables)
+    effective["secrets"] = {name: None if value is None else MASK for name, value in config.secrets.items()}
+    return effective
 
 
 def secrets_in(text: str, filename: str) -> dict[str, str]:
@@ -138,10 +136,10 @@ def secrets_in(text: str, filename: str) -> dict[str, str]:
 
 def _mask(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: MASK if _SECRET.search(name) else _mask(inner) for name, inner in value.items()}
+        return {name: MASK if SECRET_NAME.search(name) else _mask(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_mask(inner) for inner in value]
-    return _URL_USER.sub(MASK, value) if isinstance(value, str) else value
+    return without_credentials(value) if isinstance(value, str) and "://" in value else value
 
 
 # --- the file ---
@@ -297,7 +295,7 @@ def _typed(source: str, path: tuple[str, ...], value: object) -> object:
     try:
         return adapter.validate_strings(value) if isinstance(value, str) else adapter.validate_python(value)
     except ValidationError as error:
-        got = "" if path == ("seal_secret",) else f", got {value!r}"
+        got = "" if path == ("seal_secret",) else f", got {shown('.'.join(path), value)}"
         raise ConfigError(f"{source}: {_message(error.errors()[0])}{got}") from None
 
 

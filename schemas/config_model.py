@@ -30,6 +30,7 @@ from perdure.schemas.access import Jwt, Quota, Token
 from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import SealSecrets, SecretIds
+from perdure.schemas.secrecy import without_credentials
 from perdure.schemas.section import Section
 from perdure.schemas.web import HostNames, Origins
 
@@ -68,12 +69,20 @@ def _log(text: str) -> str:
     if text == "embedded":
         return text
     scheme, separator, brokers = text.partition("://")
+    named, hint = without_credentials(text), 'use "embedded" or "kafka://host:port[,host:port]"'
     if not separator or scheme != "kafka":
-        raise ValueError(f'"{text}" names no log; use "embedded" or "kafka://host:port[,host:port]"')
+        if scheme.startswith("kafka"):
+            hint = f"TLS and SASL are not supported yet. {hint}, at a PLAINTEXT listener"
+        raise ValueError(f'"{named}" is not a log; {hint}')
+    if "@" in brokers or "?" in brokers:
+        raise ValueError(
+            f'"{named}" has credentials or parameters: TLS and SASL are not supported yet. Use '
+            '"kafka://host:port[,host:port]" at a PLAINTEXT listener'
+        )
     for broker in brokers.split(","):
         match = _BROKER.fullmatch(broker)
         if match is None or not 0 < int(match[1]) < 65536:
-            raise ValueError(f'"{broker}" is no Kafka address; use "kafka://host:port[,host:port]"')
+            raise ValueError(f'"{broker}" is not a Kafka address; use "kafka://host:port[,host:port]"')
     return text
 
 

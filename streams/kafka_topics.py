@@ -26,6 +26,7 @@ from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import ConfigError, LogCorrupt, LogUnreachable, PerdureError
 from perdure.streams.kafka_clients import MAX_MESSAGE_BYTES, UNREACHED, Endpoint, close_client
 from perdure.streams.kafka_metadata import Described, described
+from perdure.streams.kafka_probe import advice
 from perdure.streams.log import Topic
 
 TOPIC_ALREADY_EXISTS = 36
@@ -225,8 +226,8 @@ class Topics:
                 last = repr(error)
             await asyncio.sleep(min(backoff.failed(), max(until_s - self._loop.time(), 0)))
         raise LogUnreachable(
-            f"Kafka at {self._bootstrap} was not ready within {timeout_s:.0f} s: {last}. Check that the brokers run, "
-            f"that the address is one they listen on, and that this host can reach the addresses they advertise."
+            f"Kafka at {self._bootstrap} was not ready within {timeout_s:.0f} s: {last}. "
+            f"{await advice(self._bootstrap)}"
         )
 
     async def _ready(self) -> bool:

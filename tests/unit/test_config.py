@@ -142,7 +142,7 @@ def test_wranglers_own_keys_are_left_alone() -> None:
             "bindings[0].class_name: field required",
         ),
         ("x = ", "perdure.toml", "perdure.toml: not valid TOML"),
-        ("log = 'kafka://nowhere'", "perdure.toml", '"nowhere" is no Kafka address'),
+        ("log = 'kafka://nowhere'", "perdure.toml", '"nowhere" is not a Kafka address'),
         ("log = 'redis://a:1'", "perdure.toml", 'use "embedded" or "kafka://host:port'),
         ("keep_commands = '24'", "perdure.toml", '"24" is no duration'),
         ("main = 'app.js'", "perdure.toml", '"app.js" is no Python file'),
@@ -405,3 +405,38 @@ def test_dev_vars_are_read_as_wrangler_reads_them() -> None:
     with pytest.raises(ConfigError) as caught:
         secrets_in("A=1\nhidden", ".dev.vars")
     assert str(caught.value) == ".dev.vars:2: write NAME=value"
+
+
+SECRET_LOGS = (
+    "kafka://admin:hunter2@127.0.0.1:9092",
+    "kafka://admin:hun@ter2@127.0.0.1:9092",
+    "kafka+ssl://admin:hunter2@127.0.0.1:9092",
+    "admin:hunter2@127.0.0.1:9092",
+    "kafka://127.0.0.1:9092?sasl_password=hunter2",
+    "https://admin:hunter2@127.0.0.1:9092",
+)
+
+
+@pytest.mark.parametrize("log", SECRET_LOGS)
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+def test_an_error_about_the_log_shows_no_password(log: str, how: str) -> None:
+    """Wherever it is given: neither the password nor the user is quoted; TLS and SASL are said not to be there."""
+    text = f"log = '{log}'" if how == "file" else ""
+    environ = {"PERDURE_LOG": log} if how == "environment" else None
+    flags = {"log": log} if how == "flag" else None
+    with pytest.raises(ConfigError) as refused:
+        parse_config(text, "perdure.toml", environ=environ, flags=flags)
+    said = str(refused.value)
+    assert "hunter2" not in said
+    assert "ter2" not in said
+    assert "admin" not in said
+    if log.startswith("kafka"):
+        assert "TLS and SASL are not supported yet" in said
+
+
+def test_an_error_about_a_key_set_s_address_shows_no_password() -> None:
+    """The same of `jwt.jwks_url`."""
+    text = "[jwt]\nissuer = 'i'\naudience = 'a'\njwks_url = 'https://admin:hunter2@issuer.example/keys'\n"
+    with pytest.raises(ConfigError, match="is not the address of a key set") as refused:
+        parse_config(text, "perdure.toml")
+    assert "hunter2" not in str(refused.value)
