@@ -514,7 +514,7 @@ JWT = '[jwt]\nissuer = "i"\naudience = "a"\n'
         (JWT, "one place"),
         (JWT + 'jwks_file = "x"\njwks_url = "https://x/y"', "one place"),
         (JWT + 'jwks_url = "http://issuer.example/keys"', "https"),
-        (JWT + 'jwks_url = "https://me:pw@issuer.example/keys"', "no address"),
+        (JWT + 'jwks_url = "https://me:pw@issuer.example/keys"', "not the address"),
         (JWT + 'jwks_file = "x"\nalgorithms = ["HS256"]', "RS256"),
         (JWT + 'jwks_file = "x"\nalgorithms = ["none"]', "RS256"),
         (JWT + 'jwks_file = "x"\nalgorithms = []', "algorithms"),

@@ -120,7 +120,7 @@ def rings(reign: Reign) -> list[Any]:
 async def alarm_commands(reign: Reign) -> int:
     """How many commands the clock has appended."""
     records = await reign.records(Topic.COMMANDS)
-    kinds = [dict(each.headers).get("kind") for each in records]
+    kinds = [dict(each.headers).get("perdure-kind") for each in records]
     return kinds.count(ALARM.encode())
 
 

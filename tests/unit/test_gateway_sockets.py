@@ -191,7 +191,7 @@ def test_what_is_not_known_to_be_durable_is_told() -> None:
             lambda: reign.owner.state is OwnerState.SERVING and reign.owner.tables.done.mark == 3
         )
         assert [type(error) for error in wire.errors] == [OutcomeUnknown]
-        methods = [dict(each.headers)["method"] for each in await reign.records(Topic.COMMANDS)]
+        methods = [dict(each.headers)["perdure-method"] for each in await reign.records(Topic.COMMANDS)]
         assert methods == [b"message", b"close", b"close"]
 
     gateway_story(told, shared=True, faults=faults)

@@ -213,8 +213,8 @@ BAD = [
     (b"Thing/\xff", b"{}", (), "bad-key"),
     (b"nothing", b"{}", (), "bad-key"),
     (b"Nobody/a", b'{"method": "add"}', (), "unknown-namespace"),
-    (b"Thing/a", b'{"method": "add"}', (("kind", b"alarm"),), "malformed-command"),
-    (b"Thing/a", b'{"method": "add"}', (("v", b"9"), ("id", b"\xff")), "malformed-command"),
+    (b"Thing/a", b'{"method": "add"}', (("perdure-kind", b"alarm"),), "malformed-command"),
+    (b"Thing/a", b'{"method": "add"}', (("perdure-v", b"9"), ("id", b"\xff")), "malformed-command"),
 ]
 
 
