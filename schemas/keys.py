@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from struct import Struct
 
 from perdure.schemas.errors import BadKey
 from perdure.schemas.remembering import Remembered
@@ -86,13 +87,18 @@ def partition_of(key: str, partitions: int) -> int:
     return _hashes[key] % partitions
 
 
+@lru_cache(256)
+def _words(count: int) -> Struct:
+    return Struct(f"<{count}I")
+
+
 def murmur2(data: bytes) -> int:
     """Kafka's 32-bit murmur2, unsigned (org.apache.kafka.common.utils.Utils.murmur2)."""
     multiplier, mask = 0x5BD1E995, 0xFFFFFFFF
     digest = 0x9747B28C ^ len(data)
     end = len(data) & ~3
-    for at in range(0, end, 4):
-        word = int.from_bytes(data[at : at + 4], "little") * multiplier & mask
+    for word in _words(end // 4).unpack_from(data):
+        word = word * multiplier & mask
         digest = (digest * multiplier & mask) ^ ((word ^ word >> 24) * multiplier & mask)
     if tail := data[end:]:
         digest = (digest ^ int.from_bytes(tail, "little")) * multiplier & mask

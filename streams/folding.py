@@ -18,7 +18,9 @@ from perdure.streams.tables import Tables
 _logger = structlog.get_logger(__name__)
 Progress = Callable[[int, int, int], None]  # partition, how many records, of how many
 FLUSH_EVERY_RECORDS = 500_000
-GC_THRESHOLD = (50_000, 20, 50)  # not at every 700th object, of which a fold makes millions and no rings
+# not at every 700th object, of which a fold makes millions and no rings; what is young is looked at in pieces of about 1 ms,
+# and all of it, which at a million objects in memory takes a second, as rarely as can be
+GC_THRESHOLD = (5_000, 4, 2_500)
 
 
 class Readable(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from perdure.objects.overlay import in_range, merged
 from perdure.streams.store import Range, Store
@@ -84,10 +84,9 @@ class Layers:
         yield from piece.rows.items()
         yield from piece.closing
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Sequence[Piece]:
         """All of them, the newest first."""
-        yield self._open
-        yield from reversed(self._closed)
+        return (self._open, *reversed(self._closed))
 
     def prefix(self, key: str) -> bytes:
         """What the rows of object `key`'s values begin with."""
