@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from bench.growth_cases import CASES, Case
 
 
@@ -68,6 +70,9 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     if unknown := [name for name in options.cases if name not in CASES]:
         parser.error(f"unknown case {unknown[0]!r}; there are {known}")
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+    )  # what is printed is read by programs
     show = (lambda line: None) if options.json else print
     for name in options.cases or CASES:
         show(f"{name}: {CASES[name].what}")

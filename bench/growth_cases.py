@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.registry import Kind
+from perdure.schemas.calls import Root
 from perdure.schemas.config_model import Limits
-from perdure.streams.mailbox import Hold, Resident
+from perdure.streams.calls import Calling
+from perdure.streams.exchange import Call, Exchange
+from perdure.streams.log import LogRecord
+from perdure.streams.mailbox import NO_COMMAND, Hold, Resident, Turn
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owning import Counts
 from perdure.streams.residence import Residence
 from perdure.streams.tables import Tables
+from perdure.testing import run, world
 
 Step = Callable[[], object]
 USED_MS = 1_800_000_000_000
@@ -110,6 +116,49 @@ def short_of_memory(n: int) -> Step:
     return sweeper.sweep
 
 
+class Hot(DurableObject):
+    """Is busy for 20 ms each time."""
+
+    async def hit(self) -> int:
+        await asyncio.sleep(0.02)
+        return 1
+
+
+class Asker(DurableObject):
+    """Calls it."""
+
+    async def go(self) -> int:
+        hit: int = await self.env.Hot.get("x").hit()
+        return hit
+
+
+def callers_of_one(n: int) -> Step:
+    """n objects call one that takes 20 ms for each. The step: all of it, on virtual time."""
+
+    async def main() -> None:
+        async with world(Hot, Asker) as env:
+            await asyncio.gather(*(env.Asker.get(f"c{each}").go() for each in range(n)))
+
+    return lambda: run(main())
+
+
+def ring_search(n: int) -> Step:
+    """n turns wait for one another in a line. The step: a look whether that is a ring."""
+    turns = [Turn(LogRecord(at, 0, None, None), NO_COMMAND, None, at) for at in range(n)]
+    calls = [Call(turn, NO_COMMAND, 0) for turn in turns]
+    for turn, call in zip(turns, calls, strict=True):
+        turn.calling = Calling(Root(0, turn.offset))
+        turn.calling.waiting[call] = None
+
+    class Line(Exchange):
+        def blocker(self, call: Call) -> Turn | None:
+            at = call.turn.offset + 1
+            return turns[at] if at < n else None
+
+    line = Line()
+    return lambda: line.ring(calls[0])
+
+
 CASES = {
     case.name: case
     for case in (
@@ -136,6 +185,20 @@ CASES = {
             (8_000, 80_000, 800_000),
             1,
             short_of_memory,
+        ),
+        Case(
+            "callers-of-one",
+            "callers of one busy object: until all are answered",
+            (250, 500, 1_000),
+            1,
+            callers_of_one,
+        ),
+        Case(
+            "ring-search",
+            "turns that wait for one another: a look for a ring",
+            (100, 1_000, 10_000),
+            5,
+            ring_search,
         ),
     )
 }
