@@ -297,36 +297,43 @@ class Calls:
         receipt = self._log.append(Topic.COMMANDS, call.partition, Record(*sealed), command)
         if not self._log.exclusive:
             receipt.when_durable(lambda error: None if error is None else call.failed(error))
-        told = f"the call of {command.key} was not answered within {left_ms} ms: it may run or have run"
-        timers = [
-            self._loop.call_later(left_ms / 1000 + GRACE_S, call.failed, OutcomeUnknown(told)),
-            self._loop.call_later(PROBE_S, self._probe, call, call.future, PROBE_S),
-        ]
+        due_s = self._loop.time() + left_ms / 1000 + GRACE_S
+        timer = self._loop.call_later(PROBE_S, self._look, call, call.future, due_s, PROBE_S)
         try:
             return await call.future
         finally:
-            for timer in timers:
-                timer.cancel()
+            timer.cancel()
+
+    def _look(self, call: Call, future: asyncio.Future[Reply], due_s: float, waited_s: float) -> None:
+        """It waits for long: too long, or for itself? A ring is closed by its newest call, which is young: so each may
+        be looked at ever more rarely."""
+        if future.done() or call.turn.over:
+            return
+        left_s = due_s - self._loop.time()
+        if left_s <= 0:
+            told = f"the call of {call.command.key} was not answered within {call.command.deadline_ms} ms"
+            call.failed(OutcomeUnknown(f"{told}: it may run or have run"))
+            return
+        if not self._broke_ring(call):
+            again_s = min(waited_s, left_s)
+            self._loop.call_later(again_s, self._look, call, future, due_s, min(waited_s * 2, PROBE_MOST_S))
 
     # Rings
 
-    def _probe(self, call: Call, future: asyncio.Future[Reply], waited_s: float) -> None:
-        """It waits for long: does it wait for itself? A ring is closed by its newest call, which is young: so each may
-        be asked ever more rarely."""
-        if future.done() or call.turn.over:
-            return
+    def _broke_ring(self, call: Call) -> bool:
+        """True if it waited for itself, and does not any more."""
         exchange = self._exchange
         queued = exchange.queued(call)
         ring = [] if queued is None else exchange.ring(call)
         if not ring:
-            self._loop.call_later(waited_s, self._probe, call, future, min(waited_s * 2, PROBE_MOST_S))
-            return
+            return False
         told = _told(call, ring)
         if isinstance(queued, Turn):
             reply = error_reply(FAILED, Deadlock.code, told)
             exchange.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
         else:
             call.failed(Deadlock(told))  # it waits on the log, and may run later
+        return True
 
     # As a `Peer`
 

@@ -20,7 +20,14 @@ from perdure.api.sockets import Sockets
 from perdure.objects.durable import Binding, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import FETCH
-from perdure.schemas.errors import OperatorError, OutcomeUnknown, PerdureError, Unavailable, UnknownNamespace
+from perdure.schemas.errors import (
+    OperatorError,
+    OutcomeUnknown,
+    PerdureError,
+    TurnEnded,
+    Unavailable,
+    UnknownNamespace,
+)
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.streams import failpoints, moving, source
@@ -321,6 +328,8 @@ class Run:
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if isinstance(error, TurnEnded):
+            return  # of calls side by side, when one has ended the turn
         if isinstance(error, Exception):
             self.failures.append(error)
 

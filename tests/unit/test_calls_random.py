@@ -1,0 +1,177 @@
+"""Random turns made of gather, TaskGroup, as_completed, wait, time-outs and calls that depend on answers, while processes
+die, appends get lost, deadlines pass and mailboxes are full: what each asked of others took effect once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import count
+from random import Random
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from tests.simulation.bugs import (
+    calls_known_by_order,
+    copy_of_a_call_runs_again,
+    keyed_calls_die_with_their_command,
+    nested_calls_hang_on_their_own_place,
+)
+from tests.unit.plans import Planned, plan_of, tags_of
+from tests.unit.realm import Fates, Realm, story
+
+from perdure.schemas.errors import KeyConflict, PerdureError
+from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
+from perdure.schemas.values import decode_value
+from perdure.streams import callrows
+from perdure.streams.owning import Bounds
+
+PAYEES = [f"p{n}" for n in range(5)]
+MIDDLE = [f"m{n}" for n in range(3)]
+ROOTS = [f"r{n}" for n in range(4)]
+BUGS = (
+    calls_known_by_order,
+    copy_of_a_call_runs_again,
+    keyed_calls_die_with_their_command,
+    nested_calls_hang_on_their_own_place,
+)
+MAY_FAIL_BY = ("outcome-unknown", "non-deterministic", "handler-failed")
+
+
+class Chaos(Fates):
+    """Seeded delays and fates; what a handler sleeps differs from run to run."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self.random = random
+        self.calm = False
+
+    def fate(self, step: str) -> str:
+        roll = self.random.random()
+        if self.calm or step != "append":
+            return "ok"
+        return "lost" if roll < 0.02 else "never" if roll < 0.04 else "late" if roll < 0.06 else "ok"
+
+    def delay_s(self, step: str) -> float:
+        return self.random.random() * 0.02
+
+    def late_s(self) -> float:
+        return self.random.random() * 2
+
+
+class Client:
+    """Asks, and asks again under the same key until it is told what came of it."""
+
+    def __init__(self, realm: Realm, random: Random) -> None:
+        self.realm = realm
+        self.random = random
+        self.told: dict[int, Reply | None] = {}
+        self.plans: dict[int, Any] = {}
+        self.times: Counter[str] = Counter()
+
+    async def ask(self, number: int) -> None:
+        plan = self.plans[number] = plan_of(self.random, f"t{number}", PAYEES, MIDDLE)
+        name, key = self.random.choice(ROOTS), f"k{number}" if self.random.random() < 0.7 else None
+        self.told[number] = None
+        for _ in range(60):
+            deadline_ms = self.random.choice((300, 1000, 4000)) if key else None
+            id_ = self.realm.ask(name, "run", plan, client_key=key, deadline_ms=deadline_ms)
+            reply = await self._reply(id_)
+            if key is None or (reply is not None and not self._again(reply)):
+                self.told[number] = reply
+                return
+            self.times["asked again"] += 1
+            await asyncio.sleep(self.random.random())
+
+    async def _reply(self, id_: str) -> Reply | None:
+        for _ in range(80):
+            if id_ in self.realm.doors.replies:
+                return self.realm.doors.replies[id_]
+            await asyncio.sleep(0.1)
+        return None
+
+    def _again(self, reply: Reply) -> bool:
+        code = reply.error.code if reply.error else ""
+        self.times[code or reply.outcome] += 1
+        return reply.outcome == UNAVAILABLE or code == KeyConflict.code
+
+
+def paid(realm: Realm) -> Counter[str]:
+    """How often each tag was paid, by the tables."""
+    found: Counter[str] = Counter()
+    for name in PAYEES:
+        for field, value in realm.owner_of(name).tables.scan(f"Thing/{name}", "tag:", "tag;"):
+            found[field.removeprefix("tag:")] += decode_value(value)
+    return found
+
+
+def check(realm: Realm, client: Client) -> None:
+    """Once each; all of a turn that stands; money is where it was sent."""
+    found = paid(realm)
+    twice = {tag: times for tag, times in found.items() if times > 1}
+    assert not twice, f"paid more than once: {twice}"
+    for number, reply in client.told.items():
+        due = tags_of(client.plans[number], f"t{number}")
+        got = {tag for tag in found if tag.split(".")[0] == f"t{number}"}
+        if reply is not None and reply.outcome == OK:
+            assert {tag.partition("=")[0] for tag in got} == due, f"{number} stands, of {due} it paid {got}"
+            assert len(got) == len(due), f"{number} paid {got}"
+        elif reply is not None:
+            assert reply.error is not None
+            assert (reply.outcome, reply.error.code in MAY_FAIL_BY) == (FAILED, True), reply
+        assert {tag.partition("=")[0] for tag in got} <= due
+    money = sum(realm.value(name, "money") or 0 for name in PAYEES)
+    assert money == found.total(), "each payment is one coin"
+
+
+def tell(seed: int, *, shared: bool) -> None:
+    """Crashes at any time, lost appends, deadlines, full mailboxes, repeated keys."""
+
+    async def told(realm: Realm) -> None:
+        random = Random(seed)
+        realm.seen.append(Random(seed + 1))  # of what handlers sleep
+        realm.broker.faults = realm.faults = chaos = Chaos(random)
+        client, numbers = Client(realm, random), count()
+        asking = [asyncio.create_task(client.ask(next(numbers))) for _ in range(12)]
+        for _ in range(5):
+            await asyncio.sleep(0.2 + random.random() * 1.5)
+            await realm.crash()
+            await realm.begin()
+        chaos.calm = True
+        await asyncio.gather(*asking)
+        await asyncio.sleep(40)
+        await realm.quiet()
+        check(realm, client)
+        # of lines side by side, when one of them has ended the turn: what the others raised then
+        realm.errors[:] = [
+            each for each in realm.errors if not isinstance(each.get("exception"), PerdureError)
+        ]
+        stands = sum(reply is not None and reply.outcome == OK for reply in client.told.values())
+        assert stands > 4, (client.told, client.times)
+
+    with patch.object(callrows, "BLOCK", 4):  # so that marks are passed in a short story
+        story(Planned, told, shared=shared, bounds=Bounds(mailbox=4))
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_to_a_turn_its_calls_take_effect_once(shared: bool, seed: int) -> None:
+    """Each payment once; all of a turn that stands."""
+    tell(seed, shared=shared)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_random_turns_catch_a_planted_bug(bug: Callable[[], AbstractContextManager[None]]) -> None:
+    """The same turns, with one promise broken on purpose, are caught soon."""
+    with bug(), pytest.raises(AssertionError, match="paid"):
+        tell_several()
+
+
+def tell_several() -> None:
+    """Some seeds on both kinds of log."""
+    for seed in range(6):
+        for shared in (False, True):
+            tell(seed, shared=shared)
