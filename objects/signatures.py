@@ -131,6 +131,11 @@ class _Generator(GenerateJsonSchema):
         known = self.of_structs.get(schema["cls"])
         return super().is_instance_schema(schema) if known is None else dict(known)
 
+    def handle_ref_overrides(self, json_schema: Schema) -> Schema:
+        """What refers to a Struct stays: pydantic has no definition of it."""
+        of_struct = json_schema.get("$ref", "").startswith(_REFERENCE.format(name="struct."))
+        return json_schema if of_struct else super().handle_ref_overrides(json_schema)
+
     def bytes_schema(self, schema: core_schema.BytesSchema) -> Schema:
         """base64, unless a model of the app says something else of its own."""
         made = super().bytes_schema(schema)
