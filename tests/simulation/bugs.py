@@ -5,6 +5,7 @@ Each is a context manager that makes one promise untrue, in the product's own co
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,7 @@ from perdure.streams.alarms import AlarmClock
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.layers import after
 from perdure.streams.log import Topic
+from perdure.streams.logtime import LogTime
 from perdure.streams.looking import objects_of
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owner import Owner
@@ -434,6 +436,24 @@ def all_that_is_accepted_runs_at_once() -> Any:
     return _instead(RunQueue, "run", run)
 
 
+def stamps_taken_for_log_time() -> Any:
+    """What a broker stamps is log time, however far ahead it is."""
+    return _instead(LogTime, "read", lambda true: lambda self, record: record)
+
+
+def age_by_a_local_clock() -> Any:
+    """The fold lets no more time pass than the clock of the process that folds says."""
+
+    def grow_older(true: Any) -> Any:
+        def local(self: Tables, time_ms: int) -> None:
+            local_ms = 1_700_000_000_000 + int(asyncio.get_running_loop().time() * 1000)
+            true(self, min(time_ms, local_ms))
+
+        return local
+
+    return _instead(Tables, "_grow_older", grow_older)
+
+
 BUGS = (
     all_that_is_accepted_runs_at_once,
     no_dedupe_on_replay,
@@ -469,6 +489,8 @@ BUGS = (
     what_a_cut_copy_left_stays,
     cut_copy_taken_for_whole,
     moved_into_each_partition,
+    stamps_taken_for_log_time,
+    age_by_a_local_clock,
 )
 
 __all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "beginning"]

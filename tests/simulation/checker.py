@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -22,6 +23,7 @@ from perdure.schemas.keys import name_of, namespace_of, object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import UNAVAILABLE, Reply
 from perdure.streams.log import Topic
+from perdure.streams.logtime import SKEW_MS
 from perdure.streams.memory import MemoryBroker
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
@@ -61,11 +63,16 @@ class Auditor:
     """Knows what counts, from the durable journal alone."""
 
     def __init__(
-        self, broker: MemoryBroker, elsewhere: dict[str, dict[str, Holding]], counts: Counter[str]
+        self,
+        broker: MemoryBroker,
+        elsewhere: dict[str, dict[str, Holding]],
+        counts: Counter[str],
+        clock_ms: Callable[[], int],
     ) -> None:
         self.broker = broker
         self.elsewhere = elsewhere  # what each node found in the other app
         self.counts = counts
+        self.clock_ms = clock_ms
         self.claimants: dict[int, str] = {}
         self.named: Counter[tuple[int, str]] = (
             Counter()
@@ -131,6 +138,8 @@ class Auditor:
         self.entries[place] = entry
         self.places[place] = offset
         self.order.append((partition, entry, offset))
+        most_ms = self.clock_ms() + SKEW_MS
+        assert entry.time_ms <= most_ms, f"log time of {place} is {entry.time_ms - most_ms} ms too far ahead"
         self._clocks_ms[partition] = max(self._clocks_ms[partition], entry.time_ms)
         self.clocks_ms[place] = self._clocks_ms[partition]
         apply(self.states.setdefault(entry.key, {}), entry)
@@ -340,7 +349,10 @@ def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
         )
     elif told.op == "look":
         value, now_ms = said
-        assert gone or now_ms == model.times_ms[offset], f"{what} took {now_ms} for the time"
+        if run.jumps:
+            assert now_ms <= auditor.clock_ms() + SKEW_MS, f"{what} took {now_ms} for the time"
+        else:
+            assert gone or now_ms == model.times_ms[offset], f"{what} took {now_ms} for the time"
         due = seen(before, now_ms)
         assert value == due, f"I3: {what} saw {value} at {now_ms}, not {due}: there was {before.get(LEASE)}"
         if LEASE in before:

@@ -86,6 +86,7 @@ REQUIRED = (
     "sockets that were sent all",
     "settled",
     "evictions",
+    "jumps of the broker's clock",
     "migrations",
     "for a deleted namespace",
     "deleted with their namespace",

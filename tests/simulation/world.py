@@ -63,6 +63,7 @@ TOIL_S = 0.008  # of an `add`, in runs with bursts
 BURST = 16
 APP_UUID = "app-uuid"
 START_MS = 1_700_000_000_000
+STAMP_SKEWS_MS = (365 * 24 * 3_600_000, -365 * 24 * 3_600_000, 25 * 3_600_000, 90_000, -90_000, 20)
 _KIND = Kind("Sample", Sample)
 _BEFORE = {"Sample": _KIND, OLD: Kind(OLD, Sample)}
 _AFTER = {"Sample": _KIND, MOVED: Kind(MOVED, Sample)}
@@ -299,11 +300,26 @@ class Run:
         # in some runs hours pass, so that client keys are forgotten; there nothing has a deadline to speak of
         self.ms_per_s = self.random.choice((1000, 1000, 1000, 20_000_000))
         self.deadline_s = self.random.choice((0.3, 5.0)) if self.ms_per_s == 1000 else 10_000_000.0
+        # in some runs the broker's clock jumps, while those of the nodes are right
+        self._clock_random = Random(f"clocks of {seed}")
+        self.jumps = self.shared and self.ms_per_s == 1000 and self._clock_random.random() < 0.3
+        self.stamp_skew_ms = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._marks = 0
 
     def clock_ms(self) -> int:
         return START_MS + int(self.loop.time() * self.ms_per_s)
+
+    def stamp_ms(self) -> int:
+        """The broker's clock."""
+        return self.clock_ms() + self.stamp_skew_ms
+
+    async def jump(self) -> None:
+        """Let the broker's clock be wrong for a while, now and then."""
+        while True:
+            await asyncio.sleep(self._clock_random.random() * 0.5)
+            self.stamp_skew_ms = self._clock_random.choice((0, 0, *STAMP_SKEWS_MS))
+            self.counts["jumps of the broker's clock"] += 1
 
     def go(self) -> Counter[str]:
         """Run and check; the counts of what happened. Raises `AssertionError` naming the seed."""
@@ -352,17 +368,21 @@ class Run:
             self.random.choice((1, 2)),
             ordered=not self.shared,
             exclusive=not self.shared,
-            clock_ms=self.clock_ms,
+            clock_ms=self.stamp_ms,
             faults=faults,
         )
-        self.auditor = Auditor(self.broker, self.elsewhere.told, self.counts)
+        self.auditor = Auditor(self.broker, self.elsewhere.told, self.counts, self.clock_ms)
         await self.boot("a")
         if self.shared:
             await self.boot("b")
         clients = [self.task(self.client(n)) for n in range(5)]
-        trouble = self.task(self.trouble())
+        troubles = [self.task(self.trouble())]
+        if self.jumps:
+            troubles.append(self.task(self.jump()))
         await asyncio.gather(*clients)
-        trouble.cancel()
+        for trouble in troubles:
+            trouble.cancel()
+        self.stamp_skew_ms = 0
         await self.quiesce(faults)
         self.auditor.catch_up()
         if self.failures:
