@@ -45,14 +45,15 @@ class Folded(NamedTuple):
 
 def drop_older(store: Store, partitions: int) -> None:
     """Remove the rows of each partition that an earlier perdure wrote in a format of its own: its journal has it all."""
+    older = []
     for partition in range(partitions):
         meta = store.get(b"m" + partition.to_bytes(2, "big"))
         if meta is not None and is_older(meta):
-            _logger.warning(
-                "the state of a partition has an older format: it is built again from the log",
-                partition=partition,
-            )
-            store.write([(start, end) for start, end in ranges_of(partition)], ())
+            store.write(ranges_of(partition), ())
+            older.append(partition)
+    if older:
+        told = "the state of some partitions has an older format: it is built again from the log"
+        _logger.warning(told, partitions=older)
 
 
 def silent(partition: int, done: int, total: int) -> None:

@@ -19,6 +19,7 @@ from perdure.schemas.errors import CallerError, KeyReused, Unavailable
 from perdure.schemas.journal import EntryRecord, NoOp, decode_record, in_runs
 from perdure.schemas.keys import partition_named
 from perdure.schemas.replies import REJECTED, Reply, error_reply
+from perdure.streams import logtime
 from perdure.streams.log import Log, LogRecord, Topic
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
@@ -53,8 +54,7 @@ def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
 async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
     """What is known of the command `id_`; None: it is not in the log. Raises `Unavailable`."""
     await prove(owner)
-    log, partition = owner.log, owner.partition
-    record = await _command(log, partition, id_, time_ms)
+    record = await _command(owner, id_, time_ms)
     if record is None:
         return None
     try:
@@ -97,14 +97,16 @@ async def prove(owner: Owner) -> None:
         ) from None
 
 
-async def _command(log: Log, partition: int, id_: str, time_ms: int) -> LogRecord | None:
+async def _command(owner: Owner, id_: str, time_ms: int) -> LogRecord | None:
+    log, partition = owner.log, owner.partition
+    latest_ms = max(owner.ports.clock_ms(), time_ms) + logtime.SKEW_MS
     start, end = await log.bounds(Topic.COMMANDS, partition)
-    first = await _first_at(log, Topic.COMMANDS, partition, start, end, time_ms - SKEW_MS)
+    first = await _first_at(log, Topic.COMMANDS, partition, start, end, time_ms - SKEW_MS, latest_ms)
     wanted, seen = ("id", id_.encode()), 0
     async with aclosing(log.read(Topic.COMMANDS, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
         async for chunk in chunks:
             for record in chunk:
-                if record.time_ms > time_ms + SKEW_MS:
+                if time_ms + SKEW_MS < record.time_ms <= latest_ms:
                     return None
                 if wanted in record.headers:
                     return record
@@ -114,16 +116,22 @@ async def _command(log: Log, partition: int, id_: str, time_ms: int) -> LogRecor
     return None
 
 
-async def _first_at(log: Log, topic: Topic, partition: int, start: int, end: int, time_ms: int) -> int:
-    """The first offset from `start` on with a log time of `time_ms` or more; `end` if there is none."""
+async def _first_at(
+    log: Log, topic: Topic, partition: int, start: int, end: int, time_ms: int, latest_ms: int
+) -> int:
+    """The first offset from `start` on that is stamped `time_ms` or later; `end` if there is none.
+
+    A stamp above `latest_ms` was made by a wrong clock and says nothing.
+    """
     while start < end:
         middle = (start + end) // 2
         async with aclosing(log.read(topic, partition, middle, end)) as chunks:  # type: ignore[type-var]  # all are generators
             chunk = await anext(chunks, ())  # offsets may have gaps: it is the first one there
-        if not chunk or chunk[0].time_ms >= time_ms:
+        found = next((record for record in chunk if record.time_ms <= latest_ms), None)
+        if found is None or found.time_ms >= time_ms:
             end = middle
         else:
-            start = chunk[0].offset + 1
+            start = found.offset + 1
     return start
 
 
@@ -131,7 +139,8 @@ async def _entry(owner: Owner, command: LogRecord) -> Reply | None:
     """The reply in the entry of a command that is done; None: it ended without one."""
     log, partition, offset = owner.log, owner.partition, command.offset
     start, end = await log.bounds(Topic.JOURNAL, partition)
-    first = await _first_at(log, Topic.JOURNAL, partition, start, end, command.time_ms - SKEW_MS)
+    latest_ms = max(owner.ports.clock_ms(), command.time_ms) + logtime.SKEW_MS
+    first = await _first_at(log, Topic.JOURNAL, partition, start, end, command.time_ms - SKEW_MS, latest_ms)
     seen = 0
     async with aclosing(log.read(Topic.JOURNAL, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
         async for chunk in chunks:

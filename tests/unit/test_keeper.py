@@ -11,6 +11,8 @@ from perdure.schemas.errors import LogUnreachable
 from perdure.streams.keeper import TRIM_EVERY_S, Keeper
 from perdure.streams.log import Bounds, Topic
 
+YEAR_MS = 365 * 24 * HOUR_MS
+
 
 class Thing(DurableObject):
     async def put(self, value: int) -> int:
@@ -36,6 +38,25 @@ def test_only_commands_that_are_old_and_done_are_trimmed() -> None:
         await reign.call("a", "put", 6)  # its batch carries the marks of the one before
         await _keeper(reign).trim(reign.owner)
         assert await reign.log.bounds(Topic.COMMANDS, 0) == Bounds(5, 7)
+
+    story(Thing, told)
+
+
+def test_commands_stamped_by_a_clock_that_was_ahead_hold_nothing_up() -> None:
+    """A year ahead for some of them, first and last ones too: what is old and done goes, what is young stays."""
+
+    async def told(reign: Reign) -> None:
+        for n in range(20):
+            reign.skew_ms = YEAR_MS if n in (0, 3, 4, 5, 11, 19) else 0
+            await reign.call("a", "put", n)
+        reign.skew_ms = 0
+        await _keeper(reign).trim(reign.owner)
+        assert (await reign.log.bounds(Topic.COMMANDS, 0)).start == 0
+        reign.skew_ms = 25 * HOUR_MS
+        for n in range(5):
+            await reign.call("a", "put", n)
+        await _keeper(reign).trim(reign.owner)
+        assert await reign.log.bounds(Topic.COMMANDS, 0) == Bounds(19, 25)  # that one goes with the next
 
     story(Thing, told)
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.reign import HOUR_MS, Reign, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_record
@@ -86,6 +86,28 @@ def test_the_time_in_the_id_bounds_the_look_up(shared: bool) -> None:
         assert await found(reign, "id20", then_ms + 12_000) is None
         assert await found(reign, "id20", then_ms - 12_000) is None
         assert await found(reign, "other", then_ms) is None
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_records_stamped_by_a_clock_that_was_ahead_hide_no_others(shared: bool) -> None:
+    """A broker that is a year ahead for some of them: each of the others is found, with its reply."""
+
+    async def told(reign: Reign) -> None:
+        then_ms = {}
+        for n in range(40):
+            skew_ms = 365 * 24 * HOUR_MS if n % 7 in (2, 3) else 0
+            reign.broker.clock_ms = lambda skew_ms=skew_ms: reign.clock_ms() + skew_ms  # type: ignore[misc]
+            if not skew_ms:
+                then_ms[n] = reign.clock_ms()
+            await reign.told(send(reign, f"id{n}", "add"))
+            await asyncio.sleep(1)
+        reign.broker.clock_ms = reign.clock_ms
+        for n, time_ms in then_ms.items():
+            assert (each := await found(reign, f"id{n}", time_ms)) is not None, n
+            assert each.reply is not None
+            assert each.reply.body == b'{"result":%d}' % (n + 1)
 
     story(Thing, told, shared=shared)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from perdure.schemas.effects import AlarmChange, AlarmRow, SocketChange, SocketRow, alarm_row, socket_row
 from perdure.schemas.errors import LogCorrupt, StoreCorrupt
@@ -26,8 +27,10 @@ from perdure.schemas.journal import (
 )
 from perdure.schemas.replies import OK, Reply
 from perdure.streams import tables as tables_module
+from perdure.streams.folding import drop_older
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.reader import JournalReader
+from perdure.streams.rows import encode_row
 from perdure.streams.tables import Tables
 
 HOUR_MS = 3_600_000
@@ -498,3 +501,26 @@ def test_whoever_listens_hears_of_each_alarm_that_changes() -> None:
         ("A/a", "b", None),
         ("A/a", "c", 7),
     ]
+
+
+def test_rows_of_an_older_format_are_dropped_and_folded_again() -> None:
+    """Those of that partition only; one line names them."""
+    store, journal = MemoryStore(), Journal()
+    journal.batch(entry(0, puts={"a": b"1"}, client_key="k"))
+    for partition in (0, 1, 2):
+        tables = Tables(store, partition)
+        for offset, value in enumerate(journal.values):
+            tables.apply(offset, value)
+        tables.write_all()
+    for partition in (0, 2):
+        tables = Tables(store, partition)
+        tables.meta.format -= 1
+        store.write((), [(b"m" + partition.to_bytes(2, "big"), encode_row(tables.meta))])
+        with pytest.raises(StoreCorrupt, match="state rebuild"):
+            Tables(store, partition)
+    with capture_logs() as lines:
+        drop_older(store, 3)
+        drop_older(store, 3)
+    assert [line["partitions"] for line in lines] == [[0, 2]]
+    assert [Tables(store, partition).info.offset for partition in (0, 1, 2)] == [0, len(journal.values), 0]
+    assert {row[1:3] for row, _ in rows(store)} == {b"\0\1"}
