@@ -21,6 +21,7 @@ from typing import (
     Any,
     NamedTuple,
     NotRequired,
+    Required,
     Unpack,
     get_args,
     get_origin,
@@ -152,6 +153,8 @@ class Method:
 
     def bind(self, args: list[Any], kwargs: dict[str, Any]) -> Bound:
         """(args, kwargs) as the annotations want them. Raises `InvalidArguments`."""
+        if "self" in kwargs:  # pydantic before 2.12 would take it for its own
+            raise self._unfit(("self", "", "Unexpected keyword argument"))
         try:
             return self._capture(*args, **kwargs)
         except ValidationError as error:
@@ -218,10 +221,13 @@ class Method:
 def _fields(hint: Any) -> list[Parameter]:
     """The parameters that `**kwargs: Unpack[…]` stands for."""
     (fields,) = get_args(hint)
-    return [
-        Parameter(name, Codec(each), shown(each), name in fields.__required_keys__, each)
-        for name, each in get_type_hints(fields, include_extras=False).items()
-    ]
+    found = []
+    for name, each in get_type_hints(fields, include_extras=True).items():
+        said = get_origin(each)  # which `__required_keys__` misses where annotations are texts
+        required = said is Required or (said is not NotRequired and name in fields.__required_keys__)
+        inner = get_args(each)[0] if said in (Required, NotRequired) else each
+        found.append(Parameter(name, Codec(inner), shown(inner), required, inner))
+    return found
 
 
 def _from_json(hint: Any, codec: Codec) -> Any:

@@ -26,6 +26,7 @@ WIRE: dict[str, Any] = {"ser_json_bytes": "base64", "val_json_bytes": "base64", 
 LOOSE = ConfigDict(arbitrary_types_allowed=True, **WIRE)  # type: ignore[typeddict-item]  # the literals are right
 _CONFIGURED = frozenset(("model", "dataclass", "typed-dict"))
 _NO_SCHEMA = frozenset(("default", "metadata", "expected", "members", "cls", "config", "function", "ref"))
+_NOT_OF_JSON = frozenset(("python_schema", "strict_schema"))
 _BY_NAME = ("fields", "choices")  # their keys are the user's words
 
 Node = dict[str, Any]
@@ -43,7 +44,7 @@ def schema_of(hint: Any) -> Node:
 
 
 def nodes(schema: Any) -> Iterator[Node]:
-    """All the parts of a schema that are schemas."""
+    """All the parts of a schema that are schemas, as far as they have to do with JSON."""
     if isinstance(schema, dict):
         if isinstance(schema.get("type"), str):
             yield schema
@@ -51,7 +52,7 @@ def nodes(schema: Any) -> Iterator[Node]:
             if key in _BY_NAME and isinstance(value, dict):
                 for each in value.values():
                     yield from nodes(each)
-            elif key not in _NO_SCHEMA:
+            elif key not in _NO_SCHEMA and key not in _NOT_OF_JSON:
                 yield from nodes(value)
     elif isinstance(schema, list | tuple):
         for each in schema:

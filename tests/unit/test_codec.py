@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Optional, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Optional, TypeVar, Union, Unpack
 from uuid import UUID
 
 import msgspec
@@ -369,6 +369,49 @@ class Typed(DurableObject):
 
     async def model(self) -> Inner:
         return Dog()
+
+
+class Extras(TypedDict):
+    raw: bytes
+    level: NotRequired[float]
+
+
+class Wide(DurableObject):
+    async def all(self, first: bytes, /, *rest: bytes, last: date = date.max, **more: set[int]) -> list[Any]:
+        SEEN.append((first, rest, last, more))
+        return [len(rest)]
+
+    async def unpacked(self, **extras: Unpack[Extras]) -> None:
+        SEEN.append(extras)
+
+
+@story
+async def test_arguments_of_every_kind_arrive() -> None:
+    """By position only, the rest, by name only, further names, and those of a TypedDict."""
+    async with world(Wide) as env:
+        SEEN.clear()
+        wide = env.Wide.get("a")
+        await wide.all(b"\xff", b"\xfe", b"", last=date.min, one={2, 1}, two=set())
+        await wide.all(b"\xff")
+        await wide.unpacked(raw=b"\xff", level=NAN)
+        await wide.unpacked(raw=b"")
+        assert same(
+            SEEN,
+            [
+                (b"\xff", (b"\xfe", b""), date.min, {"one": {1, 2}, "two": set()}),
+                (b"\xff", (), date.max, {}),
+                {"raw": b"\xff", "level": NAN},
+                {"raw": b""},
+            ],
+        )
+        for call, told in [
+            (wide.all(), "argument first: Missing required argument"),
+            (wide.all(b"", rest=[1, "x"]), "argument rest.1: .*valid integer"),
+            (wide.unpacked(level=1.0), "argument raw: Missing required argument"),
+            (wide.unpacked(raw=b"", more=1), "argument more: Unexpected keyword argument"),
+        ]:
+            with pytest.raises(InvalidArguments, match=told):
+                await call
 
 
 class Relay(DurableObject):
