@@ -17,7 +17,7 @@ from bench.errors import BenchError
 from bench.runs import Runs, fingerprint
 from bench.scenarios import SCENARIOS
 from bench.servers import fresh
-from bench.sides import CACHE, REPO, SIDES, Side
+from bench.sides import CACHE, REPO, SIDES, Build, Side
 
 SYSTEMS = ("limiter", "calls", "alarms", "listing", "edits")
 MEASUREMENTS = ("compare", "broadcast", *SYSTEMS, "memory", "restart", "syncs")
@@ -39,6 +39,9 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="runs of each (3; quick 1)")
     parser.add_argument("--seconds", type=float, help="length of one load (3; quick 1)")
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated (%(default)s)")
+    parser.add_argument(
+        "--side-build", metavar="REF", help="perdure of that commit as a further side, `build`"
+    )
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="comma-separated (%(default)s)")
     parser.add_argument("--objects", type=int, help="objects on disk for restart (1000000; quick 20000)")
     parser.add_argument("--resident", type=int, help="objects for memory (100000; quick 10000)")
@@ -62,14 +65,16 @@ def _check_names(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> 
                 parser.error(f"{option}: {name!r} is none of {', '.join(names)}")
 
 
-def _prepared(names: list[str]) -> tuple[dict[str, Side], dict[str, str]]:
-    """The sides that can run here, and why the others cannot."""
+def _prepared(names: list[str], build: str | None) -> tuple[dict[str, Side], dict[str, str]]:
+    """The sides that can run here, the one of commit `build` too, and why the others cannot."""
+    sides = SIDES if build is None else {**SIDES, Build.name: Build(build)}
+    names = names if build is None else [*names, Build.name]
     ready: dict[str, Side] = {}
     absent: dict[str, str] = {}
     for name in names:
         try:
-            SIDES[name].prepare()
-            ready[name] = SIDES[name]
+            sides[name].prepare()
+            ready[name] = sides[name]
         except BenchError as error:
             print(f"left out: {name}: {error}", file=sys.stderr)
             absent[name] = str(error)
@@ -103,7 +108,7 @@ def main(words: list[str]) -> int:
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    sides, absent = _prepared(asked.sides)
+    sides, absent = _prepared(asked.sides, asked.side_build)
     plan = Plan(rounds=asked.rounds, scenarios=tuple(asked.scenarios), **sizes)
     campaign = Campaign(plan, runs, fresh(CACHE / "run"), sides, absent)
     for name in asked.measurements or MEASUREMENTS:

@@ -59,7 +59,8 @@ class Campaign:
     def compare(self) -> None:
         """Every scenario on every side, in turns."""
         for round_, name, side in turns(self.plan.rounds, self.plan.scenarios, self.sides):
-            if round_ % self.sides[side].every:
+            alone = SCENARIOS[name].beside and not isinstance(self.sides[side], Perdure)
+            if alone or round_ % self.sides[side].every:
                 continue
             what = (self.sides[side], SCENARIOS[name], round_, self.plan.seconds, self.work)
             self._once("load", side, name, round_, functools.partial(measure.measure, *what))

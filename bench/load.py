@@ -80,11 +80,20 @@ def wrk_path() -> str:
 
 
 def run(
-    port: int, target: Target, *, clients: int, objects: int, seconds: float, start: int | None = None
+    port: int,
+    target: Target,
+    *,
+    clients: int,
+    objects: int,
+    seconds: float,
+    start: int | None = None,
+    stride: int = 1,
+    keys: str = "",
 ) -> Load:
     """Loads `127.0.0.1:port` for `seconds` (wrk counts whole ones, so it is rounded, at least 1).
 
-    `start` asks for the objects in order from there instead of at random. Raises BenchError if wrk fails.
+    `start` asks for the objects in order from there instead of at random; with a `stride` the n-th of them is object
+    n * stride % objects. `keys`: each request has an idempotency key that begins so. Raises BenchError if wrk fails.
     """
     whole_s = max(1, round(seconds))
     command = [wrk_path(), "-t1", f"-c{clients}", f"-d{whole_s}s", f"--timeout={ANSWER_TIMEOUT_S}s"]
@@ -98,9 +107,12 @@ def run(
         "SUFFIX": target.suffix,
         "METHOD": target.method,
     }
-    env.pop("START", None)
+    for name in ("START", "STRIDE", "KEYS"):
+        env.pop(name, None)
     if start is not None:
-        env["START"] = str(start)
+        env |= {"START": str(start), "STRIDE": str(stride)}
+    if keys:
+        env["KEYS"] = keys
     try:
         ended = subprocess.run(
             command, check=False, env=env, capture_output=True, text=True, timeout=whole_s + GRACE_S

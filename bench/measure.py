@@ -11,8 +11,10 @@ Laws
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import load, machine
 from bench.errors import BenchError
@@ -23,6 +25,7 @@ from bench.servers import Group, fresh
 from bench.sides import Side
 
 WARMUP_CLIENTS = 32
+STRIDE = 618_033  # the golden section of a million: what is asked for one after the other lies far apart
 
 
 def check_exact(total: int, acknowledged: int, cut: int) -> None:
@@ -36,25 +39,50 @@ def check_exact(total: int, acknowledged: int, cut: int) -> None:
 
 def warm(side: Side, group: Group, port: int, scenario: Scenario, seconds: float) -> int:
     """Writes once to each of the scenario's objects, then at random; gives the acknowledged writes."""
-    side.touch(port, scenario.objects, WARMUP_CLIENTS)
+    touched = 0
+    if not scenario.scattered:
+        side.touch(port, scenario.objects, WARMUP_CLIENTS)
+        touched = scenario.objects
     ahead = (side, group, port, side.write)
-    warmed = clean(*ahead, clients=WARMUP_CLIENTS, objects=scenario.objects, seconds=seconds)
-    return scenario.objects + warmed.answered
+    more = _more(scenario, 0, "warm")
+    warmed = clean(*ahead, clients=WARMUP_CLIENTS, objects=scenario.objects, seconds=seconds, **more)
+    return touched + warmed.answered
 
 
-def loaded(side: Side, group: Group, port: int, scenario: Scenario, seconds: float) -> Load:
-    """The scenario's own load."""
+def loaded(side: Side, group: Group, port: int, scenario: Scenario, seconds: float, first: int = 0) -> Load:
+    """The scenario's own load; `first`: how many objects were asked for before, of a scattered one."""
     target = side.write if scenario.writes else side.read
+    more = _more(scenario, first, "load")
     return clean(
-        side, group, port, target, clients=scenario.clients, objects=scenario.objects, seconds=seconds
+        side, group, port, target, clients=scenario.clients, objects=scenario.objects, seconds=seconds, **more
     )
 
 
+def _more(scenario: Scenario, first: int, keys: str) -> dict[str, Any]:
+    more: dict[str, Any] = {"keys": keys} if scenario.keyed else {}
+    return more | {"start": first, "stride": STRIDE} if scenario.scattered else more
+
+
+def asked_for(scenario: Scenario, count: int) -> Iterable[int]:
+    """The objects that the first `count` requests may have been for."""
+    if not scenario.scattered:
+        return range(scenario.objects)
+    return (n * STRIDE % scenario.objects for n in range(min(count, scenario.objects)))
+
+
 def clean(
-    side: Side, group: Group, port: int, target: Target, *, clients: int, objects: int, seconds: float
+    side: Side,
+    group: Group,
+    port: int,
+    target: Target,
+    *,
+    clients: int,
+    objects: int,
+    seconds: float,
+    **more: Any,
 ) -> Load:
-    """One load of which every answer is good. Raises BenchError otherwise."""
-    seen = load.run(port, target, clients=clients, objects=objects, seconds=seconds)
+    """One load of which every answer is good; `more`: see `load.run`. Raises BenchError otherwise."""
+    seen = load.run(port, target, clients=clients, objects=objects, seconds=seconds, **more)
     _refuse_errors(side, group, seen)
     return seen
 
@@ -79,11 +107,12 @@ def measure(side: Side, scenario: Scenario, round_: int, seconds: float, work: P
         port = side.start(group, data)
         warmed = warm(side, group, port, scenario, min(side.warmup_s, seconds))
         disk, cpu = machine.disk_bytes(data), machine.cpu_s(group.pids())
-        seen = loaded(side, group, port, scenario, seconds)
+        first = warmed + WARMUP_CLIENTS
+        seen = loaded(side, group, port, scenario, seconds, first)
         cpu = machine.cpu_s(group.pids()) - cpu
         disk = machine.disk_bytes(data) - disk
         acknowledged = warmed + (seen.answered if scenario.writes else 0)
-        total = sum(side.counts(port, range(scenario.objects)))
+        total = sum(side.counts(port, asked_for(scenario, first + seen.answered + scenario.clients)))
     check_exact(total, acknowledged, WARMUP_CLIENTS + (scenario.clients if scenario.writes else 0))
     shutil.rmtree(data)
     return row("load", side.name, scenario.name, round_) | {

@@ -15,7 +15,7 @@ from bench.ratios import Spread, by_round, paired, spread
 from bench.runs import Row, Runs
 from bench.scenarios import BUDGETS, SCENARIOS, Budget
 
-OTHERS = ("limit", "limit-kafka", "workerd", "restate")
+OTHERS = ("limit", "limit-kafka", "workerd", "restate", "build")
 EXTRA_METRICS = {
     "empty_mib": ("memory", "memory empty, MiB"),
     "object_bytes": ("memory", "memory per resident idle object, bytes (read after a restart)"),
@@ -45,6 +45,7 @@ EXTRA_METRICS = {
     "edit_short_ms": ("edits", "the same in one that began with 10, p50, ms"),
     "edit_ratio": ("edits", "the first divided by the second"),
 }
+BESIDE = ("per_s", "p99_ms", "cpu_us")
 SIZES = ("sockets", "entries", "objects", "alarms", "keys", "edits")
 
 
@@ -149,6 +150,24 @@ def _ratio_section(runs: Runs) -> list[str]:
     return text + table(head, rows)
 
 
+def beside(runs: Runs, side: str, scenario: str, metric: str) -> Spread | None:
+    """A side's metric in a scenario divided by its own in the scenario that this is compared with, by round."""
+    ours = by_round(runs.of("load", side, scenario), metric)
+    return paired(ours, by_round(runs.of("load", side, SCENARIOS[scenario].beside), metric))
+
+
+def _beside_section(runs: Runs) -> list[str]:
+    rows = []
+    for scenario in SCENARIOS.values():
+        for side in ("perdure", "build", "perdure-kafka"):
+            if scenario.beside and beside(runs, side, scenario.name, "per_s") is not None:
+                name = f"`{scenario.name}` {scenario.says}"
+                cells = [span(beside(runs, side, scenario.name, each)) for each in BESIDE]
+                rows.append([name, side, f"`{scenario.beside}`", *cells])
+    head = ["", "side", "divided by its own", "requests/s", "p99", "CPU per request"]
+    return ["## Beside itself", "", *table(head, rows)] if rows else []
+
+
 def _budget_section(runs: Runs) -> list[str]:
     rows = []
     for budget in BUDGETS:
@@ -220,6 +239,6 @@ def render(runs: Runs, page: Page) -> str:
     """The whole page as Markdown."""
     rounds = len({int(row["round"]) for row in runs.of("load")})
     text = ["# Benchmark", "", f"{page.at:%Y-%m-%d %H:%M} UTC, {rounds} round{'s' * (rounds != 1)}.", ""]
-    for section in (_ratio_section, _budget_section, _figures_section, _extra_section):
+    for section in (_ratio_section, _beside_section, _budget_section, _figures_section, _extra_section):
         text += section(runs)
     return "\n".join(text + _facts_section(runs, page))

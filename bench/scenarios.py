@@ -23,6 +23,9 @@ class Scenario:
     objects: int
     metric: Metric  # what the scenario is judged by
     says: str
+    keyed: bool = False  # each request has an idempotency key of its own
+    scattered: bool = False  # objects that nobody has asked for before, all over the place
+    beside: str = ""  # the scenario, of the same side, that it is compared with; other sides do not take part
 
 
 SCENARIOS = {
@@ -33,6 +36,26 @@ SCENARIOS = {
         Scenario("w128", 128, True, 1_000, "per_s", "durable writes/s, 128 clients, 1,000 objects"),
         Scenario("hot32", 32, True, 1, "per_s", "durable writes/s, 32 clients, one hot object"),
         Scenario("r32", 32, False, 1_000, "per_s", "reads/s, 32 clients, 1,000 objects"),
+        Scenario(
+            "w32k",
+            32,
+            True,
+            1_000,
+            "per_s",
+            "durable writes/s with an idempotency key each, 32 clients, 1,000 objects",
+            keyed=True,
+            beside="w32",
+        ),
+        Scenario(
+            "w32m",
+            32,
+            True,
+            1_000_000,
+            "per_s",
+            "durable writes/s, 32 clients, all over 1,000,000 objects",
+            scattered=True,
+            beside="w32",
+        ),
     )
 }
 

@@ -38,13 +38,14 @@ INSTALL_TIMEOUT_S = 600
 READ_TIMEOUT_S = 30.0
 
 
-def run_quietly(command: list[str], cwd: Path) -> None:
-    """Runs an installer; raises BenchError with the end of its output if it fails."""
+def run_quietly(command: list[str], cwd: Path) -> str:
+    """Runs an installer; its output. Raises BenchError with the end of that if it fails."""
     ended = subprocess.run(
         command, check=False, cwd=cwd, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S
     )
     if ended.returncode:
         raise BenchError(f"{' '.join(command)} failed:\n{(ended.stdout + ended.stderr)[-1_000:]}")
+    return ended.stdout
 
 
 def npm_package(name: str, version: str) -> Path:
@@ -280,6 +281,7 @@ class Perdure(Side):
     read = Target("GET", "/objects/Counter/o")
     app = "examples"
     env: Mapping[str, str] = {}
+    home: Path = REPO  # where its code is, with an environment of its own if it is not this one
 
     def at(
         self,
@@ -306,7 +308,11 @@ class Perdure(Side):
 
     def versions(self) -> str:
         head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], check=False, cwd=REPO, capture_output=True, text=True
+            ["git", "rev-parse", "--short", "HEAD"],
+            check=False,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
         )
         return f"perdure {importlib.metadata.version('perdure')} at {head.stdout.strip() or 'no commit'}"
 
@@ -327,7 +333,7 @@ class Perdure(Side):
             "--data",
             self.state(data),
         ]
-        return group.spawn("perdure", [*command, *self.log_options(group)], cwd=REPO, env=self.env)
+        return group.spawn("perdure", [*command, *self.log_options(group)], cwd=self.home, env=self.env)
 
     def state(self, data: Path) -> Path:
         """Where perdure keeps its files."""
@@ -335,6 +341,31 @@ class Perdure(Side):
 
     def log_options(self, group: Group) -> list[str]:
         return []
+
+
+class Build(Perdure):
+    """perdure as it was at another commit: what a change costs, measured in the same rounds."""
+
+    name = "build"
+
+    def __init__(self, ref: str) -> None:
+        self.ref = ref
+        self.settings = f"as perdure, built from {ref}"
+
+    def prepare(self) -> None:
+        """Check the commit out in the cache, with an environment of its own."""
+        commit = run_quietly(["git", "rev-parse", "--verify", f"{self.ref}^{{commit}}"], REPO).strip()
+        self.home = CACHE / f"build-{commit[:12]}"
+        if not (self.home / ".venv" / ".synced").is_file():
+            CACHE.mkdir(parents=True, exist_ok=True)
+            run_quietly(["git", "worktree", "prune"], REPO)
+            if not self.home.is_dir():
+                run_quietly(["git", "worktree", "add", "--detach", str(self.home), commit], REPO)
+            run_quietly(["make", ".venv/.synced"], self.home)
+        super().prepare()
+
+    def _command(self) -> Path:
+        return self.home / ".venv" / "bin" / "perdure"
 
 
 class PerdureKafka(Perdure):

@@ -15,12 +15,12 @@ from bench.growth import Cost, order
 from bench.growth_cases import CASES, Case
 from bench.load import Load, parse
 from bench.machine import descendants, disk_bytes, parse_stat
-from bench.measure import check_exact
+from bench.measure import asked_for, check_exact
 from bench.ratios import Spread, by_round, paired, spread
 from bench.runs import Row, Runs, fingerprint
-from bench.scenarios import Budget, Scenario
+from bench.scenarios import SCENARIOS, Budget, Scenario
 from bench.servers import count_sync_calls
-from bench.sides import SIDES, Perdure, Side
+from bench.sides import SIDES, Build, Perdure, Side
 
 WRK = """Running 2s test @ http://127.0.0.1:9000
   1 threads and 32 connections
@@ -258,3 +258,30 @@ def test_each_case_of_growth_can_be_measured(case: Case) -> None:
     step = case.build(50)
     for _ in range(case.times):
         step()
+
+
+def test_a_scattered_load_asks_for_each_object_once() -> None:
+    """So the counters to be summed are known without asking all of a million."""
+    scattered = SCENARIOS["w32m"]
+    first = list(asked_for(scattered, 10_000))
+    assert len(set(first)) == 10_000
+    assert max(first) > 0.99 * scattered.objects
+    assert len(set(asked_for(scattered, 2 * scattered.objects))) == scattered.objects
+    assert list(asked_for(SCENARIOS["w32"], 5)) == list(range(1_000))
+
+
+def test_a_scenario_is_compared_with_another_of_the_same_side(tmp_path: Path) -> None:
+    """Round by round, and shown in a table of its own."""
+    runs = Runs(tmp_path / "runs.jsonl", SETTINGS)
+    for round_, (plain, keyed) in enumerate(((1000.0, 900.0), (2000.0, 1700.0))):
+        runs.add({**row("perdure", round_, per_s=plain, p99_ms=5.0, cpu_us=50.0)})
+        runs.add({**row("perdure", round_, per_s=keyed, p99_ms=6.0, cpu_us=60.0), "scenario": "w32k"})
+    found = report.beside(runs, "perdure", "w32k", "per_s")
+    assert found == Spread(0.875, 0.85, 0.9, 2)
+    assert report.beside(runs, "build", "w32k", "per_s") is None
+
+
+def test_a_build_of_no_commit_is_left_out() -> None:
+    """With what git says of it."""
+    with pytest.raises(BenchError, match="rev-parse"):
+        Build("no-such-commit").prepare()
