@@ -152,13 +152,44 @@ class Owner:
         self.enter(OwnerState.SERVING)
         if self.ports.makers is not None:
             self.ports.makers.begin(self.partition, self.tables)
-        self.next_command, self._first_undone = self.tables.done.mark, self.tables.done.end
+        self._first_undone = self.tables.done.end
         self.time.begin(self.tables.meta.latest, self.tables.meta.clock_ms)
-        self.tail = self.log.tail(Topic.COMMANDS, self.partition, self.next_command, self.deliver)
+        *behind, rest = self._not_done()
+        if behind:
+            self.next_command = behind[0][0]
+            self._spawn(self._take_behind(behind, rest[0]))
+        else:
+            self._take_from(rest[0])
         self.alarms.start()
         close_lost(self.ports, self.tables)
         if not self.log.exclusive:
             self._spawn(watch_gateways(self.ports, self.tables))
+
+    def _take_from(self, offset: int) -> None:
+        self.next_command = offset
+        self.tail = self.log.tail(Topic.COMMANDS, self.partition, offset, self.deliver)
+
+    def _not_done(self) -> list[tuple[int, int]]:
+        """Where the commands lie that may have to run, without long stretches of done ones; the last has no end."""
+        done, spans = self.tables.done, []
+        start = done.mark
+        for first, end in done.runs():
+            if end - first >= self.bounds.stretch:
+                spans.append((start, first))
+                start = end
+        return [*spans, (start, -1)]
+
+    async def _take_behind(self, spans: list[tuple[int, int]], rest: int) -> None:
+        """Take the commands in `spans`, which others behind them have overtaken, then those from `rest` on."""
+        for start, end in spans:
+            self.next_command = start
+            async for chunk in self.log.read(Topic.COMMANDS, self.partition, start, end):
+                for record in chunk:
+                    self.deliver(record)
+                    if self.state is not _SERVING:
+                        return  # that has ended the reign
+            self._skipped(self.next_command, end)
+        self._take_from(rest)
 
     def marks(self) -> tuple[int, int]:
         """(low mark, out mark) for the batch that is about to be written."""

@@ -40,6 +40,7 @@ class Bounds:
     mailbox: int = 10_000
     undone: int = 1_000_000
     residents: int = 200_000
+    stretch: int = 10_000  # so many done commands in a row are not read again at a start
     entry_bytes: int = 9 << 20
     charges: int = 3  # a command that was running so often when the process died is parked
     limits: Limits = field(default_factory=Limits)

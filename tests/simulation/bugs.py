@@ -66,6 +66,19 @@ def no_dedupe_on_replay() -> Any:
     return _instead(Owner, "serve", serve)
 
 
+def one_too_many_passed_over() -> Any:
+    """A start that passes over a stretch of done commands passes over the command behind it too."""
+
+    def not_done(true: Callable[[Owner], list[tuple[int, int]]]) -> Callable[[Owner], list[tuple[int, int]]]:
+        def too_far(self: Owner) -> list[tuple[int, int]]:
+            first, *others = true(self)
+            return [first, *((start + 1, end) for start, end in others)]
+
+        return too_far
+
+    return _instead(Owner, "_not_done", not_done)
+
+
 def offset_outside_the_batch() -> Any:
     """The applied offset is written on its own, before the rows that it stands for."""
 
@@ -457,6 +470,7 @@ def age_by_a_local_clock() -> Any:
 BUGS = (
     all_that_is_accepted_runs_at_once,
     no_dedupe_on_replay,
+    one_too_many_passed_over,
     offset_outside_the_batch,
     reply_before_durability,
     fence_ignored,

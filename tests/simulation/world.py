@@ -222,7 +222,9 @@ class Node:
         )
         store = StoreHandle(self, self.store)
         residents = run.random.choice((1, 2, 200_000))
-        bounds = Bounds(mailbox=run.random.choice((3, 10_000)), residents=residents)
+        bounds = Bounds(
+            mailbox=run.random.choice((3, 10_000)), residents=residents, stretch=run.random.choice((2, 10_000))
+        )
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=self.log.exclusive), bounds)
             for p in range(run.broker.partitions)

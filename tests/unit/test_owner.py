@@ -14,8 +14,9 @@ from perdure.objects.overlay import current_turn
 from perdure.schemas.errors import Overloaded, Refusal, TurnEnded
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply, parse_reply
-from perdure.streams.log import Topic
+from perdure.streams.log import LogRecord, Topic
 from perdure.streams.memory_broker import Faults
+from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds
 
 
@@ -458,3 +459,36 @@ def test_a_new_reign_goes_on_where_the_last_one_ended(shared: bool) -> None:
         await reign.until(lambda: reign.value("a", "count") == 2)
 
     story(Thing, told, shared=shared)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+def test_a_start_does_not_read_long_stretches_of_done_commands_again(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of commands overtook three slow ones. After a crash only those three run, in order, and what comes next."""
+    taken: list[int] = []
+    true = Owner.deliver
+
+    def deliver(self: Owner, record: LogRecord) -> None:
+        taken.append(record.offset)
+        true(self, record)
+
+    monkeypatch.setattr(Owner, "deliver", deliver)
+
+    async def told(reign: Reign) -> None:
+        for slow in ("a", "b", "a"):
+            reign.send(slow, "add", "slow", 50)
+            for n in range(150):
+                await reign.call(f"other{n}", "add")
+        reign.owner.tables.write_all()
+        await reign.end()
+        taken.clear()
+        await reign.begin()
+        last = await reign.call("c", "add")
+        assert last.body == b'{"result":1}'
+        assert taken == [0, 151, 302, 453]
+        await reign.until(lambda: reign.value("a", "count") == 2)
+        assert (reign.value("b", "count"), reign.value("other7", "count")) == (1, 3)
+        await reign.check()
+
+    story(Thing, told, shared=shared, bounds=Bounds(stretch=100))
