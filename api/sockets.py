@@ -45,6 +45,7 @@ from perdure.streams.log import Log, LogRecord, Record, Topic
 from perdure.streams.run_queue import RunQueue
 
 PING_S = 20.0  # a socket that is silent for one to two of these is closed
+PINGED_AT_ONCE = 200  # a few ms; then the loop goes on
 AGAIN_S = 1.0
 BEAT_S = 3.0  # owners take a gateway that was silent for 10 s for dead
 SOCKETS = (
@@ -251,8 +252,11 @@ class Sockets:
         """Ping all, for ever: who is not there any more is found out within twice that time."""
         while True:
             await asyncio.sleep(every_s)
-            for connection in list(self._open.values()):
-                connection.ping()
+            for at, (number, connection) in enumerate(list(self._open.items()), 1):
+                if number in self._open:
+                    connection.ping()
+                if at % PINGED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
 
 def wire(opcode: Opcode, data: bytes) -> bytes:
