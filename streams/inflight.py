@@ -2,16 +2,20 @@
 
 Laws
 - A copy of a call whose key is in flight joins the first one and is answered as that was, also that it was not done.
+  It is journaled right behind it: no later command of the object can be found done, after a crash, and the copy not.
 - A call that was written by order, before calls were known by content, is joined by its new name too.
 - Nothing here is looked for by walking a mailbox.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.calls import CALL_KEY, CallKey, call_key
 from perdure.schemas.commands import Command, payload_hash
+from perdure.schemas.errors import KeyConflict
+from perdure.streams.intake import copy_outcome
 from perdure.streams.mailbox import Turn
 from perdure.streams.tables import Tables
 
@@ -27,8 +31,12 @@ def spending_of(command: Command) -> Spending:
 class InFlight:
     """Of one partition."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(
+        self, tables: Tables, conclude: Callable[[Turn, Outcome], None], clock_s: Callable[[], float]
+    ) -> None:
         self._tables = tables
+        self._conclude = conclude
+        self._clock_s = clock_s
         self._turns: dict[Spending, Turn | int] = {}  # an offset, of one that waits on the log only
         self._joined: dict[Spending, list[Turn]] = {}
         # (object key, partition, offset of the caller) -> number by order -> (hash of what is asked, what it spends)
@@ -52,18 +60,35 @@ class InFlight:
             calls = self._by_order.setdefault((command.key, key.partition, key.offset), {})
             calls[key.n] = payload_hash(command), spending
 
-    def join(self, turn: Turn) -> bool:
-        """True if it is a copy of a call that is in flight: it waits here from now on, until that one is forgotten."""
+    def is_copy(self, turn: Turn) -> bool:
+        """True if the key of its command is in flight: it is answered as the first one, or, of a client's, refused."""
         command = turn.command
         spending = spending_of(command)
         key = call_key(command.principal, spending[2])
         if key is None:
+            if spending not in self._turns:
+                return False
+            said = f"a command with the idempotency key {command.client_key!r} is in flight"
+            self._conclude(turn, not_done(KeyConflict(said)))
+            return True
+        place = spending if spending in self._turns else self._first_by_order(command, key)
+        if place is None:
             return False
-        first = spending if spending in self._turns else self._first_by_order(command, key)
-        if first is None:
-            return False
-        self._joined.setdefault(first, []).append(turn)
+        self._joined.setdefault(place, []).append(turn)
+        first = self._turns[place]
+        if isinstance(first, Turn) and first.concluded:
+            self.answer_copies(first)
         return True
+
+    def answer_copies(self, first: Turn) -> None:
+        """Conclude the copies of a call that has been concluded, right behind it."""
+        if not self._joined:
+            return
+        for copy in self._joined.pop(spending_of(first.command), ()):
+            if first.entry is not None:
+                self._conclude(copy, Outcome(first.entry.reply, False, False, False))
+            else:
+                self._conclude(copy, copy_outcome(copy, self._tables, self._clock_s))
 
     def _first_by_order(self, command: Command, key: CallKey) -> Spending | None:
         flying = self._by_order.get((command.key, key.partition, key.offset)) if self._by_order else None
@@ -75,8 +100,8 @@ class InFlight:
         numbers = sorted({*equal, *(n for n, each in answered if each.payload_hash == hashed)})
         return equal.get(numbers[key.n - 1]) if 0 < key.n <= len(numbers) else None
 
-    def forget(self, command: Command) -> list[Turn]:
-        """What it came to is durable; the copies that joined it."""
+    def forget(self, command: Command) -> None:
+        """What it came to is durable."""
         spending = spending_of(command)
         self._turns.pop(spending, None)
         key = call_key(command.principal, spending[2])
@@ -86,7 +111,6 @@ class InFlight:
             calls.pop(key.n, None)
             if not calls:
                 self._by_order.pop(place, None)
-        return self._joined.pop(spending, [])
 
     def turn_of(self, spending: Spending) -> Turn | int | None:
         """The turn in flight under this key, or where its command lies, of one that waits on the log only."""

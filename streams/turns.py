@@ -25,16 +25,16 @@ from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.placing import note_hint
 from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
 from perdure.schemas.commands import ALARM, Command, parse_admitted
-from perdure.schemas.errors import Expired, KeyConflict, PerdureError, Runaway, Unavailable
+from perdure.schemas.errors import Expired, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.blame import Blame
 from perdure.streams.committing import Committing
-from perdure.streams.inflight import InFlight, spending_of
+from perdure.streams.inflight import InFlight
 from perdure.streams.inside import Inside
-from perdure.streams.intake import copy_outcome, early_outcome
+from perdure.streams.intake import early_outcome
 from perdure.streams.journal import Journal
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.logtime import LogTime
@@ -82,7 +82,8 @@ class Turns:
         self.resident_bytes = 0  # estimated
         self.ringing = ringing
         self.time = time
-        self.keys_in_flight = InFlight(tables)
+        self._loop = asyncio.get_running_loop()
+        self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
         self.reruns = Reruns(ports, tables.partition)
         self._spawn = spawn
@@ -92,7 +93,6 @@ class Turns:
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
         self._env = ports.registry.env
-        self._loop = asyncio.get_running_loop()
         self._queue = ports.run_queue
         self._blame = Blame(self._loop.time)
         self._committing = Committing(ports, bounds.entry_bytes, ringing, self._blame, self.instance_gone)
@@ -125,7 +125,7 @@ class Turns:
 
     def _take(self, turn: Turn) -> None:
         record, command = turn.record, turn.command
-        if command.client_key is not None and self._is_copy(turn):
+        if command.client_key is not None and self.keys_in_flight.is_copy(turn):
             return
         resident = turn.resident = self.resident(command.key)
         if resident.running is None and not resident.mailbox:
@@ -140,16 +140,6 @@ class Turns:
         if command.client_key is not None:
             self.keys_in_flight.enter(command, waits)
         resident.mailbox.append(waits)
-
-    def _is_copy(self, turn: Turn) -> bool:
-        """True if its key is in flight: it has joined the first one, or is refused."""
-        if self.keys_in_flight.join(turn):
-            return True
-        if spending_of(turn.command) not in self.keys_in_flight:
-            return False
-        told = f"a command with the idempotency key {turn.command.client_key!r} is in flight"
-        self.conclude(turn, not_done(KeyConflict(told)))
-        return True
 
     def resident(self, key: str) -> Resident:
         residents = self.residents
@@ -369,6 +359,8 @@ class Turns:
             resident.ended(committed)
             self.counts.entries += 1
             self.journal.add(turn)
+            if command.client_key is not None:
+                self.keys_in_flight.answer_copies(turn)
             return
         self.counts.dones += 1
         turn.concluded = True
@@ -385,6 +377,8 @@ class Turns:
         else:
             turn.reply = outcome.reply
             self.journal.add(turn)
+            if command.client_key is not None and resident is not None:
+                self.keys_in_flight.answer_copies(turn)
 
     def instance_gone(self, resident: Resident | None) -> None:
         """An instance leaves memory, by eviction or failure: the sockets that it listened to are closed."""
@@ -396,5 +390,4 @@ class Turns:
     def forget_key(self, turn: Turn) -> None:
         command = turn.command
         if command.client_key is not None and turn.resident is not None:  # one without it was told 409
-            for copy in self.keys_in_flight.forget(command):
-                self.conclude(copy, copy_outcome(copy, self.tables, self._loop.time))
+            self.keys_in_flight.forget(command)

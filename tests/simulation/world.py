@@ -223,7 +223,9 @@ class Node:
         store = StoreHandle(self, self.store)
         residents = run.random.choice((1, 2, 200_000))
         bounds = Bounds(
-            mailbox=run.random.choice((3, 10_000)), residents=residents, stretch=run.random.choice((2, 10_000))
+            mailbox=run.random.choice((3, 10_000)),
+            residents=residents,
+            stretch=run.random.choice((2, 10_000)),
         )
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=self.log.exclusive), bounds)

@@ -24,7 +24,7 @@ from perdure.schemas.errors import (
     Refusal,
     TurnEnded,
 )
-from perdure.schemas.journal import Entry, NoOp
+from perdure.schemas.journal import Entry, EntryRecord, NoOp, decode_record, in_runs
 from perdure.schemas.replies import FAILED, OK, REFUSED, UNAVAILABLE, Reply
 from perdure.streams.callrows import BLOCK
 from perdure.streams.exchange import Call
@@ -288,6 +288,32 @@ def test_a_copy_of_a_call_in_flight_is_answered_with_the_first(shared: bool) -> 
         commands = await realm.records(Topic.COMMANDS, realm.place("b"))
         keys = [dict(each.headers).get("idempotency-key") for each in commands]
         assert sum(key is not None and key.startswith(b"call:") for key in keys) == 2
+
+    story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_a_copy_is_journaled_right_behind_the_call_that_it_joined(shared: bool) -> None:
+    """Else a crash could find a later command of the object done and the copy not: it would run after that one."""
+
+    async def told(realm: Realm) -> None:
+        realm.ask("a", "slow_both", "b")
+        await realm.until(lambda: ("add", "b") in realm.seen)
+        await asyncio.sleep(0.1)
+        await realm.crash()
+        await realm.begin()
+        await asyncio.sleep(0.1)
+        copy = (await realm.records(Topic.COMMANDS, realm.place("b")))[-1].offset
+        await realm.told(realm.ask("b", "add", 1))
+        done_at, later = None, []
+        for record in await realm.records(Topic.JOURNAL, realm.place("b")):
+            said = decode_record(record.value)
+            if isinstance(said, EntryRecord) and said.entry.command > copy:
+                later.append(record.offset)
+            if isinstance(said, (EntryRecord, NoOp)) and copy in in_runs(said.done):
+                done_at = record.offset
+        assert done_at is not None
+        assert done_at <= min(later), "the copy is done no later than the commands that came behind it"
 
     story(Thing, told, shared=shared)
 
