@@ -141,7 +141,7 @@ def claim_that_follows_nothing() -> Any:
     """A claim counts wherever it lands, also behind one that its node has not seen."""
 
     def claim(true: Any) -> Callable[..., Claim]:
-        return lambda uuid, node, host, pid, after, topics: true(uuid, node, host, pid)
+        return lambda uuid, node, host, pid, after, *others: true(uuid, node, host, pid, None, *others)
 
     return _instead(beginning, "Claim", claim)
 
