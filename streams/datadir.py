@@ -68,6 +68,14 @@ def is_data_dir(path: Path) -> bool:
     return (path / APP).exists()
 
 
+def no_data_dir(path: Path) -> DataDirError:
+    """The error of a command that looks at data where there are none."""
+    return DataDirError(
+        f"there is no data directory of perdure at {path.absolute()} (it has no {APP}): "
+        "name the right one (--data), or the app that has it"
+    )
+
+
 def log_in(path: Path) -> Path:
     """Where the log lies in the data directory `path`."""
     return path / "log"
@@ -88,10 +96,7 @@ class DataDir:
         self._lock: IO[str] | None = None
         try:
             if must_exist and not is_data_dir(path):
-                raise DataDirError(
-                    f"there is no data directory of perdure at {path.absolute()} (it has no {APP}): "
-                    "name the right one (--data), or the app that has it"
-                )
+                raise no_data_dir(path)
             path.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
             self._lock = self._take_lock()
@@ -175,9 +180,12 @@ class DataDir:
         except msgspec.MsgspecError:  # it has the lock, but has not said yet who it is
             return f"{self.path} is in use by another process: stop that one, or choose another directory (--data)"
         since = datetime.fromtimestamp(since_s, UTC).isoformat(timespec="seconds")
+        how = f"Ctrl-C where it runs, or kill {holder.pid}"
+        if " --dev" in holder.command:
+            how = "Ctrl-C where `perdure dev` runs, which starts it again if it is killed"
         return (
             f"{self.path} is in use by process {holder.pid}, since {since}: "
-            f"stop it (Ctrl-C where it runs, or kill {holder.pid}), or choose another directory (--data)"
+            f"stop it ({how}), or choose another directory (--data)"
         )
 
     def _read(self) -> App | None:

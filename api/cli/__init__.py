@@ -28,7 +28,7 @@ from perdure.api.cli import (
     state,
     token,
 )
-from perdure.api.cli.output import EXIT_CONFIG, EXIT_FAILED, tell
+from perdure.api.cli.output import exit_code, tell
 from perdure.schemas.errors import ConfigError, PerdureError
 
 app = typer.Typer(
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments, prog_name="perdure")
     except PerdureError as error:
         tell(error)
-        sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED)
+        sys.exit(exit_code(error))
 
 
 def _check(arguments: list[str]) -> None:

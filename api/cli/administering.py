@@ -65,7 +65,10 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    namespace: Annotated[str, typer.Argument(help="Whose objects.")],
+    namespace: Annotated[
+        str | None,
+        typer.Argument(help="Whose objects; without it the namespaces are listed.", show_default=False),
+    ] = None,
     prefix: Prefix = "",
     limit: Limit = 100,
     cursor: Cursor = None,
@@ -73,7 +76,11 @@ def list_(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the objects of a namespace that there are."""
+    """List the objects of a namespace that exist, or the namespaces."""
+    if namespace is None:
+        told = _ask("GET", "namespaces", url, token)
+        _print(told, told["namespaces"], "namespaces", as_json=as_json)
+        return
     query = _page(limit, cursor, prefix)
     told = _ask("GET", f"objects/{quote(namespace, safe='')}", url, token, query=query)
     _print(told, told["objects"], f"objects in {namespace}{_so(prefix)}", as_json=as_json)

@@ -6,6 +6,7 @@ Law: `--timeout` is for all of it. One attempt is made, so that what it came to 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Annotated, Any
 
@@ -71,6 +72,8 @@ def call(
     from perdure.api.client.asking import Options, a_call, idempotency_key_of, key_of
     from perdure.api.client.attempts import Unreachable
 
+    if not 0 < timeout_s < math.inf:
+        raise ConfigError(f"--timeout {timeout_s:g}: give a number of seconds above 0")
     namespace, name = object_named(target)
     values = [_value(text) for text in arguments or ()]
     try:  # what cannot be asked at all, as JSON may hold half characters, and a key a line's end

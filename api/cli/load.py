@@ -40,7 +40,10 @@ async def run_load(
     started = clock()
 
     async def client(number: int) -> None:
-        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            reader, writer = await asyncio.open_connection(host, port)
+        except OSError as error:
+            raise OperatorError(f"no server answers at {url} ({error.strerror or error})") from None
         try:
             while clock() - started < seconds:
                 target = f"{prefix}{number % objects}"
@@ -60,6 +63,8 @@ async def run_load(
         async with asyncio.TaskGroup() as clients:
             for number in range(connections):
                 clients.create_task(client(number))
+    except* OperatorError as group:
+        raise group.exceptions[0] from None
     except* (OSError, asyncio.IncompleteReadError) as group:
         raise OperatorError(f"{url} went away under load: {group.exceptions[0]}") from None
     tally.seconds = clock() - started

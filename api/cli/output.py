@@ -23,6 +23,13 @@ def show_code(error: BaseException) -> None:
     print("".join(lines), end="", file=sys.stderr, flush=True)
 
 
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that failed with it: who must act."""
+    from perdure.schemas.errors import ConfigError
+
+    return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
+
+
 def tell(error: BaseException) -> None:
     """One line on stderr: the error's code, which says whose fault it is, and its text."""
     code = getattr(error, "code", type(error).__name__)

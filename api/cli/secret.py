@@ -38,13 +38,15 @@ def show(
     path: PathArgument = Path(), data: Data = None, env: EnvName = None, as_json: AsJson = False
 ) -> None:
     """Show where an app's secret is and the ids of those that are accepted, the current one first; never a secret."""
+    from perdure.streams.datadir import is_data_dir, no_data_dir
     from perdure.streams.sealing import configured, kept_in
 
     config = _config(path, data, env)
     found = configured(config)
     where = _where(config)
     if found is None:
-        _must_be_there(config)
+        if not is_data_dir(config.data_dir):
+            raise no_data_dir(config.data_dir)
         found = kept_in(config.data_dir)
     _print(config, where, found, as_json=as_json)
 
@@ -74,12 +76,6 @@ def _config(path: Path, data: Path | None, env: str | None) -> Config:
     from perdure.api.loading import load_config
 
     return load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data}, opens_data=True)
-
-
-def _must_be_there(config: Config) -> None:
-    from perdure.streams.datadir import app_in
-
-    app_in(config.data_dir)  # raises if it is not a data directory
 
 
 def _where(config: Config) -> str:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perdure.api.cli.options import Data, EnvName, Log, PathArgument
+from perdure.api.cli.output import exit_code, tell
+from perdure.schemas.errors import PerdureError
 
 if TYPE_CHECKING:
     from perdure.schemas.config import Config
@@ -50,12 +52,16 @@ def verify(
         with progress_bar() as progress:
             findings = asyncio.run(check(config, progress))
     except Exception as error:
+        known, code = isinstance(error, PerdureError), getattr(error, "code", type(error).__name__)
+        if known:
+            tell(error)
         if as_json:
-            code = getattr(error, "code", type(error).__name__)
             typer.echo(json.dumps({"result": FAILED, "code": code, "reason": str(error)}, indent=2))
         else:
             typer.echo(FAILED)
-        raise  # the error's text goes to stderr, its kind is the exit code
+        if not known:
+            raise  # a bug: its traceback is for its finder
+        raise typer.Exit(exit_code(error)) from None
     _print({**findings, "result": OK}, as_json=as_json)
 
 

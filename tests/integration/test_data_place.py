@@ -180,3 +180,36 @@ def test_a_configured_secret_is_rotated_where_it_is(
     assert "PERDURE_SEAL_SECRET" in here("secret", "show", path)[1]
     code, _, err = here("secret", "rotate", path)
     assert (code, "PERDURE_SEAL_SECRET" in err, "`new,old`" in err) == (2, True, True)
+
+
+def test_each_mistake_is_one_line_that_says_what_to_do(app: Path, here: Run) -> None:
+    """Nothing is tried with a value that cannot be meant, and what does not answer is not said to have gone away."""
+    mistakes = (
+        (
+            ("call", "Counter/a", "one", "--timeout", "-1"),
+            2,
+            "--timeout -1: give a number of seconds above 0",
+        ),
+        (("bench", "--url", "http://127.0.0.1:9"), 1, "no server answers at http://127.0.0.1:9"),
+        (
+            ("secret", "show", str(app)),
+            1,
+            f"there is no data directory of perdure at {(app / '.perdure').absolute()}",
+        ),
+    )
+    for command, code, said in mistakes:
+        ended, out, err = here(*command)
+        assert (ended, out) == (code, ""), command
+        assert said in err
+        assert err.count("\n") == 1
+
+
+def test_who_has_the_data_says_how_to_stop_it(app: Path, here: Run) -> None:
+    """Under `dev` a killed server comes again: it is `dev` that is to be stopped."""
+    with serve(app / "app.py", app / ".perdure", "--dev"):
+        _, _, err = here("verify", str(app / "app.py"))
+    assert "Ctrl-C where `perdure dev` runs" in err
+    with serve(app / "app.py", app / ".perdure") as server:
+        assert f"kill {server.pid})" in here("verify", str(app / "app.py"))[2]
+        told = here("objects", "list", "--url", server.url)[1]
+        assert "name=Counter  class=Counter" in told

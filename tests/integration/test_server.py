@@ -31,7 +31,13 @@ class Node:
     async def __aenter__(self):
         if "--hang" in sys.argv:
             print("-1", flush=True)
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if "--slow" in sys.argv:
+                    print("closing", flush=True)
+                    await self.release.wait()
+                    print("closed", flush=True)
         self.asgi, self.http = self.answer, OneWriteProtocol
 
     async def __aexit__(self, *_):
@@ -120,6 +126,33 @@ def test_a_signal_before_the_node_is_ready_ends_it() -> None:
     with served("--hang") as server:
         server.process.send_signal(signal.SIGINT)
         assert server.end() == (0, "reason None\n")
+
+
+@pytest.mark.parametrize("again", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_during_start_does_not_disturb_the_end(again: signal.Signals) -> None:
+    """What the start had opened is closed to the end."""
+    with served("--hang", "--slow") as server:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.line() == "closing"
+        server.process.send_signal(again)
+        assert server.process.stdin is not None
+        server.process.stdin.close()
+        server.process.stdin = None
+        assert server.end() == (0, "closed\nreason None\n")
+
+
+def test_a_second_interrupt_does_not_wait_for_requests() -> None:
+    """The node is closed all the same; a second SIGTERM, as from a supervisor, changes nothing."""
+    with served() as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert server.line() == "waiting"
+        for sig in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            assert server.process.poll() is None
+            server.process.send_signal(sig)
+            with contextlib.suppress(ConnectionError):
+                while True:  # until the listening socket is closed: the signal has arrived
+                    socket.create_connection(("127.0.0.1", server.port)).close()
+        assert server.end() == (0, "closed\nreason None\n")
 
 
 def test_a_node_that_stops_itself_ends_the_process_with_its_reason() -> None:
