@@ -18,7 +18,7 @@ The open batch has no bound of its own: it holds what the doors let in during on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from perdure.streams.embedded_batch import Appended, Batch, EmbeddedWriter, Refu
 from perdure.streams.embedded_files import MARK_KEY, READ_CHUNK, Trimmed, encode, open_or_create
 from perdure.streams.embedded_sync import Ends, Sync
 from perdure.streams.embedded_tail import EmbeddedTail, Stream, hand_over
-from perdure.streams.log import Bounds, LogRecord, Receipt, Record, Topic, Trouble, WriterSource
+from perdure.streams.log import Bounds, Local, LogRecord, Receipt, Record, Topic, WriterSource
 from perdure.streams.logtime import log_time
 from perdure.streams.wal import Cut, operating_error
 
@@ -45,7 +45,7 @@ def _nobody_listens(error: BaseException) -> None:
     raise error
 
 
-class EmbeddedLog:
+class EmbeddedLog(Local):
     """See `perdure.streams.log.Log`. `path` is a directory of its own, made if it is not there.
 
     `clock_ms` gives the time in ms. With `must_exist` a missing directory is `LogCorrupt`, not a new log.
@@ -54,8 +54,6 @@ class EmbeddedLog:
 
     ordered = True
     exclusive = True
-    topic_ids: Mapping[str, str] = {}
-    troubles: Sequence[Trouble] = ()
 
     def __init__(
         self, path: Path, partitions: int, *, clock_ms: Callable[[], int], must_exist: bool = False

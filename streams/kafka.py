@@ -26,7 +26,7 @@ from perdure.streams.kafka_reads import Reads
 from perdure.streams.kafka_tails import KafkaTail, Tails
 from perdure.streams.kafka_topics import Topics
 from perdure.streams.kafka_watch import TopicWatch
-from perdure.streams.log import Bounds, LogRecord, Record, Topic, Trouble, WriterSource
+from perdure.streams.log import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
 
 CONNECT_TIMEOUT_S = 10.0
 ASK_TIMEOUT_S = 10.0  # for bounds, trim and sizes
@@ -223,6 +223,14 @@ class KafkaLog:
             f"the bounds of {named(place)}",
         )
         return Bounds(starts[place], ends[place])
+
+    async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+        """See `Log.since`: one ListOffsets request. Raises `LogUnreachable`."""
+        place = self._places[topic, partition]
+        found = await self._ask(
+            self._asker.offsets_for_times({place: time_ms}), f"the times of {named(place)}"
+        )
+        return None if (at := found[place]) is None else Stamped(at.offset, at.timestamp)
 
     async def trim(self, topic: Topic, partition: int, before: int) -> None:
         """See `Log.trim`. Raises `LogUnreachable`."""

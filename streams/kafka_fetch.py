@@ -115,7 +115,7 @@ def fatal(place: TopicPartition, error_code: int, position: int, gone_s: float) 
     if error_code == OFFSET_OUT_OF_RANGE:
         return LogCorrupt(
             f"{where}: offset {position} does not exist. It was trimmed, or the topic was truncated or deleted and "
-            f"created again; nothing was skipped. Restore the topic, or rebuild from a snapshot."
+            f"created again; nothing was skipped. Restore the topic from a backup, then start again."
         )
     if error_code == UNKNOWN_TOPIC and gone_s >= GONE_AFTER_S:
         return LogCorrupt(f"{where} is gone (next offset was {position}). Restore the topic.")

@@ -110,6 +110,12 @@ async def first_since(
 
     A stamp above `latest_ms` was made by a wrong clock and says nothing: the next one that does speaks for its record.
     """
+    if not log.exclusive and start < end:  # brokers have an index by time
+        indexed = await log.since(topic, partition, time_ms)
+        if indexed is None:
+            return end
+        if indexed.time_ms <= latest_ms:
+            return min(max(indexed.offset, start), end)
     low, high = start, end
     while low < high:
         middle = (low + high) // 2

@@ -156,6 +156,13 @@ class Trouble(NamedTuple):
     reason: str
 
 
+class Stamped(NamedTuple):
+    """An offset and the log time of the record there."""
+
+    offset: int
+    time_ms: int
+
+
 class Bounds(NamedTuple):
     """First offset kept and the offset after the last durable record."""
 
@@ -199,6 +206,12 @@ class Log(Protocol):
 
     async def bounds(self, topic: Topic, partition: int) -> Bounds: ...
 
+    async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+        """The first durable record that is not older than `time_ms`, by one question; None: there is none.
+
+        Of logs that are not `exclusive`: the others are searched as quickly by reading.
+        """
+
     async def trim(self, topic: Topic, partition: int, before: int) -> None:
         """Remove records below `before` (commands, replies and dead only)."""
 
@@ -215,3 +228,14 @@ class Log(Protocol):
 
     on_stopped: Callable[[BaseException], None]
     """Set by the node: the log as a whole cannot go on (I/O error, connection lost for good)."""
+
+
+class Local:
+    """What a log that belongs to one process need not have: topics that could be another's, or an index by time."""
+
+    topic_ids: Mapping[str, str] = {}
+    troubles: Sequence[Trouble] = ()
+
+    async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+        """See `Log.since`."""
+        raise NotImplementedError("a log of one process is searched by reading")

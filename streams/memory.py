@@ -21,7 +21,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from perdure.schemas.errors import LogCorrupt, OutcomeUnknown, Unavailable
-from perdure.streams.log import Bounds, LogRecord, Record, Topic, Trouble, WriterSource
+from perdure.streams.log import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
 from perdure.streams.memory_broker import Faults, MemoryBroker, Stream, Told, Write
 
 __all__ = ["Faults", "MemoryBroker", "MemoryLog", "MemoryTail"]
@@ -370,6 +370,13 @@ class MemoryLog:
         await self._pass("read")
         stream = self.broker.streams[topic, partition]
         return Bounds(stream.start, stream.durable)
+
+    async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+        """See `Log.since`."""
+        await self._pass("read")
+        stream = self.broker.streams[topic, partition]
+        kept = stream.between(stream.start, stream.durable)
+        return next((Stamped(each.offset, each.time_ms) for each in kept if each.time_ms >= time_ms), None)
 
     async def trim(self, topic: Topic, partition: int, before: int) -> None:
         assert topic is not Topic.JOURNAL, "the journal is never trimmed"

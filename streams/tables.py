@@ -366,8 +366,10 @@ class Tables(ActRows):
             ("commands", self.done.end, commands_end),
         ):
             if have > end:
+                out = "to accept the loss, run `perdure state rebuild`"
+                if what == "commands":  # their places are in the journal: a rebuild would find the same
+                    out = "to go on without them, move the classes to an app of another name (transferred_classes)"
                 raise LogCorrupt(
                     f"the state of partition {number} is ahead of its log: it has applied {what} up to offset "
-                    f"{have - 1}, the log ends before {end}: records were lost. Restore the log, or, to accept "
-                    "the loss, run `perdure state rebuild`"
+                    f"{have - 1}, the log ends before {end}: records were lost. Restore the log, or, {out}"
                 )

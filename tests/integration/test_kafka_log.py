@@ -218,6 +218,24 @@ def test_sizes_follow_what_is_appended(kafka: Kafka) -> None:
     asyncio.run(story())
 
 
+def test_the_broker_finds_records_by_time(kafka: Kafka) -> None:
+    """The first that is not older, also behind what was trimmed; none if all are."""
+
+    async def story() -> None:
+        async with running(kafka, app_name()) as (log, _):
+            assert await log.since(Topic.COMMANDS, 0, 0) is None
+            await add(log, Topic.COMMANDS, 0, *numbered(*range(5)))
+            first, *_, last = await contents(log, Topic.COMMANDS, 0)
+            assert await log.since(Topic.COMMANDS, 0, first.time_ms) == (0, first.time_ms)
+            assert await log.since(Topic.COMMANDS, 0, last.time_ms + 1) is None
+            await log.trim(Topic.COMMANDS, 0, 3)
+            found = await log.since(Topic.COMMANDS, 0, 1)
+            assert found is not None
+            assert found.offset == 3
+
+    asyncio.run(story())
+
+
 def test_kafkas_own_tools_see_the_same_records(kafka: Kafka) -> None:
     """What the console producer sends, compressed, a tail delivers; what we append the console shows."""
     tools_or_skip(kafka)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
 from tests.unit.reign import HOUR_MS, Reign, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import LogUnreachable
 from perdure.streams.keeper import TRIM_EVERY_S, Keeper
-from perdure.streams.log import Bounds, Topic
+from perdure.streams.log import Bounds, Stamped, Topic
 
 YEAR_MS = 365 * 24 * HOUR_MS
 
@@ -86,3 +88,31 @@ def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
         assert (await true(Topic.COMMANDS, 0)).start > 0
 
     story(Thing, told)
+
+
+def test_a_shared_log_is_trimmed_without_reading_it() -> None:
+    """One question for each topic, whatever lies there; what goes is the same."""
+
+    async def told(reign: Reign) -> None:
+        for n in range(200):
+            await reign.call("a", "put", n)
+        reign.skew_ms += 25 * HOUR_MS
+        await reign.call("a", "put", 5)
+        await reign.call("a", "put", 6)  # its batch carries the marks of the one before
+        true, asked = reign.log.since, list[Topic]()
+
+        async def since(topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+            asked.append(topic)
+            return await true(topic, partition, time_ms)
+
+        def read(*given: object) -> Any:
+            raise AssertionError("the log is read")
+
+        reign.log.since = since  # type: ignore[method-assign]  # looked at on its way
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(reign.log, "read", read)
+            await _keeper(reign).trim(reign.owner)
+        assert asked == [Topic.COMMANDS]  # nobody was answered by the log
+        assert await reign.log.bounds(Topic.COMMANDS, 0) == Bounds(200, 202)
+
+    story(Thing, told, shared=True)
