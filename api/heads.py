@@ -41,6 +41,7 @@ _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
 _DROPPED = NEVER_LOGGED | _HOP
 TRACEPARENT_CHARS = 64
 _DROPPED_BYTES = frozenset(name.encode() for name in _DROPPED)
+BAD_LINE = "The request line is not of the form 'METHOD /path HTTP/1.1'."
 BAD_FIELD = "A header is not of the form 'name: value', on one line that ends with CRLF."
 
 
@@ -150,7 +151,7 @@ def check_line(line: bytes) -> None:
     """Raises `Invalid` for a request line that is none, or is of a version or method that is not served."""
     found = _LINE.fullmatch(line)
     if found is None:
-        raise Invalid(400, "The request line is not of the form 'METHOD /path HTTP/1.1'.")
+        raise Invalid(400, BAD_LINE)
     if found[3] != b"1":
         raise Invalid(505, "This server speaks HTTP/1.1.")
     if found[1] not in METHODS:

@@ -17,7 +17,16 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from perdure.api.heads import BAD_FIELD, TOKEN, Invalid, RequestHead, check_line, fields_in, read_request_head
+from perdure.api.heads import (
+    BAD_FIELD,
+    BAD_LINE,
+    TOKEN,
+    Invalid,
+    RequestHead,
+    check_line,
+    fields_in,
+    read_request_head,
+)
 
 _BROKEN = re.compile(rb"\r[^\n]|(?<!\r)\n")  # half of an end of line
 _FIRST = re.compile(TOKEN)
@@ -177,11 +186,11 @@ class RequestParser:
         """Refuse a head that is too long, or can be none any more however it goes on. All up to `_seen` is known."""
         seen, most = self._seen, self._head_max_bytes
         if not _FIRST.match(part):
-            raise Invalid(400, "This is not an HTTP/1.1 request.")
+            raise Invalid(400, BAD_LINE)
         if part.find(b"\n", 0, seen) < 0 and (end := part.find(b"\n", seen, most) + 1):
             check_line(bytes(part[:end]))
-        if _BROKEN.search(part, max(seen - 1, 0), most):
-            raise Invalid(400, BAD_FIELD)
+        if broken := _BROKEN.search(part, max(seen - 1, 0), most):
+            raise Invalid(400, BAD_FIELD if part.find(b"\n", 0, broken.start()) > 0 else BAD_LINE)
         if len(part) <= most:
             return
         if part.find(b"\n", 0, most) < 0:
