@@ -20,7 +20,7 @@ from perdure.api.problems import STATUS, Problem, problem, problem_of_reply
 from perdure.schemas.access import ADMIN, Need, may
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import Reply
-from perdure.streams.lookup import Found, look_up, time_in
+from perdure.streams.lookup import Found, Pace, look_up, time_in
 from perdure.streams.owner import Owner
 
 MAX_WAIT_S = 30.0
@@ -50,6 +50,8 @@ def accepted(id_: str) -> Problem:
 
 
 def commands_page(owners: Sequence[Owner]) -> Page:
+    pace = Pace()
+
     async def page(asked: Asked) -> Problem:
         if len(asked.parts) != 1:
             raise nothing_behind("commands", asked)
@@ -60,13 +62,13 @@ def commands_page(owners: Sequence[Owner]) -> Page:
         if place is None:
             raise _unknown(id_)
         owner = owners[place[0]]
-        found = await look_up(owner, id_, place[1])
+        found = await look_up(owner, id_, place[1], pace)
         if found is None or not _may_see(asked, found):
             raise _unknown(id_)
         while not found.done and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(_LOOK_S)
             if found.offset in owner.tables.done:
-                found = await look_up(owner, id_, place[1]) or found
+                found = await look_up(owner, id_, place[1], pace) or found
         return _told(id_, found)
 
     return page

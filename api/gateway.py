@@ -21,7 +21,7 @@ import msgspec
 
 from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
-from perdure.schemas.errors import OutcomeUnknown, Unavailable
+from perdure.schemas.errors import OutcomeUnknown, TooLarge, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
@@ -61,7 +61,7 @@ class Asker(Protocol):
     def answered(self, answer: Answer) -> None: ...
 
     def failed(self, error: BaseException) -> None:
-        """No answer comes: `OutcomeUnknown`, or `Unavailable` (certainly not run)."""
+        """No answer comes: `OutcomeUnknown`, or `Unavailable` or `TooLarge` (certainly not run)."""
 
 
 class FrameTaker(Protocol):
@@ -225,7 +225,12 @@ class Gateway:
         )
         record = self._vouched(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = log.append(_COMMANDS, partition, Record(*record), command)
+        try:
+            receipt = log.append(_COMMANDS, partition, Record(*record), command)
+        except TooLarge as error:
+            self._waiting.pop(id_)
+            asker.failed(error)
+            return
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 
@@ -293,7 +298,12 @@ class Gateway:
         )
         id_ = command.id
         self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
-        receipt = self._append(partition, command)
+        try:
+            receipt = self._append(partition, command)
+        except TooLarge as error:
+            self._waiting.pop(id_)
+            asker.failed(error)
+            return
         if not self._log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 

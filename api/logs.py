@@ -31,7 +31,7 @@ from perdure.streams.mailbox import Turn
 
 # they tell of each request or connect, with its URL; what matters of it perdure tells itself
 _QUIET = {"aiokafka": logging.CRITICAL, "httpx": logging.WARNING, "httpcore": logging.WARNING}
-_QUIET |= {"urllib3": logging.WARNING, "asyncio": logging.WARNING}
+_QUIET |= {"urllib3": logging.WARNING, "asyncio": logging.WARNING, "websockets": logging.WARNING}
 _LOADED = re.compile(r"^perdure_app\d+_")
 _BELOW = ("cause", "via", "at", "code", "exception")  # shown under a line, for people
 

@@ -294,7 +294,11 @@ class Calls:
         call.future = self._loop.create_future()
         self._exchange.expect(call)
         sealed = sealed_record(command, self._ports.seal)
-        receipt = self._log.append(Topic.COMMANDS, call.partition, Record(*sealed), command)
+        try:
+            receipt = self._log.append(Topic.COMMANDS, call.partition, Record(*sealed), command)
+        except BaseException:
+            self._exchange.forget(call)
+            raise
         if not self._log.exclusive:
             receipt.when_durable(lambda error: None if error is None else call.failed(error))
         due_s = self._loop.time() + left_ms / 1000 + GRACE_S

@@ -186,7 +186,10 @@ class Log(Protocol):
     async def close(self) -> None: ...
 
     def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> Receipt:
-        """Append one record to commands, replies or dead (the journal has its `writer`)."""
+        """Append one record to commands, replies or dead (the journal has its `writer`).
+
+        Raises `TooLarge`, nothing appended, where records have a bound.
+        """
 
     def writer(self, partition: int, source: WriterSource) -> Writer:
         """A new writer for a journal partition; an earlier one of this process is closed by it."""

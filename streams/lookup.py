@@ -2,8 +2,9 @@
 
 Laws
 - An id carries the millisecond of its door's clock; its record lies within `SKEW_MS` of it in log time, or is not found.
-- One look-up reads at most `SCAN` commands and `SCAN` journal records, and two binary searches' worth more; past that
-  it says `Unavailable`, never that something is not there.
+- One look-up reads at most `SCAN` commands and `SCAN` journal records, and some binary searches' worth more; past that
+  it says `Unavailable`, never that something is not there. On a log of one node they are few: its ids count upwards.
+- All look-ups together read `RECORDS_PER_S`, whoever asks for what: who has made up an id may wait, and costs the others nothing.
 - Nothing is told before it is proved that this node still owns the partition; only what is folded, so durable, is told.
 - A journal record of an epoch that had ended when it was appended is void, here as for every reader.
 """
@@ -26,6 +27,10 @@ from perdure.streams.owning import OwnerState
 
 SKEW_MS = 10_000
 SCAN = 200_000
+NEAR = 256  # records, that are read rather than searched
+RECORDS_PER_S = 100_000  # about a tenth of a processor
+BURST_S = 0.2
+WAITING_MAX = 100
 PROOF_S = 10.0
 
 
@@ -36,6 +41,29 @@ class Found(NamedTuple):
     offset: int
     done: bool
     reply: Reply | None
+
+
+class Pace:
+    """How fast records are read by all look-ups together. `took` before more is read."""
+
+    def __init__(self) -> None:
+        self._due_s = 0.0  # when what was read has been paid for
+        self._waiting = 0
+
+    async def took(self, records: int) -> None:
+        """So many were read: wait until there is time for more. Raises `Unavailable` if too many wait already."""
+        now_s = asyncio.get_running_loop().time()
+        self._due_s = max(self._due_s, now_s) + records / RECORDS_PER_S
+        wait_s = self._due_s - now_s - BURST_S
+        if wait_s <= 0:
+            return
+        if self._waiting >= WAITING_MAX:
+            raise Unavailable("too many commands are looked for at the moment: ask again")
+        self._waiting += 1
+        try:
+            await asyncio.sleep(wait_s)
+        finally:
+            self._waiting -= 1
 
 
 def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
@@ -51,10 +79,14 @@ def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
         return None
 
 
-async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
-    """What is known of the command `id_`; None: it is not in the log. Raises `Unavailable`."""
+async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None) -> Found | None:
+    """What is known of the command `id_`; None: it is not in the log. Raises `Unavailable`.
+
+    `pace` is that of all look-ups of a node; without one nothing is waited for but the log.
+    """
+    pace = pace or Pace()
     await prove(owner)
-    record = await _command(owner, id_, time_ms)
+    record = await _command(owner, id_, time_ms, pace)
     if record is None:
         return None
     try:
@@ -77,7 +109,7 @@ async def look_up(owner: Owner, id_: str, time_ms: int) -> Found | None:
             return Found(
                 command, record.offset, False, None
             )  # it was told 409: what becomes of its key is open
-    return Found(command, record.offset, True, await _entry(owner, record))
+    return Found(command, record.offset, True, await _entry(owner, record, pace))
 
 
 async def prove(owner: Owner) -> None:
@@ -97,11 +129,13 @@ async def prove(owner: Owner) -> None:
         ) from None
 
 
-async def _command(owner: Owner, id_: str, time_ms: int) -> LogRecord | None:
+async def _command(owner: Owner, id_: str, time_ms: int, pace: Pace) -> LogRecord | None:
     log, partition = owner.log, owner.partition
     latest_ms = max(owner.ports.clock_ms(), time_ms) + logtime.SKEW_MS
     start, end = await log.bounds(Topic.COMMANDS, partition)
     first = await _first_at(log, Topic.COMMANDS, partition, start, end, time_ms - SKEW_MS, latest_ms)
+    if log.exclusive:
+        first, end = await _narrowed(log, partition, id_, first, end, pace)
     wanted, seen = ("id", id_.encode()), 0
     async with aclosing(log.read(Topic.COMMANDS, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
         async for chunk in chunks:
@@ -113,7 +147,47 @@ async def _command(owner: Owner, id_: str, time_ms: int) -> LogRecord | None:
             seen += len(chunk)
             if seen > SCAN:
                 raise _too_many(seen)
+            await pace.took(len(chunk))
     return None
+
+
+async def _narrowed(log: Log, partition: int, id_: str, first: int, end: int, pace: Pace) -> tuple[int, int]:
+    """Where the command is, if it is from `first` to `end`: a node appends its commands in the order of their numbers."""
+    node, number = _number_in(id_)
+    while node and end - first > NEAR:
+        middle, known = (first + end) // 2, None
+        async with aclosing(log.read(Topic.COMMANDS, partition, middle, min(middle + NEAR, end))) as chunks:  # type: ignore[type-var]  # all are generators
+            async for chunk in chunks:
+                for record in chunk:
+                    its_node, its_number = _number_in(_id_of(record))
+                    if its_node == node:
+                        known = record.offset, its_number
+                        break
+                await pace.took(len(chunk))
+                if known is not None:
+                    break
+        if known is None:
+            break  # nothing of that node is here: it is read as it comes
+        if known[1] > number:
+            end = middle
+        elif known[1] < number:
+            first = known[0] + 1
+        else:
+            return known[0], known[0] + 1
+    return first, end
+
+
+def _id_of(record: LogRecord) -> str:
+    return next((value.decode("latin-1") for name, value in record.headers if name == "id"), "")
+
+
+def _number_in(id_: str) -> tuple[str, int]:
+    """The node that made an id, and which of its ids it is; no node: it is none of a door."""
+    parts = id_.split("-")
+    try:
+        return (parts[2], int(parts[3], 16)) if len(parts) == 4 else ("", 0)
+    except ValueError:
+        return "", 0
 
 
 async def _first_at(
@@ -125,7 +199,8 @@ async def _first_at(
     """
     while start < end:
         middle = (start + end) // 2
-        async with aclosing(log.read(topic, partition, middle, end)) as chunks:  # type: ignore[type-var]  # all are generators
+        last = min(middle + NEAR, end) if log.exclusive else end  # the next one may be far, on a shared log
+        async with aclosing(log.read(topic, partition, middle, last)) as chunks:  # type: ignore[type-var]  # all are generators
             chunk = await anext(chunks, ())  # offsets may have gaps: it is the first one there
         found = next((record for record in chunk if record.time_ms <= latest_ms), None)
         if found is None or found.time_ms >= time_ms:
@@ -135,7 +210,7 @@ async def _first_at(
     return start
 
 
-async def _entry(owner: Owner, command: LogRecord) -> Reply | None:
+async def _entry(owner: Owner, command: LogRecord, pace: Pace) -> Reply | None:
     """The reply in the entry of a command that is done; None: it ended without one."""
     log, partition, offset = owner.log, owner.partition, command.offset
     start, end = await log.bounds(Topic.JOURNAL, partition)
@@ -156,6 +231,7 @@ async def _entry(owner: Owner, command: LogRecord) -> Reply | None:
             seen += len(chunk)
             if seen > SCAN:
                 raise _too_many(seen)
+            await pace.took(len(chunk))
     return None
 
 

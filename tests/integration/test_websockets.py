@@ -300,6 +300,35 @@ def test_sigterm_closes_with_1012_and_tells_the_objects(tmp_path: Path) -> None:
         assert ask(server, "a", "/open") == {}
 
 
+def test_what_is_said_reaches_no_log_of_the_process(tmp_path: Path) -> None:
+    """At the level that tells most: text and binary, both ways, in pings, closes, handshakes and what breaks the protocol."""
+    secret = "tell-nobody-0451"
+    environ = {"PERDURE_LOG_LEVEL": "debug", "PERDURE_LIMITS__BODY_BYTES": "1000"}
+    with serve(APP, tmp_path / "data", environ=environ) as server:
+        with joined(server, "logs", f"?tags={secret}", subprotocols=["chat"]) as client:
+            for message in (secret, secret.encode(), [secret[:5], secret[5:]]):
+                client.send(message)
+                assert secret in str(heard(client))
+            client.ping(secret.encode()).wait(PATIENCE_S)
+            order(client, fail=secret)
+            order(client, close=4000, reason=secret)
+            assert end_of(client) == (4000, secret)
+        for wrong in (secret * 100, b"\xff" + secret.encode(), b""):
+            with joined(server, "logs") as client, contextlib.suppress(ConnectionClosed):
+                if wrong:
+                    client.send(wrong, text=True)
+                else:
+                    client.socket.sendall(b"\x83\x90\0\0\0\0" + secret.encode())
+                end_of(client)
+        with joined(server, "logs") as client:
+            client.close(4001, secret)
+        told(server, "logs", 3)
+        assert server.stop() == 0
+        told_in_log = server.stderr()
+    assert '"level": "debug"' in told_in_log or '"level": "info"' in told_in_log
+    assert [line for line in told_in_log.splitlines() if secret in line] == []
+
+
 def test_after_a_crash_the_object_is_told_once_and_clients_come_back(tmp_path: Path) -> None:
     """SIGKILL: 1006 for each socket of the old process, once; what was said stands."""
     with (

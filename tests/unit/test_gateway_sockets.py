@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from tests.unit.reign import Reign, story
 
 from perdure.api.gateway import Gateway, Waiting
@@ -14,7 +15,7 @@ from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
 from perdure.objects.sockets import WebSocket
 from perdure.schemas.commands import FETCH, parse_command
-from perdure.schemas.errors import OutcomeUnknown
+from perdure.schemas.errors import OutcomeUnknown, TooLarge
 from perdure.schemas.sockets import (
     BINARY,
     CLOSE,
@@ -98,6 +99,26 @@ def gateway_story(
         await told(reign, sockets)
 
     story(kind, main, check=False, shared=shared, faults=faults)
+
+
+def test_what_the_log_does_not_take_is_answered_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record over the log's bound: `TooLarge`, once, and nobody is kept waiting for it; so for an act of administration."""
+
+    async def told(reign: Reign, sockets: Sockets) -> None:
+        def append(*_: object) -> None:
+            raise TooLarge("more than the log takes")
+
+        gateway, asked, acted = sockets.gateway, Waiting(), Waiting()
+        with monkeypatch.context() as patch:
+            patch.setattr(reign.log, "append", append)
+            gateway.submit(asked, "Thing/a", FETCH, "POST", "/")
+            gateway.administer(acted, "Thing/a", "pause", b"{}", "")
+        for waiting in (asked, acted):
+            with pytest.raises(TooLarge):
+                await waiting.future
+        assert gateway.waiting == 0
+
+    gateway_story(told)
 
 
 def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:

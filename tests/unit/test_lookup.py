@@ -15,7 +15,7 @@ from perdure.schemas.journal import Entry, EntryRecord, encode_chained
 from perdure.schemas.replies import OK, Reply
 from perdure.streams import lookup
 from perdure.streams.log import Record, Topic
-from perdure.streams.lookup import Found, look_up, time_in
+from perdure.streams.lookup import BURST_S, NEAR, RECORDS_PER_S, WAITING_MAX, Found, Pace, look_up, time_in
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 
@@ -120,6 +120,55 @@ def test_past_its_bound_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         await reign.told(*(send(reign, f"id{n}", "add") for n in range(20)))
         with pytest.raises(Unavailable, match="gave up"):
             await found(reign, "none")
+
+    story(Thing, told)
+
+
+@pytest.mark.parametrize("number", [0, 1, 700, 1999, 2000, 0xFFFFFF])
+def test_an_id_is_found_among_many_by_reading_few(number: int) -> None:
+    """Also one that is not there: numbers lead to where it would be, past what no door of this node has appended."""
+
+    async def told(reign: Reign) -> None:
+        for n in range(2000):
+            last = send(reign, f"other-{n}" if n % 3 else f"0-1-node-{n:x}", "count")
+        await reign.told(last)
+        await reign.until(lambda: reign.owner.idle)
+        seen = 0
+
+        class Counted(Pace):
+            async def took(self, records: int) -> None:
+                nonlocal seen
+                seen += records
+
+        id_ = f"0-1-node-{number:x}"
+        each = await look_up(reign.owner, id_, reign.clock_ms(), Counted())
+        assert (each is not None) == (number < 2000 and number % 3 == 0)
+        if each is not None:
+            assert each.offset == number
+        journal = 0 if each is None else 2000  # its entry is looked for, too
+        assert seen <= 14 * NEAR + journal
+
+    story(Thing, told)
+
+
+def test_all_look_ups_together_read_at_a_pace() -> None:
+    """Made-up ids, asked for at once and again and again, are read in turn, and too many of them are refused."""
+
+    async def told(reign: Reign) -> None:
+        pace, loop = Pace(), asyncio.get_running_loop()
+        began_s = loop.time()
+        outcomes = await asyncio.gather(
+            *(pace.took(10_000) for _ in range(WAITING_MAX + 50)), return_exceptions=True
+        )
+        refused = [each for each in outcomes if each is not None]
+        assert len(refused) > 20
+        assert all(isinstance(each, Unavailable) for each in refused)
+        read = 10_000 * len(outcomes)
+        assert loop.time() - began_s >= 10_000 * WAITING_MAX / RECORDS_PER_S - BURST_S
+        await asyncio.sleep(read / RECORDS_PER_S)
+        again_s = loop.time()
+        await pace.took(1_000)
+        assert loop.time() == again_s, "who asks once in a while waits for nobody"
 
     story(Thing, told)
 
