@@ -3,11 +3,13 @@
 Laws
 - The place is the innermost line of the traceback that is neither perdure's nor a library's, if there is one. Of a
   group of errors the first counts.
+- What a WebSocket's client has said is in no line: an error that quotes it is shown without those words.
 - A flood of failures is counted, not printed: at most `LINES` a second.
 """
 
 from __future__ import annotations
 
+import re
 import sysconfig
 import traceback
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from typing import Any
 import structlog
 
 from perdure.objects.turn import missing_await
+from perdure.schemas.commands import SOCKET
+from perdure.schemas.config import MASK
 from perdure.schemas.replies import Reply
 from perdure.streams.about import about
 from perdure.streams.mailbox import Turn
@@ -25,6 +29,7 @@ from perdure.streams.mailbox import Turn
 LINES = 10
 _TEXT_CHARS = 500  # of what an error says
 _CODE_CHARS = 200  # of a line of code
+_WORD = re.compile(r"[^\s'\"`(){}\[\]<>,:;=]{3,}")
 _HOME = Path(__file__).resolve().parent.parent
 _ROOMS = tuple(str(_HOME / room) for room in ("api", "streams", "objects", "schemas"))
 _NOT_THEIRS = (*_ROOMS, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
@@ -72,6 +77,12 @@ def _words(error: BaseException) -> str:
     return f"{words}: {_words(error.exceptions[0])}" if isinstance(error, BaseExceptionGroup) else words
 
 
+def _without(said: str, words: str) -> str:
+    """The words of an error, those masked that were also said in a message."""
+    kind, colon, rest = words.partition(": ")
+    return kind + colon + _WORD.sub(lambda word: MASK if word[0] in said else word[0], rest)
+
+
 class Blame:
     """Of one partition. `clock_s` is any clock that does not jump."""
 
@@ -92,6 +103,11 @@ class Blame:
             fields = (
                 told(why) if isinstance(why, BaseException) else {"error": why.error and why.error.message}
             )
+            if turn.command.kind == SOCKET:
+                said = turn.command.body.decode("utf-8", "replace")
+                fields |= {
+                    name: _without(said, str(fields[name])) for name in ("error", "cause") if fields.get(name)
+                }
             _logger.error("a handler failed", **about(turn), what=what_of(turn), **fields)
 
 
