@@ -150,7 +150,12 @@ class DirectProtocol(OneWriteProtocol):
 
     def data_received(self, data: bytes) -> None:
         known, fresh = self._repeated, self.parser.idle
-        if known is not None and fresh and self.cycle.response_complete:
+        if (
+            known is not None
+            and fresh
+            and self.cycle.response_complete
+            and len(data) <= self.head_max_bytes + known.size
+        ):
             line = FIRST_LINE.match(data)
             if line is not None and (found := known.read(data, line.end())) is not None:
                 head, body = found

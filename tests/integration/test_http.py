@@ -315,6 +315,34 @@ def test_who_ends_its_side_gets_all_answers(door: Door) -> None:
         assert client.ended()
 
 
+def test_a_request_that_repeats_itself_is_bounded_and_judged_like_any_other(door: Door) -> None:
+    """Known by its bytes from the third time on: a target that is too long, another length, a foreign page behind own ones."""
+    with Client(door.port) as client:
+        for _ in range(4):
+            assert client.ask(b"POST /objects/Echo/again/x", body=b"hi").status == 200
+        assert client.ask(b"POST /objects/Echo/again/" + b"x" * HEADER_BYTES, body=b"hi").status == 414
+        assert client.ended()
+    for foreign in (b"origin: http://evil.example", b"sec-fetch-site: cross-site"):
+        with Client(door.port) as client:
+            for _ in range(4):
+                assert client.ask(b"POST /objects/Echo/again/x", body=b"hi").status == 200
+            for _ in range(4):
+                assert client.ask(b"POST /objects/Echo/again/x", foreign, body=b"hi").status == 403
+            assert (
+                client.ask(b"POST /objects/Echo/again/x", b"idempotency-key: a b", body=b"hi").status == 200
+            )
+            assert client.ask(b"POST /objects/Echo/again/x", foreign, body=b"hi").status == 403
+            link = b"sec-fetch-mode: navigate"
+            for _ in range(3):
+                assert (
+                    client.ask(b"GET /objects/Echo/again/x", b"sec-fetch-site: cross-site", link).status
+                    == 200
+                )
+            assert (
+                client.ask(b"POST /objects/Echo/again/x", b"sec-fetch-site: cross-site", link).status == 403
+            )
+
+
 def test_one_path_has_one_spelling(door: Door) -> None:
     """Only an object's name is decoded, once; perdure's own words are not, and nothing is left out or folded."""
     spelled = {
