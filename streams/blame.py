@@ -21,8 +21,8 @@ import structlog
 
 from perdure.objects.turn import missing_await
 from perdure.schemas.commands import SOCKET
-from perdure.schemas.config import MASK
 from perdure.schemas.replies import Reply
+from perdure.schemas.secrecy import MASK
 from perdure.streams.about import about
 from perdure.streams.mailbox import Turn
 
