@@ -5,6 +5,7 @@ Laws
   directory or the file itself was fsynced after it was made or renamed.
 - What was written and not synced may be there in part, in order; `extra` says how much of it, and `zeros` turns
   that into zero bytes, which file systems leave behind where the size reached the disk before the data.
+- Of a page that is mapped from a file (ACKED) nothing has reached the disk: it is not fsynced, and may be as old as that.
 - Holds for files that are only appended to and were not removed since: that is all of the log's and the
   store's files between two starts. An existing file that is emptied has lost its content at once.
 """
@@ -15,6 +16,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.acceptance.strace import Call
+
+from perdure.streams import acked
 
 
 class Disk:
@@ -85,6 +88,8 @@ class Disk:
             copy.parent.mkdir(parents=True, exist_ok=True)
             content = file.read_bytes()[:size_bytes]
             assert len(content) == size_bytes, f"{file} is shorter than what was written to it"
+            if file.name == acked.NAME:
+                content = bytes(size_bytes)  # what it holds now it did not hold then
             copy.write_bytes(content[:synced] + bytes(size_bytes - synced) if zeros else content)
 
     def _way_to(self, file: Path) -> list[Path]:
