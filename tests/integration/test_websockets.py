@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 APP = Path(__file__).with_name("sockets_app.py")
 PATIENCE_S = 20
 BODY_BYTES = 100_000
+MANY = 2_000
 
 
 @pytest.fixture(scope="module")
@@ -351,3 +352,26 @@ def test_after_a_crash_the_object_is_told_once_and_clients_come_back(tmp_path: P
                 order(client, close=1000)
                 assert end_of(client) == (1000, "")
             server.kill()
+
+
+@pytest.mark.parametrize("closing", [b"\x88\x82\0\0\0\0\x03\xe8", b""], ids=["with a close", "cut off"])
+def test_all_that_was_read_before_the_end_is_told_before_it(server: Server, closing: bytes) -> None:
+    """Two thousand messages at once, far more than may be under way, and the connection goes."""
+    name = f"burst{len(closing)}"
+    host, port = server.url.removeprefix("http://").split(":")
+    with joined(server, name) as listener, socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            f"GET /objects/Room/{name} HTTP/1.1\r\nhost: {host}:{port}\r\nupgrade: websocket\r\n"
+            "connection: upgrade\r\nsec-websocket-version: 13\r\n"
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        assert raw.recv(4096).startswith(b"HTTP/1.1 101 ")
+        order(listener, say="begin")
+        assert heard(listener) == "1 begin"
+        text = b'{"say":"x"}'
+        raw.sendall((b"\x81" + bytes((0x80 | len(text),)) + b"\0\0\0\0" + text) * MANY + closing)
+        raw.shutdown(socket.SHUT_WR)
+        for n in range(MANY):
+            assert heard(listener) == f"{n + 2} x"
+        (end,) = told(server, name, 1)
+        assert end[:2] == ["close", 1000 if closing else 1006]
