@@ -1,4 +1,4 @@
-"""Requests for objects, answered straight from uvicorn's parser to the door and back, without ASGI in between.
+"""Requests for objects, answered straight from the parser to the door and back, without ASGI in between.
 
 ASGI makes a task, a dict of the request and three messages for each request: more than half of what an object's
 own turn costs. What is taken here is a plain request for an object; all others go uvicorn's own way.
