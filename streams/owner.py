@@ -161,7 +161,7 @@ class Owner:
         else:
             self._take_from(rest[0])
         self.alarms.start()
-        close_lost(self.ports, self.tables)
+        self._spawn(close_lost(self.ports, self.tables))
         if not self.log.exclusive:
             self._spawn(watch_gateways(self.ports, self.tables))
 

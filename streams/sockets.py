@@ -25,6 +25,7 @@ from perdure.streams.owning import Ports
 from perdure.streams.tables import Tables
 
 SILENT_S = 10.0
+APPENDS_AT_ONCE = 500  # events for sockets that are gone, in one step of the loop
 LOST: Pairs = (("code", str(ABNORMAL)), ("clean", "0"))
 
 
@@ -94,9 +95,11 @@ async def _heard(log: Log, place: int, name: bytes, start: int, end: int) -> boo
     return False
 
 
-def close_lost(ports: Ports, tables: Tables) -> None:
-    """The owner begins to serve: no instance is in memory, and some gateways are no more."""
-    for key, id_, row in list(tables.all_sockets()):
+async def close_lost(ports: Ports, tables: Tables) -> None:
+    """The owner begins to serve: no instance is in memory, and some gateways are no more. Appends a bounded number at once."""
+    for n, (key, id_, row) in enumerate(list(tables.all_sockets()), 1):
+        if n % APPENDS_AT_ONCE == 0:
+            await asyncio.sleep(0)
         if id_ == SETTINGS or namespace_of(key) not in ports.registry.kinds:
             continue  # a class that has left the app is told nothing; its migration removes the rows
         if ports.log.exclusive and not ports.doors.holds(row.gateway):
