@@ -50,7 +50,7 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     void. None, as in claims of earlier versions and of those who only end a reign: it counts, whatever lies before it.
     `topics` are the ids of the app's topics on Kafka, by topic: the ones that this journal belongs to.
     `seal` is the id of the secret that the node seals commands with. `sealed_from`: commands below this offset may bear the
-    seal of a version without a secret; -1, as in its claims: any may.
+    seal of a version without a secret; -1, as in its claims: any may. A claim that only ends a reign leaves both as they are.
     """
 
     uuid: str
@@ -61,6 +61,11 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     topics: dict[str, str] = {}
     seal: str = ""
     sealed_from: int = -1
+
+    @property
+    def says_of_seals(self) -> bool:
+        """True for an owner's claim: of this version, or of one without a secret (no host), after which all begins again."""
+        return self.sealed_from >= 0 or not self.host
 
     @property
     def by(self) -> str:

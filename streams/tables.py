@@ -157,7 +157,8 @@ class Tables(ActRows):
         elif isinstance(record, Migration):
             self._fold_step(record.step)
         elif isinstance(record, Claim):
-            self.meta.seal, self.meta.sealed_from = record.seal, record.sealed_from
+            if record.says_of_seals:
+                self.meta.seal, self.meta.sealed_from = record.seal, record.sealed_from
             self.set_row(self._epoch + offset.to_bytes(8, "big"), b"")
 
     def _fold_entry(self, entry: Entry, offset: int) -> None:

@@ -102,13 +102,14 @@ def test_an_upgrade_takes_what_was_sealed_before_and_nothing_of_that_kind_after(
         assert reign.owner.counts.dead == 1
         for _ in range(2):
             await reign.end()
+            await append_one(reign.log, 0, Claim("a", "adopt", "host", 1))  # only ends a reign
             await reign.begin()
             reign.append(asked(as_before, 1000))
             await reign.until(lambda: reign.owner.counts.dead == 1)
         assert reign.value("a", "count") == 101
         claims = [decode_record(each.value) for each in await reign.records(Topic.JOURNAL)]
         froms = [each.sealed_from for each in claims if isinstance(each, Claim)]
-        assert froms == [-1, 1, 1, 1]
+        assert froms == [-1, 1, -1, 1, -1, 1]
 
     async def main(reign: Reign) -> None:
         await found(reign.log, "app", UUID)
