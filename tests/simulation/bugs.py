@@ -26,6 +26,7 @@ from perdure.streams import beginning, committing, intake, moving
 from perdure.streams import calls as calls_module
 from perdure.streams import owner as owner_module
 from perdure.streams.alarms import AlarmClock
+from perdure.streams.inside import Inside
 from perdure.streams.journal import Batch, Journal
 from perdure.streams.layers import after
 from perdure.streams.log import Topic
@@ -467,7 +468,40 @@ def age_by_a_local_clock() -> Any:
     return _instead(Tables, "_grow_older", grow_older)
 
 
+def fault_inside_keeps_what_was_written() -> Any:
+    """A turn that met a fault inside fails, and what its handler had written until then stays."""
+
+    def of_alarm(true: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        def careless(self: Inside, turn: Turn, outcome: Outcome) -> Outcome:
+            left = turn.overlay
+            outcome = true(self, turn, outcome)
+            if left is not None:
+                turn.overlay = left
+            return replace(outcome, commit=outcome.entry)
+
+        return careless
+
+    return _instead(Inside, "_of_alarm", of_alarm)
+
+
+def fault_inside_told_at_once() -> Any:
+    """The failure of a turn that met a fault inside is told before it is journaled."""
+
+    def of_alarm(true: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        def hasty(self: Inside, turn: Turn, outcome: Outcome) -> Outcome:
+            command, turns = turn.command, self._turns
+            partition = turns.tables.partition
+            turns.ports.doors.answer(command.reply_to, command.id, outcome.reply, partition, turn.offset)
+            return true(self, turn, outcome)
+
+        return hasty
+
+    return _instead(Inside, "_of_alarm", of_alarm)
+
+
 BUGS = (
+    fault_inside_keeps_what_was_written,
+    fault_inside_told_at_once,
     all_that_is_accepted_runs_at_once,
     no_dedupe_on_replay,
     one_too_many_passed_over,

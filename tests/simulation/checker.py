@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.api.gateway import Answer
 from perdure.schemas.alarms import TTL
 from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
-from perdure.schemas.errors import UnknownNamespace
+from perdure.schemas.errors import FailedInside, UnknownNamespace
 from perdure.schemas.expiry import HIDDEN
 from perdure.schemas.journal import NO_COMMAND, Claim, Entry, EntryRecord, Migration, NoOp, in_runs
 from perdure.schemas.keys import name_of, namespace_of, object_key, partition_of
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tests.simulation.elsewhere import Holding
     from tests.simulation.world import Run
 
+_NOTHING = ("key-in-flight", FailedInside.code)  # codes of what ended without an entry
 WINDOW_MS = WINDOW_HOURS * HOUR_MS
 _step = JournalReader.step  # the true rule, whatever a planted bug makes of it
 
@@ -318,7 +319,7 @@ def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
         assert entry.reply == reply, f"I9: {what} was told {reply}, the journal says {entry.reply}"
         return
     assert gone or place in auditor.dones, f"I1: {what} was answered and has no trace"
-    if reply.outcome == UNAVAILABLE or (reply.error is not None and reply.error.code == "key-in-flight"):
+    if reply.outcome == UNAVAILABLE or (reply.error is not None and reply.error.code in _NOTHING):
         return
     if told.client_key is not None:
         spent = [

@@ -19,6 +19,7 @@ import structlog
 
 from perdure.schemas.errors import PerdureError
 from tests.simulation.bugs import BUGS
+from tests.simulation.faults_inside import EVERYWHERE
 from tests.simulation.world import COMMANDS, Run
 
 SEEDS = 2_000
@@ -92,6 +93,8 @@ REQUIRED = (
     "deleted with their namespace",
     "objects moved in",
     "moved in by a copy that was cut short",
+    "partitions stopped by a fault",
+    *(f"fault where {step}" for step in EVERYWHERE),
     "crash at owner.moved_in",
     "crash at owner.before_migration",
     "crash at owner.after_migration",

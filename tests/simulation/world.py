@@ -45,6 +45,7 @@ from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
 from tests.simulation.elsewhere import Elsewhere, Way
+from tests.simulation.faults_inside import faults_inside, of_a_fault
 from tests.simulation.sample import (
     MOVED,
     OF_THE_OTHERS,
@@ -259,7 +260,14 @@ class Node:
         await live(owner)
         if owner.state is OwnerState.STOPPED and self.alive:
             assert owner.error is not None
-            if not isinstance(owner.error, Unavailable):
+            if of_a_fault(owner.error):
+                self.run.counts["partitions stopped by a fault"] += 1
+                await asyncio.sleep(
+                    self.random.random() * 0.5
+                )  # its others go on; then somebody starts it again
+                if self.alive:
+                    self.run.crash(self, "a partition that has stopped")
+            elif not isinstance(owner.error, Unavailable):
                 self.run.failures.append(owner.error)
         if owner.state is OwnerState.FENCED:
             self.run.counts["fenced"] += 1
@@ -332,7 +340,8 @@ class Run:
         failpoints.on_hit(_on_hit)
         try:
             # small, so that what moves in takes several entries, and several batches
-            with patch.object(source, "ENTRY_BYTES", 60), patch.object(moving, "BATCH_BYTES", 400):
+            small = patch.object(source, "ENTRY_BYTES", 60), patch.object(moving, "BATCH_BYTES", 400)
+            with small[0], small[1], faults_inside(self):
                 self.loop.run_until_complete(self._main())
         except Exception as error:
             raise AssertionError(f"seed {self.seed}: {error!r}; replay it: Run({self.seed}).go()") from error
@@ -350,7 +359,7 @@ class Run:
         error = context.get("exception")
         if isinstance(error, TurnEnded):
             return  # of calls side by side, when one has ended the turn
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not of_a_fault(error):
             self.failures.append(error)
 
     def task(self, coro: Any) -> asyncio.Task[Any]:

@@ -1,0 +1,84 @@
+"""Runs in which perdure itself fails, at any step that it takes for a turn.
+
+A command that met such a fault changed nothing and says so; a partition that met one stops, and its node is started
+again after a while, as an operator would do it. All invariants hold as in every other run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from perdure.schemas.alarms import TTL
+from perdure.schemas.commands import ALARM, FETCH, Command
+from perdure.schemas.errors import BadReply, FailedInside
+from perdure.schemas.journal import Entry
+from perdure.streams.inflight import InFlight
+from perdure.streams.mailbox import Turn
+from tests.planted import BEFORE, FROM_THEN_ON, OF_ALARMS, STEPS, Planted, planted
+from tests.simulation.sample import SPEAKING
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Run
+
+RUNS = 0.15  # of all
+CHANCE = 0.01  # at each step
+_STEPS = {name: STEPS[name] for name in (*BEFORE, *OF_ALARMS, *FROM_THEN_ON)}
+_NO_COMMAND_THERE = ("a record is read", "an object is looked up", "the turn is over", "its entry is encoded")
+EVERYWHERE = [name for name in _STEPS if name not in (*_NO_COMMAND_THERE, "its object sees what it wrote")]
+
+
+def met_one(entry: Entry) -> bool:
+    """True if the entry is of a command that failed by a fault inside."""
+    error = entry.reply.error
+    if error is None:
+        return False
+    return error.code == FailedInside.code or (
+        error.code == BadReply.code and "its entry is made" in error.message
+    )
+
+
+@contextmanager
+def faults_inside(run: Run) -> Iterator[None]:
+    """Some steps raise, if the run is one of those, until it calms down."""
+    random = Random(run.seed * 7919 + 1)
+    if random.random() >= RUNS:
+        yield
+        return
+
+    copied, join = list[Turn](), InFlight.join
+
+    def joined(self: InFlight, turn: Turn) -> bool:
+        copied.extend([turn] * (found := join(self, turn)))
+        return found
+
+    def raises(step: str, given: tuple[Any, ...]) -> bool:
+        if run.calm or random.random() >= CHANCE:
+            return False
+        if not (_alone(given) if step not in FROM_THEN_ON else not copied):
+            return False
+        run.counts[f"fault where {step}"] += 1
+        return True
+
+    # a copy of a call whose first was not done takes effect late if its reign ends: that is not what is looked for here
+    with planted(_STEPS, raises), patch.object(InFlight, "join", joined):
+        yield
+
+
+def _alone(given: tuple[Any, ...]) -> bool:
+    """True if the step is for a command that no other command depends on."""
+    for each in given:
+        command = each.command if isinstance(each, Turn) else each
+        if isinstance(command, Command):
+            if command.kind == ALARM:
+                return command.method != TTL
+            return command.kind == FETCH and command.path.split("/")[1] not in SPEAKING
+    return False
+
+
+def of_a_fault(error: BaseException | None) -> bool:
+    """True if `error` is one of these faults, or comes of one."""
+    return isinstance(error, Planted) or (error is not None and isinstance(error.__cause__, Planted))
