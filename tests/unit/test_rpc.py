@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -162,4 +162,4 @@ def test_an_inherited_method_may_be_called() -> None:
             return 1
 
     assert sorted(methods_of(Special)) == ["anything", "extra", "move", "pick", "put"]
-    assert asyncio.iscoroutinefunction(methods_of(Special)["put"].function)
+    assert inspect.iscoroutinefunction(methods_of(Special)["put"].function)
