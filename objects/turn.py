@@ -7,7 +7,7 @@ Laws
   anything else that is raised rolls back and drops it.
 - A turn that met a storage failure commits nothing, whatever its handler made of it.
 - Only a turn that returned, changed nothing and has no client key ends without an entry (`entry` False);
-  so do those that were not done at all (expired, or a call of theirs was unavailable).
+  so do those that were not done at all (expired, or a call of theirs was unavailable; or, if they have a key, of unknown outcome).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from perdure.schemas.errors import (
     FailedInside,
     InvalidArguments,
     ObjectError,
+    OutcomeUnknown,
     Parked,
     PerdureError,
     Refusal,
@@ -116,6 +117,9 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
     if isinstance(error, (InvalidArguments, UnknownMethod)) and not error.of_call:
         return Outcome(error_reply(REJECTED, error.code, str(error)), False, True, False)
     if isinstance(error, Expired) or (isinstance(error, Unavailable) and error.of_call):
+        return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
+    if isinstance(error, OutcomeUnknown) and error.of_call and command.client_key is not None:
+        # repeated under its key, it makes the same call, and is told what that came to
         return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
     return _failed(command, error)
 

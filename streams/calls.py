@@ -266,6 +266,7 @@ class Calls:
             # of the callee's partition: it has stopped, or its log does not answer
             trouble = Unavailable(f"{call.command.key} cannot be called: {error.code}: {error}")
         if call.unknown is not None:
+            call.unknown.of_call = True
             raise call.unknown
         trouble = trouble or Expired(f"no time was left for a call to {call.command.key}")
         trouble.of_call = True

@@ -21,7 +21,14 @@ from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome
 from perdure.schemas.calls import CallKey, call_key, root_of
 from perdure.schemas.commands import Command, payload_hash
-from perdure.schemas.errors import Expired, NonDeterministic, OperatorError, PerdureError, Unavailable
+from perdure.schemas.errors import (
+    Expired,
+    NonDeterministic,
+    OperatorError,
+    OutcomeUnknown,
+    PerdureError,
+    Unavailable,
+)
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.streams.entries import summary_of
 from perdure.streams.log import Topic
@@ -169,4 +176,6 @@ def _not_done(turn: Turn, error: BaseException | None) -> bool:
     """True if it is to run again whatever it had asked for."""
     if turn.overlay is not None and turn.overlay.failure is not None:
         return True
+    if isinstance(error, OutcomeUnknown):
+        return error.of_call and turn.command.client_key is not None
     return isinstance(error, Expired) or (isinstance(error, Unavailable) and error.of_call)

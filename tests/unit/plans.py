@@ -1,6 +1,6 @@
 """Random turns as plans: JSON values that an object carries out, made of all that asyncio has for things side by side.
 
-`["pay", name, tag]` calls · `["after", tag, plan]` pays a tag that has the answer of another plan in it · `["call", name,
+`["pay", name, tag]`, with an amount if it is not 1, calls · `["after", tag, plan]` pays a tag that has the answer of another plan in it · `["call", name,
 plan]` lets another object carry out a plan · `["send", name, tag]` · `["line" | "gather" | "group" | "completed" | "wait",
 [plan, …]]` · `["hurry", seconds, plan]` gives up a call that takes longer, and makes it again.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from perdure.objects.durable import DurableObject
 
+sleeps = Random()
 SIDE_BY_SIDE = ("line", "gather", "group", "completed", "wait")
 
 
@@ -53,14 +54,21 @@ def tags_of(plan: Any, tag: str) -> set[str]:
 
 
 class Planned(DurableObject):
-    """Carries out plans, and is paid. `env.seen[0]` is the randomness of its sleeps, other in each run."""
+    """Carries out plans, and is paid. What it sleeps is another time in each run."""
 
-    async def pay(self, tag: str) -> int:
+    async def pay(self, tag: str, amount: int = 1) -> int:
         await asyncio.sleep(self._jitter_s())
         paid: int = await self.state.get(f"tag:{tag}", 0) + 1
-        money: int = await self.state.get("money", 0) + 1
+        money: int = await self.state.get("money", 0) + amount
         await self.state.put({f"tag:{tag}": paid, "money": money})
         return money
+
+    async def paid(self) -> dict[str, int]:
+        """What was paid to it: how often each tag, and `money` in all."""
+        found: dict[str, int] = {"money": await self.state.get("money", 0)}
+        for name, times in (await self.state.items(prefix="tag:")).items():
+            found[name.removeprefix("tag:")] = times
+        return found
 
     async def run(self, plan: Any) -> int:
         found = await self._do(plan)
@@ -68,14 +76,13 @@ class Planned(DurableObject):
         return found
 
     def _jitter_s(self) -> float:
-        random: Random = self.env.seen[0]
-        return random.random() * 0.06
+        return sleeps.random() * 0.06
 
     async def _do(self, plan: Any) -> int:
         await asyncio.sleep(self._jitter_s())
         kind = plan[0]
         if kind == "pay":
-            return int(await self.env.THINGS.get(plan[1]).pay(plan[2]))
+            return int(await self.env.THINGS.get(plan[1]).pay(*plan[2:]))
         if kind == "send":
             self.env.THINGS.get(plan[1]).send.pay(plan[2])
             return 0

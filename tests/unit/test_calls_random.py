@@ -20,7 +20,7 @@ from tests.simulation.bugs import (
     keyed_calls_die_with_their_command,
     nested_calls_hang_on_their_own_place,
 )
-from tests.unit.plans import Planned, plan_of, tags_of
+from tests.unit.plans import Planned, plan_of, sleeps, tags_of
 from tests.unit.realm import Fates, Realm, story
 
 from perdure.schemas.errors import KeyConflict, PerdureError
@@ -38,7 +38,7 @@ BUGS = (
     keyed_calls_die_with_their_command,
     nested_calls_hang_on_their_own_place,
 )
-MAY_FAIL_BY = ("outcome-unknown", "non-deterministic", "handler-failed")
+MAY_FAIL_BY = ("outcome-unknown", "non-deterministic")
 
 
 class Chaos(Fates):
@@ -132,7 +132,7 @@ def tell(seed: int, *, shared: bool) -> None:
 
     async def told(realm: Realm) -> None:
         random = Random(seed)
-        realm.seen.append(Random(seed + 1))  # of what handlers sleep
+        sleeps.seed(seed + 1)
         realm.broker.faults = realm.faults = chaos = Chaos(random)
         client, numbers = Client(realm, random), count()
         asking = [asyncio.create_task(client.ask(next(numbers))) for _ in range(12)]

@@ -23,7 +23,7 @@ class Thing(DurableObject):
         await self.state.put("count", await self.state.get("count", 0) + by)
 
 
-async def answer(realm: Realm, function: Any) -> Problem:
+async def answer(realm: Realm, function: Any, client_key: str | None = None) -> Problem:
     """What a Worker's response comes to."""
     gateway = Gateway(realm.log, node="n", deadline_s=30, clock_ms=realm.clock_ms)
     await gateway.start(realm.owners)
@@ -37,7 +37,7 @@ async def answer(realm: Realm, function: Any) -> Problem:
         deadline_s=30,
     )
     forever: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    return await worker.answer(Request("POST"), None, "", forever)
+    return await worker.answer(Request("POST"), client_key, "", forever)
 
 
 def durable(realm: Realm) -> int:
@@ -110,3 +110,33 @@ def test_one_that_ignores_its_cancellation_is_not_waited_for() -> None:
         assert durable(realm) == 0
 
     story(Thing, told)
+
+
+def test_a_request_repeated_under_its_key_asks_each_once_in_any_order() -> None:
+    """Calls side by side, of which one is given up and made again; equal ones are counted."""
+
+    async def told(realm: Realm) -> None:
+        waits = iter((0.0, 0.2, 0.2, 0.0))
+
+        async def fetch(request: Request, env: Any) -> Response:
+            async def line(name: str, wait_s: float) -> None:
+                await asyncio.sleep(wait_s)
+                for _ in range(2):
+                    await env.THINGS.get(name).add(1)
+
+            async def hurried() -> None:
+                for seconds in (0.0001, 10):
+                    try:
+                        await asyncio.wait_for(env.THINGS.get("h").add(1), seconds)
+                        break
+                    except TimeoutError:
+                        realm.seen.append("gave up")
+
+            await asyncio.gather(*(line(name, next(waits)) for name in ("a", "b")), hurried())
+            return Response(env.THINGS.new_unique_id().name)
+
+        first, second = [await answer(realm, fetch, "k") for _ in range(2)]
+        assert first == second
+        assert (first[0], realm.value("a"), realm.value("b"), realm.value("h")) == (200, 2, 2, 1)
+
+    story(Thing, told, shared=True)
