@@ -33,7 +33,8 @@ def server(deployment: Deployment) -> Iterator[Server]:
         assert asyncio.run(ask(port_of(server), "GET", "/readyz")).status == 200
         assert server.stop() == 0
         assert "Traceback" not in server.stderr()
-    assert {each.name for each in deployment.data.iterdir()} == {"LOCK", "app.json", "log", "poison", "state"}
+    kept = {each.name for each in deployment.data.iterdir()}
+    assert kept == {"LOCK", "app.json", "log", "poison", "secret", "state"}
     assert {each.name for each in deployment.data.parent.iterdir()} == {"app", "data"}
     deployment.verify()
 

@@ -84,7 +84,7 @@ printf '%s\n' "${COMPREPLY[@]}"
     ("typed", "offered"),
     [
         (("perdure", "s"), {"secret", "serve", "state"}),
-        (("perdure", "state", ""), {"rebuild"}),
+        (("perdure", "state", ""), {"adopt", "rebuild"}),
         (("perdure", "serve", "--log-l"), {"--log-level"}),
     ],
     ids=["commands", "commands of a group", "options"],
