@@ -58,7 +58,7 @@ class LogTime:
         self._stamp_ms = self._read_ms = 0  # of the command read last, and when it was read
         self._behind_ms = 0  # how far the clock that stamps is behind this one, if that is more than the skew
         self._said_s: dict[str, float] = {}
-        self._loop = asyncio.get_running_loop()
+        self._loop_s = asyncio.get_running_loop().time
 
     def begin(self, offset: int, time_ms: int) -> None:
         """A reign begins: the latest command that has an entry lies at `offset`, and ran at log time `time_ms`."""
@@ -69,8 +69,8 @@ class LogTime:
         """The record of the next command, with its log time in place of its stamp. Commands are read in order."""
         if record.offset > self._folded:
             self.now_ms, self._folded = max(self.now_ms, self._folded_ms), _NEVER
-        self._stamp_ms = stamp_ms = record.time_ms
-        self._read_ms = clock_ms = self._clock_ms()
+        stamp_ms = self._stamp_ms = record.time_ms
+        clock_ms = self._read_ms = self._clock_ms()
         if self.now_ms <= stamp_ms <= clock_ms + SKEW_MS:
             self.now_ms = stamp_ms
             return record
@@ -92,12 +92,13 @@ class LogTime:
         deadline_ms = command.deadline_ms
         if deadline_ms is None:
             return None
-        return self._loop.time() + (deadline_ms - self._waited_ms(command)) / 1000
-
-    def _waited_ms(self, command: Command) -> int:
         waited_ms = self._read_ms - self._stamp_ms
-        if waited_ms <= _DOUBT_MS:
-            return max(waited_ms, 0)
+        if waited_ms > _DOUBT_MS:
+            waited_ms = self._doubted_ms(command, waited_ms)
+        return self._loop_s() + ((deadline_ms - waited_ms if waited_ms > 0 else deadline_ms) / 1000)
+
+    def _doubted_ms(self, command: Command, waited_ms: int) -> int:
+        """How long it has waited, where the stamp says so long that it may be wrong."""
         made_ms = _made_ms(command.id, self._maker)
         if made_ms is None:
             waited_ms -= self._behind_ms
@@ -120,7 +121,7 @@ class LogTime:
                 stamp_ms=self._stamp_ms,
                 clock_ms=self._read_ms,
             )
-        return max(waited_ms, 0)
+        return waited_ms
 
     def _correct(self, event: str, record: LogRecord, before_ms: int | None = None) -> None:
         self.corrected += 1
@@ -135,7 +136,7 @@ class LogTime:
         )
 
     def _say(self, event: str, **known: int) -> None:
-        now_s = self._loop.time()
+        now_s = self._loop_s()
         if now_s - self._said_s.get(event, -SAY_AGAIN_S) >= SAY_AGAIN_S:
             self._said_s[event] = now_s
             _logger.warning(event, partition=self._partition, **known)

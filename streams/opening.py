@@ -16,7 +16,7 @@ from perdure.streams.folding import Readable
 from perdure.streams.log import Log, Topic
 from perdure.streams.steady import SteadyClock
 
-clock_ms = SteadyClock()
+clock_ms = SteadyClock().ms
 _logger = structlog.get_logger(__name__)
 
 

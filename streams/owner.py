@@ -243,41 +243,42 @@ class Owner:
 
     def deliver(self, record: LogRecord) -> None:
         """The next accepted command, from the log's tail."""
+        # each command comes by here: what is usual is written out
         try:
-            self._deliver(record)
+            offset = record.offset
+            if offset != self.next_command:
+                self._skipped(self.next_command, offset)
+            self.next_command = offset + 1
+            if offset < self._first_undone and offset in self.tables.done:
+                return
+            self.undone += 1
+            if self.undone >= self.bounds.undone:
+                self._pause()
+            self.counts.commands += 1
+            record = self.time.read(record)
+            command: Command | None = record.memo
+            if command is None and (command := self._admitted(record)) is None:
+                return
+            if command.kind == ADMIN:
+                self.admin.take(record, command)
+            else:
+                self.turns.take(record, command)
         except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
             self.lost(error)
 
-    def _deliver(self, record: LogRecord) -> None:
-        offset = record.offset
-        if offset != self.next_command:
-            self._skipped(self.next_command, offset)
-        self.next_command = offset + 1
-        if offset < self._first_undone and offset in self.tables.done:
-            return
-        self.undone += 1
-        if self.undone >= self.bounds.undone:
-            self._pause()
-        self.counts.commands += 1
-        record = self.time.read(record)
-        command: Command | None = record.memo
-        if command is None:
-            try:
-                place, ports = (self.partition, self.log.partitions), self.ports
-                command = admitted(record, *place, ports.registry, ports.seal, self.tables.meta.sealed_from)
-            except CallerError as error:
-                self._dead(record, error)
-                return
-            except Exception as error:  # noqa: BLE001 - a fault of perdure's own
-                report(error, f"the record at {self.partition}:{offset} is a dead letter")
-                self._dead(
-                    record, FailedInside("perdure failed inside while it read this record: its log has it")
-                )
-                return
-        if command.kind == ADMIN:
-            self.admin.take(record, command)
-        else:
-            self.turns.take(record, command)
+    def _admitted(self, record: LogRecord) -> Command | None:
+        """The command in a record that another process wrote; None: it is none, and a dead letter."""
+        try:
+            place, ports = (self.partition, self.log.partitions), self.ports
+            return admitted(record, *place, ports.registry, ports.seal, self.tables.meta.sealed_from)
+        except CallerError as error:
+            self._dead(record, error)
+        except Exception as error:  # noqa: BLE001 - a fault of perdure's own
+            report(error, f"the record at {self.partition}:{record.offset} is a dead letter")
+            self._dead(
+                record, FailedInside("perdure failed inside while it read this record: its log has it")
+            )
+        return None
 
     def _skipped(self, first: int, until: int) -> None:
         """Offsets the log has no record for count as done; that is journaled too."""

@@ -64,14 +64,17 @@ class RunQueue:
             return False
         began_s = self.clock()
         step(argument)
-        ended_s = self.clock()
-        spent_s = self.spent_s = self.spent_s + ended_s - began_s
-        if spent_s >= LOOKS_AFTER_S:
-            if spent_s >= SLICE_S:
-                self._give_way(ended_s, spent_s)
-            if not self._armed:
-                self._arm()
+        self.spent_s += self.clock() - began_s
+        if self.spent_s >= LOOKS_AFTER_S:
+            self.look()
         return True
+
+    def look(self) -> None:
+        """Much has been spent in this pass: see that its end is noticed, and give way if the slice is spent."""
+        if self.spent_s >= SLICE_S:
+            self._give_way(self.clock(), self.spent_s)
+        if not self._armed:
+            self._arm()
 
     def put(self, run: Callable[[Any], None], argument: Any) -> None:
         """Call `run(argument)` when it is its turn; never from within this call."""

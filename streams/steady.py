@@ -31,7 +31,7 @@ def _passed_ns() -> int:
 
 
 class SteadyClock:
-    """Gives the time in ms since 1970 when called. `wall_ns` may jump, `passed_ns` does not."""
+    """A clock of ms since 1970. `wall_ns` may jump, `passed_ns` does not."""
 
     def __init__(
         self, wall_ns: Callable[[], int] = time.time_ns, passed_ns: Callable[[], int] = _passed_ns
@@ -43,7 +43,8 @@ class SteadyClock:
         self._jump_ns = 0  # how far the clock has jumped, if that is held
         self._since_ns = 0
 
-    def __call__(self) -> int:
+    def ms(self) -> int:
+        """The time now, in ms since 1970."""
         wall_ns = self._wall_ns()
         if 0 <= wall_ns - self._last_ns <= _SKEW_NS:  # no jump, whatever has passed
             self._last_ns = wall_ns

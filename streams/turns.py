@@ -45,6 +45,7 @@ from perdure.streams.poison import word_of
 from perdure.streams.reruns import Reruns
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing
+from perdure.streams.run_queue import LOOKS_AFTER_S, SLICE_S
 from perdure.streams.sockets import asked_by_the_dead, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
@@ -119,27 +120,32 @@ class Turns:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
         turn = Turn(record, command, None, record.offset, self.time.until_s(command))
         try:
-            self._take(turn)
+            keyed = command.client_key is not None
+            if keyed and self.keys_in_flight.is_copy(turn):
+                return
+            resident = turn.resident = self.resident(command.key)
+            if resident.running is None and not resident.mailbox:
+                if keyed:
+                    self.keys_in_flight.enter(command, turn)
+                queue = self._queue
+                if queue.spent_s >= SLICE_S:
+                    self._run_soon(turn, resident)
+                    return
+                clock = queue.clock  # as `queue.run` does it
+                began_s = clock()
+                self.run(turn)
+                queue.spent_s += clock() - began_s
+                if queue.spent_s >= LOOKS_AFTER_S:
+                    queue.look()
+                return
+            if resident.mailbox is None:
+                resident.mailbox = Mailbox()
+            waits = turn if len(resident.mailbox) < self.bounds.mailbox else record.offset
+            if keyed:
+                self.keys_in_flight.enter(command, waits)
+            resident.mailbox.append(waits)
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
             self.inside.failed(turn, error)
-
-    def _take(self, turn: Turn) -> None:
-        record, command = turn.record, turn.command
-        if command.client_key is not None and self.keys_in_flight.is_copy(turn):
-            return
-        resident = turn.resident = self.resident(command.key)
-        if resident.running is None and not resident.mailbox:
-            if command.client_key is not None:
-                self.keys_in_flight.enter(command, turn)
-            if not self._queue.run(self.run, turn):
-                self._run_soon(turn, resident)
-            return
-        if resident.mailbox is None:
-            resident.mailbox = Mailbox()
-        waits = turn if len(resident.mailbox) < self.bounds.mailbox else record.offset
-        if command.client_key is not None:
-            self.keys_in_flight.enter(command, waits)
-        resident.mailbox.append(waits)
 
     def resident(self, key: str) -> Resident:
         residents = self.residents
@@ -222,16 +228,44 @@ class Turns:
             turn.timer.cancel()  # type: ignore[attr-defined]  # a TimerHandle, which uvloop types as its own
             turn.timer = None
 
-    def _ended(self, turn: Turn, result: Any, error: BaseException | None) -> None:
+    def _ended(self, turn: Turn, result: Any, error: BaseException | None, compared: bool = False) -> None:
+        """Its handler has ended. `compared`: with what it asked for when it ran before, if it may have."""
         if turn.over:  # it is of a reign that is over, or left behind
             return
         try:
-            if (turn.offset < self.reruns.lain or turn.again or turn.tries) and self.reruns.doubts(
-                turn, error
-            ):
+            again = turn.offset < self.reruns.lain or turn.again or turn.tries
+            if again and not compared and self.reruns.doubts(turn, error):
                 self._spawn(self._compared(turn, result, error))
-            else:
-                self._end(turn, result, error)
+                return
+            turn.over = True
+            if turn.timer is not None:
+                self._over(turn)
+            command, resident, overlay, ports = turn.command, turn.resident, turn.overlay, self.ports
+            assert resident is not None
+            assert overlay is not None
+            resident.state.end()
+            resident.running = None
+            if turn.cut is not None:
+                error = self._error_of(turn.cut, error)
+            if command.hint and error is None:
+                note_hint(command.hint, resident, overlay)
+            outcome = conclude(command, result, error, overlay)
+            if outcome.reply.outcome == FAILED:
+                self._blame.failed(turn, error or outcome.reply)
+            if ports.makers is not None:
+                outcome = ports.makers.ruling(turn, outcome)
+            if ports.tracing is not None:
+                ports.tracing.ended(turn, outcome)
+            if command.kind == ALARM:
+                outcome = self.ringing.concluded(turn, outcome)
+            elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(command):
+                if turn.tries < TRIES:
+                    self._run_later(turn, resident)
+                    return
+                outcome = given_up(outcome)
+            self.conclude(turn, outcome)
+            if resident.mailbox is not None:
+                self._next(resident)
         except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
             self.inside.failed(turn, fault)
 
@@ -239,39 +273,10 @@ class Turns:
         """It may have run before: did it ask for the same? Its object waits, and its deadline counts."""
         try:
             told = await self.reruns.difference(turn, error)
-            if not turn.over:
-                self._end(turn, result, told or error)
         except Exception as fault:  # noqa: BLE001 - as above
             self.inside.failed(turn, fault)
-
-    def _end(self, turn: Turn, result: Any, error: BaseException | None) -> None:
-        self._over(turn)
-        command, resident, overlay, ports = turn.command, turn.resident, turn.overlay, self.ports
-        assert resident is not None
-        assert overlay is not None
-        resident.state.end()
-        resident.running = None
-        if turn.cut is not None:
-            error = self._error_of(turn.cut, error)
-        if command.hint and error is None:
-            note_hint(command.hint, resident, overlay)
-        outcome = conclude(command, result, error, overlay)
-        if outcome.reply.outcome == FAILED:
-            self._blame.failed(turn, error or outcome.reply)
-        if ports.makers is not None:
-            outcome = ports.makers.ruling(turn, outcome)
-        if ports.tracing is not None:
-            ports.tracing.ended(turn, outcome)
-        if command.kind == ALARM:
-            outcome = self.ringing.concluded(turn, outcome)
-        elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(command):
-            if turn.tries < TRIES:
-                self._run_later(turn, resident)
-                return
-            outcome = given_up(outcome)
-        self.conclude(turn, outcome)
-        if resident.mailbox is not None:
-            self._next(resident)
+        else:
+            self._ended(turn, result, told or error, True)
 
     def _error_of(self, cut: PerdureError, error: BaseException | None) -> BaseException:
         """What a turn that was cut short failed with, whatever its handler made of it."""
