@@ -140,8 +140,10 @@ class Journal:
 
     def add(self, item: Item) -> None:
         """A turn has ended: its entry, or its offset as done, is to be appended, and somebody waits for that."""
-        self._waiting.append(item)
-        self.hurry()
+        waiting = self._waiting
+        waiting.append(item)
+        if len(waiting) == 1:  # else it has been requested, or is when the batch under way is settled
+            self.hurry()
 
     def add_answered(self, offset: int) -> None:
         """A command is done and needs no entry, and nobody waits to hear it."""

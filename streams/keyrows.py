@@ -43,12 +43,11 @@ class KeyRows:
         spent = SpentKey(age_ms, entry.payload_hash, entry.command, entry.reply)
         self._layers.set_key_row(row, encode_row(spent))
 
-    def grow_older(self, before_ms: int, age_ms: int) -> None:
-        """The tables have this age now: what lies in buckets below the window goes."""
-        if age_ms // BUCKET_MS != before_ms // BUCKET_MS:
-            oldest = self._start(buckets_at(age_ms)[-1])
-            self._kept = [each for each in self._kept if each >= oldest]
-            self._layers.remove_rows(self._prefix, oldest)
+    def grow_older(self, age_ms: int) -> None:
+        """The tables' age has entered another bucket: what lies in buckets below the window goes."""
+        oldest = self._start(buckets_at(age_ms)[-1])
+        self._kept = [each for each in self._kept if each >= oldest]
+        self._layers.remove_rows(self._prefix, oldest)
 
     def _start(self, bucket: int) -> bytes:
         return self._prefix + bucket.to_bytes(4, "big")

@@ -343,7 +343,8 @@ class Owner:
             assert isinstance(turn, Turn)
             if turn.entry is not None and turn.resident is not None:
                 turn.resident.settled()
-            self.turns.forget_key(turn)
+            if turn.command.client_key is not None:
+                self.turns.forget_key(turn)
         for proof in batch.proofs:
             proof.told()
         self.undone -= len(batch.entries) + len(batch.dones)

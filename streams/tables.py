@@ -45,6 +45,7 @@ from perdure.streams.layers import Piece, after
 from perdure.streams.migrating import of_namespace
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.rows import (
+    BUCKET_MS,
     STEP_MS,
     Meta,
     SpentKey,
@@ -249,9 +250,11 @@ class Tables(ActRows):
         if not meta.age_ms:
             meta.age_ms = time_ms  # of the first entry of all: no more than where to begin
             return
-        before, meta.age_ms = meta.age_ms, meta.age_ms + min(time_ms - meta.clock_ms, STEP_MS)
-        self._keys.grow_older(before, meta.age_ms)
-        self.calls_grow_older(before, meta.age_ms)
+        before, passed_ms = meta.age_ms, time_ms - meta.clock_ms
+        age_ms = meta.age_ms = before + (min(STEP_MS, passed_ms))
+        if age_ms // BUCKET_MS != before // BUCKET_MS:
+            self._keys.grow_older(age_ms)
+            self.calls_grow_older(before, age_ms)
 
     def _fold_marks(self, record: EntryRecord | NoOp) -> None:
         done = self.done

@@ -393,6 +393,6 @@ class Turns:
                 tell_object(self.ports, self.tables.partition, resident.key, GONE, id_)
 
     def forget_key(self, turn: Turn) -> None:
-        command = turn.command
-        if command.client_key is not None and turn.resident is not None:  # one without it was told 409
-            self.keys_in_flight.forget(command)
+        """What a turn with a client key came to is durable."""
+        if turn.resident is not None:  # one without it was told 409
+            self.keys_in_flight.forget(turn.command)
