@@ -19,8 +19,9 @@ help: ## Show the targets
 run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure/
 	@exec $(BIN)/perdure serve examples/ --data .perdure
 
+# fewer random runs than by default (tests/simulation), and other ones: `.ci/run` makes those on the newest Python
 test: lint ## Everything that must hold before a change goes in
-	$(BIN)/pytest -n 3
+	PERDURE_SEEDS=$${PERDURE_SEEDS:-2000:700} $(BIN)/pytest -n 3
 
 test-all: lint ## The same on every supported Python that is there, each in an environment of its own
 	@for python in $$(.ci/pythons); do $(MAKE) test-on PYTHON=$$python TESTS=tests; done
