@@ -66,10 +66,10 @@ class RunQueue:
         step(argument)
         self.spent_s += self.clock() - began_s
         if self.spent_s >= LOOKS_AFTER_S:
-            self.look()
+            self._look()
         return True
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Much has been spent in this pass: see that its end is noticed, and give way if the slice is spent."""
         if self.spent_s >= SLICE_S:
             self._give_way(self.clock(), self.spent_s)

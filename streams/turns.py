@@ -45,7 +45,6 @@ from perdure.streams.poison import word_of
 from perdure.streams.reruns import Reruns
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing
-from perdure.streams.run_queue import LOOKS_AFTER_S, SLICE_S
 from perdure.streams.sockets import asked_by_the_dead, tell_object
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
@@ -127,16 +126,8 @@ class Turns:
             if resident.running is None and not resident.mailbox:
                 if keyed:
                     self.keys_in_flight.enter(command, turn)
-                queue = self._queue
-                if queue.spent_s >= SLICE_S:
+                if not self._queue.run(self.run, turn):
                     self._run_soon(turn, resident)
-                    return
-                clock = queue.clock  # as `queue.run` does it
-                began_s = clock()
-                self.run(turn)
-                queue.spent_s += clock() - began_s
-                if queue.spent_s >= LOOKS_AFTER_S:
-                    queue.look()
                 return
             if resident.mailbox is None:
                 resident.mailbox = Mailbox()
