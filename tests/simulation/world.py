@@ -262,6 +262,7 @@ class Node:
             assert owner.error is not None
             if of_a_fault(owner.error):
                 self.run.counts["partitions stopped by a fault"] += 1
+                self.run.broken.add(owner.partition)
                 await asyncio.sleep(
                     self.random.random() * 0.5
                 )  # its others go on; then somebody starts it again
@@ -299,6 +300,7 @@ class Run:
         self.random = Random(seed)
         self.shared = self.random.random() < 0.65
         self.counts: Counter[str] = Counter()
+        self.broken: set[int] = set()  # partitions that have stopped for a fault of perdure's own
         self.calm = False
         self.migrates = self.random.random() < 0.3
         self.migrated = False  # who starts from then on has another app, with `MOVED` in place of `OLD`
