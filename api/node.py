@@ -225,7 +225,9 @@ class Node:
                 from perdure.api.jwks import keyring_of  # an extra: only who takes JWTs installs it
                 from perdure.api.jwts import Verifier
             except ImportError as error:
-                raise ConfigError("[jwt] needs PyJWT: pip install 'perdure[jwt]'") from error
+                raise ConfigError(
+                    "[jwt] needs PyJWT, which is not installed: pip install 'PyJWT[crypto]>=2.10,<3'"
+                ) from error
             keyring = await keyring_of(config.jwt, time.monotonic)
             self._opened.push("the keys of [jwt]", keyring.close)
             issued = Verifier(config.jwt, keyring, time.time)

@@ -28,6 +28,9 @@ def tracing_of(app: str, environ: Mapping[str, str]) -> Spans | None:
     try:
         from perdure.api.spans import exporting
     except ImportError:
-        _logger.warning(f"{asked} is set, but nothing is traced: pip install 'perdure[otel]'")
+        _logger.warning(
+            f"{asked} is set, but nothing is traced, because OpenTelemetry is not installed: "
+            "pip install 'opentelemetry-sdk>=1.30,<2' 'opentelemetry-exporter-otlp-proto-http>=1.30,<2'"
+        )
         return None
     return exporting(None if environ.get("OTEL_SERVICE_NAME") else app)

@@ -82,7 +82,9 @@ async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Lo
     try:
         from perdure.streams.kafka import KafkaLog  # an extra: only who uses Kafka installs its client
     except ImportError as error:
-        raise ConfigError(f"{config.log} needs the Kafka client: pip install 'perdure[kafka]'") from error
+        raise ConfigError(
+            f"{config.log} needs the Kafka client, which is not installed: pip install 'aiokafka>=0.14,<0.15'"
+        ) from error
     kafka = KafkaLog(
         ",".join(config.kafka_brokers),
         config.name,

@@ -124,7 +124,7 @@ def _tell(folder: Path, left: list[str], *, own: bool) -> None:
     if folder.resolve() != Path.cwd():
         typer.echo(f"  cd {shlex.quote(str(folder))}")
     lines = (
-        "perdure dev                            # http://127.0.0.1:8787; starts anew when you change the code",
+        "perdure dev                            # http://127.0.0.1:8787; restarts when the code changes",
         "perdure call Counter/alice increment   # in another terminal",
         "pip install pytest && python -m pytest",
     )

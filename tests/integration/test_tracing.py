@@ -223,4 +223,4 @@ def test_a_missing_extra_is_told_and_the_server_serves(tmp_path: Path) -> None:
         assert server.stop() == 0
         lines = map(json.loads, server.stderr().splitlines())
         (line,) = [each for each in lines if each["level"] != "info"]
-    assert "pip install 'perdure[otel]'" in line["event"]
+    assert "pip install 'opentelemetry-sdk" in line["event"]
