@@ -61,10 +61,10 @@ from perdure.streams.owner import Owner
 from perdure.streams.owning import Bounds, OwnerState, Ports
 from perdure.streams.poison import PoisonPage
 from perdure.streams.residence import Residence
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.run_queue import RunQueue
 from perdure.streams.sealing import seal_of
 from perdure.streams.stepping import tell
-from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 from perdure.streams.transferring import Transfers
 from perdure.streams.watchdog import Watchdog

@@ -38,7 +38,7 @@ from perdure.streams.gap import claim_at, fenced
 from perdure.streams.inside import broken
 from perdure.streams.log import Bounds, LogRecord, Topic
 from perdure.streams.migrating import append_step, tell
-from perdure.streams.moving import check_moves, move_in
+from perdure.streams.moving import Destination, check_moves, move_in
 from perdure.streams.owner import PASSING, Owner
 from perdure.streams.owning import OwnerState
 from perdure.streams.progress import Watermark
@@ -107,7 +107,7 @@ async def _begin(owner: Owner) -> None:
     owner.turns.charged = owner.ports.charged(partition, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
     # nor on one that this configuration does not follow from, or of which it wants what is not there
-    await check_moves(owner, missing(tables.steps, owner.ports.migrations))
+    await check_moves(owner.ports.transfers, missing(tables.steps, owner.ports.migrations))
     await _see_rivals(owner)
     owner.counts.claims += 1
     ports = owner.ports
@@ -200,8 +200,9 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
     """Append one step and fold up to it; what `_fold_as_ours` gives. Raises `OutcomeUnknown` or `Fenced`."""
     tables = owner.tables
     empty = []
+    to = Destination(owner.log, owner.journal, tables, owner.ports.transfers)
     for namespace, _, script in step.transferred:
-        come = await move_in(owner, step, namespace)
+        come = await move_in(to, step, namespace)
         await _fold_as_ours(owner, come.end, epoch)
         if not come.whole:
             raise OutcomeUnknown(f"partition {owner.partition}: {namespace} has moved in only in part")

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import EntryRecord
-from perdure.streams.log import LogRecord, Topic
+from perdure.streams.log import Progress, Readable, Topic, silent
 from perdure.streams.rows import is_older, ranges_of
 from perdure.streams.store import Store
 from perdure.streams.tables import Tables
 
 _logger = structlog.get_logger(__name__)
-Progress = Callable[[int, int, int], None]  # partition, how many records, of how many
 FLUSH_EVERY_RECORDS = 500_000
 # not at every 700th object, of which a fold makes millions and no rings; what is young is looked at in pieces of about 1 ms,
 # and all of it, which at a million objects in memory takes a second, as rarely as can be
 GC_THRESHOLD = (5_000, 4, 2_500)
-
-
-class Readable(Protocol):
-    """A log as far as it is only read."""
-
-    @property
-    def exclusive(self) -> bool:
-        """See `Log`."""
-
-    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
-        """See `Log.read`."""
-
-    async def close(self) -> None: ...
 
 
 class Folded(NamedTuple):
@@ -54,10 +39,6 @@ def drop_older(store: Store, partitions: int) -> None:
     if older:
         told = "the state of some partitions has an older format: it is built again from the log"
         _logger.warning(told, partitions=older)
-
-
-def silent(partition: int, done: int, total: int) -> None:
-    """No progress is shown."""
 
 
 async def fold(log: Readable, tables: Tables, end: int, progress: Progress = silent) -> Folded:

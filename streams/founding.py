@@ -18,7 +18,7 @@ import structlog
 from perdure.schemas.errors import ConfigError, LogCorrupt
 from perdure.schemas.journal import HASH_FUNCTION, Claim, Header, decode_record, encode_unchained
 from perdure.schemas.seal import fingerprint
-from perdure.streams.log import Headers, Log, Record, Topic
+from perdure.streams.log import Headers, Log, Record, Topic, recreated
 
 SCAN = 10_000  # commands that are looked at for a trace of perdure, where there is no journal
 
@@ -139,12 +139,3 @@ def check_topics(log: Log, partition: int, claim: Claim) -> None:
     for topic, id_ in claim.topics.items():
         if topic in log.topic_ids and log.topic_ids[topic] != id_:
             raise LogCorrupt(recreated(topic, id_, log.topic_ids[topic]))
-
-
-def recreated(topic: str, was: str, is_: str) -> str:
-    """What an operator is told of a topic that has another id than the app knows."""
-    return (
-        f"the topic of the {topic} is not the one that this app was served with: its id was {was} and is {is_}. It was "
-        "deleted and created again, or these are the brokers of another cluster; nothing was changed. Restore the topic "
-        "or correct the address. If it is to be used as it is (restored from a backup, say), run `perdure state adopt`"
-    )

@@ -27,8 +27,8 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import PerdureError
 from perdure.streams.folding import GC_THRESHOLD, fold
 from perdure.streams.opening import open_reading
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.rows import ranges_of
-from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 
 

@@ -23,11 +23,11 @@ import msgspec
 from perdure.schemas.config import Config
 from perdure.schemas.errors import LogUnreachable, StorageFailed, StoreCorrupt
 from perdure.streams.datadir import remove_folder
-from perdure.streams.folding import Folded, Progress
+from perdure.streams.folding import Folded
 from perdure.streams.helper import Failed, Far, Job, Told, Whole
-from perdure.streams.log import Log, Topic
+from perdure.streams.log import Log, Progress, Topic
 from perdure.streams.opening import new_uuid
-from perdure.streams.store import RocksStore
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.tables import Tables
 
 WORTH_RECORDS = 200_000  # a second of one processor; to start a helper takes a third of one

@@ -16,11 +16,10 @@ import structlog
 
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import LogCorrupt
-from perdure.streams.founding import recreated
 from perdure.streams.kafka_clients import UNREACHED
 from perdure.streams.kafka_metadata import Described
 from perdure.streams.kafka_topics import Topics, partitions_added
-from perdure.streams.log import Trouble
+from perdure.streams.log import Trouble, recreated
 
 WATCH_S = 5.0
 GONE_AFTER_S = 10.0  # a broker that has just started may not know a topic yet

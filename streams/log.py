@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 Headers = tuple[tuple[str, bytes], ...]
+Progress = Callable[[int, int, int], None]  # of a long read: partition, how many records, of how many
 
 
 class Topic(StrEnum):
@@ -170,6 +171,23 @@ class Bounds(NamedTuple):
     end: int
 
 
+def silent(partition: int, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+class Readable(Protocol):
+    """A log as far as it is only read."""
+
+    @property
+    def exclusive(self) -> bool:
+        """See `Log`."""
+
+    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
+        """See `Log.read`."""
+
+    async def close(self) -> None: ...
+
+
 class Log(Protocol):
     """One app's topics. `start` before anything else; `close` flushes what was accepted."""
 
@@ -231,6 +249,15 @@ class Log(Protocol):
 
     on_stopped: Callable[[BaseException], None]
     """Set by the node: the log as a whole cannot go on (I/O error, connection lost for good)."""
+
+
+def recreated(topic: str, was: str, is_: str) -> str:
+    """What an operator is told of a topic that has another id than the app knows."""
+    return (
+        f"the topic of the {topic} is not the one that this app was served with: its id was {was} and is {is_}. It was "
+        "deleted and created again, or these are the brokers of another cluster; nothing was changed. Restore the topic "
+        "or correct the address. If it is to be used as it is (restored from a backup, say), run `perdure state adopt`"
+    )
 
 
 class Local:

@@ -1,30 +1,25 @@
-"""How the configuration's migrations get into the journal, and what the fold of one removes.
+"""How the configuration's migrations get into the journal.
 
 Laws
 - Before a partition serves, each step of the configuration is in its journal, once, in order. A crash in between
   leaves a prefix of them; the next owner goes on there.
 - A configuration that does not follow from what the journal says is refused before anything is appended.
-- A deleted namespace leaves nothing: values, alarms, sockets and spent keys of its objects go with the fold of the
-  step's record, in one write. Its name is never used again, so nothing of it can come back.
+- A deleted namespace leaves nothing: what its objects had goes with the fold of the step's record, in one write (see
+  `rows.of_namespace`). Its name is never used again, so nothing of it can come back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from perdure.schemas.errors import OutcomeUnknown
 from perdure.schemas.journal import Migration, encode_chained
 from perdure.schemas.migrations import Step
 from perdure.streams import failpoints
 from perdure.streams.journal import Journal
-from perdure.streams.layers import after
 from perdure.streams.log import Record
 from perdure.streams.reader import Position
-from perdure.streams.rows import buckets_at
-from perdure.streams.store import Range
-
-BY_KEY = (b"v", b"a", b"w")  # tables whose rows begin with the object's key
 
 
 async def append_step(journal: Journal, name: str, position: Position, step: Step) -> int:
@@ -54,13 +49,3 @@ def tell(told: asyncio.Future[int], what: int | BaseException) -> None:
         told.set_exception(what)
     else:
         told.set_result(what)
-
-
-def of_namespace(number: bytes, namespace: str, age_ms: int) -> Iterator[Range]:
-    """Where the rows of a namespace's objects lie in partition `number`, but for the alarms by time."""
-    prefix = namespace.encode() + b"/"
-    for table in BY_KEY:
-        yield table + number + prefix, after(table + number + prefix)
-    for bucket in buckets_at(age_ms):
-        start = b"k" + number + bucket.to_bytes(4, "big") + prefix
-        yield start, after(start)

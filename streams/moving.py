@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from perdure.schemas.journal import (
     NO_COMMAND,
@@ -25,17 +25,26 @@ from perdure.schemas.journal import (
 )
 from perdure.schemas.migrations import Step
 from perdure.streams import failpoints
-from perdure.streams.log import Record, Topic
+from perdure.streams.journal import Journal
+from perdure.streams.log import Log, Record, Topic
 from perdure.streams.looking import is_there, objects_of
 from perdure.streams.migrating import append_alone
+from perdure.streams.owning import OtherApps
 from perdure.streams.source import moved
-
-if TYPE_CHECKING:  # it stands on this file
-    from perdure.streams.owner import Owner
+from perdure.streams.tables import Tables
 
 _logger = logging.getLogger("perdure")
 BATCH_BYTES = 4 << 20
 YIELD_EVERY = 64  # entries
+
+
+class Destination(NamedTuple):
+    """The partition that objects move into, and where they come from."""
+
+    log: Log
+    journal: Journal
+    tables: Tables
+    transfers: OtherApps | None
 
 
 class MovedIn(NamedTuple):
@@ -49,43 +58,42 @@ class MovedIn(NamedTuple):
     found: bool
 
 
-async def check_moves(owner: Owner, steps: Sequence[Step]) -> None:
-    """Before anything is claimed: is there what these steps bring? Raises as `Transfers.check`."""
-    transfers = owner.ports.transfers
+async def check_moves(transfers: OtherApps | None, steps: Sequence[Step]) -> None:
+    """Before anything is claimed: is there what these steps bring? Raises as `OtherApps.check`."""
     if transfers is not None:
         for step in steps:
             for namespace, _, _ in step.transferred:
                 await transfers.check(step, namespace)
 
 
-async def move_in(owner: Owner, step: Step, namespace: str) -> MovedIn:
-    """Append to the owner's journal what its partition gets of a transferred class.
+async def move_in(to: Destination, step: Step, namespace: str) -> MovedIn:
+    """Append to the journal what its partition gets of a transferred class.
 
-    Raises as `Transfers.source`, and `OutcomeUnknown`.
+    Raises as `OtherApps.source`, and `OutcomeUnknown`.
     """
-    transfers, tables = owner.ports.transfers, owner.tables
+    transfers, tables = to.transfers, to.tables
     source = None if transfers is None else await transfers.source(step, namespace)
-    own = await _own(owner, namespace)
+    own = await _own(to, namespace)
     now_ms = tables.meta.clock_ms
     entries: Iterable[Entry] = (
         moved(key, now_ms, clear=True) for key in objects_of(tables, namespace, "", None) if key not in own
     )
     if source is not None:
-        entries = chain(entries, source.entries(owner.partition, own))
-    end, whole = await _append_all(owner, entries)
+        entries = chain(entries, source.entries(tables.partition, own))
+    end, whole = await _append_all(to, entries)
     if source is not None:
-        told = {"partition": owner.partition, "namespace": namespace, "from": source.script}
-        told |= {"objects": source.count(owner.partition), "own_that_stay": len(own)}
+        told = {"partition": tables.partition, "namespace": namespace, "from": source.script}
+        told |= {"objects": source.count(tables.partition), "own_that_stay": len(own)}
         _logger.info("objects have moved in", extra=told)
     return MovedIn(end, whole, source is not None)
 
 
-async def _own(owner: Owner, namespace: str) -> set[str]:
+async def _own(to: Destination, namespace: str) -> set[str]:
     """The objects there are of a namespace that commands have written to, and no such copy alone."""
-    tables, found = owner.tables, set[str]()
+    tables, found = to.tables, set[str]()
     if next(objects_of(tables, namespace, "", None), None) is None:
         return found
-    async for chunk in owner.log.read(Topic.JOURNAL, owner.partition, 0, tables.reader.offset):
+    async for chunk in to.log.read(Topic.JOURNAL, tables.partition, 0, tables.reader.offset):
         for each in chunk:
             record = decode_record(each.value)
             if not isinstance(record, EntryRecord) or record.entry.command == NO_COMMAND:
@@ -101,18 +109,18 @@ async def _own(owner: Owner, namespace: str) -> set[str]:
     return {key for key in found if is_there(tables, key)}
 
 
-async def _append_all(owner: Owner, entries: Iterable[Entry]) -> tuple[int, bool]:
+async def _append_all(to: Destination, entries: Iterable[Entry]) -> tuple[int, bool]:
     """Append these, batch by batch; the offset behind them, and whether nobody else's record came between.
 
     At such a one it ends: it may be a rival's claim.
     """
-    position, name = owner.tables.reader.position, owner.tables.reader.name
+    position, name = to.tables.reader.position, to.tables.reader.name
     end, size = position.offset, 0
     batch: list[Record] = []
 
     async def append() -> bool:
         nonlocal end, size
-        first = await append_alone(owner.journal, name, end, batch)
+        first = await append_alone(to.journal, name, end, batch)
         whole, end, size = first == end, first + len(batch), 0
         batch.clear()
         failpoints.hit("owner.moved_in")

@@ -12,8 +12,7 @@ from perdure.schemas.errors import ConfigError
 from perdure.streams.datadir import DataDir, log_in
 from perdure.streams.embedded import EmbeddedLog
 from perdure.streams.embedded_reading import EmbeddedReading
-from perdure.streams.folding import Readable
-from perdure.streams.log import Log, Topic
+from perdure.streams.log import Log, Readable, Topic
 from perdure.streams.steady import SteadyClock
 
 clock_ms = SteadyClock().ms

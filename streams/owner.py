@@ -48,7 +48,7 @@ from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
 from perdure.streams.saying import tell_state
-from perdure.streams.sockets import close_lost, watch_gateways
+from perdure.streams.socket_watch import close_lost, watch_gateways
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
+from typing import Protocol
 
 from perdure.objects.outgoing import Outside
 from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
+from perdure.schemas.effects import Out
+from perdure.schemas.journal import Entry
 from perdure.schemas.migrations import Step
+from perdure.schemas.replies import Reply
 from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
-from perdure.streams.folding import Progress, silent
-from perdure.streams.log import Log
+from perdure.streams.log import Log, Progress, silent
 from perdure.streams.makers import Makers
-from perdure.streams.release import Doors
 from perdure.streams.run_queue import RunQueue
 from perdure.streams.tables import Tables
 from perdure.streams.tracing import Tracing
-from perdure.streams.transferring import Transfers
 
 UNSEALED = Seal("")  # of an app without a secret: for tests and simulations
 
@@ -65,6 +66,45 @@ class Counts:
     oversized: int = 0
 
 
+class Doors(Protocol):
+    """The doors of this process, as an owner sees them."""
+
+    def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
+        """Hand over a reply; False if `reply_to` is no door of this process."""
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        """Hand over a frame for WebSockets, let out as n-th by the entry at journal `offset`; False: it goes by log."""
+
+    def holds(self, gateway: str) -> bool:
+        """Is it this start of this process that holds the sockets of `gateway`?"""
+
+    def stopped(self, partition: int, error: BaseException) -> None:
+        """The partition has stopped for good: who waits for it here will hear nothing more of it."""
+
+
+class Arrivals(Protocol):
+    """The objects of a class of another app that are to be ours; `script`: the app's name."""
+
+    @property
+    def script(self) -> str: ...
+
+    def count(self, partition: int) -> int:
+        """How many objects are for `partition`."""
+
+    def entries(self, partition: int, but_for: Container[str] = ()) -> Iterator[Entry]:
+        """The entries that make those of `partition` ours; none for the keys in `but_for`."""
+
+
+class OtherApps(Protocol):
+    """Where transferred classes come from, as an owner sees it."""
+
+    async def check(self, step: Step, namespace: str) -> None:
+        """Raises an `OperatorError` unless what this step brings is there. Nothing is claimed for it."""
+
+    async def source(self, step: Step, namespace: str) -> Arrivals | None:
+        """The objects that come to `namespace` in this step; None: nobody said where that app's data are. Raises as `check`."""
+
+
 async def _by_itself(tables: Tables) -> None:
     """Nobody has folded anything for the owner."""
 
@@ -102,7 +142,7 @@ class Ports:
     charged: Callable[[int, int], Mapping[int, int]] = _nobody
     tracing: Tracing | None = None
     careful: bool = False
-    transfers: Transfers | None = None
+    transfers: OtherApps | None = None
     makers: Makers | None = None
     bring: Callable[[Tables], Awaitable[object]] = _by_itself
     host: str = ""

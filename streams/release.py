@@ -16,7 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
@@ -30,28 +30,13 @@ from perdure.schemas.replies import Reply, reply_record
 from perdure.schemas.seal import Seal
 from perdure.streams.exchange import Exchange
 from perdure.streams.log import Log, Record, Topic
+from perdure.streams.owning import Doors
 from perdure.streams.progress import Watermark
 
 RETRY_S = (0.5, 5.0)  # first and longest pause before what did not arrive is let out again
 RESENT_AT_ONCE = 500  # messages in one step of the loop
 
 _logger = structlog.get_logger(__name__)
-
-
-class Doors(Protocol):
-    """The doors of this process, as an owner sees them."""
-
-    def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
-        """Hand over a reply; False if `reply_to` is no door of this process."""
-
-    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """Hand over a frame for WebSockets, let out as n-th by the entry at journal `offset`; False: it goes by log."""
-
-    def holds(self, gateway: str) -> bool:
-        """Is it this start of this process that holds the sockets of `gateway`?"""
-
-    def stopped(self, partition: int, error: BaseException) -> None:
-        """The partition has stopped for good: who waits for it here will hear nothing more of it."""
 
 
 class _Message:

@@ -1,33 +1,48 @@
-"""The rows of a partition's tables that are not values: the meta row, and spent client keys."""
+"""The rows of a partition's tables: where those of each kind lie, and what the meta row and those of spent client keys hold."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import msgspec
 
 from perdure.schemas.errors import StoreCorrupt
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
+from perdure.streams.layers import after
 from perdure.streams.reader import NO_EPOCH
+from perdure.streams.store import Range
 
 FORMAT = 3  # 1 had no rows of claims; 2 filed spent client keys by log time, and by the hour
 HOUR_MS = 3_600_000
 WINDOW_HOURS = 25  # 24, and one for clocks that were wrong: each jump ages the keys by `STEP_MS` at most
 WINDOW_MS = WINDOW_HOURS * HOUR_MS
 BUCKET_MS = WINDOW_MS // 2  # see keyrows.py
+BY_KEY = (b"v", b"a", b"w")  # tables whose rows begin with the object's key
 STEP_MS = 60_000  # of age, for what passes between one command with an entry and the next
 
 
-def ranges_of(partition: int) -> list[tuple[bytes, bytes]]:
+def ranges_of(partition: int) -> list[Range]:
     """Where all rows of a partition lie, a range (start, end) for each kind; kinds that do not exist yet included."""
-    number, after = partition.to_bytes(2, "big"), (partition + 1).to_bytes(2, "big")
+    number, behind = partition.to_bytes(2, "big"), (partition + 1).to_bytes(2, "big")
     kinds = (bytes((letter,)) for letter in range(ord("a"), ord("z") + 1))
-    return [(kind + number, kind + after) for kind in kinds]
+    return [(kind + number, kind + behind) for kind in kinds]
 
 
 def buckets_at(age_ms: int) -> range:
     """The buckets in which client keys lie that are not forgotten at this age, the newest first."""
     newest = age_ms // BUCKET_MS
     return range(newest, max(newest - WINDOW_MS // BUCKET_MS, 0) - 1, -1)
+
+
+def of_namespace(number: bytes, namespace: str, age_ms: int) -> Iterator[Range]:
+    """Where the rows of a namespace's objects lie in partition `number`, but for the alarms by time."""
+    prefix = namespace.encode() + b"/"
+    for table in BY_KEY:
+        yield table + number + prefix, after(table + number + prefix)
+    for bucket in buckets_at(age_ms):
+        start = b"k" + number + bucket.to_bytes(4, "big") + prefix
+        yield start, after(start)
 
 
 class Meta(msgspec.Struct, array_like=True):

@@ -42,7 +42,6 @@ from perdure.streams.actrows import ActRows
 from perdure.streams.donerows import DoneRows
 from perdure.streams.keyrows import KeyRows
 from perdure.streams.layers import Piece, after
-from perdure.streams.migrating import of_namespace
 from perdure.streams.reader import JournalReader, Position
 from perdure.streams.rows import (
     BUCKET_MS,
@@ -52,6 +51,7 @@ from perdure.streams.rows import (
     decode_meta,
     decode_steps,
     encode_row,
+    of_namespace,
 )
 from perdure.streams.store import Store
 

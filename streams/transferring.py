@@ -28,8 +28,8 @@ from perdure.streams.founding import append_one
 from perdure.streams.log import Log, Topic
 from perdure.streams.looking import namespaces_of
 from perdure.streams.opening import kafka_partitions, new_uuid, open_data, start_embedded, start_kafka
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.source import Source
-from perdure.streams.store import RocksStore
 from perdure.streams.tables import Tables
 
 

@@ -19,13 +19,14 @@ from typing import Any
 from perdure.schemas.config import Config
 from perdure.schemas.errors import DataDirError, StoreCorrupt
 from perdure.streams.datadir import DataDir
-from perdure.streams.folding import Folded, Progress, fold, silent
+from perdure.streams.folding import Folded, fold
 from perdure.streams.founding import found
 from perdure.streams.helping import Helpers
-from perdure.streams.log import Log, Topic
+from perdure.streams.log import Log, Progress, Topic, silent
 from perdure.streams.opening import open_data, start_log
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.rows import ranges_of
-from perdure.streams.store import RocksStore, Store
+from perdure.streams.store import Store
 from perdure.streams.tables import Tables
 
 

@@ -29,7 +29,7 @@ from perdure.api.node import Node
 from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
 from perdure.streams import helping
-from perdure.streams.store import RocksStore
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.verify import rebuild, verify
 
 APP = Path(__file__).with_name("app.py")

@@ -24,7 +24,7 @@ from perdure.schemas.errors import LogCorrupt
 from perdure.streams import helping
 from perdure.streams.embedded_files import options
 from perdure.streams.helper import Far, Job, Told, Whole
-from perdure.streams.store import RocksStore
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.tables import Tables
 from perdure.streams.verify import rebuild
 

@@ -11,7 +11,8 @@ from rocksdict import Options, Rdict
 
 from perdure.schemas.errors import StorageFailed
 from perdure.streams.memory_store import MemoryStore
-from perdure.streams.store import RocksStore, Store
+from perdure.streams.rocks_store import RocksStore
+from perdure.streams.store import Store
 
 
 @pytest.fixture(params=["rocks", "memory"])

@@ -266,7 +266,7 @@ def test_the_exit_code_says_whether_all_was_closed(when: str, code: int, tmp_pat
 import sys
 from perdure.api.cli import main
 from perdure.schemas.errors import StorageFailed
-from perdure.streams.store import RocksStore
+from perdure.streams.rocks_store import RocksStore
 
 def refuse(*_):
     raise StorageFailed("disk full")

@@ -416,10 +416,10 @@ def cut_copy_taken_for_whole() -> Any:
     """An owner that finds objects of the namespace takes them for all that were to come."""
 
     def move_in(true: Any) -> Any:
-        async def content(owner: Owner, step: Any, namespace: str) -> moving.MovedIn:
-            if any(objects_of(owner.tables, namespace, "", None)):
-                return moving.MovedIn(owner.tables.reader.offset, whole=True, found=True)
-            come: moving.MovedIn = await true(owner, step, namespace)
+        async def content(to: moving.Destination, step: Any, namespace: str) -> moving.MovedIn:
+            if any(objects_of(to.tables, namespace, "", None)):
+                return moving.MovedIn(to.tables.reader.offset, whole=True, found=True)
+            come: moving.MovedIn = await true(to, step, namespace)
             return come
 
         return content

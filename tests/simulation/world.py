@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from random import Random
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 from perdure.api.gateway import Answer, Gateway, Waiting
@@ -40,7 +40,6 @@ from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
 from perdure.streams.run_queue import SLICE_S
 from perdure.streams.tables import Tables
-from perdure.streams.transferring import Transfers
 from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
@@ -219,7 +218,7 @@ class Node:
             "sim",
             APP_UUID,
             migrations=(FOUNDING, MIGRATION) if run.migrated else (FOUNDING,),
-            transfers=cast(Transfers, Way(run.elsewhere, self.name, run.broker.partitions)),
+            transfers=Way(run.elsewhere, self.name, run.broker.partitions),
         )
         store = StoreHandle(self, self.store)
         residents = run.random.choice((1, 2, 200_000))

@@ -29,7 +29,7 @@ from perdure.schemas.sockets import (
 from perdure.streams.log import LogRecord, Topic
 from perdure.streams.memory_broker import Faults
 from perdure.streams.owning import UNSEALED, OwnerState
-from perdure.streams.sockets import SILENT_S
+from perdure.streams.socket_watch import SILENT_S
 
 
 class Wire:

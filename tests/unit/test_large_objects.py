@@ -14,7 +14,8 @@ from perdure.objects.listing import MAX_LISTED
 from perdure.schemas.journal import EntryRecord, decode_record
 from perdure.schemas.replies import OK, Reply
 from perdure.streams.log import Topic
-from perdure.streams.store import Range, RocksStore
+from perdure.streams.rocks_store import RocksStore
+from perdure.streams.store import Range
 
 NAMES, EACH = 100_000, 10_000
 SMALL_BYTES = 300

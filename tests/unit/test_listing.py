@@ -18,7 +18,7 @@ from perdure.schemas.errors import ObjectError, StorageFailed
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import OK, Reply
 from perdure.streams.mailbox import Resident
-from perdure.streams.store import RocksStore
+from perdure.streams.rocks_store import RocksStore
 from perdure.streams.tables import Tables
 
 

@@ -27,7 +27,7 @@ from perdure.schemas.sockets import (
 from perdure.schemas.sockets import CLOSE as CLOSE_FRAME
 from perdure.streams.log import Record, Topic
 from perdure.streams.owning import UNSEALED, Bounds
-from perdure.streams.sockets import SILENT_S
+from perdure.streams.socket_watch import SILENT_S
 
 OLD_GATEWAY = "0/gateway.old"
 
