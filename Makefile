@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 # each of some hundred processes would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-on test-newest test-bounds lint bench soak docs clean
+.PHONY: help run test test-all test-on test-newest test-bounds lint bench soak docs pictures clean
 
 # A uv that is there is used as it is; else one is installed beside the project's own packages.
 UV := $(shell command -v uv || echo .venv/bin/uv)
@@ -59,6 +59,15 @@ soak: .venv/.synced ## The slow tests: true durations, long runs
 
 docs: .venv/.synced ## The guide as a site, in site/
 	$(BIN)/mkdocs build --strict
+
+# each picture ends with the hash of the text that it was drawn from: tests/unit/test_pictures.py compares them
+pictures: ## Draw docs/pictures/*.d2 again, as SVG (needs Go)
+	@GOBIN=$(CURDIR)/.build/bin go install oss.terrastruct.com/d2@v0.7.1
+	@for text in docs/pictures/*.d2; do \
+	  .build/bin/d2 --layout dagre --theme 0 --dark-theme 200 --pad 16 --scale 0.9 $$text $${text%.d2}.svg; \
+	  echo "<!-- drawn from sha256:$$(sha256sum <$$text | cut -d' ' -f1) -->" >>$${text%.d2}.svg; \
+	done
+	@chmod 644 docs/pictures/*.svg
 
 clean: ## Remove what was built (.venv and caches); data in .perdure/ stays
 	rm -rf .venv .venv-* build dist site .build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
