@@ -82,13 +82,16 @@ Answering = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine on virtual time, to its end; what it returns."""
+    """Run a coroutine on virtual time to its end, and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
 
 def story(test: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
-    """A plain test function that runs an `async def` one on virtual time. Arguments (fixtures) are passed on."""
+    """A decorator that makes an `async def` test a plain function which runs it on virtual time.
+
+    pytest needs no plugin for it; fixtures are passed on.
+    """
 
     @functools.wraps(test)
     def told(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -111,7 +114,10 @@ class _Outside:
 
 
 class World:
-    """What `async with world(...) as env` gives: an app with its objects. See the top of this module."""
+    """An app under test: what `async with world(…) as env` gives.
+
+    `env.NAME` is the `Namespace` of a class, by the class's name or its binding.
+    """
 
     def __init__(self, registry: Registry, config: Config, seed: int, outside: Answering | None) -> None:
         self._outside = None if outside is None else _Outside(outside)
@@ -170,11 +176,11 @@ class World:
 
     @property
     def now(self) -> int:
-        """The world's time, ms since 1970."""
+        """The virtual time, in ms since 1970."""
         return self._clock_ms()
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass: whatever is due meanwhile happens, in its order; then the store is written and flushed."""
+        """Let `seconds` of virtual time pass. Alarms that come due run, in order; then the store is flushed."""
         await asyncio.sleep(seconds)
         for owner in self._owners:
             owner.tables.write_all()
@@ -183,19 +189,26 @@ class World:
     # Objects
 
     def state(self, stub: Stub) -> dict[str, Any]:
-        """What the object holds: name -> value, as its next turn would see it."""
+        """All values of the object, by name, as its next turn would see them."""
         rows = self._view(stub.key).scan("", None, reverse=False)
         return {name: decode_value(value) for name, value in rows if not name.startswith("\0")}
 
     def alarms(self, stub: Stub) -> dict[str, int]:
-        """The object's alarms: name -> when it rings next, ms since 1970. Parked ones are not among them."""
+        """When each alarm of the object is due, in ms since 1970, by its name; without parked ones."""
         rows = self._view(stub.key).alarms()
         return {name: row.due_ms for name, row in rows.items() if name.isprintable() and not row.parked}
 
     async def connect(
         self, stub: Stub, path: str = "/", *, headers: Mapping[str, str] | None = None
     ) -> Socket:
-        """Open a WebSocket to the object. Raises what its handler raised, `SocketClosed` if it answered no 101."""
+        """Open a WebSocket to the object.
+
+        stub: the object.
+        path: the path below the object, with its query.
+        headers: headers of the request.
+
+        Raises what its `fetch` raised, `SocketClosed` with the status if it answered anything but 101.
+        """
         end = End(self._sockets, stub.key)
         pairs = tuple((name.lower(), value) for name, value in (headers or {}).items())
         pairs += (("upgrade", "websocket"),)
@@ -209,10 +222,7 @@ class World:
         return Socket(end)
 
     async def crash(self, stub: Stub) -> None:
-        """Forget the object's instance, as after an eviction or a turn that failed: its attributes are gone.
-
-        Waits for what the object is working on.
-        """
+        """Drop the object from memory, once its running command has ended. Its attributes are lost, its state stays."""
         turns = self._owner(stub.key).turns
         while (resident := turns.residents.get(stub.key)) is not None and not resident.idle:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.001)
@@ -220,7 +230,7 @@ class World:
             turns.evict(resident)
 
     async def restart(self) -> None:
-        """Kill the process and start another on what it left; who waits for an answer is told `OutcomeUnknown`."""
+        """Kill the process and start another one on the data it left. Calls that wait raise `OutcomeUnknown`."""
         self._log.kill()
         for owner in self._owners:
             if self._random.random() < 0.5:
@@ -233,18 +243,24 @@ class World:
         await self._begin()
 
     async def break_storage(self, stub: Stub) -> None:
-        """From here on every read of the object's state fails, until `heal_storage`; it is forgotten first."""
+        """Make every read of the object's state fail, until `heal_storage`. The object is dropped from memory first."""
         await self.crash(stub)
         owner = self._owner(stub.key)
         owner.tables.write_all()
         self._store.broken.add(owner.tables.prefix(stub.key))
 
     def heal_storage(self, stub: Stub) -> None:
-        """The object's state can be read again."""
+        """Make the object's state readable again."""
         self._store.broken.discard(self._owner(stub.key).tables.prefix(stub.key))
 
     async def ask(self, asked: Command, client_key: str | None) -> Reply:
-        """Send a command and wait for its answer. Raises what it says, if it is an error."""
+        """Send a command and return its reply. Stubs use it; a test seldom does.
+
+        asked: the command.
+        client_key: its idempotency key, None for none.
+
+        Raises the error that the reply carries.
+        """
         waiting = Waiting()
         key, kind, method, path = asked.key, asked.kind, asked.method, asked.path
         self._gateway.submit(waiting, key, kind, method, path, asked.headers, asked.body, client_key)
@@ -320,12 +336,17 @@ def world(
     outside: Answering | None = None,
     seed: int = 0,
 ) -> World:
-    """A world with these classes, for `async with`.
+    """An app of these classes, for `async with world(Counter) as env`.
 
-    `vars` are values of `self.env`, of any type, also doubles; `bindings` what `self.env` calls a class: name -> class
-    name. `config` is the text of a perdure.toml, `env` the name of its `[env.NAME]`. `outside` answers what
-    objects ask by `perdure.fetch`: an async function of the `Request`, whose path is the URL. The same `seed` brings
-    the same run. Raises `ConfigError` for what does not fit together, RuntimeError if the running loop's time is real.
+    classes: the app's classes; each is bound in `self.env` under its own name.
+    vars: values of `self.env`, of any type; test doubles too.
+    bindings: further names in `self.env`, each with a class's name.
+    config: the text of a `perdure.toml`.
+    env: the environment whose `[env.NAME]` is used.
+    outside: answers `perdure.fetch`: an async function of the `Request`, whose `path` is the URL, to a `Response`.
+    seed: decides what `restart` loses; the same seed gives the same run.
+
+    Raises `ConfigError` for a configuration that does not fit the classes, RuntimeError outside `story` and `run`.
     """
     if not isinstance(asyncio.get_running_loop(), VirtualLoop):
         raise RuntimeError(  # noqa: TRY004 - no argument has a wrong type

@@ -18,7 +18,12 @@ _TEXT_OPCODE = 1
 
 
 class SocketClosed(Exception):
-    """There is nothing to receive any more. `code` and `reason` say how it ended."""
+    """Raised when a WebSocket under test has closed, or could not be opened.
+
+    Attributes:
+        code: the close code, or the HTTP status of the response that refused it.
+        reason: the text of the close, or the body of that response.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"closed with {code} {reason}".rstrip())
@@ -27,17 +32,17 @@ class SocketClosed(Exception):
 
 
 class Socket:
-    """An open WebSocket to one object: `send`, `await receive()`, `close`."""
+    """An open WebSocket to an object under test, which `World.connect` returns."""
 
     def __init__(self, end: End) -> None:
         self._end = end
 
     async def send(self, data: str | bytes) -> None:
-        """Send a message. Raises `SocketClosed` on a socket that has ended."""
+        """Send a message: str as text, bytes as binary. Raises `SocketClosed` on a closed socket."""
         self._end.send(data)
 
     async def receive(self) -> str | bytes:
-        """The next message. Raises `SocketClosed` when all are read and the socket has ended."""
+        """The next message. Raises `SocketClosed` once the socket has closed and all its messages are read."""
         frame = await self._end.frames.get()
         if isinstance(frame, SocketClosed):
             self._end.frames.put_nowait(frame)  # for whoever asks again
@@ -45,7 +50,7 @@ class Socket:
         return frame
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it from the client's side; the object is told."""
+        """Close the socket as its client would; the object's `websocket_close` is called."""
         self._end.leave(code, reason)
 
 

@@ -18,7 +18,7 @@ Ask = Callable[[Command, str | None], Coroutine[Any, Any, Reply]]  # what is ask
 
 
 class Namespace:
-    """`env.Counter`: the objects of one class."""
+    """The objects of one class: `env.Counter`."""
 
     def __init__(self, ask: Ask, kind: Kind) -> None:
         self._ask = ask
@@ -26,15 +26,19 @@ class Namespace:
         self.name = kind.namespace
 
     def get(self, name: str) -> Stub:
-        """The object called `name`. Raises `BadKey`."""
+        """A stub of the object called `name`. Raises `BadKey` for a name that cannot be one."""
         return Stub(self._ask, object_key(self.name, name), self._methods)
 
 
 class Stub:
-    """An object, as a client sees it: `await stub.fetch(...)`, `await stub.increment(2)`.
+    """An object under test, called as a client would: `await stub.increment(2)`.
 
-    Its errors are raised: `Refusal` with code and detail, `HandlerFailed` and its kin, `CallerError`, `Unavailable`;
-    `OutcomeUnknown` if the world was restarted meanwhile. `keyed` gives a stub with an idempotency key.
+    Every name other than `fetch` and `keyed` is one of the object's methods. A call raises the object's `Refusal`,
+    `HandlerFailed` if its code failed, `CallerError`, `Unavailable`, and `OutcomeUnknown` if `World.restart` came before
+    the answer.
+
+    Attributes:
+        key: `Namespace/name`, such as `Counter/alice`.
     """
 
     def __init__(self, ask: Ask, key: str, methods: Methods, client_key: str | None = None) -> None:
@@ -47,7 +51,7 @@ class Stub:
         return f"<stub of {self.key}>"
 
     def keyed(self, client_key: str) -> Stub:
-        """The same object; what is asked through this stub carries the idempotency key. Raises `MalformedCommand`."""
+        """A stub of the same object whose calls carry this idempotency key. Raises `MalformedCommand`."""
         return Stub(self._ask, self.key, self._methods, check_client_key(client_key))
 
     async def fetch(
@@ -59,7 +63,14 @@ class Stub:
         body: str | bytes | None = None,
         json: Any = None,
     ) -> Response:
-        """Its answer to a request or a path, as an object's stub asks for it; `json` is a body too."""
+        """Send a request to the object's `fetch`, and return its response.
+
+        request: a path with its query, or a `Request`.
+        method: GET by default, or the request's own.
+        headers: a mapping of names to values; in place of the request's own.
+        body: str, sent as UTF-8, or bytes; in place of the request's own.
+        json: instead of `body`, a value to send as JSON.
+        """
         if json is not None:
             body = encode_json(json)
         reply = await self._ask(fetch_of(self.key, request, method, headers, body), self._client_key)

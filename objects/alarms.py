@@ -42,7 +42,13 @@ When = float | datetime | timedelta
 
 @dataclass(frozen=True, slots=True)
 class AlarmInfo:
-    """What `alarm(self, info)` is told: which alarm rings, when it was due (ms), how often it has failed since set."""
+    """The alarm that `alarm(self, info)` runs for.
+
+    Attributes:
+        name: the alarm's name; `default` if it was set without one.
+        scheduled_ms: when it was due, in ms since 1970.
+        retry_count: how often it has failed since it was set.
+    """
 
     name: str
     scheduled_ms: int
@@ -50,12 +56,22 @@ class AlarmInfo:
 
     @property
     def is_retry(self) -> bool:
+        """True if the alarm has failed before."""
         return self.retry_count > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alarm that is set: due in ms since 1970. `failures` since it was set; `parked`: it rings no more by itself."""
+    """An alarm that is set, as `State.alarms` lists it.
+
+    Attributes:
+        name: its name; `default` if it was set without one.
+        due_ms: when it is due, in ms since 1970.
+        cron: its cron expression, empty if it has none.
+        zone: the time zone of the cron expression.
+        failures: how often it has failed since it was set.
+        parked: True if it failed its last retry and does not run again by itself.
+    """
 
     name: str
     due_ms: int
@@ -182,15 +198,16 @@ class AlarmMethods:
         cron: str | None = None,
         zone: str = "UTC",
     ) -> None:
-        """Have `alarm(self, info)` run at a time; it replaces an alarm of the same name.
+        """Schedule a call of `alarm(self, info)`. It replaces an alarm of the same name.
 
-        when: ms since 1970 (int or float), a datetime with a zone, or a timedelta from `now`. A time that has
-            passed is now.
-        name: an object may have several alarms, by name.
-        cron, zone: instead of `when`, a cron expression (five fields) in a time zone: it rings again and again.
+        when: ms since 1970 (int or float), a datetime with a time zone, or a timedelta from `now`. A time in the past
+            means now.
+        name: 1 to 255 printable characters. An object may have any number of alarms, each with its own name.
+        cron: instead of `when`, a cron expression of five fields: the alarm repeats.
+        zone: the time zone of the cron expression, such as `Europe/Berlin`.
 
-        Raises `ObjectError` if the class defines no `alarm` or both or none of when and cron are given, TypeError or
-        ValueError for what is no time, expression, zone or name.
+        Raises `ObjectError` if the class defines no `alarm`, or if not exactly one of `when` and `cron` is given;
+        TypeError or ValueError for a time, expression, zone or name that is not valid.
         """
         overlay = self._writable()
         if not self._view.rings:
@@ -208,18 +225,18 @@ class AlarmMethods:
         overlay.effect().alarms[name] = change
 
     async def get_alarm(self, name: str = DEFAULT) -> int | None:
-        """When it is due, in ms since 1970. None if it is not set: so while it rings, or if it is parked."""
+        """When the alarm is due, in ms since 1970. None if it is not set, is running now, or is parked."""
         row = self._alarm(_alarm_name(name))
         return None if row is None or row.parked else row.due_ms
 
     async def delete_alarm(self, name: str = DEFAULT) -> None:
-        """Remove it; nothing happens if it is not set."""
+        """Remove the alarm called `name`. Does nothing if it is not set."""
         overlay = self._writable()
         if self._alarm(_alarm_name(name)) is not None:
             overlay.effect().alarms[name] = AlarmChange(name, None)
 
     async def alarms(self) -> listing[Alarm]:
-        """All that are set, the earliest first, parked ones too."""
+        """All alarms of the object, the earliest first; parked ones too."""
         overlay = self.inside()
         rows: dict[str, AlarmRow] = {}
         if not overlay.cleared:

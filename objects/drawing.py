@@ -23,8 +23,8 @@ class Drawing:
 
     @property
     def random(self) -> Random:
-        """Random numbers of the running turn: the same whenever it runs again, also for a command that is repeated
-        under its idempotency key. What is drawn side by side is drawn in the order in which it is asked for.
+        """A `random.Random` of the running turn: the same numbers when the turn runs again after a crash, or when its
+        command is repeated under its idempotency key. Tasks that run side by side draw in the order in which they ask.
         """
         self.inside()
         return cast("Caller", self._turn).random

@@ -19,16 +19,22 @@ from perdure.schemas.keys import namespace_of, object_key
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What `env` calls a namespace. `methods` are those of its class, by which calls and answers are written and read."""
+    """A namespace of objects, as an attribute of `self.env`: `self.env.STOCK.get("tea")`.
+
+    `methods` are those of its class: by their annotations arguments and results are written and read.
+    """
 
     namespace: str
     methods: Methods | None = field(default=None, repr=False, compare=False)
 
     def get(self, name: str | ObjectId, *, location_hint: str | None = None) -> Stub:
-        """The object called `name` (or with this id); it exists as soon as it is first spoken to.
+        """A stub of the object called `name`. An object need not be created: it exists from its first command on.
 
-        `location_hint` (a word such as `weur`) is recorded with the object, the first one for good, and decides nothing
-        yet: ids route to one place. Raises `BadKey`, ValueError for a hint that is no word.
+        name: 1 to 512 bytes of UTF-8, or an `ObjectId` of this namespace.
+        location_hint: a word such as `weur`, recorded with the object (the first one is kept). It has no effect yet.
+
+        Raises `BadKey` for a name that cannot be one or an id of another namespace, ValueError for a hint that is
+        not a word.
         """
         hint = checked_hint(location_hint)
         if isinstance(name, ObjectId):
@@ -46,12 +52,15 @@ class Binding:
     id_from_string = id_from_name
 
     def new_unique_id(self) -> ObjectId:
-        """An id that no other object has, hex; a turn that runs again gets the same. Raises `TurnEnded`."""
+        """A new random id, in hex. A turn that runs again gets the same one. Raises `TurnEnded` outside a turn."""
         return ObjectId(object_key(self.namespace, caller().new_id()))
 
 
 class Env:
-    """`self.env`: bindings, vars and secrets of the configuration, as attributes and as `env["NAME"]`."""
+    """The bindings, vars and secrets of the configuration: `self.env.NAME` or `self.env["NAME"]`.
+
+    Raises AttributeError for a name that the configuration does not have.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
@@ -69,10 +78,14 @@ class Env:
 
 
 class DurableObject:
-    """Base of every durable object. Subclass it; give it `fetch`, or `async def` methods to be called.
+    """The base class of every durable object. A subclass defines `fetch`, `async def` methods, or both.
 
-    `self.state` is the object's storage, `self.env` its bindings and vars. Attributes on `self` are memory:
-    they last while the object is resident. One turn runs at a time; a turn that raises leaves no trace.
+    Every `async def` method without a leading underscore can be called over RPC. One command runs at a time; a handler
+    that raises has changed nothing. Attributes set on `self` are memory: they are lost when the object leaves it.
+
+    Attributes:
+        state: the object's durable storage, a `State`.
+        env: the bindings, vars and secrets of the configuration, an `Env`.
     """
 
     state: State
@@ -83,20 +96,23 @@ class DurableObject:
         self.env = env
 
     async def start(self) -> None:
-        """Runs before the first turn of a residence; what it writes belongs to that turn."""
+        """Called before the first command after the object came into memory. Its writes belong to that command's turn."""
 
     async def fetch(self, request: Request) -> Response:
-        """Answer an HTTP request. Without one of its own an object answers 404."""
+        """Answer an HTTP request. A class that does not define it answers 404."""
         return Response("this object answers no HTTP requests; it may have methods: POST /rpc/…", 404)
 
     async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
-        """A message on a WebSocket that the object accepted: str if it is text, bytes if it is binary."""
+        """Called for each message on a WebSocket of the object: str for a text message, bytes for a binary one."""
 
     async def websocket_close(self, ws: WebSocket, code: int, reason: str, was_clean: bool) -> None:
-        """A WebSocket is gone; its tags and attachment can be read here for the last time.
+        """Called once when a WebSocket of the object has closed. Its tags and attachment can be read here a last time.
 
-        `code` 1005: the client gave none; 1006: the connection broke. The object is told of each once.
+        ws: the socket; sending to it does nothing.
+        code: the close code; 1005 if the client gave none, 1006 if the connection broke.
+        reason: the client's text, often empty.
+        was_clean: True if the client closed it with a close frame.
         """
 
     async def websocket_error(self, ws: WebSocket, error: Exception) -> None:
-        """The client broke the protocol; the close follows."""
+        """Called when a client broke the WebSocket protocol; `websocket_close` follows. `error` is a `BadFrame`."""

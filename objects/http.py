@@ -27,7 +27,10 @@ _TEXT: Pairs = (("content-type", "text/plain; charset=utf-8"),)
 
 
 class Headers(Mapping[str, str]):
-    """HTTP headers; of several with one name the first is found, `get_list` gives all."""
+    """HTTP headers, a mapping from a name to its value. Names are compared without case.
+
+    Of several headers with one name, `headers[name]` is the first; `get_list` returns all of them.
+    """
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
@@ -46,16 +49,20 @@ class Headers(Mapping[str, str]):
         return len(dict(self.pairs))
 
     def get_list(self, name: str) -> list[str]:
-        """All values under `name`, in order."""
+        """All values of the header `name`, in the order in which they were sent; an empty list if there is none."""
         return [value for found, value in self.pairs if found == name.lower()]
 
 
 class Request:
-    """An HTTP request for an object.
+    """An HTTP request, as an object's or a Worker's `fetch` receives it.
 
-    `method` in upper case; `path` after the object's name, decoded no further than it was sent (`/lock`);
-    `query_string` without `?`; `body` bytes. `principal` is who asks, where access is guarded: the name of its token or
-    the `sub` of its JWT, `@` and its key for an object, empty for all others.
+    Attributes:
+        method: the HTTP method, in upper case.
+        path: for an object the path behind its name, for a Worker the whole path; still percent-encoded, `/` if empty.
+        query_string: what follows `?`, without it; empty if there is none.
+        body: the whole body, bytes.
+        principal: who sent the request, where access is guarded: the name of the token, the `sub` of the JWT, or `@`
+            and the key of the calling object. Empty otherwise.
     """
 
     __slots__ = ("__dict__", "_headers", "body", "method", "path", "principal", "query_string")
@@ -80,33 +87,37 @@ class Request:
 
     @property
     def target(self) -> str:
-        """Path and query, as they were sent."""
+        """`path` and query string, as they were sent."""
         return f"{self.path}?{self.query_string}" if self.query_string else self.path
 
     @cached_property
     def headers(self) -> Headers:
+        """The request's headers, a mapping whose names are compared without case."""
         return Headers(self._headers)
 
     @cached_property
     def query(self) -> dict[str, str]:
-        """The query's parameters; of several with one name the last."""
+        """The parameters of the query, decoded. Of several with one name it has the last; `query_string` has all."""
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
     @property
     def url(self) -> str:
-        """The whole URL, its host as the client named it (`Host`); `http://` also behind a proxy that ends TLS."""
+        """The whole URL. Its host is the client's `Host` header; its scheme is `http`, also behind a TLS proxy."""
         query = f"?{self.query_string}" if self.query_string else ""
         return f"http://{self.headers.get('host', 'localhost')}{self.path}{query}"
 
     async def text(self) -> str:
-        """The body as UTF-8. Raises `Refusal` (code `bad-body`) if it is none."""
+        """The body as text. Raises `Refusal` (code `bad-body`, HTTP 400) if it is not UTF-8."""
         try:
             return self.body.decode()
         except UnicodeDecodeError as error:
             raise Refusal("the body is not UTF-8", code="bad-body") from error
 
     async def json(self) -> Any:
-        """The body as JSON (strict: no NaN, no duplicate keys). Raises `Refusal` (code `bad-body`)."""
+        """The body, parsed as JSON. Raises `Refusal` (code `bad-body`, HTTP 400) if it is not JSON.
+
+        The parser is strict: it refuses NaN, infinities and duplicate keys.
+        """
         try:
             return parse_json(self.body)
         except MalformedCommand as error:
@@ -114,9 +125,14 @@ class Request:
 
 
 class Response:
-    """An HTTP response: `body` str or bytes, `status` 200 to 599, `headers` a mapping or pairs.
+    """An HTTP response, which `fetch` returns.
 
-    101 answers a request whose WebSocket the object has accepted; `web_socket` is the client's end of a pair.
+    body: str, which is sent as UTF-8 with `content-type: text/plain` unless `headers` name another, or bytes.
+    status: 200 to 599. 101 answers a request whose WebSocket the object has accepted; see `Response.upgrade`.
+    headers: a mapping, or pairs of name and value if a name occurs more than once.
+    web_socket: the client's end of a `WebSocketPair`, with status 101.
+
+    A status or header that cannot be sent is a `BadReply` (HTTP 500) once `fetch` has returned it.
     """
 
     __slots__ = ("body", "headers", "status", "web_socket")
@@ -140,17 +156,24 @@ class Response:
 
     @classmethod
     def upgrade(cls, headers: Mapping[str, str] | Pairs | None = None) -> Response:
-        """The answer to a request whose WebSocket was accepted."""
+        """The 101 response to a request whose WebSocket `State.accept_websocket` has accepted.
+
+        headers: further headers, such as `sec-websocket-protocol`.
+        """
         return cls(b"", 101, headers)
 
     @classmethod
     def json(
         cls, value: Any, status: int = 200, headers: Mapping[str, str] | Pairs | None = None
     ) -> Response:
-        """A response whose body is `value` as JSON: JSON's own types, models, dataclasses, Structs, datetimes, …
+        """A response whose body is `value` as JSON.
 
-        `headers` may name another content type. Raises ValueError for NaN and infinities, which JSON does not have, and
-        TypeError for what cannot be written as JSON.
+        value: JSON's own types, pydantic models, dataclasses, msgspec Structs, datetimes, and containers of them.
+        status: 200 to 599.
+        headers: further headers; `content-type` is `application/json` unless they name another.
+
+        Raises ValueError for NaN and infinities, which JSON does not have, and TypeError for a value that cannot be
+        written as JSON.
         """
         if headers is None:
             made = cls.__new__(cls)  # the common case, without looking for a content type
@@ -161,7 +184,12 @@ class Response:
 
 
 class FetchedResponse(Response):
-    """The answer to a request of one's own: `status`, `headers` (a mapping), `body`, `ok`, `text()`, `json()`.
+    """The response to a request that the app sent: what `perdure.fetch` and `stub.fetch` return.
+
+    Attributes:
+        status: the HTTP status, an int.
+        headers: a mapping whose names are compared without case.
+        body: the whole body, bytes.
 
     A handler may return it as its own response.
     """
@@ -178,15 +206,15 @@ class FetchedResponse(Response):
 
     @property
     def ok(self) -> bool:
-        """Is the status 200 to 299?"""
+        """True if the status is 200 to 299."""
         return 200 <= self.status < 300
 
     async def text(self) -> str:
-        """The body as UTF-8; bytes that are none are replaced."""
+        """The body as text; bytes that are not UTF-8 become U+FFFD."""
         return self.body.decode("utf-8", "replace")
 
     async def json(self) -> Any:  # type: ignore[override]  # of a class it makes one, of an answer it reads it
-        """The body as JSON. Raises `ValueError` if it is none."""
+        """The body, parsed as JSON. Raises ValueError if it is not JSON."""
         return msgspec.json.decode(self.body)
 
 
@@ -196,7 +224,7 @@ def _typed(headers: Pairs, content_type: Pairs) -> Pairs:
 
 
 def is_latin(value: str) -> bool:
-    """Can it stand in a header as it goes over the wire?"""
+    """True if `value` can be sent in a header."""
     try:
         value.encode("latin-1")
     except UnicodeEncodeError:

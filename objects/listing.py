@@ -28,7 +28,12 @@ Rows = Generator[tuple[str, bytes], None, None]
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """A name; `expiration` is when its value expires, in seconds since 1970, None if it does not."""
+    """One name of a `Listing`.
+
+    Attributes:
+        name: the name.
+        expiration: when its value expires, in seconds since 1970; None if it does not.
+    """
 
     name: str
     expiration: float | None = None
@@ -36,7 +41,13 @@ class ListedKey:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of names: `cursor`, given to the next `list`, continues it; None when `list_complete`."""
+    """A page of names, which `State.list` returns.
+
+    Attributes:
+        keys: the names, each a `ListedKey` with `name` and `expiration`.
+        list_complete: True if there is no further page.
+        cursor: what to pass to the next `list` for the next page; None if there is none.
+    """
 
     keys: list[ListedKey] = field(default_factory=list)
     list_complete: bool = True

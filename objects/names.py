@@ -12,12 +12,17 @@ from perdure.schemas.keys import name_of
 
 @dataclass(frozen=True, slots=True)
 class ObjectId:
-    """Who the object is: `key` is `Namespace/name`."""
+    """The id of an object: `self.state.id`, `stub.id`. `str(id)` is its key.
+
+    Attributes:
+        key: `Namespace/name`, such as `Counter/alice`.
+    """
 
     key: str
 
     @property
     def name(self) -> str:
+        """The object's name, without its namespace."""
         return name_of(self.key)
 
     def __str__(self) -> str:

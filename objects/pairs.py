@@ -19,12 +19,15 @@ from perdure.schemas.errors import ObjectError
 
 
 class ServerEnd(ListenerSocket):
-    """What the object keeps of a pair."""
+    """The end of a `WebSocketPair` that the object keeps."""
 
     __slots__ = ()
 
     def accept(self) -> None:
-        """Begin to hear events. Raises `ObjectError` outside a turn, `Refusal` if the request is no upgrade."""
+        """Accept the WebSocket, so that listeners receive its events.
+
+        Raises `ObjectError` outside a turn, `Refusal` (code `upgrade-required`) if the request does not ask for one.
+        """
         state = getattr(current_turn.get(None), "state", None)
         if not isinstance(state, State):
             raise ObjectError("accept() a WebSocket inside the object's fetch")
@@ -32,7 +35,7 @@ class ServerEnd(ListenerSocket):
 
 
 class ClientEnd:
-    """What the object gives away, in `Response(None, status=101, web_socket=…)`."""
+    """The end of a `WebSocketPair` that goes to the client: `Response(None, status=101, web_socket=client)`."""
 
     __slots__ = ("server",)
 
@@ -41,7 +44,10 @@ class ClientEnd:
 
 
 class WebSocketPair(tuple[ClientEnd, ServerEnd]):
-    """The two ends of a WebSocket: `client, server = WebSocketPair()`, or `pair[0]`, `pair[1]`."""
+    """The two ends of a WebSocket in listener style: `client, server = WebSocketPair()`.
+
+    The listeners are functions in memory, so these sockets close with 1012 when the object leaves it.
+    """
 
     __slots__ = ()
 

@@ -57,7 +57,7 @@ class Placing:
 
     @property
     def location_hint(self) -> str | None:
-        """Where the object was first asked to live (`get(name, location_hint=…)`); None: nobody has said."""
+        """The first `location_hint` that was given to `get` for this object; None if there was none."""
         encoded = self._lookup(PLACE)
         if encoded is not None:
             return str(decode_value(encoded))

@@ -19,7 +19,7 @@ import msgspec
 from perdure.objects.effects import AT_ONCE, Effects, Sent
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import SocketChange, SocketRow, socket_row
-from perdure.schemas.errors import BadFrame, ObjectError, Refusal, TooLarge
+from perdure.schemas.errors import ObjectError, Refusal, TooLarge
 from perdure.schemas.sockets import (
     AUTO,
     BINARY,
@@ -37,9 +37,9 @@ from perdure.schemas.sockets import (
 from perdure.schemas.values import decode_value, encode_value
 
 if TYPE_CHECKING:
-    from perdure.objects.durable import DurableObject
     from perdure.objects.http import Request
     from perdure.objects.overlay import Overlay, View
+    from perdure.objects.socket_events import Event
 
 MAX_ATTACHMENT_BYTES = 16 * 1024
 MAX_TAGS = 10
@@ -52,9 +52,12 @@ _decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
 
 class WebSocket:
-    """A connection of the object. It stays the same object while the durable object is in memory.
+    """A WebSocket that the object has accepted. It outlives the object's memory, but not the server's process.
 
-    `id` names it for ever. Everything else may be used inside a turn only, and raises `TurnEnded` else.
+    Its methods raise `TurnEnded` outside a turn of the object. What they do happens once the turn has committed.
+
+    Attributes:
+        id: the socket's id, which no other socket ever has.
     """
 
     __slots__ = ("_last", "_number", "_state", "id")
@@ -70,12 +73,12 @@ class WebSocket:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """As given to `accept_websocket`."""
+        """The tags given to `accept_websocket`."""
         row = self._row()
         return () if row is None else row.tags
 
     def send(self, data: str | bytes) -> Awaitable[None]:
-        """Send a text (str) or binary (bytes) frame once the turn has committed. Awaiting it is not needed."""
+        """Send a text (str) or binary (bytes) message. It need not be awaited; to a closed socket it does nothing."""
         state = self._bound()
         row = state._socket_row(self.id)
         type_, data = _frame_of(data)
@@ -84,10 +87,12 @@ class WebSocket:
         return AT_ONCE
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it once the turn has committed; the object hears no event of it any more.
+        """Close the socket. The object receives no further event of it; on a closed socket it does nothing.
 
-        Does nothing to one that has gone. 1005 is sent as 1000, 1006 and 1015 as 1001: no frame can carry them. Raises
-        ValueError for any other code that cannot be sent and for a reason over 123 bytes.
+        code: 1000, or 3000 to 4999 for one of the app's own. 1005 is sent as 1000, 1006 and 1015 as 1001.
+        reason: at most 123 bytes of UTF-8.
+
+        Raises ValueError for any other code or a longer reason.
         """
         if (state := self._bound())._socket_row(self.id) is None:
             return
@@ -99,7 +104,7 @@ class WebSocket:
         state._close(self.id, self._number, code, reason)
 
     def serialize_attachment(self, value: Any) -> None:
-        """Keep a value with the socket, at most 16 KiB encoded. Raises `TooLarge`, `UnstorableValue`."""
+        """Store a value with the socket, at most 16 KiB encoded. Raises `TooLarge`, `UnstorableValue`."""
         encoded = encode_value("the attachment of a WebSocket", value)
         if len(encoded) > MAX_ATTACHMENT_BYTES:
             raise TooLarge(
@@ -113,7 +118,7 @@ class WebSocket:
             state._effects().sockets[self.id] = change
 
     def deserialize_attachment(self) -> Any:
-        """A copy of what was attached; None if nothing was."""
+        """A copy of the value stored with the socket; None if there is none."""
         row = self._row()
         return decode_value(row.attachment) if row is not None and row.attachment else None
 
@@ -127,7 +132,7 @@ class WebSocket:
 
 
 class ListenerSocket(WebSocket):
-    """The server's end of a `WebSocketPair`: `accept` it, and add listeners."""
+    """A WebSocket whose events go to listeners: the server's end of a `WebSocketPair`."""
 
     __slots__ = ("_listeners",)
 
@@ -136,9 +141,9 @@ class ListenerSocket(WebSocket):
         self._listeners: list[tuple[str, Callable[[Any], Any]]] = []
 
     def add_event_listener(self, type_: str, listener: Callable[[Any], Any]) -> None:
-        """Call `listener(event)` (a coroutine function too) for each `message`, `close` or `error`.
+        """Call `listener(event)`, a function or coroutine function, for each event of the type.
 
-        `event.data` is the message, str or bytes; a close has `code`, `reason` and `was_clean`, an error `error`.
+        type_: `message` (`event.data` is str or bytes), `close` (`event.code`, `reason`, `was_clean`) or `error`.
         """
         if type_ not in (MESSAGE, CLOSED, ERROR):
             raise ValueError(f"a WebSocket has the events message, close and error, not {type_!r}")
@@ -147,24 +152,14 @@ class ListenerSocket(WebSocket):
     async def hear(self, event: Event) -> None:
         for type_, listener in tuple(self._listeners):
             if type_ == event.type:
-                await _settled(listener(event))
+                await settled(listener(event))
 
     def bind(self, state: Sockets, id_: str) -> None:
         self._state, self.id, self._number = state, id_, number_of(id_)
 
 
-class Event(msgspec.Struct, frozen=True):
-    """What a listener is given."""
-
-    type: str
-    data: str | bytes | None = None
-    code: int = 0
-    reason: str = ""
-    was_clean: bool = False
-    error: Exception | None = None
-
-
-async def _settled(result: Any) -> None:
+async def settled(result: Any) -> None:
+    """Await what a handler or listener returned, if it is a coroutine."""
     if inspect.isawaitable(result):
         await result
 
@@ -178,7 +173,7 @@ def _frame_of(data: str | bytes) -> tuple[str, str | bytes]:
 
 
 class Sockets:
-    """The part of an object's state that is its WebSockets."""
+    """The part of `State` that concerns WebSockets."""
 
     if not TYPE_CHECKING:  # the slots are the state's
         __slots__ = ()
@@ -193,23 +188,25 @@ class Sockets:
         _writable: Callable[[], Overlay]
 
     async def accept_websocket(self, request: Request, tags: Iterable[str] = ()) -> WebSocket:
-        """Accept the WebSocket that `request` asks for; then return `Response.upgrade()`.
+        """Accept the WebSocket that the request asks for; `fetch` then returns `Response.upgrade()`.
 
-        `tags`: at most 10, of at most 256 characters. What happens on it is told to `websocket_message`,
-        `websocket_close` and `websocket_error`. Raises `Refusal` (code `upgrade-required`) if the request is none.
+        Its events go to `websocket_message`, `websocket_close` and `websocket_error` of the object.
+
+        request: the request of this turn.
+        tags: words by which `websockets` and `broadcast` find it; at most 10, of at most 256 characters each.
+
+        Raises `Refusal` (code `upgrade-required`, HTTP 426) if the request does not ask for a WebSocket.
         """
         del request  # the turn's own command says it: nobody can accept for another request
         id_, gateway = self._asked_upgrade()
         named = tuple(tags)
         if len(named) > MAX_TAGS or not all(type(tag) is str and len(tag) <= MAX_TAG_CHARS for tag in named):
-            raise ValueError(
-                f"a WebSocket has at most {MAX_TAGS} tags, each a str of at most {MAX_TAG_CHARS}"
-            )
+            raise ValueError(f"a WebSocket has at most {MAX_TAGS} tags, each a str up to {MAX_TAG_CHARS}")
         self._accept(SocketChange(id_, gateway, named))
         return self._socket(id_)
 
     def websockets(self, tag: str | None = None) -> list[WebSocket]:
-        """The object's WebSockets, all or those with a tag; without those of listener style."""
+        """The object's open WebSockets, or those with a tag; without those of a `WebSocketPair`."""
         return [self._socket(id_) for id_, _ in self._chosen(tag)]
 
     get_websockets = websockets
@@ -217,7 +214,12 @@ class Sockets:
     def broadcast(
         self, data: str | bytes, tag: str | None = None, exclude: Iterable[WebSocket] = ()
     ) -> Awaitable[None]:
-        """Send one frame to all WebSockets, or to those with a tag, once the turn has committed. As `send`."""
+        """Send one message to all WebSockets of the object, in one order for all, once the turn has committed.
+
+        data: str for a text message, bytes for a binary one.
+        tag: only to sockets with this tag.
+        exclude: not to these sockets.
+        """
         type_, data = _frame_of(data)
         left_out = {socket.id for socket in exclude}
         chosen = [(id_, row) for id_, row in self._chosen(tag) if id_ not in left_out]
@@ -228,7 +230,10 @@ class Sockets:
         return AT_ONCE
 
     def set_websocket_auto_response(self, request: str | None, response: str = "") -> None:
-        """Let gateways answer the text message `request` with `response`, without a turn. None: no longer."""
+        """Answer the text message `request` with `response` without running the object; None ends it.
+
+        Raises `TooLarge` if both together have over 16 KiB.
+        """
         pair = b"" if request is None else _encode((request, response))
         if len(pair) > MAX_ATTACHMENT_BYTES:
             raise TooLarge(f"request and response have {len(pair)} bytes; {MAX_ATTACHMENT_BYTES} are allowed")
@@ -241,7 +246,7 @@ class Sockets:
                 frame.to(row.gateway, number_of(id_))
 
     def get_websocket_auto_response(self) -> tuple[str, str] | None:
-        """(request, response) as set, None if there is none."""
+        """The pair given to `set_websocket_auto_response`; None if there is none."""
         row = self._socket_row(SETTINGS)
         return None if row is None else _decode_pair(row.attachment)
 
@@ -256,7 +261,7 @@ class Sockets:
         effects.listeners = (effects.listeners or {}) | {id_: server}
 
     def concerns(self, command: Command) -> bool:
-        """While no instance is in memory: is one to be made for this event? What needs none is done here."""
+        """True if an instance is needed for this event, while none is in memory. What needs none is done here."""
         row = self._socket_row(command.path)
         if row is not None and row.listener:
             self.heard(command)
@@ -366,33 +371,3 @@ class Sockets:
             for id_, row in rows.items()
             if id_ and not row.listener and (tag is None or tag in row.tags)
         ]
-
-
-async def handle_event(instance: DurableObject, command: Command) -> None:
-    """Tell the object what happened on one of its sockets: the handler of a socket command."""
-    socket = instance.state.heard(command)
-    if socket is None:
-        return
-    facts = dict(command.headers)
-    if command.method == MESSAGE:
-        data = command.body.decode() if facts.get("type") == TEXT else command.body
-        event = Event(MESSAGE, data)
-    elif command.method == CLOSED:
-        event = Event(
-            CLOSED,
-            code=int(facts.get("code", "1005")),
-            reason=command.body.decode("utf-8", "replace"),
-            was_clean=facts.get("clean") == "1",
-        )
-    else:
-        event = Event(ERROR, error=BadFrame(command.body.decode("utf-8", "replace")))
-    if isinstance(socket, ListenerSocket):
-        await socket.hear(event)
-    elif event.type == MESSAGE:
-        assert event.data is not None
-        await _settled(instance.websocket_message(socket, event.data))
-    elif event.type == CLOSED:
-        await _settled(instance.websocket_close(socket, event.code, event.reason, event.was_clean))
-    else:
-        assert event.error is not None
-        await _settled(instance.websocket_error(socket, event.error))

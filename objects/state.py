@@ -47,7 +47,7 @@ _Seconds = float | None
 
 
 class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
-    """`self.state`: the object's durable storage and who it is. All of it belongs to the running turn.
+    """`self.state`: the object's durable storage. All that a turn writes is committed together when it ends.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,
     bytes, datetime, Decimal, UUID, list, tuple, set, dict, each at most 1 MiB. A turn writes at most 8 MiB. What
@@ -56,8 +56,8 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
         await self.state.put("cart", {"items": 3}, expiration_ttl=3600)
         cart = await self.state.get("cart", type=Cart)
 
-    A value put with `expiration` or `expiration_ttl` is gone for every method once `now` reaches its time, and
-    its row is removed without anyone asking.
+    A value put with `expiration` or `expiration_ttl` is gone for every method once `now` reaches its time; its row is
+    removed soon after. Each method raises `TurnEnded` outside the object's turn, `StorageFailed` if the disk fails.
     """
 
     __slots__ = (
@@ -85,18 +85,18 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
 
     @property
     def storage(self) -> State:
-        """The same object, for those who come from Cloudflare."""
+        """The state itself, as `ctx.storage` is called on Cloudflare."""
         return self
 
     @property
     def now(self) -> int:
-        """The command's log time in ms since 1970: the same whenever the turn runs again."""
+        """The time of the command on the log, in ms since 1970: the same when the turn runs again after a crash."""
         self.inside()
         return self._now_ms
 
     @property
     def principal(self) -> str:
-        """Who sent the command that runs: see `Request.principal`."""
+        """Who sent the command: see `Request.principal`. Empty where access is not guarded."""
         self.inside()
         return cast("Caller", self._turn).principal
 
@@ -118,13 +118,14 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
     async def get(self, name: Iterable[str], *, type: Any) -> dict[str, Any]: ...
     # `type` and the expirations are for keywords only; marked as such here, the specialized call of 3.11 is lost
     async def get(self, name: Any, default: Any = None, type: Any = None) -> Any:
-        """The value under `name`, a copy; `default` if there is none. Of a list of names: a dict of those there are.
+        """A copy of the value stored under `name`; for several names, a dict of those that are stored.
 
         name: one name, or several (the dict keeps their order).
+        default: returned if `name` is not stored; for one name only.
         type: what to make of the value: a pydantic model, a dataclass, a msgspec Struct, or any type that pydantic
-            validates. What was put is its dict: `put("user", user.model_dump())`.
+            validates. Store its dict: `put("user", user.model_dump())`.
 
-        Raises `UnfitValue` (a ValueError) if what is stored does not fit `type`, TypeError for a name that is no str.
+        Raises `UnfitValue` (a ValueError) if what is stored does not fit `type`, TypeError for a name that is not a str.
         """
         try:
             if name < FIRST_NAME:
@@ -166,14 +167,16 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
         expiration: _Seconds = None,
         expiration_ttl: _Seconds = None,
     ) -> None:
-        """Store one value under a name, or each of a mapping. It replaces what was there, its expiration too.
+        """Store a value under a name, or each value of a mapping. It replaces a stored value and its expiration.
 
+        name: 1 to 2,048 bytes of UTF-8 that do not begin with NUL, or a mapping of names to values.
+        value: the value, at most 1 MiB encoded (`limits.value_bytes`); none with a mapping.
         expiration: when the value expires, in seconds since 1970 (int or float).
-        expiration_ttl: or after how many seconds from `now`.
+        expiration_ttl: instead, in how many seconds from `now` it expires.
 
         Raises `UnstorableValue` (a TypeError) for a type that cannot be stored, `TooLarge` over a limit, ValueError
-        for an expiration that has passed, a ttl not above 0 or a time after the year 9999. Of a mapping, values that
-        cannot be stored refuse all of it; a limit is met at the first name that goes over it.
+        for an expiration that has passed, a ttl not above 0 or a time after the year 9999. If one value of a mapping
+        cannot be stored, none is.
         """
         if expiration is expiration_ttl is None and isinstance(name, str) and value is not _ABSENT:
             self._write(name, encode_value(name, value))
@@ -193,13 +196,13 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
     @overload
     async def delete(self, name: Iterable[str]) -> int: ...
     async def delete(self, name: str | Iterable[str]) -> bool | int:
-        """Remove `name`; True if it was there. Of a list of names: how many of them were."""
+        """Remove `name`; True if it was stored. For several names: how many of them were stored."""
         if isinstance(name, str):
             return self._delete(named(name))
         return sum([self._delete(each) for each in each_named(name)])
 
     async def delete_all(self) -> None:
-        """Remove every value and alarm of the object."""
+        """Remove every value and every alarm of the object. Its WebSockets stay."""
         self._writable().clear()
 
     async def list(
@@ -213,14 +216,16 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
         reverse: bool = False,
         cursor: str | None = None,
     ) -> Listing:
-        """A page of names in the order of their UTF-8 bytes, with when they expire.
+        """A page of names in the order of their UTF-8 bytes, each with the time at which it expires.
 
-        start, start_after, end: from `start` on, or behind `start_after`, up to but without `end`; also in reverse.
-        limit: at most so many names, and at most 1,000.
-        cursor: from the page before, to go on behind it with the same options. It may travel through a URL.
+        prefix: only names that begin with it.
+        start, end: only names from `start` on and before `end`, also in reverse.
+        start_after: instead of `start`, only names behind this one.
+        limit: at most this many names; never more than 1,000.
+        reverse: from the last name to the first.
+        cursor: the previous page's `cursor`, with the same options: the next page. It is safe in a URL.
 
-        Raises TypeError and ValueError for options that cannot be (a limit below 1, what is no cursor), ObjectError
-        for `start` with `start_after`.
+        Raises TypeError or ValueError for an invalid option, `ObjectError` for `start` with `start_after`.
         """
         low, high = bounds(prefix, start, start_after, end, cursor, reverse=reverse)
         return page_of(self._rows(low, high, reverse), min(checked_limit(limit), MAX_LISTED), self._now_ms)
@@ -236,7 +241,7 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
         reverse: bool = False,
         cursor: str | None = None,
     ) -> dict[str, Any]:
-        """Names and values in order: all that the options of `list` mean, or at most `limit`. Raises as `list`."""
+        """Names and values in the order of the names. Options and errors are those of `list`; `limit` has no maximum."""
         low, high = bounds(prefix, start, start_after, end, cursor, reverse=reverse)
         most = None if limit is None else checked_limit(limit)
         return values_of(self._rows(low, high, reverse), most, self._now_ms)
@@ -250,18 +255,18 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
     @overload
     def transaction(self, closure: Callable[[Transaction], _Made]) -> Coroutine[Any, Any, _Made]: ...
     def transaction(self, closure: Callable[[Transaction], Any] | None = None) -> Any:
-        """A part of the turn that is kept or forgotten as a whole.
+        """A part of the turn that is kept or undone as a whole.
 
             async with self.state.transaction() as txn:
                 await self.state.put("a", 1)        # or txn.put
                 if not enough:
                     txn.rollback()
 
-        An exception that leaves the block, or `txn.rollback()`, undoes what was written since its entry; the
-        exception goes on. Blocks nest. As on Cloudflare, `await self.state.transaction(closure)` calls the closure,
-        async or not, with the transaction, and gives what it returns.
+        `txn.rollback()`, or an exception that leaves the block, undoes what was written in it; the exception goes on.
+        Blocks nest. The whole turn is a transaction anyway: this is for a handler that goes on after a failed part.
 
-        The whole turn is a transaction by itself: this is for a handler that wants to go on after a failed part.
+        closure: instead of the block, a function, async or not: `await transaction(closure)` calls it with the
+            transaction and returns its result, as on Cloudflare.
         """
         return Transaction(self) if closure is None else self._transact(closure)
 
@@ -271,9 +276,9 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
             return await result if isawaitable(result) else result
 
     async def sync(self) -> None:
-        """Wait until all that this turn has seen is durable, and its owner certain to be still the owner.
+        """Wait until the command and all that this turn has read are durable, before something leaves the process.
 
-        The turn's own writes are not among it. Stub calls and `perdure.fetch` wait by themselves: this is for other ways out.
+        The turn's own writes are not included. Calls of stubs and `perdure.fetch` wait by themselves.
         """
         self.inside()
         await cast("Caller", self._turn).synced()
@@ -282,9 +287,7 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
 
     def begin(self, turn: object, overlay: Overlay, now_ms: int) -> None:
         """Bind the handle to a turn."""
-        self._turn = turn
-        self._overlay = overlay
-        self._now_ms = now_ms
+        self._turn, self._overlay, self._now_ms = turn, overlay, now_ms
 
     def end(self) -> None:
         """From here on the handle belongs to nobody."""

@@ -53,10 +53,18 @@ def caller() -> Caller:
 
 
 class Stub:
-    """An object to be spoken to: `await stub.fetch("/path")`, `await stub.increment(2)`, `stub.send.increment(2)`.
+    """Another object, as a handler or Worker calls it: `self.env.STOCK.get("tea")`.
 
-    `key` is its canonical key, `id` the same as an `ObjectId`. Every other name is one of its methods, which takes and
-    returns what its annotations say.
+    `await stub.take(2)` calls a method and returns its result; `stub.send.take(2)` sends a message without waiting.
+    Arguments and results have the types of the method's annotations. Each call takes effect once, however often the
+    calling turn runs. Two stubs of one object are equal.
+
+    A call raises the `Refusal` of the other object, `HandlerFailed` if its code failed, `CallerError` for a call that it
+    cannot take, `Deadlock` if it waits for the caller, `Unavailable` if nothing was done, `OutcomeUnknown` if that is
+    not known, and `TurnEnded` outside a turn.
+
+    Attributes:
+        key: `Namespace/name`, such as `Stock/tea`.
     """
 
     __slots__ = ("_hint", "_methods", "key")
@@ -77,6 +85,7 @@ class Stub:
 
     @property
     def id(self) -> ObjectId:
+        """The object's id."""
         return ObjectId(self.key)
 
     async def fetch(
@@ -87,9 +96,15 @@ class Stub:
         headers: Mapping[str, str] | Pairs | None = None,
         body: str | bytes | None = None,
     ) -> FetchedResponse:
-        """Its `fetch`, with a request or a URL or path; what else is given takes the place of the request's own.
+        """Call the object's `fetch` and return its response, whatever its status.
 
-        Raises what its answer says (`Refusal`, `HandlerFailed`, `Unavailable`, …) and as `Caller.call`.
+        request: a path such as `/items?page=2`, a URL, of which path and query are used, or a `Request`, such as the
+            one that a Worker received. A WebSocket request that is passed on connects the client to this object.
+        method: GET by default, or the request's own.
+        headers: a mapping, or pairs of name and value; in place of the request's own.
+        body: str, sent as UTF-8, or bytes; in place of the request's own.
+
+        Raises what every call raises, and ValueError for a header that cannot be sent.
         """
         command = fetch_of(self.key, request, method, headers, body, self._hint)
         reply = answered(await caller().call(command))
@@ -97,7 +112,9 @@ class Stub:
 
     @property
     def send(self) -> Sender:
-        """`stub.send.method(…)`: one way, delivered once after this turn has committed, in order."""
+        """`stub.send.method(…)`: a message without an answer. It leaves when this turn has committed, and is delivered
+        once, in the order of sending. If this turn fails, it is never sent. It need not be awaited.
+        """
         return Sender(self.key, self._hint, self._methods)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -110,7 +127,7 @@ class Stub:
 
 
 class Sender:
-    """`stub.send`."""
+    """Messages to an object: `stub.send.method(…)`."""
 
     __slots__ = ("_hint", "_methods", "key")
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Transaction:
-    """`async with self.state.transaction() as txn:`, or what a closure given to `transaction` is called with.
+    """A part of a turn that can be undone alone: `async with self.state.transaction() as txn:`.
 
-    Everything that the turn writes until its end belongs to it, whether through `txn` or through `self.state`.
-    `txn` has `get`, `put`, `delete`, `delete_all`, `list` and `items` of the state, and `rollback`.
+    Everything that the turn writes until the end of the block belongs to it, through `txn` as through `self.state`.
+    `get`, `put`, `delete`, `delete_all`, `list` and `items` are those of `State`.
     """
 
     __slots__ = ("_around", "_overlay", "_saved", "_state", "_undone")
@@ -73,9 +73,9 @@ class Transaction:
             )
 
     def rollback(self) -> None:
-        """Forget, now, what was written since entry; what the block still writes is forgotten at its end.
+        """Undo what was written since the block began; what the rest of the block writes is undone at its end.
 
-        After it `txn` reads and writes no more. Raises ObjectError outside the block, `TurnEnded` after the turn.
+        `txn` cannot be used after it. Raises `ObjectError` outside the block, `TurnEnded` after the turn.
         """
         overlay = self._open().inside()
         assert self._saved is not None

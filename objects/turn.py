@@ -30,7 +30,7 @@ from perdure.objects.overlay import Overlay
 from perdure.objects.registry import Kind
 from perdure.objects.rpc import method_named, open_reply
 from perdure.objects.rpc import missing_await as missing_await_before
-from perdure.objects.sockets import handle_event
+from perdure.objects.socket_events import handle_event
 from perdure.schemas.alarms import parse_ring
 from perdure.schemas.commands import ALARM, CALL, FETCH, NOBODY, SOCKET, Command, parse_call
 from perdure.schemas.errors import (

@@ -124,9 +124,11 @@ class NotAtHead(CallerError):
 
 
 class Refusal(PerdureError):
-    """Raise it in a handler to say no: the turn rolls back, the object stays in memory.
+    """Raised by an object's handler to refuse a command: the turn rolls back, the object stays in memory (HTTP 409).
 
-    `code` (a short word) and `detail` (any JSON value) reach the caller with the message.
+    message: a text for the caller.
+    code: a short word of the app's own, by which a caller tells refusals apart.
+    detail: any JSON value for the caller.
     """
 
     def __init__(self, message: str = "refused", *, code: str = "refused", detail: object = None) -> None:

@@ -53,16 +53,22 @@ class Answer(NamedTuple):
 
 
 class ClientResponse(FetchedResponse):
-    """What an object answered: `status`, `headers`, `body`, `ok`, `text()`, `json()`; the two are not awaited."""
+    """An object's response to the client's `fetch`. Unlike those of a `FetchedResponse`, its methods are not awaited.
+
+    Attributes:
+        status: the HTTP status, an int.
+        headers: a mapping whose names are compared without case.
+        body: the whole body, bytes.
+    """
 
     __slots__ = ()
 
     def text(self) -> str:  # type: ignore[override]  # the body is here, in both styles
-        """The body as UTF-8; bytes that are none are replaced."""
+        """The body as text; bytes that are not UTF-8 become U+FFFD."""
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:  # type: ignore[override]  # as text
-        """The body as JSON. Raises `ValueError` if it is none."""
+        """The body, parsed as JSON. Raises ValueError if it is not JSON."""
         return msgspec.json.decode(self.body)
 
 

@@ -124,7 +124,7 @@ class Connections:
 
 
 class App:
-    """An app, asked with `await`."""
+    """A running app, whose objects are called with `await`: what `async with perdure.connect(…) as app` gives."""
 
     def __init__(self, settings: Settings, pause: Callable[[float], Awaitable[None]]) -> None:
         self._settings = settings
@@ -163,11 +163,18 @@ class App:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> Any:
-        """An object, by its class or its namespace's name. The options are those of each of its calls.
+        """A stub of an object. Nothing is sent until one of its methods is called.
 
-        A type checker sees the class, and so its methods; `fetch` and `websocket` of a client it sees on a stub that
-        was got by name. An empty traceparent is none. Raises `BadKey`; `ValueError` for a time or an idempotency key
-        that is none; `TypeError` for a class that is no object's.
+        kind: the object's class, for typed arguments and results, or the name of its namespace.
+        name: the object's name. An object need not be created.
+        timeout: seconds for each call with all its attempts; by default that of `connect`.
+        idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with a key is
+            for one call.
+        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there is one.
+
+        A type checker sees the class, and so its methods; the client's `fetch` and `websocket` it sees on a stub got
+        by name. Raises `BadKey` for a name that cannot be one, ValueError for an invalid timeout or idempotency key,
+        TypeError for a class that is not a subclass of `DurableObject`.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         key, methods = _named(kind, name)
@@ -205,7 +212,7 @@ class App:
 
 
 class SyncApp:
-    """An app, asked without `await`."""
+    """A running app, whose objects are called without `await`: what `with perdure.connect(…) as app` gives."""
 
     def __init__(self, settings: Settings, pause: Callable[[float], None]) -> None:
         self._settings = settings
@@ -221,9 +228,16 @@ class SyncApp:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> SyncStub:
-        """An object, by its class or its namespace's name. The options are those of each of its calls.
+        """A stub of an object. Nothing is sent until one of its methods is called.
 
-        A type checker sees any method with any arguments. Raises as `App.get`.
+        kind: the object's class, for typed arguments and results, or the name of its namespace.
+        name: the object's name. An object need not be created.
+        timeout: seconds for each call with all its attempts; by default that of `connect`.
+        idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with a key is
+            for one call.
+        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there is one.
+
+        A type checker accepts any method with any arguments. Raises what `App.get` raises.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         reopening = partial(self._settings.reopening, self._pause)

@@ -1,4 +1,4 @@
-"""A WebSocket to an object that is opened anew when it is lost.
+"""A WebSocket to an object that is opened again when it is lost.
 
 Laws
 - Lost are: no close at all (1006), going away (1001), restart (1012), too slow (1013). Any other close is the
@@ -77,14 +77,21 @@ def no_server(error: Exception) -> Lost:
 
 
 def is_lost(error: ConnectionClosed) -> bool:
-    """Is a socket that ended so opened anew?"""
+    """True if a socket that ended this way is opened again."""
     if error.rcvd is not None:
         return error.rcvd.code in _LOST
     return error.sent is None or error.sent.code == _NO_PONG
 
 
 class Socket:
-    """`send`, `receive`, `async for message in ws`, `close`. `reconnects` counts how often it was opened anew."""
+    """A WebSocket to an object: `async with stub.websocket() as ws`, then `async for message in ws`.
+
+    A lost connection (no close frame, or 1001, 1012, 1013) is opened again while receiving, for as long as the stub's
+    timeout allows; messages of the meantime are lost. Any other close ends the iteration.
+
+    Attributes:
+        reconnects: how often it has opened again.
+    """
 
     def __init__(
         self, reopening: Reopening, on_reconnect: Callable[[Socket], Awaitable[None]] | None
@@ -103,14 +110,17 @@ class Socket:
         await self.close()
 
     async def send(self, message: str | bytes) -> None:
-        """Send one message. Raises `Unavailable` if the socket is lost: receive, then send again."""
+        """Send a message: str as text, bytes as binary.
+
+        Raises `Unavailable` if the connection is lost: nothing was sent; receive, which opens it again, then send.
+        """
         try:
             await self._there().send(message)
         except ConnectionClosed as error:
             raise Unavailable(f"{self._how.url}: the socket is closed, nothing was sent ({error})") from error
 
     async def receive(self) -> str | bytes:
-        """The next message. Raises websockets' `ConnectionClosed` when the application closed it."""
+        """The next message. Raises `websockets.exceptions.ConnectionClosed` when the application closed the socket."""
         while True:
             try:
                 return await self._there().recv()
@@ -135,7 +145,7 @@ class Socket:
             yield message
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it; it is not opened anew."""
+        """Close the socket for good. `code` is 1000 or 3000 to 4999, `reason` at most 123 bytes."""
         self._closed = True
         if self._connection is not None:
             await self._connection.close(code, reason)

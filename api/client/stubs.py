@@ -69,7 +69,13 @@ def _response(answer: Answer) -> ClientResponse:
 
 
 class Stub(_Stub):
-    """An object, asked with `await`. Every name that is not here is one of its methods."""
+    """An object of a running app, called with `await`: `await stub.increment(2)`.
+
+    Every name other than `fetch` and `websocket` is one of the object's methods. A call is repeated, with one
+    idempotency key, until it has an answer or its timeout has passed, and so takes effect once. It raises the
+    server's errors, such as the object's `Refusal`; `Unreachable`, an `Unavailable`, if no server could be reached;
+    `OutcomeUnknown` if an attempt may have taken effect and no answer came in time.
+    """
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         _check(name)
@@ -84,7 +90,17 @@ class Stub(_Stub):
         body: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ClientResponse:
-        """Its `fetch`. An error of the object's own making is a response; one of perdure's is raised."""
+        """Send an HTTP request to the object's `fetch`, and return its response, whatever its status.
+
+        method: the HTTP method, such as `POST`.
+        path: the path below the object, with its query; without `.` and `..`.
+        json: a value to send as JSON with `content-type: application/json`.
+        body: instead of `json`, str, sent as UTF-8, or bytes.
+        headers: a mapping of names to values, printable ASCII.
+
+        Raises perdure's own errors; ValueError for a method, path or header that cannot be sent, TypeError for `json`
+        with `body` or a value that is not JSON: then nothing was sent.
+        """
         asking = a_fetch(self._key, method, path, json, body, headers, self._options)
         answered: ClientResponse = await self._send(asking, self._options, _response)
         return answered
@@ -92,12 +108,16 @@ class Stub(_Stub):
     def websocket(
         self, path: str = "/", *, on_reconnect: Callable[[Socket], Coroutine[Any, Any, None]] | None = None
     ) -> Socket:
-        """A WebSocket to it, opened anew when it is lost: `async with stub.websocket() as ws`."""
+        """A WebSocket to the object, for `async with`. It opens again by itself when the connection is lost.
+
+        path: the path below the object, with its query.
+        on_reconnect: awaited with the socket each time it has opened again, before further messages are received.
+        """
         return Socket(self._socket_at(path), on_reconnect)
 
 
 class SyncStub(_Stub):
-    """An object, asked without `await`. Every name that is not here is one of its methods."""
+    """An object of a running app, called without `await`: `stub.increment(2)`. Otherwise as `Stub`."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         _check(name)
@@ -112,7 +132,17 @@ class SyncStub(_Stub):
         body: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ClientResponse:
-        """Its `fetch`. An error of the object's own making is a response; one of perdure's is raised."""
+        """Send an HTTP request to the object's `fetch`, and return its response, whatever its status.
+
+        method: the HTTP method, such as `POST`.
+        path: the path below the object, with its query; without `.` and `..`.
+        json: a value to send as JSON with `content-type: application/json`.
+        body: instead of `json`, str, sent as UTF-8, or bytes.
+        headers: a mapping of names to values, printable ASCII.
+
+        Raises perdure's own errors; ValueError for a method, path or header that cannot be sent, TypeError for `json`
+        with `body` or a value that is not JSON: then nothing was sent.
+        """
         asking = a_fetch(self._key, method, path, json, body, headers, self._options)
         answered: ClientResponse = self._send(asking, self._options, _response)
         return answered
@@ -120,5 +150,9 @@ class SyncStub(_Stub):
     def websocket(
         self, path: str = "/", *, on_reconnect: Callable[[SyncSocket], None] | None = None
     ) -> SyncSocket:
-        """A WebSocket to it, opened anew when it is lost: `with stub.websocket() as ws`."""
+        """A WebSocket to the object, for `with`. It opens again by itself when the connection is lost.
+
+        path: the path below the object, with its query.
+        on_reconnect: called with the socket each time it has opened again, before further messages are received.
+        """
         return SyncSocket(self._socket_at(path), on_reconnect)

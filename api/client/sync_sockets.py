@@ -15,7 +15,13 @@ from perdure.schemas.errors import Unavailable
 
 
 class SyncSocket:
-    """`send`, `receive`, `for message in ws`, `close`. `reconnects` counts how often it was opened anew."""
+    """A WebSocket to an object: `with stub.websocket() as ws`, then `for message in ws`.
+
+    It opens again as the asynchronous one does. One thread receives, others may send.
+
+    Attributes:
+        reconnects: how often it has opened again.
+    """
 
     def __init__(self, reopening: Reopening, on_reconnect: Callable[[SyncSocket], None] | None) -> None:
         self._how = reopening
@@ -32,16 +38,19 @@ class SyncSocket:
         self.close()
 
     def send(self, message: str | bytes) -> None:
-        """Send one message. Raises `Unavailable` if the socket is lost: receive, then send again."""
+        """Send a message: str as text, bytes as binary.
+
+        Raises `Unavailable` if the connection is lost: nothing was sent; receive, which opens it again, then send.
+        """
         try:
             self._there().send(message)
         except ConnectionClosed as error:
             raise Unavailable(f"{self._how.url}: the socket is closed, nothing was sent ({error})") from error
 
     def receive(self, timeout: float | None = None) -> str | bytes:
-        """The next message. Raises websockets' `ConnectionClosed` when the application closed it.
+        """The next message. Raises `websockets.exceptions.ConnectionClosed` when the application closed the socket.
 
-        timeout: seconds to wait for it on one connection; None: as long as it takes. Raises `TimeoutError`.
+        timeout: seconds to wait on one connection, after which TimeoutError is raised; None waits without a limit.
         """
         while True:
             try:
@@ -67,7 +76,7 @@ class SyncSocket:
             yield message
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it; it is not opened anew."""
+        """Close the socket for good. `code` is 1000 or 3000 to 4999, `reason` at most 123 bytes."""
         self._closed = True
         if self._connection is not None:
             self._connection.close(code, reason)

@@ -72,9 +72,16 @@ __all__ = [
 
 
 def connect(url: str, *, token: str | None = None, timeout: float = 60.0, retry: bool = True) -> Connection:
-    """The app on the server at `url`: `async with connect(url) as app`, or `with connect(url) as app`.
+    """Connect to a running app: `async with connect(url) as app`, or `with connect(url) as app` without `await`.
 
-    `timeout`: seconds for a whole call with all its attempts; `retry=False`: one attempt. Raises `ConfigError`.
+    Nothing is sent before the first call. At most 100 calls run at once; further ones wait.
+
+    url: the server's `http://` or `https://` URL.
+    token: the bearer token to send, where access is guarded.
+    timeout: seconds for a whole call with all its attempts.
+    retry: False makes one attempt of each call.
+
+    Raises `ConfigError` for a URL, token or timeout that cannot be used.
     """
     from perdure.api.client.app import Connection  # no object needs an HTTP client
 
