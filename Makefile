@@ -37,7 +37,8 @@ test-on: | $(UV)
 
 test-bounds: | $(UV) ## Unit and contract tests with the lowest and the newest dependencies that pyproject.toml allows
 	@for bound in lowest-direct highest; do \
-	  python=$$(.ci/pythons | if [ $$bound = highest ]; then tail -1; else head -1; fi); echo "$$bound on $$python"; \
+	  python=$$(.ci/pythons | sed -n "$$(if [ $$bound = highest ]; then echo '$$p'; else echo 1p; fi)"); \
+	  echo "$$bound on $$python"; \
 	  $(UV) venv --quiet --clear --python $$python .venv-$$bound; \
 	  $(UV) pip install --quiet --python .venv-$$bound/bin/python --resolution $$bound --upgrade \
 	    -e '.[jwt,kafka,otel]' --group dev; \

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
@@ -18,6 +19,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from perdure.objects.defaults import fields_of, in_order, sets_in_order
 from perdure.objects.rpc import Method, mirrored
 from perdure.objects.wire import LOOSE, nodes, struct_of
 
@@ -75,9 +77,15 @@ def _of_structs(schemas: list[Any]) -> tuple[dict[Any, Schema], dict[str, Schema
     """The schemas of the Structs in there, and what they refer to."""
     found = (struct_of(node) for schema in schemas for node in nodes(schema))
     kinds = list(dict.fromkeys(each for each in found if each is not None))
+    within = fields_of(kinds)
     reference = _REFERENCE.replace("{name}", "struct.{name}")
-    made, components = msgspec.json.schema_components(kinds, ref_template=reference)
-    return dict(zip(kinds, made, strict=True)), {f"struct.{name}": components[name] for name in components}
+    made, components = msgspec.json.schema_components([*kinds, *within], ref_template=reference)
+    for fields, schema in zip(within.values(), made[len(kinds) :], strict=True):
+        properties = components[schema["$ref"].rpartition(".")[2]].get("properties", {})
+        for field in fields:
+            if "default" in (described := properties.get(field.encode_name, {})):
+                described["default"] = sets_in_order(described["default"], field.default)
+    return dict(zip(kinds, made, strict=False)), {f"struct.{name}": components[name] for name in components}
 
 
 class _Generator(GenerateJsonSchema):
@@ -154,6 +162,15 @@ class _Generator(GenerateJsonSchema):
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
         return {"not": {}} if self.mode == "validation" else {}
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Schema:
+        made = super().default_schema(schema)
+        if isinstance(made.get("default"), list) and isinstance(self.get_default_value(schema), AbstractSet):
+            made["default"] = in_order(made["default"])  # it may have become a list before it was encoded
+        return made
+
+    def encode_default(self, dft: Any) -> Any:
+        return sets_in_order(super().encode_default(dft), dft)
 
     def normalize_name(self, name: str) -> str:
         return super().normalize_name(_OF_THE_APP.sub("", name))

@@ -22,6 +22,8 @@ class Slow:
     def __init__(self, answers: bool = False) -> None:
         self.heard: list[bytes] = []
         self._answers = answers
+        self._hears = asyncio.Condition()
+        self._open: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._met, "127.0.0.1", 0)
@@ -30,10 +32,21 @@ class Slow:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
+    async def has_heard(self, count: int) -> None:
+        async with self._hears:
+            await self._hears.wait_for(lambda: len(self.heard) >= count)
+
+    def hang_up(self) -> None:
+        for each in self._open:
+            each.close()
+
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             while head := await reader.readuntil(b"\r\n\r\n"):
-                self.heard.append(head.lower())
+                async with self._hears:
+                    self.heard.append(head.lower())
+                    self._hears.notify_all()
                 await reader.readexactly(len(b'{"args":[],"kwargs":{}}'))
                 if self._answers:
                     writer.write(
@@ -46,14 +59,18 @@ def test_what_waited_for_a_connection_was_not_sent(monkeypatch: pytest.MonkeyPat
     """As many outcomes are unknown as requests arrived; of the others it is known that nothing was done."""
     monkeypatch.setattr("perdure.api.client.app.CONNECTIONS", 3)
 
-    async def awaited() -> tuple[list[Any], int]:
+    async def awaited() -> tuple[list[Any], list[Any], int]:
         slow = Slow()
-        async with slow as url, Connection(url, timeout=0.5, chance=lambda: 1.0) as app:
-            calls = (app.get("Counter", "a").increment() for _ in range(10))
-            return await asyncio.gather(*calls, return_exceptions=True), len(slow.heard)
+        async with slow as url, Connection(url, timeout=0.2, retry=False) as app:
+            held = [asyncio.create_task(app.get("Counter", "a", timeout=60).increment()) for _ in range(3)]
+            await slow.has_heard(3)
+            waited = (app.get("Counter", "a").increment() for _ in range(7))
+            came = await asyncio.gather(*waited, return_exceptions=True)
+            slow.hang_up()
+            return await asyncio.gather(*held, return_exceptions=True), came, len(slow.heard)
 
-    came, heard = asyncio.run(awaited())
-    assert [type(each) for each in came] == [OutcomeUnknown] * 3 + [Unreachable] * 7
+    held, came, heard = asyncio.run(awaited())
+    assert [type(each) for each in held + came] == [OutcomeUnknown] * 3 + [Unreachable] * 7
     assert heard == 3
     assert "connections was free in time, nothing was sent" in str(came[-1])
 
@@ -61,12 +78,15 @@ def test_what_waited_for_a_connection_was_not_sent(monkeypatch: pytest.MonkeyPat
 def test_without_await_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """There httpx's own pool tells who waited."""
     monkeypatch.setattr("perdure.api.client.app.CONNECTIONS", 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with Connection(url, timeout=0.5, retry=False) as app, ThreadPoolExecutor() as threads:
-            calls = [threads.submit(app.get("Counter", "a").increment) for _ in range(3)]
-            came = [type(each.exception()) for each in calls]
-    assert sorted(each.__name__ for each in came) == ["OutcomeUnknown", "Unreachable", "Unreachable"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with Connection(url, timeout=0.2, retry=False) as app, ThreadPoolExecutor() as threads:
+            held = threads.submit(app.get("Counter", "a", timeout=60).increment)
+            with server.accept()[0] as silent:
+                assert silent.recv(1)
+                waited = [threads.submit(app.get("Counter", "a").increment) for _ in range(2)]
+                assert [type(each.exception()) for each in waited] == [Unreachable] * 2
+            assert type(held.exception()) is OutcomeUnknown
 
 
 def test_connections_are_used_again_and_keep_no_cookies() -> None:

@@ -383,6 +383,41 @@ def test_the_page_is_text_and_runs_nothing() -> None:
     assert "$TOKEN" in html_of(made(tokens=(TOKEN,)), 0)
 
 
+SETS_BY_DEFAULT = """
+from dataclasses import dataclass
+from enum import Enum
+import msgspec
+from pydantic import BaseModel, Field
+from perdure import DurableObject
+
+LETTERS = frozenset("abcdef")
+Color = Enum("Color", {"RED": "r", "GREEN": "g", "BLUE": "b"})
+
+class Model(BaseModel):
+    some_letters: set[str] = Field(set(LETTERS), alias="someLetters")
+    within: dict[str, frozenset[str]] = {"x": LETTERS}
+
+@dataclass
+class Data:
+    letters: frozenset[str] = LETTERS
+
+class Inner(msgspec.Struct):
+    letters: frozenset[str] = LETTERS
+
+class Outer(msgspec.Struct):
+    inner: Inner
+
+class Sets(DurableObject):
+    async def model(self, it: Model = Model()) -> None: ...
+    async def data(self, it: Data = Data()) -> None: ...
+    async def struct(self, it: Outer) -> None: ...
+    async def mixed(self, it: frozenset[str | int] = frozenset({"b", "a", 10, 9})) -> None: ...
+    async def enums(self, it: frozenset[Color] = frozenset(Color)) -> None: ...
+    async def within(self, it: dict[str, frozenset[str]] = {"x": LETTERS}) -> None: ...
+    async def sets(self, it: frozenset[frozenset[str]] = frozenset(map(frozenset, ("ab", "cd", "ef")))) -> None: ...
+"""
+
+
 def test_the_same_app_gives_the_same_document_in_every_process(tmp_path: Path) -> None:
     """Whatever order sets have, however many apps a process has loaded; its version changes with what it says."""
     for name in ("one", "two"):
@@ -392,6 +427,7 @@ def test_the_same_app_gives_the_same_document_in_every_process(tmp_path: Path) -
             f"class {name.title()}(DurableObject):\n"
             "    async def put(self, item: Item, words: frozenset[str] = frozenset('abcdef')) -> Item: ...\n"
         )
+    (tmp_path / "sets.py").write_text(SETS_BY_DEFAULT)
     code = (
         "import sys, pathlib\nfrom perdure.api.loading import load_app\n"
         "for _ in range(int(sys.argv[2])): load_app(pathlib.Path(sys.argv[1]))\n"
@@ -403,8 +439,12 @@ def test_the_same_app_gives_the_same_document_in_every_process(tmp_path: Path) -
         command = [sys.executable, "-c", code, str(tmp_path), seed]
         told.add(subprocess.run(command, capture_output=True, text=True, check=True, env=environ).stdout)
     (text,) = told
-    assert {name for name in json.loads(text)["components"]["schemas"] if "Item" in name} == {
-        "one__Item",
-        "two__Item",
-    }
+    document = json.loads(text)
+    schemas = document["components"]["schemas"]
+    assert {name for name in schemas if "Item" in name} == {"one__Item", "two__Item"}
+    assert schemas["struct.Inner"]["properties"]["letters"]["default"] == list("abcdef")
+    mixed = document["paths"]["/rpc/Sets/{name}/mixed"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
+    assert mixed["anyOf"][1]["properties"]["args"]["prefixItems"][0]["default"] == [9, 10, "a", "b"]
     assert made()["info"]["version"] == made()["info"]["version"] != made(tokens=(TOKEN,))["info"]["version"]
