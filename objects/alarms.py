@@ -6,7 +6,8 @@ Laws
   stands. All of that is one entry with what the turn writes.
 - A run that fails is made again after 2 s, then 4, 8, 16, 32 and 64; after that the alarm is parked: it stays and is
   listed, and rings no more until somebody drives it again.
-- What comes next is a pure function of the alarm's row and the turn's log time.
+- What comes next is a pure function of the alarm's row and the turn's log time. When log time steps back, what it gave
+  before is timed again (`retimed`). [test_alarms_retimed.py]
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from perdure.objects.zones import zone as zone_of
 from perdure.schemas.alarms import TTL
 from perdure.schemas.effects import AlarmChange, AlarmRow, alarm_row
 from perdure.schemas.errors import ConfigError, ObjectError
+from perdure.schemas.remembering import Remembered
 
 DEFAULT = "default"
 RETRIES = 6
@@ -113,7 +115,12 @@ def next_due(cron: str, zone: str, after_ms: int) -> int:
     """The first time, in ms since 1970, after `after_ms` that a cron expression names. Raises ValueError."""
     if not isinstance(cron, str) or not isinstance(zone, str):
         raise TypeError("cron and zone are str")
-    after = (_EPOCH + after_ms // 1000 * timedelta(seconds=1)).astimezone(zone_of(zone))
+    return _next_times[cron, zone, after_ms // 1000]
+
+
+def _next_time(asked: tuple[str, str, int]) -> int:
+    cron, zone, after_s = asked
+    after = (_EPOCH + after_s * timedelta(seconds=1)).astimezone(zone_of(zone))
     try:
         found = next(CronSim(cron, after))
     except CronSimError as error:
@@ -121,6 +128,9 @@ def next_due(cron: str, zone: str, after_ms: int) -> int:
     except StopIteration as error:
         raise ValueError(f"cron={cron!r} names no time in the next 50 years") from error
     return round(found.timestamp()) * 1000
+
+
+_next_times = Remembered(_next_time, 1024)  # many objects have the same expression, and ring together
 
 
 # What becomes of one that rang
@@ -138,8 +148,26 @@ def after_failure(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
     failed = row.attempt + 1
     if row.attempt >= RETRIES and name != TTL:
         return AlarmChange(name, row.due_ms, failed, row.cron, row.zone, parked=True)
-    due_ms = now_ms + FIRST_RETRY_MS * 2 ** min(row.attempt, RETRIES - 1)
-    return AlarmChange(name, due_ms, failed, row.cron, row.zone)
+    return AlarmChange(name, _retry_at(failed, now_ms), failed, row.cron, row.zone)
+
+
+def _retry_at(failed: int, now_ms: int) -> int:
+    return now_ms + FIRST_RETRY_MS * 2 ** min(failed - 1, RETRIES - 1)
+
+
+def retimed(name: str, row: AlarmRow, now_ms: int) -> AlarmChange | None:
+    """The alarm with the due time that it would have been given at `now_ms`; None if that is not earlier.
+
+    Only what perdure timed itself is timed again: the next time of a cron expression, and the next attempt after a
+    failed one. A due time that the object gave stands.
+    """
+    if row.parked or not (row.attempt or row.cron):
+        return None
+    try:
+        due_ms = _retry_at(row.attempt, now_ms) if row.attempt else next_due(row.cron, row.zone, now_ms)
+    except ValueError:  # its time zone is not known any more, for example
+        return None
+    return AlarmChange(name, due_ms, row.attempt, row.cron, row.zone) if due_ms < row.due_ms else None
 
 
 def redriven(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:

@@ -8,6 +8,8 @@ Laws
 - At most `WAITING` commands that it appended wait for their turn (one that is stuck in a mailbox for `STUCK_S` no
   longer counts): alarms that come due together do not starve other commands.
 - Alarms are looked at from a lower bound on; what lies below it is under way. So rows that are gone are passed once.
+- When log time steps back, each alarm that perdure timed itself under the wrong clock gets a command that times it again,
+  before the clock comes up to the new time. [test_alarms_retimed.py]
 - A reign's end forgets all of it: what is set stands in the tables.
 """
 
@@ -16,7 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from perdure.schemas.alarms import DROP, REDRIVE, alarm_command
+from perdure.objects.alarms import retimed
+from perdure.schemas.alarms import DROP, REDRIVE, RETIME, alarm_command
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import Command, sealed_record
 from perdure.schemas.effects import AlarmRow
@@ -28,6 +31,7 @@ from perdure.streams.tables import Due, Tables
 
 WAITING = 200
 BATCH = 50  # appended at once; then others have the loop
+LOOKED_AT = 100  # alarms in one step, after log time has stepped back
 STUCK_S = 5.0
 RECHECK_S = 5.0  # a jump of the wall clock is noticed within so long
 RETRY_S = (0.5, 5.0)  # first and longest pause after an append that failed
@@ -57,6 +61,9 @@ class AlarmClock:
         ] = {}  # those of them whose turn has not begun, with the loop's time
         self._first: Due = (0, "", "")  # what lies below is sent or gone
         self._next_ms = 0  # nothing from `_first` on is due before
+        self._set_ms = 0  # the latest log time at which an alarm may have been set
+        self._late: Due | None = None  # from there on, alarms may be due too late: log time has stepped back
+        self._stepped_back = False  # in this reign; a turn that began before may still set such an alarm
         tables.on_alarm = self.changed
 
     def start(self) -> None:
@@ -64,6 +71,7 @@ class AlarmClock:
         self.end()
         self._on = True
         self._first, self._next_ms = (0, "", ""), 0
+        self._set_ms, self._stepped_back = self._tables.meta.clock_ms, False
         self._wake()
 
     def end(self) -> None:
@@ -72,6 +80,7 @@ class AlarmClock:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._late = None
         self._sent.clear()
         self._waiting.clear()
 
@@ -89,8 +98,26 @@ class AlarmClock:
             return
         self._sent.pop((key, name), None)
         self.begun(key, name)
+        self._set_ms = max(self._set_ms, self._tables.meta.clock_ms)
         if row is not None and not row.parked:
             self._look_from((row.due_ms, key, name))
+            if self._stepped_back and retimed(name, row, self.log_ms) is not None:
+                self._time_again((row.due_ms, key, name))
+
+    def stepped_back(self) -> None:
+        """Log time has stepped back."""
+        self._stepped_back = True
+        self._notice_step_back()
+
+    def _notice_step_back(self) -> None:
+        """Have alarms that are due too late looked for if one may have been set at a later log time than it is now."""
+        if self._on and (now_ms := self.log_ms) < self._set_ms:
+            self._set_ms, self._stepped_back = now_ms, True
+            self._time_again((now_ms, "", ""))
+
+    def _time_again(self, first: Due) -> None:
+        self._late = first if self._late is None else min(self._late, first)
+        self._wake(0.0)
 
     def begun(self, key: str, name: str) -> None:
         """A command of this clock's no longer waits."""
@@ -101,11 +128,15 @@ class AlarmClock:
         """A command came to nothing though its alarm stands: send another one later."""
         sent = self._sent.get((key, name))
         if sent is not None:
-            self._loop.call_later(wait_s, self._forget, self._reign, sent)
+            self._loop.call_later(wait_s, self._in_reign, self._reign, self._forget, sent)
 
-    def _forget(self, reign: int, sent: Due) -> None:
+    def _in_reign(self, reign: int, then: Callable[[Due], None], due: Due) -> None:
+        if reign == self._reign:
+            then(due)
+
+    def _forget(self, sent: Due) -> None:
         _, key, name = sent
-        if reign == self._reign and self._sent.get((key, name)) == sent:
+        if self._sent.get((key, name)) == sent:
             del self._sent[key, name]
             self._waiting.pop((key, name), None)
             self._look_from(sent)
@@ -127,14 +158,20 @@ class AlarmClock:
         if wait_s is None:
             left_ms = self._next_ms - self.log_ms
             wait_s = 0.0 if left_ms <= 0 else min(max(left_ms, 1) / 1000, RECHECK_S)
+        if self._late is not None:
+            wait_s = min(wait_s, 0.0 if self._room() else STUCK_S)
         self._timer = self._loop.call_later(wait_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         try:
-            if self._next_ms <= self.log_ms:
+            log_ms = self.log_ms
+            self._notice_step_back()
+            if self._late is not None:
+                self._look_for_late(self._late)
+            if self._next_ms <= log_ms:
                 self._look()
-            elif self._next_ms < _FOREVER_MS:
+            elif self._next_ms < _FOREVER_MS or self._late is not None:
                 self._wake()
         except Exception as error:  # noqa: BLE001 - the store cannot be read: the partition says so
             self._failed(error)
@@ -157,10 +194,24 @@ class AlarmClock:
         self._next_ms = _FOREVER_MS if following is None else following[0]
         for due in found:
             self._append(due)
-        if self._next_ms == _FOREVER_MS:
+        if self._next_ms == _FOREVER_MS and self._late is None:
             return  # the next one that is set wakes it
         # without room, those that are due have to wait until others have begun, which wakes it too
         self._wake(STUCK_S if self._next_ms <= now_ms and len(self._waiting) >= WAITING else None)
+
+    def _look_for_late(self, first: Due) -> None:
+        """Append a command for each alarm from `first` on that is due too late, as many as there is room for."""
+        now_ms, room = self.log_ms, min(self._room(), BATCH)
+        for looked_at, due in enumerate(self._tables.due(first, _FOREVER_MS)):
+            if looked_at == LOOKED_AT or not room:
+                self._late = due
+                return
+            _, key, name = due
+            row = self._tables.alarm(key, name)
+            if row is not None and self._of_app(key) and retimed(name, row, now_ms) is not None:
+                self._append_of(due, alarm_command(key, name, row, RETIME), self._time_again)
+                room -= 1
+        self._late = None
 
     def _room(self) -> int:
         waiting = self._waiting
@@ -176,10 +227,17 @@ class AlarmClock:
         row = self._tables.alarm(key, name)
         assert row is not None, f"{key} has a time for its alarm {name!r} and no alarm"
         self._sent[key, name] = due
-        if namespace_of(key) not in self._ports.registry.kinds:
-            return  # its class has left the app: the alarm waits for it to come back
-        self._waiting[key, name] = self._loop.time()
-        self._counts.alarms_due += 1
+        if self._of_app(key):
+            self._counts.alarms_due += 1
+            self._append_of(due, alarm_command(key, name, row), self._forget)
+
+    def _of_app(self, key: str) -> bool:
+        """True unless its class has left the app: its alarms wait for it to come back."""
+        return namespace_of(key) in self._ports.registry.kinds
+
+    def _append_of(self, due: Due, command: Command, failed: Callable[[Due], None]) -> None:
+        """Append a command for an alarm. `failed(due)` is called, after a pause, if that fails in this reign."""
+        self._waiting[due[1:]] = self._loop.time()
         reign = self._reign
 
         def told(error: BaseException | None) -> None:
@@ -187,11 +245,11 @@ class AlarmClock:
                 now_s = self._loop.time()
                 if now_s >= self._again_s:  # else others failed with it: they are sent again together
                     self._again_s = now_s + self._backoff.failed()
-                self._loop.call_at(self._again_s, self._forget, reign, due)
+                self._loop.call_at(self._again_s, self._in_reign, reign, failed, due)
             else:
                 self._backoff.reset()
 
-        self._send(alarm_command(key, name, row), told)
+        self._send(command, told)
 
     def decide(self, key: str, name: str, *, drop: bool = False) -> bool:
         """Have a parked alarm ring again, or be removed; False if there is none such. It is a command as others are."""

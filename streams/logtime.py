@@ -45,12 +45,13 @@ class LogTime:
     """The log time of one partition, decided by its owner.
 
     `node` is the name in the ids of the commands that this node's door makes. `corrected` counts the stamps that were
-    ahead of their bound, and the steps back.
+    ahead of their bound, and the steps back. `on_step_back` is called at each of these.
     """
 
     def __init__(self, partition: int, clock_ms: Callable[[], int], node: str) -> None:
         self.now_ms = 0  # of the command read last
         self.corrected = 0
+        self.on_step_back: Callable[[], None] = _ignore
         self._partition = partition
         self._clock_ms = clock_ms
         self._maker = f"-{node}-"
@@ -79,6 +80,7 @@ class LogTime:
             self._correct("a record is stamped far ahead of this node's clock: log time is bounded", record)
         if self.now_ms < before_ms:
             self._correct("log time was far ahead of this node's clock: it steps back", record, before_ms)
+            self.on_step_back()
         return _at(record, self.now_ms)
 
     def read_again(self, record: LogRecord) -> LogRecord:
@@ -140,6 +142,10 @@ class LogTime:
         if now_s - self._said_s.get(event, -SAY_AGAIN_S) >= SAY_AGAIN_S:
             self._said_s[event] = now_s
             _logger.warning(event, partition=self._partition, **known)
+
+
+def _ignore() -> None:
+    """Nothing depends on log time yet."""
 
 
 def _at(record: LogRecord, time_ms: int) -> LogRecord:

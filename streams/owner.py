@@ -79,6 +79,7 @@ class Owner:
         self.claims: deque[str] = deque(maxlen=CLAIMS_REMEMBERED)  # their uuids: one may land late
         self.time = LogTime(self.partition, ports.clock_ms, ports.node)
         self.alarms = AlarmClock(ports, tables, self.counts, self.lost)
+        self.time.on_step_back = self.alarms.stepped_back
         ringing = Ringing(self.counts, self.alarms)
         self.turns = Turns(
             ports, tables, self.bounds, self.counts, self.journal, self._spawn, ringing, self.time

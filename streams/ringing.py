@@ -4,7 +4,8 @@ Laws
 - An alarm command runs only if the alarm still stands as the command says, this object's turns that are not durable
   yet included, and is due by log time. Else it is a mere `done`.
 - The change of the alarm is part of the turn's own entry, whatever the turn comes to: success and failure alike.
-- What removes expired values, and what somebody decided about a parked alarm, runs no code of the user's.
+- What removes expired values, what an operator decided about a parked alarm, and a due time that is set again after a
+  step back of log time run no code of the user's.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any, Protocol
 
 import structlog
 
-from perdure.objects.alarms import after_failure, after_success, redriven
+from perdure.objects.alarms import after_failure, after_success, redriven, retimed
 from perdure.objects.durable import Env
 from perdure.objects.http import Response
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, not_done
-from perdure.schemas.alarms import DROP, REDRIVE, TTL, parse_ring
+from perdure.schemas.alarms import DROP, REDRIVE, RETIME, TTL, parse_ring
 from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import CallerError, StorageFailed
 from perdure.schemas.replies import FAILED, OK, Reply, error_reply
@@ -30,6 +31,7 @@ from perdure.streams.stepping import doorway
 
 AGAIN_S = 1.0  # after the state could not be read to see how an alarm stands
 _DONE = Outcome(Reply(OK, 204, (), b""), False, False, False)
+_RETIMED = Outcome(Reply(OK, 204, (), b""), True, True, False)
 _logger = structlog.get_logger(__name__)
 
 
@@ -62,8 +64,10 @@ class Ringing:
         except Exception as error:  # noqa: BLE001 - whatever the store raises: it stays set and comes again
             self._clock.again(command.key, name, AGAIN_S)
             return not_done(StorageFailed(f"the alarms of {command.key} could not be read: {error}"))
-        if row is None or row.set_at != ring.set_at or row.parked != bool(ring.act):
+        if row is None or row.set_at != ring.set_at or row.parked != (ring.act in (REDRIVE, DROP)):
             return _DONE
+        if ring.act == RETIME:
+            return _retime(turn, row)
         if not row.parked and turn.record.time_ms < row.due_ms:
             self._clock.again(command.key, name, (row.due_ms - turn.record.time_ms) / 1000)
             return _DONE
@@ -135,6 +139,16 @@ class Ringing:
 def _row(turn: Turn) -> AlarmRow:
     assert turn.alarm is not None, "the turn was not made by an alarm"
     return turn.alarm
+
+
+def _retime(turn: Turn, row: AlarmRow) -> Outcome:
+    """Set the alarm to the due time that log time gives it now, if that is earlier."""
+    change = retimed(turn.command.method, row, turn.record.time_ms)
+    if change is None:
+        return _DONE
+    turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
+    _change(turn, change)
+    return _RETIMED
 
 
 def note_expiry(resident: Resident, overlay: Overlay) -> None:
