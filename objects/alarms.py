@@ -152,7 +152,7 @@ def after_failure(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
 
 
 def _retry_at(failed: int, now_ms: int) -> int:
-    return now_ms + FIRST_RETRY_MS * 2 ** min(failed - 1, RETRIES - 1)
+    return now_ms + (FIRST_RETRY_MS << min(failed - 1, RETRIES - 1))
 
 
 def retimed(name: str, row: AlarmRow, now_ms: int) -> AlarmChange | None:
