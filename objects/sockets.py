@@ -92,7 +92,7 @@ class WebSocket:
         code: 1000, or 3000 to 4999 for one of the app's own. 1005 is sent as 1000, 1006 and 1015 as 1001.
         reason: at most 123 bytes of UTF-8.
 
-        Raises ValueError for any other code or a longer reason.
+        Raises ValueError for a code that cannot be sent and for a longer reason.
         """
         if (state := self._bound())._socket_row(self.id) is None:
             return

@@ -39,7 +39,10 @@ class Lost(NamedTuple):
 
 
 class Unreachable(Unavailable):
-    """No attempt came as far as a server."""
+    """No attempt of a call reached a server, so nothing was done. Check the URL, and that a server runs there.
+
+    Raised by the client only, with the code `unavailable`.
+    """
 
 
 class Policy(NamedTuple):

@@ -110,12 +110,12 @@ def test_the_file_map_has_every_file_of_the_rooms_and_no_other() -> None:
     )
 
 
-def test_the_readme_has_every_setting_and_its_example_is_one() -> None:
-    """The table of the README has each key of a configuration, and the TOML above it can be used."""
+def test_the_reference_has_every_setting_and_its_example_is_one() -> None:
+    """Its tables have each key of a configuration, and the TOML above them can be used."""
     names = {name for name in Config.model_fields if name != "limits"}
     names |= {f"limits.{name}" for name in Limits.model_fields}
-    text = document("README.md")
-    assert first_cells(text.partition("## Configuration")[2]).keys() == names
+    text = document("docs/reference/configuration.md")
+    assert first_cells(text).keys() == names
     example = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0]
     assert parse_config(example, "perdure.toml", env_name="production").name == "shop-production"
 
