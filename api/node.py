@@ -64,6 +64,7 @@ from perdure.streams.residence import Residence
 from perdure.streams.rocks_store import RocksStore
 from perdure.streams.run_queue import RunQueue
 from perdure.streams.sealing import seal_of
+from perdure.streams.socket_watch import GatewayWatch
 from perdure.streams.stepping import tell
 from perdure.streams.tables import Tables
 from perdure.streams.transferring import Transfers
@@ -199,6 +200,7 @@ class Node:
             host=socket.gethostname(),
             pid=os.getpid(),
             run_queue=self._run_queue,
+            gateways=GatewayWatch(),
         )
 
     def _makers(self) -> Makers | None:

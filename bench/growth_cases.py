@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any, NamedTuple
 
-from perdure.objects.durable import DurableObject
-from perdure.objects.registry import Kind
+from perdure.objects.durable import DurableObject, Env
+from perdure.objects.registry import Kind, Registry
 from perdure.schemas.calls import Root
 from perdure.schemas.config_model import Limits
+from perdure.schemas.effects import SocketRow
+from perdure.schemas.sockets import HEARTBEAT_KIND
 from perdure.streams.calls import Calling
 from perdure.streams.exchange import Call, Exchange
-from perdure.streams.log import LogRecord
+from perdure.streams.log import LogRecord, Record, Topic
 from perdure.streams.mailbox import NO_COMMAND, Hold, Resident, Turn
+from perdure.streams.memory import MemoryLog
+from perdure.streams.memory_broker import MemoryBroker
 from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owning import Counts
+from perdure.streams.owning import Counts, Ports
 from perdure.streams.residence import Residence
+from perdure.streams.rows import encode_row
+from perdure.streams.socket_watch import SILENT_S, GatewayWatch
+from perdure.streams.sockets import GoneSockets
 from perdure.streams.tables import Tables
+from perdure.streams.virtual import VirtualLoop
 from perdure.testing import run, world
 
 Step = Callable[[], object]
@@ -159,6 +168,62 @@ def ring_search(n: int) -> Step:
     return lambda: line.ring(calls[0])
 
 
+class _Elsewhere:
+    """No gateway is this process's own."""
+
+    def holds(self, gateway: str) -> bool:
+        return False
+
+
+class _Watching:
+    """A node that serves partitions whose objects have sockets of eight gateways of other nodes, which all live."""
+
+    GATEWAYS = 8
+    REPLIES = 5_000  # between two looks
+
+    def __init__(self, partitions: int, sockets: int) -> None:
+        self._runner = asyncio.Runner(loop_factory=VirtualLoop)
+        self._runner.run(self._begin(partitions, sockets))
+
+    async def _begin(self, partitions: int, sockets: int) -> None:
+        self._broker = MemoryBroker(partitions, ordered=False, exclusive=False, clock_ms=lambda: USED_MS)
+        log = MemoryLog(self._broker)
+        names = [f"gateway.g{each}" for each in range(self.GATEWAYS)]
+        self._records = [Record(b"k", b"a reply")] * self.REPLIES
+        self._records += [Record(name.encode(), b"", (HEARTBEAT_KIND,)) for name in names]
+        doors: Any = _Elsewhere()
+        ports = Ports(log, Registry({}, Env({})), doors, lambda: USED_MS, Random(1), str)
+        watch = GatewayWatch()
+        for partition in range(partitions):
+            tables = Tables(MemoryStore(), partition)
+            head = b"w" + partition.to_bytes(2, "big")
+            for at in range(sockets):
+                row = SocketRow(f"0/{names[at % self.GATEWAYS]}")
+                tables.set_row(head + f"Thing/{at:06}\0g.{at:08x}".encode(), encode_row(row))
+            tables._open.records = 1
+            tables.write_all()
+            watch.begin(ports, tables, GoneSockets(ports, partition))
+        await asyncio.sleep(1)
+
+    def __del__(self) -> None:
+        self._runner.close()
+
+    def look(self) -> None:
+        """Replies and heartbeats come, and the node looks at them once."""
+        self._broker.accept(self._broker.streams[Topic.REPLIES, 0], self._records)
+        self._runner.run(asyncio.sleep(SILENT_S))
+
+
+def gateways_of_partitions(n: int) -> Step:
+    """n partitions with 8 sockets each. The step: a look at the gateways of other nodes."""
+    return _Watching(n, 8).look
+
+
+def gateways_of_sockets(n: int) -> Step:
+    """n sockets in one partition. The step: a look at the gateways of other nodes."""
+    return _Watching(1, n).look
+
+
 CASES = {
     case.name: case
     for case in (
@@ -199,6 +264,20 @@ CASES = {
             (100, 1_000, 10_000),
             5,
             ring_search,
+        ),
+        Case(
+            "gateways-of-partitions",
+            "partitions with sockets of other nodes: a look whether their gateways live",
+            (1, 8, 64),
+            10,
+            gateways_of_partitions,
+        ),
+        Case(
+            "gateways-of-sockets",
+            "sockets of other nodes: a look whether their gateways live",
+            (100, 1_000, 10_000),
+            10,
+            gateways_of_sockets,
         ),
     )
 }

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
-from perdure.schemas.errors import LogCorrupt, OutcomeUnknown, Unavailable
+from perdure.schemas.errors import LogCorrupt, OutcomeUnknown, Overloaded, Unavailable
 from perdure.streams.log import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
 from perdure.streams.memory_broker import Faults, MemoryBroker, Stream, Told, Write
 
@@ -268,6 +268,9 @@ class MemoryLog:
             return _MemoryReceipt(offset, write)
         receipt = _MemoryReceipt()
         queue = self._queues.setdefault(stream, deque())
+        if len(queue) >= self.broker.faults.queued_max:
+            receipt.told(None, Overloaded(f"{len(queue)} records wait for {topic} of partition {partition}"))
+            return receipt
         queue.append((record, receipt))
         if len(queue) == 1:
             self.later("send", self._send, stream)

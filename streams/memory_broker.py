@@ -53,6 +53,9 @@ class Faults:
         return "ok"
 
     timeout_s = 1.0
+    queued_max = (
+        20_000  # records of a partition that wait at a client, where it is not ordered: more are refused
+    )
 
     def late_s(self) -> float:
         """How long after it was given up a late batch lands."""

@@ -48,7 +48,7 @@ from perdure.streams.owning import Bounds, Counts, OwnerState, Ports
 from perdure.streams.release import Release
 from perdure.streams.ringing import Ringing
 from perdure.streams.saying import tell_state
-from perdure.streams.socket_watch import close_lost, watch_gateways
+from perdure.streams.socket_watch import close_lost
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
 
@@ -121,6 +121,8 @@ class Owner:
             ending.callback(self.alarms.end)
             if self.ports.makers is not None:
                 ending.callback(self.ports.makers.end, self.partition)
+            if self.ports.gateways is not None:
+                ending.callback(self.ports.gateways.end, self.partition)
             ending.callback(self.turns.drop_all)
             ending.callback(self.journal.close)
             if tail is not None:
@@ -162,9 +164,9 @@ class Owner:
         else:
             self._take_from(rest[0])
         self.alarms.start()
-        self._spawn(close_lost(self.ports, self.tables))
-        if not self.log.exclusive:
-            self._spawn(watch_gateways(self.ports, self.tables))
+        self._spawn(close_lost(self.ports, self.tables, self.turns.gone))
+        if self.ports.gateways is not None and not self.log.exclusive:
+            self.ports.gateways.begin(self.ports, self.tables, self.turns.gone)
 
     def _take_from(self, offset: int) -> None:
         self.next_command = offset

@@ -82,6 +82,25 @@ class Doors(Protocol):
         """The partition has stopped for good: who waits for it here will hear nothing more of it."""
 
 
+class Gateways(Protocol):
+    """The watch over the gateways of other nodes, as the owners of this one see it."""
+
+    def begin(self, ports: Ports, tables: Tables, gone: Notified) -> None:
+        """A partition is served from now on; `gone` hears of its sockets whose gateway has ended."""
+
+    def end(self, partition: int) -> None:
+        """It is not served any more."""
+
+
+class Notified(Protocol):
+    """What appends the events of sockets that are gone."""
+
+    def notify(self, key: str, id_: str, method: str) -> None: ...
+
+    async def room(self) -> None:
+        """Wait until there is room for more."""
+
+
 class Arrivals(Protocol):
     """The objects of a class of another app that are to be ours; `script`: the app's name."""
 
@@ -123,6 +142,7 @@ class Ports:
     how often. `careful`: the process before this one died while a turn's code was running. `makers`: who made which
     object is counted, by these. `transfers`: where transferred classes come from. `bring(tables)` takes in what a helper
     has folded of a partition that is built anew. `run_queue`: what all that shares the event loop waits in.
+    `gateways`: the watch over those of other nodes; needed on a log that they share.
     """
 
     log: Log
@@ -148,3 +168,4 @@ class Ports:
     host: str = ""
     pid: int = 0
     run_queue: RunQueue = field(default_factory=RunQueue)
+    gateways: Gateways | None = None

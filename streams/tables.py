@@ -328,9 +328,10 @@ class Tables(ActRows):
         rows = self.rows(prefix, after(prefix))
         return {row[len(prefix) :].decode(): decode_socket(value) for row, value in rows}
 
-    def all_sockets(self) -> Iterator[tuple[str, str, SocketRow]]:
-        """(object key, id, row) of every WebSocket of the partition's objects."""
-        for row, value in self.rows(self._socket, after(self._socket)):
+    def all_sockets(self, behind: tuple[str, str] | None = None) -> Iterator[tuple[str, str, SocketRow]]:
+        """(object key, id, row) of the WebSockets of the partition's objects, in order; `behind`: a key and id."""
+        start = self._socket if behind is None else self._socket + "\0".join((*behind, "")).encode()
+        for row, value in self.rows(start, after(self._socket)):
             key, _, id_ = row[len(self._socket) :].decode().partition("\0")
             yield key, id_, decode_socket(value)
 

@@ -45,7 +45,7 @@ from perdure.streams.poison import word_of
 from perdure.streams.reruns import Reruns
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing
-from perdure.streams.sockets import asked_by_the_dead, tell_object
+from perdure.streams.sockets import GoneSockets, asked_by_the_dead
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
 from perdure.streams.unawaited import NeverAwaited
@@ -86,6 +86,7 @@ class Turns:
         self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
         self.reruns = Reruns(ports, tables.partition)
+        self.gone = GoneSockets(ports, tables.partition)
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
         self._careful = ports.careful and self._lock_is_proof
@@ -112,6 +113,7 @@ class Turns:
                     turn.calling.proof.cancel()  # Tasks of the handler may wait for it
             resident.state.end()
         self._loop.call_later(ABANDON_AFTER_S, leave_all, self._cancelled)
+        self.gone.end()
         self.residents.clear()
         self.keys_in_flight.clear()
 
@@ -381,7 +383,7 @@ class Turns:
         if resident is not None:
             resident.instance = None
             for id_ in resident.state.instance_gone():
-                tell_object(self.ports, self.tables.partition, resident.key, GONE, id_)
+                self.gone.notify(resident.key, id_, GONE)
 
     def forget_key(self, turn: Turn) -> None:
         """What a turn with a client key came to is durable."""

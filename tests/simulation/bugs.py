@@ -39,6 +39,8 @@ from perdure.streams.release import Release
 from perdure.streams.reruns import Reruns
 from perdure.streams.ringing import Ringing
 from perdure.streams.run_queue import RunQueue
+from perdure.streams.socket_watch import GatewayWatch
+from perdure.streams.sockets import GoneSockets
 from perdure.streams.source import Source
 from perdure.streams.tables import Tables
 from perdure.streams.turns import Turns
@@ -436,6 +438,32 @@ def moved_into_each_partition() -> Any:
     return _instead(Source, "entries", entries)
 
 
+def refused_event_of_a_lost_socket_forgotten() -> Any:
+    """What the log refuses to append of sockets that are gone is left to the next reign."""
+
+    def pause(true: Any) -> Any:
+        def forgetful(self: GoneSockets, error: Any) -> None:
+            self._waiting.clear()
+            self._known.clear()
+
+        return forgetful
+
+    return _instead(GoneSockets, "_pause", pause)
+
+
+def gateways_watched_for_one_partition() -> Any:
+    """The watch of a node tells the objects of its first partition only that a gateway has fallen silent."""
+
+    def begin(true: Any) -> Any:
+        def first_only(self: GatewayWatch, ports: Any, tables: Tables, gone: Any) -> None:
+            if tables.partition == 0:
+                true(self, ports, tables, gone)
+
+        return first_only
+
+    return _instead(GatewayWatch, "begin", begin)
+
+
 def all_that_is_accepted_runs_at_once() -> Any:
     """The turns of a pass of the event loop have no bound."""
 
@@ -500,6 +528,8 @@ def fault_inside_told_at_once() -> Any:
 
 
 BUGS = (
+    refused_event_of_a_lost_socket_forgotten,
+    gateways_watched_for_one_partition,
     fault_inside_keeps_what_was_written,
     fault_inside_told_at_once,
     all_that_is_accepted_runs_at_once,

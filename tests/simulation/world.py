@@ -39,6 +39,7 @@ from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
 from perdure.streams.run_queue import SLICE_S
+from perdure.streams.socket_watch import SILENT_S, GatewayWatch
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 from tests.simulation.between import check_frames
@@ -61,6 +62,7 @@ from tests.simulation.wires import Joining, Wire
 COMMANDS = 50
 TOIL_S = 0.008  # of an `add`, in runs with bursts
 BURST = 16
+EVENTS_ARRIVE_S = 6.0  # those for lost sockets, in the last reign; one more look is later
 APP_UUID = "app-uuid"
 START_MS = 1_700_000_000_000
 STAMP_SKEWS_MS = (365 * 24 * 3_600_000, -365 * 24 * 3_600_000, 25 * 3_600_000, 90_000, -90_000, 20)
@@ -101,6 +103,7 @@ class SeededFaults(Faults):
         self.calm = calm
         self.timeout_s = 0.5
         self.appends_lost = random.choice((1, 1, 6))  # times as often as a journal's batch
+        self.queued_max = 20_000
 
     def delay_s(self, step: str) -> float:
         roll = self.random.random()
@@ -218,6 +221,7 @@ class Node:
             "sim",
             APP_UUID,
             migrations=(FOUNDING, MIGRATION) if run.migrated else (FOUNDING,),
+            gateways=GatewayWatch(),
             transfers=Way(run.elsewhere, self.name, run.broker.partitions),
         )
         store = StoreHandle(self, self.store)
@@ -317,6 +321,8 @@ class Run:
         self._clock_random = Random(f"clocks of {seed}")
         self.jumps = self.shared and self.ms_per_s == 1000 and self._clock_random.random() < 0.3
         self.stamp_skew_ms = 0
+        # in some the last node's log takes few appends at once: what it refuses must be appended again
+        self.queued_max_at_the_end = Random(f"queue of {seed}").choice((1, 20_000))
         self._tasks: set[asyncio.Task[Any]] = set()
         self._marks = 0
 
@@ -604,6 +610,7 @@ class Run:
         await asyncio.sleep(10)  # late batches land
         store = self.stores[self.random.choice(list(self.stores))]
         self.stores["final"] = store
+        faults.queued_max = self.queued_max_at_the_end
         await self.boot("final")
         owners = self.nodes["final"].owners
         async with asyncio.timeout(200):
@@ -611,6 +618,10 @@ class Run:
                 if self.failures:
                     raise self.failures[0]
                 await asyncio.sleep(0.05)
+            if (
+                self.shared
+            ):  # three looks find that the gateways of the dead are silent, two if all partitions were there
+                await asyncio.sleep(2 * SILENT_S + EVENTS_ARRIVE_S)
             for owner in owners:
                 owner.journal.sign_off()
             while not all(owner.idle for owner in owners):  # noqa: ASYNC110 - virtual time: nothing is waited for

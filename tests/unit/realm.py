@@ -32,6 +32,7 @@ from perdure.streams.memory_broker import Faults, MemoryBroker
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.socket_watch import GatewayWatch
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 
@@ -135,6 +136,7 @@ class Realm(Timed):
             app_uuid="app-uuid",
             makers=self.makers,
             seal=self.seal,
+            gateways=GatewayWatch(),
         )
         self.ports = ports
         for p in own or range(self.partitions):

@@ -28,6 +28,7 @@ from perdure.streams.memory_broker import Faults, MemoryBroker
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.socket_watch import GatewayWatch
 from perdure.streams.tables import Tables
 from perdure.streams.virtual import VirtualLoop
 
@@ -129,6 +130,7 @@ class Reign(Timed):
             charged=lambda partition, end: self.charged,
             careful=self.careful,
             seal=self.seal,
+            gateways=GatewayWatch(),
         )
         tables = Tables(self.store, 0, exclusive=self.log.exclusive)
         self.owner = Owner(ports, tables, self.bounds)

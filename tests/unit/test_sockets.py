@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,9 +26,12 @@ from perdure.schemas.sockets import (
     socket_id,
 )
 from perdure.schemas.sockets import CLOSE as CLOSE_FRAME
+from perdure.streams import socket_watch, sockets
 from perdure.streams.log import Record, Topic
+from perdure.streams.memory_broker import Faults
 from perdure.streams.owning import UNSEALED, Bounds
 from perdure.streams.socket_watch import SILENT_S
+from perdure.streams.tables import Tables
 
 OLD_GATEWAY = "0/gateway.old"
 
@@ -416,3 +420,80 @@ def test_ids_of_one_gateway_sort_as_they_came() -> None:
     ids: list[Any] = [socket(number) for number in (0, 9, 10, 255, 256, 1 << 20)]
     assert ids == sorted(ids)
     assert [number_of(id_) for id_ in ids] == [0, 9, 10, 255, 256, 1 << 20]
+
+
+class Narrow(Faults):
+    """A log that takes few appends at once, as Kafka does when its queue is nearly full."""
+
+    queued_max = 3
+
+
+def test_a_lost_socket_that_the_log_refused_to_hear_of_is_closed_in_the_same_reign() -> None:
+    """However many are refused at once: each close handler runs once, and each listener's socket is closed with 1012."""
+
+    async def told(reign: Reign) -> None:
+        for number in range(20):
+            await upgrade(reign, number, "/pair" if number % 2 else "/red", gateway=OLD_GATEWAY)
+        await reign.end()
+        await reign.begin()
+        began_s = asyncio.get_running_loop().time()
+        await reign.until(lambda: not reign.owner.tables.sockets("Thing/a"))
+        await settle(reign)
+        closed = [each[0] for each in reign.seen if each != "start"]
+        assert sorted(closed) == sorted(socket(number)[-1] for number in range(0, 20, 2))
+        assert reign.owner.counts.claims == 1
+        assert asyncio.get_running_loop().time() - began_s < 2 * SILENT_S, "of what one look found"
+
+    story(Room, told, shared=True, faults=Narrow())
+
+
+def test_listeners_of_an_instance_that_leaves_are_closed_though_the_log_is_full() -> None:
+    """What an eviction could not append at once is appended when there is room."""
+
+    async def told(reign: Reign) -> None:
+        for number in range(10):
+            await upgrade(reign, number, "/pair")
+        await reign.call("b", "count")  # one resident is allowed
+        await reign.until(lambda: not reign.owner.tables.sockets("Thing/a"))
+        await settle(reign)
+        last = [frame for frame in reign.doors.shown if frame.type == CLOSE_FRAME]
+        assert sorted(number for frame in last for number in frame.sockets) == list(range(10))
+
+    story(Room, told, shared=True, faults=Narrow(), bounds=Bounds(residents=1))
+
+
+def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each partition so many in one step of the event loop, and so many under way."""
+    monkeypatch.setattr(sockets, "AT_ONCE", 4)
+    monkeypatch.setattr(socket_watch, "LISTED_AT_ONCE", 4)
+
+    async def told(reign: Reign) -> None:
+        for number in range(30):
+            await upgrade(reign, number, gateway=OLD_GATEWAY)
+        reign.doors.gateway = GATEWAY
+        loop, true = asyncio.get_running_loop(), Tables.all_sockets
+        listed, under_way, steps = 0, 0, []
+        queue = reign.log._queues[reign.broker.streams[Topic.COMMANDS, 0]]
+
+        def step_over() -> None:
+            nonlocal listed, under_way
+            steps.append(listed)
+            listed, under_way = 0, max(under_way, len(queue))
+
+        def counted(tables: Tables, behind: tuple[str, str] | None = None) -> Iterator[Any]:
+            nonlocal listed
+            for each in true(tables, behind):
+                if not listed:
+                    loop.call_soon(step_over)
+                listed += 1
+                yield each
+
+        monkeypatch.setattr(Tables, "all_sockets", counted)
+        await reign.end()
+        await reign.begin()
+        await reign.until(lambda: not reign.owner.tables.sockets("Thing/a"))
+        assert sum(steps) >= 30
+        assert max(steps) <= 2 * 4, "of the list at the start, and of the watch"
+        assert 0 < under_way <= 4
+
+    story(Room, told, shared=True)
