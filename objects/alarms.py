@@ -6,6 +6,8 @@ Laws
   stands. All of that is one entry with what the turn writes.
 - A run that fails is made again after 2 s, then 4, 8, 16, 32 and 64; after that the alarm is parked: it stays and is
   listed, and rings no more until somebody drives it again.
+- A run that was not done (a call of it was unavailable, say) is continued: the next one is given the answers of the
+  calls that were answered. After a run that failed, the next one makes its own calls. [test_alarms_again.py]
 - What comes next is a pure function of the alarm's row and the turn's log time. When log time steps back, what it gave
   before is timed again (`retimed`). [test_alarms_retimed.py]
 """
@@ -143,12 +145,15 @@ def after_success(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
     return AlarmChange(name, next_due(row.cron, row.zone, max(now_ms, row.due_ms)), 0, row.cron, row.zone)
 
 
-def after_failure(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
-    """It is put off, or, after the last retry, parked. What removes expired values is never parked."""
-    failed = row.attempt + 1
+def after_failure(name: str, row: AlarmRow, now_ms: int, *, goes_on: bool = False) -> AlarmChange:
+    """It is put off, or, after the last retry, parked. What removes expired values is never parked.
+
+    `goes_on`: the run was not done, so the next one, whenever that is, goes on with what it has called.
+    """
+    failed, since = row.attempt + 1, row.series if goes_on else -1
     if row.attempt >= RETRIES and name != TTL:
-        return AlarmChange(name, row.due_ms, failed, row.cron, row.zone, parked=True)
-    return AlarmChange(name, _retry_at(failed, now_ms), failed, row.cron, row.zone)
+        return AlarmChange(name, row.due_ms, failed, row.cron, row.zone, parked=True, since=since)
+    return AlarmChange(name, _retry_at(failed, now_ms), failed, row.cron, row.zone, since=since)
 
 
 def _retry_at(failed: int, now_ms: int) -> int:
@@ -167,12 +172,14 @@ def retimed(name: str, row: AlarmRow, now_ms: int) -> AlarmChange | None:
         due_ms = _retry_at(row.attempt, now_ms) if row.attempt else next_due(row.cron, row.zone, now_ms)
     except ValueError:  # its time zone is not known any more, for example
         return None
-    return AlarmChange(name, due_ms, row.attempt, row.cron, row.zone) if due_ms < row.due_ms else None
+    if due_ms >= row.due_ms:
+        return None
+    return AlarmChange(name, due_ms, row.attempt, row.cron, row.zone, since=row.series)
 
 
 def redriven(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
     """A parked alarm rings again at once, with all its retries."""
-    return AlarmChange(name, now_ms, 0, row.cron, row.zone)
+    return AlarmChange(name, now_ms, 0, row.cron, row.zone, since=row.since)
 
 
 # The class

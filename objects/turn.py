@@ -7,7 +7,7 @@ Laws
   anything else that is raised rolls back and drops it.
 - A turn that met a storage failure commits nothing, whatever its handler made of it.
 - Only a turn that returned, changed nothing and has no client key ends without an entry (`entry` False);
-  so do those that were not done at all (expired, or a call of theirs was unavailable; or, if they have a key, of unknown outcome).
+  so do those that were not done at all (expired, or a call of theirs was unavailable; or, if they come again, of unknown outcome).
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
         return Outcome(error_reply(REJECTED, error.code, str(error)), False, True, False)
     if isinstance(error, Expired) or (isinstance(error, Unavailable) and error.of_call):
         return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
-    if isinstance(error, OutcomeUnknown) and error.of_call and command.client_key is not None:
-        # repeated under its key, it makes the same call, and is told what that came to
+    if isinstance(error, OutcomeUnknown) and error.of_call and comes_again(command):
+        # then it makes the same call, and is told what that came to
         return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
     return _failed(command, error)
 
@@ -218,6 +218,11 @@ def entry_failed(command: Command, error: Exception) -> Outcome:
     if isinstance(error, TooLarge):
         return Outcome(error_reply(FAILED, error.code, f"{command.key}: {error}"), False, True, True)
     return _failed(command, BadReply(f"what it answers or sends cannot be written: {_text(error)}"))
+
+
+def comes_again(command: Command) -> bool:
+    """True if a turn that was not done is gone on with: repeated under its key, or as the next run of its alarm."""
+    return command.client_key is not None or command.kind == ALARM
 
 
 def nobody_asks_again(command: Command) -> bool:

@@ -20,12 +20,16 @@ RETIME = "retime"  # log time has stepped back: the alarm may be due too late
 
 
 class Ring(msgspec.Struct, gc=False, frozen=True):
-    """The body of an alarm command, JSON. `act`: empty if it has come due, else REDRIVE, DROP or RETIME."""
+    """The body of an alarm command, JSON. `act`: empty if it has come due, else REDRIVE, DROP or RETIME.
+
+    `since`: the setting that the turn's calls hang on, see `AlarmRow.series`; None in commands of versions before it.
+    """
 
     set_at: int
     due: int
     attempt: int = 0
     act: str = ""
+    since: int | None = None
 
 
 _decode = msgspec.json.Decoder(Ring).decode
@@ -33,7 +37,7 @@ _decode = msgspec.json.Decoder(Ring).decode
 
 def alarm_command(key: str, name: str, row: AlarmRow, act: str = "") -> Command:
     """The command for the alarm `name` of object `key` as it stands; nobody waits for its answer."""
-    body = msgspec.json.encode(Ring(row.set_at, row.due_ms, row.attempt, act))
+    body = msgspec.json.encode(Ring(row.set_at, row.due_ms, row.attempt, act, row.series))
     return Command(key, ALARM, name, body=body, reply_to=NOBODY)
 
 

@@ -4,7 +4,8 @@ Laws
 - A call is known by what is asked, not by when: its key names what its turn hangs on (`Root`), the hash of the call,
   and how many equal ones came before it. A turn that runs again, in whatever order, makes the same keys.
 - A turn hangs on the place of its command; if a client gave a key, on that key, so that a command repeated under it goes
-  on where the first one was; if it was called itself, on the call, and with it on what the first caller hangs on.
+  on where the first one was; if it was called itself, on the call, and with it on what the first caller hangs on. A turn
+  of an alarm hangs on the setting of the alarm, and on that of the first run if later ones go on with it.
 - A send is known by its number in its turn: it lies in one entry.
 - Such keys count as that only for a principal that begins with `@`, which only perdure may send.
 
@@ -22,7 +23,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from perdure.schemas.commands import Command
+from perdure.schemas.alarms import parse_ring
+from perdure.schemas.commands import ALARM, Command
 
 CALL_KEY, SEND_KEY = "call", "send"
 PRINCIPAL = "@"  # and then the key of the object whose turn it is
@@ -96,7 +98,10 @@ def root_of(command: Command, partition: int, offset: int) -> Root:
     """What the calls of the turn of `command`, which lies at that place, hang on."""
     client_key = command.client_key
     if client_key is None:
-        return Root(partition, offset)
+        ring = parse_ring(command.body) if command.kind == ALARM else None
+        if ring is None or ring.since is None or ring.act:
+            return Root(partition, offset)
+        return Root(NOWHERE, NOWHERE, _hash((command.key, ALARM, command.method, ring.since)))
     key = call_key(command.principal, client_key)
     if key is None:
         return Root(NOWHERE, NOWHERE, _hash((command.key, command.principal, client_key)))

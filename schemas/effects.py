@@ -23,7 +23,8 @@ class AlarmChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """An alarm of the object was set, put off, parked or (`due_ms` None) removed.
 
     `attempt`: how often it has failed since it was set. `cron` and `zone`: it repeats. `parked`: it failed for
-    the last time and waits for somebody to look at it.
+    the last time and waits for somebody to look at it. `since`: of a run that was not done, and is to go on with what
+    it has called: the journal offset that set the first run of the series; -1: the next run begins afresh.
     """
 
     name: str
@@ -32,6 +33,7 @@ class AlarmChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
     cron: str = ""
     zone: str = ""
     parked: bool = False
+    since: int = -1
 
 
 class SocketChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -57,13 +59,27 @@ class AlarmRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
     cron: str = ""
     zone: str = ""
     parked: bool = False
+    since: int = -1
+
+    @property
+    def series(self) -> int:
+        """The setting that the calls of its next run hang on."""
+        return self.since if self.since >= 0 else self.set_at
 
 
 def alarm_row(change: AlarmChange, set_at: int) -> AlarmRow | None:
     """The row that a change leads to; None: there is none."""
     if change.due_ms is None:
         return None
-    return AlarmRow(change.due_ms, set_at, change.attempt, change.cron, change.zone, change.parked)
+    return AlarmRow(
+        change.due_ms, set_at, change.attempt, change.cron, change.zone, change.parked, change.since
+    )
+
+
+def encode_alarm(row: AlarmRow) -> bytes:
+    """The row as bytes: without `since` if it has none, as versions before `since` wrote it."""
+    fields = row.due_ms, row.set_at, row.attempt, row.cron, row.zone, row.parked
+    return _encode(fields if row.since < 0 else (*fields, row.since))
 
 
 class SocketRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -82,5 +98,6 @@ def socket_row(change: SocketChange) -> SocketRow | None:
     return SocketRow(change.gateway, change.tags, change.attachment, change.listener)
 
 
+_encode = msgspec.msgpack.Encoder().encode
 decode_alarm = msgspec.msgpack.Decoder(AlarmRow).decode
 decode_socket = msgspec.msgpack.Decoder(SocketRow).decode

@@ -2,7 +2,7 @@
 
 Laws
 - A turn may have run before if its command lay on the log when this reign began, if its key was seen in a turn that
-  called and was not done, or if it is tried again by itself. All others are compared with nothing.
+  called and was not done, if it is an alarm's and the run before was not done, or if it is tried again by itself. All others are compared with nothing.
 - What such a turn had made before and has not asked for again when it ends is `NonDeterministic`: both calls are named,
   and the turn commits nothing, whatever its handler made of it, also if it ends by an error of its own.
 - A turn that is not done after all is not compared: it runs again.
@@ -18,7 +18,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdure.objects.overlay import Overlay
-from perdure.objects.turn import Outcome
+from perdure.objects.turn import Outcome, comes_again
 from perdure.schemas.calls import CallKey, call_key, root_of
 from perdure.schemas.commands import Command, payload_hash
 from perdure.schemas.errors import (
@@ -80,8 +80,8 @@ class Reruns:
         """True if a turn that may have run before, and has ended, is to be compared with what it called then."""
         if turn.cut is not None or _not_done(turn, error):
             return False
-        hurried = turn.again or turn.tries > 0 or turn.command.client_key is not None
-        return hurried or self._places is None or turn.offset in self._places
+        kept = turn.again or turn.tries > 0 or comes_again(turn.command)
+        return kept or self._places is None or turn.offset in self._places
 
     async def difference(self, turn: Turn, error: BaseException | None) -> PerdureError | None:
         """What the turn fails with instead of how it ended; None: it has asked for all that it asked for before."""
@@ -177,5 +177,5 @@ def _not_done(turn: Turn, error: BaseException | None) -> bool:
     if turn.overlay is not None and turn.overlay.failure is not None:
         return True
     if isinstance(error, OutcomeUnknown):
-        return error.of_call and turn.command.client_key is not None
+        return error.of_call and comes_again(turn.command)
     return isinstance(error, Expired) or (isinstance(error, Unavailable) and error.of_call)

@@ -3,6 +3,8 @@
 Laws
 - An alarm command runs only if the alarm still stands as the command says, this object's turns that are not durable
   yet included, and is due by log time. Else it is a mere `done`.
+- A run that was not done is gone on with by the next: its calls hang on the same setting, so those that were answered are
+  not made again, and what it asks for is compared. One that failed is not: the next one makes its own calls.
 - The change of the alarm is part of the turn's own entry, whatever the turn comes to: success and failure alike.
 - What removes expired values, what an operator decided about a parked alarm, and a due time that is set again after a
   step back of log time run no code of the user's.
@@ -23,7 +25,7 @@ from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.alarms import DROP, REDRIVE, RETIME, TTL, parse_ring
 from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import CallerError, StorageFailed
-from perdure.schemas.replies import FAILED, OK, Reply, error_reply
+from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply, error_reply
 from perdure.streams.about import about
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owning import Counts
@@ -71,7 +73,7 @@ class Ringing:
         if not row.parked and turn.record.time_ms < row.due_ms:
             self._clock.again(command.key, name, (row.due_ms - turn.record.time_ms) / 1000)
             return _DONE
-        turn.alarm = row
+        turn.alarm, turn.again = row, row.since >= 0 and not row.parked
         return None
 
     def again(self, turn: Turn) -> None:
@@ -111,7 +113,9 @@ class Ringing:
         if outcome.commit:
             counts.alarms_fired += of_user
             return outcome
-        change = after_failure(name, row, turn.time_ms)
+        failed_to_read = turn.overlay is not None and turn.overlay.failure is not None
+        goes_on = of_user and (failed_to_read or outcome.reply.outcome == UNAVAILABLE)
+        change = after_failure(name, row, turn.time_ms, goes_on=goes_on)
         turn.overlay = Overlay()
         _change(turn, change)
         counts.alarms_failed += of_user
@@ -131,7 +135,7 @@ class Ringing:
     def parked(self, turn: Turn, outcome: Outcome) -> Outcome:
         """The process died while this turn ran, too often: the alarm is parked with its command."""
         row, name = _row(turn), turn.command.method
-        _change(turn, AlarmChange(name, row.due_ms, row.attempt + 1, row.cron, row.zone, parked=True))
+        _change(turn, AlarmChange(name, row.due_ms, row.attempt + 1, row.cron, row.zone, True, row.series))
         self._counts.alarms_parked += 1
         return Outcome(outcome.reply, True, True, False)
 

@@ -24,7 +24,15 @@ from typing import NamedTuple
 
 from perdure.schemas.admin import OF_ALARM, Place
 from perdure.schemas.calls import call_key
-from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, decode_alarm, decode_socket, socket_row
+from perdure.schemas.effects import (
+    AlarmRow,
+    SocketRow,
+    alarm_row,
+    decode_alarm,
+    decode_socket,
+    encode_alarm,
+    socket_row,
+)
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import (
     Claim,
@@ -239,7 +247,7 @@ class Tables(ActRows):
             self.set_row(self._time + was.due_ms.to_bytes(8, "big") + place, None)
             if was.parked:
                 self.settle_parked(Place(OF_ALARM, was.set_at))
-        self.set_row(self._alarm + place, None if row is None else encode_row(row))
+        self.set_row(self._alarm + place, None if row is None else encode_alarm(row))
         if row is not None and not row.parked:
             self.set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
         if self.on_alarm is not None:

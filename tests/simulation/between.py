@@ -9,15 +9,17 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from perdure.schemas.alarms import TTL
 from perdure.schemas.calls import NOWHERE, PRINCIPAL, SEND_KEY, CallKey, Root, call_key, root_of
-from perdure.schemas.commands import CALL, Command
-from perdure.schemas.errors import NonDeterministic
+from perdure.schemas.commands import ALARM, CALL, Command
+from perdure.schemas.errors import BadReply, Deadlock, FailedInside, HandlerFailed, NonDeterministic
 from perdure.schemas.journal import Entry
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import UNAVAILABLE
 from perdure.schemas.sockets import CLOSE, FRAME_KIND, parse_frame
 from perdure.streams.log import Topic
 from tests.simulation.oracle import Place, withdrawn
+from tests.simulation.sample import ALARM as ALARM_TAG
 from tests.simulation.sample import ONCE, PAID
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import Run
 
 Commands = dict[Place, Command]
+# codes of runs of alarms that are over; others were not done
+_FAILURES = (HandlerFailed.code, Deadlock.code, NonDeterministic.code, FailedInside.code, BadReply.code)
 
 
 def check_calls_and_sends(run: Run, commands: Commands, models: dict[str, Model]) -> None:
@@ -95,8 +99,14 @@ def _check_paid(run: Run, commands: Commands, models: dict[str, Model]) -> None:
             if name.startswith(PAID)
         }
     )
-    twice = {tag: times for tag, times in paid.items() if times > 1}
+    afresh = _begun_afresh(run, commands)
+    twice = {
+        tag: times
+        for tag, times in paid.items()
+        if times > 1 + afresh[tag.removeprefix(ALARM_TAG).rpartition(".")[0]]
+    }
     assert not twice, f"I2: paid more than once: {twice}"
+    run.counts["paid by alarms"] += sum(tag.startswith(ALARM_TAG) for tag in paid)
     for place, entry in run.auditor.entries.items():
         op = _op(commands[place])
         if op not in ONCE or entry.outcome == UNAVAILABLE:
@@ -113,6 +123,29 @@ def _check_paid(run: Run, commands: Commands, models: dict[str, Model]) -> None:
             assert got == {said}, f"I2: the turn of {place} says it paid {said}, and it paid {got}"
 
 
+def _begun_afresh(run: Run, commands: Commands) -> Counter[str]:
+    """How often an alarm made its calls anew, by object and number of the ring: after runs that failed, or set again."""
+    afresh: Counter[str] = Counter()
+    rings: Counter[str] = Counter()
+    goes_on: set[str] = set()
+    for partition, entry, _ in run.auditor.order:
+        command = commands.get((partition, entry.command))
+        if command is None or not any(change.name != TTL for change in entry.alarms):
+            continue
+        key, failure = entry.key, entry.reply.error
+        if command.kind == ALARM and failure is None:
+            if entry.alarms[0].due_ms is None:  # else it was only timed again
+                rings[key] += 1
+                goes_on.discard(key)
+        elif failure is not None and failure.code not in _FAILURES:
+            goes_on.add(key)
+            run.counts["runs of alarms that are to go on"] += 1
+        elif failure is not None or key in goes_on:
+            afresh[f"{key}.{rings[key] + 1}"] += 1
+            goes_on.discard(key)
+    return afresh
+
+
 def _check_cause(
     run: Run, commands: Commands, causes: dict[Root, list[Place]], key: CallKey, command: Command
 ) -> None:
@@ -122,7 +155,7 @@ def _check_cause(
         cause = commands[place]
         assert command.principal == PRINCIPAL + cause.key, f"{key} is of {cause.key}, not {command.principal}"
         op = _op(cause)
-        if cause.kind == CALL or op in ONCE:
+        if cause.kind in (CALL, ALARM) or op in ONCE:
             continue
         other = cause.path.split("/")[3]
         assert command.key == f"Sample/{other}", f"{key} reached {command.key}, {other} was meant"

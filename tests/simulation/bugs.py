@@ -19,10 +19,11 @@ from perdure.objects import sweeping
 from perdure.objects.state import State
 from perdure.objects.turn import Outcome
 from perdure.schemas.calls import CallKey, Root
+from perdure.schemas.commands import ALARM
 from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.schemas.sockets import FRAME_KIND
-from perdure.streams import beginning, committing, intake, moving
+from perdure.streams import beginning, committing, intake, moving, ringing
 from perdure.streams import calls as calls_module
 from perdure.streams import owner as owner_module
 from perdure.streams.alarms import AlarmClock
@@ -296,6 +297,29 @@ def nested_calls_hang_on_their_own_place() -> Any:
     return _instead(calls_module, "root_of", root_of)
 
 
+def alarms_that_were_not_done_begin_afresh() -> Any:
+    """A run of an alarm that called and was not done is a failure like any other: the next one makes its own calls."""
+
+    def concluded(true: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda name, row, now_ms, *, goes_on: replace(
+            true(name, row, now_ms, goes_on=goes_on), since=-1
+        )
+
+    return _instead(ringing, "after_failure", concluded)
+
+
+def calls_of_an_alarm_hang_on_its_command() -> Any:
+    """What an alarm calls hangs on the place of its command, not on the setting for which it rings."""
+
+    def root_of(true: Callable[..., Root]) -> Callable[..., Root]:
+        def by_place(command: Any, *place: Any) -> Root:
+            return Root(*place) if command.kind == ALARM else true(command, *place)
+
+        return by_place
+
+    return _instead(calls_module, "root_of", root_of)
+
+
 def reruns_not_compared() -> Any:
     """A turn that runs again may ask for what it likes."""
     return _instead(Reruns, "doubts", lambda true: lambda self, turn, error: False)
@@ -553,6 +577,8 @@ BUGS = (
     calls_known_by_order,
     keyed_calls_die_with_their_command,
     nested_calls_hang_on_their_own_place,
+    alarms_that_were_not_done_begin_afresh,
+    calls_of_an_alarm_hang_on_its_command,
     reruns_not_compared,
     expired_value_seen,
     swept_though_put_again,

@@ -11,10 +11,11 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from perdure import DurableObject, Refusal, Request, Response, WebSocket
+from perdure import DurableObject, Refusal, Request, Response, Unavailable, WebSocket
 
 MARK = "m:"
 PAID = "p:"  # and then what a call paid for: once
+ALARM = "alarm:"  # and then what an alarm paid for: once, and once more after each run that failed
 LEASE = "lease"  # the value that may expire
 SHOUTS = 5  # frames of one turn that must not overtake each other
 TTLS_S = (0.05, 0.3, 2.0)
@@ -72,11 +73,22 @@ class Sample(DurableObject):
 
     async def alarm(self) -> None:
         random: Random = self.env.random()
-        await self.state.put("rings", await self.state.get("rings", 0) + 1)
+        rings = await self.state.get("rings", 0) + 1
+        await self.state.put("rings", rings)
         if random.random() < 0.2:
             await asyncio.sleep(random.random() * 0.3)
         if random.random() < 0.2:
             raise ValueError("the alarm")
+        name = self.state.id.name
+        if int(name) > 3 or rings % 2:
+            return
+        for other in self._others(str((int(name) + 1) % 4))[:2]:
+            await self.env.SAMPLES.get(other).pay(f"{ALARM}{self.state.id}.{rings}.{other}")
+            self.env.step("alarm.after_a_call")
+            if random.random() < 0.2:
+                error = Unavailable("another one")
+                error.of_call = True  # as one is that a call comes to
+                raise error
 
     async def do_fail(self, mark: str, random: Random) -> Any:
         await self.state.put("count", -1)

@@ -59,6 +59,9 @@ REQUIRED = (
     "alarms ok",
     "alarms failed",
     "alarms for nothing",
+    "paid by alarms",
+    "runs of alarms that are to go on",
+    "crash at alarm.after_a_call",
     "calls ok",
     "calls again",  # more than one record of one call: its caller or its answer was lost
     "calls withdrawn",

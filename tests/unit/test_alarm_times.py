@@ -139,7 +139,7 @@ def test_an_alarm_command_names_the_setting_it_is_for() -> None:
     """And how often it failed; nonsense in its place is named."""
     command = alarm_command("A/a", "n", AlarmRow(5, 9, 2))
     assert (command.key, command.method, command.deadline_ms) == ("A/a", "n", None)
-    assert parse_ring(command.body) == Ring(9, 5, 2)
+    assert parse_ring(command.body) == Ring(9, 5, 2, since=9)
     for body in (b"", b"{}", b'{"set_at":"x","due":1}'):
         with pytest.raises(MalformedCommand, match="which setting"):
             parse_ring(body)
