@@ -5,14 +5,17 @@ reading them is all that is done here, so that counting costs a command next to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from functools import cache
+from typing import TYPE_CHECKING, cast
 
 from perdure.api.gateway import Gateway
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
+
+if TYPE_CHECKING:  # the first scrape imports it: with it come an HTTP server and a client of its own
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
 
 _COUNTS = {
     "commands": "Commands taken from the log",
@@ -31,7 +34,9 @@ _COUNTS = {
 }
 
 
-class _Node(Collector):
+class _Node:
+    """A collector of prometheus_client."""
+
     def __init__(
         self, owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
     ) -> None:
@@ -40,6 +45,8 @@ class _Node(Collector):
         self._answered = answered
 
     def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         for name, text in _COUNTS.items():
             family = CounterMetricFamily(f"perdure_{name}", text, labels=["partition"])
             for owner in self._owners:
@@ -83,6 +90,8 @@ class _Node(Collector):
         yield requests
 
     def _gauge(self, name: str, text: str, read: Callable[[Owner], float]) -> GaugeMetricFamily:
+        from prometheus_client.core import GaugeMetricFamily
+
         family = GaugeMetricFamily(f"perdure_{name}", text, labels=["partition"])
         for owner in self._owners:
             family.add_metric([str(owner.partition)], float(read(owner)))
@@ -93,7 +102,19 @@ def exposition(
     owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
 ) -> Callable[[], bytes]:
     """A function that gives the text of /metrics as it is now."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Node(owners, gateway, answered))
-    ProcessCollector(registry=registry)
-    return lambda: generate_latest(registry)
+
+    @cache
+    def registry() -> CollectorRegistry:
+        from prometheus_client import CollectorRegistry, ProcessCollector
+
+        made = CollectorRegistry(auto_describe=False)
+        made.register(cast("Collector", _Node(owners, gateway, answered)))
+        ProcessCollector(registry=made)
+        return made
+
+    def text() -> bytes:
+        from prometheus_client import generate_latest
+
+        return generate_latest(registry())
+
+    return text

@@ -9,7 +9,6 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -99,6 +98,8 @@ class Outgoing:
 
 
 def _new_client() -> httpx.AsyncClient:
+    from http.cookiejar import CookieJar, DefaultCookiePolicy
+
     import httpx  # 60 ms, and most apps never ask for it
 
     return httpx.AsyncClient(

@@ -11,9 +11,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,6 +38,9 @@ class ReplayProgress:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, int], None]]:
     """A bar on stderr for each partition that `bar(partition, done, total)` is told of; nothing where nobody watches."""
+    from rich.console import Console  # a server has no bar, and starts without it
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as shown:
         tasks = {}

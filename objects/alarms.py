@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from cronsim import CronSim, CronSimError
-
 from perdure.objects.names import ObjectId
 from perdure.objects.overlay import Overlay, View
 from perdure.objects.zones import zone as zone_of
@@ -121,6 +119,8 @@ def next_due(cron: str, zone: str, after_ms: int) -> int:
 
 
 def _next_time(asked: tuple[str, str, int]) -> int:
+    from cronsim import CronSim, CronSimError  # few apps have a cron
+
     cron, zone, after_s = asked
     after = (_EPOCH + after_s * timedelta(seconds=1)).astimezone(zone_of(zone))
     try:

@@ -8,7 +8,6 @@ Laws
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -80,6 +79,8 @@ def _measure_own(log: str | None, load: dict[str, Any]) -> dict[str, dict[str, A
 
 
 def _measure(url: str, pid: int | None, method: str, load: dict[str, Any]) -> dict[str, Any]:
+    import asyncio
+
     from perdure.api.cli.load import run_load
 
     cpu = _cpu_s(pid) if pid else None

@@ -5,7 +5,6 @@ Both work on the data of a stopped app; a running one holds it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Mapping
@@ -44,6 +43,8 @@ def verify(
 
     On stderr stands why it failed: the place where log and state differ, or what could not be read.
     """
+    import asyncio
+
     from perdure.api.progress import progress_bar
     from perdure.streams.verify import verify as check
 
@@ -73,6 +74,8 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Delete the state files and build them anew from the log."""
+    import asyncio
+
     from perdure.api.progress import progress_bar
     from perdure.streams.verify import rebuild as build
 
@@ -89,6 +92,8 @@ def adopt(
     as_json: AsJson = False,
 ) -> None:
     """Take the Kafka topics that are there for the app's own, after one was restored or made again."""
+    import asyncio
+
     from perdure.streams.adopting import adopt as take
 
     findings = asyncio.run(take(_config(path, data, log, env)))

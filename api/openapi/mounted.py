@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from perdure.api.openapi.asyncapi import asyncapi
-from perdure.api.openapi.document import document
-from perdure.api.openapi.html import HTML_HEADERS, html_of
-from perdure.api.openapi.parts import Json
 from perdure.api.pages import Page, single
 from perdure.api.problems import Problem
 from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
+
+if TYPE_CHECKING:  # what makes the pages is imported by the first that asks for one
+    from perdure.api.openapi.parts import Json
 
 _JSON = [(b"content-type", b"application/json")]
 
@@ -23,6 +23,8 @@ def document_pages(config: Config, registry: Registry, *, has_worker: bool) -> l
 
     @cache
     def whole() -> Json:
+        from perdure.api.openapi.document import document
+
         return document(config, registry, has_worker=has_worker)
 
     @cache
@@ -31,10 +33,14 @@ def document_pages(config: Config, registry: Registry, *, has_worker: bool) -> l
 
     @cache
     def docs() -> Problem:
+        from perdure.api.openapi.html import HTML_HEADERS, html_of
+
         return 200, HTML_HEADERS, html_of(whole(), config.port).encode()
 
     @cache
     def records() -> Problem:
+        from perdure.api.openapi.asyncapi import asyncapi
+
         return 200, _JSON, msgspec.json.encode(asyncapi(config, registry))
 
     return [single("asyncapi.json", records), single("openapi.json", openapi), single("docs", docs)]

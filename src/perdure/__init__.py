@@ -16,33 +16,33 @@ done, ask again; `OutcomeUnknown`, it may have happened.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-from perdure.objects.alarms import AlarmInfo
-from perdure.objects.durable import DurableObject, Env
-from perdure.objects.http import Request, Response
-from perdure.objects.listing import Listing
-from perdure.objects.outgoing import fetch
-from perdure.objects.pairs import WebSocketPair
-from perdure.objects.sockets import WebSocket
-from perdure.objects.state import State
-from perdure.objects.transaction import Transaction
-from perdure.schemas.errors import (
-    CallerError,
-    Deadlock,
-    FetchFailed,
-    HandlerFailed,
-    OutcomeUnknown,
-    PerdureError,
-    Refusal,
-    StorageFailed,
-    TurnEnded,
-    Unavailable,
-    UnfitValue,
-)
 
 if TYPE_CHECKING:
     from perdure.api.client.app import Connection
+    from perdure.objects.alarms import AlarmInfo
+    from perdure.objects.durable import DurableObject, Env
+    from perdure.objects.http import Request, Response
+    from perdure.objects.listing import Listing
+    from perdure.objects.outgoing import fetch
+    from perdure.objects.pairs import WebSocketPair
+    from perdure.objects.sockets import WebSocket
+    from perdure.objects.state import State
+    from perdure.objects.transaction import Transaction
+    from perdure.schemas.errors import (
+        CallerError,
+        Deadlock,
+        FetchFailed,
+        HandlerFailed,
+        OutcomeUnknown,
+        PerdureError,
+        Refusal,
+        StorageFailed,
+        TurnEnded,
+        Unavailable,
+        UnfitValue,
+    )
 
 __all__ = [
     "AlarmInfo",
@@ -69,6 +69,46 @@ __all__ = [
     "connect",
     "fetch",
 ]
+
+# Where each name is from. It is imported when it is first used: `perdure --help` and a client need none of them.
+_HOMES = {
+    "perdure.objects.alarms": ("AlarmInfo",),
+    "perdure.objects.durable": ("DurableObject", "Env"),
+    "perdure.objects.http": ("Request", "Response"),
+    "perdure.objects.listing": ("Listing",),
+    "perdure.objects.outgoing": ("fetch",),
+    "perdure.objects.pairs": ("WebSocketPair",),
+    "perdure.objects.sockets": ("WebSocket",),
+    "perdure.objects.state": ("State",),
+    "perdure.objects.transaction": ("Transaction",),
+    "perdure.schemas.errors": (
+        "CallerError",
+        "Deadlock",
+        "FetchFailed",
+        "HandlerFailed",
+        "OutcomeUnknown",
+        "PerdureError",
+        "Refusal",
+        "StorageFailed",
+        "TurnEnded",
+        "Unavailable",
+        "UnfitValue",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """The public name `name`, imported at its first use. Raises `AttributeError` if there is none."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        """Also the names that have not been used yet."""
+        return sorted({*globals(), *__all__})
 
 
 def connect(url: str, *, token: str | None = None, timeout: float = 60.0, retry: bool = True) -> Connection:
