@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
 
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
+from perdure.streams.by_time import first_since
 from perdure.streams.folding import write_out
-from perdure.streams.log import Log, LogRecord, Topic
+from perdure.streams.log import Topic
 from perdure.streams.logtime import SKEW_MS
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
@@ -101,45 +101,3 @@ class Keeper:
             )
             if before > bounds.start:
                 await log.trim(topic, partition, before)
-
-
-async def first_since(
-    log: Log, topic: Topic, partition: int, start: int, end: int, time_ms: int, latest_ms: int = 1 << 62
-) -> int:
-    """The first offset in start..end whose record is not older than `time_ms`.
-
-    A stamp above `latest_ms` was made by a wrong clock and says nothing: the next one that does speaks for its record.
-    """
-    if not log.exclusive and start < end:  # brokers have an index by time
-        indexed = await log.since(topic, partition, time_ms)
-        if indexed is None:
-            return end
-        if indexed.time_ms <= latest_ms:
-            return min(max(indexed.offset, start), end)
-    low, high = start, end
-    while low < high:
-        middle = (low + high) // 2
-        found = None
-        async for chunk in log.read(topic, partition, middle, min(middle + 1, end)):
-            found = chunk[0] if chunk else found
-        if found is not None and found.time_ms > latest_ms:
-            found = await _first_true(log, topic, partition, found, end, latest_ms)
-        if found is None or found.time_ms < time_ms:
-            low = (
-                middle if found is None else found.offset
-            ) + 1  # a gap counts as old: there is nothing to keep
-        else:
-            high = middle
-    return low
-
-
-async def _first_true(
-    log: Log, topic: Topic, partition: int, wrong: LogRecord, end: int, latest_ms: int
-) -> LogRecord:
-    """The first record behind `wrong` whose stamp may be true; `wrong` itself if there is none."""
-    async with aclosing(log.read(topic, partition, wrong.offset + 1, end)) as chunks:  # type: ignore[type-var]  # all are generators
-        async for chunk in chunks:
-            for record in chunk:
-                if record.time_ms <= latest_ms:
-                    return record
-    return wrong

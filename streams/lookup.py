@@ -2,8 +2,9 @@
 
 Laws
 - An id carries the millisecond of its door's clock; its record lies within `SKEW_MS` of it in log time, or is not found.
-- One look-up reads at most `SCAN` commands and `SCAN` journal records, and some binary searches' worth more; past that
-  it says `Unavailable`, never that something is not there. On a log of one node they are few: its ids count upwards.
+- One look-up reads at most `SCAN` records, in all its searches together; past that it says `Unavailable`, never that
+  something is not there. On a log of one node they are few: its ids count upwards. On a shared log three questions to the
+  broker's index by time give the span, and what was stamped soon after the id was made is read first.
 - All look-ups together read `RECORDS_PER_S`, whoever asks for what: who has made up an id may wait, and costs the others nothing.
 - Nothing is told before it is proved that this node still owns the partition; only what is folded, so durable, is told.
 - A journal record of an epoch that had ended when it was appended is void, here as for every reader.
@@ -21,13 +22,14 @@ from perdure.schemas.journal import EntryRecord, NoOp, decode_record, in_runs
 from perdure.schemas.keys import partition_named
 from perdure.schemas.replies import REJECTED, Reply, error_reply
 from perdure.streams import logtime
+from perdure.streams.by_time import NEAR, first_since
 from perdure.streams.log import Log, LogRecord, Topic
 from perdure.streams.owner import Owner
 from perdure.streams.owning import OwnerState
 
 SKEW_MS = 10_000
+CLOSE_MS = 500  # a door's clock is rarely further ahead of the log's
 SCAN = 200_000
-NEAR = 256  # records, that are read rather than searched
 RECORDS_PER_S = 100_000  # about a tenth of a processor
 BURST_S = 0.2
 WAITING_MAX = 100
@@ -66,6 +68,24 @@ class Pace:
             self._waiting -= 1
 
 
+class _Reading:
+    """What one look-up reads, in all its searches."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._read = 0
+
+    async def took(self, records: int) -> None:
+        """So many more were read. Raises `Unavailable` past the bound."""
+        self._read += records
+        if self._read > SCAN:
+            raise Unavailable(
+                f"the look-up read {self._read} records and gave up (its bound is {SCAN}): ask the object itself, or ask "
+                "again with the same idempotency key"
+            )
+        await self._pace.took(records)
+
+
 def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
     """(partition, ms) of a command's id; None for a text that is no id of a door of this app."""
     number, _, rest = id_.partition("-")
@@ -84,9 +104,9 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
 
     `pace` is that of all look-ups of a node; without one nothing is waited for but the log.
     """
-    pace = pace or Pace()
+    reading = _Reading(pace or Pace())
     await prove(owner)
-    record = await _command(owner, id_, time_ms, pace)
+    record = await _command(owner, id_, time_ms, reading)
     if record is None:
         return None
     try:
@@ -109,7 +129,7 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
             return Found(
                 command, record.offset, False, None
             )  # it was told 409: what becomes of its key is open
-    return Found(command, record.offset, True, await _entry(owner, record, pace))
+    return Found(command, record.offset, True, await _entry(owner, record, reading))
 
 
 async def prove(owner: Owner) -> None:
@@ -129,29 +149,53 @@ async def prove(owner: Owner) -> None:
         ) from None
 
 
-async def _command(owner: Owner, id_: str, time_ms: int, pace: Pace) -> LogRecord | None:
+async def _command(owner: Owner, id_: str, time_ms: int, reading: _Reading) -> LogRecord | None:
     log, partition = owner.log, owner.partition
     latest_ms = max(owner.ports.clock_ms(), time_ms) + logtime.SKEW_MS
     start, end = await log.bounds(Topic.COMMANDS, partition)
-    first = await _first_at(log, Topic.COMMANDS, partition, start, end, time_ms - SKEW_MS, latest_ms)
+
+    async def since(from_ms: int) -> int:
+        return await first_since(log, Topic.COMMANDS, partition, start, end, from_ms, latest_ms, reading.took)
+
+    first = await since(time_ms - SKEW_MS)
     if log.exclusive:
-        first, end = await _narrowed(log, partition, id_, first, end, pace)
-    wanted, seen = ("id", id_.encode()), 0
-    async with aclosing(log.read(Topic.COMMANDS, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
+        first, end = await _narrowed(log, partition, id_, first, end, reading)
+        spans = [(first, end)]
+    else:
+        close = max(first, await since(time_ms - CLOSE_MS))
+        spans = [(close, await _behind(owner, time_ms + SKEW_MS, end, latest_ms)), (first, close)]
+    for span in spans:
+        record = await _scan(owner, id_, span, time_ms, latest_ms, reading)
+        if record is not None:
+            return record
+    return None
+
+
+async def _behind(owner: Owner, time_ms: int, end: int, latest_ms: int) -> int:
+    """Where the commands stamped later than `time_ms` begin, as far as the log's index says so; else `end`."""
+    indexed = await owner.log.since(Topic.COMMANDS, owner.partition, time_ms + 1)
+    return end if indexed is None or indexed.time_ms > latest_ms else min(indexed.offset, end)
+
+
+async def _scan(
+    owner: Owner, id_: str, span: tuple[int, int], time_ms: int, latest_ms: int, reading: _Reading
+) -> LogRecord | None:
+    """The command `id_`, if it lies in a span of offsets; what is stamped too late for it ends the search."""
+    wanted = ("id", id_.encode())
+    async with aclosing(owner.log.read(Topic.COMMANDS, owner.partition, *span)) as chunks:  # type: ignore[type-var]  # all are generators
         async for chunk in chunks:
             for record in chunk:
                 if time_ms + SKEW_MS < record.time_ms <= latest_ms:
                     return None
                 if wanted in record.headers:
                     return record
-            seen += len(chunk)
-            if seen > SCAN:
-                raise _too_many(seen)
-            await pace.took(len(chunk))
+            await reading.took(len(chunk))
     return None
 
 
-async def _narrowed(log: Log, partition: int, id_: str, first: int, end: int, pace: Pace) -> tuple[int, int]:
+async def _narrowed(
+    log: Log, partition: int, id_: str, first: int, end: int, reading: _Reading
+) -> tuple[int, int]:
     """Where the command is, if it is from `first` to `end`: a node appends its commands in the order of their numbers."""
     node, number = _number_in(id_)
     while node and end - first > NEAR:
@@ -163,7 +207,7 @@ async def _narrowed(log: Log, partition: int, id_: str, first: int, end: int, pa
                     if its_node == node:
                         known = record.offset, its_number
                         break
-                await pace.took(len(chunk))
+                await reading.took(len(chunk))
                 if known is not None:
                     break
         if known is None:
@@ -190,33 +234,13 @@ def _number_in(id_: str) -> tuple[str, int]:
         return "", 0
 
 
-async def _first_at(
-    log: Log, topic: Topic, partition: int, start: int, end: int, time_ms: int, latest_ms: int
-) -> int:
-    """The first offset from `start` on that is stamped `time_ms` or later; `end` if there is none.
-
-    A stamp above `latest_ms` was made by a wrong clock and says nothing.
-    """
-    while start < end:
-        middle = (start + end) // 2
-        last = min(middle + NEAR, end) if log.exclusive else end  # the next one may be far, on a shared log
-        async with aclosing(log.read(topic, partition, middle, last)) as chunks:  # type: ignore[type-var]  # all are generators
-            chunk = await anext(chunks, ())  # offsets may have gaps: it is the first one there
-        found = next((record for record in chunk if record.time_ms <= latest_ms), None)
-        if found is None or found.time_ms >= time_ms:
-            end = middle
-        else:
-            start = found.offset + 1
-    return start
-
-
-async def _entry(owner: Owner, command: LogRecord, pace: Pace) -> Reply | None:
+async def _entry(owner: Owner, command: LogRecord, reading: _Reading) -> Reply | None:
     """The reply in the entry of a command that is done; None: it ended without one."""
     log, partition, offset = owner.log, owner.partition, command.offset
     start, end = await log.bounds(Topic.JOURNAL, partition)
     latest_ms = max(owner.ports.clock_ms(), command.time_ms) + logtime.SKEW_MS
-    first = await _first_at(log, Topic.JOURNAL, partition, start, end, command.time_ms - SKEW_MS, latest_ms)
-    seen = 0
+    since_ms = command.time_ms - SKEW_MS
+    first = await first_since(log, Topic.JOURNAL, partition, start, end, since_ms, latest_ms, reading.took)
     async with aclosing(log.read(Topic.JOURNAL, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
         async for chunk in chunks:
             for record in chunk:
@@ -228,15 +252,5 @@ async def _entry(owner: Owner, command: LogRecord, pace: Pace) -> Reply | None:
                 traced = hit or (told.done and offset in in_runs(told.done))
                 if traced and owner.tables.counts(told.epoch, record.offset):
                     return entry.reply if hit and entry is not None else None
-            seen += len(chunk)
-            if seen > SCAN:
-                raise _too_many(seen)
-            await pace.took(len(chunk))
+            await reading.took(len(chunk))
     return None
-
-
-def _too_many(seen: int) -> Unavailable:
-    return Unavailable(
-        f"the look-up read {seen} records and gave up (its bound is {SCAN}): ask the object itself, or ask again "
-        "with the same idempotency key"
-    )

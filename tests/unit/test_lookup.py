@@ -224,3 +224,51 @@ def test_a_void_entry_is_not_what_became_of_it() -> None:
 def test_an_id_says_where_and_when(id_: str, told: tuple[int, int] | None) -> None:
     """Partition and millisecond; a text that is none of this app's says nothing."""
     assert time_in(id_, 2) == told
+
+
+def test_on_a_shared_log_a_made_up_id_reads_what_was_stamped_at_its_time() -> None:
+    """Nothing for a time of which there is nothing; and for one that is there what came just after it first."""
+
+    async def told(reign: Reign) -> None:
+        times_ms = []
+        for n in range(100):
+            times_ms.append(reign.clock_ms())
+            await reign.told(send(reign, f"id{n}", "count"))
+            await asyncio.sleep(1)
+        read, true = list[int](), reign.log.read
+
+        async def counted(topic: Topic, partition: int, start: int, end: int) -> Any:
+            async for chunk in true(topic, partition, start, end):
+                if topic is Topic.COMMANDS:
+                    read.extend(record.offset for record in chunk)
+                yield chunk
+
+        reign.log.read = counted  # type: ignore[method-assign]  # looked at on its way
+        for time_ms in (times_ms[0] - HOUR_MS, times_ms[-1] + HOUR_MS):
+            assert await found(reign, "made up", time_ms) is None
+            assert read == []
+        assert await found(reign, "made up", times_ms[50]) is None
+        assert read
+        assert sorted(read) == list(range(min(read), max(read) + 1)), "each once"
+        assert set(read) <= set(range(40, 61))
+        read.clear()
+        assert await found(reign, "id50", times_ms[50]) is not None
+        assert min(read) == 50, "what came before is not read"
+
+    story(Thing, told, shared=True)
+
+
+def test_all_that_one_look_up_reads_counts_towards_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands and the journal together: neither alone is over it."""
+
+    async def told(reign: Reign) -> None:
+        for n in range(60):
+            await reign.told(send(reign, f"id{n}", "add"))
+            await asyncio.sleep(0.1)
+        then_ms = reign.clock_ms() - 200
+        assert await found(reign, "id59", then_ms) is not None
+        monkeypatch.setattr(lookup, "SCAN", 50)
+        with pytest.raises(Unavailable, match="gave up"):
+            await found(reign, "made up", then_ms)
+
+    story(Thing, told, shared=True)
