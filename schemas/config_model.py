@@ -121,6 +121,8 @@ class Limits(Section):
     """A handler that runs so long without awaiting is interrupted."""
     hold_s: Seconds = 10.0
     """A call into C that holds on for so long, and cannot be interrupted, ends the process."""
+    fsync_s: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 60.0
+    """An fsync of the embedded log that takes so long ends the process."""
     charges: PositiveInt = 3
     """A command that was running so often when the process died is parked."""
 

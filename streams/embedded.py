@@ -21,6 +21,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class EmbeddedLog(Local):
 
     ordered = True
     exclusive = True
+    fsync_s = inf  # see `Sync`; set before `start`
 
     def __init__(
         self, path: Path, partitions: int, *, clock_ms: Callable[[], int], must_exist: bool = False
@@ -99,7 +101,7 @@ class EmbeddedLog(Local):
                 topic: [Stream(self._database, self.path, topic, p) for p in range(self.partitions)]
                 for topic in Topic
             }
-            self._sync = Sync(self._database, self.path, self._loop, self._synced)
+            self._sync = Sync(self._database, self.path, self._loop, self._synced, self.fsync_s)
         except BaseException:
             self._streams = {}
             self._database.close()

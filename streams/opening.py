@@ -48,6 +48,7 @@ async def start_log(config: Config, data: DataDir, node: str) -> Log:
 async def start_embedded(config: Config, data: DataDir) -> Log:
     """The log in a data directory. Raises as `start_log`."""
     embedded = EmbeddedLog(data.log_path, config.partitions, clock_ms=clock_ms, must_exist=data.has_log)
+    embedded.fsync_s = config.limits.fsync_s
     await embedded.start()
     data.log_is_there()
     return embedded
