@@ -295,8 +295,9 @@ def _typed(source: str, path: tuple[str, ...], value: object) -> object:
     try:
         return adapter.validate_strings(value) if isinstance(value, str) else adapter.validate_python(value)
     except ValidationError as error:
-        got = "" if path == ("seal_secret",) else f", got {shown('.'.join(path), value)}"
-        raise ConfigError(f"{source}: {_message(error.errors()[0])}{got}") from None
+        message, got = _message(error.errors()[0]), shown(".".join(path), value)
+        is_said = path == ("seal_secret",) or got[1:-1] in message
+        raise ConfigError(f"{source}: {message}{'' if is_said else f', got {got}'}") from None
 
 
 def _put(table: Table, path: tuple[str, ...], value: object) -> None:

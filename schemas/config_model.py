@@ -74,7 +74,7 @@ def _log(text: str) -> str:
         if scheme.startswith("kafka"):
             hint = f"TLS and SASL are not supported yet. {hint}, at a PLAINTEXT listener"
         raise ValueError(f'"{named}" is not a log; {hint}')
-    if "@" in brokers or "?" in brokers:
+    if named != text:
         raise ValueError(
             f'"{named}" has credentials or parameters: TLS and SASL are not supported yet. Use '
             '"kafka://host:port[,host:port]" at a PLAINTEXT listener'

@@ -9,14 +9,27 @@ import re
 
 MASK = "********"
 SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-# up to the last @: a password may hold any of the separators
-_USER = re.compile(r"(^|(?<=://))[^\s]*@")
-_PARAMETERS = re.compile(r"([?&;][\w.-]+=)[^\s&;'\"]*")
+_SCHEME = re.compile(r"\s*[A-Za-z][\w+.-]*://")
+_PARAMETERS = re.compile(r"[?;&#]")
+_NAMED = re.compile(r"[\w.-]+=")
 
 
 def without_credentials(text: str) -> str:
-    """The text of an address with all that stands before an `@`, and the values of its parameters, masked."""
-    return _PARAMETERS.sub(rf"\1{MASK}", _USER.sub(f"{MASK}@", text))
+    """The text of an address with the user before its `@`, and the values of its parameters, masked.
+
+    A password may hold any of the separators, and an address may be mistyped: what can belong to either is masked.
+    """
+    match = _SCHEME.match(text)
+    scheme = match[0] if match else ""
+    user, at, rest = text[len(scheme) :].rpartition("@")
+    if at and _PARAMETERS.search(user):
+        return f"{scheme}{MASK}"
+    address, *parameters = _PARAMETERS.split(rest, maxsplit=1)
+    shown_ = f"{scheme}{MASK}@{address}" if at else f"{scheme}{address}"
+    if not parameters:
+        return shown_
+    each = (f"{named[0]}{MASK}" if (named := _NAMED.match(part)) else MASK for part in parameters[0].split("&"))
+    return f"{shown_}{rest[len(address)]}{'&'.join(each)}"
 
 
 def shown(name: str, value: object) -> str:

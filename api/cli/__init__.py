@@ -30,6 +30,7 @@ from perdure.api.cli import (
 )
 from perdure.api.cli.output import exit_code, tell
 from perdure.schemas.errors import ConfigError, PerdureError
+from perdure.schemas.secrecy import without_credentials
 
 app = typer.Typer(
     name="perdure",
@@ -86,4 +87,4 @@ def _check(arguments: list[str]) -> None:
             try:
                 each.encode()
             except UnicodeEncodeError:
-                raise ConfigError(f"argument {number} is not UTF-8: {ascii(each)[:60]}") from None
+                raise ConfigError(f"argument {number} is not UTF-8: {without_credentials(ascii(each))[:60]}") from None
