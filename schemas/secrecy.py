@@ -28,7 +28,9 @@ def without_credentials(text: str) -> str:
     shown_ = f"{scheme}{MASK}@{address}" if at else f"{scheme}{address}"
     if not parameters:
         return shown_
-    each = (f"{named[0]}{MASK}" if (named := _NAMED.match(part)) else MASK for part in parameters[0].split("&"))
+    each = (
+        f"{named[0]}{MASK}" if (named := _NAMED.match(part)) else MASK for part in parameters[0].split("&")
+    )
     return f"{shown_}{rest[len(address)]}{'&'.join(each)}"
 
 

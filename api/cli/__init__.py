@@ -87,4 +87,6 @@ def _check(arguments: list[str]) -> None:
             try:
                 each.encode()
             except UnicodeEncodeError:
-                raise ConfigError(f"argument {number} is not UTF-8: {without_credentials(ascii(each))[:60]}") from None
+                raise ConfigError(
+                    f"argument {number} is not UTF-8: {without_credentials(ascii(each))[:60]}"
+                ) from None

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import typer
 
 from perdure.api.cli.calling import DEFAULT_URL, no_server, object_named
+from perdure.api.cli.options import AsJson
 from perdure.schemas.errors import ConfigError, OperatorError
 
 _TIMEOUT_S = 40.0  # the server's own deadline should speak first
@@ -24,7 +25,6 @@ Token = Annotated[
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Object = Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The object.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `perdure parked list` shows it, such as 0:17.")]

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
+from perdure.api.cli.options import AsJson
 from perdure.schemas.errors import OperatorError
 
 _START_S = 30.0
@@ -42,7 +43,7 @@ def bench(
     url: Annotated[
         str | None, typer.Option(help="A running server with the namespace Counter, instead of an own one.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure durable writes and reads of counters over HTTP."""
     load = {"objects": objects, "connections": connections, "seconds": seconds}

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from perdure.api.cli.options import AlwaysJson
 from perdure.schemas.errors import ConfigError, OperatorError
 
 DEFAULT_URL = "http://127.0.0.1:8787"
@@ -64,6 +65,7 @@ def call(
             envvar="PERDURE_TOKEN", help="Bearer token; better in the environment.", show_default=False
         ),
     ] = None,
+    as_json: AlwaysJson = True,
 ) -> None:
     """Call a method of an object and print what it returns, as JSON."""
     import asyncio

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from perdure.api.cli.options import EnvName, Log, PathArgument
+from perdure.api.cli.options import AlwaysJson, EnvName, Log, PathArgument
 
 if TYPE_CHECKING:  # they are loaded when they are needed: `--help` is quick
     from perdure.api.loading import App
     from perdure.objects.registry import Registry
-
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, which it always is.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +22,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def openapi(path: PathArgument = Path(), env: EnvName = None, as_json: AsJson = True) -> None:
+def openapi(path: PathArgument = Path(), env: EnvName = None, as_json: AlwaysJson = True) -> None:
     """Print the OpenAPI 3.1 document of an app: what a server of it has at /openapi.json."""
     from perdure.api.openapi.document import document
 
@@ -33,7 +31,7 @@ def openapi(path: PathArgument = Path(), env: EnvName = None, as_json: AsJson = 
 
 
 def asyncapi(
-    path: PathArgument = Path(), env: EnvName = None, log: Log = None, as_json: AsJson = True
+    path: PathArgument = Path(), env: EnvName = None, log: Log = None, as_json: AlwaysJson = True
 ) -> None:
     """Print the AsyncAPI 3.0 document of an app: the records that Kafka clients may write and read."""
     from perdure.api.openapi.asyncapi import asyncapi as document

@@ -14,3 +14,5 @@ Data = Annotated[
 ]
 Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
 EnvName = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME] of the configuration.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+AlwaysJson = Annotated[bool, typer.Option("--json", help="As JSON, which it always is.")]

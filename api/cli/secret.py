@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from perdure.api.cli.options import Data, EnvName, PathArgument
+from perdure.api.cli.options import AsJson, Data, EnvName, PathArgument
 from perdure.schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from perdure.schemas.config import Config
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
 def register(app: typer.Typer) -> None:

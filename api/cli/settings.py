@@ -7,11 +7,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from perdure.api.cli.options import EnvName, PathArgument
+from perdure.api.cli.options import AsJson, EnvName, PathArgument
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def show(
     path: PathArgument = Path(),
     env: EnvName = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the effective configuration as TOML; values whose name looks secret are masked."""
     from perdure.api.loading import load_config

@@ -8,6 +8,7 @@ Laws
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Annotated
 
 import typer
 
+from perdure.api.cli.options import AsJson
 from perdure.schemas.errors import ConfigError, OperatorError
 
 _SUFFIX = ".tmpl"
@@ -40,6 +42,7 @@ def init(
     force: Annotated[
         bool, typer.Option("--force", help="Also in a folder that is not empty; what is there stays.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a project with a counter, its configuration and its tests."""
     from importlib.metadata import version
@@ -75,7 +78,13 @@ def init(
         ]
     except OSError as error:
         raise OperatorError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
-    _tell(folder, left, own=own)
+    missing = [str(path) for path in sorted(_OF_THE_APP) if own and not (folder / path).exists()]
+    if as_json:
+        made = sorted({str(path) for path in project} - {*left, *missing})
+        told = {"app": name, "folder": str(folder.resolve()), "made": made, "left": left, "not_made": missing}
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        _tell(folder, left, missing, own=own)
 
 
 def _templates() -> Iterator[tuple[Path, str]]:
@@ -111,13 +120,12 @@ def _write(file: Path, text: str) -> bool:
     return True
 
 
-def _tell(folder: Path, left: list[str], *, own: bool) -> None:
+def _tell(folder: Path, left: list[str], missing: list[str], *, own: bool) -> None:
     if left:
         typer.echo(f"left as they were: {', '.join(left)}")
+    if missing:
+        typer.echo(f"not made, as they are about the app.py of `perdure init`: {', '.join(missing)}")
     if own:
-        missing = ", ".join(str(path) for path in sorted(_OF_THE_APP) if not (folder / path).exists())
-        if missing:
-            typer.echo(f"not made, as they are about the app.py of `perdure init`: {missing}")
         typer.echo("The objects are those of your app.py. Next:\n")
     else:
         typer.echo(f"{folder.resolve().name} is ready. Next:\n")

@@ -7,38 +7,48 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from perdure.api.cli.options import Data, EnvName, Log, PathArgument
+from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument
 from perdure.api.cli.output import exit_code, tell
 from perdure.schemas.errors import PerdureError
 
 if TYPE_CHECKING:
     from perdure.schemas.config import Config
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 OK, FAILED = "OK", "FAILED"
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: `perdure verify app.py --data /var/lib/app`")(verify)
+    app.command("verify", epilog="Example: `perdure verify app.py --data /var/lib/app`")(_on_data(verify))
     group = typer.Typer(help="Look after the state files.", no_args_is_help=True)
-    group.command(epilog="Example: `perdure state rebuild app.py --data /var/lib/app`")(rebuild)
-    group.command(epilog="Example: `perdure state adopt app.py --log kafka://broker:9092`")(adopt)
+    for work, options in ((rebuild, "--data /var/lib/app"), (adopt, "--log kafka://broker:9092")):
+        name = work.__name__
+        group.command(name, epilog=f"Example: `perdure state {name} app.py {options}`")(_on_data(work))
     app.add_typer(group, name="state")
 
 
-def verify(
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
-    as_json: AsJson = False,
-) -> None:
+def _on_data(work: Callable[[Callable[[], Config], bool], None]) -> Callable[..., None]:
+    """The command that does `work(config of the app, as_json)`, with the options that all of them have."""
+
+    def command(
+        path: PathArgument = Path(),
+        data: Data = None,
+        log: Log = None,
+        env: EnvName = None,
+        as_json: AsJson = False,
+    ) -> None:
+        work(lambda: _config(path, data, log, env), as_json)
+
+    command.__doc__ = work.__doc__
+    return command
+
+
+def verify(config: Callable[[], Config], as_json: bool) -> None:
     """Replay the journal and compare it with the state; the last line is OK, or FAILED with exit code 1.
 
     On stderr stands why it failed: the place where log and state differ, or what could not be read.
@@ -49,9 +59,8 @@ def verify(
     from perdure.streams.verify import verify as check
 
     try:
-        config = _config(path, data, log, env)
         with progress_bar() as progress:
-            findings = asyncio.run(check(config, progress))
+            findings = asyncio.run(check(config(), progress))
     except Exception as error:
         known, code = isinstance(error, PerdureError), getattr(error, "code", type(error).__name__)
         if known:
@@ -66,38 +75,25 @@ def verify(
     _print({**findings, "result": OK}, as_json=as_json)
 
 
-def rebuild(
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Delete the state files and build them anew from the log."""
+def rebuild(config: Callable[[], Config], as_json: bool) -> None:
+    """Delete the state files and build them again from the log."""
     import asyncio
 
     from perdure.api.progress import progress_bar
     from perdure.streams.verify import rebuild as build
 
     with progress_bar() as progress:
-        findings = asyncio.run(build(_config(path, data, log, env), progress))
+        findings = asyncio.run(build(config(), progress))
     _print({**findings, "result": OK}, as_json=as_json)
 
 
-def adopt(
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
-    as_json: AsJson = False,
-) -> None:
+def adopt(config: Callable[[], Config], as_json: bool) -> None:
     """Take the Kafka topics that are there for the app's own, after one was restored or made again."""
     import asyncio
 
     from perdure.streams.adopting import adopt as take
 
-    findings = asyncio.run(take(_config(path, data, log, env)))
-    _print(findings, as_json=as_json)
+    _print(asyncio.run(take(config())), as_json=as_json)
 
 
 def _config(path: Path, data: Path | None, log: str | None, env: str | None) -> Config:

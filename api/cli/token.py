@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from perdure.api.cli.options import AsJson
 from perdure.schemas.errors import ConfigError
 
 
@@ -32,7 +33,7 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="When it ends, such as 2030-01-01T00:00:00Z.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a token: it goes to whoever is to have it, and is shown only now; the lines go to the configuration."""
     import secrets

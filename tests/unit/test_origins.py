@@ -61,6 +61,7 @@ DECISIONS = [
     (LOCAL, "GET", "/objects/A/a", IMAGE, ORIGIN),
     (LOCAL, "OPTIONS", "/objects/A/a", EVIL, ORIGIN),
     (LOCAL, "GET", "/objects/A/a", LINK, ""),
+    (LOCAL, "GET", "/objects/A/a", {}, ""),  # an old browser's image, or curl
     (LOCAL, "POST", "/objects/A/a", LINK, ORIGIN),  # a form
     (LOCAL, "POST", "/admin/objects/A/a/pause", EVIL, ORIGIN),
     (LOCAL, "GET", "/admin/config", EVIL, ""),  # it cannot read the answer
