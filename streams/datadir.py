@@ -1,7 +1,7 @@
 """The data directory: whose it is, who has it, and where things lie in it.
 
     LOCK       flock'ed while a process has it; says which one
-    app.json   app, uuid, format, partitions; written once, when the directory is made
+    app.json   app, uuid, format, partitions; written when the directory is made, and when its format is raised
     log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
     state/     the stores; may be deleted, the log rebuilds them
     *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while nobody has the directory
@@ -11,6 +11,8 @@ Laws
 - One process has a directory at a time. The kernel holds the lock, so it goes with its process.
 - `app.json` comes before anything it describes, and whole. A directory with contents but without it,
   or of another app, or of a newer format, is refused and left as it is.
+- A node raises an older format before it writes anything else: from then on earlier versions refuse the directory. What only
+  looks at data (`must_exist`) does not. [test_datadir.py]
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import msgspec
 from perdure.schemas.errors import ConfigError, DataDirError
 from perdure.streams.wal import fsync_path
 
-FORMAT = 1
+FORMAT = 2  # 1: no `perdure-` before the names of headers on the log, which versions that write 1 do not read
 LOCK, APP = "LOCK", "app.json"
 
 
@@ -84,8 +86,8 @@ def log_in(path: Path) -> Path:
 class DataDir:
     """The data directory in `path`, made if it is not there, locked until `close`.
 
-    `new_uuid` gives the app's uuid if the directory is new. `must_exist`: it is not made; one without `app.json` is not
-    there. Raises `DataDirError` (in use, foreign, too new, not accessible, not there) or `ConfigError` (it was made with
+    `new_uuid` gives the app's uuid if the directory is new. `must_exist`: it is not made, nor its format raised; one without
+    `app.json` is not there. Raises `DataDirError` (in use, foreign, too new, not accessible, not there) or `ConfigError` (it was made with
     another partition count).
     """
 
@@ -102,6 +104,8 @@ class DataDir:
             self._lock = self._take_lock()
             self._app = self._read() or self._write(App(app, new_uuid(), FORMAT, partitions))
             self._check(app, partitions)
+            if self._app.format < FORMAT and not must_exist:
+                self._app = self._write(msgspec.structs.replace(self._app, format=FORMAT))
             self._say_who(self._lock)  # only now: whoever is refused has not had it
         except OSError as error:
             self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from tests.process import clean_environ
 
 from perdure.schemas.errors import ConfigError, DataDirError
-from perdure.streams.datadir import DataDir
+from perdure.streams.datadir import FORMAT, DataDir
 
 HOLD = """
 import sys
@@ -112,7 +113,7 @@ def test_another_partition_count_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"app": "shop", "format": 2, "shards": []}', "use a newer perdure"),
+        ('{"app": "shop", "format": 3, "shards": []}', "use a newer perdure"),
         ("", "unreadable"),
         ('{"app": "shop"', "unreadable"),
         ('{"app": "shop", "format": 1}', "unreadable"),
@@ -126,6 +127,19 @@ def test_an_unknown_app_json_is_refused(tmp_path: Path, text: str, said: str) ->
     with pytest.raises(DataDirError, match=said):
         opened(tmp_path)
     assert (tmp_path / "app.json").read_text() == text
+
+
+def test_a_node_raises_the_format_so_that_earlier_versions_refuse_the_directory(tmp_path: Path) -> None:
+    """Not one that only looks; the rest of what it says stays."""
+    opened(tmp_path).close()
+    text = (tmp_path / "app.json").read_text()
+    assert f'"format": {FORMAT}' in text
+    (tmp_path / "app.json").write_text(text.replace(f'"format": {FORMAT}', '"format": 1'))
+    before = json.loads((tmp_path / "app.json").read_text())
+    DataDir(tmp_path, app="shop", partitions=8, new_uuid=lambda: "", must_exist=True).close()
+    assert json.loads((tmp_path / "app.json").read_text()) == before
+    opened(tmp_path).close()
+    assert json.loads((tmp_path / "app.json").read_text()) == {**before, "format": FORMAT}
 
 
 def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
