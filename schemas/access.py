@@ -156,7 +156,10 @@ def _with_zone(when: datetime) -> datetime:
 
 
 def _jwks_url(text: str) -> str:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # its text quotes what stands in brackets, which may be of a password
+        parts = urlsplit("")
     if parts.hostname is None or parts.username is not None:
         raise ValueError(
             f'"{without_credentials(text)}" is not the address of a key set; use one such as '

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from perdure.schemas.secrecy import without_credentials
+
 _ORIGIN = re.compile(r"https?://[^/?#@\s]+")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
@@ -18,7 +20,9 @@ def _by_comma(value: object) -> object:
 
 def _origin(text: str) -> str:
     if text != "*" and not _ORIGIN.fullmatch(text):
-        raise ValueError(f'"{text}" is no origin; use one such as "https://example.com", or "*"')
+        raise ValueError(
+            f'"{without_credentials(text)}" is not an origin; use one such as "https://example.com", or "*"'
+        )
     return text
 
 
@@ -26,7 +30,7 @@ def _host(text: str) -> str:
     name = text.lower().removesuffix(".")
     if name != "*" and not _HOST.fullmatch(name):
         raise ValueError(
-            f'"{text}" is not a host name; use one such as "app.example.com", without port, or "*"'
+            f'"{without_credentials(text)}" is not a host name; use one such as "app.example.com", without port, or "*"'
         )
     return name
 

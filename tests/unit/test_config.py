@@ -275,7 +275,7 @@ def test_origins_are_a_list_in_a_file_and_a_text_in_the_environment() -> None:
         "", "perdure.toml", environ={"PERDURE_ALLOWED_ORIGINS": "https://a.example,http://b:1"}
     )
     assert texts.allowed_origins == ("https://a.example", "http://b:1")
-    assert '"a.example" is no origin' in refusal('allowed_origins = ["a.example"]')
+    assert '"a.example" is not an origin' in refusal('allowed_origins = ["a.example"]')
 
 
 def test_variables_of_others_are_left_alone() -> None:

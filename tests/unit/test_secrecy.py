@@ -82,15 +82,21 @@ def test_an_argument_that_is_not_utf_8_is_quoted_without_its_password(form: str,
 
 
 @given(form=st.sampled_from(FORMS), password=PASSWORDS)
-def test_the_address_of_a_key_set_is_quoted_without_its_password(form: str, password: str) -> None:
-    """An address that is refused; those of `log` are some."""
-    table = f'[jwt]\nissuer = "i"\naudience = "a"\njwks_url = {json.dumps(form.format(password))}\n'
-    said = ""
-    try:
-        parse_config(table, "perdure.toml")
-    except ConfigError as error:
-        said = str(error)
-    assert not [piece for piece in PIECES if piece in said], said
+@example(form=FORMS[0], password="Wvj2[Zqx1]")
+def test_other_addresses_are_quoted_without_their_password(form: str, password: str) -> None:
+    """An address of a key set, of a page or of this server, that is refused; those of `log` are some."""
+    address = json.dumps(form.format(password))
+    for table in (
+        f'[jwt]\nissuer = "i"\naudience = "a"\njwks_url = {address}\n',
+        f"allowed_origins = [{address}]\n",
+        f"allowed_hosts = [{address}]\n",
+    ):
+        said = ""
+        try:
+            parse_config(table, "perdure.toml")
+        except ConfigError as error:
+            said = str(error)
+        assert not [piece for piece in PIECES if piece in said], said
 
 
 @pytest.mark.parametrize(
