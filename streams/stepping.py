@@ -27,7 +27,7 @@ from contextvars import Context
 from types import CodeType
 from typing import Any, TypeVar
 
-from perdure.streams.tasklike import StandIn, Stepped, leave_all
+from perdure.streams.tasklike import PENDING, StandIn, Stepped, leave_all
 
 __all__ = [
     "DOORWAYS",
@@ -76,61 +76,77 @@ def is_ctrl_c(error: BaseException) -> bool:
     return _interruptible and isinstance(error, KeyboardInterrupt)
 
 
-class _End:
-    """What a handler has ended with."""
+class _Raised:
+    """What a handler has raised."""
 
-    __slots__ = ("error", "result")
+    __slots__ = ("error",)
 
-    def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
-        self.result = result
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
-def _step(step: Callable[[Any], Any], argument: Any, word: int) -> Any:
-    """One step of a handler: what it waits for, or its `_End`."""
-    page = _now
-    outer, page[0] = page[0], word
+_ENDED: Any = object()  # in place of what a handler waits for
+_LEFT: Any = object()  # the same, and nothing is to be made of it
+_Steps = Generator[Any, Any, None]
+
+
+@types.coroutine
+def _steps(coro: Coroutine[Any, Any, Any], turn: Stepped) -> _Steps:
+    """The steps of a handler: what it waits for, each time. What it ended with is `turn.came` then.
+
+    It returns nothing itself: then `next` with a default needs no StopIteration, whose making and catching would cost
+    as much as the handler.
+    """
     try:
-        return step(argument)
-    except StopIteration as stop:
-        return _End(stop.value)
+        turn.came = yield from coro
     except BaseException as error:  # a handler may raise anything; none of it is the loop's
         if is_ctrl_c(error):
             raise
-        return _End(None, error)
+        turn.came = _Raised(error)
+
+
+def _step(step: Callable[..., Any], steps: _Steps, argument: Any, word: int) -> Any:
+    """One step of a handler: what it waits for, or `_ENDED`."""
+    page = _now
+    outer, page[0] = page[0], word
+    try:
+        return step(steps, argument)
     finally:
         page[0] = outer
 
 
-def _close(coro: Coroutine[Any, Any, Any]) -> None:
-    coro.close()
+def _throw(steps: _Steps, error: BaseException) -> Any:
+    try:
+        return steps.throw(error)
+    except StopIteration:
+        return _ENDED
 
 
-_LEFT = _End()
-
-
-def _thrown(coro: Coroutine[Any, Any, Any], error: BaseException, turn: Stepped, word: int) -> Any:
-    """The step of a handler into which `error` is thrown where it waits."""
-    if not turn.left:
-        return _advance(turn, coro.throw, error, word)
-    _advance(turn, _close, coro, word)  # it was left behind: what it says to that is not an answer
+def _close(steps: _Steps, _: object) -> Any:
+    steps.close()  # it was left behind: what it says to that is not an answer
     return _LEFT
 
 
 @types.coroutine
-def _rest(
-    coro: Coroutine[Any, Any, Any], waits_for: Any, turn: Stepped, word: int, done: Done
-) -> Generator[Any, Any, None]:
+def _rest(steps: _Steps, waits_for: Any, turn: Stepped, word: int, done: Done) -> Generator[Any, Any, None]:
     """The steps after the one that `waits_for` came of, up to the call of `done`."""
-    while type(waits_for) is not _End:
+    while waits_for is not _ENDED and waits_for is not _LEFT:
         try:
-            sent = yield waits_for
+            yield waits_for  # nothing is sent to a Task
         except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the handler
-            waits_for = _thrown(coro, error, turn, word)
+            waits_for = _advance(turn, _close if turn.left else _throw, steps, error, word)
         else:
-            waits_for = _advance(turn, coro.send, sent, word)
+            waits_for = _advance(turn, next, steps, _ENDED, word)
     if waits_for is not _LEFT:
-        done(turn, waits_for.result, waits_for.error)
+        _finish(turn, done)
+
+
+def _finish(turn: Stepped, done: Done) -> None:
+    came, turn.came = turn.came, None
+    if type(came) is _Raised:
+        done(turn, None, came.error)
+    else:
+        done(turn, came, None)
 
 
 if sys.version_info >= (3, 12):
@@ -151,38 +167,35 @@ if sys.version_info >= (3, 12):
         """
         whole = _whole(coro, turn, word, done)
         task = _Task(whole, loop=loop, name="turn", context=context, eager_start=True)
-        if task.done():
-            result = task.result()
-            if type(result) is _End:
-                done(turn, None, result.error)
-            else:
-                done(turn, result, None)
+        came = turn.came
+        if came is PENDING:
+            turn.task = task
+            for _ in range(turn.cancels):
+                task.cancel()
             return
-        turn.task = task
-        for _ in range(turn.cancels):
-            task.cancel()
+        turn.came = None
+        if type(came) is _Raised:
+            done(turn, None, came.error)
+        else:
+            done(turn, came, None)
 
-    async def _whole(coro: Coroutine[Any, Any, Any], turn: Stepped, word: int, done: Done) -> Any:
-        """All steps of a handler. Returns what it ended with in the first one: its result, or the `_End` of a failure."""
+    async def _whole(coro: Coroutine[Any, Any, Any], turn: Stepped, word: int, done: Done) -> None:
+        """All steps of a handler. `done` is called here if they are more than one."""
+        steps = _steps(coro, turn)
         page = _now
         outer, page[0] = page[0], word
         try:
-            waits_for = coro.send(None)
-        except StopIteration as stop:
-            return stop.value
-        except BaseException as error:  # as above
-            if is_ctrl_c(error):
-                raise
-            return _End(None, error)
+            for waits_for in steps:  # noqa: B007 - the first: cheaper than to call `next`
+                break
+            else:
+                return
         finally:
             page[0] = outer
-        await _rest(coro, waits_for, turn, word, done)
-        return None
+        await _rest(steps, waits_for, turn, word, done)
 
-    def _advance(turn: Stepped, step: Callable[[Any], Any], argument: Any, word: int) -> Any:
-        return _step(step, argument, word)
+    def _advance(turn: Stepped, step: Callable[..., Any], steps: _Steps, argument: Any, word: int) -> Any:
+        return _step(step, steps, argument, word)
 
-    STEPS = frozenset((_whole.__code__, _step.__code__, _close.__code__))
 else:
     from asyncio.tasks import _enter_task, _leave_task  # there is no public way
 
@@ -207,46 +220,36 @@ else:
             _leave_task(loop, caller)
         _enter_task(loop, turn)  # type: ignore[arg-type]  # a stand-in, on purpose
         turn.coro = coro
-        waits_for = result = error = None
-        ended = True
+        steps = _steps(coro, turn)
         page[0] = word
         try:
-            waits_for = context.run(coro.send, None)
-            ended = False
-        except StopIteration as stop:
-            result = stop.value
-        except BaseException as raised:  # as above
-            if is_ctrl_c(raised):
-                raise
-            error = raised
+            waits_for = context.run(next, steps, _ENDED)
         finally:
             page[0] = outer
             _leave_task(loop, turn)  # type: ignore[arg-type]  # as above
             if caller is not None:
                 _enter_task(loop, caller)
-        if ended:
+        if waits_for is _ENDED:
             if turn._callbacks is not None:
                 turn.ended_at_once(loop)
-            done(turn, result, error)
+            _finish(turn, done)
             return
-        rest = _rest_as_task(coro, waits_for, turn, word, done)
+        rest = _rest_as_task(steps, waits_for, turn, word, done)
         rest.send(None)  # up to where it can be cancelled
         turn.goes_on_as(loop.create_task(rest, name="turn", context=context))
 
-    async def _rest_as_task(
-        coro: Coroutine[Any, Any, Any], waits_for: Any, turn: StandIn, word: int, done: Done
-    ) -> None:
+    async def _rest_as_task(steps: _Steps, waits_for: Any, turn: StandIn, word: int, done: Done) -> None:
         try:
             await _primed()
         except BaseException as error:  # noqa: BLE001 - as above
-            waits_for = _thrown(coro, error, turn, word)
-        await _rest(coro, waits_for, turn, word, done)
+            waits_for = _advance(turn, _close if turn.left else _throw, steps, error, word)
+        await _rest(steps, waits_for, turn, word, done)
 
     @types.coroutine
     def _primed() -> Generator[None, None, None]:
         yield  # to run_inline: a Task may be cancelled before its own first step
 
-    def _advance(turn: Stepped, step: Callable[[Any], Any], argument: Any, word: int) -> Any:
+    def _advance(turn: Stepped, step: Callable[..., Any], steps: _Steps, argument: Any, word: int) -> Any:
         """A step in which the stand-in is the current task, in place of its Task."""
         task = turn.task
         assert task is not None
@@ -254,15 +257,16 @@ else:
         _leave_task(loop, task)
         _enter_task(loop, turn)  # type: ignore[arg-type]  # as above
         try:
-            return _step(step, argument, word)
+            return _step(step, steps, argument, word)
         finally:
             _leave_task(loop, turn)  # type: ignore[arg-type]  # as above
             _enter_task(loop, task)
 
-    STEPS = frozenset((run_inline.__code__, _step.__code__, _close.__code__))
 
+# the code right below which a handler's own begins, on the stack of a step
+STEPS = frozenset((_steps.__code__,))
 
-# the code below which a handler's own begins, on the stack of a step
+# the same of perdure's own, between that and the handler
 DOORWAYS: set[CodeType] = set()  # code of perdure's own that calls the user's, and may be interrupted in it
 
 

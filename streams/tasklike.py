@@ -17,15 +17,18 @@ from typing import Any, TextIO
 
 import msgspec
 
+PENDING: Any = object()
+
 
 class Stepped(msgspec.Struct, eq=False, weakref=True, kw_only=True):
-    """What runs a handler step by step. `task`: its Task, once it has suspended.
+    """What runs a handler step by step. `task`: its Task, once it has suspended; `came`: of it, until that is taken.
 
     A Struct, like all that is made for each turn: it costs a third of a class with an `__init__`.
     """
 
     task: asyncio.Task[Any] | None = None
     left: bool = False
+    came: Any = PENDING
     cancels: int = 0  # before there was a Task
 
     def cancel(self, msg: Any = None) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
@@ -55,6 +57,44 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(watched())
     assert wrong == []
+
+
+class Thing:
+    """What a handler may return: something that knows whether it is still held."""
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_it_ended_with_is_held_no_longer_than_done_is_called(suspends: bool, raises: bool) -> None:
+    """A turn waits for its batch, and its result may be large."""
+
+    async def main() -> None:
+        held: list[weakref.ref[Thing]] = []
+
+        async def handler() -> Thing:
+            thing = Thing()
+            held.append(weakref.ref(thing))
+            if suspends:
+                await asyncio.sleep(1)
+            if raises:
+                raise ValueError(thing)
+            return thing
+
+        turn = TaskLike()
+        came: list[type] = []
+        run_inline(
+            asyncio.get_running_loop(),
+            copy_context(),
+            handler(),
+            turn,
+            lambda turn, result, error: came.append(type(error.args[0] if error else result)),
+        )
+        await asyncio.sleep(2)
+        gc.collect()
+        assert came == [Thing]
+        assert held[0]() is None
+
+    run(main)
 
 
 async def inline() -> int:
