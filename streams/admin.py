@@ -24,6 +24,7 @@ from perdure.objects.alarms import redriven
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.admin import (
+    CALLS_OF,
     DELETE,
     DROP,
     OF_ALARM,
@@ -85,12 +86,24 @@ class Administration:
 
     def take(self, record: LogRecord, command: Command) -> None:
         """Do what a command of administration asks, or see that it is done in its turn."""
+        if command.method == CALLS_OF:
+            self._tell_calls(Turn(record, command, None, record.offset))
+            return
         resident = self._turns.resident(command.key)
         turn = Turn(record, command, resident, record.offset, self._turns.time.until_s(command))
         try:
             self._take(turn, resident)
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
             self._turns.inside.failed(turn, error)
+
+    def _tell_calls(self, turn: Turn) -> None:
+        """Another node asks which calls this partition knows of."""
+        try:
+            assert self._turns.calls is not None
+            outcome = Outcome(self._turns.calls.known.answer(turn.command.body), False, False, False)
+        except CallerError as error:
+            outcome = not_done(error)
+        self._turns.conclude(turn, outcome)
 
     def _take(self, turn: Turn, resident: Resident) -> None:
         act = turn.command.method

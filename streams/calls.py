@@ -55,13 +55,13 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE, Reply, error_reply
+from perdure.streams.elsewhere import Known, Made, made_of
 from perdure.streams.exchange import Call
 from perdure.streams.inflight import Spending, spending_of
 from perdure.streams.journal import Journal
 from perdure.streams.log import Record, Topic
 from perdure.streams.mailbox import Resident, Turn
 from perdure.streams.owning import Ports
-from perdure.streams.reruns import Made, made_of
 from perdure.streams.turns import Turns
 
 CALL_MS = 30_000  # of a call whose caller has no deadline itself
@@ -94,7 +94,7 @@ class Calling:
 
 
 class Calls:
-    """Of one owner. `low_mark` tells its partition's; `check_room` is what its doors ask; `has_taken`: see `Peer`."""
+    """Of one owner. `low_mark` tells its partition's; `check_room` is what its doors ask; `has_taken`, `elsewhere`: see `Peer`."""
 
     def __init__(
         self,
@@ -105,6 +105,7 @@ class Calls:
         low_mark: Callable[[], int],
         check_room: Callable[[str], None],
         has_taken: Callable[[int], bool],
+        elsewhere: Callable[[], bool],
     ) -> None:
         self._ports = ports
         self._log = ports.log
@@ -113,7 +114,8 @@ class Calls:
         self._turns = turns
         self._low_mark = low_mark
         self.check_room = check_room
-        self.has_taken = has_taken
+        self.has_taken, self.elsewhere = has_taken, elsewhere
+        self.known = Known(turns.tables, turns.keys_in_flight)
         self._exchange = ports.exchange
         self._loop = asyncio.get_running_loop()
         ports.exchange.join(ports.log, ports.node, partition, self)
@@ -149,7 +151,7 @@ class Calls:
             call = Call(turn, command, partition)
             calling.waiting[call] = None
             if key in calling.asked:
-                reply = self._reply_of_then(calling, call, key)
+                reply = await self._reply_of_then(calling, call, key)
             if reply is None:
                 reply = await self._reply(call, until_s)
         finally:
@@ -228,11 +230,15 @@ class Calls:
             socket="",  # what a turn accepts is its own
         )
 
-    def _reply_of_then(self, calling: Calling, call: Call, key: CallKey) -> Reply | None:
+    async def _reply_of_then(self, calling: Calling, call: Call, key: CallKey) -> Reply | None:
         """What the call was answered when the turn ran before, if its partition is here and can tell."""
         peer = self._exchange.peers.get(call.partition)
-        reply = None if peer is None else peer.reply_to(key)
-        if reply is None and (peer is None or peer.turn_of(spending_of(call.command)) is None):
+        if peer is None or peer.elsewhere():
+            if not await self._turns.reruns.made_elsewhere(call.turn, call.partition, key):
+                calling.fresh.append(calling.asked[key])
+            return None
+        reply = peer.known.reply_to(key)
+        if reply is None and peer.turn_of(spending_of(call.command)) is None:
             calling.fresh.append(calling.asked[key])
         return reply
 
@@ -347,36 +353,6 @@ class Calls:
 
     def turn_of(self, spending: Spending) -> Turn | int | None:
         return self._turns.keys_in_flight.turn_of(spending)
-
-    def reply_to(self, key: CallKey) -> Reply | None:
-        answered = self._turns.tables.answered_call(key)
-        return None if answered is None or answered.reply.outcome == UNAVAILABLE else answered.reply
-
-    def calls_of(self, root: Root) -> dict[CallKey, Made]:
-        found = {
-            key: Made(each.key, each.summary, each.payload_hash)
-            for key, each in self._turns.tables.calls_of(root)
-        }
-        for key, spending, waits in self._turns.keys_in_flight.calls():
-            if key.content and key.root == root:
-                found[key] = made_of(waits.command) if isinstance(waits, Turn) else Made(spending[0], "")
-        return found
-
-    def calls_by_order(self, root: Root) -> list[Made]:
-        if root.parent:
-            return []
-        rows = self._turns.tables.calls_by_order(root.partition, root.offset)
-        found = {n: Made(each.key, each.summary, each.payload_hash) for n, each in rows}
-        for key, _, waits in self._turns.keys_in_flight.calls():
-            if not key.content and key.root == root and isinstance(waits, Turn):
-                found[key.n] = made_of(waits.command)
-        return list(found.values())
-
-    def places_of_calls(self, partition: int) -> set[int]:
-        flying = {
-            key.offset for key, _, _ in self._turns.keys_in_flight.calls() if key.partition == partition
-        }
-        return flying | self._turns.tables.places_of_calls(partition)
 
 
 def _told(call: Call, ring: list[Turn]) -> str:

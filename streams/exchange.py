@@ -17,7 +17,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from perdure.objects.turn import Outcome
-from perdure.schemas.calls import CallKey, Root
 from perdure.schemas.commands import Command
 from perdure.schemas.errors import OutcomeUnknown
 from perdure.schemas.keys import partition_of
@@ -27,7 +26,7 @@ from perdure.streams.log import Log, LogRecord, Tail, Topic
 from perdure.streams.mailbox import Resident, Turn
 
 if TYPE_CHECKING:
-    from perdure.streams.reruns import Made
+    from perdure.streams.elsewhere import Known
 
 ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this process
 
@@ -76,17 +75,12 @@ class Peer(Protocol):
     def has_taken(self, end: int) -> bool:
         """True if all commands below that offset have been taken, or its partition has stopped for good."""
 
-    def reply_to(self, key: CallKey) -> Reply | None:
-        """What that call was answered."""
+    def elsewhere(self) -> bool:
+        """True if another node serves its partition."""
 
-    def calls_of(self, root: Root) -> dict[CallKey, Made]:
-        """The calls with this root that were answered, or are in flight."""
-
-    def calls_by_order(self, root: Root) -> list[Made]:
-        """Those of a turn of before calls were known by content."""
-
-    def places_of_calls(self, partition: int) -> set[int]:
-        """The offsets of that partition's commands that calls hang on."""
+    @property
+    def known(self) -> Known:
+        """The calls that its partition knows of."""
 
 
 class Exchange:

@@ -92,6 +92,7 @@ class Owner:
             lambda: self.release.commands.mark,
             self.check_room,
             self._has_taken,
+            lambda: not self.log.exclusive and self.state in (OwnerState.FENCED, OwnerState.STOPPED),
         )
         self.admin = Administration(
             ports, tables, self.turns, lambda: self.release.commands.mark, self._spawn

@@ -7,7 +7,8 @@ Laws
   and the turn commits nothing, whatever its handler made of it, also if it ends by an error of its own.
 - A turn that is not done after all is not compared: it runs again.
 - Each partition of this process is asked, once it has taken what lay on its log: which calls of this root were answered
-  there, or are in flight. One that has stopped is not: its failure is its own.
+  there, or are in flight. One that has stopped is not: its failure is its own. Those of other nodes are asked over the log
+  (elsewhere.py), before the turn's first call to one of them, or at its end.
 - A command with a key that called others, or may have, and ends as not done leaves an entry that says so, so that the
   next one under its key is known to go on with it.
 """
@@ -15,12 +16,14 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, comes_again
 from perdure.schemas.calls import CallKey, call_key, root_of
-from perdure.schemas.commands import Command, payload_hash
 from perdure.schemas.errors import (
     Expired,
     NonDeterministic,
@@ -30,40 +33,32 @@ from perdure.schemas.errors import (
     Unavailable,
 )
 from perdure.schemas.replies import UNAVAILABLE, error_reply
-from perdure.streams.entries import summary_of
+from perdure.streams.about import about
+from perdure.streams.elsewhere import Earlier, Elsewhere, Made
 from perdure.streams.log import Topic
 from perdure.streams.mailbox import Turn
 
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.owning import Ports
+    from perdure.streams.tables import Tables
 
+_logger = structlog.get_logger(__name__)
 LOOK_S = (0.002, 0.2)  # first and longest pause while a partition takes what lies on its log; doubling
-
-
-class Made(NamedTuple):
-    """A call, for people; `payload_hash` of what it asked, empty if that is not known."""
-
-    key: str
-    summary: str
-    payload_hash: bytes = b""
-
-    def __str__(self) -> str:
-        hashed = f" ({self.payload_hash.hex()[:8]})" if self.payload_hash else ""
-        return f"{self.summary} of {self.key}{hashed}" if self.summary else f"a call of {self.key}"
-
-
-def made_of(command: Command) -> Made:
-    """A call, as its command says it."""
-    return Made(command.key, summary_of(command), payload_hash(command))
 
 
 class Reruns:
     """Of one partition's turns."""
 
-    def __init__(self, ports: Ports, partition: int) -> None:
+    def __init__(
+        self, ports: Ports, tables: Tables, spawn: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
         self._log = ports.log
         self._exchange = ports.exchange
-        self._partition = partition
+        self._tables = tables
+        self._partition = tables.partition
+        self._elsewhere = Elsewhere(ports, tables.partition, spawn)
+        # of turns, by offset and how often they were tried: what partitions of other nodes know, as they are asked
+        self._asked: dict[tuple[int, int], dict[int, asyncio.Future[Earlier | None]]] = {}
         self.lain = 0  # commands below that offset lay on the log when this reign began
         self._ends: dict[int, int] | None = None  # of the partitions' commands, once this reign had begun
         self._places: set[int] | None = None  # of commands below `lain` that calls hang on
@@ -71,6 +66,27 @@ class Reruns:
     def begin(self, lain: int) -> None:
         """A reign begins: what lies on the log below that offset may have run."""
         self.lain, self._ends, self._places = lain, None, None
+        self._asked.clear()
+        self._elsewhere.begin()
+
+    def foresee(self, turn: Turn) -> None:
+        """A command with a key that may have run before has come: ask now what other nodes know of its calls."""
+        if self._elsewhere.partitions():
+            self._ask_elsewhere(turn)
+
+    def _ask_elsewhere(self, turn: Turn) -> dict[int, asyncio.Future[Earlier | None]]:
+        place = turn.offset, turn.tries
+        asked = self._asked.get(place)
+        if asked is None:
+            root = root_of(turn.command, self._partition, turn.offset)
+            asked = self._asked[place] = self._elsewhere.ask(turn, root)
+        return asked
+
+    async def made_elsewhere(self, turn: Turn, partition: int, key: CallKey) -> bool:
+        """True if a partition of another node knew that call before this run of the turn made it."""
+        answer = self._ask_elsewhere(turn).get(partition)
+        earlier = None if answer is None else await asyncio.shield(answer)
+        return earlier is not None and any(each == key for each, _ in earlier.calls)
 
     def may_have_run(self, turn: Turn) -> bool:
         """True if what the turn calls may have been called already."""
@@ -79,6 +95,7 @@ class Reruns:
     def doubts(self, turn: Turn, error: BaseException | None) -> bool:
         """True if a turn that may have run before, and has ended, is to be compared with what it called then."""
         if turn.cut is not None or _not_done(turn, error):
+            self._asked.pop((turn.offset, turn.tries), None)
             return False
         kept = turn.again or turn.tries > 0 or comes_again(turn.command)
         return kept or self._places is None or turn.offset in self._places
@@ -89,7 +106,8 @@ class Reruns:
         root = root_of(command, self._partition, turn.offset)
         try:
             async with asyncio.timeout_at(turn.until_s):
-                await self._all_taken(fresh=turn.again or turn.tries > 0)
+                await self._all_taken(turn, fresh=turn.again or turn.tries > 0)
+                elsewhere = await self._known_elsewhere(turn)
         except TimeoutError:
             return Expired(
                 f"{command.key} may have run before, and the calls of then could not be looked up within its deadline"
@@ -101,9 +119,10 @@ class Reruns:
         asked = {} if turn.calling is None else turn.calling.asked
         before: dict[CallKey, Made] = {}
         by_order: list[Made] = []
-        for peer in self._exchange.peers.values():
-            before.update(peer.calls_of(root))
-            by_order += peer.calls_by_order(root)
+        here = (peer.known.earlier(root) for peer in self._exchange.peers.values() if not peer.elsewhere())
+        for earlier in (*here, *elsewhere):
+            before.update(earlier.calls)
+            by_order += earlier.by_order
         missing = [made for key, made in before.items() if key not in asked] + _missing(by_order, asked)
         if not missing:
             return None
@@ -135,7 +154,19 @@ class Reruns:
 
     # How
 
-    async def _all_taken(self, *, fresh: bool) -> None:
+    async def _known_elsewhere(self, turn: Turn) -> list[Earlier]:
+        """What partitions of other nodes know of the turn's calls, of those that answer within the bound."""
+        kept = turn.again or turn.tries > 0 or comes_again(turn.command)
+        if not kept and self._places is not None and turn.offset not in self._places:
+            return []
+        asked = self._ask_elsewhere(turn)
+        found = {partition: await asyncio.shield(answer) for partition, answer in asked.items()}
+        self._asked.pop((turn.offset, turn.tries), None)
+        if missing := [partition for partition, earlier in found.items() if earlier is None]:
+            not_compared(turn, missing)
+        return [earlier for earlier in found.values() if earlier is not None]
+
+    async def _all_taken(self, turn: Turn, *, fresh: bool) -> None:
         """Return when each partition of this process has taken all that lay on its log.
 
         When this is called, if `fresh`, else when the reign began: what was called before that began lay there then.
@@ -155,8 +186,17 @@ class Reruns:
         if self._places is None and not fresh:
             places: set[int] = set()
             for peer in self._exchange.peers.values():
-                places |= peer.places_of_calls(self._partition)
-            self._places = places
+                places |= peer.known.places(self._partition)
+            elsewhere = await self._elsewhere.places(turn, self._tables.done.mark, self.lain)
+            if elsewhere is not None:  # else each turn asks for itself
+                self._places = places | elsewhere
+
+
+def not_compared(turn: Turn, partitions: list[int]) -> None:
+    """Say that a turn was compared without what these partitions know."""
+    _logger.warning(
+        "a turn that ran again is not compared with all calls of then", **about(turn), without=partitions
+    )
 
 
 def _missing(before: list[Made], asked: dict[CallKey, Made]) -> list[Made]:

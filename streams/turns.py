@@ -85,7 +85,7 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
-        self.reruns = Reruns(ports, tables.partition)
+        self.reruns = Reruns(ports, tables, spawn)
         self.gone = GoneSockets(ports, tables.partition)
         self._spawn = spawn
         self._lock_is_proof = ports.log.ordered and ports.log.exclusive
@@ -124,6 +124,8 @@ class Turns:
             keyed = command.client_key is not None
             if keyed and self.keys_in_flight.is_copy(turn):
                 return
+            if keyed and record.offset < self.reruns.lain:
+                self.reruns.foresee(turn)
             resident = turn.resident = self.resident(command.key)
             if resident.running is None and not resident.mailbox:
                 if keyed:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
@@ -30,14 +31,16 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
-from perdure.streams import failpoints, moving, source
+from perdure.streams import failpoints, moving, reruns, source
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
 from perdure.streams.log import Topic
+from perdure.streams.mailbox import Turn
 from perdure.streams.memory import Faults, MemoryBroker, MemoryLog
 from perdure.streams.memory_store import MemoryStore
 from perdure.streams.owner import Owner
 from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.reruns import Reruns
 from perdure.streams.run_queue import SLICE_S
 from perdure.streams.socket_watch import SILENT_S, GatewayWatch
 from perdure.streams.tables import Tables
@@ -303,6 +306,12 @@ class Run:
         self.random = Random(seed)
         self.shared = self.random.random() < 0.65
         self.counts: Counter[str] = Counter()
+        # marks of turns that ran again, of which a partition did not tell its calls
+        self.not_compared: set[str] = set()
+        self.compared: dict[
+            str, dict[int, int]
+        ] = {}  # by mark: where commands ended before the turn ran again
+        self._ends_then: dict[Reruns, dict[int, int]] = {}
         self.broken: set[int] = set()  # partitions that have stopped for a fault of perdure's own
         self.calm = False
         self.migrates = self.random.random() < 0.3
@@ -348,7 +357,7 @@ class Run:
         try:
             # small, so that what moves in takes several entries, and several batches
             small = patch.object(source, "ENTRY_BYTES", 60), patch.object(moving, "BATCH_BYTES", 400)
-            with small[0], small[1], faults_inside(self):
+            with small[0], small[1], self._noted(), faults_inside(self):
                 self.loop.run_until_complete(self._main())
         except Exception as error:
             raise AssertionError(f"seed {self.seed}: {error!r}; replay it: Run({self.seed}).go()") from error
@@ -361,6 +370,33 @@ class Run:
             self.loop.run_until_complete(asyncio.sleep(0.01))
             self.loop.close()
         return self.counts
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Note which turns are compared with what they called before, and with what not."""
+        begin, difference = Reruns.begin, Reruns.difference
+
+        def begun(of: Reruns, lain: int) -> None:
+            begin(of, lain)
+            ends = {p: self.broker.streams[Topic.COMMANDS, p].durable for p in range(self.broker.partitions)}
+            self._ends_then[of] = ends
+
+        def compared(of: Reruns, turn: Turn, error: BaseException | None) -> Any:
+            if turn.command.kind == FETCH:
+                self.compared[turn.command.path.split("/")[2]] = self._ends_then[of]
+            return difference(of, turn, error)
+
+        with (
+            patch.object(Reruns, "begin", begun),
+            patch.object(Reruns, "difference", compared),
+            patch.object(reruns, "not_compared", self._not_compared),
+        ):
+            yield
+
+    def _not_compared(self, turn: Turn, partitions: list[int]) -> None:
+        self.counts["not compared with all calls of then"] += 1
+        if turn.command.kind == FETCH:
+            self.not_compared.add(turn.command.path.split("/")[2])
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
