@@ -376,7 +376,8 @@ def _check_tables(run: Run, owners: list[Owner], store: MemoryStore) -> None:
         steps = [step.tag for step, _ in run.auditor.steps[owner.partition]]
         assert steps == (["v1", "v2"] if run.migrated else ["v1"]), f"partition {owner.partition} has {steps}"
     if run.migrated:
-        left = [key for key, _ in store.scan(b"", b"\xff" * 8) if f"{OLD}/".encode() in key]
+        keys = [key for key, _ in store.scan(b"", b"\xff" * 8)]
+        left = [key for key in keys if f"{OLD}/".encode() in key and f":{OLD}/".encode() not in key]  # a name
         assert not left, f"the deleted namespace has left {left}"
     replayed = MemoryStore()
     for owner in owners:
