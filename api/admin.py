@@ -147,7 +147,7 @@ class _Admin:
 def _get(asked: Asked, known: frozenset[str] = frozenset()) -> None:
     only(asked, "GET")
     if unknown := asked.query.keys() - known:
-        raise MalformedCommand(f"the query says {min(unknown)[:40]!r}, which nothing here is asked with")
+        raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}")
 
 
 def _offset_in(body: bytes) -> str:
@@ -160,7 +160,7 @@ def _offset_in(body: bytes) -> str:
     ):
         raise MalformedCommand('the command to give up is named with {"offset": 17}')
     if told["offset"] > _OFFSET_MAX:
-        raise MalformedCommand("that is no offset of a command: one has 18 digits at most")
+        raise MalformedCommand("that is not the offset of a command, which has at most 18 digits")
     return str(told["offset"])
 
 

@@ -47,7 +47,7 @@ def limit_of(query: Query) -> int:
     """How many items. Raises `MalformedCommand`."""
     text = query.get("limit", str(PAGE))
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
-        raise MalformedCommand(f"limit={text[:20]} is no number of items")
+        raise MalformedCommand(f"limit={text[:20]} is not a number of items")
     return min(int(text), PAGE_MAX)
 
 
@@ -217,7 +217,9 @@ def parked_at(text: str, owners: Sequence[Owner]) -> tuple[Owner, Place]:
     number, _, place = text.partition(":")
     partition = partition_named(number, len(owners))
     if partition is None:
-        raise MalformedCommand(f"{text[:40]!r} is no id of something parked, such as 0:17 or 0:a17")
+        raise MalformedCommand(
+            f"{text[:40]!r} is not the id of a parked command or alarm, such as 0:17 or 0:a17"
+        )
     return owners[partition], place_of(place)
 
 

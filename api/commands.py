@@ -76,10 +76,10 @@ def commands_page(owners: Sequence[Owner]) -> Page:
 
 def _wait_s(query: Any) -> float:
     if unknown := query.keys() - {"wait"}:
-        raise MalformedCommand(f"the query says {min(unknown)[:40]!r}: only wait is known")
+        raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}; only `wait` is supported")
     text = query.get("wait", "0")
     if not (text.isascii() and text.isdigit() and len(text) < 6):
-        raise MalformedCommand(f"wait={text[:20]} is no whole number of seconds")
+        raise MalformedCommand(f"wait={text[:20]} is not a whole number of seconds")
     return min(float(text), MAX_WAIT_S)
 
 

@@ -153,7 +153,7 @@ class Gateway:
             try:
                 asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
             except Exception:  # the others are answered all the same
-                _logger.exception("command %s: whoever waits for it could not be answered", id_)
+                _logger.exception("command %s: its client could not be answered", id_)
 
     def check_room(self, key: str) -> None:
         """Is there room for one more command of object `key`? Raises as `submit` does."""
@@ -335,10 +335,10 @@ class Gateway:
             try:
                 waiting[0].answered(Answer(reply, partition, offset))
             except Exception as error:  # noqa: BLE001 - what fails at a door is not the partition's
-                report(error, f"the answer to command {id_} cannot be told")
+                report(error, f"the answer to command {id_} could not be sent")
                 with suppress(Exception):
                     waiting[0].failed(
-                        OutcomeUnknown(f"command {id_} was done, its answer cannot be told", id_)
+                        OutcomeUnknown(f"command {id_} was done, but its answer could not be sent", id_)
                     )
         return True
 

@@ -97,7 +97,7 @@ class Keyring:
         if key is not None:
             return key
         if self._failed or not known:
-            raise Unavailable("who you are cannot be checked at the moment")
+            raise Unavailable("your credentials cannot be checked at the moment")
         raise Unauthenticated
 
     async def refresh(self) -> None:

@@ -96,7 +96,9 @@ def bind(config: Config) -> socket.socket:
     try:
         address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise ConfigError(f'host = "{config.host}" is no address of this machine: {error.strerror}') from None
+        raise ConfigError(
+            f'host = "{config.host}" is not an address of this machine: {error.strerror}'
+        ) from None
     listener = socket.socket(address[0], socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -125,7 +127,7 @@ def _clear_address_errors(config: Config) -> Iterator[None]:
                     f"port {config.port} needs root; choose one above 1023 with --port"
                 ) from None
             case errno.EADDRNOTAVAIL:
-                raise ConfigError(f'host = "{config.host}" is no address of this machine') from None
+                raise ConfigError(f'host = "{config.host}" is not an address of this machine') from None
         raise
 
 

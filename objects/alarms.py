@@ -98,7 +98,7 @@ def due_at(when: When, now_ms: int) -> int:
         due_ms = -((_EPOCH - when) // _MS)
     elif type(when) in (int, float):
         if not math.isfinite(when):
-            raise ValueError(f"set_alarm({when!r}) is no time")
+            raise ValueError(f"set_alarm({when!r}) is not a time")
         due_ms = math.ceil(when)
         if 0 < due_ms < _YEAR_1973_MS:
             raise ValueError(f"set_alarm({when!r}) is in 1970: times are in ms since 1970, not in seconds")

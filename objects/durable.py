@@ -39,7 +39,7 @@ class Binding:
         hint = checked_hint(location_hint)
         if isinstance(name, ObjectId):
             if namespace_of(name.key) != self.namespace:
-                raise BadKey(f"{name} is no id of the namespace {self.namespace}")
+                raise BadKey(f"{name} is not an id of the namespace {self.namespace}")
             return Stub(name.key, hint, self.methods)
         return Stub(object_key(self.namespace, name), hint, self.methods)
 

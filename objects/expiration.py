@@ -45,7 +45,7 @@ def _ms(option: str, seconds: float) -> int:
     if type(seconds) not in (int, float):
         raise TypeError(f"{option} is an int or float, in seconds, not {type(seconds).__name__}")
     if not math.isfinite(seconds):
-        raise ValueError(f"{option}={seconds!r} is no time")
+        raise ValueError(f"{option}={seconds!r} is not a time")
     return round(seconds * 1000)
 
 

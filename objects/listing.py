@@ -144,4 +144,4 @@ def _name_of(cursor: str) -> str:
     try:
         return b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except ValueError as error:
-        raise ValueError(f"{cursor[:60]!r} is no cursor that list gave") from error
+        raise ValueError(f"{cursor[:60]!r} is not a cursor that list returned") from error

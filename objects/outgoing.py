@@ -66,7 +66,7 @@ async def fetch(
     """
     port = outside.get(None)
     if port is None:
-        raise TurnEnded("perdure.fetch sends from a handler or a Worker: nobody runs one here")
+        raise TurnEnded("perdure.fetch works inside a handler or a Worker only: none runs here")
     if body is not None and json is not _ABSENT:
         raise ValueError("fetch takes body= or json=, not both")
     if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):

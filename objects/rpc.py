@@ -328,8 +328,8 @@ def methods_of(cls: type[DurableObject]) -> dict[str, Method]:
         if inspect.iscoroutinefunction(function):
             if name in OF_STUBS:
                 raise ConfigError(
-                    f"{cls.__module__}.{cls.__qualname__}.{name}: a stub has a {name!r} of its own, so that nobody could "
-                    "call this method: rename it, or begin it with an underscore if it is not to be called"
+                    f"{cls.__module__}.{cls.__qualname__}.{name}: a stub has a {name!r} of its own, so this method "
+                    "could not be called: rename it, or begin it with an underscore if it is not to be called"
                 )
             found[name] = Method(cls, name, function)
     return found

@@ -187,7 +187,7 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
             name = {name: value}
         elif not isinstance(name, Mapping) or value is not _ABSENT:
             raise TypeError(
-                f"put(name, value) or put({{name: value, …}}); a name is no {type(name).__name__}"
+                f"put(name, value) or put({{name: value, …}}); a name is not a {type(name).__name__}"
             )
         self._put_each(name, expiration, expiration_ttl)
 

@@ -149,7 +149,9 @@ class Sender:
 def check_method(key: str, name: str) -> None:
     """Raises AttributeError for a name that no method has which can be called."""
     if name.startswith("_"):
-        raise AttributeError(f"{key}: {name!r} is no method that can be called: it begins with an underscore")
+        raise AttributeError(
+            f"{key}: {name!r} is not a method that can be called: it begins with an underscore"
+        )
 
 
 async def _called(command: Command, methods: Methods | None) -> Any:

@@ -94,7 +94,9 @@ async def _calling(instance: DurableObject, kind: Kind, command: Command) -> Any
 
 async def _ringing(instance: DurableObject, kind: Kind, command: Command) -> Response:
     if kind.alarm is None:
-        raise ObjectError(f"an alarm of {command.key} rings and its class defines no alarm() any more")
+        raise ObjectError(
+            f"an alarm of {command.key} has a due alarm, but its class no longer defines alarm()"
+        )
     ring = parse_ring(command.body)
     await kind.alarm(instance, AlarmInfo(command.method, ring.due, ring.attempt))
     return Response(None, 204)
@@ -192,7 +194,7 @@ def _text(error: BaseException) -> str:
     try:
         return str(error)[:500]
     except Exception:  # noqa: BLE001 - an error's own __str__ is the user's code
-        return "(its text cannot be told)"
+        return "(its text cannot be shown)"
 
 
 def _failed(command: Command, error: BaseException) -> Outcome:

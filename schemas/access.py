@@ -136,7 +136,7 @@ def _time(value: object) -> float | None:
 def _scope(text: str) -> str:
     if not is_scope(text):
         raise ValueError(
-            f'"{text}" is no scope; use call:NAMESPACE, read:NAMESPACE, subscribe:NAMESPACE (* for all), admin or metrics'
+            f'"{text}" is not a scope; use call:NAMESPACE, read:NAMESPACE, subscribe:NAMESPACE (* for all), admin or metrics'
         )
     return text
 
@@ -167,7 +167,7 @@ def _jwks_url(text: str) -> str:
         )
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
         raise ValueError(
-            f'"{without_credentials(text)}" must begin with https://: who can change the keys can be anybody'
+            f'"{without_credentials(text)}" must begin with https://: otherwise an attacker on the way could replace the keys'
         )
     return text
 
@@ -209,7 +209,7 @@ class Jwt(Section):
         "ES256",
         "EdDSA",
     )
-    """Asymmetric ones only: with a shared secret whoever checks a token could make one."""
+    """Asymmetric ones only: with a shared secret a server that checks tokens could also make them."""
     leeway_s: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 30.0
     """How far the issuer's clock and ours may differ."""
     scopes_claim: Annotated[str, Field(min_length=1)] = "scope"

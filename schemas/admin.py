@@ -91,7 +91,9 @@ def place_of(text: str) -> Place:
     """The place in what `str` made of it. Raises `MalformedCommand`."""
     digits = text.removeprefix("a")
     if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
-        raise MalformedCommand(f"{text[:40]!r} is no place of something parked, such as 17 or a17")
+        raise MalformedCommand(
+            f"{text[:40]!r} is not the place of a parked command or alarm, such as 17 or a17"
+        )
     return Place(OF_ALARM if text.startswith("a") else OF_COMMAND, int(digits))
 
 

@@ -268,7 +268,7 @@ def check_client_key(client_key: str) -> str:
 
 def _number(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 18:
-        raise MalformedCommand(f"the mark {raw[:20]!r} is no offset")
+        raise MalformedCommand(f"the mark {raw[:20]!r} is not an offset")
     return int(raw)
 
 

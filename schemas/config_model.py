@@ -212,7 +212,7 @@ class Config(Section):
     """Ids of secrets that are lost for good: commands sealed with them become dead letters."""
     deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
     rebuild_helpers: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Processes that help to build the state anew; None: one for each further processor, three at most."""
+    """Processes that help to rebuild the state; None: one for each further processor, three at most."""
     keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -220,7 +220,7 @@ class Config(Section):
     durable_objects: DurableObjects = DurableObjects()
     vars: dict[str, JsonValue] = Field(default_factory=dict)
     secrets: dict[str, SecretStr | None] = Field(default_factory=dict)
-    """By name; None: the app needs it and nobody has set it. In a file they are a list of names."""
+    """By name; None: the app needs it and it is not set. In a file they are a list of names."""
     migrations: Annotated[tuple[Migration, ...], Field(strict=False)] = ()  # a TOML array is a list
 
     @field_validator("main")
@@ -228,7 +228,7 @@ class Config(Section):
     def _python(cls, main: str | None) -> str | None:
         if main is not None and not main.endswith(".py"):
             raise ValueError(
-                f'"{main}" is no Python file; name the module that holds the app, such as "app.py"'
+                f'"{main}" is not a Python file; name the module that holds the app, such as "app.py"'
             )
         return main
 
@@ -371,7 +371,7 @@ class _Namespaces:
         if name in self._ever:
             raise ValueError(
                 f'migration "{tag}" creates "{name}", but migration "{self._ever[name]}" created it already '
-                "and its keys carry that name for ever; give the new class another name"
+                "and its keys carry that name forever; give the new class another name"
             )
         if name in self.living.values():
             raise ValueError(f'migration "{tag}" makes "{name}", which exists already; use another name')

@@ -13,6 +13,6 @@ def parse_duration_s(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(
-            f'"{text}" is no duration; write a number and a unit, such as "30s", "10m", "24h", "7d"'
+            f'"{text}" is not a duration; write a number and a unit, such as "30s", "10m", "24h", "7d"'
         )
     return float(match[1]) * _UNIT_S[match[2]]

@@ -35,7 +35,7 @@ def object_key(namespace: str, name: str) -> str:
     """
     if not _NAMESPACE.fullmatch(namespace):
         raise BadKey(
-            f"{_shown(namespace)} is no namespace: letters, digits, '_' and '-', beginning with a letter, "
+            f"{_shown(namespace)} is not a namespace: letters, digits, '_' and '-', beginning with a letter, "
             f"at most {MAX_NAMESPACE_CHARS}"
         )
     if not name:
@@ -62,7 +62,7 @@ def parse_key(raw: bytes) -> str:
         raise BadKey(f"the record's key {raw[:60]!r} is not UTF-8") from error
     namespace, slash, name = text.partition("/")
     if not slash:
-        raise BadKey(f"the record's key {_shown(text)} is no object: it needs the form Namespace/name")
+        raise BadKey(f"the record's key {_shown(text)} is not an object: it needs the form Namespace/name")
     return object_key(namespace, name)
 
 

@@ -37,7 +37,7 @@ def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[S
         tags = [each.tag for each in configured]
         if step.tag not in tags:
             raise ConfigError(
-                f'migration "{step.tag}" has run and is not in the configuration any more; {remedy}'
+                f'migration "{step.tag}" has run but is no longer in the configuration; {remedy}'
             )
         if tags.index(step.tag) == at:
             raise ConfigError(

@@ -39,7 +39,7 @@ def secrets_in(text: str) -> tuple[str, ...]:
     lines = (line.partition("#")[0] for line in text.splitlines())
     found = tuple(each.strip() for line in lines for each in line.split(",") if each.strip())
     if not found:
-        raise ValueError("there is no secret in it")
+        raise ValueError("it holds no secret")
     if any(len(each) < SECRET_CHARS for each in found):
         raise ValueError(
             f"a secret must have {SECRET_CHARS} characters or more; `perdure secret create` makes one"

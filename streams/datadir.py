@@ -61,7 +61,7 @@ def app_in(path: Path) -> App:
     try:
         text = (path / APP).read_bytes()
     except OSError as error:
-        raise DataDirError(f"{path} is no data directory of perdure: {error}") from error
+        raise DataDirError(f"{path} is not a data directory of perdure: {error}") from error
     return _app_of(path, text)
 
 
@@ -160,7 +160,7 @@ class DataDir:
         if present & {"log", "state"} and LOCK in present:
             raise DataDirError(f"{self.path / APP} is missing, but there is data: restore it from a backup")
         raise DataDirError(
-            f"{self.path} is not empty and no data directory of perdure (no {APP}): choose another directory (--data)"
+            f"{self.path} is not empty and not a data directory of perdure (no {APP}): choose another directory (--data)"
         )
 
     def _take_lock(self) -> IO[str]:

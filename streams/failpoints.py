@@ -34,7 +34,7 @@ def arm(spec: str) -> None:
     global hit
     name, _, count = spec.rpartition(":")
     if not name or not count.isdecimal() or int(count) < 1:
-        raise ConfigError(f"{ENVIRONMENT}={spec!r} is no failpoint: write name:N with N from 1")
+        raise ConfigError(f"{ENVIRONMENT}={spec!r} is not a failpoint: write name:N with N from 1")
     left = int(count)
 
     def kill_at(passed: str) -> None:

@@ -88,7 +88,7 @@ async def _read_header(log: Log, partition: int) -> Header:
                 return header
     raise LogCorrupt(
         f"the journal of partition {partition} does not begin with a header at offset 0: it was trimmed, recreated "
-        "or is no journal of perdure; nothing was changed"
+        "or is not a journal of perdure; nothing was changed"
     )
 
 

@@ -120,7 +120,7 @@ class Helpers:
             OSError,
             msgspec.MsgspecError,
         ) as error:  # no line of a helper's, or none at all
-            reason = f"it says what nobody understands: {error!r}"
+            reason = f"it wrote a line that is not part of the protocol: {error!r}"
             _kill(process)
         finally:
             missing = [partition for partition in ends if not self._awaited[partition].done()]

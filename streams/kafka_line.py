@@ -131,7 +131,7 @@ class Line:
                 pause_s = self._backoff.failed()
                 if self._backoff.tells:
                     _logger.warning(
-                        "Kafka gives no producer; it is tried again",
+                        "Kafka gives no producer id: trying again",
                         bootstrap=self._endpoint.bootstrap,
                         attempts=self._backoff.attempts,
                         error=repr(error),

@@ -27,7 +27,7 @@ async def advice(bootstrap: str) -> str:
             async with asyncio.timeout(PROBE_S):
                 found = await _probe(host.strip("[]"), int(port))
         except TimeoutError:
-            found = "takes connections and answers nothing: it is no broker, or it hangs"
+            found = "accepts connections but answers nothing: it is not a broker, or it hangs"
         except OSError as error:
             found = f"takes no connection ({error.strerror or error!r})"
         if found:

@@ -260,9 +260,7 @@ class Tails:
     async def _ask_again(self, backoff: Backoff, why: str) -> None:
         pause_s = backoff.failed()
         if backoff.tells:
-            _logger.warning(
-                "Kafka gives nothing to read; it is asked again", reason=why, attempts=backoff.attempts
-            )
+            _logger.warning("Kafka returns no records: trying again", reason=why, attempts=backoff.attempts)
         await asyncio.sleep(pause_s)
         await self._client.force_metadata_update()
         self.wake()

@@ -65,7 +65,7 @@ class MemoryStore:
 
     def _check(self, key: bytes) -> None:
         if self.broken and key.startswith(tuple(self.broken)):
-            raise StorageFailed("the store refuses to read: this fault was asked for")
+            raise StorageFailed("the store refuses to read: this fault was planted")
 
     def _apply(self, write: _Write) -> None:
         removed, rows = write

@@ -103,7 +103,7 @@ class JournalReader:
         assert value is not None  # decode_record refused it
         if offset == 0:
             if not isinstance(record, Header):
-                raise LogCorrupt(f"{self.name} at offset 0: not a header: this is no journal of perdure")
+                raise LogCorrupt(f"{self.name} at offset 0: not a header: this is not a journal of perdure")
             self.offset = 1
             return record
         if not isinstance(record, Claim) or record.after not in (None, self.epoch):
@@ -116,7 +116,7 @@ class JournalReader:
     def _pass_void(self, offset: int) -> None:
         if self.exclusive:
             raise LogCorrupt(
-                f"{self.name} at offset {offset}: a record of another epoch, which nobody can have written: "
+                f"{self.name} at offset {offset}: a record of another epoch, which no owner can have written: "
                 "the log is damaged"
             )
         self.offset = offset + 1

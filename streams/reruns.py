@@ -128,7 +128,7 @@ class Reruns:
             return None
         fresh = [] if turn.calling is None else turn.calling.fresh
         now = fresh[0] if fresh else "nothing in its place"
-        told = f"{command.key} ran again and asked for something else: {now} now, {missing[0]} before"
+        told = f"{command.key} ran again and called something else: {now} now, {missing[0]} before"
         if error is not None:
             told += f"; it ended with {type(error).__name__}: {error}"
         return NonDeterministic(told)

@@ -123,7 +123,7 @@ def _lost(wal: Path, damage: Damage | None, last: int, acked: int) -> LogCorrupt
     return corrupt(
         wal,
         position,
-        f"{reason}, after change {last}, but changes up to {acked} were acknowledged: what is missing is no torn end",
+        f"{reason}, after change {last}, but changes up to {acked} were acknowledged: what is missing is not a torn end",
     )
 
 
@@ -224,7 +224,9 @@ def _current_manifest(path: Path) -> Path:
     try:
         name = current.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise LogCorrupt(f"{current} cannot be read ({error}), but {path} is no new log; {REMEDY}") from error
+        raise LogCorrupt(
+            f"{current} cannot be read ({error}), but {path} is not a new log; {REMEDY}"
+        ) from error
     manifest = path / name
     if not name.startswith("MANIFEST-") or not manifest.is_file():
         raise LogCorrupt(f"{current} names {name!r}, which is not there; {REMEDY}")

@@ -231,7 +231,7 @@ def _sure(what: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"this would {what}, and nobody is there to be asked: say --yes")
+        raise ConfigError(f"this would {what}, and this is not a terminal, so you cannot be asked: add --yes")
     typer.confirm(f"This will {what}. Go on?", abort=True, err=True)
 
 
@@ -280,7 +280,7 @@ def _ask(
     came = answer_of(answer)
     if code_of(came) is not None and (problem := error_of(came)) is not None:
         raise problem
-    raise OperatorError(f"{url} answered {answer.status_code}, which is no answer of perdure's")
+    raise OperatorError(f"{url} answered {answer.status_code}, which is not an answer of a perdure server")
 
 
 def _print(told: Any, shown: Any, what: str = "", *, as_json: bool) -> None:

@@ -99,7 +99,7 @@ def object_named(target: str) -> tuple[str, str]:
     """Namespace and name. Raises `ConfigError`."""
     namespace, _, name = target.partition("/")
     if not (namespace and name):
-        raise ConfigError(f'"{target}" names no object; write NAMESPACE/NAME, such as Counter/alice')
+        raise ConfigError(f'"{target}" does not name an object; write NAMESPACE/NAME, such as Counter/alice')
     return namespace, name
 
 

@@ -217,7 +217,7 @@ class _Supervisor:
             _say("the code of before is served until this is mended")
             return None
         if self._child is not None:
-            _say("code changed: starting anew once requests in flight have ended")
+            _say("code changed: restarting once requests in flight have ended")
             await self._end()
         self._child = child
         child.go_on()
@@ -259,7 +259,7 @@ class _Supervisor:
             async with standing_in(self._door.listener, self._folder):
                 await asyncio.wait((self._watch,))
             if not self._stop.is_set():
-                _say("code changed: starting anew")
+                _say("code changed: restarting")
         return self._take_change()
 
     async def _end(self) -> int:

@@ -23,7 +23,7 @@ def _group() -> None:
 
 
 def create(
-    name: Annotated[str, typer.Argument(help="Who has it: the principal of what is asked with it.")],
+    name: Annotated[str, typer.Argument(help="Its name: the principal of requests that are made with it.")],
     scope: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,7 +57,7 @@ def create(
         raise ConfigError(f"{where}: {str(first['msg']).removeprefix('Value error, ')}") from None
     except ValueError:
         raise ConfigError(
-            f'--expires "{expires}" is no time; write one such as 2030-01-01T00:00:00Z'
+            f'--expires "{expires}" is not a time; write one such as 2030-01-01T00:00:00Z'
         ) from None
     if token.expires is not None and token.expires <= datetime.now(UTC):
         raise ConfigError(f'--expires "{expires}" is over already: name a time to come, or leave it out')

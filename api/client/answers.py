@@ -124,4 +124,4 @@ def result_of(answer: Answer, method: Method | None = None) -> Any:
     try:
         return json_result(answer.body) if method is None else method.result(answer.body)
     except (ValueError, TypeError):
-        raise OutcomeUnknown("this is no perdure server's answer to a call: check the URL") from None
+        raise OutcomeUnknown("this is not a perdure server's answer to a call: check the URL") from None

@@ -305,7 +305,7 @@ def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, Methods | N
         return key_of(kind, name), None
     if not (isinstance(kind, type) and issubclass(kind, DurableObject)):
         raise TypeError(
-            f"get({kind!r}, …): this is no subclass of DurableObject; give one, or its name as a string"
+            f"get({kind!r}, …): this is not a subclass of DurableObject; give one, or its name as a string"
         )
     known: Any = kind
     return key_of(kind.__name__, name), _methods_of(known)
@@ -328,7 +328,7 @@ def checked_url(url: str) -> str:
     except httpx.InvalidURL as error:
         raise ConfigError(f'"{url}": {error}') from None
     except UnicodeError as error:
-        raise ConfigError(f'"{url}": this is no name of a host ({error})') from None
+        raise ConfigError(f'"{url}": this is not the name of a host ({error})') from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(f'"{url}" must start with http:// or https:// and name a host')
     if parsed.port is not None and not 0 < parsed.port < 65536:

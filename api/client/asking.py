@@ -114,7 +114,7 @@ def a_fetch(
     """A request. Raises `TypeError` for two bodies, or one that is not JSON; `ValueError` for no method, no header."""
     if not _NAME.fullmatch(method):
         raise ValueError(
-            f'{method!r} is no HTTP method, nothing was sent; the method comes first: fetch("POST", "/path")'
+            f'{method!r} is not an HTTP method, nothing was sent; the method comes first: fetch("POST", "/path")'
         )
     if json is not None and body is not None:
         raise TypeError("fetch takes json= or body=, not both")

@@ -61,7 +61,7 @@ class _Stub:
 
 def _check(name: str) -> None:
     if name.startswith("_"):
-        raise AttributeError(f"{name!r} is no method that can be called: it begins with an underscore")
+        raise AttributeError(f"{name!r} is not a method that can be called: it begins with an underscore")
 
 
 def _response(answer: Answer) -> ClientResponse:

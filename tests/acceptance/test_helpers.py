@@ -154,7 +154,7 @@ def test_a_helper_that_nobody_understands_is_ended(
     told = _told(caplog)
     assert len(told) == 2
     assert all("a helper of the rebuild" in each for each in told)
-    assert all("it says what nobody understands" in each for each in told)
+    assert all("it wrote a line that is not part of the protocol" in each for each in told)
 
 
 @pytest.mark.parametrize("log", ["embedded"])

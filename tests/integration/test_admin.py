@@ -179,7 +179,7 @@ def test_a_paused_object_stays_so_over_a_kill_until_it_is_resumed_and_one_is_del
         assert problem(act(server, "objects/Counter/a/skip", offset=second)) == (409, "not-at-head")
         beyond = act(server, "objects/Counter/a/skip", offset=10**18)
         assert problem(beyond) == (400, "malformed-command")
-        assert "is no offset of a command" in beyond.text
+        assert "is not the offset of a command" in beyond.text
         assert act(server, "objects/Counter/a/skip", offset=first).status_code == 200
         assert act(server, "objects/Counter/a/resume").json() == {"resumed": "Counter/a"}
         assert call(server, "Counter/a", "add").json() == {"result": 102}
@@ -290,7 +290,7 @@ def test_the_commands_do_what_the_pages_do(tmp_path: Path) -> None:
         assert told("parked", "redrive", "0:1", code=1).startswith(
             "perdure: not-parked: nothing is parked at 0:1"
         )
-        assert "names no object" in told("objects", "show", "Counter", code=2)
+        assert "does not name an object" in told("objects", "show", "Counter", code=2)
         url = server.url
     assert "no server answers" in run("partitions", "--url", url).stderr
 

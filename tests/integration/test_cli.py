@@ -374,9 +374,9 @@ def test_data_of_another_app_is_refused(counter: Path, tmp_path: Path) -> None:
         ("--expires 2020-01-01T00:00:00Z", '--expires "2020-01-01T00:00:00Z" is over already'),
         ("--expires 2020-01-01T00:00:00+14:00", "is over already"),
         ("--expires 2999-01-01T00:00:00", "needs a time zone"),
-        ("--scope calls:Cart", '"calls:Cart" is no scope; use call:NAMESPACE'),
-        ("--scope call:", '"call:" is no scope'),
-        ("--scope admin:Cart", '"admin:Cart" is no scope'),
+        ("--scope calls:Cart", '"calls:Cart" is not a scope; use call:NAMESPACE'),
+        ("--scope call:", '"call:" is not a scope'),
+        ("--scope admin:Cart", '"admin:Cart" is not a scope'),
     ],
 )
 def test_a_token_that_could_do_nothing_is_not_made(

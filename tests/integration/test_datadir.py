@@ -146,7 +146,7 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     """Not empty and not perdure's: refused, and not one file is written into it."""
     (tmp_path / "thesis.tex").write_text("chapter 1")
     before = listing(tmp_path)
-    with pytest.raises(DataDirError, match="is not empty and no data directory of perdure"):
+    with pytest.raises(DataDirError, match="is not empty and not a data directory of perdure"):
         opened(tmp_path)
     assert listing(tmp_path) == before
 

@@ -51,8 +51,8 @@ def test_a_time_is_ms_a_datetime_or_a_timedelta(when: Any, due_ms: int) -> None:
 @pytest.mark.parametrize(
     ("when", "error", "told"),
     [
-        (float("nan"), ValueError, "is no time"),
-        (float("inf"), ValueError, "is no time"),
+        (float("nan"), ValueError, "is not a time"),
+        (float("inf"), ValueError, "is not a time"),
         (NOW_MS * 1000, ValueError, "after the year 9999"),
         (datetime(2024, 1, 1), ValueError, "has no time zone"),
         (True, TypeError, "not bool"),

@@ -82,7 +82,7 @@ def test_what_is_no_method_is_refused_before_it_is_sent(method: str) -> None:
     """At once, with the order of the arguments, which is another one inside of objects."""
     with (
         perdure.connect("http://127.0.0.1:1") as app,
-        pytest.raises(ValueError, match=r'no HTTP method, nothing was sent.*fetch\("POST", "/path"\)'),
+        pytest.raises(ValueError, match=r'not an HTTP method, nothing was sent.*fetch\("POST", "/path"\)'),
     ):
         app.get("Counter", "a").fetch(method)
 
@@ -109,7 +109,7 @@ def test_a_class_that_is_no_objects_is_told_so(kind: Any) -> None:
     """Not as a method that is not there."""
     with (
         perdure.connect("http://x") as app,
-        pytest.raises(TypeError, match="is no subclass of DurableObject"),
+        pytest.raises(TypeError, match="is not a subclass of DurableObject"),
     ):
         app.get(kind, "a")
 

@@ -92,7 +92,7 @@ def test_a_name_that_is_not_canonical_is_refused_with_its_reason(name: str, reas
 )
 def test_a_namespace_is_an_ascii_word(namespace: str) -> None:
     """Letters, digits, '_' and '-', beginning with a letter, at most 64."""
-    with pytest.raises(BadKey, match="is no namespace"):
+    with pytest.raises(BadKey, match="is not a namespace"):
         object_key(namespace, "alice")
 
 

@@ -43,8 +43,8 @@ def test_the_steps_that_have_not_run_are_those_behind_the_ones_that_have() -> No
 @pytest.mark.parametrize(
     ("configured", "said"),
     [
-        ((), 'migration "v1" has run and is not in the configuration any more'),
-        ((V1, V3), 'migration "v2" has run and is not in the configuration any more'),
+        ((), 'migration "v1" has run but is no longer in the configuration'),
+        ((V1, V3), 'migration "v2" has run but is no longer in the configuration'),
         ((V2, V1), 'migration "v1" has run as number 1, and the configuration has "v2" there'),
         (
             (V1, Step("v2", deleted=("Thing",))),
