@@ -28,10 +28,9 @@ def without_credentials(text: str) -> str:
     shown_ = f"{scheme}{MASK}@{address}" if at else f"{scheme}{address}"
     if not parameters:
         return shown_
-    each = (
-        f"{named[0]}{MASK}" if (named := _NAMED.match(part)) else MASK for part in parameters[0].split("&")
-    )
-    return f"{shown_}{rest[len(address)]}{'&'.join(each)}"
+    separator, named = rest[len(address)], _NAMED.match(parameters[0])
+    name = named[0] if named and separator != "#" else ""
+    return f"{shown_}{separator}{name}{MASK}"  # one that follows may be a piece of the first one's value
 
 
 def shown(name: str, value: object) -> str:

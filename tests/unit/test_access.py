@@ -505,8 +505,8 @@ JWT = '[jwt]\nissuer = "i"\naudience = "a"\n'
     [
         (TOKENS.replace("shop", "@shop"), "principal"),
         (TOKENS.replace(HASH, "pdr_x"), "sha256"),
-        (TOKENS.replace("metrics", "metric"), "no scope"),
-        (TOKENS.replace("call:Cart", "call:"), "no scope"),
+        (TOKENS.replace("metrics", "metric"), "not a scope"),
+        (TOKENS.replace("call:Cart", "call:"), "not a scope"),
         (TOKENS.replace("scopes", "scope"), 'did you mean "tokens\\[0\\].scopes"'),
         (TOKENS + "expires = 2030-01-01T00:00:00\n", "time zone"),
         (TOKENS + TOKENS, 'two tokens have the name "shop"'),

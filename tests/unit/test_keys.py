@@ -105,10 +105,10 @@ def test_the_longest_namespace_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b"", "no object"),
-        (b"Counter", "no object"),
+        (b"", "not an object"),
+        (b"Counter", "not an object"),
         (b"Counter/", "is empty"),
-        (b"/alice", "no namespace"),
+        (b"/alice", "not a namespace"),
         (b"Counter/a/b", "'/'"),
         (b"Counter/\xff", "not UTF-8"),
         (b"Counter/\xed\xa0\x80", "not UTF-8"),

@@ -83,7 +83,7 @@ def test_a_request_leaves_when_all_that_its_turn_has_seen_is_durable(shared: boo
 
 def test_outside_a_handler_there_is_nobody_who_sends() -> None:
     """A script that calls `fetch` is told so."""
-    with pytest.raises(TurnEnded, match="from a handler or a Worker"):
+    with pytest.raises(TurnEnded, match="works inside a handler or a Worker only"):
         asyncio.run(fetch("http://127.0.0.1/"))
 
 

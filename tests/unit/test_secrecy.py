@@ -57,6 +57,8 @@ def error_of(log: str, how: str) -> str:
 @given(form=st.sampled_from(FORMS), password=PASSWORDS)
 @example(form=FORMS[0], password="Zqx1 Wvj2")
 @example(form=FORMS[11], password="Zqx1@Wvj2")
+@example(form=FORMS[11], password="&Zqx1=Wvj2")
+@example(form=FORMS[-1], password="Zqx1=Wvj2")
 @example(form=FORMS[11], password="Zqx1;Wvj2=Kpy3")
 def test_an_error_about_the_log_quotes_no_piece_of_a_password(how: str, form: str, password: str) -> None:
     """Whatever the password holds and wherever it is given; and the value is quoted once."""
@@ -105,7 +107,7 @@ def test_other_addresses_are_quoted_without_their_password(form: str, password: 
         ("embedded", "embedded"),
         ("kafka://a:1,b:2", "kafka://a:1,b:2"),
         ("postgres://user:word@host/db", f"postgres://{MASK}@host/db"),
-        ("https://host/path?token=a&b=c&secret", f"https://host/path?token={MASK}&b={MASK}&{MASK}"),
+        ("https://host/path?token=a&b=c&secret", f"https://host/path?token={MASK}"),
         ("https://host?a=b@c", f"https://{MASK}"),
     ],
 )
