@@ -1,9 +1,10 @@
 """A page of the guide, done as it says: its files are written, its commands typed, what they print compared.
 
 Laws
-- A block with `title="…"` is that file, from where it stands on; a `console` block is a terminal: behind `$ ` what is
-  typed, below it what is printed. `…` stands for anything.
-- `perdure serve` and `perdure dev` run beside the rest, until the page kills them, starts another or ends.
+- A block with `title="…"` is that file, from where it stands on; with `title="…, at its end"` it is added to it. A
+  `console` block is a terminal: behind `$ ` what is typed, below it what is printed. `…` stands for anything.
+- `perdure serve` and `perdure dev` run beside the rest, until the page presses Ctrl-C (`^C`), kills them, starts
+  another or ends. After a change of its file `dev` is given the time to take it over.
 - Every Python block is a file of the page: what is shown is what runs.
 """
 
@@ -16,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 PORT = "8787"
 PATIENCE_S = 60
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+_AT_ITS_END = ", at its end"
+_CTRL_C = "^C"
 _SERVES = re.compile(r"\bperdure (?:serve|dev)\b")
 
 
@@ -41,7 +44,7 @@ def blocks(page: str) -> list[Block]:
 
 def commands(console: str) -> Iterator[tuple[str, str]]:
     """What is typed, and what is to be seen then."""
-    for each in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
+    for each in re.split(r"^(?:\$ |(?=\^C$))", console, flags=re.MULTILINE)[1:]:
         typed, _, printed = each.partition("\n")
         yield typed, printed
 
@@ -74,7 +77,7 @@ class Terminal:
         count = 0
         for block in blocks(page):
             if block.title:
-                (self.folder / block.title).write_text(block.text.replace(PORT, self.port))
+                self._write(block.title, block.text.replace(PORT, self.port))
             elif block.language == "console":
                 for typed, expected in commands(block.text.replace(PORT, self.port)):
                     count += 1
@@ -83,7 +86,25 @@ class Terminal:
                 assert block.language != "python", f"a Python block without a title is not run: {block.text}"
         return count
 
+    def _write(self, title: str, text: str) -> None:
+        file = self.folder / title.removesuffix(_AT_ITS_END)
+        if title.endswith(_AT_ITS_END):
+            text = f"{file.read_text()}\n\n{text}"
+        starts = self._starts()
+        changed = file.exists() and file.read_text() != text
+        file.write_text(text)
+        if changed and self.starts_again and file.name == "app.py":
+            self._until(lambda: self._starts() > starts)
+
+    def _starts(self) -> int:
+        """How often a server has said that it is ready."""
+        said = self.folder / "server.txt"
+        return said.read_text().count(" is ready at ") if said.exists() else 0
+
     def _do(self, typed: str, expected: str) -> None:
+        if typed == _CTRL_C:
+            self.press_ctrl_c()
+            return
         if _SERVES.search(typed):
             self.serve(typed)
             return
@@ -106,6 +127,7 @@ class Terminal:
         """Start a server in place of the one there may be, and wait until it is ready."""
         self.stop()
         self.starts_again = "perdure dev" in typed
+        starts = self._starts()
         with (self.folder / "server.txt").open("ab") as told:
             self.server = subprocess.Popen(
                 ["bash", "-c", f"exec env {typed}"],
@@ -114,13 +136,26 @@ class Terminal:
                 stdin=subprocess.DEVNULL,
                 stdout=told,
                 stderr=told,
+                start_new_session=True,  # Ctrl-C in a terminal goes to all processes of it
             )
+        self._until(lambda: self._starts() > starts and self._ready())
+
+    def _until(self, is_so: Callable[[], bool]) -> None:
         until_s = time.monotonic() + PATIENCE_S
-        while not self._ready():
-            told_s = (self.folder / "server.txt").read_text()
-            assert self.server.poll() is None, f"$ {typed}\n{told_s}"
-            assert time.monotonic() < until_s, f"$ {typed}\nis not ready: {told_s}"
+        while not is_so():
+            told = (self.folder / "server.txt").read_text()
+            assert self.server is not None
+            assert self.server.poll() is None, f"the server has ended: {told}"
+            assert time.monotonic() < until_s, f"the server is not ready: {told}"
             time.sleep(0.02)
+
+    def press_ctrl_c(self) -> None:
+        """End the server as one does in its terminal; it must end by itself and well."""
+        assert self.server is not None
+        os.killpg(self.server.pid, signal.SIGINT)
+        code = self.server.wait(PATIENCE_S)
+        assert code == 0, (self.folder / "server.txt").read_text()
+        self.server = None
 
     def _ready(self) -> bool:
         try:

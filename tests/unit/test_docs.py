@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.unit.reign import Reign, story
 
-from perdure import testing
 from perdure.api.gateway import Gateway
 from perdure.api.metrics import exposition
 from perdure.api.problems import STATUS, problem_of, problem_of_reply
@@ -122,7 +120,7 @@ def test_the_reference_has_every_setting_and_its_example_is_one() -> None:
 
 def code_with(name: str) -> dict[str, Any]:
     """What the code of the README that defines `name` defines, as it stands there."""
-    blocks = re.findall(r"```python\n(.*?)```", document("README.md"), re.DOTALL)
+    blocks = re.findall(r"```python[^\n]*\n(.*?)```", document("README.md"), re.DOTALL)
     (code,) = [block for block in blocks if re.search(rf"^(class|async def) {name}\b", block, re.MULTILINE)]
     module: dict[str, Any] = {"__name__": f"readme_{name}"}
     exec(compile(code, "README.md", "exec"), module)  # noqa: S102 - our own text
@@ -151,37 +149,6 @@ def test_the_counter_of_the_readme_counts() -> None:
         assert refused.error == ErrorInfo("not-positive", "a counter only goes up")
 
     story(counter(), told)
-
-
-@testing.story
-async def test_the_objects_of_the_readme_call_each_other() -> None:
-    """Two are to be had; the third is refused, and leaves no trace with anybody."""
-    code = code_with("Cart")
-    bindings = {"STOCK": "Stock", "LEDGERS": "Ledger"}
-    async with testing.world(code["Cart"], code["Stock"], code["Ledger"], bindings=bindings) as env:
-        cart, late = env.Cart.get("a"), env.Cart.get("b")
-        assert [await cart.buy("pen"), await cart.buy("pen")] == [1, 0]
-        with pytest.raises(Refusal) as refused:
-            await late.buy("pen")
-        assert refused.value.code == "sold-out"
-        await env.advance(1)
-        assert env.state(env.Ledger.get("all")) == {"pen": 2}
-        assert env.state(late) == {}
-
-
-@testing.story
-async def test_the_session_of_the_readme_ends() -> None:
-    """After 50 minutes it reminds, also if its process died meanwhile; after an hour nobody is logged in."""
-    async with testing.world(code_with("Session")["Session"]) as env:
-        session = env.Session.get("s")
-        await session.login("ann")
-        await env.advance(1800)
-        await env.restart()
-        assert await session.reminded() is None
-        await env.advance(1300)
-        assert await session.reminded() == "ann"
-        await env.advance(3600)
-        assert env.state(session) == {"reminded": "ann"}
 
 
 def test_the_systems_name_tests_stories_and_examples_that_are_there() -> None:

@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINE = re.compile(r"pip install ((?:(?! and | && |  )[^\n`\")])*)")
 FROM_HERE = re.compile(
-    r"\.(\[\w+\])?|dist/perdure-\S+\.whl(\[\w+\])?"
+    r"\.(\[\w+\])?|(?:dist|/tmp)/perdure-\S+\.whl(\[\w+\])?"
 )  # a checkout, a wheel that was built in one
-ELSEWHERE = {"pytest", "tzdata"}  # on PyPI under that name, of any version
+ELSEWHERE = {"build", "pytest", "tzdata"}  # on PyPI under that name, of any version
 
 
 def extras() -> set[str]:
