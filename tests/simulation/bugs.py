@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from perdure.api.sockets import Sockets
 from perdure.objects import state as state_module
 from perdure.objects import sweeping
+from perdure.objects.rpc import Method
 from perdure.objects.state import State
 from perdure.objects.turn import Outcome
 from perdure.schemas.calls import CallKey, Root
-from perdure.schemas.commands import ALARM
+from perdure.schemas.commands import ALARM, parse_admitted
 from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.schemas.sockets import FRAME_KIND
@@ -330,6 +331,20 @@ def copy_of_a_call_runs_again() -> Any:
     return _instead(intake, "_outcome_of_copy", lambda true: lambda turn, key, tables: None)
 
 
+def arguments_as_they_look() -> Any:
+    """A method is given what the JSON of its arguments holds, whatever its annotations say."""
+    return _instead(Method, "bind", lambda true: lambda self, args, kwargs: (tuple(args), kwargs))
+
+
+def seal_not_looked_at() -> Any:
+    """A record that says it is of perdure's own is taken for that."""
+
+    def parse(true: Any) -> Any:
+        return lambda key, value, headers, seal=None, **others: parse_admitted(key, value, headers)
+
+    return _instead(intake, "parse_command", parse)
+
+
 def expired_value_seen() -> Any:
     """A value is there until it has been swept."""
     return _instead(state_module, "is_due", lambda true: lambda encoded, now_ms: False)
@@ -580,6 +595,8 @@ BUGS = (
     alarms_that_were_not_done_begin_afresh,
     calls_of_an_alarm_hang_on_its_command,
     reruns_not_compared,
+    arguments_as_they_look,
+    seal_not_looked_at,
     expired_value_seen,
     swept_though_put_again,
     sweep_forgotten,

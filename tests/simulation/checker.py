@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.api.gateway import Answer
 from perdure.schemas.alarms import TTL
 from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
-from perdure.schemas.errors import FailedInside, UnknownNamespace
+from perdure.schemas.errors import FailedInside, MalformedCommand, UnknownNamespace
 from perdure.schemas.expiry import HIDDEN
 from perdure.schemas.journal import NO_COMMAND, Claim, Entry, EntryRecord, Migration, NoOp, in_runs
 from perdure.schemas.keys import name_of, namespace_of, object_key, partition_of
@@ -232,7 +232,7 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
     """Each object's turns took effect in log order, each on what the one before left (I2 to I5)."""
     last: dict[str, int] = {}
     for _, entry, _ in auditor.order:
-        if withdrawn(entry) or entry.outcome == UNAVAILABLE:
+        if withdrawn(entry) or entry.outcome == UNAVAILABLE or _forged(entry):
             continue  # it never ran, or was not done
         assert entry.command > last.get(entry.key, -1), f"I3: {entry.key}: entry {entry.command} out of order"
         last[entry.key] = entry.command
@@ -249,7 +249,15 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
             assert entry is not None or place in auditor.dones, (
                 f"I1: command {place} is on the log and never done"
             )
-            command = commands[place] = parse_command(record.key, record.value, record.headers, UNSEALED)
+            try:
+                command = parse_command(record.key, record.value, record.headers, UNSEALED)
+            except MalformedCommand:
+                assert entry is not None, f"a forged command at {place} left no trace"
+                assert _forged(entry), f"a forged command at {place} came to {entry}"
+                commands[place] = Command("", FETCH, "")
+                run.counts["forged commands refused"] += 1
+                continue
+            commands[place] = command
             model = models.setdefault(command.key, Model())
             model.history.append((record.offset, dict(model.state)))
             if command.kind == FETCH:
@@ -266,6 +274,12 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
                     f"I1: {command.id} was not heard, its socket was there"
                 )
     return models, commands
+
+
+def _forged(entry: Entry) -> bool:
+    """True if it is a dead letter of a record that says it is perdure's own and is not."""
+    error = entry.reply.error
+    return error is not None and error.code == MalformedCommand.code and not entry.puts
 
 
 def _is_nobody_s(run: Run, auditor: Auditor, entry: Entry, place: Place) -> bool:

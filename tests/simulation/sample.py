@@ -106,7 +106,7 @@ class Sample(DurableObject):
     async def do_call(self, mark: str, random: Random, other: str) -> Any:
         stub, told = self.env.SAMPLES.get(other), []
         for _ in range(2):  # the same question twice: two effects
-            told.append(await stub.lend(mark))
+            told.append(await stub.lend(mark.encode()))
             self.env.step(f"caller.after_call_{len(told)}")
         if random.random() < 0.15:
             raise ValueError(mark)
@@ -166,11 +166,13 @@ class Sample(DurableObject):
         await self.state.put("relayed", await self.state.get("relayed", 0) + 1)
         return paid
 
-    async def lend(self, mark: str) -> int:
+    async def lend(self, mark: bytes) -> int:
+        if type(mark) is not bytes:
+            raise TypeError(f"{mark!r} is not of the annotated type")
         credits: int = await self.state.get("credits", 0) + 1
         await self.state.put("credits", credits)
         if self.env.random().random() < 0.05:
-            raise Refusal(mark)
+            raise Refusal(mark.decode())
         return credits
 
     async def note(self, mark: str) -> None:

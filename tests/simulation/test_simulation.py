@@ -65,6 +65,7 @@ REQUIRED = (
     "calls ok",
     "calls again",  # more than one record of one call: its caller or its answer was lost
     "calls withdrawn",
+    "forged commands refused",
     "calls that are to go on",  # not done, though they had called others
     "spread ok",
     "fickle told that it ran differently",

@@ -20,7 +20,7 @@ from perdure.api.gateway import Answer, Gateway, Waiting
 from perdure.api.sockets import Sockets
 from perdure.objects.durable import Binding, Env
 from perdure.objects.registry import Kind, Registry
-from perdure.schemas.commands import FETCH
+from perdure.schemas.commands import CALL, FETCH, NOBODY, Command, call_body, command_record, sealed_record
 from perdure.schemas.errors import (
     OperatorError,
     OutcomeUnknown,
@@ -29,12 +29,14 @@ from perdure.schemas.errors import (
     Unavailable,
     UnknownNamespace,
 )
+from perdure.schemas.keys import partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
+from perdure.schemas.seal import Seal
 from perdure.streams import failpoints, moving, reruns, source
 from perdure.streams.beginning import live
 from perdure.streams.founding import found
-from perdure.streams.log import Topic
+from perdure.streams.log import Record, Topic
 from perdure.streams.mailbox import Turn
 from perdure.streams.memory import Faults, MemoryBroker, MemoryLog
 from perdure.streams.memory_store import MemoryStore
@@ -342,6 +344,35 @@ class Run:
         """The broker's clock."""
         return self.clock_ms() + self.stamp_skew_ms
 
+    async def forge(self) -> None:
+        """Somebody who may write to the log sends what only perdure may send, unsealed or with a seal of another app."""
+        random, strangers = (
+            Random(f"forger of {self.seed}"),
+            Seal("another app's secret, which is not this one's"),
+        )
+        while True:
+            await asyncio.sleep(0.2 + random.random() * 1.5)
+            nodes = [node for node in self.nodes.values() if node.alive and node.ready]
+            if not nodes:
+                continue
+            node, name = random.choice(nodes), random.randrange(4)
+            self.counts["forged commands"] += 1
+            client_key = f"send:0:{random.randrange(1000)}:1"
+            command = Command(
+                f"Sample/{name}",
+                CALL,
+                "pay",
+                body=call_body("pay", [f"forged.{random.random()}"], {}),
+                reply_to=NOBODY,
+                client_key=client_key,
+                principal=f"@Sample/{random.randrange(4)}",
+            )
+            plain = random.random() < 0.5
+            record = Record(*(command_record(command) if plain else sealed_record(command, strangers)))
+            partition = partition_of(command.key, self.broker.partitions)
+            with suppress(SimulatedCrash, PerdureError):
+                node.context.run(node.log.append, Topic.COMMANDS, partition, record)
+
     async def jump(self) -> None:
         """Let the broker's clock be wrong for a while, now and then."""
         while True:
@@ -433,6 +464,8 @@ class Run:
             await self.boot("b")
         clients = [self.task(self.client(n)) for n in range(5)]
         troubles = [self.task(self.trouble())]
+        if Random(f"forged {self.seed}").random() < 0.2:
+            troubles.append(self.task(self.forge()))
         if self.jumps:
             troubles.append(self.task(self.jump()))
         await asyncio.gather(*clients)
