@@ -682,7 +682,7 @@ class Run:
         faults.queued_max = self.queued_max_at_the_end
         await self.boot("final")
         owners = self.nodes["final"].owners
-        async with asyncio.timeout(200):
+        async with asyncio.timeout(200 + 2 * SILENT_S + EVENTS_ARRIVE_S):
             while not all(self._caught_up(owner) for owner in owners):
                 if self.failures:
                     raise self.failures[0]

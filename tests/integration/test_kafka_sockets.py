@@ -1,0 +1,104 @@
+"""Lost sockets on a real broker whose queue is full: each close handler runs once, in the same reign."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from random import Random
+from typing import Any
+
+import pytest
+from tests.contract.logs import PATIENCE_S
+from tests.kafka import Kafka
+from tests.unit.reign import Doors
+from tests.unit.test_sockets import OLD_GATEWAY, Room, socket
+
+from perdure.objects.durable import Env
+from perdure.objects.registry import Kind, Registry
+from perdure.schemas.commands import FETCH, NOBODY, Command, sealed_record
+from perdure.streams import kafka_append, socket_watch
+from perdure.streams.beginning import live
+from perdure.streams.founding import found
+from perdure.streams.kafka import KafkaLog
+from perdure.streams.log import Record, Topic
+from perdure.streams.memory_store import MemoryStore
+from perdure.streams.opening import clock_ms
+from perdure.streams.owner import Owner
+from perdure.streams.owning import UNSEALED, OwnerState, Ports
+from perdure.streams.socket_watch import GatewayWatch
+from perdure.streams.tables import Tables
+
+pytestmark = pytest.mark.kafka
+SOCKETS = 40
+
+
+async def until(true: Any) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serving(log: KafkaLog, seen: list[Any], store: MemoryStore) -> AsyncIterator[Owner]:
+    """An owner of partition 0 that serves."""
+    uuids = count()
+    ports = Ports(
+        log=log,
+        registry=Registry({"Thing": Kind("Thing", Room)}, Env({"seen": seen})),
+        doors=Doors(),
+        clock_ms=clock_ms,
+        random=Random(1),
+        new_uuid=lambda: f"{uuid.uuid4().hex}{next(uuids)}",
+        app_uuid="app-uuid",
+        gateways=GatewayWatch(),
+    )
+    owner = Owner(ports, Tables(store, 0, exclusive=False))
+    living = asyncio.create_task(live(owner))
+    try:
+        await until(lambda: owner.state is OwnerState.SERVING)
+        yield owner
+    finally:
+        living.cancel()
+        owner.end_reign()
+
+
+def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a gateway that has fallen silent and of listeners whose instance is gone, though the queue takes one at a time."""
+    monkeypatch.setattr(socket_watch, "SILENT_S", 0.3)
+
+    async def story() -> None:
+        log = KafkaLog(kafka.bootstrap, "test-" + uuid.uuid4().hex[:12], 1, clock_ms=clock_ms)
+        await log.start()
+        try:
+            await found(log, "app", "app-uuid")
+            seen, store = list[Any](), MemoryStore()
+            gateway = OLD_GATEWAY
+            monkeypatch.setattr(Doors, "holds", lambda self, name: True)
+            async with serving(log, seen, store) as owner:
+                for number in range(SOCKETS):
+                    path, id_ = ("/pair" if number % 2 else "/red"), socket(number)
+                    headers = (("upgrade", "websocket"),)
+                    command = Command(
+                        "Thing/a", FETCH, "GET", path, headers, b"", id_, NOBODY, socket=f"{id_} {gateway}"
+                    )
+                    log.append(Topic.COMMANDS, 0, Record(*sealed_record(command, UNSEALED)))
+                await until(lambda: len(owner.tables.sockets("Thing/a")) == SOCKETS)
+            monkeypatch.setattr(Doors, "holds", lambda self, name: False)
+            monkeypatch.setattr(kafka_append, "MAX_QUEUED_RECORDS", 1)
+            seen.clear()
+            async with serving(log, seen, store) as owner:
+                await until(lambda: not owner.tables.sockets("Thing/a"))
+                await until(lambda: owner.idle)
+                closed = sorted(each[0] for each in seen if each != "start")
+                assert closed == sorted(socket(number)[-1] for number in range(0, SOCKETS, 2))
+                assert owner.counts.claims == 1
+        finally:
+            await log.close()
+
+    asyncio.run(story())
