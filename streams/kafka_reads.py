@@ -28,6 +28,9 @@ from perdure.streams.kafka_fetch import (
 )
 from perdure.streams.log import LogRecord
 
+FEW = 256  # records: so short a read asks for fewer bytes at once, as brokers send what lies behind it too
+FEW_BYTES = 64 * 1024
+
 
 class Reads:
     """Bounded reads, on a client of their own: a tail's long poll must not hold them up."""
@@ -46,13 +49,14 @@ class Reads:
         """See `Log.read`. Raises `LogCorrupt`, `LogUnreachable`, `ConfigError`."""
         if start >= end:
             return
-        ahead = self._loop.create_task(self._fetch(place, start))
+        max_bytes = READ_BYTES if end - start > FEW else FEW_BYTES
+        ahead = self._loop.create_task(self._fetch(place, start, max_bytes))
         try:
             while True:
                 fetched, position = await ahead
                 records, after = unpack(fetched, position)
                 if after < end:
-                    ahead = self._loop.create_task(self._fetch(place, after))
+                    ahead = self._loop.create_task(self._fetch(place, after, max_bytes))
                 elif records and records[-1].offset >= end:
                     records = [record for record in records if record.offset < end]
                 if records:
@@ -62,7 +66,7 @@ class Reads:
         finally:
             ahead.cancel()
 
-    async def _fetch(self, place: TopicPartition, position: int) -> tuple[Fetched, int]:
+    async def _fetch(self, place: TopicPartition, position: int, max_bytes: int) -> tuple[Fetched, int]:
         """What lies at a position; asks until there is something."""
         cluster = self._client.cluster
         started_s, backoff = self._loop.time(), Backoff(*RETRY_S, Random())
@@ -73,7 +77,7 @@ class Reads:
             error_code = UNKNOWN_TOPIC if cluster.partitions_for_topic(place.topic) is None else 0
             if leader is not None and leader != -1:
                 try:
-                    response = await self._client.send(leader, request([(place, position)], READ_BYTES))
+                    response = await self._client.send(leader, request([(place, position)], max_bytes))
                 except UNREACHED as error:
                     last = repr(error)
                 else:
