@@ -283,7 +283,7 @@ def test_the_commands_do_what_the_pages_do(tmp_path: Path) -> None:
         assert told("parked", "list") == ""
         assert told("objects", "pause", "Counter/ä b") == 'paused = "Counter/ä b"\n'
         assert told("objects", "resume", "Counter/ä b") == 'resumed = "Counter/ä b"\n'
-        assert "say --yes" in told("objects", "delete", "Counter/ä b", code=2)
+        assert "add --yes" in told("objects", "delete", "Counter/ä b", code=2)
         assert look(server, "objects/Counter")["objects"] == ["ä b"]
         told("objects", "delete", "Counter/ä b", "--yes")
         assert look(server, "objects/Counter")["objects"] == []
