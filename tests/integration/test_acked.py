@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from perdure.streams.acked import NAME, Acked, acked_in
 from perdure.streams.embedded import EmbeddedLog
 from perdure.streams.log import Topic
 from perdure.streams.mapped import FILE_BYTES
-from perdure.streams.wal import CHANGES, check, scan
+from perdure.streams.wal import BLOCK_BYTES, CHANGES, HEADER, check, scan
 
 
 class Dead(NamedTuple):
@@ -64,24 +65,43 @@ def test_the_page_says_what_was_acknowledged(tmp_path: Path) -> None:
     assert acked_in(found.path) == found.last[-2]
 
 
-def test_any_damage_to_the_last_acknowledged_commit_is_refused(tmp_path: Path) -> None:
-    """Each byte of it flipped, header and body, and cut anywhere: named with file and byte, and nothing is changed."""
-    found, torn = acknowledged(tmp_path / "log"), tmp_path / "torn"
-    acked, start, end = acked_in(found.path), found.starts[-1], len(found.data)
-    damages: list[Callable[[int], bytes]] = [
-        lambda at: found.data[:at] + bytes([found.data[at] ^ 0x04]) + found.data[at + 1 :],
-        lambda at: found.data[:at],
-    ]
-    for damage in damages:
-        for at in range(start, end):
-            found.wal.write_bytes(damage(at))
-            told = f"{found.wal} is damaged at byte {start}: .* up to {acked} were acknowledged"
+def refuses(found: Dead, places: Iterable[int], torn: Path) -> None:
+    """A bit flipped, and a cut, at each of these bytes is named with file and byte, and nothing is changed."""
+    acked, start = acked_in(found.path), found.starts[-1]
+    told = f"{found.wal} is damaged at byte {start}: .* up to {acked} were acknowledged"
+    for at in places:
+        for damaged in (
+            found.data[:at] + bytes([found.data[at] ^ 0x04]) + found.data[at + 1 :],
+            found.data[:at],
+        ):
+            found.wal.write_bytes(damaged)
             with pytest.raises(LogCorrupt, match=told):
                 check(found.path, torn, acked)
-            assert found.wal.read_bytes() == damage(at)
+            assert found.wal.read_bytes() == damaged
     assert not torn.exists()
     with pytest.raises(LogCorrupt, match="were acknowledged"):
         run(nothing, found.path)
+
+
+def test_any_damage_to_the_last_acknowledged_commit_is_refused(tmp_path: Path) -> None:
+    """At each byte of one with a single command, header and body."""
+    found = dead(tmp_path / "log", "log.before_write:2")
+    (start,) = found.starts
+    refuses(found, range(start, len(found.data)), tmp_path / "torn")
+
+
+def test_damage_to_a_commit_in_two_pieces_is_refused(tmp_path: Path) -> None:
+    """One over the border of a block: at each byte of its heads and ends, and at every 61st between.
+
+    One checksum covers a whole piece, so the bytes between differ in nothing but their place.
+    """
+    found = acknowledged(tmp_path / "log")
+    start, end = found.starts[-1], len(found.data)
+    border = end // BLOCK_BYTES * BLOCK_BYTES
+    assert start < border < end
+    head = HEADER.size + CHANGES.size
+    edges = [range(start, start + head + 16), range(border - 16, border + head + 16), range(end - 16, end)]
+    refuses(found, sorted({*range(start, end, 61), *chain(*edges)}), tmp_path / "torn")
 
 
 def test_damage_to_an_unacknowledged_commit_is_cut_and_said(tmp_path: Path) -> None:
