@@ -30,8 +30,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -347,6 +347,19 @@ def _console(kafka: Kafka, java_class: str, topic: str) -> list[str]:
     assert kafka.libs is not None, "Kafka's console tools need its jars (Maven and Java)"
     java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{kafka.libs}/*"]
     return [*java, java_class, "--bootstrap-server", kafka.bootstrap, "--topic", topic]
+
+
+@asynccontextmanager
+async def admin(kafka: Kafka) -> AsyncIterator[Any]:
+    """A client for what an operator does with topics."""
+    from aiokafka.admin import AIOKafkaAdminClient  # the benches take a broker only
+
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 def _docker_gap() -> str | None:

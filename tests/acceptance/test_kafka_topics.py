@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,25 +19,15 @@ from uuid import uuid4
 import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 from tests.acceptance.harness import Deployment, deploy
 from tests.acceptance.wire import PATIENCE_S
-from tests.kafka import Kafka, LocalKafka
+from tests.kafka import Kafka, LocalKafka, admin
 from tests.process import DidNotStart, Server, run
 
 from perdure.schemas.keys import partition_of
 
 KEYS = [f"Counter/n{n}" for n in range(6)]
-
-
-@asynccontextmanager
-async def admin(kafka: Kafka) -> Any:
-    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 def on(kafka: Kafka, act: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from tests.contract.logs import PATIENCE_S, Inbox, Source, add, contents, numbered, outcome
-from tests.kafka import Kafka, LocalKafka, console_consumer, console_producer, or_skip, tools_or_skip
+from tests.kafka import Kafka, LocalKafka, admin, console_consumer, console_producer, or_skip, tools_or_skip
 
 from perdure.schemas.errors import (
     ConfigError,
@@ -65,16 +65,6 @@ async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not true():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def admin(kafka: Kafka) -> AsyncIterator[Any]:
-    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 def _running_threads(pid: int) -> list[str]:

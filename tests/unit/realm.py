@@ -79,6 +79,28 @@ class Fates(Faults):
         return self.delays.get(step, 0.001)
 
 
+class Chaos(Fates):
+    """Seeded delays and fates: how many of all appends are lost, never made or late, until it is `calm`."""
+
+    def __init__(self, random: Random, *, lost: float, never: float, late: float) -> None:
+        super().__init__()
+        self.random = random
+        self.calm = False
+        self._lost, self._never, self._late = lost, lost + never, lost + never + late
+
+    def fate(self, step: str) -> str:
+        roll = self.random.random()
+        if self.calm or step != "append" or roll >= self._late:
+            return "ok"
+        return "lost" if roll < self._lost else "never" if roll < self._never else "late"
+
+    def delay_s(self, step: str) -> float:
+        return self.random.random() * 0.02
+
+    def late_s(self) -> float:
+        return self.random.random() * 2
+
+
 class Realm(Timed):
     """`ask` appends a call and gives its id; `told` waits for its answer; `crash` and `begin` are a restart."""
 

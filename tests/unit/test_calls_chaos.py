@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.unit.realm import Fates, Realm, story
+from tests.unit.realm import Chaos, Realm, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.journal import Entry
@@ -33,27 +33,6 @@ class Thing(DurableObject):
         return found
 
 
-class Chaos(Fates):
-    """Seeded delays and fates."""
-
-    def __init__(self, random: Random) -> None:
-        super().__init__()
-        self.random = random
-        self.calm = False
-
-    def fate(self, step: str) -> str:
-        roll = self.random.random()
-        if self.calm or step != "append":
-            return "ok"
-        return "lost" if roll < 0.04 else "never" if roll < 0.07 else "late" if roll < 0.1 else "ok"
-
-    def delay_s(self, step: str) -> float:
-        return self.random.random() * 0.02
-
-    def late_s(self) -> float:
-        return self.random.random() * 2
-
-
 def keys_of(entries: list[Entry], kind: str) -> Counter[str]:
     return Counter(each.client_key for each in entries if (each.client_key or "").startswith(f"{kind}:"))
 
@@ -68,7 +47,7 @@ def test_each_call_and_send_took_effect_once(
     async def told(realm: Realm) -> None:
         random = Random(seed)
         monkeypatch.setattr(callrows, "BLOCK", 4)  # so that marks are passed in a short story
-        realm.broker.faults = realm.faults = chaos = Chaos(random)
+        realm.broker.faults = realm.faults = chaos = Chaos(random, lost=0.04, never=0.03, late=0.03)
         for n in range(40):
             a, b, c = random.sample(NAMES, 3)
             realm.ask(a, "trade", b, c, str(n))

@@ -21,7 +21,7 @@ from tests.simulation.bugs import (
     nested_calls_hang_on_their_own_place,
 )
 from tests.unit.plans import Planned, plan_of, sleeps, tags_of
-from tests.unit.realm import Fates, Realm, story
+from tests.unit.realm import Chaos, Realm, story
 
 from perdure.schemas.errors import KeyConflict, PerdureError
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
@@ -39,27 +39,6 @@ BUGS = (
     nested_calls_hang_on_their_own_place,
 )
 MAY_FAIL_BY = ("outcome-unknown", "non-deterministic")
-
-
-class Chaos(Fates):
-    """Seeded delays and fates; what a handler sleeps differs from run to run."""
-
-    def __init__(self, random: Random) -> None:
-        super().__init__()
-        self.random = random
-        self.calm = False
-
-    def fate(self, step: str) -> str:
-        roll = self.random.random()
-        if self.calm or step != "append":
-            return "ok"
-        return "lost" if roll < 0.02 else "never" if roll < 0.04 else "late" if roll < 0.06 else "ok"
-
-    def delay_s(self, step: str) -> float:
-        return self.random.random() * 0.02
-
-    def late_s(self) -> float:
-        return self.random.random() * 2
 
 
 class Client:
@@ -133,7 +112,7 @@ def tell(seed: int, *, shared: bool) -> None:
     async def told(realm: Realm) -> None:
         random = Random(seed)
         sleeps.seed(seed + 1)
-        realm.broker.faults = realm.faults = chaos = Chaos(random)
+        realm.broker.faults = realm.faults = chaos = Chaos(random, lost=0.02, never=0.02, late=0.02)
         client, numbers = Client(realm, random), count()
         asking = [asyncio.create_task(client.ask(next(numbers))) for _ in range(12)]
         for _ in range(5):
