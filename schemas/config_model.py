@@ -143,9 +143,9 @@ class Binding(Section):
     name: Identifier
     class_name: Identifier
     script_name: str | None = None
-    """Accepted and recorded: one app holds all classes."""
+    """Accepted and ignored, so that a `wrangler.toml` loads as it stands: one app holds all classes."""
     environment: str | None = None
-    """Accepted and recorded, like `script_name`."""
+    """Accepted and ignored, like `script_name`."""
 
 
 class DurableObjects(Section):
