@@ -1,4 +1,4 @@
-"""Counts of events: `POST /{event}` adds one, `GET` gives them all."""
+"""Counts of events: `POST /{event}` adds one, `GET` returns all counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An object that tidies up: `POST /{item}` keeps an item for `ITEM_S` seconds, an alarm deletes those that are past."""
+"""An object that tidies up: `POST /{item}` keeps an item for `ITEM_S` seconds, an alarm deletes it after that."""
 
 from __future__ import annotations
 

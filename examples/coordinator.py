@@ -1,7 +1,7 @@
 """A lock server. `POST /lock`, `/renew` and `/release` with the header `lock-name`.
 
-Who gets a lock gets a fencing token with it (header `lock-token`), a number that only grows: a resource that remembers the
-highest it has seen turns away whoever still believes in a lock that has run out. Renewing and releasing need the token.
+The holder of a lock gets a fencing token (header `lock-token`), a number that only grows. A resource that remembers the highest
+token it has seen can refuse a client whose lock has run out. Renewing and releasing need the token.
 A lock frees itself after `LOCK_S` seconds.
 """
 

@@ -1,4 +1,4 @@
-"""A counter: GET tells it, POST adds one. Also by RPC: `perdure call Counter/alice increment 2`."""
+"""A counter: GET returns it, POST adds one. Also over RPC: `perdure call Counter/alice increment 2`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event log: `POST` appends a JSON object with its time and gives it back, `GET ?after=N&limit=M` reads in order."""
+"""An event log: `POST` appends a JSON object with its time and returns it, `GET ?after=N&limit=M` reads in order."""
 
 from __future__ import annotations
 

@@ -8,18 +8,18 @@ from pydantic import Field
 
 from perdure import DurableObject, Refusal
 
-Amount = Annotated[int, Field(gt=0, le=10**15)]  # what else comes over RPC is refused before a turn begins
+Amount = Annotated[int, Field(gt=0, le=10**15)]  # other values over RPC are refused before a turn begins
 
 
 class Ledger(DurableObject):
     async def deposit(self, account: str, amount: Amount) -> int:
-        """Put `amount` on an account; its balance."""
+        """Add `amount` to an account, and return its balance."""
         balance: int = await self.state.get(f"account:{account}", 0) + amount
         await self.state.put(f"account:{account}", balance)
         return balance
 
     async def transfer(self, source: str, target: str, amount: Amount) -> dict[str, int]:
-        """Move `amount`; both balances. If the source has too little nothing is moved, although it was written first."""
+        """Move `amount`, and return both balances. If the source has too little, nothing is moved."""
         received = await self.deposit(target, amount)
         left = await self.deposit(source, -amount)
         if left < 0:
@@ -27,6 +27,6 @@ class Ledger(DurableObject):
         return {source: left, target: received}
 
     async def balances(self) -> dict[str, int]:
-        """What each account holds."""
+        """The balance of each account."""
         found = await self.state.items(prefix="account:")
         return {name.removeprefix("account:"): balance for name, balance in found.items()}

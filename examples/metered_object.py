@@ -1,4 +1,4 @@
-"""An object that counts its requests in its own state (`metrics:requests`), and says when they become too many.
+"""An object that counts its requests in its own state (`metrics:requests`), and notices when they become too many.
 
 `/metrics` has the same per namespace, from outside.
 """
@@ -17,5 +17,5 @@ class MeteredObject(DurableObject):
         return Response.json({"requests": requests})
 
     async def high_usage(self, requests: int) -> None:
-        """Once, when the bound is reached: consider splitting the object."""
+        """Called once, when the bound is reached: consider splitting the object."""
         await self.state.put("metrics:high_usage_at", self.state.now)

@@ -1,6 +1,6 @@
 """A Worker in front of objects: the same id always reaches the same object. It is the main module of the examples.
 
-`/users/{id}` counts visits of a user, `/rooms/{room}/{user}` lets a user into a room, which tells the user's object.
+`/users/{id}` counts visits of a user, `/rooms/{room}/{user}` lets a user into a room, which notifies the user's object.
 `/documents/{name}` passes requests on to a document, WebSockets too.
 """
 
@@ -32,7 +32,7 @@ class User(DurableObject):
         return Response.json({"user": self.state.id.name, "visits": visits, "rooms": await self.rooms()})
 
     async def entered(self, room: str) -> None:
-        """A room says that the user is in it."""
+        """A room reports that the user is in it."""
         await self.state.put(f"room:{room}", self.state.now)
 
     async def rooms(self) -> list[str]:
@@ -41,10 +41,10 @@ class User(DurableObject):
 
 class Room(DurableObject):
     async def enter(self, user: str) -> int:
-        """Let `user` in; how many are there."""
+        """Let `user` in, and return how many users are there."""
         try:
             known = self.env.USERS.get(user)
-        except CallerError as error:  # not every text can name an object
+        except CallerError as error:  # not every string can name an object
             raise Refusal(str(error), code="bad-user") from None
         await self.state.put(f"user:{user}", True)
         known.send.entered(self.state.id.name)  # leaves once this turn is durable
@@ -54,7 +54,7 @@ class Room(DurableObject):
 async def fetch(request: Request, env: Env) -> Response:
     match request.path.strip("/").split("/"):
         case ["users", user_id]:
-            # the hint is recorded with the user, and decides nothing yet: ids route to one place
+            # the hint is recorded with the user, and has no effect yet
             user = env.USERS.get(user_id, location_hint="weur")
             answer: Response = await user.fetch(request)
             return answer

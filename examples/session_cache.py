@@ -11,7 +11,7 @@ class SessionCache(DurableObject):
         self.seen = 0  # in memory only
 
     async def start(self) -> None:
-        """Before the first turn of each stay in memory."""
+        """Called before the first turn of each stay in memory."""
         await self.state.put("stays", await self.state.get("stays", 0) + 1)
 
     async def fetch(self, request: Request) -> Response:

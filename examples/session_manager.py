@@ -1,4 +1,4 @@
-"""Sessions that end by themselves: `POST /{id}` stores a JSON body for `SESSION_S` seconds, `GET /{id}` gives it."""
+"""Sessions that end by themselves: `POST /{id}` stores a JSON body for `SESSION_S` seconds, `GET /{id}` returns it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 Laws
 - A block with `title="…"` is that file, from where it stands on; with `title="…, at its end"` it is added to it. A
   `console` block is a terminal: behind `$ ` what is typed, below it what is printed. `…` stands for anything.
+- A block that includes a file of the repository shows that file, which is run or tested where it lies.
 - `perdure serve` and `perdure dev` run beside the rest, until the page presses Ctrl-C (`^C`), kills them, starts
   another or ends. After a change of its file `dev` is given the time to take it over.
 - Every Python block is a file of the page: what is shown is what runs.
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 PORT = "8787"
 PATIENCE_S = 60
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+_INCLUDED = re.compile(r'--8<-- "([^":]+)(?::(\w+))?"\n')  # as pymdownx.snippets reads it
 _AT_ITS_END = ", at its end"
 _CTRL_C = "^C"
 _SERVES = re.compile(r"\bperdure (?:serve|dev)\b")
@@ -76,7 +78,10 @@ class Terminal:
         """Do what a page says; how many commands that were."""
         count = 0
         for block in blocks(page):
-            if block.title:
+            if included := _INCLUDED.fullmatch(block.text):
+                text = (ROOT / included[1]).read_text()
+                assert included[2] is None or f"[start:{included[2]}]" in text, block
+            elif block.title:
                 self._write(block.title, block.text.replace(PORT, self.port))
             elif block.language == "console":
                 for typed, expected in commands(block.text.replace(PORT, self.port)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,33 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     """What is typed prints what the page shows."""
     with terminal(tmp_path) as opened:
         assert opened.work_through((GUIDE / page).read_text()) > 0
+
+
+RECIPES = sorted(path.name for path in (ROOT / "docs" / "recipes").glob("*.md") if path.name != "index.md")
+
+
+@pytest.mark.parametrize("page", RECIPES)
+def test_a_recipe_does_what_it_says(page: str, tmp_path: Path) -> None:
+    """What is typed to the examples prints what the page shows."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    with terminal(tmp_path) as opened:
+        assert opened.work_through((ROOT / "docs" / "recipes" / page).read_text()) > 0
+
+
+def test_every_example_is_a_recipe() -> None:
+    """And the index of the recipes names each heading once."""
+    pages = {name: (ROOT / "docs" / "recipes" / name).read_text() for name in RECIPES}
+    shown = {
+        name
+        for text in pages.values()
+        for name in re.findall(r'^--8<-- "(examples/[^"]+)"$', text, re.MULTILINE)
+    }
+    assert shown == {f"examples/{path.name}" for path in (ROOT / "examples").iterdir() if path.is_file()}
+    index = (ROOT / "docs" / "recipes" / "index.md").read_text()
+    headings = [
+        heading for text in pages.values() for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)
+    ]
+    assert sorted(re.findall(r"\[([^]]+)\]\(\w+\.md#", index)) == sorted(headings)
 
 
 def test_what_is_only_read_has_nothing_to_run() -> None:

@@ -68,6 +68,7 @@ class Insistent(SafeObject):  # type: ignore[misc]  # the example is loaded at r
         return "put"
 
 
+# --8<-- [start:safe]
 @story
 async def test_a_safe_object_says_that_its_storage_fails() -> None:
     """503 with why; a put after the failure raises; then all is as it was before."""
@@ -84,6 +85,9 @@ async def test_a_safe_object_says_that_its_storage_fails() -> None:
         assert await box.insist() == "before"
 
 
+# --8<-- [end:safe]
+
+
 # True durations: what the stories over HTTP shorten to seconds takes its full time here, at once
 
 
@@ -96,6 +100,7 @@ async def statuses(asked: Iterable[Awaitable[Response]]) -> Counts[int]:
     return Counts(answer.status for answer in await asyncio.gather(*asked))
 
 
+# --8<-- [start:rate_limiter]
 @story
 async def test_a_hundred_of_five_hundred_requests_pass_in_a_minute() -> None:
     """Exactly; a restart gives nobody more; the next minute gives a hundred again; each user has a quota."""
@@ -113,6 +118,10 @@ async def test_a_hundred_of_five_hundred_requests_pass_in_a_minute() -> None:
         assert await statuses(limiter.fetch(headers=ann) for _ in range(500)) == {200: 100, 429: 400}
 
 
+# --8<-- [end:rate_limiter]
+
+
+# --8<-- [start:sessions]
 @story
 async def test_a_session_lasts_a_day_and_leaves_nothing() -> None:
     """Across a restart; its end removes it from the state although nobody asks."""
@@ -127,6 +136,10 @@ async def test_a_session_lasts_a_day_and_leaves_nothing() -> None:
         assert (await site.fetch("/s1")).body == b"{}"
 
 
+# --8<-- [end:sessions]
+
+
+# --8<-- [start:lock]
 @story
 async def test_one_of_a_hundred_gets_the_lock_for_thirty_seconds() -> None:
     """The others are told 409; renewed it is held for longer; then it is free, and its next token is higher."""
@@ -150,6 +163,10 @@ async def test_one_of_a_hundred_gets_the_lock_for_thirty_seconds() -> None:
         assert (await post("/renew", token)).status == 409
 
 
+# --8<-- [end:lock]
+
+
+# --8<-- [start:scheduled]
 @story
 async def test_an_alarm_of_a_minute_runs_once_across_three_restarts() -> None:
     """Two before it is due, one right when it is; never early."""
@@ -166,6 +183,10 @@ async def test_an_alarm_of_a_minute_runs_once_across_three_restarts() -> None:
         assert env.state(job) == {"runs": 1}
 
 
+# --8<-- [end:scheduled]
+
+
+# --8<-- [start:cleanup]
 @story
 async def test_items_are_cleaned_up_after_an_hour_each() -> None:
     """By one alarm, which goes on to the next item."""
@@ -178,6 +199,9 @@ async def test_items_are_cleaned_up_after_an_hour_each() -> None:
         await env.restart()
         await env.advance(1801)
         assert env.state(attic) == {}
+
+
+# --8<-- [end:cleanup]
 
 
 class Sleepy(DurableObject):
@@ -311,6 +335,7 @@ async def test_memory_is_lost_and_state_is_not() -> None:
         assert json.loads((await one.fetch("/")).body) == {"in_memory": 1, "persistent": 3, "stays": 2}
 
 
+# --8<-- [start:ledger]
 @story
 async def test_a_transfer_is_whole_or_nothing() -> None:
     """The refused one had written to its target already."""
@@ -324,6 +349,10 @@ async def test_a_transfer_is_whole_or_nothing() -> None:
         assert await bank.balances() == {"a": 6, "b": 4}
 
 
+# --8<-- [end:ledger]
+
+
+# --8<-- [start:cache]
 @story
 async def test_a_cache_asks_its_origin_once() -> None:
     """100 at once are one request; an hour later it asks again; a failure is not kept."""
@@ -348,3 +377,6 @@ async def test_a_cache_asks_its_origin_once() -> None:
         for _ in range(2):
             assert b"500" in await get("bad")
         assert [each for each in asked if "bad" in each] == ["http://origin/bad"] * 2
+
+
+# --8<-- [end:cache]
