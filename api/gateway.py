@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
+from math import inf
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -33,6 +34,7 @@ from perdure.streams.owning import OwnerState
 _logger = logging.getLogger("perdure")
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
 SWEEP_S = 1.0
+MARK_S = 0.05
 _COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
 
 
@@ -127,6 +129,8 @@ class Gateway:
         self._deadline_ms = int(deadline_s * 1000)
         self._wait_s = deadline_s + GRACE_S
         self._numbers = count()
+        self._marked_s = -inf  # when the part of an id that tells its time was made last
+        self._mark = ""
         self._waiting: dict[str, tuple[Asker, float]] = {}  # by command id, with when it is due (s)
         self._loop = asyncio.get_running_loop()
         self._owners: Sequence[Owner] = ()
@@ -170,7 +174,13 @@ class Gateway:
         return partition_of(key, self._log.partitions)
 
     def _new_id(self, partition: int) -> str:
-        return f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        """`PARTITION-TIME-NODE-NUMBER`; the time is that of this node's clock in ms, to some `MARK_S`."""
+        if not 0.0 <= (now_s := self._loop.time()) - self._marked_s < MARK_S:
+            self._mark_time(now_s)
+        return f"{partition}{self._mark}{next(self._numbers):x}"
+
+    def _mark_time(self, now_s: float) -> None:
+        self._marked_s, self._mark = now_s, f"-{self._clock_ms():x}-{self._node}-"
 
     @property
     def waiting(self) -> int:
@@ -204,7 +214,9 @@ class Gateway:
         if deadline_ms is None:
             deadline_ms = self._deadline_ms
         self._owners[partition].check_room(key, deadline_ms)
-        id_ = f"{partition}-{self._clock_ms():x}-{self._node}-{next(self._numbers):x}"
+        if not 0.0 <= (now_s := self._loop.time()) - self._marked_s < MARK_S:
+            self._mark_time(now_s)
+        id_ = f"{partition}{self._mark}{next(self._numbers):x}"
         if self.tracing is not None:
             asker, traceparent = self.tracing.asked(asker, key, kind, method, traceparent)
         command = Command(
@@ -224,7 +236,7 @@ class Gateway:
             hint=hint,
         )
         record = self._vouched(command) if principal or socket or hint else command_record(command)
-        self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
+        self._waiting[id_] = (asker, now_s + self._wait_s)
         try:
             receipt = log.append(_COMMANDS, partition, Record(*record), command)
         except TooLarge as error:

@@ -220,6 +220,8 @@ class FetchedResponse(Response):
 
 def _typed(headers: Pairs, content_type: Pairs) -> Pairs:
     """The headers, with a content type if they have none."""
+    if not headers:
+        return content_type
     return headers if any(name.lower() == "content-type" for name, _ in headers) else headers + content_type
 
 

@@ -258,7 +258,7 @@ def response_reply(result: Any) -> Reply:
             f"fetch returned {type(result).__name__}, not a perdure.Response{missing_await_before(result)}"
         )
     status, headers, body = result.status, result.headers, result.body
-    if isinstance(status, HTTPStatus):
+    if type(status) is HTTPStatus:
         status = int(status)
     if type(status) is not int or not (200 <= status <= 599 or status == SWITCHING):
         raise BadReply(f"fetch returned the status {result.status!r}: 200 to 599 can be answered")

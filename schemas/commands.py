@@ -43,6 +43,7 @@ MAX_FIELD_BYTES = 1024  # of an id, a reply address or a trace context
 MAX_DEADLINE_DIGITS = 12
 MAX_CLIENT_KEY_CHARS = 255
 NEVER_LOGGED = frozenset(("authorization", "cookie", "proxy-authorization"))
+_PATH = PREFIX + "path"
 _INTERNAL_KINDS = frozenset((ALARM, SOCKET, ADMIN))
 _EARLIER_KINDS = frozenset(kind.encode() for kind in (FETCH, CALL, *_INTERNAL_KINDS))
 
@@ -91,7 +92,7 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record that carries a command which only perdure may send."""
     key, value, headers = command_record(command)
     if command.kind == SOCKET:
-        headers += ((PREFIX + "path", command.path.encode()), *_encoded_headers(command.headers))
+        headers += ((_PATH, command.path.encode()), *_encoded_headers(command.headers))
     if command.kind in _INTERNAL_KINDS:
         headers += ((PREFIX + "method", command.method.encode()),)
     if command.chain:
@@ -114,7 +115,7 @@ def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
         else:  # a key is among the headers: no two requests have the same
             envelope = _fetch_envelope(command.reply_to, command.deadline_ms, command.method, ())
             envelope += _encoded_headers(command.headers)
-        headers = (*envelope, (PREFIX + "path", command.path.encode()), id_)
+        headers = (*envelope, (_PATH, command.path.encode()), id_)
     else:
         headers = (*_envelope(command.kind, command.reply_to, command.deadline_ms), id_)
     if command.client_key:

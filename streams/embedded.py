@@ -40,6 +40,7 @@ LINGERS = 5
 # Whatever was requested before a batch is sealed must lie in that batch, or `shares_write` would lie.
 # So a source is not cut short: its records are in memory already.
 FILL_BYTES = 2**31
+PACKED_BYTES = 2048  # records that are larger are not kept twice in memory
 
 
 def _nobody_listens(error: BaseException) -> None:
@@ -160,8 +161,11 @@ class EmbeddedLog(Local):
             time_ms = log_time(stream.last_time_ms, time_ms, time_ms)
         stream.last_time_ms = time_ms
         offset = stream.next
-        batch.write.put(stream.prefix + offset.to_bytes(8, "big"), encode((time_ms, key, value, headers)))
-        placed = Appended(offset, time_ms, key, value, headers, memo, batch, batch.count)
+        packed = encode((time_ms, key, value, headers))
+        batch.write.put(stream.prefix + offset.to_bytes(8, "big"), packed)
+        if len(packed) > PACKED_BYTES:
+            packed = b""
+        placed = Appended(offset, time_ms, key, value, headers, memo, batch, packed, batch.count)
         batch.count += 1
         if offset == stream.written:
             batch.touched.append(stream)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome
 from perdure.schemas.admin import Change, encode_record
@@ -19,6 +21,7 @@ CUT_BYTES = 64 << 10  # of the value, and of the headers, of one that it does no
 FIELD_BYTES = 1024  # of a key, an id or a reply address in an entry; no valid one is longer
 MESSAGE_CHARS = 1000  # of an error about a record, which may quote it
 _NOTHING: dict[str, bytes] = {}
+_TIMED = b"\x94\xcf"  # an array of four, the first a u64: eight bytes of time follow, and then what is hashed as an array of three
 
 
 def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
@@ -40,7 +43,7 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         puts,
         deletes,
         cleared,
-        record_hash(record.key, record.value, record.headers),
+        _hash_of(record),
         command.id,
         command.reply_to,
         summary_of(command),
@@ -53,6 +56,14 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         command.mark,
         turn.changes,
     )
+
+
+def _hash_of(record: LogRecord) -> bytes:
+    """`record_hash` of it, from what the log wrote for it where that is at hand."""
+    packed = record.packed
+    if packed[:2] == _TIMED:
+        return blake2b(b"\x93" + packed[10:], digest_size=16).digest()
+    return record_hash(record.key, record.value, record.headers)
 
 
 def parked_change(record: LogRecord) -> Change:

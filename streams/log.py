@@ -55,7 +55,8 @@ class LogRecord(msgspec.Struct, eq=False):
     """A record in its place.
 
     `memo` may carry the decoded form of a record that was appended by this process, so that the tail
-    need not decode it again; `write` identifies the write batch it lies in (see `Log.shares_write`).
+    need not decode it again; `write` identifies the write batch it lies in (see `Log.shares_write`). `packed`: what the log
+    wrote for it, the MessagePack of time, key, value and headers, if it was appended by this process and is small.
     """
 
     offset: int
@@ -65,6 +66,7 @@ class LogRecord(msgspec.Struct, eq=False):
     headers: Headers = ()
     memo: Any = None
     write: Any = None
+    packed: bytes = b""
 
     def __repr__(self) -> str:
         return f"LogRecord(offset={self.offset}, key={self.key!r}, value={self.value!r})"

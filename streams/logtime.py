@@ -44,16 +44,20 @@ def log_time(before_ms: int, stamp_ms: int, clock_ms: int) -> int:
 class LogTime:
     """The log time of one partition, decided by its owner.
 
-    `node` is the name in the ids of the commands that this node's door makes. `corrected` counts the stamps that were
+    `node` is the name in the ids of the commands that this node's door makes. `stamped_here`: the log stamps with the same
+    clock as `clock_ms`; what it has just appended needs no other look at it. `corrected` counts the stamps that were
     ahead of their bound, and the steps back. `on_step_back` is called at each of these.
     """
 
-    def __init__(self, partition: int, clock_ms: Callable[[], int], node: str) -> None:
+    def __init__(
+        self, partition: int, clock_ms: Callable[[], int], node: str, *, stamped_here: bool = False
+    ) -> None:
         self.now_ms = 0  # of the command read last
         self.corrected = 0
         self.on_step_back: Callable[[], None] = _ignore
         self._partition = partition
         self._clock_ms = clock_ms
+        self._stamped_here = stamped_here
         self._maker = f"-{node}-"
         self._folded, self._folded_ms = _NEVER, 0
         self._stamp_ms = self._read_ms = 0  # of the command read last, and when it was read
@@ -71,6 +75,9 @@ class LogTime:
         if record.offset > self._folded:
             self.now_ms, self._folded = max(self.now_ms, self._folded_ms), _NEVER
         stamp_ms = self._stamp_ms = record.time_ms
+        if record.memo is not None and self._stamped_here and stamp_ms >= self.now_ms:
+            self.now_ms = self._read_ms = stamp_ms
+            return record
         clock_ms = self._read_ms = self._clock_ms()
         if self.now_ms <= stamp_ms <= clock_ms + SKEW_MS:
             self.now_ms = stamp_ms

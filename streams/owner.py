@@ -77,7 +77,9 @@ class Owner:
         self.restart: asyncio.Event = asyncio.Event()
         self.follows: int | None = None  # the epoch our next claim follows; None: whichever is the newest
         self.claims: deque[str] = deque(maxlen=CLAIMS_REMEMBERED)  # their uuids: one may land late
-        self.time = LogTime(self.partition, ports.clock_ms, ports.node)
+        self.time = LogTime(
+            self.partition, ports.clock_ms, ports.node, stamped_here=ports.log.ordered and ports.log.exclusive
+        )
         self.alarms = AlarmClock(ports, tables, self.counts, self.lost)
         self.time.on_step_back = self.alarms.stepped_back
         ringing = Ringing(self.counts, self.alarms)

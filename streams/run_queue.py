@@ -59,17 +59,20 @@ class RunQueue:
         return len(self._waiting)
 
     def run(self, step: Callable[[Any], None], argument: Any) -> bool:
-        """Call `step(argument)` here and now if the slice is not spent; False if it is: `put` it."""
+        """Call `step(argument)` here and now if the slice is not spent; False if it is: `put` it.
+
+        `Turns.take` has it written out, since each command comes by there.
+        """
         if self.spent_s >= SLICE_S:
             return False
         began_s = self.clock()
         step(argument)
         self.spent_s += self.clock() - began_s
         if self.spent_s >= LOOKS_AFTER_S:
-            self._look()
+            self.look()
         return True
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Much has been spent in this pass: see that its end is noticed, and give way if the slice is spent."""
         if self.spent_s >= SLICE_S:
             self._give_way(self.clock(), self.spent_s)

@@ -90,6 +90,7 @@ class Tables(ActRows):
         self._number = number
         self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
+        self._bucket_end_ms = 0  # the age at which keys and calls grow older
         self.on_alarm: Callable[[str, str, AlarmRow | None], None] | None = None  # hears of each row folded
         self.load()
 
@@ -174,8 +175,15 @@ class Tables(ActRows):
         meta, piece = self.meta, self._open
         if entry.command > meta.latest:
             meta.latest = entry.command
-            if entry.time_ms > meta.clock_ms:
-                self._grow_older(entry.time_ms)
+            passed_ms = entry.time_ms - meta.clock_ms
+            if passed_ms > 0:
+                if (
+                    0 < meta.age_ms < (age_ms := meta.age_ms + passed_ms) < self._bucket_end_ms
+                    and passed_ms <= STEP_MS
+                ):
+                    meta.age_ms = age_ms  # as `_grow_older`, which has little to do
+                else:
+                    self._grow_older(entry.time_ms)
             meta.clock_ms = entry.time_ms
         if entry.clear:
             piece.values.pop(entry.key, None)
@@ -263,6 +271,7 @@ class Tables(ActRows):
         if age_ms // BUCKET_MS != before // BUCKET_MS:
             self._keys.grow_older(age_ms)
             self.calls_grow_older(before, age_ms)
+        self._bucket_end_ms = (age_ms // BUCKET_MS + 1) * BUCKET_MS
 
     def _fold_marks(self, record: EntryRecord | NoOp) -> None:
         done = self.done

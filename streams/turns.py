@@ -24,7 +24,7 @@ from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.placing import note_hint
 from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
-from perdure.schemas.commands import ALARM, Command, parse_admitted
+from perdure.schemas.commands import ADMIN, ALARM, Command, parse_admitted
 from perdure.schemas.errors import Expired, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE
@@ -45,10 +45,11 @@ from perdure.streams.poison import word_of
 from perdure.streams.reruns import Reruns
 from perdure.streams.residence import oldest_idle
 from perdure.streams.ringing import Ringing
+from perdure.streams.run_queue import LOOKS_AFTER_S, SLICE_S
 from perdure.streams.sockets import GoneSockets, asked_by_the_dead
 from perdure.streams.stepping import leave_all, run_inline
 from perdure.streams.tables import Tables
-from perdure.streams.unawaited import NeverAwaited
+from perdure.streams.unawaited import error_of_cut
 
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.calls import Calls
@@ -83,6 +84,7 @@ class Turns:
         self.ringing = ringing
         self.time = time
         self._loop = asyncio.get_running_loop()
+        self._loop_s = self._loop.time
         self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
         self.reruns = Reruns(ports, tables, spawn)
@@ -119,7 +121,11 @@ class Turns:
 
     def take(self, record: LogRecord, command: Command) -> None:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
-        turn = Turn(record, command, None, record.offset, self.time.until_s(command))
+        # each command comes by here: what is usual is written out
+        fresh = record.memo is not None and self._lock_is_proof
+        ms = command.deadline_ms  # what is fresh was appended in this pass
+        until_s = self._loop_s() + ms / 1000 if fresh and ms is not None else self.time.until_s(command)
+        turn = Turn(record, command, None, record.offset, until_s)
         try:
             keyed = command.client_key is not None
             if keyed and self.keys_in_flight.is_copy(turn):
@@ -130,8 +136,15 @@ class Turns:
             if resident.running is None and not resident.mailbox:
                 if keyed:
                     self.keys_in_flight.enter(command, turn)
-                if not self._queue.run(self.run, turn):
+                queue = self._queue
+                if queue.spent_s >= SLICE_S:
                     self._run_soon(turn, resident)
+                    return
+                began_s = queue.clock()
+                self.run(turn, fresh and not keyed)
+                queue.spent_s += queue.clock() - began_s
+                if queue.spent_s >= LOOKS_AFTER_S:
+                    queue.look()
                 return
             if resident.mailbox is None:
                 resident.mailbox = Mailbox()
@@ -168,12 +181,15 @@ class Turns:
 
     # Running
 
-    def run(self, turn: Turn) -> None:
+    def run(self, turn: Turn, fresh: bool = False) -> None:
+        """`fresh`: it has just been appended, and has no key."""
         command, resident = turn.command, turn.resident
         assert resident is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
-        early = self.ringing.early(turn) if alarm else early_outcome(turn, self.tables, self._loop.time)
+        early = self.ringing.early(turn) if alarm else None
+        if not alarm and (not fresh or command.kind == ADMIN):
+            early = early_outcome(turn, self.tables, self._loop_s)
         if command.socket and not early and asked_by_the_dead(self.ports, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
@@ -241,7 +257,8 @@ class Turns:
             resident.state.end()
             resident.running = None
             if turn.cut is not None:
-                error = self._error_of(turn.cut, error)
+                self.counts.runaways += type(turn.cut) is Runaway
+                error = error_of_cut(turn.cut, error)
             if command.hint and error is None:
                 note_hint(command.hint, resident, overlay)
             outcome = conclude(command, result, error, overlay)
@@ -272,13 +289,6 @@ class Turns:
             self.inside.failed(turn, fault)
         else:
             self._ended(turn, result, told or error, True)
-
-    def _error_of(self, cut: PerdureError, error: BaseException | None) -> BaseException:
-        """What a turn that was cut short failed with, whatever its handler made of it."""
-        self.counts.runaways += type(cut) is Runaway
-        if isinstance(cut, NeverAwaited):
-            return cut.instead_of(error)
-        return cut.with_traceback(error.__traceback__ if error is not None else None)
 
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""

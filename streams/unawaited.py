@@ -19,7 +19,7 @@ from types import CoroutineType
 from typing import Any
 
 from perdure.objects.overlay import current_turn
-from perdure.schemas.errors import ObjectError, TurnEnded
+from perdure.schemas.errors import ObjectError, PerdureError, TurnEnded
 from perdure.streams.blame import is_theirs
 from perdure.streams.mailbox import Turn
 
@@ -34,6 +34,13 @@ class NeverAwaited(ObjectError):
     def instead_of(self, error: BaseException | None) -> BaseException:
         """What the turn failed by: this, unless its handler raised something else than what came of this."""
         return self if error is None or isinstance(error, TurnEnded) else error
+
+
+def error_of_cut(cut: PerdureError, error: BaseException | None) -> BaseException:
+    """What a turn that was cut short failed with; `error`: what its handler made of that."""
+    if isinstance(cut, NeverAwaited):
+        return cut.instead_of(error)
+    return cut.with_traceback(error.__traceback__ if error is not None else None)
 
 
 class _Hook:
