@@ -121,9 +121,8 @@ class Turns:
 
     def take(self, record: LogRecord, command: Command) -> None:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
-        # each command comes by here: what is usual is written out
-        fresh = record.memo is not None and self._lock_is_proof
-        ms = command.deadline_ms  # what is fresh was appended in this pass
+        fresh = record.memo is not None and self._lock_is_proof  # it was appended in this pass
+        ms = command.deadline_ms
         until_s = self._loop_s() + ms / 1000 if fresh and ms is not None else self.time.until_s(command)
         turn = Turn(record, command, None, record.offset, until_s)
         try:
