@@ -37,9 +37,7 @@ from perdure.streams.wal import Cut, operating_error
 
 LINGER_S = 0.010
 LINGERS = 5
-# Whatever was requested before a batch is sealed must lie in that batch, or `shares_write` would lie.
-# So a source is not cut short: its records are in memory already.
-FILL_BYTES = 2**31
+FILL_BYTES = 2**31  # all that a source has: what was requested before a batch is sealed lies in it (`shares_write`)
 PACKED_BYTES = 2048  # records that are larger are not kept twice in memory
 
 
@@ -156,15 +154,13 @@ class EmbeddedLog(Local):
 
     def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> Appended:
         key, value, headers = record.key, record.value, record.headers
-        time_ms = self._clock_ms()
-        if time_ms < stream.last_time_ms:
+        if (time_ms := self._clock_ms()) < stream.last_time_ms:
             time_ms = log_time(stream.last_time_ms, time_ms, time_ms)
         stream.last_time_ms = time_ms
         offset = stream.next
         packed = encode((time_ms, key, value, headers))
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), packed)
-        if len(packed) > PACKED_BYTES:
-            packed = b""
+        packed = packed if len(packed) <= PACKED_BYTES else b""
         placed = Appended(offset, time_ms, key, value, headers, memo, batch, packed, batch.count)
         batch.count += 1
         if offset == stream.written:
