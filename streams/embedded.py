@@ -37,7 +37,7 @@ from perdure.streams.wal import Cut, operating_error
 
 LINGER_S = 0.010
 LINGERS = 5
-FILL_BYTES = 2**31  # all that a source has: what was requested before a batch is sealed lies in it (`shares_write`)
+FILL_BYTES = 2**31  # all: what was requested before a batch is sealed lies in it, or `shares_write` would lie
 PACKED_BYTES = 2048  # records that are larger are not kept twice in memory
 
 
