@@ -76,15 +76,13 @@ class Turns:
         self.ports = ports
         self.log = ports.log
         self.tables = tables
-        self.bounds = bounds
-        self.counts = counts
+        self.bounds, self.counts = bounds, counts
         self.journal = journal
         self.residents: OrderedDict[str, Resident] = OrderedDict()
         self.resident_bytes = 0  # estimated
         self.ringing = ringing
         self.time = time
         self._loop = asyncio.get_running_loop()
-        self._loop_s = self._loop.time
         self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
         self.reruns = Reruns(ports, tables, spawn)
@@ -123,7 +121,7 @@ class Turns:
         """The next command: it runs now, or waits for those before it in its object's mailbox."""
         fresh = record.memo is not None and self._lock_is_proof  # it was appended in this pass
         ms = command.deadline_ms
-        until_s = self._loop_s() + ms / 1000 if fresh and ms is not None else self.time.until_s(command)
+        until_s = self._loop.time() + ms / 1000 if fresh and ms is not None else self.time.until_s(command)
         turn = Turn(record, command, None, record.offset, until_s)
         try:
             keyed = command.client_key is not None
@@ -188,7 +186,7 @@ class Turns:
         alarm = command.kind == ALARM
         early = self.ringing.early(turn) if alarm else None
         if not alarm and (not fresh or command.kind == ADMIN):
-            early = early_outcome(turn, self.tables, self._loop_s)
+            early = early_outcome(turn, self.tables, self._loop.time)
         if command.socket and not early and asked_by_the_dead(self.ports, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
