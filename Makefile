@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 # each of some hundred processes would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-on test-newest test-bounds lint bench soak docs pictures clean
+.PHONY: help run test compiled test-all test-on test-newest test-bounds lint bench soak docs pictures clean
 
 # A uv that is there is used as it is; else one is installed beside the project's own packages.
 UV := $(shell command -v uv || echo .venv/bin/uv)
@@ -20,8 +20,13 @@ run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure
 	@exec $(BIN)/perdure serve examples/ --data .perdure
 
 # fewer random runs than by default (tests/simulation), and other ones: `.ci/run` makes those on the newest Python
-test: lint ## Everything that must hold before a change goes in
+test: .venv/.synced ## Everything that must hold before a change goes in
+	@$(MAKE) -j2 lint compiled
 	PERDURE_SEEDS=$${PERDURE_SEEDS:-2000:700} $(BIN)/pytest -n 3
+
+# by one process, beside lint, which keeps one core busy: else each worker compiles all modules and tests by itself
+compiled: .venv/.synced
+	@$(BIN)/pytest --collect-only >/dev/null || true # what is wrong the run itself says
 
 test-all: lint ## The same on every supported Python that is there, each in an environment of its own
 	@for python in $$(.ci/pythons); do $(MAKE) test-on PYTHON=$$python TESTS=tests; done
