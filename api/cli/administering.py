@@ -12,6 +12,7 @@ import typer
 
 from perdure.api.cli.calling import DEFAULT_URL, no_server, object_named
 from perdure.api.cli.options import AsJson
+from perdure.api.cli.output import without_rich
 from perdure.schemas.errors import ConfigError, OperatorError
 
 _TIMEOUT_S = 40.0  # the server's own deadline should speak first
@@ -251,7 +252,8 @@ def _ask(
     query: dict[str, str] | None = None,
     body: dict[str, Any] | None = None,
 ) -> Any:
-    import httpx
+    with without_rich():
+        import httpx  # with rich comes its own command line
 
     from perdure.api.client.answers import code_of, error_of
     from perdure.api.client.app import answer_of, checked_url

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from perdure.api.cli.options import AlwaysJson
+from perdure.api.cli.output import without_rich
 from perdure.schemas.errors import ConfigError, OperatorError
 
 DEFAULT_URL = "http://127.0.0.1:8787"
@@ -69,6 +70,9 @@ def call(
 ) -> None:
     """Call a method of an object and print what it returns, as JSON."""
     import asyncio
+
+    with without_rich():
+        import httpx  # noqa: F401  # with rich comes its own command line
 
     import perdure
     from perdure.api.client.asking import Options, a_call, idempotency_key_of, key_of

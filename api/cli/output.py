@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 EXIT_STOPPED_ITSELF = 70  # EX_SOFTWARE of sysexits.h
 EXIT_TAKEN = 75  # EX_TEMPFAIL: another process has what this one wants
+
+
+@contextmanager
+def without_rich() -> Iterator[None]:
+    """What is imported here does not find rich, which takes 50 ms and which some import though they may never show it."""
+    if "rich" in sys.modules:
+        yield
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # then `import rich` raises ImportError
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
 
 
 def show_code(error: BaseException) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perdure.api.cli.options import Data, EnvName, Log
-from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, EXIT_TAKEN, show_code, tell
+from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, EXIT_TAKEN, show_code, tell, without_rich
 
 if TYPE_CHECKING:
     from perdure.api.loading import App
@@ -79,7 +78,9 @@ def serve(
     dev_vars: Dev = False,
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
-    _structlog_without_rich()
+    with without_rich():
+        import structlog  # noqa: F401  # for tracebacks that logs.py does not show
+
     from perdure.api import logs, server
     from perdure.api.loading import load_app, load_config
     from perdure.api.node import Node
@@ -122,16 +123,6 @@ def serve(
     if reason is not None:
         tell(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
-
-
-def _structlog_without_rich() -> None:
-    """Import structlog as if rich were not installed: a sixth of a start, for tracebacks that logs.py does not show."""
-    if not {"rich", "structlog"} & sys.modules.keys():
-        sys.modules["rich"] = None  # type: ignore[assignment]  # then `import rich` raises ImportError
-        try:
-            import structlog  # noqa: F401
-        finally:
-            del sys.modules["rich"]
 
 
 def _follow(lifeline_fd: int | None) -> None:

@@ -56,3 +56,17 @@ def test_a_server_starts_without_what_it_may_never_need(tmp_path: Path) -> None:
         modules = set(json.loads(seen.read_text()))
     assert "perdure.api.node" in modules
     assert not {"rich", "prometheus_client", "http.cookiejar", "httpx", "aiokafka", "cronsim"} & modules
+
+
+def test_a_client_of_the_command_line_takes_httpx_without_its_own() -> None:
+    """`perdure call` and the admin's commands: nothing of rich and click, and rich is there again for help and errors."""
+    after = modules_after(
+        "from perdure.api.cli import main\n"
+        "try:\n    main(['call', 'Counter/a', 'add', '--url', 'http://127.0.0.1:1'])\n"
+        "except SystemExit as ended:\n    assert ended.code == 1"
+    )
+    assert "httpx" in after
+    assert not {"rich", "rich.console"} & after
+    assert "rich.console" in modules_after(
+        "from perdure.api.cli.output import without_rich\nwith without_rich():\n    import httpx\nimport rich.console"
+    )
