@@ -180,3 +180,34 @@ def test_every_metric_is_described() -> None:
         assert 'perdure_voids_total{partition="0"} 1.0' in text
 
     story(DurableObject, told, check=False, shared=True)
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Each document that users read, and its text."""
+    for path in sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]):
+        yield path.relative_to(ROOT).as_posix(), path.read_text()
+
+
+def test_code_stands_only_on_pages_that_are_worked_through() -> None:
+    """What is Python or typed into a terminal runs in a test: of the guide, the recipes, the client, the README."""
+    worked_through = ("README.md", "docs/client.md", "docs/guide/", "docs/recipes/")
+    found = {name for name, text in pages() if re.search(r"^ *```(?:python|console)\b", text, re.MULTILINE)}
+    assert {name for name in found if not name.startswith(worked_through)} == set()
+    assert "docs/guide/tutorial.md" in found
+
+
+def test_every_block_of_toml_is_a_configuration() -> None:
+    """Each is taken, alone or behind those above it on its page."""
+    count = 0
+    for name, text in pages():
+        above = ""
+        for block in re.findall(r"^```toml[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if "--8<--" in block:
+                continue
+            count += 1
+            try:
+                parse_config(block, name, default_name="app")
+            except errors.ConfigError:
+                parse_config(above + block, name, default_name="app")
+            above += block
+    assert count >= 8
