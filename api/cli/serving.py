@@ -78,10 +78,8 @@ def serve(
     dev_vars: Dev = False,
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
-    with without_rich():
-        import structlog  # noqa: F401  # for tracebacks that logs.py does not show
-
-    from perdure.api import logs, server
+    with without_rich():  # which structlog would take along for tracebacks that logs.py does not show
+        from perdure.api import logs, server
     from perdure.api.loading import load_app, load_config
     from perdure.api.node import Node
     from perdure.api.tracing import tracing_of

@@ -6,6 +6,7 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ UNFINISHED = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "
 def sources(*folders: str) -> Iterator[Path]:
     for folder in folders:
         yield from sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Its syntax, read once for all rules."""
+    return ast.parse(path.read_text())
 
 
 def names(path: Path) -> str:
@@ -71,7 +78,7 @@ def test_rooms_are_imported_by_their_full_name() -> None:
     """Nothing imports `streams` or `.x`: a second copy of each class would appear."""
     wrong = []
     for path in sources(*ROOMS, "tests", "examples", "bench"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             modules = []
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
@@ -90,7 +97,7 @@ def test_files_and_functions_fit() -> None:
         text = path.read_text()
         if text.count("\n") > LINES_MAX:
             wrong.append(f"{names(path)}: {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > FUNCTION_LINES_MAX:
@@ -101,9 +108,7 @@ def test_files_and_functions_fit() -> None:
 def test_each_file_of_a_room_says_what_it_is() -> None:
     """A module opens with a docstring."""
     silent = [
-        names(path)
-        for path in sources(*ROOMS)
-        if path.read_text() and not ast.get_docstring(ast.parse(path.read_text()))
+        names(path) for path in sources(*ROOMS) if path.read_text() and not ast.get_docstring(tree_of(path))
     ]
     assert silent == []
 
@@ -113,7 +118,7 @@ def test_each_test_states_its_claim() -> None:
     silent = [
         f"{names(path)}: {node.name}"
         for path in sources("tests")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
         and not ast.get_docstring(node)
@@ -147,7 +152,7 @@ def test_no_test_sleeps() -> None:
         )
         if not path.name.startswith("test_") or virtual:
             continue
-        tree, lines = ast.parse(text), text.splitlines()
+        tree, lines = tree_of(path), text.splitlines()
         polling = {
             id(each) for loop in ast.walk(tree) if isinstance(loop, ast.While) for each in ast.walk(loop)
         }

@@ -33,7 +33,7 @@ class Thing(DurableObject):
 
 _texts = st.sampled_from((b"", b"x", b"\xff\xfe", b"id")) | st.binary(max_size=20)
 _large = st.tuples(_texts, st.sampled_from((0, 1, 100, MIB, 4 * MIB, BROKER_BYTES))).map(
-    lambda made: (made[0] or b"-") * made[1]
+    lambda made: ((made[0] or b"-") * -(-made[1] // len(made[0] or b"-")))[: made[1]]  # as many bytes as that
 )
 
 
