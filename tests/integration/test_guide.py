@@ -11,11 +11,12 @@ import pytest
 from tests.integration.pages import ROOT, blocks, is_like, terminal
 
 GUIDE = ROOT / "docs" / "guide"
+ELSEWHERE = ["../async.md"]
 PAGES = sorted(path.name for path in GUIDE.glob("*.md"))
 ONLY_READ = {"promise.md", "cloudflare.md"}
 
 
-@pytest.mark.parametrize("page", [name for name in PAGES if name not in ONLY_READ])
+@pytest.mark.parametrize("page", [*ELSEWHERE, *(name for name in PAGES if name not in ONLY_READ)])
 def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     """What is typed prints what the page shows."""
     with terminal(tmp_path) as opened:

@@ -190,7 +190,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def test_code_stands_only_on_pages_that_are_worked_through() -> None:
     """What is Python or typed into a terminal runs in a test: of the guide, the recipes, the client, the README."""
-    worked_through = ("README.md", "docs/client.md", "docs/guide/", "docs/recipes/")
+    worked_through = ("README.md", "docs/async.md", "docs/client.md", "docs/guide/", "docs/recipes/")
     found = {name for name, text in pages() if re.search(r"^ *```(?:python|console)\b", text, re.MULTILINE)}
     assert {name for name in found if not name.startswith(worked_through)} == set()
     assert "docs/guide/tutorial.md" in found
