@@ -308,7 +308,7 @@ async def _let_out_again(owner: Owner, again: _Again, end: int) -> None:
     for at in range(owner.tables.out_position.offset, end):
         entry = entries.get(at)
         if entry is not None and entry.command >= meta.low:
-            release.entry(entry, at)
+            release.entries((entry,), at)
         else:
             release.passed(at)
 

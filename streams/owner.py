@@ -345,8 +345,8 @@ class Owner:
         for first, count in each_run(batch.answered):
             self.release.commands.add_run(first, count)
             self.undone -= count
+        turn: Any
         for turn in (*batch.dones, *batch.entries):
-            assert isinstance(turn, Turn)
             if turn.entry is not None and turn.resident is not None:
                 turn.resident.settled()
             if turn.command.client_key is not None:
@@ -370,11 +370,7 @@ class Owner:
             assert turn.reply is not None
             command = turn.command
             release.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, end - 1)
-        at = first_offset
-        for turn in batch.entries:
-            assert turn.entry is not None
-            release.entry(turn.entry, at)
-            at += 1
+        at = release.entries(batch.folded, first_offset)
         if at < end:
             release.passed(at)  # the no-op at the batch's end
 

@@ -1,7 +1,7 @@
 """The output gate of one partition: everything a turn lets out passes here, and what was let out is counted.
 
 Laws
-- Nothing is let out before what it was computed from is durable; the owner calls `entry` and `done` then.
+- Nothing is let out before what it was computed from is durable; the owner calls `entries` and `done` then.
 - An entry is let out when its reply and every record of its outbox have been handed to a door of this process
   or are durable on their topic. The low mark and the out mark never pass one that is not.
 - What is let out again after a crash carries the same message id (a send: the same key), by which receivers drop it.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -100,11 +100,25 @@ class Release:
         self.commands = Watermark(low)
         self.journal = Watermark(out)
 
-    def entry(self, entry: Entry, offset: int) -> None:
-        """Let out what the entry at journal `offset` holds."""
-        local = self._doors.answer(entry.reply_to, entry.id, entry.reply, self._partition, entry.command)
-        if not local:
-            local = self._exchange.answer(entry.reply_to, entry.id, entry.reply)
+    def entries(self, entries: Iterable[Entry], first: int) -> int:
+        """Let out what the entries hold that lie at journal offset `first` and behind it; returns the offset behind them."""
+        answer, partition, done, held = self._doors.answer, self._partition, self.commands.add, self._held
+        at = run = first  # the journal's records from `run` up to `at` are let out
+        for entry in entries:
+            local = answer(entry.reply_to, entry.id, entry.reply, partition, entry.command)
+            if local and not entry.outbox and at not in held:
+                done(entry.command)
+            else:
+                self.journal.add_run(run, at - run)
+                self._entry(entry, at, local)
+                run = at + 1
+            at += 1
+        self.journal.add_run(run, at - run)
+        return at
+
+    def _entry(self, entry: Entry, offset: int, local: bool) -> None:
+        """Let out the entry at journal `offset`. `local`: a door of this process has its answer."""
+        local = local or self._exchange.answer(entry.reply_to, entry.id, entry.reply)
         outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else ()
         if local and not outbox:
             self.commands.add(entry.command)
@@ -134,7 +148,7 @@ class Release:
     def done(self, reply_to: str, key: str, id_: str, reply: Reply, command: int, offset: int) -> None:
         """Answer a command that ended without an entry; `offset` is that of the record which says so.
 
-        Call it before `entry` or `passed` for the record at `offset`.
+        Call it before `entries` or `passed` for the record at `offset`.
         """
         if self._doors.answer(reply_to, id_, reply, self._partition, command) or self._exchange.answer(
             reply_to, id_, reply

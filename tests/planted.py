@@ -43,7 +43,7 @@ FROM_THEN_ON = {
     "the entry waits to be settled": (Resident, "ended"),
     "the trace is queued": (Journal, "add"),
     "a batch is encoded": (Journal, "_encode"),
-    "an entry is let out": (Release, "entry"),
+    "an entry is let out": (Release, "entries"),
     "a batch is folded": (Tables, "applied"),
     "a turn is settled": (Resident, "settled"),
     "a key is in flight no more": (Turns, "forget_key"),
