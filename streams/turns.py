@@ -27,7 +27,7 @@ from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again,
 from perdure.schemas.commands import ADMIN, ALARM, Command, parse_admitted
 from perdure.schemas.errors import Expired, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
-from perdure.schemas.replies import FAILED, UNAVAILABLE
+from perdure.schemas.replies import FAILED, OK, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.blame import Blame
@@ -375,6 +375,7 @@ class Turns:
             self._lock_is_proof
             and (resident is None or not resident.unsettled)
             and command.client_key is None
+            and outcome.reply.outcome == OK  # what was not done may be done yet, if this reign breaks
             and self.log.shares_write(turn.record)
         ):
             self.journal.add_answered(turn.offset)
