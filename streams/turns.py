@@ -379,9 +379,8 @@ class Turns:
             and self.log.shares_write(turn.record)
         ):
             self.journal.add_answered(turn.offset)
-            self.ports.doors.answer(
-                command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
-            )
+            answer = self.ports.doors.answer
+            answer(command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset)
         else:
             turn.reply = outcome.reply
             self.journal.add(turn)
