@@ -211,3 +211,10 @@ def test_every_block_of_toml_is_a_configuration() -> None:
                 parse_config(above + block, name, default_name="app")
             above += block
     assert count >= 8
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    """Those of the pages mkdocs checks; the README is read where no site is built."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document("README.md"))
+    assert len(links) >= 12
+    assert [link for link in links if not (ROOT / link).is_file()] == []
