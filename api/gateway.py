@@ -26,10 +26,10 @@ from perdure.schemas.errors import OutcomeUnknown, TooLarge, Unavailable
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
-from perdure.streams.inside import report
-from perdure.streams.log import Log, LogRecord, Receipt, Record, Tail, Topic
-from perdure.streams.owner import Owner
-from perdure.streams.owning import OwnerState
+from perdure.streams.log.base import Log, LogRecord, Receipt, Record, Tail, Topic
+from perdure.streams.owner.owner import Owner
+from perdure.streams.turns.ports import OwnerState
+from perdure.streams.turns.supervision.internal_faults import report
 
 _logger = logging.getLogger("perdure")
 GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
@@ -67,7 +67,7 @@ class Asker(Protocol):
 
 
 class FrameTaker(Protocol):
-    """Who has this gateway's WebSockets (see api/sockets.py)."""
+    """Who has this gateway's WebSockets (see api/sockets/registry.py)."""
 
     address: str
 
@@ -86,7 +86,7 @@ class FrameTaker(Protocol):
 
 
 class Tracing(Protocol):
-    """Whoever traces what doors ask (see api/spans.py)."""
+    """Whoever traces what doors ask (see api/telemetry/spans.py)."""
 
     def asked(self, asker: Asker, key: str, kind: str, method: str, traceparent: str) -> tuple[Asker, str]:
         """Who is to be told in place of `asker`, and the command's `traceparent`."""

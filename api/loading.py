@@ -27,8 +27,8 @@ import structlog
 from perdure.objects.durable import DurableObject
 from perdure.schemas.config import ENV_PREFIX, Config, DurableObjects, parse_config, secrets_in
 from perdure.schemas.errors import ConfigError, DataDirError
-from perdure.streams.blame import place_of
 from perdure.streams.datadir import app_in, is_data_dir
+from perdure.streams.turns.supervision.failure_log import place_of
 
 CONFIG_FILES = ("perdure.toml", "wrangler.toml")
 DEV_VARS = ".dev.vars"

@@ -19,59 +19,59 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from perdure.api.access import Access
-from perdure.api.admin import admin_page
-from perdure.api.commands import commands_page
-from perdure.api.direct import DirectProtocol
+from perdure.api.access.guard import Access
+from perdure.api.access.origins import Origins
+from perdure.api.access.quotas import Quotas
+from perdure.api.access.ticket_page import ticket_page
+from perdure.api.access.tickets import Tickets
+from perdure.api.admin.page import admin_page
+from perdure.api.door.async_commands import commands_page
+from perdure.api.door.http import HttpDoor
 from perdure.api.gateway import Gateway
-from perdure.api.guarded import GuardedProtocol, GuardedSocketProtocol
-from perdure.api.http import HttpDoor
-from perdure.api.metrics import exposition
-from perdure.api.onewrite import OneWriteProtocol
 from perdure.api.openapi.mounted import document_pages
-from perdure.api.origins import Origins
-from perdure.api.outgoing import Outgoing
 from perdure.api.pages import Pages, single
 from perdure.api.problems import Problem
-from perdure.api.progress import ReplayProgress
-from perdure.api.quotas import Quotas
-from perdure.api.readiness import readiness
-from perdure.api.sockets import Sockets
-from perdure.api.ticket_page import ticket_page
-from perdure.api.tickets import Tickets
-from perdure.api.websocket import SocketProtocol
-from perdure.api.worker import Function, Worker
+from perdure.api.protocol.authenticated import GuardedProtocol, GuardedSocketProtocol
+from perdure.api.protocol.fast_path import DirectProtocol
+from perdure.api.protocol.http import OneWriteProtocol
+from perdure.api.protocol.websocket import SocketProtocol
+from perdure.api.sockets.registry import Sockets
+from perdure.api.telemetry.metrics import exposition
+from perdure.api.telemetry.readiness import readiness
+from perdure.api.telemetry.replay_progress import ReplayProgress
+from perdure.api.worker.outgoing import Outgoing
+from perdure.api.worker.worker import Function, Worker
 from perdure.objects.overlay import Limits
 from perdure.objects.registry import Registry
 from perdure.schemas.access import quota_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal
-from perdure.streams import unawaited
-from perdure.streams.beginning import live
-from perdure.streams.closing import Closing, to_its_end
-from perdure.streams.folding import drop_older
-from perdure.streams.founding import found
-from perdure.streams.helping import Helpers
-from perdure.streams.keeper import Keeper
-from perdure.streams.looking import warn_of_the_unserved
-from perdure.streams.makers import Makers
+from perdure.streams.journal.bootstrap import found
 from perdure.streams.opening import clock_ms, new_uuid, open_data, say_zones, start_log
-from perdure.streams.owner import Owner
-from perdure.streams.owning import Bounds, OwnerState, Ports
-from perdure.streams.poison import PoisonPage
-from perdure.streams.residence import Residence
-from perdure.streams.rocks_store import RocksStore
-from perdure.streams.run_queue import RunQueue
-from perdure.streams.sealing import seal_of
-from perdure.streams.socket_watch import GatewayWatch
-from perdure.streams.stepping import tell
-from perdure.streams.tables import Tables
-from perdure.streams.transferring import Transfers
-from perdure.streams.watchdog import Watchdog
+from perdure.streams.owner.maintenance import Keeper
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.recovery import live
+from perdure.streams.owner.socket_watch import GatewayWatch
+from perdure.streams.rebuild.coordinator import Helpers
+from perdure.streams.secret import seal_of
+from perdure.streams.state.fold import drop_older
+from perdure.streams.state.object_scan import warn_of_the_unserved
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.rocks import RocksStore
+from perdure.streams.teardown import Closing, to_its_end
+from perdure.streams.transfer.foreign_app import Transfers
+from perdure.streams.turns.eviction import Residence
+from perdure.streams.turns.inline_task import tell
+from perdure.streams.turns.object_quotas import Makers
+from perdure.streams.turns.ports import Bounds, OwnerState, Ports
+from perdure.streams.turns.run_queue import RunQueue
+from perdure.streams.turns.supervision import unawaited
+from perdure.streams.turns.supervision.crash_marker import PoisonPage
+from perdure.streams.turns.supervision.watchdog import Watchdog
 
 if TYPE_CHECKING:  # an extra
-    from perdure.api.spans import Spans
+    from perdure.api.telemetry.spans import Spans
 
 DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
 _JSON = [(b"content-type", b"application/json")]
@@ -224,8 +224,8 @@ class Node:
             return None
         if config.jwt is not None:
             try:
-                from perdure.api.jwks import keyring_of  # an extra: only who takes JWTs installs it
-                from perdure.api.jwts import Verifier
+                from perdure.api.access.jwks import keyring_of  # an extra: only who takes JWTs installs it
+                from perdure.api.access.jwts import Verifier
             except ImportError as error:
                 raise ConfigError(
                     "[jwt] needs PyJWT, which is not installed: pip install 'PyJWT[crypto]>=2.10,<3'"

@@ -3,7 +3,7 @@
 Laws
 - A page is found by the first part of its path, which has one spelling. The path is taken apart from the bytes that were sent, so that
   the right that it needs and the page that answers cannot be of two different paths.
-- Whoever reads a page has been let in (api/http.py); what more a page wants of the grant, it asks itself.
+- Whoever reads a page has been let in (api/door/http.py); what more a page wants of the grant, it asks itself.
 - A GET changes nothing.
 """
 

@@ -22,7 +22,7 @@ from perdure.schemas.errors import (
     PerdureError,
 )
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
-from perdure.streams.makers import RETRY_AFTER_S
+from perdure.streams.turns.object_quotas import RETRY_AFTER_S
 
 BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
 # codes of perdure's own that reach an object's caller with a status of their own

@@ -30,11 +30,11 @@ from typing import Any, Protocol
 import uvicorn
 import uvloop
 
-from perdure.api.onewrite import OneWriteProtocol
+from perdure.api.protocol.http import OneWriteProtocol
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, OperatorError
-from perdure.streams.folding import GC_THRESHOLD
-from perdure.streams.stepping import signals_are_the_loops
+from perdure.streams.state.fold import GC_THRESHOLD
+from perdure.streams.turns.inline_task import signals_are_the_loops
 
 DRAIN_S = 30
 _REQUESTS_DRAIN_S = 25  # the rest is the node's, to flush what it has
@@ -213,7 +213,7 @@ def _settings(node: Runnable, config: Config, files_max: int) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="off",
         interface="asgi3",
-        log_config=None,  # api/logs.py has set it up
+        log_config=None,  # api/telemetry/logs.py has set it up
         log_level="warning",
         access_log=False,
         proxy_headers=False,

@@ -14,20 +14,20 @@ from perdure.schemas.calls import Root
 from perdure.schemas.config_model import Limits
 from perdure.schemas.effects import SocketRow
 from perdure.schemas.sockets import HEARTBEAT_KIND
-from perdure.streams.calls import Calling
-from perdure.streams.exchange import Call, Exchange
-from perdure.streams.log import LogRecord, Record, Topic
-from perdure.streams.mailbox import NO_COMMAND, Hold, Resident, Turn
-from perdure.streams.memory import MemoryLog
-from perdure.streams.memory_broker import MemoryBroker
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owning import Counts, Ports
-from perdure.streams.residence import Residence
-from perdure.streams.rows import encode_row
-from perdure.streams.socket_watch import SILENT_S, GatewayWatch
-from perdure.streams.sockets import GoneSockets
-from perdure.streams.tables import Tables
-from perdure.streams.virtual import VirtualLoop
+from perdure.streams.log.base import LogRecord, Record, Topic
+from perdure.streams.log.memory.broker import MemoryBroker
+from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.owner.socket_watch import SILENT_S, GatewayWatch
+from perdure.streams.state.rows import encode_row
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.activation import NO_COMMAND, Hold, Resident, Turn
+from perdure.streams.turns.calls import Calling
+from perdure.streams.turns.eviction import Residence
+from perdure.streams.turns.pending_calls import Call, Exchange
+from perdure.streams.turns.ports import Counts, Ports
+from perdure.streams.turns.socket_events import GoneSockets
+from perdure.streams.virtual_time import VirtualLoop
 from perdure.testing import run, world
 
 Step = Callable[[], object]

@@ -26,9 +26,9 @@ from perdure.objects.names import ObjectId
 from perdure.objects.overlay import Overlay, View
 from perdure.objects.zones import zone as zone_of
 from perdure.schemas.alarms import TTL
+from perdure.schemas.cache import Remembered
 from perdure.schemas.effects import AlarmChange, AlarmRow, alarm_row
 from perdure.schemas.errors import ConfigError, ObjectError
-from perdure.schemas.remembering import Remembered
 
 DEFAULT = "default"
 RETRIES = 6

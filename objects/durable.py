@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.objects.http import Request, Response
+from perdure.objects.location import checked_hint
 from perdure.objects.names import ObjectId
-from perdure.objects.placing import checked_hint
 from perdure.objects.rpc import Methods
 from perdure.objects.sockets import WebSocket
 from perdure.objects.state import State

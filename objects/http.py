@@ -20,7 +20,7 @@ from perdure.schemas.errors import MalformedCommand, Refusal
 from perdure.schemas.replies import Pairs
 
 if TYPE_CHECKING:
-    from perdure.objects.pairs import ClientEnd
+    from perdure.objects.websocket_pair import ClientEnd
 
 _JSON: Pairs = (("content-type", "application/json"),)
 _TEXT: Pairs = (("content-type", "text/plain; charset=utf-8"),)

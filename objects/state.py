@@ -19,14 +19,14 @@ from typing import Any, TypeVar, cast, overload
 from perdure.objects.alarms import AlarmMethods
 from perdure.objects.drawing import Drawing
 from perdure.objects.expiration import expires_at
+from perdure.objects.expiry_sweep import Sweeping
 from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_limit, page_of, values_of
+from perdure.objects.location import Placing
 from perdure.objects.models import fitted
 from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
 from perdure.objects.overlay import Limits, Overlay, View, current_turn, in_range, merged
-from perdure.objects.placing import Placing
 from perdure.objects.ports import Caller
 from perdure.objects.sockets import ListenerSocket, Sockets, WebSocket
-from perdure.objects.sweeping import Sweeping
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
 from perdure.schemas.expiry import (

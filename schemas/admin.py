@@ -14,7 +14,7 @@ from perdure.schemas.commands import Headers
 from perdure.schemas.errors import MalformedCommand, NotParked
 
 DELETE, PAUSE, RESUME, SKIP, REDRIVE, DROP = "delete", "pause", "resume", "skip", "redrive", "drop"
-CALLS_OF = "calls"  # no act: which calls hang on these roots? [streams/elsewhere.py]
+CALLS_OF = "calls"  # no act: which calls hang on these roots? [streams/turns/known_calls.py]
 MADE = "made"  # of a `Change`
 OF_COMMAND, OF_ALARM = b"c", b"a"  # what is parked
 

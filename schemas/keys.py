@@ -14,8 +14,8 @@ import unicodedata
 from functools import lru_cache
 from struct import Struct
 
+from perdure.schemas.cache import Remembered
 from perdure.schemas.errors import BadKey
-from perdure.schemas.remembering import Remembered
 
 MAX_NAME_BYTES = 512
 MAX_NAMESPACE_CHARS = 64

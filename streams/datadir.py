@@ -5,7 +5,7 @@
     log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
     state/     the stores; may be deleted, the log rebuilds them
     *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while nobody has the directory
-    poison     which command is running, for the next start if this process dies of it (streams/poison.py)
+    poison     which command is running, for the next start if this process dies of it (streams/turns/supervision/crash_marker.py)
 
 Laws
 - One process has a directory at a time. The kernel holds the lock, so it goes with its process.
@@ -30,7 +30,7 @@ from typing import IO
 import msgspec
 
 from perdure.schemas.errors import ConfigError, DataDirError
-from perdure.streams.wal import fsync_path
+from perdure.streams.log.embedded.wal_check import fsync_path
 
 FORMAT = 2  # 1: no `perdure-` before the names of headers on the log, which versions that write 1 do not read
 LOCK, APP = "LOCK", "app.json"

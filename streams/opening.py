@@ -10,10 +10,10 @@ from perdure.objects.zones import rules
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 from perdure.streams.datadir import DataDir, log_in
-from perdure.streams.embedded import EmbeddedLog
-from perdure.streams.embedded_reading import EmbeddedReading
-from perdure.streams.log import Log, Readable, Topic
-from perdure.streams.steady import SteadyClock
+from perdure.streams.log.base import Log, Readable, Topic
+from perdure.streams.log.embedded.log import EmbeddedLog
+from perdure.streams.log.embedded.read_only import EmbeddedReading
+from perdure.streams.log.steady_clock import SteadyClock
 
 clock_ms = SteadyClock().ms
 _logger = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ async def open_reading(config: Config) -> Readable:
     """The configured log, only to be read, beside whoever has it. Raises `LogUnreachable` or `StorageFailed`."""
     if not config.kafka_brokers:
         return EmbeddedReading(log_in(config.data_dir))
-    from perdure.streams.kafka import KafkaReading  # an extra, as below
+    from perdure.streams.log.kafka.log import KafkaReading  # an extra, as below
 
     kafka = KafkaReading(",".join(config.kafka_brokers), config.name, client_id="perdure-reading")
     await kafka.start()
@@ -67,8 +67,8 @@ async def open_reading(config: Config) -> Readable:
 
 async def kafka_partitions(config: Config) -> int:
     """How many partitions the app has on the configured brokers; 0: it is not there. Raises `LogUnreachable`."""
-    from perdure.streams.kafka_clients import Endpoint
-    from perdure.streams.kafka_topics import partitions_of
+    from perdure.streams.log.kafka.clients import Endpoint
+    from perdure.streams.log.kafka.topics import partitions_of
 
     endpoint = Endpoint(",".join(config.kafka_brokers), "perdure-asking", {})
     return await partitions_of(endpoint, f"{config.name}.{Topic.JOURNAL.value}")
@@ -80,7 +80,9 @@ async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Lo
     `leaving`: it is only to be copied from: topics that were given more partitions than the app has do for that.
     """
     try:
-        from perdure.streams.kafka import KafkaLog  # an extra: only who uses Kafka installs its client
+        from perdure.streams.log.kafka.log import (
+            KafkaLog,  # an extra: only who uses Kafka installs its client
+        )
     except ImportError as error:
         raise ConfigError(
             f"{config.log} needs the Kafka client, which is not installed: pip install 'aiokafka>=0.14,<0.15'"

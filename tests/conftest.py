@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perdure.streams.folding import GC_THRESHOLD
+from perdure.streams.state.fold import GC_THRESHOLD
 from tests.kafka import Kafka, LocalKafka, or_skip, session_kafka
 from tests.workers import Groups, rank
 

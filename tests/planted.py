@@ -8,28 +8,29 @@ from typing import Any
 from unittest.mock import patch
 
 from perdure.objects.state import State
-from perdure.streams import committing, owner, turns
-from perdure.streams.admin import Administration
-from perdure.streams.blame import Blame
-from perdure.streams.journal import Journal
-from perdure.streams.mailbox import Resident
-from perdure.streams.release import Release
-from perdure.streams.ringing import Ringing
-from perdure.streams.tables import Tables
-from perdure.streams.turns import Turns
+from perdure.streams.journal.writer import Journal
+from perdure.streams.owner import owner
+from perdure.streams.owner.administration import Administration
+from perdure.streams.owner.output import Release
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns import commit, runner
+from perdure.streams.turns.activation import Resident
+from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.runner import Turns
+from perdure.streams.turns.supervision.failure_log import Blame
 
 # by name: where it is, and what it is called there
 BEFORE = {  # a turn's trace is handed to the journal
     "a record is read": (owner, "admitted"),
     "an object is looked up": (Turns, "resident"),
-    "is it still to be run": (turns, "early_outcome"),
+    "is it still to be run": (runner, "early_outcome"),
     "the state begins a turn": (State, "begin"),
     "the handler is made": (Resident, "handler"),
-    "the handler is run": (turns, "run_inline"),
+    "the handler is run": (runner, "run_inline"),
     "the turn is over": (State, "end"),
-    "its outcome is found": (turns, "conclude"),
-    "its entry is made": (committing, "entry_of"),
-    "its entry is encoded": (committing, "encode_entry"),
+    "its outcome is found": (runner, "conclude"),
+    "its entry is made": (commit, "entry_of"),
+    "its entry is encoded": (commit, "encode_entry"),
     "its object sees what it wrote": (Resident, "commit"),
 }
 OF_FAILURES = {"the handler is blamed": (Blame, "failed")}

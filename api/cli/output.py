@@ -29,7 +29,7 @@ def show_code(error: BaseException) -> None:
     """On stderr, the user's own lines on the way to an error in their code, the one where it arose last."""
     import traceback
 
-    from perdure.streams.blame import users_frames
+    from perdure.streams.turns.supervision.failure_log import users_frames
 
     if isinstance(error, SyntaxError):
         lines = traceback.format_exception_only(error)[:-1]  # its last one has been told

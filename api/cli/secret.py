@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def create(as_json: AsJson = False) -> None:
     """Print a new secret, for PERDURE_SEAL_SECRET or the file that seal_secret_file names."""
-    from perdure.streams.sealing import new_secret
+    from perdure.streams.secret import new_secret
 
     secret = new_secret()
     typer.echo(json.dumps({"secret": secret}) if as_json else secret)
@@ -37,7 +37,7 @@ def show(
 ) -> None:
     """Show where an app's secret is and the ids of those that are accepted, the current one first; never a secret."""
     from perdure.streams.datadir import is_data_dir, no_data_dir
-    from perdure.streams.sealing import configured, kept_in
+    from perdure.streams.secret import configured, kept_in
 
     config = _config(path, data, env)
     found = configured(config)
@@ -56,8 +56,8 @@ def rotate(
     from contextlib import closing
 
     from perdure.streams.opening import open_data
-    from perdure.streams.sealing import configured
-    from perdure.streams.sealing import rotate as replace
+    from perdure.streams.secret import configured
+    from perdure.streams.secret import rotate as replace
 
     config = _config(path, data, env)
     if configured(config) is not None:
@@ -77,7 +77,7 @@ def _config(path: Path, data: Path | None, env: str | None) -> Config:
 
 
 def _where(config: Config) -> str:
-    from perdure.streams.sealing import FILE
+    from perdure.streams.secret import FILE
 
     if config.seal_secret is not None:
         return "PERDURE_SEAL_SECRET"

@@ -15,7 +15,7 @@ import select
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,10 +79,11 @@ def serve(
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
     with without_rich():  # which structlog would take along for tracebacks that logs.py does not show
-        from perdure.api import logs, server
+        from perdure.api import server
+        from perdure.api.telemetry import logs
     from perdure.api.loading import load_app, load_config
     from perdure.api.node import Node
-    from perdure.api.tracing import tracing_of
+    from perdure.api.telemetry.tracing import tracing_of
     from perdure.objects.registry import Registry
 
     flags = {
@@ -108,16 +109,13 @@ def serve(
         _announce(loaded, bound_port, list(registry.kinds), as_json=as_json, dev=dev_vars)
         _say_so(lifeline_fd)
 
-    try:
+    with nullcontext() if tracing is None else closing(tracing):
         reason = server.run(
             lambda: Node(loaded.config, registry, loaded.worker, tracing, dev=dev_vars),
             loaded.config,
             ready=ready,
             listen_fd=listen_fd,
         )
-    finally:
-        if tracing is not None:
-            tracing.close()
     if reason is not None:
         tell(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)

@@ -55,8 +55,8 @@ def verify(config: Callable[[], Config], as_json: bool) -> None:
     """
     import asyncio
 
-    from perdure.api.progress import progress_bar
-    from perdure.streams.verify import verify as check
+    from perdure.api.telemetry.replay_progress import progress_bar
+    from perdure.streams.rebuild.verify import verify as check
 
     try:
         with progress_bar() as progress:
@@ -79,8 +79,8 @@ def rebuild(config: Callable[[], Config], as_json: bool) -> None:
     """Delete the state files and build them again from the log."""
     import asyncio
 
-    from perdure.api.progress import progress_bar
-    from perdure.streams.verify import rebuild as build
+    from perdure.api.telemetry.replay_progress import progress_bar
+    from perdure.streams.rebuild.verify import rebuild as build
 
     with progress_bar() as progress:
         findings = asyncio.run(build(config(), progress))
@@ -91,7 +91,7 @@ def adopt(config: Callable[[], Config], as_json: bool) -> None:
     """Take the Kafka topics that are there for the app's own, after one was restored or made again."""
     import asyncio
 
-    from perdure.streams.adopting import adopt as take
+    from perdure.streams.rebuild.adopt_topics import adopt as take
 
     _print(asyncio.run(take(config())), as_json=as_json)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 
-from perdure.api.access import need_of_object
+from perdure.api.access.guard import need_of_object
 from perdure.api.openapi.errors import GUARDED, OF_FETCH, OF_OBJECTS, answer, by_status, too_early
 from perdure.api.openapi.parts import About, Json, described, json_answer, reference, secured
 from perdure.objects.durable import DurableObject

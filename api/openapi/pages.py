@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from perdure.api.access import PAGES
-from perdure.api.commands import MAX_WAIT_S
+from perdure.api.access.guard import PAGES
+from perdure.api.access.tickets import TICKET_S
+from perdure.api.door.async_commands import MAX_WAIT_S
 from perdure.api.openapi.errors import ANY_PAGE, GUARDED, UNAVAILABLE, answer, by_status, too_early
 from perdure.api.openapi.parts import About, Json, json_answer, reference, secured
-from perdure.api.tickets import TICKET_S
 
 TAG = "perdure"
 LEFT_OUT = frozenset(("admin",))

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from perdure.objects.http import Request, Response
     from perdure.objects.listing import Listing
     from perdure.objects.outgoing import fetch
-    from perdure.objects.pairs import WebSocketPair
     from perdure.objects.sockets import WebSocket
     from perdure.objects.state import State
     from perdure.objects.transaction import Transaction
+    from perdure.objects.websocket_pair import WebSocketPair
     from perdure.schemas.errors import (
         CallerError,
         Deadlock,
@@ -77,7 +77,7 @@ _HOMES = {
     "perdure.objects.http": ("Request", "Response"),
     "perdure.objects.listing": ("Listing",),
     "perdure.objects.outgoing": ("fetch",),
-    "perdure.objects.pairs": ("WebSocketPair",),
+    "perdure.objects.websocket_pair": ("WebSocketPair",),
     "perdure.objects.sockets": ("WebSocket",),
     "perdure.objects.state": ("State",),
     "perdure.objects.transaction": ("Transaction",),

@@ -28,9 +28,9 @@ from perdure.api.loading import load_app, load_config
 from perdure.api.node import Node
 from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
-from perdure.streams import helping
-from perdure.streams.rocks_store import RocksStore
-from perdure.streams.verify import rebuild, verify
+from perdure.streams.rebuild import coordinator
+from perdure.streams.rebuild.verify import rebuild, verify
+from perdure.streams.store.rocks import RocksStore
 
 APP = Path(__file__).with_name("app.py")
 SOAK = os.environ.get("PERDURE_SOAK") == "1"
@@ -76,7 +76,7 @@ class Deployment:
     def build_anew(self, helpers: int) -> tuple[dict[str, Any], dict[bytes, bytes]]:
         """What `perdure state rebuild` does with so many helpers: what it says but for the time, and all rows then."""
         config = self.config.model_copy(update={"rebuild_helpers": helpers})
-        with patch.object(helping, "WORTH_RECORDS", 1):
+        with patch.object(coordinator, "WORTH_RECORDS", 1):
             said = asyncio.run(rebuild(config))
         store = RocksStore(self.data / "state")
         rows = dict(store.scan(b"", b"\xff"))

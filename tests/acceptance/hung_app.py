@@ -6,10 +6,11 @@ import threading
 from pathlib import Path
 
 from perdure import DurableObject
-from perdure.streams import embedded_sync, failpoints
+from perdure.streams import failpoints
+from perdure.streams.log.embedded import fsync
 
 _FLAG = Path(__file__).with_name("hang")
-embedded_sync.QUICK_S = math.inf if os.environ["FSYNC_WHERE"] == "loop" else 0.0
+fsync.QUICK_S = math.inf if os.environ["FSYNC_WHERE"] == "loop" else 0.0
 
 
 def _hang(name: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.acceptance.strace import Call
 
-from perdure.streams import acked
+from perdure.streams.log.embedded import acked_page
 
 
 class Disk:
@@ -88,7 +88,7 @@ class Disk:
             copy.parent.mkdir(parents=True, exist_ok=True)
             content = file.read_bytes()[:size_bytes]
             assert len(content) == size_bytes, f"{file} is shorter than what was written to it"
-            if file.name == acked.NAME:
+            if file.name == acked_page.NAME:
                 content = bytes(size_bytes)  # what it holds now it did not hold then
             copy.write_bytes(content[:synced] + bytes(size_bytes - synced) if zeros else content)
 

@@ -21,19 +21,19 @@ from tests.acceptance.witness import Witness
 from tests.process import clean_environ
 
 from perdure.schemas.errors import LogCorrupt
-from perdure.streams import helping
-from perdure.streams.embedded_files import options
-from perdure.streams.helper import Far, Job, Told, Whole
-from perdure.streams.rocks_store import RocksStore
-from perdure.streams.tables import Tables
-from perdure.streams.verify import rebuild
+from perdure.streams.log.embedded.records import options
+from perdure.streams.rebuild import coordinator
+from perdure.streams.rebuild.verify import rebuild
+from perdure.streams.rebuild.worker import Far, Job, Told, Whole
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.rocks import RocksStore
 
 KEYS = names(60)
 SETTINGS = "rebuild_helpers = 2\n"
 # A helper that is killed when it begins with its second partition.
 KILLED = """
 import os, signal
-from perdure.streams import helper
+from perdure.streams.rebuild import worker as helper
 fold, begun = helper.fold, []
 async def once(log, tables, end, progress):
     begun.append(tables.partition)
@@ -46,7 +46,7 @@ helper.main()
 # A helper that never gets anywhere, and says who it is in a file.
 STUCK = """
 import asyncio, os, sys
-from perdure.streams import helper
+from perdure.streams.rebuild import worker as helper
 async def stuck(log, tables, end, progress):
     with open({pids!r}, "a") as file:
         file.write(f"{{os.getpid()}}\\n")
@@ -56,7 +56,7 @@ helper.main()
 """
 SERVER = """
 import sys
-from perdure.streams import helping
+from perdure.streams.rebuild import coordinator as helping
 helping.WORTH_RECORDS = 1
 helping.PROGRAM = (sys.executable, "-c", {helper!r})
 from perdure.api.cli import main
@@ -75,7 +75,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         taken.append(len(files))
         take_in(self, files)
 
-    monkeypatch.setattr(helping, "WORTH_RECORDS", 1)
+    monkeypatch.setattr(coordinator, "WORTH_RECORDS", 1)
     monkeypatch.setattr(RocksStore, "take_in", counting)
     return taken
 
@@ -93,7 +93,7 @@ def past(tmp_path: Path, log: str) -> tuple[Deployment, Witness]:
 
 
 def _use(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helping, "PROGRAM", (sys.executable, "-c", program))
+    monkeypatch.setattr(coordinator, "PROGRAM", (sys.executable, "-c", program))
 
 
 def test_a_node_takes_in_what_helpers_have_folded(
@@ -166,7 +166,7 @@ def test_without_any_helper_the_rebuild_goes_on(
 ) -> None:
     """No process can be started: a line says so, and the owners fold everything."""
     deployment, witness = past
-    monkeypatch.setattr(helping, "PROGRAM", (str(deployment.folder / "no-python"),))
+    monkeypatch.setattr(coordinator, "PROGRAM", (str(deployment.folder / "no-python"),))
     deployment.audit(witness)
     assert brought == []
     assert all("no helper for the rebuild" in each for each in _told(caplog))
@@ -217,7 +217,7 @@ def test_a_helper_ends_by_itself_when_its_work_is_done(
     deployment, _ = past
     config = deployment.config
     job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(tmp_path / "own"), {2: 1})
-    with subprocess.Popen(helping.PROGRAM, stdin=PIPE, stdout=PIPE, stderr=PIPE) as helper:
+    with subprocess.Popen(coordinator.PROGRAM, stdin=PIPE, stdout=PIPE, stderr=PIPE) as helper:
         assert helper.stdin is not None
         assert helper.stdout is not None
         assert helper.stderr is not None

@@ -16,7 +16,7 @@ from tests.acceptance.wire import PATIENCE_S, Answer, Wire, ask
 from tests.process import DidNotStart, Server
 
 from perdure.schemas.keys import partition_of
-from perdure.streams.poison import PoisonPage
+from perdure.streams.turns.supervision.crash_marker import PoisonPage
 
 WILD = Path(__file__).with_name("wild.py")
 STEP_S, HOLD_S, PARTITIONS = 0.4, 1.0, 4

@@ -22,9 +22,9 @@ from perdure.schemas.commands import parse_command
 from perdure.schemas.config import Config
 from perdure.schemas.journal import Entry, EntryRecord, NoOp, in_runs
 from perdure.schemas.values import decode_value
-from perdure.streams.log import Log, Topic
+from perdure.streams.journal.reader import JournalReader
+from perdure.streams.log.base import Log, Topic
 from perdure.streams.opening import open_data, start_log
-from perdure.streams.reader import JournalReader
 
 
 @dataclass(slots=True, eq=False)

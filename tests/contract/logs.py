@@ -16,10 +16,10 @@ from pathlib import Path
 from tests.kafka import or_skip, session_kafka
 
 from perdure.schemas.errors import PerdureError
-from perdure.streams.embedded import EmbeddedLog
-from perdure.streams.kafka import KafkaLog
-from perdure.streams.log import Log, LogRecord, Receipt, Record, Topic
-from perdure.streams.memory import MemoryBroker, MemoryLog
+from perdure.streams.log.base import Log, LogRecord, Receipt, Record, Topic
+from perdure.streams.log.embedded.log import EmbeddedLog
+from perdure.streams.log.kafka.log import KafkaLog
+from perdure.streams.log.memory.log import MemoryBroker, MemoryLog
 
 PATIENCE_S = 30.0  # an upper bound for what is waited for, never a pause
 

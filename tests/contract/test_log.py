@@ -1,4 +1,4 @@
-"""What every log keeps, whichever it is (the laws at the head of `perdure.streams.log`)."""
+"""What every log keeps, whichever it is (the laws at the head of `perdure.streams.log.base`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.contract.logs import (
 )
 
 from perdure.schemas.errors import LogCorrupt
-from perdure.streams.log import Bounds, LogRecord, Record, Topic
+from perdure.streams.log.base import Bounds, LogRecord, Record, Topic
 
 HOUR_MS = 3_600_000
 

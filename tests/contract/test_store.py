@@ -10,9 +10,9 @@ import pytest
 from rocksdict import Options, Rdict
 
 from perdure.schemas.errors import StorageFailed
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.rocks_store import RocksStore
-from perdure.streams.store import Store
+from perdure.streams.store.base import Store
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.store.rocks import RocksStore
 
 
 @pytest.fixture(params=["rocks", "memory"])

@@ -25,7 +25,7 @@ from tests.process import Server, run, serve, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from perdure.api.access import PAGES
+from perdure.api.access.guard import PAGES
 
 PATIENCE_S = 20
 APP = """

@@ -16,11 +16,11 @@ from tests.contract.test_log import contents
 from tests.integration.test_embedded_log import child, nothing, run
 
 from perdure.schemas.errors import DataDirError, LogCorrupt
-from perdure.streams.acked import NAME, Acked, acked_in
-from perdure.streams.embedded import EmbeddedLog
-from perdure.streams.log import Topic
-from perdure.streams.mapped import FILE_BYTES
-from perdure.streams.wal import BLOCK_BYTES, CHANGES, HEADER, check, scan
+from perdure.streams.log.base import Topic
+from perdure.streams.log.embedded.acked_page import NAME, Acked, acked_in
+from perdure.streams.log.embedded.log import EmbeddedLog
+from perdure.streams.log.embedded.wal_check import BLOCK_BYTES, CHANGES, HEADER, check, scan
+from perdure.streams.mapped_page import FILE_BYTES
 
 
 class Dead(NamedTuple):

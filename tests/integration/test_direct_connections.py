@@ -19,7 +19,7 @@ import pytest
 from tests.integration.door import PATIENCE_S, Client, Door, asking, begun
 from tests.process import serve
 
-from perdure.api import onewrite
+from perdure.api.protocol import http
 
 IDLE_S = 0.3
 MIB = 1 << 20
@@ -70,7 +70,7 @@ def test_a_head_on_its_way_keeps_its_connection(door: Door) -> None:
 
 def test_who_sends_its_body_by_drops_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """408 for the drops; a body that comes steadily for as long is waited for, whichever way it is counted."""
-    monkeypatch.setattr(onewrite, "BODY_LOOK_S", 0.3)
+    monkeypatch.setattr(http, "BODY_LOOK_S", 0.3)
     for path in b"/objects/Echo/drops/x", b"/objects/Echo/drops/x#by-asgi":
         with Client(door.port) as drops, Client(door.port) as steady:
             drops.send(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" % path)
@@ -91,7 +91,7 @@ def test_who_has_its_answer_and_goes_on_sending_drops_is_cut_off(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One answer, and no second one in the middle of the rest."""
-    monkeypatch.setattr(onewrite, "BODY_LOOK_S", 0.1)
+    monkeypatch.setattr(http, "BODY_LOOK_S", 0.1)
     with Client(door.port) as client:
         client.send(b"POST /objects/Echo/huge/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\nx")
         assert client.answer().status == 413
@@ -102,7 +102,7 @@ def test_many_that_never_finish_their_heads_keep_nobody_out(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slowloris: 500 halves of requests; others are served meanwhile, and the halves are gone in their time."""
-    monkeypatch.setattr(onewrite, "HEAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT_S", 1.0)
     with ExitStack() as stack:
         slow = [stack.enter_context(Client(door.port)) for _ in range(500)]
         for each in slow:

@@ -33,16 +33,18 @@ from perdure.schemas.errors import (
     StorageFailed,
     Unavailable,
 )
-from perdure.streams import acked, embedded_sync, failpoints
-from perdure.streams.embedded import EmbeddedLog
-from perdure.streams.embedded_files import META_KEY, TOPIC_BYTE
-from perdure.streams.log import Bounds, LogRecord, Record, Topic
+from perdure.streams import failpoints
+from perdure.streams.log.base import Bounds, LogRecord, Record, Topic
+from perdure.streams.log.embedded import acked_page as acked
+from perdure.streams.log.embedded import fsync
+from perdure.streams.log.embedded.log import EmbeddedLog
+from perdure.streams.log.embedded.records import META_KEY, TOPIC_BYTE
 
 CHILD = """
 import asyncio, resource, signal, sys, time
 from pathlib import Path
-from perdure.streams.embedded import EmbeddedLog
-from perdure.streams.log import Record, Topic
+from perdure.streams.log.embedded.log import EmbeddedLog
+from perdure.streams.log.base import Record, Topic
 
 class Source:
     def fill(self, max_bytes):
@@ -250,7 +252,7 @@ def test_only_a_small_commit_on_a_quick_disk_is_synced_on_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float, records: int, on_the_loop: bool
 ) -> None:
     """All others leave the event loop free to fill the next batch."""
-    monkeypatch.setattr(embedded_sync, "QUICK_S", quick_s)
+    monkeypatch.setattr(fsync, "QUICK_S", quick_s)
 
     async def story(log: EmbeddedLog) -> None:
         threads: list[bool] = []
@@ -273,7 +275,7 @@ def test_who_is_told_may_append_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float
 ) -> None:
     """Each record is appended by whoever hears that the one before is durable, on the loop or not."""
-    monkeypatch.setattr(embedded_sync, "QUICK_S", quick_s)
+    monkeypatch.setattr(fsync, "QUICK_S", quick_s)
 
     async def story(log: EmbeddedLog) -> None:
         over = asyncio.get_running_loop().create_future()
@@ -298,7 +300,7 @@ def test_who_is_told_may_append_at_once(
 
 def test_a_large_commit_is_not_synced_on_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One record may be a megabyte, and take longer than the last ones did."""
-    monkeypatch.setattr(embedded_sync, "QUICK_S", inf)
+    monkeypatch.setattr(fsync, "QUICK_S", inf)
 
     async def story(log: EmbeddedLog) -> None:
         await add(log, Topic.COMMANDS, 0, Record(b"key", b"first"))
@@ -315,9 +317,9 @@ def test_an_fsync_that_hangs_is_said_while_it_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float
 ) -> None:
     """On the loop, where nothing else could say so, or in its thread; which of both, and when it is over."""
-    monkeypatch.setattr(embedded_sync, "QUICK_S", quick_s)
-    monkeypatch.setattr(embedded_sync, "HUNG_S", 0.02)
-    monkeypatch.setattr(embedded_sync, "LOOKS_EVERY_S", 0.005)
+    monkeypatch.setattr(fsync, "QUICK_S", quick_s)
+    monkeypatch.setattr(fsync, "HUNG_S", 0.02)
+    monkeypatch.setattr(fsync, "LOOKS_EVERY_S", 0.005)
     said, over = threading.Event(), threading.Event()
     told: list[dict[str, Any]] = []
 
@@ -346,7 +348,7 @@ def test_an_fsync_on_the_loop_leaves_the_signals_that_were_blocked_blocked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The app may have blocked the alarm itself."""
-    monkeypatch.setattr(embedded_sync, "QUICK_S", inf)
+    monkeypatch.setattr(fsync, "QUICK_S", inf)
     masks = []
 
     async def story(log: EmbeddedLog) -> None:
@@ -367,7 +369,7 @@ def test_an_fsync_that_fails_stops_the_log_on_either_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_s: float
 ) -> None:
     """Its outcome is unknown, nothing comes after it, and whoever runs the log is told."""
-    monkeypatch.setattr(embedded_sync, "QUICK_S", quick_s)
+    monkeypatch.setattr(fsync, "QUICK_S", quick_s)
 
     async def story(log: EmbeddedLog) -> None:
         stopped: list[BaseException] = []

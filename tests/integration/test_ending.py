@@ -20,8 +20,8 @@ from perdure.api.node import Node
 from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
 from perdure.schemas.errors import OperatorError, PerdureError, StorageFailed
-from perdure.streams.closing import Closing, to_its_end
-from perdure.streams.owning import OwnerState
+from perdure.streams.teardown import Closing, to_its_end
+from perdure.streams.turns.ports import OwnerState
 
 APP = "import perdure\n\nclass Thing(perdure.DurableObject):\n    async def note(self) -> int:\n        return 1\n"
 CLOSERS = (
@@ -266,7 +266,7 @@ def test_the_exit_code_says_whether_all_was_closed(when: str, code: int, tmp_pat
 import sys
 from perdure.api.cli import main
 from perdure.schemas.errors import StorageFailed
-from perdure.streams.rocks_store import RocksStore
+from perdure.streams.store.rocks import RocksStore
 
 def refuse(*_):
     raise StorageFailed("disk full")

@@ -11,9 +11,9 @@ import pytest
 from tests.kafka import LocalKafka, free_ports, or_skip
 
 from perdure.schemas.errors import LogUnreachable
-from perdure.streams import kafka_probe
-from perdure.streams.kafka import KafkaLog
-from perdure.streams.kafka_probe import advice
+from perdure.streams.log.kafka import probe
+from perdure.streams.log.kafka.log import KafkaLog
+from perdure.streams.log.kafka.probe import advice
 
 JAAS = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_admin="secret";'
 
@@ -113,7 +113,7 @@ async def _is_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 )
 def test_whatever_listens_there_is_said(serve: Serve, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listener that is no broker is described by what it does."""
-    monkeypatch.setattr(kafka_probe, "PROBE_S", 0.3)
+    monkeypatch.setattr(probe, "PROBE_S", 0.3)
 
     async def story() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -29,10 +29,11 @@ from perdure.schemas.errors import (
     TooLarge,
     Unavailable,
 )
-from perdure.streams import failpoints, kafka_fetch
-from perdure.streams.kafka import KafkaLog
-from perdure.streams.kafka_append import MAX_QUEUED_RECORDS, MAX_RECORD_BYTES, KafkaReceipt
-from perdure.streams.log import Bounds, Record, Topic
+from perdure.streams import failpoints
+from perdure.streams.log.base import Bounds, Record, Topic
+from perdure.streams.log.kafka import fetch
+from perdure.streams.log.kafka.log import KafkaLog
+from perdure.streams.log.kafka.queues import MAX_QUEUED_RECORDS, MAX_RECORD_BYTES, KafkaReceipt
 
 pytestmark = pytest.mark.kafka
 
@@ -300,7 +301,7 @@ async def without_its_topic(kafka: Kafka) -> AsyncIterator[tuple[KafkaLog, str, 
 
 def test_a_deleted_topic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody makes it anew: it ends the tail with `LogCorrupt`, not with silence, and so does a read."""
-    monkeypatch.setattr(kafka_fetch, "GONE_AFTER_S", 0.5)
+    monkeypatch.setattr(fetch, "GONE_AFTER_S", 0.5)
 
     async def story(kafka: Kafka) -> None:
         async with without_its_topic(kafka) as (log, name, error):
@@ -321,7 +322,7 @@ def test_a_deleted_topic_that_its_broker_makes_anew_is_named(
     kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As brokers do when a client asks of it: that ends the tail with `LogCorrupt` too."""
-    monkeypatch.setattr(kafka_fetch, "GONE_AFTER_S", 0.5)
+    monkeypatch.setattr(fetch, "GONE_AFTER_S", 0.5)
 
     async def story() -> None:
         async with without_its_topic(kafka) as (_, name, error):

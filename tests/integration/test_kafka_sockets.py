@@ -19,17 +19,18 @@ from tests.unit.test_sockets import OLD_GATEWAY, Room, socket
 from perdure.objects.durable import Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import FETCH, NOBODY, Command, sealed_record
-from perdure.streams import kafka_append, socket_watch
-from perdure.streams.beginning import live
-from perdure.streams.founding import found
-from perdure.streams.kafka import KafkaLog
-from perdure.streams.log import Record, Topic
-from perdure.streams.memory_store import MemoryStore
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.kafka import queues
+from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.opening import clock_ms
-from perdure.streams.owner import Owner
-from perdure.streams.owning import UNSEALED, OwnerState, Ports
-from perdure.streams.socket_watch import GatewayWatch
-from perdure.streams.tables import Tables
+from perdure.streams.owner import socket_watch
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.recovery import live
+from perdure.streams.owner.socket_watch import GatewayWatch
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.ports import UNSEALED, OwnerState, Ports
 
 pytestmark = pytest.mark.kafka
 SOCKETS = 40
@@ -90,7 +91,7 @@ def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
                     log.append(Topic.COMMANDS, 0, Record(*sealed_record(command, UNSEALED)))
                 await until(lambda: len(owner.tables.sockets("Thing/a")) == SOCKETS)
             monkeypatch.setattr(Doors, "holds", lambda self, name: False)
-            monkeypatch.setattr(kafka_append, "MAX_QUEUED_RECORDS", 1)
+            monkeypatch.setattr(queues, "MAX_QUEUED_RECORDS", 1)
             seen.clear()
             async with serving(log, seen, store) as owner:
                 await until(lambda: not owner.tables.sockets("Thing/a"))

@@ -15,8 +15,8 @@ import pytest
 import structlog
 from tests.process import serve
 
-from perdure.api import logs
-from perdure.api.scrub import Scrubber
+from perdure.api.telemetry import logs
+from perdure.api.telemetry.redact import Scrubber
 from perdure.schemas.config import Config
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

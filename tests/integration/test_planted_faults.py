@@ -18,9 +18,9 @@ from tests.integration.test_http import (
 )
 from tests.unit.test_http1 import HEAD_BYTES, Told
 
-from perdure.api import heads, http1
+from perdure.api.http1 import heads, parser
 from perdure.schemas.errors import LogCorrupt
-from perdure.streams import embedded_files
+from perdure.streams.log.embedded import records
 
 __all__ = ["door"]
 
@@ -49,7 +49,7 @@ def body_dropped_behind_an_offer() -> Any:
 
         return bodiless
 
-    return planted(http1, "read_request_head", read)
+    return planted(parser, "read_request_head", read)
 
 
 def head_bytes_counted_per_read() -> Any:
@@ -73,8 +73,8 @@ def head_bytes_counted_per_read() -> Any:
     @contextmanager
     def both() -> Iterator[None]:
         with (
-            planted(http1.RequestParser, "feed", fed),
-            planted(http1.RequestParser, "_look_at", look_at),
+            planted(parser.RequestParser, "feed", fed),
+            planted(parser.RequestParser, "_look_at", look_at),
         ):
             yield
 
@@ -134,5 +134,5 @@ def test_a_page_that_is_not_looked_at_is_noticed(tmp_path: Path, monkeypatch: py
     os.truncate(found.wal, found.starts[-1] + 3)
     with pytest.raises(LogCorrupt, match="were acknowledged"):
         run(nothing, found.path)
-    monkeypatch.setattr(embedded_files, "acked_in", lambda folder: 0)
+    monkeypatch.setattr(records, "acked_in", lambda folder: 0)
     run(nothing, found.path)

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from perdure.api.onewrite import PROBES, SPARE_CONNECTIONS
+from perdure.api.protocol.http import PROBES, SPARE_CONNECTIONS
 
 # A node's outside: answers at once, answers when told to, stops itself when told to.
 PROGRAM = """
 import asyncio, os, sys
 from perdure.api import server
-from perdure.api.onewrite import OneWriteProtocol
+from perdure.api.protocol.http import OneWriteProtocol
 from perdure.schemas.config import Config
 from perdure.schemas.errors import StorageFailed
 

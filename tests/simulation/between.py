@@ -17,7 +17,7 @@ from perdure.schemas.journal import Entry
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import UNAVAILABLE
 from perdure.schemas.sockets import CLOSE, FRAME_KIND, parse_frame
-from perdure.streams.log import Topic
+from perdure.streams.log.base import Topic
 from tests.simulation.oracle import Place, withdrawn
 from tests.simulation.sample import ALARM as ALARM_TAG
 from tests.simulation.sample import ONCE, PAID

@@ -13,9 +13,9 @@ from unittest.mock import ANY
 
 from msgspec.structs import replace
 
-from perdure.api.sockets import Sockets
+from perdure.api.sockets.registry import Sockets
+from perdure.objects import expiry_sweep
 from perdure.objects import state as state_module
-from perdure.objects import sweeping
 from perdure.objects.rpc import Method
 from perdure.objects.state import State
 from perdure.objects.turn import Outcome
@@ -24,28 +24,30 @@ from perdure.schemas.commands import ALARM, parse_admitted
 from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.schemas.sockets import FRAME_KIND
-from perdure.streams import beginning, committing, intake, moving, ringing
-from perdure.streams import calls as calls_module
-from perdure.streams import owner as owner_module
-from perdure.streams.alarms import AlarmClock
-from perdure.streams.inside import Inside
-from perdure.streams.journal import Batch, Journal
-from perdure.streams.layers import after
-from perdure.streams.log import Topic
-from perdure.streams.logtime import LogTime
-from perdure.streams.looking import objects_of
-from perdure.streams.mailbox import Resident, Turn
-from perdure.streams.owner import Owner
-from perdure.streams.reader import JournalReader, Position
-from perdure.streams.release import Release
-from perdure.streams.reruns import Reruns
-from perdure.streams.ringing import Ringing
-from perdure.streams.run_queue import RunQueue
-from perdure.streams.socket_watch import GatewayWatch
-from perdure.streams.sockets import GoneSockets
-from perdure.streams.source import Source
-from perdure.streams.tables import Tables
-from perdure.streams.turns import Turns
+from perdure.streams.journal.reader import JournalReader, Position
+from perdure.streams.journal.writer import Batch, Journal
+from perdure.streams.log.base import Topic
+from perdure.streams.log.log_time import LogTime
+from perdure.streams.owner import owner as owner_module
+from perdure.streams.owner import recovery
+from perdure.streams.owner.alarm_clock import AlarmClock
+from perdure.streams.owner.output import Release
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.socket_watch import GatewayWatch
+from perdure.streams.state.memtables import after
+from perdure.streams.state.object_scan import objects_of
+from perdure.streams.state.tables import Tables
+from perdure.streams.transfer import import_objects
+from perdure.streams.transfer.export_objects import Source
+from perdure.streams.turns import admission, alarm_turns, commit
+from perdure.streams.turns import calls as calls_module
+from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.reruns import Reruns
+from perdure.streams.turns.run_queue import RunQueue
+from perdure.streams.turns.runner import Turns
+from perdure.streams.turns.socket_events import GoneSockets
+from perdure.streams.turns.supervision.internal_faults import Inside
 
 
 @contextmanager
@@ -139,7 +141,7 @@ def claimed_again_by_itself() -> Any:
 
         return careless
 
-    return _instead(beginning, "_see_rivals", see_rivals)
+    return _instead(recovery, "_see_rivals", see_rivals)
 
 
 def claim_that_follows_nothing() -> Any:
@@ -148,7 +150,7 @@ def claim_that_follows_nothing() -> Any:
     def claim(true: Any) -> Callable[..., Claim]:
         return lambda uuid, node, host, pid, after, *others: true(uuid, node, host, pid, None, *others)
 
-    return _instead(beginning, "Claim", claim)
+    return _instead(recovery, "Claim", claim)
 
 
 def read_without_proof() -> Any:
@@ -249,7 +251,7 @@ def send_lost() -> Any:
 
         return careless
 
-    return _instead(beginning, "_let_out_again", let_out_again)
+    return _instead(recovery, "_let_out_again", let_out_again)
 
 
 def sends_of_a_turn_rolled_back() -> Any:
@@ -264,7 +266,7 @@ def sends_of_a_turn_rolled_back() -> Any:
 
         return careless
 
-    return _instead(committing, "entry_of", entry_of)
+    return _instead(commit, "entry_of", entry_of)
 
 
 def call_ids_collide() -> Any:
@@ -306,7 +308,7 @@ def alarms_that_were_not_done_begin_afresh() -> Any:
             true(name, row, now_ms, goes_on=goes_on), since=-1
         )
 
-    return _instead(ringing, "after_failure", concluded)
+    return _instead(alarm_turns, "after_failure", concluded)
 
 
 def calls_of_an_alarm_hang_on_its_command() -> Any:
@@ -328,7 +330,7 @@ def reruns_not_compared() -> Any:
 
 def copy_of_a_call_runs_again() -> Any:
     """A call whose caller asks again, since the answer or the caller was lost, is a call like any other."""
-    return _instead(intake, "_outcome_of_copy", lambda true: lambda turn, key, tables: None)
+    return _instead(admission, "_outcome_of_copy", lambda true: lambda turn, key, tables: None)
 
 
 def arguments_as_they_look() -> Any:
@@ -342,7 +344,7 @@ def seal_not_looked_at() -> Any:
     def parse(true: Any) -> Any:
         return lambda key, value, headers, seal=None, **others: parse_admitted(key, value, headers)
 
-    return _instead(intake, "parse_command", parse)
+    return _instead(admission, "parse_command", parse)
 
 
 def expired_value_seen() -> Any:
@@ -352,7 +354,7 @@ def expired_value_seen() -> Any:
 
 def swept_though_put_again() -> Any:
     """What was noted to expire goes, whatever was put since."""
-    return _instead(sweeping, "expiry_of", lambda true: lambda encoded: ANY)
+    return _instead(expiry_sweep, "expiry_of", lambda true: lambda encoded: ANY)
 
 
 def sweep_forgotten() -> Any:
@@ -445,27 +447,29 @@ def alarms_of_a_deleted_namespace_stay() -> Any:
 
 def step_journaled_at_each_start() -> Any:
     """An owner that begins appends the last step of the configuration, whether or not it is there."""
-    return _instead(beginning, "missing", lambda true: lambda done, steps: true(done, steps) or steps[-1:])
+    return _instead(recovery, "missing", lambda true: lambda done, steps: true(done, steps) or steps[-1:])
 
 
 def what_a_cut_copy_left_stays() -> Any:
     """What moved in before a crash is not emptied before all moves in once more."""
-    return _instead(moving, "objects_of", lambda true: lambda *place: iter(()))
+    return _instead(import_objects, "objects_of", lambda true: lambda *place: iter(()))
 
 
 def cut_copy_taken_for_whole() -> Any:
     """An owner that finds objects of the namespace takes them for all that were to come."""
 
     def move_in(true: Any) -> Any:
-        async def content(to: moving.Destination, step: Any, namespace: str) -> moving.MovedIn:
+        async def content(
+            to: import_objects.Destination, step: Any, namespace: str
+        ) -> import_objects.MovedIn:
             if any(objects_of(to.tables, namespace, "", None)):
-                return moving.MovedIn(to.tables.reader.offset, whole=True, found=True)
-            come: moving.MovedIn = await true(to, step, namespace)
+                return import_objects.MovedIn(to.tables.reader.offset, whole=True, found=True)
+            come: import_objects.MovedIn = await true(to, step, namespace)
             return come
 
         return content
 
-    return _instead(beginning, "move_in", move_in)
+    return _instead(recovery, "move_in", move_in)
 
 
 def moved_into_each_partition() -> Any:
@@ -612,4 +616,4 @@ BUGS = (
     age_by_a_local_clock,
 )
 
-__all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "beginning"]
+__all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "recovery"]

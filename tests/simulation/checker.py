@@ -22,15 +22,15 @@ from perdure.schemas.journal import NO_COMMAND, Claim, Entry, EntryRecord, Migra
 from perdure.schemas.keys import name_of, namespace_of, object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import UNAVAILABLE, Reply
-from perdure.streams.log import Topic
-from perdure.streams.logtime import SKEW_MS
-from perdure.streams.memory import MemoryBroker
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owner import Owner
-from perdure.streams.owning import UNSEALED
-from perdure.streams.reader import JournalReader
-from perdure.streams.rows import HOUR_MS, WINDOW_HOURS
-from perdure.streams.tables import Tables
+from perdure.streams.journal.reader import JournalReader
+from perdure.streams.log.base import Topic
+from perdure.streams.log.log_time import SKEW_MS
+from perdure.streams.log.memory.log import MemoryBroker
+from perdure.streams.owner.owner import Owner
+from perdure.streams.state.rows import HOUR_MS, WINDOW_HOURS
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.ports import UNSEALED
 from tests.simulation.between import check_calls_and_sends, check_frame_records, check_frames
 from tests.simulation.oracle import Lease, Model, Place, apply, seen, withdrawn
 from tests.simulation.sample import LEASE, MARK, OLD

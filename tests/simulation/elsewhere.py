@@ -12,10 +12,10 @@ from perdure.schemas.keys import object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, Reply
 from perdure.schemas.values import encode_value
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.reader import Position
-from perdure.streams.source import Source
-from perdure.streams.tables import Tables
+from perdure.streams.journal.reader import Position
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.transfer.export_objects import Source
 
 THERE = "There"  # the namespace over there
 PARTITIONS = 2

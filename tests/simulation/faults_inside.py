@@ -15,7 +15,7 @@ from perdure.schemas.alarms import TTL
 from perdure.schemas.commands import ALARM, FETCH, Command
 from perdure.schemas.errors import BadReply, FailedInside
 from perdure.schemas.journal import Entry
-from perdure.streams.mailbox import Turn
+from perdure.streams.turns.activation import Turn
 from tests.planted import BEFORE, FROM_THEN_ON, OF_ALARMS, STEPS, Planted, planted
 from tests.simulation.sample import SPEAKING
 

@@ -16,7 +16,7 @@ from perdure.schemas.journal import Entry
 from perdure.schemas.replies import FAILED, REFUSED, UNAVAILABLE
 from perdure.schemas.sockets import CLOSE, CLOSED, TEXT, number_of, parse_frame, upgrade_of
 from perdure.schemas.values import decode_value
-from perdure.streams.owning import UNSEALED
+from perdure.streams.turns.ports import UNSEALED
 from tests.simulation.faults_inside import met_one
 from tests.simulation.sample import LEASE, MARK, PAID, SHOUTS, TTLS_S
 

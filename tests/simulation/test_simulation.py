@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from perdure.schemas.errors import PerdureError
-from perdure.streams.folding import GC_THRESHOLD
+from perdure.streams.state.fold import GC_THRESHOLD
 from tests.simulation.bugs import BUGS
 from tests.simulation.faults_inside import EVERYWHERE
 from tests.simulation.world import COMMANDS, Run

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from perdure.api.gateway import Answer, Waiting
-from perdure.api.sockets import Sockets
+from perdure.api.sockets.registry import Sockets
 from perdure.schemas.errors import OutcomeUnknown
 from perdure.schemas.keys import partition_of
 from perdure.schemas.sockets import CLOSED, MESSAGE, TEXT
@@ -18,7 +18,7 @@ _HEAD_BYTES = 2  # of a frame as a server sends it, under 126 bytes of data
 
 
 class Wire:
-    """One connection, as api/websocket.py makes one; `got` is what was sent: (position, text or close)."""
+    """One connection, as api/protocol/websocket.py makes one; `got` is what was sent: (position, text or close)."""
 
     def __init__(self, node: Node, sockets: Sockets, key: str) -> None:
         self.node = node
@@ -69,7 +69,7 @@ class Wire:
         self.sockets.closed(self.number)
         self.ended()
 
-    # See `perdure.api.sockets.Connection`
+    # See `perdure.api.sockets.registry.Connection`
 
     def write(self, data: bytes) -> None:
         self._sent(data[_HEAD_BYTES:].decode())

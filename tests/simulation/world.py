@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from perdure.api.gateway import Answer, Gateway, Waiting
-from perdure.api.sockets import Sockets
+from perdure.api.sockets.registry import Sockets
 from perdure.objects.durable import Binding, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import CALL, FETCH, NOBODY, Command, call_body, command_record, sealed_record
@@ -33,20 +33,22 @@ from perdure.schemas.keys import partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.schemas.seal import Seal
-from perdure.streams import failpoints, moving, reruns, source
-from perdure.streams.beginning import live
-from perdure.streams.founding import found
-from perdure.streams.log import Record, Topic
-from perdure.streams.mailbox import Turn
-from perdure.streams.memory import Faults, MemoryBroker, MemoryLog
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owner import Owner
-from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
-from perdure.streams.reruns import Reruns
-from perdure.streams.run_queue import SLICE_S
-from perdure.streams.socket_watch import SILENT_S, GatewayWatch
-from perdure.streams.tables import Tables
-from perdure.streams.virtual import VirtualLoop
+from perdure.streams import failpoints
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.memory.log import Faults, MemoryBroker, MemoryLog
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.recovery import live
+from perdure.streams.owner.socket_watch import SILENT_S, GatewayWatch
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.transfer import export_objects, import_objects
+from perdure.streams.turns import reruns
+from perdure.streams.turns.activation import Turn
+from perdure.streams.turns.ports import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.turns.reruns import Reruns
+from perdure.streams.turns.run_queue import SLICE_S
+from perdure.streams.virtual_time import VirtualLoop
 from tests.simulation.between import check_frames
 from tests.simulation.checker import Auditor, Told, check
 from tests.simulation.elsewhere import Elsewhere, Way
@@ -387,7 +389,10 @@ class Run:
         failpoints.on_hit(_on_hit)
         try:
             # small, so that what moves in takes several entries, and several batches
-            small = patch.object(source, "ENTRY_BYTES", 60), patch.object(moving, "BATCH_BYTES", 400)
+            small = (
+                patch.object(export_objects, "ENTRY_BYTES", 60),
+                patch.object(import_objects, "BATCH_BYTES", 400),
+            )
             with small[0], small[1], self._noted(), faults_inside(self):
                 self.loop.run_until_complete(self._main())
         except Exception as error:

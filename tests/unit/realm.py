@@ -23,18 +23,18 @@ from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import OK, Reply
 from perdure.schemas.values import decode_value
-from perdure.streams.beginning import live
-from perdure.streams.founding import found
-from perdure.streams.log import LogRecord, Record, Topic
-from perdure.streams.makers import Makers
-from perdure.streams.memory import MemoryLog
-from perdure.streams.memory_broker import Faults, MemoryBroker
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owner import Owner
-from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
-from perdure.streams.socket_watch import GatewayWatch
-from perdure.streams.tables import Tables
-from perdure.streams.virtual import VirtualLoop
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.log.base import LogRecord, Record, Topic
+from perdure.streams.log.memory.broker import Faults, MemoryBroker
+from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.recovery import live
+from perdure.streams.owner.socket_watch import GatewayWatch
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.object_quotas import Makers
+from perdure.streams.turns.ports import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.virtual_time import VirtualLoop
 
 
 class Doors:

@@ -20,17 +20,17 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.schemas.sockets import Frame, parse_frame
 from perdure.schemas.values import decode_value
-from perdure.streams.beginning import live
-from perdure.streams.founding import found
-from perdure.streams.log import Headers, LogRecord, Record, Topic
-from perdure.streams.memory import MemoryLog
-from perdure.streams.memory_broker import Faults, MemoryBroker
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owner import Owner
-from perdure.streams.owning import UNSEALED, Bounds, OwnerState, Ports
-from perdure.streams.socket_watch import GatewayWatch
-from perdure.streams.tables import Tables
-from perdure.streams.virtual import VirtualLoop
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.log.base import Headers, LogRecord, Record, Topic
+from perdure.streams.log.memory.broker import Faults, MemoryBroker
+from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.recovery import live
+from perdure.streams.owner.socket_watch import GatewayWatch
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.ports import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.virtual_time import VirtualLoop
 
 GATEWAY = "0/gateway.g1"
 START_MS = 1_700_000_000_000

@@ -15,12 +15,12 @@ from jwt.algorithms import RSAAlgorithm
 from tests.unit.reign import Reign, story
 
 from perdure.api import server
-from perdure.api.access import Access, bearer_of, need_of_object, need_of_page, ticket_in
+from perdure.api.access.guard import Access, bearer_of, need_of_object, need_of_page, ticket_in
+from perdure.api.access.jwks import FRESH_S, MIN_INTERVAL_S, STALE_S, Keyring, keys_in
+from perdure.api.access.quotas import Quotas
+from perdure.api.access.tickets import TICKET_S, Tickets
 from perdure.api.gateway import Gateway, Waiting
-from perdure.api.jwks import FRESH_S, MIN_INTERVAL_S, STALE_S, Keyring, keys_in
 from perdure.api.problems import problem_of
-from perdure.api.quotas import Quotas
-from perdure.api.tickets import TICKET_S, Tickets
 from perdure.objects.durable import DurableObject
 from perdure.schemas.access import (
     KNOWN,
@@ -47,8 +47,8 @@ from perdure.schemas.errors import (
     Unavailable,
 )
 from perdure.schemas.seal import Seal
-from perdure.streams.log import Record, Topic
-from perdure.streams.owning import UNSEALED  # of the owners of these stories
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.turns.ports import UNSEALED  # of the owners of these stories
 
 HASH = "0" * 64
 TOKENS = f'[[tokens]]\nname = "shop"\nsha256 = "{HASH}"\nscopes = ["call:Cart", "metrics"]\n'

@@ -9,14 +9,14 @@ import pytest
 from tests.unit.reign import Reign, story
 from tests.unit.test_owner import Thing, code, result
 
-from perdure.api.admin_views import memory, state, summary
+from perdure.api.admin.views import memory, state, summary
 from perdure.schemas.admin import DELETE, PAUSE, REDRIVE, RESUME, SKIP, Asked
 from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
 from perdure.schemas.config import Config, Limits
 from perdure.schemas.errors import Unavailable
 from perdure.schemas.replies import Reply
-from perdure.streams.log import Record, Topic
-from perdure.streams.residence import half_of_memory
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.turns.eviction import half_of_memory
 
 
 async def act(reign: Reign, name: str, what: str, at: str = "") -> Reply:

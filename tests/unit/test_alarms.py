@@ -17,9 +17,9 @@ from perdure.schemas.alarms import parse_ring
 from perdure.schemas.commands import ALARM, parse_command
 from perdure.schemas.errors import Refusal, StorageFailed
 from perdure.schemas.replies import FAILED, OK, Reply
-from perdure.streams.log import Topic
-from perdure.streams.memory_broker import Faults
-from perdure.streams.owning import Bounds
+from perdure.streams.log.base import Topic
+from perdure.streams.log.memory.broker import Faults
+from perdure.streams.turns.ports import Bounds
 
 HOUR_MS = 3_600_000
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])

@@ -20,9 +20,9 @@ from perdure.objects.durable import DurableObject
 from perdure.schemas.alarms import RETIME, parse_ring
 from perdure.schemas.commands import parse_admitted
 from perdure.schemas.effects import AlarmRow
-from perdure.streams.alarms import BATCH, WAITING
-from perdure.streams.log import Topic
-from perdure.streams.logtime import SKEW_MS
+from perdure.streams.log.base import Topic
+from perdure.streams.log.log_time import SKEW_MS
+from perdure.streams.owner.alarm_clock import BATCH, WAITING
 
 HOURLY = "0 * * * *"
 MINUTE_MS = 60_000

@@ -25,8 +25,8 @@ from perdure.schemas.replies import (
     error_reply,
     reply_record,
 )
-from perdure.streams.entries import dead_letter
-from perdure.streams.log import LogRecord
+from perdure.streams.log.base import LogRecord
+from perdure.streams.turns.entries import dead_letter
 
 
 class Cart(DurableObject):

@@ -17,7 +17,7 @@ from perdure.objects.sockets import WebSocket
 from perdure.schemas.errors import Refusal, Unavailable
 from perdure.schemas.replies import FAILED, OK
 from perdure.schemas.sockets import CLOSED, MESSAGE
-from perdure.streams.memory_broker import Faults
+from perdure.streams.log.memory.broker import Faults
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 

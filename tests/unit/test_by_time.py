@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.streams import by_time
-from perdure.streams.by_time import NEAR, first_since
-from perdure.streams.log import Log, LogRecord, Stamped, Topic
+from perdure.streams.log import time_search
+from perdure.streams.log.base import Log, LogRecord, Stamped, Topic
+from perdure.streams.log.time_search import NEAR, first_since
 
 LATEST_MS = 1_000
 WRONG_MS = 1_000_000
@@ -45,7 +45,7 @@ class Stamps:
         return None
 
 
-def found_at(stamps: Stamps, time_ms: int, took: Any = by_time._free) -> int:
+def found_at(stamps: Stamps, time_ms: int, took: Any = time_search._free) -> int:
     log = cast(Log, stamps)
     end = len(stamps.times_ms)
     return asyncio.run(first_since(log, Topic.COMMANDS, 0, 0, end, time_ms, LATEST_MS, took))
@@ -69,7 +69,7 @@ def test_no_record_that_is_young_enough_lies_before_what_is_found(
     young = [at for at, each in enumerate(times_ms) if each is not None and time_ms <= each <= LATEST_MS]
     first = young[0] if young else len(times_ms)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(by_time, "NEAR", near)
+        patched.setattr(time_search, "NEAR", near)
         at = found_at(Stamps(times_ms, exclusive=exclusive), time_ms)
     assert at <= first
     if all(what == "true" for _, what in steps):

@@ -26,13 +26,13 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.journal import Entry, EntryRecord, NoOp, decode_record, in_runs
 from perdure.schemas.replies import FAILED, OK, REFUSED, UNAVAILABLE, Reply
-from perdure.streams.callrows import BLOCK
-from perdure.streams.exchange import Call
-from perdure.streams.log import Topic
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owning import Bounds, OwnerState
-from perdure.streams.reader import Position
-from perdure.streams.tables import Tables
+from perdure.streams.journal.reader import Position
+from perdure.streams.log.base import Topic
+from perdure.streams.state.answered_calls import BLOCK
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.pending_calls import Call
+from perdure.streams.turns.ports import Bounds, OwnerState
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 

@@ -14,14 +14,14 @@ from perdure.schemas.commands import CALL, Command, call_body, payload_hash, sea
 from perdure.schemas.errors import Refusal, Unavailable
 from perdure.schemas.journal import Entry, NoOp
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply
-from perdure.streams.exchange import Call, Exchange
-from perdure.streams.log import LogRecord, Record, Topic
-from perdure.streams.mailbox import Turn
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owning import UNSEALED
-from perdure.streams.reader import Position
-from perdure.streams.rows import HOUR_MS, STEP_MS, WINDOW_HOURS
-from perdure.streams.tables import Tables
+from perdure.streams.journal.reader import Position
+from perdure.streams.log.base import LogRecord, Record, Topic
+from perdure.streams.state.rows import HOUR_MS, STEP_MS, WINDOW_HOURS
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.activation import Turn
+from perdure.streams.turns.pending_calls import Call, Exchange
+from perdure.streams.turns.ports import UNSEALED
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 

@@ -12,7 +12,7 @@ from tests.unit.realm import Chaos, Realm, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.journal import Entry
-from perdure.streams import callrows
+from perdure.streams.state import answered_calls
 
 NAMES = [f"n{n}" for n in range(6)]
 
@@ -46,7 +46,7 @@ def test_each_call_and_send_took_effect_once(
 
     async def told(realm: Realm) -> None:
         random = Random(seed)
-        monkeypatch.setattr(callrows, "BLOCK", 4)  # so that marks are passed in a short story
+        monkeypatch.setattr(answered_calls, "BLOCK", 4)  # so that marks are passed in a short story
         realm.broker.faults = realm.faults = chaos = Chaos(random, lost=0.04, never=0.03, late=0.03)
         for n in range(40):
             a, b, c = random.sample(NAMES, 3)

@@ -26,8 +26,8 @@ from tests.unit.realm import Chaos, Realm, story
 from perdure.schemas.errors import KeyConflict, PerdureError
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
 from perdure.schemas.values import decode_value
-from perdure.streams import callrows
-from perdure.streams.owning import Bounds
+from perdure.streams.state import answered_calls
+from perdure.streams.turns.ports import Bounds
 
 PAYEES = [f"p{n}" for n in range(5)]
 MIDDLE = [f"m{n}" for n in range(3)]
@@ -131,7 +131,7 @@ def tell(seed: int, *, shared: bool) -> None:
         stands = sum(reply is not None and reply.outcome == OK for reply in client.told.values())
         assert stands > 4, (client.told, client.times)
 
-    with patch.object(callrows, "BLOCK", 4):  # so that marks are passed in a short story
+    with patch.object(answered_calls, "BLOCK", 4):  # so that marks are passed in a short story
         story(Planned, told, shared=shared, bounds=Bounds(mailbox=4))
 
 

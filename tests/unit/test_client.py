@@ -250,7 +250,7 @@ def test_the_client_loads_no_server() -> None:
     """Whoever only asks pays for no RocksDB and no HTTP server."""
     program = (
         "import sys, perdure; perdure.connect('http://x'); "
-        "print([name for name in ('rocksdict', 'uvicorn', 'perdure.streams', 'perdure.api.http') if name in sys.modules])"
+        "print([name for name in ('rocksdict', 'uvicorn', 'perdure.streams', 'perdure.api.door.http') if name in sys.modules])"
     )
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -19,8 +19,8 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_record
 from perdure.schemas.replies import OK, UNAVAILABLE, Reply
-from perdure.streams.log import Record
-from perdure.streams.logtime import SKEW_MS
+from perdure.streams.log.base import Record
+from perdure.streams.log.log_time import SKEW_MS
 
 HOUR_MS = 3_600_000
 YEAR_MS = 365 * 24 * HOUR_MS

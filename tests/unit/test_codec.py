@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from perdure.api.client.answers import Answer, result_of
 from perdure.api.client.asking import Options, a_call
-from perdure.api.http import _call_of
+from perdure.api.door.http import _call_of
 from perdure.objects import wire
 from perdure.objects.codec import Codec, Unfit
 from perdure.objects.durable import DurableObject, Env

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from perdure.api.http import HttpDoor
+from perdure.api.door.http import HttpDoor
 from perdure.schemas.commands import (
     ALARM,
     CALL,

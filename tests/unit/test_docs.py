@@ -11,8 +11,8 @@ from typing import Any
 from tests.unit.reign import Reign, story
 
 from perdure.api.gateway import Gateway
-from perdure.api.metrics import exposition
 from perdure.api.problems import STATUS, problem_of, problem_of_reply
+from perdure.api.telemetry.metrics import exposition
 from perdure.objects.durable import DurableObject
 from perdure.objects.registry import Registry
 from perdure.schemas import errors

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.reign import Reign, story
 
 from perdure.api.gateway import Gateway, Waiting
-from perdure.api.sockets import BEAT_S, SOCKETS, Sockets
+from perdure.api.sockets.registry import BEAT_S, SOCKETS, Sockets
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
 from perdure.objects.sockets import WebSocket
@@ -26,10 +26,10 @@ from perdure.schemas.sockets import (
     TEXT,
     frame_out,
 )
-from perdure.streams.log import LogRecord, Topic
-from perdure.streams.memory_broker import Faults
-from perdure.streams.owning import UNSEALED, OwnerState
-from perdure.streams.socket_watch import SILENT_S
+from perdure.streams.log.base import LogRecord, Topic
+from perdure.streams.log.memory.broker import Faults
+from perdure.streams.owner.socket_watch import SILENT_S
+from perdure.streams.turns.ports import UNSEALED, OwnerState
 
 
 class Wire:

@@ -16,9 +16,9 @@ from perdure.schemas.commands import FETCH, NOBODY, Command, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import LogCorrupt, Unavailable
 from perdure.schemas.sockets import ENDED_KIND, HEARTBEAT_KIND, socket_id
-from perdure.streams.log import Record, Topic
-from perdure.streams.owning import UNSEALED
-from perdure.streams.socket_watch import SILENT_S, GatewayWatch
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.owner.socket_watch import SILENT_S, GatewayWatch
+from perdure.streams.turns.ports import UNSEALED
 
 GATEWAYS = ("0/gateway.g0", "0/gateway.g1", "1/gateway.g2")
 

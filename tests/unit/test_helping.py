@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.streams.helping import shares
+from perdure.streams.rebuild.coordinator import shares
 
 
 @given(st.dictionaries(st.integers(0, 30), st.integers(0, 1_000)), st.integers(1, 5))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.api.heads import Invalid
-from perdure.api.http1 import CHUNK_LINE_MAX, RequestParser
+from perdure.api.http1.heads import Invalid
+from perdure.api.http1.parser import CHUNK_LINE_MAX, RequestParser
 
 HEAD_BYTES = 300
 HOST = b"Host: x\r\n"

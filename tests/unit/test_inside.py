@@ -13,8 +13,8 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import PartitionBroken
 from perdure.schemas.replies import FAILED, OK, Reply
-from perdure.streams.beginning import live
-from perdure.streams.owning import OwnerState
+from perdure.streams.owner.recovery import live
+from perdure.streams.turns.ports import OwnerState
 
 
 class Thing(DurableObject):
@@ -120,7 +120,7 @@ def test_a_fault_that_comes_again_where_the_failure_is_journaled_is_answered_all
 
     async def told(reign: Reign) -> None:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("perdure.streams.committing.entry_of", _raising)
+            patched.setattr("perdure.streams.turns.commit.entry_of", _raising)
             assert said(await reign.call("a", "add", client_key="k")) == (FAILED, "internal-error")
         assert len(reign.errors) == 2
         planted_ones(reign)
@@ -166,7 +166,7 @@ def test_a_fault_while_a_partition_begins_stops_that_partition() -> None:
     async def told(reign: Reign) -> None:
         await reign.end()
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("perdure.streams.beginning._check_bounds", _raising)
+            patched.setattr("perdure.streams.owner.recovery._check_bounds", _raising)
             await reign.begin(OwnerState.STOPPED)
         await reign.living
         assert isinstance(reign.owner.error, PartitionBroken)
@@ -181,7 +181,7 @@ def test_a_fault_in_an_act_of_administration_fails_that_act() -> None:
     async def told(reign: Reign) -> None:
         from perdure.schemas.admin import PAUSE
         from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
-        from perdure.streams.log import Record
+        from perdure.streams.log.base import Record
 
         asked = Command("Thing/a", ADMIN, PAUSE, "", (), b"", "id", LOCAL)
         with planted_once("an act of administration") as hit:

@@ -12,7 +12,7 @@ from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v6, Produce
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.streams.kafka_wire import Fetch, Produce
+from perdure.streams.log.kafka.wire import Fetch, Produce
 
 NEW = {0: (3, 12), 1: (4, 17)}  # the versions of a broker: of produce, of fetch
 OLD = {0: (0, 6), 1: (0, 10)}

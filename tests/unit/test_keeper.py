@@ -10,8 +10,8 @@ from tests.unit.reign import HOUR_MS, Reign, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import LogUnreachable
-from perdure.streams.keeper import TRIM_EVERY_S, Keeper
-from perdure.streams.log import Bounds, Stamped, Topic
+from perdure.streams.log.base import Bounds, Stamped, Topic
+from perdure.streams.owner.maintenance import TRIM_EVERY_S, Keeper
 
 YEAR_MS = 365 * 24 * HOUR_MS
 

@@ -13,9 +13,9 @@ from perdure.objects.durable import DurableObject
 from perdure.objects.listing import MAX_LISTED
 from perdure.schemas.journal import EntryRecord, decode_record
 from perdure.schemas.replies import OK, Reply
-from perdure.streams.log import Topic
-from perdure.streams.rocks_store import RocksStore
-from perdure.streams.store import Range
+from perdure.streams.log.base import Topic
+from perdure.streams.store.base import Range
+from perdure.streams.store.rocks import RocksStore
 
 NAMES, EACH = 100_000, 10_000
 SMALL_BYTES = 300

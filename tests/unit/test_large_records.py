@@ -15,10 +15,10 @@ from perdure.schemas.admin import decode_record
 from perdure.schemas.commands import record_hash
 from perdure.schemas.errors import MalformedCommand, OutcomeUnknown, StorageFailed
 from perdure.schemas.journal import NO_CHAIN, encode_entry, encode_raw_entry
-from perdure.streams import beginning
-from perdure.streams.entries import CUT_BYTES, FIELD_BYTES, WHOLE_BYTES, dead_letter, parked_change
-from perdure.streams.log import LogRecord, Record, Topic, size_bytes
-from perdure.streams.owning import Bounds, OwnerState
+from perdure.streams.log.base import LogRecord, Record, Topic, size_bytes
+from perdure.streams.owner import recovery
+from perdure.streams.turns.entries import CUT_BYTES, FIELD_BYTES, WHOLE_BYTES, dead_letter, parked_change
+from perdure.streams.turns.ports import Bounds, OwnerState
 
 BROKER_BYTES = 10 << 20
 MIB = 1 << 20
@@ -158,7 +158,7 @@ def test_what_can_never_be_appended_stops_its_partition() -> None:
 
 def test_a_reign_that_lasted_begins_the_back_off_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost append after a long reign costs a short pause, however many there were before."""
-    monkeypatch.setattr(beginning, "LASTING_S", 0.0)
+    monkeypatch.setattr(recovery, "LASTING_S", 0.0)
 
     async def told(reign: Reign) -> None:
         for n in range(12):

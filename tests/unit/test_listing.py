@@ -17,9 +17,9 @@ from perdure.objects.state import State
 from perdure.schemas.errors import ObjectError, StorageFailed
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import OK, Reply
-from perdure.streams.mailbox import Resident
-from perdure.streams.rocks_store import RocksStore
-from perdure.streams.tables import Tables
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.rocks import RocksStore
+from perdure.streams.turns.activation import Resident
 
 
 def in_turn(values: dict[str, Any], handler: Callable[[State], Awaitable[None]]) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from perdure.schemas.commands import Command
-from perdure.streams.log import LogRecord
-from perdure.streams.logtime import SKEW_MS, LogTime, log_time
+from perdure.streams.log.base import LogRecord
+from perdure.streams.log.log_time import SKEW_MS, LogTime, log_time
 
 HOUR_MS = 3_600_000
 YEAR_MS = 365 * 24 * HOUR_MS

@@ -13,9 +13,18 @@ from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_re
 from perdure.schemas.errors import Unavailable
 from perdure.schemas.journal import Entry, EntryRecord, encode_chained
 from perdure.schemas.replies import OK, Reply
-from perdure.streams import lookup
-from perdure.streams.log import Record, Topic
-from perdure.streams.lookup import BURST_S, NEAR, RECORDS_PER_S, WAITING_MAX, Found, Pace, look_up, time_in
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.owner import command_status
+from perdure.streams.owner.command_status import (
+    BURST_S,
+    NEAR,
+    RECORDS_PER_S,
+    WAITING_MAX,
+    Found,
+    Pace,
+    look_up,
+    time_in,
+)
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 
@@ -114,7 +123,7 @@ def test_records_stamped_by_a_clock_that_was_ahead_hide_no_others(shared: bool) 
 
 def test_past_its_bound_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that there is no such command."""
-    monkeypatch.setattr(lookup, "SCAN", 5)
+    monkeypatch.setattr(command_status, "SCAN", 5)
 
     async def told(reign: Reign) -> None:
         await reign.told(*(send(reign, f"id{n}", "add") for n in range(20)))
@@ -267,7 +276,7 @@ def test_all_that_one_look_up_reads_counts_towards_its_bound(monkeypatch: pytest
             await asyncio.sleep(0.1)
         then_ms = reign.clock_ms() - 200
         assert await found(reign, "id59", then_ms) is not None
-        monkeypatch.setattr(lookup, "SCAN", 50)
+        monkeypatch.setattr(command_status, "SCAN", 50)
         with pytest.raises(Unavailable, match="gave up"):
             await found(reign, "made up", then_ms)
 

@@ -15,12 +15,12 @@ from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.commands import ADMIN, CALL, LOCAL, NOBODY, Command, call_body, sealed_record
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
-from perdure.streams.log import Record, Topic
-from perdure.streams.makers import Makers
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owning import UNSEALED, Bounds
-from perdure.streams.tables import Tables
-from perdure.streams.turns import FIRST_TRY_AGAIN_S
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.object_quotas import Makers
+from perdure.streams.turns.ports import UNSEALED, Bounds
+from perdure.streams.turns.runner import FIRST_TRY_AGAIN_S
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 

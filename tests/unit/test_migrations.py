@@ -18,12 +18,12 @@ from perdure.schemas.journal import Claim, Migration, decode_record, encode_chai
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import REJECTED
 from perdure.streams import failpoints
-from perdure.streams import tables as tables_module
-from perdure.streams.log import Record, Topic
-from perdure.streams.memory_broker import Faults
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.owning import OwnerState
-from perdure.streams.tables import Tables
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.memory.broker import Faults
+from perdure.streams.state import tables as tables_module
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.ports import OwnerState
 
 V1 = Step("v1", created=(("Thing", "Thing"), ("Old", "Old")))
 V2 = Step("v2", renamed=(("Thing", "Better"),))

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from perdure import DurableObject, Request, Response
-from perdure.api.access import Access
+from perdure.api.access.guard import Access
 from perdure.api.node import Node
 from perdure.api.openapi.document import document
 from perdure.api.openapi.errors import CODES, OF_OBJECTS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.api.origins import Origins
+from perdure.api.access.origins import Origins
 from perdure.api.pages import Refused
 from perdure.schemas.config import Config
 

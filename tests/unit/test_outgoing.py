@@ -11,7 +11,7 @@ import pytest
 from tests.unit.realm import Realm, story
 
 from perdure import FetchFailed, fetch
-from perdure.api.outgoing import Outgoing
+from perdure.api.worker.outgoing import Outgoing
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import FetchedResponse
 from perdure.objects.outgoing import outside
@@ -20,7 +20,7 @@ from perdure.objects.turn import response_reply
 from perdure.schemas.errors import FetchTimedOut, FetchTooLarge, TurnEnded
 from perdure.schemas.journal import EntryRecord, decode_record
 from perdure.schemas.replies import OK, Pairs
-from perdure.streams.log import Topic
+from perdure.streams.log.base import Topic
 
 # From a turn
 

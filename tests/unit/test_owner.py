@@ -14,10 +14,10 @@ from perdure.objects.overlay import current_turn
 from perdure.schemas.errors import Overloaded, Refusal, TurnEnded
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply, parse_reply
-from perdure.streams.log import LogRecord, Topic
-from perdure.streams.memory_broker import Faults
-from perdure.streams.owner import Owner
-from perdure.streams.owning import Bounds
+from perdure.streams.log.base import LogRecord, Topic
+from perdure.streams.log.memory.broker import Faults
+from perdure.streams.owner.owner import Owner
+from perdure.streams.turns.ports import Bounds
 
 
 class Thing(DurableObject):

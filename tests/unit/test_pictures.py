@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from perdure.streams.owning import OwnerState
+from perdure.streams.turns.ports import OwnerState
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXTS = sorted((DOCS / "pictures").glob("*.d2"))

@@ -9,11 +9,11 @@ import pytest
 from tests.unit.realm import Realm, story
 
 from perdure.api.gateway import Gateway
-from perdure.api.outgoing import Outgoing
-from perdure.api.worker import Worker
+from perdure.api.worker.outgoing import Outgoing
+from perdure.api.worker.worker import Worker
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
-from perdure.objects.placing import PLACE
+from perdure.objects.location import PLACE
 from perdure.schemas.errors import Refusal
 from perdure.schemas.replies import REFUSED
 

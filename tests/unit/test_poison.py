@@ -15,14 +15,14 @@ from perdure.objects.overlay import current_turn
 from perdure.schemas.commands import LOCAL, NOBODY
 from perdure.schemas.errors import DataDirError
 from perdure.schemas.replies import PARKED
-from perdure.streams.log import Topic
-from perdure.streams.owning import Bounds
-from perdure.streams.poison import CHARGES, PoisonPage, place_of, word_of
+from perdure.streams.log.base import Topic
+from perdure.streams.turns.ports import Bounds
+from perdure.streams.turns.supervision.crash_marker import CHARGES, PoisonPage, place_of, word_of
 
 DIES = """
 import sys, os, signal
 from pathlib import Path
-from perdure.streams.poison import PoisonPage, word_of
+from perdure.streams.turns.supervision.crash_marker import PoisonPage, word_of
 page = PoisonPage(Path(sys.argv[1]))
 page.now[0] = 0 if sys.argv[2] == "-" else word_of(int(sys.argv[2]), int(sys.argv[3]))
 os.kill(os.getpid(), signal.SIGKILL)

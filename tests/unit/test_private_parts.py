@@ -10,9 +10,9 @@ import pytest
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from perdure.api.direct import DirectProtocol
-from perdure.api.onewrite import OneWriteProtocol
-from perdure.streams.virtual import VirtualLoop
+from perdure.api.protocol.fast_path import DirectProtocol
+from perdure.api.protocol.http import OneWriteProtocol
+from perdure.streams.virtual_time import VirtualLoop
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="3.12 has eager tasks")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.streams.beginning import _count_as_let_out
-from perdure.streams.progress import WORD_BITS, WORD_BYTES, Watermark
+from perdure.streams.owner.recovery import _count_as_let_out
+from perdure.streams.state.offsets import WORD_BITS, WORD_BYTES, Watermark
 
 ADDS = st.lists(
     st.integers(0, 40).map(lambda at: (at, 1)) | st.tuples(st.integers(0, 40), st.integers(0, 12)),

@@ -17,7 +17,7 @@ from perdure.schemas.journal import (
     encode_unchained,
 )
 from perdure.schemas.replies import Reply
-from perdure.streams.reader import JournalReader, Position
+from perdure.streams.journal.reader import JournalReader, Position
 
 HEADER = encode_unchained(Header("app", "uuid", 0, 1))
 

@@ -15,10 +15,10 @@ from perdure.objects.http import Request, Response
 from perdure.schemas.commands import FETCH, Command, sealed_record
 from perdure.schemas.errors import Unavailable
 from perdure.schemas.replies import parse_reply
-from perdure.streams.log import Record, Topic
-from perdure.streams.memory import MemoryLog
-from perdure.streams.owning import UNSEALED
-from perdure.streams.release import RESENT_AT_ONCE
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.owner.output import RESENT_AT_ONCE
+from perdure.streams.turns.ports import UNSEALED
 
 
 class Thing(DurableObject):

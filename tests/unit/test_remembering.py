@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.schemas.remembering import Remembered
+from perdure.schemas.cache import Remembered
 
 
 def asked_of(most: int) -> tuple[Remembered[int, int], list[int]]:

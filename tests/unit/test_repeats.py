@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.api.heads import Head
-from perdure.api.repeats import FIRST_LINE, Repeated, alike, repeated
+from perdure.api.http1.head_cache import FIRST_LINE, Repeated, alike, repeated
+from perdure.api.http1.heads import Head
 from perdure.schemas.commands import MAX_CLIENT_KEY_CHARS
 
 HOST = b"\r\nhost: x\r\n\r\n"

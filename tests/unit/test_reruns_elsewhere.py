@@ -16,10 +16,10 @@ from perdure.schemas.calls import Root
 from perdure.schemas.commands import ADMIN, Command, parse_command, sealed_record
 from perdure.schemas.errors import Refusal
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply
-from perdure.streams import elsewhere, reruns
-from perdure.streams.elsewhere import Earlier, Elsewhere, Known, Made
-from perdure.streams.log import Record, Topic
-from perdure.streams.owning import UNSEALED, OwnerState
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.turns import known_calls, reruns
+from perdure.streams.turns.known_calls import Earlier, Elsewhere, Known, Made
+from perdure.streams.turns.ports import UNSEALED, OwnerState
 
 
 class Thing(DurableObject):
@@ -237,7 +237,7 @@ def test_a_partition_that_does_not_answer_is_left_out_and_that_is_said(
         now_s = asyncio.get_running_loop().time()
         assert failure((await realm.told(asked))[0])[0] == REFUSED
         took_s = asyncio.get_running_loop().time() - now_s
-        assert elsewhere.BOUND_S <= took_s + 0.1 <= 2 * elsewhere.BOUND_S + 1
+        assert known_calls.BOUND_S <= took_s + 0.1 <= 2 * known_calls.BOUND_S + 1
         assert left_out == [[1]]
 
     story(Thing, told, check=False, shared=True, partitions=2)

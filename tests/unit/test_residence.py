@@ -11,7 +11,7 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.state import State
 from perdure.schemas.errors import Refusal
-from perdure.streams.residence import LOOKED_AT, Residence, estimated_bytes
+from perdure.streams.turns.eviction import LOOKED_AT, Residence, estimated_bytes
 
 MIB = 1 << 20
 

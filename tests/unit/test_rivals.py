@@ -14,11 +14,11 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import Fenced, OutcomeUnknown
 from perdure.schemas.journal import Claim, Header, decode_record, encode_unchained
-from perdure.streams import beginning
-from perdure.streams.log import Record, Topic
-from perdure.streams.owner import Owner
-from perdure.streams.owning import OwnerState
-from perdure.streams.reader import JournalReader
+from perdure.streams.journal.reader import JournalReader
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.owner import recovery
+from perdure.streams.owner.owner import Owner
+from perdure.streams.turns.ports import OwnerState
 
 
 class Thing(DurableObject):
@@ -102,7 +102,7 @@ def test_a_claim_that_lands_behind_a_rival_s_is_void() -> None:
     async def told(reign: Reign) -> None:
         assert (await reign.call("a", "add")).error is None
         first, living = reign.owner, reign.living
-        true, go, waits = beginning._see_rivals, asyncio.Event(), asyncio.Event()
+        true, go, waits = recovery._see_rivals, asyncio.Event(), asyncio.Event()
 
         async def seen(owner: Owner) -> None:
             await true(owner)
@@ -111,7 +111,7 @@ def test_a_claim_that_lands_behind_a_rival_s_is_void() -> None:
                 await go.wait()
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(beginning, "_see_rivals", seen)
+            patched.setattr(recovery, "_see_rivals", seen)
             first.lost(OutcomeUnknown("no acknowledgement within 10 s"))
             await waits.wait()
             await reign.take_over()

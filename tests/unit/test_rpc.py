@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from perdure.api.client.stubs import Stub as ClientStub
 from perdure.api.client.stubs import SyncStub
-from perdure.api.testing_stubs import Stub as WorldStub
+from perdure.api.testing.stubs import Stub as WorldStub
 from perdure.objects.durable import DurableObject
 from perdure.objects.rpc import OF_STUBS, RESERVED, method_named, methods_of
 from perdure.objects.stubs import Sender, Stub

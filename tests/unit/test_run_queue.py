@@ -13,9 +13,9 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import Overloaded
 from perdure.schemas.replies import OK
-from perdure.streams.mailbox import PACE_OF
-from perdure.streams.run_queue import LOOKS_AFTER_S, SLICE_S, RunQueue
-from perdure.streams.virtual import VirtualLoop
+from perdure.streams.turns.activation import PACE_OF
+from perdure.streams.turns.run_queue import LOOKS_AFTER_S, SLICE_S, RunQueue
+from perdure.streams.virtual_time import VirtualLoop
 
 STEP_S = 0.02
 

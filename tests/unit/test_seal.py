@@ -23,11 +23,11 @@ from perdure.schemas.config import Config, masked, parse_config
 from perdure.schemas.errors import ConfigError, DataDirError, LogCorrupt
 from perdure.schemas.journal import Claim, decode_record
 from perdure.schemas.seal import Seal, id_of, secrets_in
-from perdure.streams import sealing
-from perdure.streams.founding import append_one, found
-from perdure.streams.log import Headers, Record, Topic
-from perdure.streams.owning import UNSEALED, OwnerState
-from perdure.streams.virtual import VirtualLoop
+from perdure.streams import secret as sealing
+from perdure.streams.journal.bootstrap import append_one, found
+from perdure.streams.log.base import Headers, Record, Topic
+from perdure.streams.turns.ports import UNSEALED, OwnerState
+from perdure.streams.virtual_time import VirtualLoop
 
 UUID = "app-uuid"  # as the harness has it
 OLD, NEW, OTHER = ("x" * 32, "y" * 32, "z" * 32)

@@ -12,7 +12,7 @@ from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import Command, parse_command, sealed_record
 from perdure.schemas.errors import Refusal
 from perdure.schemas.replies import OK
-from perdure.streams.log import Record, Topic
+from perdure.streams.log.base import Record, Topic
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 

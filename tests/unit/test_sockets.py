@@ -11,8 +11,8 @@ from tests.unit.reign import GATEWAY, Reign, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
-from perdure.objects.pairs import WebSocketPair
 from perdure.objects.sockets import MAX_ATTACHMENT_BYTES, WebSocket
+from perdure.objects.websocket_pair import WebSocketPair
 from perdure.schemas.commands import FETCH, LOCAL, NOBODY, SOCKET, Command, sealed_record
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
@@ -26,12 +26,13 @@ from perdure.schemas.sockets import (
     socket_id,
 )
 from perdure.schemas.sockets import CLOSE as CLOSE_FRAME
-from perdure.streams import socket_watch, sockets
-from perdure.streams.log import Record, Topic
-from perdure.streams.memory_broker import Faults
-from perdure.streams.owning import UNSEALED, Bounds
-from perdure.streams.socket_watch import SILENT_S
-from perdure.streams.tables import Tables
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.memory.broker import Faults
+from perdure.streams.owner import socket_watch
+from perdure.streams.owner.socket_watch import SILENT_S
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns import socket_events
+from perdure.streams.turns.ports import UNSEALED, Bounds
 
 OLD_GATEWAY = "0/gateway.old"
 
@@ -464,7 +465,7 @@ def test_listeners_of_an_instance_that_leaves_are_closed_though_the_log_is_full(
 
 def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each partition so many in one step of the event loop, and so many under way."""
-    monkeypatch.setattr(sockets, "AT_ONCE", 4)
+    monkeypatch.setattr(socket_events, "AT_ONCE", 4)
     monkeypatch.setattr(socket_watch, "LISTED_AT_ONCE", 4)
 
     async def told(reign: Reign) -> None:

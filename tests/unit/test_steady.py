@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from perdure.streams.steady import HOLD_MS, SKEW_MS, SteadyClock
+from perdure.streams.log.steady_clock import HOLD_MS, SKEW_MS, SteadyClock
 
 MS = 1_000_000
 YEAR_MS = 365 * 24 * 3_600_000

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.streams.stepping import TaskLike, now, run_inline, signals_are_the_loops
-from perdure.streams.tasklike import StandIn
-from perdure.streams.virtual import VirtualLoop
+from perdure.streams.turns.inline_task import TaskLike, now, run_inline, signals_are_the_loops
+from perdure.streams.turns.task import StandIn
+from perdure.streams.virtual_time import VirtualLoop
 
 EAGER = sys.version_info >= (3, 12)
 

@@ -26,12 +26,12 @@ from perdure.schemas.journal import (
     runs,
 )
 from perdure.schemas.replies import OK, Reply
-from perdure.streams import tables as tables_module
-from perdure.streams.folding import drop_older
-from perdure.streams.memory_store import MemoryStore
-from perdure.streams.reader import JournalReader
-from perdure.streams.rows import encode_row
-from perdure.streams.tables import Tables
+from perdure.streams.journal.reader import JournalReader
+from perdure.streams.state import tables as tables_module
+from perdure.streams.state.fold import drop_older
+from perdure.streams.state.rows import encode_row
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
 
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000

@@ -271,7 +271,7 @@ class TestWithFixtures:
 
 def test_the_example_of_the_docstring_runs() -> None:
     """What the module shows is what it does."""
-    text = __import__("perdure.api.testing", fromlist=["x"]).__doc__ or ""
+    text = __import__("perdure.api.testing.world", fromlist=["x"]).__doc__ or ""
     code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
     code = code.replace("from app import Counter", "from tests.unit.test_examples import Counter")
     scope: dict[str, Any] = {}

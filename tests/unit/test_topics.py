@@ -9,17 +9,17 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import ConfigError, LogCorrupt
 from perdure.schemas.journal import Claim, decode_record
-from perdure.streams import founding
-from perdure.streams.founding import found
-from perdure.streams.log import Bounds, Record, Topic
-from perdure.streams.memory import MemoryLog
-from perdure.streams.owning import OwnerState
+from perdure.streams.journal import bootstrap
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.log.base import Bounds, Record, Topic
+from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.turns.ports import OwnerState
 
 pytest.importorskip("aiokafka")
 
-from perdure.streams.kafka_metadata import Described
-from perdure.streams.kafka_topics import misfit
-from perdure.streams.kafka_watch import GONE_AFTER_S, TopicWatch
+from perdure.streams.log.kafka.metadata import Described
+from perdure.streams.log.kafka.topic_watch import GONE_AFTER_S, TopicWatch
+from perdure.streams.log.kafka.topics import misfit
 
 IDS = {"commands": "c1", "journal": "j1", "replies": "r1", "dead": "d1"}
 
@@ -132,7 +132,7 @@ def test_a_journal_that_another_node_founds_meanwhile_is_taken(monkeypatch: pyte
 
         await reign.call("a", "add")
         monkeypatch.setattr(MemoryLog, "bounds", slow)
-        monkeypatch.setattr(founding, "append_one", _nothing)
+        monkeypatch.setattr(bootstrap, "append_one", _nothing)
         assert await found(reign.log, "app", "app-uuid") == "app-uuid"
         monkeypatch.undo()
 

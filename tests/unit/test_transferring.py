@@ -18,14 +18,14 @@ from perdure.schemas.keys import object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, Reply
 from perdure.schemas.values import encode_value
-from perdure.streams import source as source_module
-from perdure.streams.founding import found
-from perdure.streams.memory_store import MemoryStore
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.reader import Position
 from perdure.streams.opening import open_data, start_embedded
-from perdure.streams.reader import Position
-from perdure.streams.source import Source
-from perdure.streams.tables import Tables
-from perdure.streams.transferring import Transfers
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.transfer import export_objects as source_module
+from perdure.streams.transfer.export_objects import Source
+from perdure.streams.transfer.foreign_app import Transfers
 
 APP = 'name = "ours"\n[[migrations]]\ntag = "v1"\ntransferred_classes = [{%s}]\n'
 STEP = Step("v1", transferred=(("Counter", "Counter", "theirs"),))

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from perdure import DurableObject, HandlerFailed
 from perdure.schemas.errors import ObjectError
-from perdure.streams import unawaited
+from perdure.streams.turns.supervision import unawaited
 from perdure.testing import Stub, story, world
 
 

@@ -13,8 +13,8 @@ import pytest
 from rocksdict import Rdict, WriteBatch
 
 from perdure.schemas.errors import LogCorrupt
-from perdure.streams.embedded_files import options
-from perdure.streams.wal import BLOCK_BYTES, HEADER, Cut, check, open_database, scan
+from perdure.streams.log.embedded.records import options
+from perdure.streams.log.embedded.wal_check import BLOCK_BYTES, HEADER, Cut, check, open_database, scan
 
 FLIPS = (0x01, 0x80, 0xFF)
 

@@ -15,16 +15,16 @@ import pytest
 import uvloop
 
 from perdure.api.gateway import Gateway
-from perdure.api.outgoing import Outgoing
-from perdure.api.testing import story, world
-from perdure.api.worker import Worker
+from perdure.api.testing.world import story, world
+from perdure.api.worker.outgoing import Outgoing
+from perdure.api.worker.worker import Worker
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Request, Response
 from perdure.objects.state import current_turn
-from perdure.streams.memory import MemoryLog
-from perdure.streams.memory_broker import MemoryBroker
-from perdure.streams.stepping import TaskLike, now, run_inline
-from perdure.streams.watchdog import Interrupted, Watchdog
+from perdure.streams.log.memory.broker import MemoryBroker
+from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.turns.inline_task import TaskLike, now, run_inline
+from perdure.streams.turns.supervision.watchdog import Interrupted, Watchdog
 
 STEP_S = 0.12  # far above what a busy machine takes from a process at a time
 LOOPS = pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_what_belongs_to_no_turn_is_left_alone() -> None:
     watched(main)
 
 
-@pytest.mark.parametrize("room", ["perdure.streams.tables", "perdure.api.gateway"])
+@pytest.mark.parametrize("room", ["perdure.streams.state.tables", "perdure.api.gateway"])
 def test_an_owners_own_code_is_never_interrupted(room: str) -> None:
     """Not even below a handler: what it has begun it ends; the handler is interrupted when it is back in its own."""
     scope: dict[str, Any] = {"__name__": room, "spin": spin, "ended": False}

@@ -9,13 +9,13 @@ import pytest
 from tests.unit.realm import Realm, story
 
 from perdure.api.gateway import Gateway
-from perdure.api.outgoing import Outgoing
 from perdure.api.problems import Problem
-from perdure.api.worker import Worker
+from perdure.api.worker.outgoing import Outgoing
+from perdure.api.worker.worker import Worker
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
 from perdure.schemas.errors import TurnEnded
-from perdure.streams.log import Topic
+from perdure.streams.log.base import Topic
 
 
 class Thing(DurableObject):

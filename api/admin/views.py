@@ -1,0 +1,302 @@
+"""What administration shows of a node and its objects, as JSON types.
+
+Laws
+- What is told of an object is durable, and this node has just proved that it still owns the partition.
+- A page is bounded: at most `PAGE_MAX` items, and of values about `PAGE_BYTES`. A `cursor` goes on behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from perdure.api.admin.json_preview import shown
+from perdure.objects.listing import bounds, cursor_behind
+from perdure.schemas.admin import OF_ALARM, OF_COMMAND, Parked, Place, place_of
+from perdure.schemas.config import Config
+from perdure.schemas.errors import MalformedCommand
+from perdure.schemas.expiry import expiry_of
+from perdure.schemas.journal import NO_COMMAND, Entry
+from perdure.schemas.keys import name_of, partition_named, partition_of
+from perdure.schemas.sockets import SETTINGS
+from perdure.schemas.values import decode_value
+from perdure.streams.log.base import Topic
+from perdure.streams.owner.command_status import prove
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.recent_turns import recent_turns
+from perdure.streams.state.object_scan import is_there, objects_of
+from perdure.streams.turns.activation import Hold, Turn
+from perdure.streams.turns.eviction import half_of_memory, process_bytes
+from perdure.streams.turns.ports import OwnerState
+
+PAGE, PAGE_MAX = 100, 1000
+PAGE_BYTES = 1 << 20
+_AT_ONCE = 50  # objects that are looked up before others have their turn
+_WAITING_SHOWN = 20
+_NAMES_SHOWN, _NAME_SHOWN = 20, 100  # of what a turn changed; characters of each
+Query = Mapping[str, str]
+
+
+# What a query may say
+
+
+def limit_of(query: Query) -> int:
+    """How many items. Raises `MalformedCommand`."""
+    text = query.get("limit", str(PAGE))
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise MalformedCommand(f"limit={text[:20]} is not a number of items")
+    return min(int(text), PAGE_MAX)
+
+
+def _range(query: Query) -> tuple[str, str | None]:
+    try:
+        return bounds(query.get("prefix", ""), None, None, None, query.get("cursor"), reverse=False)
+    except ValueError as error:
+        raise MalformedCommand("the cursor is none that a page before gave") from error
+
+
+# Objects
+
+
+def owner_of(owners: Sequence[Owner], key: str) -> Owner:
+    return owners[partition_of(key, len(owners))]
+
+
+async def objects(owners: Sequence[Owner], namespace: str, query: Query) -> dict[str, Any]:
+    """One page of the objects there are."""
+    limit, (low, high) = limit_of(query), _range(query)
+    for owner in owners:
+        await prove(owner)
+    found: list[str] = []
+    each = [objects_of(owner.tables, namespace, low, high) for owner in owners]
+    for key in heapq.merge(*each, key=str.encode):
+        if len(found) == limit:
+            return {"objects": found, "cursor": cursor_behind(found[-1])}
+        found.append(name_of(key))
+        if len(found) % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return {"objects": found, "cursor": None}
+
+
+async def summary(owner: Owner, key: str) -> dict[str, Any]:
+    await prove(owner)
+    tables, resident = owner.tables, owner.turns.residents.get(key)
+    paused = tables.paused.get(key)
+    told: dict[str, Any] = {
+        "object": key,
+        "partition": owner.partition,
+        "there": is_there(tables, key),
+        "resident": resident is not None and resident.instance is not None,
+        "running": None,
+        "waiting": 0,
+        "next": [],
+        "paused": None
+        if paused is None
+        else {"since_ms": paused.since_ms, "by": paused.principal, "command": paused.command},
+        "alarms": len(_alarms(owner, key)),
+        "sockets": len(_sockets(owner, key)),
+    }
+    if resident is not None:
+        if (running := resident.running) is not None and type(running) is not Hold:
+            told["running"] = running.offset
+        mailbox, hold = resident.mailbox or (), resident.hold
+        told["waiting"] = len(mailbox) - (hold is not None and hold is not resident.running)
+        waiting = islice((each for each in mailbox if each is not hold), _WAITING_SHOWN)
+        told["next"] = [each.offset if isinstance(each, Turn) else each for each in waiting]
+    return told
+
+
+async def state(owner: Owner, key: str, query: Query) -> dict[str, Any]:
+    """One page of an object's values."""
+    limit, (low, high) = limit_of(query), _range(query)
+    await prove(owner)
+    now_ms, size = owner.ports.clock_ms(), 0
+    values: dict[str, Any] = {}
+    expires: dict[str, int] = {}
+    last = ""
+    for name, encoded in owner.tables.scan(key, low, high):
+        expires_ms = expiry_of(encoded)
+        if expires_ms is not None and expires_ms <= now_ms:
+            continue
+        size += len(name) + len(encoded)
+        if values and (len(values) == limit or size > PAGE_BYTES):
+            return {"values": values, "expires_ms": expires, "cursor": cursor_behind(last)}
+        values[name] = shown(decode_value(encoded))
+        if expires_ms is not None:
+            expires[name] = expires_ms
+        last = name
+    return {"values": values, "expires_ms": expires, "cursor": None}
+
+
+async def alarms(owner: Owner, key: str) -> dict[str, Any]:
+    await prove(owner)
+    return {"alarms": _alarms(owner, key)}
+
+
+def _alarms(owner: Owner, key: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "due_ms": row.due_ms,
+            "attempt": row.attempt,
+            "cron": row.cron or None,
+            "zone": row.zone or None,
+            "parked": f"{owner.partition}:{Place(OF_ALARM, row.set_at)}" if row.parked else None,
+        }
+        for name, row in owner.tables.alarms(key).items()
+        if not name.startswith("\0")  # perdure's own
+    ]
+
+
+async def sockets(owner: Owner, key: str) -> dict[str, Any]:
+    await prove(owner)
+    return {"sockets": _sockets(owner, key)}
+
+
+def _sockets(owner: Owner, key: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": id_,
+            "gateway": row.gateway,
+            "tags": list(row.tags),
+            "attachment": shown(decode_value(row.attachment)) if row.attachment else None,
+        }
+        for id_, row in owner.tables.sockets(key).items()
+        if id_ != SETTINGS
+    ]
+
+
+async def turns(owner: Owner, key: str, query: Query) -> dict[str, Any]:
+    """One page of an object's last turns, the newest first."""
+    limit, below = limit_of(query), query.get("cursor")
+    if below and not (below.isascii() and below.isdigit() and len(below) < 19):
+        raise MalformedCommand("the cursor is none that a page before gave")
+
+    def turn(offset: int, entry: Entry) -> dict[str, Any]:
+        return _turn(owner.partition, offset, entry)
+
+    found = await recent_turns(owner, key, int(below) if below else None, limit, turn)
+    return {"turns": found.turns, "cursor": None if found.below is None else str(found.below)}
+
+
+def _turn(partition: int, offset: int, entry: Entry) -> dict[str, Any]:
+    reply = entry.reply
+    return {
+        "command": None if entry.command == NO_COMMAND else f"{partition}:{entry.command}",
+        "journal": offset,
+        "id": entry.id or None,
+        "time_ms": entry.time_ms,
+        "summary": entry.summary,
+        "principal": entry.principal or None,
+        "outcome": entry.outcome,
+        "status": reply.status,
+        "code": None if reply.error is None else reply.error.code,
+        "message": None if reply.error is None else reply.error.message,
+        "cleared": entry.clear,
+        "put": _some(entry.puts),
+        "deleted": _some(entry.deletes),
+        "alarms": _some(each.name for each in entry.alarms),
+        "sockets": len(entry.sockets),
+        "sent": len(entry.outbox),
+    }
+
+
+def _some(names: Iterable[str]) -> list[str]:
+    """The first of them, but for perdure's own."""
+    return list(islice((name[:_NAME_SHOWN] for name in names if not name.startswith("\0")), _NAMES_SHOWN))
+
+
+# What is parked
+
+
+def parked_at(text: str, owners: Sequence[Owner]) -> tuple[Owner, Place]:
+    """The place that an id of something parked names. Raises `MalformedCommand`."""
+    number, _, place = text.partition(":")
+    partition = partition_named(number, len(owners))
+    if partition is None:
+        raise MalformedCommand(
+            f"{text[:40]!r} is not the id of a parked command or alarm, such as 0:17 or 0:a17"
+        )
+    return owners[partition], place_of(place)
+
+
+async def parked(owners: Sequence[Owner], query: Query) -> dict[str, Any]:
+    """One page of what is parked, partition by partition."""
+    limit, cursor = limit_of(query), query.get("cursor")
+    first, start = 0, Place(OF_ALARM, 0)
+    if cursor:
+        owner, start = parked_at(cursor, owners)
+        first = owner.partition
+    found: list[dict[str, Any]] = []
+    for owner in owners[first:]:
+        await prove(owner)
+        for place, row in owner.tables.all_parked(start):
+            id_ = f"{owner.partition}:{place}"
+            if len(found) == limit:
+                return {"parked": found, "cursor": id_}
+            found.append(_parked(id_, place, row))
+        start = Place(OF_ALARM, 0)
+    return {"parked": found, "cursor": None}
+
+
+def _parked(id_: str, place: Place, row: Parked) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "object": row.key,
+        "what": "command" if place.kind == OF_COMMAND else "alarm",
+        "alarm": row.alarm or None,
+        "summary": row.summary,
+        "time_ms": row.time_ms,
+        "code": row.code,
+        "message": row.message,
+    }
+
+
+# The node
+
+
+async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
+    """What this node knows of each partition, and bytes per topic."""
+    log, found = owners[0].log, []
+    for owner in owners:
+        end = (await log.bounds(Topic.COMMANDS, owner.partition)).end
+        info, serving = owner.tables.info, owner.state is OwnerState.SERVING
+        found.append(
+            {
+                "partition": owner.partition,
+                "state": owner.state.value,
+                "reason": None if serving or owner.error is None else str(owner.error),
+                "epoch": owner.tables.reader.position.epoch,
+                "watermark": info.watermark,
+                "applied": info.offset,
+                "undone": owner.undone,
+                "lag": max(end - info.watermark, 0),
+                "paused": len(owner.tables.paused),
+            }
+        )
+    return {
+        "partitions": found,
+        "bytes": {topic.value: size for topic, size in (await log.sizes()).items()},
+    }
+
+
+def memory(owners: Sequence[Owner], config: Config) -> dict[str, Any]:
+    """What takes memory, estimated; over `limit_bytes` objects leave it."""
+    return {
+        "process_bytes": process_bytes(),
+        "limit_bytes": config.limits.memory_bytes or half_of_memory(),
+        "partitions": [
+            {
+                "partition": owner.partition,
+                "objects": len(owner.turns.residents),
+                "object_bytes": owner.turns.resident_bytes,
+                "evictions": owner.counts.evictions,
+                "oversized": owner.counts.oversized,
+                "unwritten_records": owner.tables.info.unwritten,
+            }
+            for owner in owners
+        ],
+    }

@@ -1,0 +1,312 @@
+"""Requests for objects, answered straight from the parser to the door and back, without ASGI in between.
+
+ASGI makes a task, a dict of the request and three messages for each request: more than half of what an object's
+own turn costs. What is taken here is a plain request for an object; all others go uvicorn's own way.
+
+Laws
+- Taken is a complete HTTP/1.1 request for a path of an object, without `Expect`, on a connection that
+  answers nothing else at the moment. While it is open it stands where uvicorn keeps its own cycle, so that
+  what a client sends meanwhile waits in uvicorn's pipeline, and responses keep the order of requests.
+- A request whose bytes were taken before is not parsed again (api/http1/head_cache.py).
+- A body above the limit is refused as soon as that is known, and the rest of it is thrown away.
+- An idle connection is closed after uvicorn's keep-alive time-out, or within that time again: one timer per
+  connection looks, instead of one per request.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from perdure.api.door.async_commands import prefers_async
+from perdure.api.door.http import (
+    NO_BODY,
+    HttpDoor,
+    encoded,
+    problem_at_door,
+    sendable,
+)
+from perdure.api.gateway import Answer
+from perdure.api.http1.head_cache import FIRST_LINE, METHODS, Repeated, alike, repeated
+from perdure.api.http1.heads import Head, RawHeaders, read_head
+from perdure.api.pages import Refused
+from perdure.api.problems import Problem, problem
+from perdure.api.protocol.http import Nobody, OneWriteProtocol
+from perdure.api.protocol.websocket import SocketProtocol
+from perdure.objects.turn import SWITCHING
+from perdure.schemas.errors import PerdureError
+from perdure.schemas.replies import Pairs
+
+_PATHS = (b"/objects/", b"/rpc/")
+# Answers of writes wait for one fsync and come all at once: sent one by one, their clients' next requests are here
+# when the next batch is sealed. Those of reads come between parsing: sent together, all that has come is parsed first.
+_READS = frozenset(("GET", "HEAD"))
+_NO_HEAD = Head((), None, "", 0)
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """One request and its response; an `Asker`, and for uvicorn the cycle of its connection.
+
+    A Struct, like all that is made for each request: it costs a third of a class with an `__init__`.
+    """
+
+    protocol: DirectProtocol
+    method: str
+    keep_alive: bool
+    head: Head = _NO_HEAD
+    body: bytes | bytearray = b""
+    disconnected: bool = False
+    response_complete: bool = False
+    message_event: ClassVar[Nobody] = Nobody()
+
+    def answered(self, answer: Answer) -> None:
+        reply = answer.reply
+        start = _start(reply.status, reply.headers) if reply.error is None else None
+        if start is None:
+            self.respond(self.protocol.door.told(answer))
+            return
+        start = b"%bperdure-command: %d:%d\r\n" % (start, answer.partition, answer.offset)
+        self._send(reply.status, start, reply.body)
+
+    def failed(self, error: BaseException) -> None:
+        assert isinstance(error, PerdureError), error
+        self.respond(problem_at_door(error))
+
+    def more(self, body: bytes) -> None:
+        """A further piece of the body. There may be a million of them, and bytes would be copied as often."""
+        if type(self.body) is bytes:
+            self.body = bytearray(self.body)
+        self.body += body
+
+    def respond(self, told: Problem) -> None:
+        """Send a response made of status, headers and body."""
+        status, headers, body = told
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self._send(status, STATUS_LINE[status] + lines, body)
+
+    def _send(self, status: int, start: bytes, body: bytes) -> None:
+        if self.response_complete:
+            return
+        self.response_complete = True
+        protocol = self.protocol
+        protocol.answered[status] += 1
+        if self.disconnected:
+            return
+        if not self.keep_alive:
+            start += b"connection: close\r\n"
+        if status in NO_BODY:
+            whole = start + b"\r\n"
+        elif self.method == "HEAD":
+            whole = b"%bcontent-length: %d\r\n\r\n" % (start, len(body))
+        else:
+            whole = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
+        if self.method in _READS:
+            protocol.joining.write(whole)
+        else:
+            protocol.joining.write_now(whole)
+        if not self.keep_alive:
+            protocol.linger()
+        protocol.on_response_complete()
+
+
+@lru_cache(1024)
+def _start(status: int, headers: Pairs) -> bytes | None:
+    """Status line and headers of a response, None if they cannot be sent; a class has few different ones."""
+    if not sendable(headers) or status == SWITCHING:
+        return None
+    return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in encoded(headers)])
+
+
+class _Cycle(Protocol):
+    response_complete: bool
+
+
+class DirectProtocol(OneWriteProtocol):
+    """Make a subclass with the door and the bounds of the server at hand (see `to`)."""
+
+    door: ClassVar[HttpDoor]
+    answered: ClassVar[Counter[int]]  # the door's
+    paths: ClassVar[tuple[bytes, ...]] = _PATHS
+    websocket: ClassVar[type[SocketProtocol]]
+    recognizes: ClassVar[bool] = True  # requests by their bytes
+    _exchange: Exchange | None = None  # the one whose request is being read
+    _spoke = False  # it has answered since its timer looked last
+    _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
+    _last_head = _NO_HEAD
+    _plain = False  # a request with these headers is no page's that may be refused
+    _headers_again = False  # the headers are those of the request before, and allowed
+    _repeated: Repeated | None = None  # what is known without the parser, see api/http1/head_cache.py
+
+    @classmethod
+    def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[DirectProtocol]:
+        # behind a Worker that is alone in front they are refused: that is not worth a quick way
+        paths = () if door.closed else _PATHS
+        given = {"door": door, "answered": door.answered, "paths": paths, "websocket": websocket, **more}
+        return type("DirectProtocol", (cls,), given)
+
+    def data_received(self, data: bytes) -> None:
+        known, fresh = self._repeated, self.parser.idle
+        if (
+            known is not None
+            and fresh
+            and self.cycle.response_complete
+            and len(data) <= self.head_max_bytes + known.size
+        ):
+            line = FIRST_LINE.match(data)
+            if line is not None and (found := known.read(data, line.end())) is not None:
+                head, body = found
+                exchange = Exchange(self, METHODS[line[1]], True, head)
+                self.cycle = exchange  # type: ignore[assignment]  # as in `_head_read`
+                self._ask(exchange, line[2], body)
+                return
+        super().data_received(data)
+        if self._headers_again and fresh and self.parser.idle:
+            self._headers_again = False
+            self._repeated = repeated(data, self._last_head)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        self._head_complete = self._headers_again = False
+        self._exchange = None
+
+    def _head_read(self) -> None:
+        cycle: _Cycle | None = self.cycle
+        head = self.parser.head
+        if head.switches:
+            return  # `_switch` comes next
+        if (
+            (cycle is not None and not cycle.response_complete)
+            or not self.url.startswith(self.paths)
+            or self._is_probe
+            or head.expects
+            or head.version != "1.1"
+            or (self.headers != self._last_headers and prefers_async(self.headers))
+        ):
+            super()._head_read()
+            return
+        keep_alive = head.keep_alive and not self._leaving
+        exchange = Exchange(self, head.method.decode("ascii"), keep_alive)
+        self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
+        try:
+            # clients repeat themselves
+            again = self.headers == self._last_headers or alike(self.headers, self._last_headers)
+            if not (again and self._plain):
+                self._last_headers = None  # until it is known what these say
+                self._plain = self.door.origins.plain(self.headers)
+                if not self._plain:
+                    path = self.url.partition(b"?")[0]
+                    self.door.origins.check(exchange.method, path, self.headers)
+            exchange.head = known = self._read_head()
+            if known.size:
+                self.door.fitting(known.size)
+            self._headers_again = again and self._plain and self.recognizes and exchange.keep_alive
+        except (Refused, PerdureError) as error:
+            exchange.respond(problem_at_door(error))
+
+    def _read_head(self) -> Head:
+        headers = self.headers
+        if headers != self._last_headers:
+            self._last_head, self._last_headers = read_head(headers), headers
+        return self._last_head
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            super().on_body(body)
+            return
+        if not exchange.response_complete:
+            if exchange.body:
+                exchange.more(body)
+            else:
+                exchange.body = body
+            if len(exchange.body) > self.door.body_bytes:
+                try:
+                    self.door.fitting(len(exchange.body))
+                except PerdureError as error:
+                    exchange.respond(problem_at_door(error))
+
+    def on_message_complete(self) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            super().on_message_complete()
+        elif not exchange.response_complete:
+            body = exchange.body
+            self._ask(exchange, self.url, body if type(body) is bytes else bytes(body))
+
+    def _ask(self, exchange: Exchange, url: bytes, body: bytes) -> None:
+        raw_path, _, query = url.partition(b"?")
+        try:
+            self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
+        except (Refused, PerdureError) as error:
+            exchange.respond(problem_at_door(error))
+        except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
+            self.loop.call_exception_handler({"message": "a request failed", "exception": error})
+            exchange.respond(
+                problem("internal-error", "this request met a fault of perdure: its log has it", status=500)
+            )
+
+    # The connection
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._spoke = True
+        if self.timeout_keep_alive_task is None:
+            self._look_again_in(self.timeout_keep_alive)
+
+    def shutdown(self) -> None:
+        self._repeated = None  # the parser's way from here on, which knows that this is the end
+        super().shutdown()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """uvicorn would cancel its timer with each request; ours looks when it rings."""
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if not self._idle:
+            return  # the end of its response sets a new one
+        if self._spoke or self.parser.begun:
+            self._spoke = False
+            self._look_again_in(self.timeout_keep_alive)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _switch(self, rest: bytes) -> None:
+        if not self._idle:
+            self._refuse(400, "A WebSocket is asked for behind requests that are not answered yet.")
+            return
+        self._look_no_more()
+        super()._switch(rest)
+
+    def _hand_over(self, rest: bytes) -> None:
+        self.connections.discard(self)
+        protocol = self.websocket(self.config, self.server_state, self.app_state)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.open(self.parser.head, rest)
+        if self._leaving:
+            protocol.shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look_no_more()
+        super().connection_lost(exc)
+
+    def _look_no_more(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None

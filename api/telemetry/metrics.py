@@ -1,0 +1,120 @@
+"""What /metrics tells, in Prometheus' text format. Everything is counted where it happens, as plain numbers;
+reading them is all that is done here, so that counting costs a command next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+from perdure.api.gateway import Gateway
+from perdure.streams.owner.owner import Owner
+from perdure.streams.turns.ports import OwnerState
+
+if TYPE_CHECKING:  # the first scrape imports it: with it come an HTTP server and a client of its own
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
+
+_COUNTS = {
+    "commands": "Commands taken from the log",
+    "entries": "Turns that ended with a journal entry",
+    "dones": "Commands that ended without one (reads, expired, duplicates)",
+    "dead": "Records that were no commands",
+    "parked": "Commands given up because the process died each time they ran",
+    "runaways": "Turns interrupted because their handler did not await",
+    "claims": "Claims of the partition by this node",
+    "alarms_due": "Commands appended for alarms that came due",
+    "alarms_fired": "Runs of alarms that did what they should",
+    "alarms_failed": "Runs of alarms that failed, each retry counted",
+    "alarms_parked": "Alarms given up after their last retry",
+    "evictions": "Objects that left memory",
+    "oversized": "Objects that took too much memory",
+}
+
+
+class _Node:
+    """A collector of prometheus_client."""
+
+    def __init__(
+        self, owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
+    ) -> None:
+        self._owners = owners
+        self._gateway = gateway
+        self._answered = answered
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for name, text in _COUNTS.items():
+            family = CounterMetricFamily(f"perdure_{name}", text, labels=["partition"])
+            for owner in self._owners:
+                family.add_metric([str(owner.partition)], getattr(owner.counts, name))
+            yield family
+        voids = CounterMetricFamily(
+            "perdure_voids", "Void journal records met after a take-over", labels=["partition"]
+        )
+        for owner in self._owners:
+            voids.add_metric([str(owner.partition)], owner.tables.reader.void)
+        yield voids
+        clocks = CounterMetricFamily(
+            "perdure_log_time_corrected",
+            "Stamps far ahead of this node's clock, and steps back of log time",
+            labels=["partition"],
+        )
+        for owner in self._owners:
+            clocks.add_metric([str(owner.partition)], owner.time.corrected)
+        yield clocks
+        yield self._gauge(
+            "serving", "1 if this node serves the partition", lambda o: o.state is OwnerState.SERVING
+        )
+        yield self._gauge(
+            "blocked",
+            "1 if an open transaction blocks the partition",
+            lambda o: bool(o.tail and o.tail.blocked),
+        )
+        yield self._gauge("undone_commands", "Commands read and not done", lambda o: o.undone)
+        yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.turns.residents))
+        yield self._gauge(
+            "resident_bytes", "Memory that objects take, estimated", lambda o: o.turns.resident_bytes
+        )
+        yield self._gauge("watermark", "Below this command offset all is done", lambda o: o.tables.done.mark)
+        yield self._gauge("applied_offset", "Journal offset folded up to", lambda o: o.tables.reader.offset)
+        yield GaugeMetricFamily("perdure_waiting", "Requests waiting for an answer", self._gateway.waiting)
+        sockets = 0 if self._gateway.sockets is None else self._gateway.sockets.count
+        yield GaugeMetricFamily("perdure_websockets", "WebSockets open", sockets)
+        requests = CounterMetricFamily("perdure_http_requests", "HTTP requests answered", labels=["status"])
+        for status, count in sorted(self._answered().items()):
+            requests.add_metric([str(status)], count)
+        yield requests
+
+    def _gauge(self, name: str, text: str, read: Callable[[Owner], float]) -> GaugeMetricFamily:
+        from prometheus_client.core import GaugeMetricFamily
+
+        family = GaugeMetricFamily(f"perdure_{name}", text, labels=["partition"])
+        for owner in self._owners:
+            family.add_metric([str(owner.partition)], float(read(owner)))
+        return family
+
+
+def exposition(
+    owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
+) -> Callable[[], bytes]:
+    """A function that gives the text of /metrics as it is now."""
+
+    @cache
+    def registry() -> CollectorRegistry:
+        from prometheus_client import CollectorRegistry, ProcessCollector
+
+        made = CollectorRegistry(auto_describe=False)
+        made.register(cast("Collector", _Node(owners, gateway, answered)))
+        ProcessCollector(registry=made)
+        return made
+
+    def text() -> bytes:
+        from prometheus_client import generate_latest
+
+        return generate_latest(registry())
+
+    return text

@@ -1,0 +1,363 @@
+"""Tests of an app's objects: the real owner, turns and journal, on a log and a store in memory and on virtual time.
+
+    from perdure.testing import story, world
+    from app import Counter
+
+    @story
+    async def test_a_count_survives_a_crash() -> None:
+        async with world(Counter, vars={"STEP": 2}) as env:
+            alice = env.Counter.get("alice")
+            assert await alice.increment(2) == 2                      # a method, called as over HTTP
+            response = await alice.fetch("/", method="POST")          # a request
+            assert response.body == b'{"count":3}'
+            await env.advance(3600)                                   # an hour passes, at once
+            await env.restart()                                       # the process is killed, another one starts
+            assert env.state(alice) == {"count": 3}
+
+Objects call and send to each other there as in a server. `env.alarms(alice)` says when her alarms ring (`advance` lets
+them), `await env.connect(alice)` opens a WebSocket to her.
+
+`@story` makes a plain test function of it, which pytest runs with its fixtures, without a plugin. `run(main())` does
+the same for a coroutine. A test of an hour takes milliseconds, and runs the same way each time.
+
+Laws
+- Nothing here decides what an object does: what is asked goes through a gateway, a log and an owner as it does in a
+  server on the embedded log. What an answer says is durable.
+- Time is virtual: it moves when the test or a handler waits, to the next moment at which something happens.
+  Threads and sockets do not work there; give the objects doubles of what they would reach through them (`vars`).
+- `restart` loses what a SIGKILL may lose: the batch under way, and what the store had not flushed; which of it, `seed`
+  decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import count
+from random import Random
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from perdure.api.gateway import Gateway, Waiting
+from perdure.api.node import bounds_of
+from perdure.api.sockets.registry import Sockets
+from perdure.api.testing.sockets import End, Socket, SocketClosed
+from perdure.api.testing.stubs import Namespace, Stub
+from perdure.objects.durable import DurableObject, Env
+from perdure.objects.http import FetchedResponse, Request, Response
+from perdure.objects.registry import Registry
+from perdure.objects.stubs import answered, error_of
+from perdure.schemas.commands import FETCH, Command
+from perdure.schemas.config import Config, parse_config
+from perdure.schemas.config_model import Binding, DurableObjects
+from perdure.schemas.errors import (
+    Unavailable,
+)
+from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.replies import Pairs, Reply
+from perdure.schemas.seal import Seal
+from perdure.schemas.values import decode_value
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.log.memory.broker import MemoryBroker
+from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.recovery import live
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
+from perdure.streams.turns.activation import Resident
+from perdure.streams.turns.ports import OwnerState, Ports
+from perdure.streams.turns.supervision import unawaited
+from perdure.streams.turns.supervision.watchdog import Watchdog
+from perdure.streams.virtual_time import VirtualLoop
+
+__all__ = ["Namespace", "Socket", "SocketClosed", "Stub", "World", "run", "story", "world"]
+
+START_MS = 1_700_000_000_000  # when every world begins: 2023-11-14 22:13:20 UTC
+PARTITIONS = 2
+_UUID = "world"
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+Answering = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine on virtual time to its end, and return its result."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+def story(test: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
+    """A decorator that makes an `async def` test a plain function which runs it on virtual time.
+
+    pytest needs no plugin for it; fixtures are passed on.
+    """
+
+    @functools.wraps(test)
+    def told(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return run(test(*args, **kwargs))
+
+    return told
+
+
+class _Outside:
+    """The world outside, as a test has it."""
+
+    def __init__(self, answer: Answering) -> None:
+        self._answer = answer
+
+    async def request(
+        self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None
+    ) -> FetchedResponse:
+        response = await self._answer(Request(method, url, headers, body))
+        return FetchedResponse(response.status, response.headers, response.body)
+
+
+class World:
+    """An app under test: what `async with world(…) as env` gives.
+
+    `env.NAME` is the `Namespace` of a class, by the class's name or its binding.
+    """
+
+    def __init__(self, registry: Registry, config: Config, seed: int, outside: Answering | None) -> None:
+        self._outside = None if outside is None else _Outside(outside)
+        self._registry = registry
+        self._config = config
+        self._random = Random(seed)
+        self._loop = asyncio.get_running_loop()
+        self._uuids = count()
+        self._starts = count()
+        self._broker = MemoryBroker(PARTITIONS, clock_ms=self._clock_ms)
+        self._store = MemoryStore()
+        self._owners: list[Owner] = []
+        self._lives: list[asyncio.Task[None]] = []
+        self._ends: list[End] = []
+        self._homes = {kind.cls.__name__: namespace for namespace, kind in registry.kinds.items()}
+        self._homes |= {each.name: self._homes[each.class_name] for each in config.bindings}
+        self._homes |= {namespace: namespace for namespace in registry.kinds}
+
+    def __getattr__(self, name: str) -> Namespace:
+        home = self.__dict__.get("_homes", {}).get(name)
+        if home is None:
+            raise AttributeError(
+                f"this world has no {name!r}; it has: {', '.join(self.__dict__.get('_homes', ()))}"
+            )
+        return Namespace(self.ask, self._registry.kinds[home])
+
+    async def __aenter__(self) -> Self:
+        limits = self._config.limits
+        self._watchdog = Watchdog(
+            step_s=limits.step_s, hold_s=limits.hold_s
+        )  # true time: a loop ends nowhere else
+        self._watchdog.start()
+        self._unwatch = unawaited.watch()
+        try:
+            await self._begin()
+        except BaseException:
+            self._end_watching()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._end()
+        finally:
+            self._end_watching()
+
+    def _end_watching(self) -> None:
+        try:
+            self._watchdog.stop()
+        finally:
+            self._unwatch()
+
+    # Time
+
+    @property
+    def now(self) -> int:
+        """The virtual time, in ms since 1970."""
+        return self._clock_ms()
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` of virtual time pass. Alarms that come due run, in order; then the store is flushed."""
+        await asyncio.sleep(seconds)
+        for owner in self._owners:
+            owner.tables.write_all()
+        self._store.flush()
+
+    # Objects
+
+    def state(self, stub: Stub) -> dict[str, Any]:
+        """All values of the object, by name, as its next turn would see them."""
+        rows = self._view(stub.key).scan("", None, reverse=False)
+        return {name: decode_value(value) for name, value in rows if not name.startswith("\0")}
+
+    def alarms(self, stub: Stub) -> dict[str, int]:
+        """When each alarm of the object is due, in ms since 1970, by its name; without parked ones."""
+        rows = self._view(stub.key).alarms()
+        return {name: row.due_ms for name, row in rows.items() if name.isprintable() and not row.parked}
+
+    async def connect(
+        self, stub: Stub, path: str = "/", *, headers: Mapping[str, str] | None = None
+    ) -> Socket:
+        """Open a WebSocket to the object.
+
+        stub: the object.
+        path: the path below the object, with its query.
+        headers: headers of the request.
+
+        Raises what its `fetch` raised, `SocketClosed` with the status if it answered anything but 101.
+        """
+        end = End(self._sockets, stub.key)
+        pairs = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        pairs += (("upgrade", "websocket"),)
+        self._gateway.submit(end, stub.key, FETCH, "GET", path, pairs, socket=end.socket)
+        reply = await end.reply
+        if reply.error is not None:
+            raise error_of(reply)
+        if reply.status != 101:
+            raise SocketClosed(reply.status, reply.body.decode("utf-8", "replace"))
+        self._ends.append(end)
+        return Socket(end)
+
+    async def crash(self, stub: Stub) -> None:
+        """Drop the object from memory, once its running command has ended. Its attributes are lost, its state stays."""
+        turns = self._owner(stub.key).turns
+        while (resident := turns.residents.get(stub.key)) is not None and not resident.idle:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.001)
+        if resident is not None:
+            turns.evict(resident)
+
+    async def restart(self) -> None:
+        """Kill the process and start another one on the data it left. Calls that wait raise `OutcomeUnknown`."""
+        self._log.kill()
+        for owner in self._owners:
+            if self._random.random() < 0.5:
+                owner.tables.cut()
+            while self._random.random() < 0.5 and owner.tables.write_piece():
+                pass
+        self._store.crash(self._random.randrange(self._store.unflushed + 1))
+        self._broker.crash(keep_in_flight=self._random.random() < 0.5)
+        await self._end()
+        await self._begin()
+
+    async def break_storage(self, stub: Stub) -> None:
+        """Make every read of the object's state fail, until `heal_storage`. The object is dropped from memory first."""
+        await self.crash(stub)
+        owner = self._owner(stub.key)
+        owner.tables.write_all()
+        self._store.broken.add(owner.tables.prefix(stub.key))
+
+    def heal_storage(self, stub: Stub) -> None:
+        """Make the object's state readable again."""
+        self._store.broken.discard(self._owner(stub.key).tables.prefix(stub.key))
+
+    async def ask(self, asked: Command, client_key: str | None) -> Reply:
+        """Send a command and return its reply. Stubs use it; a test seldom does.
+
+        asked: the command.
+        client_key: its idempotency key, None for none.
+
+        Raises the error that the reply carries.
+        """
+        waiting = Waiting()
+        key, kind, method, path = asked.key, asked.kind, asked.method, asked.path
+        self._gateway.submit(waiting, key, kind, method, path, asked.headers, asked.body, client_key)
+        return answered((await waiting.future).reply)
+
+    # The node
+
+    async def _begin(self) -> None:
+        config, registry = self._config, self._registry
+        self._log = log = MemoryLog(self._broker, f"start {next(self._starts)}")
+        await found(log, config.name, _UUID)
+        self._gateway = gateway = Gateway(
+            log, node=f"w{next(self._uuids)}", deadline_s=config.deadline_s, clock_ms=self._clock_ms
+        )
+        self._sockets = Sockets(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
+        ports = Ports(
+            log,
+            registry,
+            gateway,
+            self._clock_ms,
+            self._random,
+            lambda: f"u{next(self._uuids)}",
+            "world",
+            config.name,
+            _UUID,
+            seal=Seal(_UUID),
+            outside=self._outside,
+        )
+        bounds = bounds_of(config)
+        self._owners = [
+            Owner(ports, Tables(self._store, p, exclusive=log.exclusive), bounds)
+            for p in range(log.partitions)
+        ]
+        await gateway.start(self._owners)
+        self._lives = [self._loop.create_task(live(owner)) for owner in self._owners]
+        while any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self._owners):  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.001)
+        for owner in self._owners:
+            if owner.error is not None:
+                raise owner.error
+
+    async def _end(self) -> None:
+        self._gateway.close(Unavailable("the process was killed"))
+        while self._ends:
+            self._ends.pop().died()
+        for task in self._lives:
+            task.cancel()
+        for owner in self._owners:
+            owner.end_reign()
+        await asyncio.wait(self._lives)
+        self._log.kill()
+
+    def _clock_ms(self) -> int:
+        return START_MS + int(self._loop.time() * 1000)
+
+    def _owner(self, key: str) -> Owner:
+        return self._owners[partition_of(key, PARTITIONS)]
+
+    def _view(self, key: str) -> Resident:
+        owner = self._owner(key)
+        resident = owner.turns.residents.get(key)
+        return resident or Resident(
+            key, self._registry.kind(namespace_of(key)), owner.tables, owner.bounds.limits
+        )
+
+
+def world(
+    *classes: type[DurableObject],
+    vars: Mapping[str, Any] | None = None,
+    bindings: Mapping[str, str] | None = None,
+    config: str = "",
+    env: str | None = None,
+    outside: Answering | None = None,
+    seed: int = 0,
+) -> World:
+    """An app of these classes, for `async with world(Counter) as env`.
+
+    classes: the app's classes; each is bound in `self.env` under its own name.
+    vars: values of `self.env`, of any type; test doubles too.
+    bindings: further names in `self.env`, each with a class's name.
+    config: the text of a `perdure.toml`.
+    env: the environment whose `[env.NAME]` is used.
+    outside: answers `perdure.fetch`: an async function of the `Request`, whose `path` is the URL, to a `Response`.
+    seed: decides what `restart` loses; the same seed gives the same run.
+
+    Raises `ConfigError` for a configuration that does not fit the classes, RuntimeError outside `story` and `run`.
+    """
+    if not isinstance(asyncio.get_running_loop(), VirtualLoop):
+        raise RuntimeError(  # noqa: TRY004 - no argument has a wrong type
+            "a world runs on virtual time, and this event loop's time is real: decorate the test with "
+            "@perdure.testing.story (and take pytest-asyncio's or anyio's mark off), or call perdure.testing.run(...)"
+        )
+    parsed = parse_config(config, "perdure.toml", env_name=env, default_name="world")
+    if bindings:
+        bound = tuple(Binding(name=name, class_name=class_name) for name, class_name in bindings.items())
+        bound = parsed.bindings + bound
+        parsed = Config.model_validate(dict(parsed) | {"durable_objects": DurableObjects(bindings=bound)})
+    registry = Registry.build({cls.__name__: cls for cls in classes}, parsed)
+    registry.env = Env({**registry.env.__dict__, **(vars or {})})
+    return World(registry, parsed, seed, outside)

@@ -1,0 +1,141 @@
+"""Founding an app's log: the header at offset 0 of each journal partition, which says whose it is.
+
+Laws
+- The header of partition 0 decides the app's uuid; who comes second takes what stands there.
+- A journal that is empty beside topics of an app that was served is not founded: its records are lost, and it says so.
+- A journal names the ids of the topics that it belongs with, in each claim; others are refused, whatever they hold.
+- A log of another app, or with another partition count or hash function, is refused, naming both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+
+import structlog
+
+from perdure.schemas.errors import ConfigError, LogCorrupt
+from perdure.schemas.journal import HASH_FUNCTION, Claim, Header, decode_record, encode_unchained
+from perdure.schemas.seal import fingerprint
+from perdure.streams.log.base import Headers, Log, Record, Topic, recreated
+
+SCAN = 10_000  # commands that are looked at for a trace of perdure, where there is no journal
+
+_logger = structlog.get_logger(__name__)
+
+
+class _OneRecord:
+    """A header or claim that is appended by who is no owner."""
+
+    def __init__(self, record: Header | Claim) -> None:
+        self._record: Record | None = Record(None, encode_unchained(record))
+        self.appended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def fill(self, max_bytes: int) -> Sequence[Record]:
+        record, self._record = self._record, None
+        return (record,) if record is not None else ()
+
+    def acked(self, first_offset: int) -> None:
+        if not self.appended.done():
+            self.appended.set_result(first_offset)
+
+    def failed(self, error: BaseException) -> None:
+        if not self.appended.done():
+            self.appended.set_exception(error)
+
+
+async def append_one(log: Log, partition: int, record: Header | Claim) -> int:
+    """Append a header or claim to a journal partition; its offset. Raises `OutcomeUnknown`."""
+    source = _OneRecord(record)
+    writer = log.writer(partition, source)
+    writer.request()
+    offset = await source.appended
+    writer.close()
+    return offset
+
+
+async def found(log: Log, app: str, new_uuid: str) -> str:
+    """Give every journal partition its header if it has none; the app's uuid.
+
+    Raises `ConfigError` for another app's log, `OutcomeUnknown` if an append's outcome is not known.
+    """
+    app_uuid = new_uuid
+    for partition in range(log.partitions):
+        bounds = await log.bounds(Topic.JOURNAL, partition)
+        if bounds.end == 0:
+            await _check_never_served(log, partition)
+            await append_one(log, partition, Header(app, app_uuid, partition, log.partitions))
+        header = await _read_header(log, partition)
+        if partition == 0:
+            app_uuid = header.app_uuid
+        found_, mine = header, Header(app, app_uuid, partition, log.partitions)
+        if found_ != mine:
+            raise ConfigError(
+                f"the journal of partition {partition} belongs to app {found_.app!r} #{fingerprint(found_.app_uuid)}, partition "
+                f"{found_.partition} of {found_.partitions}, hash {found_.hash_function}; this node is for {app!r} "
+                f"#{fingerprint(app_uuid)}, partition {partition} of {log.partitions}, hash {HASH_FUNCTION}: use another app "
+                "name or data directory, or the settings it was created with"
+            )
+    return app_uuid
+
+
+async def _read_header(log: Log, partition: int) -> Header:
+    async for chunk in log.read(Topic.JOURNAL, partition, 0, 1):
+        for record in chunk:
+            header = decode_record(record.value)
+            if record.offset == 0 and isinstance(header, Header):
+                return header
+    raise LogCorrupt(
+        f"the journal of partition {partition} does not begin with a header at offset 0: it was trimmed, recreated "
+        "or is not a journal of perdure; nothing was changed"
+    )
+
+
+async def _check_never_served(log: Log, partition: int) -> None:
+    """The journal is empty. Raises `LogCorrupt` if the other topics show that an app was served with them.
+
+    What clients produced before the first start shows nothing of the kind; whatever passed a door, was answered, kept
+    among the dead or trimmed does.
+    """
+    trace = await _trace_of_serving(log, partition)
+    if trace is None or (await log.bounds(Topic.JOURNAL, partition)).end > 0:
+        return  # another node may have founded it meanwhile, and serve
+    raise LogCorrupt(
+        f"the journal of partition {partition} is empty, and this app was served before: {trace}. The journal was "
+        "deleted, or deleted and created again; with it all state is gone that a backup does not have, and nothing was "
+        "changed. Restore the topic from a backup; or delete all topics of the app, to begin it again with nothing"
+    )
+
+
+async def _trace_of_serving(log: Log, partition: int) -> str | None:
+    for topic in (Topic.REPLIES, Topic.DEAD):
+        if end := (await log.bounds(topic, partition)).end:
+            return f"its {topic} end at offset {end}"
+    start, end = await log.bounds(Topic.COMMANDS, partition)
+    if start > 0:
+        return f"its commands were trimmed up to offset {start}"
+    async with aclosing(log.read(Topic.COMMANDS, partition, 0, min(end, SCAN))) as chunks:  # type: ignore[type-var]  # all are generators
+        async for chunk in chunks:
+            for record in chunk:
+                if _is_ours(record.headers):
+                    return f"perdure sent the command at offset {record.offset}"
+    return None
+
+
+def _is_ours(headers: Headers) -> bool:
+    names = {name for name, _ in headers}
+    return "seal" in names or {"kind", "id"} <= names or any(name.startswith("perdure-") for name in names)
+
+
+def check_topics(log: Log, partition: int, claim: Claim) -> None:
+    """Are the topics those that the newest claim names? Raises `LogCorrupt`; logs it if the claim names none."""
+    if log.topic_ids and not claim.topics:
+        _logger.warning(
+            "the topics are taken for those of this journal: from now on no others are",
+            partition=partition,
+            reason="the newest claim was written by an earlier version, which did not name them",
+        )
+    for topic, id_ in claim.topics.items():
+        if topic in log.topic_ids and log.topic_ids[topic] != id_:
+            raise LogCorrupt(recreated(topic, id_, log.topic_ids[topic]))

@@ -1,0 +1,198 @@
+"""One stream of the embedded log as it stands in memory, and its tails.
+
+Laws
+- start <= durable <= written <= held <= next: kept, fsynced, in the database, let go of, promised.
+- A tail hands over each record from its start once, in order, one call at a time: a record appended
+  from within `deliver` comes after that call has returned.
+- A tail that is behind or paused holds no records: it reads them again from the database, a chunk per
+  pass of the event loop, and from the open batch at the end.
+- Nor does the open batch hold what its live tails have: memory that is free again at once is near when the next
+  request needs some. A tail that comes too late for it has the batch written, and reads it from the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+
+from rocksdict import Rdict
+
+from perdure.schemas.errors import OperatorError
+from perdure.streams.log.base import LogRecord, Topic
+from perdure.streams.log.embedded.records import Rows
+
+CHUNK = 256  # about 1 ms of the event loop
+
+
+class Stream(Rows):
+    """One (topic, partition)."""
+
+    __slots__ = (
+        "durable",
+        "held",
+        "last_time_ms",
+        "late",
+        "live",
+        "next",
+        "start",
+        "tails",
+        "unwritten",
+        "written",
+    )
+
+    def __init__(self, database: Rdict, path: Path, topic: Topic, partition: int) -> None:
+        super().__init__(database, path, topic, partition)
+        known = self.recover()
+        self.start = known.start
+        self.durable = self.written = self.held = self.next = known.next
+        self.last_time_ms = known.last_time_ms
+        self.unwritten: list[LogRecord] = []  # in the open batch: from offset `held` on
+        self.live: tuple[EmbeddedTail, ...] = ()  # the tails that have all there is
+        self.late: list[EmbeddedTail] = []  # those that wait for what lies between `written` and `held`
+        self.tails: set[EmbeddedTail] = set()
+
+    def wrote(self) -> None:
+        """The open batch is in the database."""
+        self.written = self.held = self.next
+        self.unwritten = []
+        late, self.late = self.late, []
+        for tail in late:
+            tail.pump_soon()
+
+    def hand_over(self) -> None:
+        """Give the live tails what they have not seen yet, and let go of what all of them have."""
+        for tail in self.live:
+            tail.take()
+        if self.live and all(tail.next == self.next for tail in self.live):
+            self.unwritten, self.held = [], self.next
+
+
+class State(Enum):
+    BEHIND = "reading what is there"
+    LIVE = "given each record as it is appended"
+    PAUSED = "paused"
+    CLOSED = "closed"
+
+
+_LIVE = State.LIVE  # found once: an enum's members are looked up slowly
+
+
+class EmbeddedTail:
+    """See `perdure.streams.log.base.Tail`. `stopped` is told of a stream that cannot be read on; `hurry` has the open batch written."""
+
+    blocked = ""
+    __slots__ = ("_busy", "_deliver", "_hurry", "_loop", "_pumping", "_state", "_stopped", "_stream", "next")
+
+    def __init__(
+        self,
+        stream: Stream,
+        start: int,
+        deliver: Callable[[LogRecord], None],
+        loop: asyncio.AbstractEventLoop,
+        stopped: Callable[[BaseException], None],
+        hurry: Callable[[], None],
+    ) -> None:
+        self._stream = stream
+        self.next = start
+        self._deliver = deliver
+        self._loop = loop
+        self._stopped = stopped
+        self._hurry = hurry
+        self._busy = False
+        self._pumping = False
+        self._state = State.PAUSED
+        stream.tails.add(self)
+        self.resume()
+
+    def pause(self) -> None:
+        if self._state is not State.CLOSED:
+            self._leave(State.PAUSED)
+
+    def resume(self) -> None:
+        if self._state is not State.PAUSED:
+            return
+        if self.next == self._stream.next:
+            self._join()
+        else:
+            self._state = State.BEHIND
+            self.pump_soon()
+
+    def close(self) -> None:
+        self._leave(State.CLOSED)
+        self._stream.tails.discard(self)
+
+    def take(self) -> None:
+        """Take what was appended since the last time."""
+        if not self._busy:  # else appended from within a delivery: whoever delivers goes on to it
+            self._hand_unwritten()
+
+    def _hand(self, records: Iterable[LogRecord]) -> None:
+        """Hand over what follows, until the tail is told otherwise."""
+        self._busy = True
+        state, deliver = self._state, self._deliver
+        try:
+            for record in records:
+                self.next += 1
+                deliver(record)
+                if self._state is not state:
+                    break
+        except Exception as error:  # noqa: BLE001 - a receiver that raises is a programmer's error: stop loudly
+            self.close()
+            self._stopped(error)
+        self._busy = False
+
+    def _hand_unwritten(self) -> None:
+        stream = self._stream
+        assert self._state is not _LIVE or self.next >= stream.held, "a live tail has all that was let go"
+        while self._state is _LIVE and (more := stream.unwritten[self.next - stream.held :]):
+            self._hand(more)  # and then what was appended meanwhile
+
+    def _join(self) -> None:
+        self._state = State.LIVE
+        self._stream.live = (*self._stream.live, self)
+
+    def _leave(self, state: State) -> None:
+        if self._state is State.LIVE:
+            self._stream.live = tuple(tail for tail in self._stream.live if tail is not self)
+        self._state = state
+
+    def pump_soon(self) -> None:
+        """Read on, if it is behind."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        stream = self._stream
+        if self._state is not State.BEHIND:
+            return
+        try:
+            if not stream.start <= self.next <= stream.next:
+                kept = f"the log has {stream.start} up to {stream.next}"
+                raise stream.missing(self.next, f"it was removed or never existed ({kept})")
+            chunk = stream.scan(self.next, stream.written, CHUNK) if self.next < stream.written else []
+        except OperatorError as error:
+            self.close()
+            self._stopped(error)
+            return
+        self._hand(chunk)
+        if self._state is not State.BEHIND:
+            return
+        if self.next < stream.written:
+            self.pump_soon()
+        elif self.next < stream.held:
+            stream.late.append(self)
+            self._hurry()
+        else:
+            self._join()
+            self._hand_unwritten()
+
+
+def hand_over(accepted: dict[Stream, None]) -> None:
+    """Give the tails of these streams what they have not seen yet, what is appended meanwhile too; empties it."""
+    while accepted:
+        stream, _ = accepted.popitem()
+        stream.hand_over()

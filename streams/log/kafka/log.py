@@ -1,0 +1,254 @@
+"""The log on Apache Kafka.
+
+Laws
+- Accepted = durable = acknowledged by `min.insync.replicas`; reading is `read_committed`.
+- Commands, replies, dead letters and journals of a node go through one producer (`queues.py`): whatever makes
+  an outcome unknown ends it, and with it every writer, so that each partition is claimed anew.
+- Stamps are the broker's (LogAppendTime), and may step back at a change of leader (see streams/log/log_time.py).
+- Nothing here waits for a broker without a bound, `close` included; only tails and writers wait for its return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from perdure.schemas.errors import LogUnreachable
+from perdure.streams.log.base import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
+from perdure.streams.log.kafka.clients import CUT_TIMEOUT_S, UNREACHED, Endpoint, named
+from perdure.streams.log.kafka.producer import Line
+from perdure.streams.log.kafka.queues import Appends, KafkaReceipt, KafkaWriter
+from perdure.streams.log.kafka.reads import Reads
+from perdure.streams.log.kafka.tails import KafkaTail, Tails
+from perdure.streams.log.kafka.topic_watch import TopicWatch
+from perdure.streams.log.kafka.topics import Topics
+
+CONNECT_TIMEOUT_S = 10.0
+ASK_TIMEOUT_S = 10.0  # for bounds, trim and sizes
+
+_logger = structlog.get_logger(__name__)
+
+
+def _report(error: BaseException) -> None:
+    _logger.critical("the log has stopped", error=str(error))
+
+
+class KafkaReading:
+    """An app's log on a Kafka cluster, only read: no producer, no tail. Arguments as those of `KafkaLog`."""
+
+    exclusive = False
+
+    def __init__(self, bootstrap: str, app: str, *, client_id: str) -> None:
+        self._app = app
+        self._endpoint = Endpoint(bootstrap, client_id, {})
+        self._reads = Reads(self._endpoint, [f"{app}.{topic.value}" for topic in Topic])
+
+    async def start(self) -> None:
+        """Connect. Raises `LogUnreachable`."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._reads.start()
+        except UNREACHED as error:
+            await self._reads.close()
+            raise self._endpoint.unreachable(error) from error
+
+    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
+        """See `KafkaLog.read`."""
+        return self._reads.read(TopicPartition(f"{self._app}.{topic.value}", partition), start, end)
+
+    async def close(self) -> None:
+        await self._reads.close()
+
+
+class KafkaLog:
+    """`perdure.streams.log.base.Log` on a Kafka cluster.
+
+    `bootstrap`: `host:port[,host:port…]`. `app` prefixes the topics' names. `partitions` of each topic, for ever.
+    `append_timeout_s`: after it an append that was sent is unknown, one that was not is refused.
+    `replication_factor`: of topics that are created; three, or as many as there are brokers, if None.
+    `leaving`: topics with more partitions than `partitions` do, for what is only copied from.
+    `security`: passed on to aiokafka (`security_protocol`, `sasl_mechanism`, `ssl_context`, …).
+    """
+
+    ordered = False
+    exclusive = False
+
+    def __init__(
+        self,
+        bootstrap: str,
+        app: str,
+        partitions: int,
+        *,
+        clock_ms: Callable[[], int],
+        client_id: str = "perdure",
+        append_timeout_s: float = 10.0,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        replication_factor: int | None = None,
+        security: Mapping[str, Any] | None = None,
+        leaving: bool = False,
+    ) -> None:
+        assert partitions > 0
+        self.partitions = partitions
+        self.on_stopped: Callable[[BaseException], None] = _report
+        self._names = {topic: f"{app}.{topic.value}" for topic in Topic}
+        self._places = {
+            (topic, partition): TopicPartition(name, partition)
+            for topic, name in self._names.items()
+            for partition in range(partitions)
+        }
+        self._endpoint = Endpoint(bootstrap, client_id, security or {})
+        self._clock_ms = clock_ms
+        self._append_timeout_s = append_timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._replication_factor = replication_factor
+        self._leaving = leaving
+        self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        names = list(self._names.values())
+        try:
+            self._topics = Topics(
+                self._endpoint, names, self.partitions, self._replication_factor, leaving=self._leaving
+            )
+            self._closers.append(self._topics.close)
+            await self._topics.start(self._connect_timeout_s)
+            self._line = Line(self._endpoint, names, self._clock_ms, self._append_timeout_s)
+            self._closers.append(self._line.close)
+            await self._line.start()
+            self._appends = Appends(self._line)
+            self._tails = Tails(self._endpoint, names, self._stopped)
+            self._closers.append(self._tails.close)
+            self._reads = Reads(self._endpoint, names)
+            self._closers.append(self._reads.close)
+            # Assigned to nothing, so that no long poll of its own stands before a question (else 500 ms).
+            self._asker: Any = AIOKafkaConsumer(
+                isolation_level="read_committed", enable_auto_commit=False, **self._endpoint.options("bounds")
+            )
+            self._closers.append(self._close_asker)
+            async with asyncio.timeout(self._connect_timeout_s):
+                await asyncio.gather(self._tails.start(), self._reads.start(), self._asker.start())
+        except BaseException as error:
+            await self._let_go()
+            if isinstance(error, UNREACHED):
+                raise self._endpoint.unreachable(error) from error
+            raise
+        self._watch = TopicWatch(self._topics, self.partitions, self._stopped)
+        for keeper in (self._line.keep(), self._tails.keep(), self._watch.keep()):
+            task = asyncio.create_task(keeper)
+            task.add_done_callback(self._kept)
+            self._keepers.append(task)
+
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """See `Log.topic_ids`. Brokers before Kafka 2.8 give none."""
+        ids = self._topics.ids
+        return {topic.value: ids[name] for topic, name in self._names.items() if name in ids}
+
+    @property
+    def troubles(self) -> Sequence[Trouble]:
+        """See `Log.troubles`."""
+        return (*self._watch.troubles, *self._tails.troubles())
+
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._stopped(error)
+
+    def _stopped(self, error: BaseException) -> None:
+        self.on_stopped(error)
+
+    async def _close_asker(self) -> None:
+        try:
+            async with asyncio.timeout(CUT_TIMEOUT_S):
+                await self._asker.stop()
+        except UNREACHED as error:
+            _logger.warning("a Kafka client did not close in time", error=repr(error))
+
+    async def close(self) -> None:
+        """Flush what was accepted, for `append_timeout_s` at most, and let go of everything."""
+        try:
+            if self._keepers:
+                await self._line.drain()
+        finally:
+            for keeper in self._keepers:
+                keeper.cancel()
+            # why one of them failed `on_stopped` has heard
+            await asyncio.gather(*self._keepers, return_exceptions=True)
+            self._keepers.clear()
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        closers, self._closers = self._closers, []
+        outcomes = await asyncio.gather(*(closer() for closer in closers), return_exceptions=True)
+        for error in outcomes:  # only now: each of them has ended
+            if error is not None:
+                raise error
+
+    # Appending
+
+    def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> KafkaReceipt:
+        """See `Log.append`; `memo` stays behind, as readers get what Kafka gives. Raises `TooLarge`."""
+        assert topic is not Topic.JOURNAL, "the journal is appended to by its writer"
+        return self._appends.append(self._places[topic, partition], record)
+
+    def writer(self, partition: int, source: WriterSource) -> KafkaWriter:
+        """See `Log.writer`. Before there is a producer again the writer waits; its claim then is the first."""
+        return self._appends.writer(self._places[Topic.JOURNAL, partition], source)
+
+    def shares_write(self, record: LogRecord) -> bool:
+        """Never: each batch stands alone."""
+        return False
+
+    # Reading
+
+    def tail(
+        self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]
+    ) -> KafkaTail:
+        return self._tails.open(self._places[topic, partition], start, deliver)
+
+    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
+        """See `Log.read`. Raises `LogCorrupt`; `LogUnreachable` after 30 s without progress."""
+        return self._reads.read(self._places[topic, partition], start, end)
+
+    async def bounds(self, topic: Topic, partition: int) -> Bounds:
+        """See `Log.bounds`. Raises `LogUnreachable`."""
+        place = self._places[topic, partition]
+        ends, starts = await self._ask(
+            asyncio.gather(self._asker.end_offsets([place]), self._asker.beginning_offsets([place])),
+            f"the bounds of {named(place)}",
+        )
+        return Bounds(starts[place], ends[place])
+
+    async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+        """See `Log.since`: one ListOffsets request. Raises `LogUnreachable`."""
+        place = self._places[topic, partition]
+        found = await self._ask(
+            self._asker.offsets_for_times({place: time_ms}), f"the times of {named(place)}"
+        )
+        return None if (at := found[place]) is None else Stamped(at.offset, at.timestamp)
+
+    async def trim(self, topic: Topic, partition: int, before: int) -> None:
+        """See `Log.trim`. Raises `LogUnreachable`."""
+        assert topic is not Topic.JOURNAL, "the journal is not trimmed"
+        place = self._places[topic, partition]
+        what = f"trimming {named(place)} below offset {before}"
+        await self._ask(self._topics.trim(place, before), what)
+
+    async def sizes(self) -> dict[Topic, int]:
+        """See `Log.sizes`. Raises `LogUnreachable`."""
+        found = await self._ask(self._topics.sizes(), "the sizes of the topics")
+        return {topic: found[name] for topic, name in self._names.items()}
+
+    async def _ask(self, answer: Any, what: str) -> Any:
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                return await answer
+        except UNREACHED as error:
+            raise LogUnreachable(
+                f"Kafka at {self._endpoint.bootstrap}, {what}: {error!r}. Check the brokers, then ask again."
+            ) from error

@@ -1,0 +1,276 @@
+"""Tails of Kafka partitions: one long poll per broker that leads any of them.
+
+Laws
+- A tail's reader keeps nothing: what is fetched is delivered in the same step or forgotten.
+- A broker that does not answer is asked again, for ever, with back-off; the log hears of it, first at once and then rarely.
+- What can never be read ends the tail, and is reported by `stopped`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+
+import structlog
+from aiokafka.errors import for_code
+from aiokafka.structs import TopicPartition
+
+from perdure.schemas.backoff import Backoff
+from perdure.schemas.errors import LogCorrupt
+from perdure.streams.log.base import LogRecord, Trouble
+from perdure.streams.log.kafka.clients import UNREACHED, Endpoint, close_client, named
+from perdure.streams.log.kafka.fetch import (
+    POLL_MS,
+    RETRY_S,
+    TAIL_BYTES,
+    UNKNOWN_TOPIC,
+    Fetched,
+    answers,
+    fatal,
+    request,
+    unpack,
+)
+
+BLOCKED_AFTER_S = 5.0  # a transaction that is open for longer is told of
+
+_logger = structlog.get_logger(__name__)
+
+
+class KafkaTail:
+    """`perdure.streams.log.base.Tail`."""
+
+    __slots__ = (
+        "_open_at",
+        "_open_since_s",
+        "_tails",
+        "blocked",
+        "closed",
+        "deliver",
+        "gone_since_s",
+        "paused",
+        "place",
+        "position",
+    )
+
+    def __init__(
+        self, tails: Tails, place: TopicPartition, start: int, deliver: Callable[[LogRecord], None]
+    ) -> None:
+        self._tails = tails
+        self.place = place
+        self.position = start
+        self.deliver = deliver
+        self.paused = False
+        self.closed = False
+        self.gone_since_s: float | None = None
+        self.blocked = ""
+        self._open_at: int | None = (
+            None  # where a transaction begins that is open, and since when it has been seen
+        )
+        self._open_since_s = 0.0
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        self._tails.wake()
+
+    def close(self) -> None:
+        self.closed = True
+        self._tails.forget(self)
+
+    def stands(self, fetched: Fetched, now_s: float) -> None:
+        """Note how far what is on the log can be read: a transaction that stays open blocks what lies behind it."""
+        if fetched.end >= fetched.high or fetched.end != self._open_at:
+            if self.blocked:
+                _logger.warning("a partition can be read again", place=named(self.place), offset=fetched.end)
+            self.blocked = ""
+            self._open_at, self._open_since_s = None if fetched.end >= fetched.high else fetched.end, now_s
+        elif not self.blocked and now_s - self._open_since_s >= BLOCKED_AFTER_S:
+            topic, partition = self.place
+            self.blocked = (
+                f"{named(self.place)} cannot be read past offset {fetched.end}: a transaction of another client of Kafka "
+                f"has been open there for {BLOCKED_AFTER_S:.0f} s or more. Have it commit or abort, or abort it: "
+                f"kafka-transactions.sh --bootstrap-server {self._tails.bootstrap} abort --topic {topic} --partition "
+                f"{partition} --start-offset {fetched.end}"
+            )
+            _logger.error(
+                "an open transaction blocks a partition", place=named(self.place), reason=self.blocked
+            )
+
+    def take(self, records: Sequence[LogRecord], after: int) -> None:
+        """Deliver what is not below the position; where the receiver pauses or closes, go on from there later."""
+        deliver = self.deliver
+        for record in records:
+            if self.paused or self.closed:
+                return
+            if record.offset >= self.position:
+                self.position = record.offset + 1
+                deliver(record)
+        if not self.paused and not self.closed:
+            self.position = max(self.position, after)
+
+
+class Tails:
+    """All tails of a node: one client, one fetch under way per broker."""
+
+    def __init__(
+        self, endpoint: Endpoint, topics: Sequence[str], stopped: Callable[[BaseException], None]
+    ) -> None:
+        self._client = endpoint.client("tail")
+        self.bootstrap = endpoint.bootstrap
+        self._topics = topics
+        self._stopped = stopped
+        self._loop = asyncio.get_running_loop()
+        self._tails: list[KafkaTail] = []
+        self._polls: dict[int, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    async def start(self) -> None:
+        """Connect. Raises one of `UNREACHED`."""
+        await self._client.bootstrap()
+        await self._client.set_topics(self._topics)
+
+    def open(self, place: TopicPartition, start: int, deliver: Callable[[LogRecord], None]) -> KafkaTail:
+        tail = KafkaTail(self, place, start, deliver)
+        self._tails.append(tail)
+        self.wake()
+        return tail
+
+    def forget(self, tail: KafkaTail) -> None:
+        if tail in self._tails:
+            self._tails.remove(tail)
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def troubles(self) -> Iterator[Trouble]:
+        """The partitions that cannot be read to their end."""
+        for place, why in {tail.place: tail.blocked for tail in self._tails if tail.blocked}.items():
+            yield Trouble(place.topic, place.partition, "blocked by a transaction", why)
+
+    async def keep(self) -> None:
+        """See that every broker that leads a tailed partition is being polled. Runs until cancelled."""
+        backoff = Backoff(*RETRY_S, Random())
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                leaderless: TopicPartition | None = None
+                for tail in list(self._tails):
+                    leader = self._leader(tail)
+                    if leader is None:
+                        leaderless = tail.place
+                        if self._client.cluster.partitions_for_topic(tail.place.topic) is None:
+                            self._refused(tail, UNKNOWN_TOPIC)
+                    elif leader not in self._polls and not tail.paused:
+                        poll = self._polls[leader] = asyncio.create_task(self._poll(leader))
+                        poll.add_done_callback(self._ended)
+                if leaderless is None:
+                    backoff.reset()
+                else:
+                    await self._ask_again(backoff, f"{named(leaderless)} has no leader")
+        finally:
+            for poll in self._polls.values():
+                poll.cancel()
+
+    def _leader(self, tail: KafkaTail) -> int | None:
+        leader: int | None = self._client.cluster.leader_for_partition(tail.place)
+        return None if leader == -1 else leader
+
+    def _ended(self, poll: asyncio.Task[None]) -> None:
+        self._polls = {node: other for node, other in self._polls.items() if other is not poll}
+        if not poll.cancelled() and (error := poll.exception()) is not None:
+            self._stopped(
+                error
+            )  # a receiver raised: its partition cannot go on, and others were in its hands
+        self.wake()
+
+    async def _poll(self, node: int) -> None:
+        """Fetch from one broker, as long as it leads a partition that is tailed and not paused."""
+        turn, backoff = 0, Backoff(*RETRY_S, Random())
+        while True:
+            wanted: dict[TopicPartition, list[int]] = {}
+            for tail in self._tails:
+                if not tail.paused and self._leader(tail) == node:
+                    wanted.setdefault(tail.place, []).append(tail.position)
+            if not wanted:
+                return
+            turn += 1
+            # Tails of one partition that have come differently far take turns; then nobody waits for more.
+            asked = {place: at[turn % len(at)] for place, at in wanted.items()}
+            apart = any(min(at) != max(at) for at in wanted.values())
+            order = list(asked.items())
+            first = turn % len(order)  # whoever comes first in a request is served first
+            fetch = request(order[first:] + order[:first], TAIL_BYTES, wait_ms=0 if apart else POLL_MS)
+            try:
+                response = await self._client.send(node, fetch)
+            except UNREACHED as error:
+                await self._ask_again(backoff, f"broker {node}: {error!r}")
+                continue
+            troubled = ""
+            for fetched in answers(response):
+                if fetched.error_code:
+                    troubled = f"{named(fetched.place)}: {for_code(fetched.error_code).__name__}"
+                self._hand_out(fetched, asked[fetched.place])
+                if len(fetched.data) > TAIL_BYTES // 4:
+                    await asyncio.sleep(0)  # much was delivered: let the others have the loop
+            if troubled:
+                await self._ask_again(backoff, troubled)
+            else:
+                backoff.reset()
+
+    def _hand_out(self, fetched: Fetched, offset: int) -> None:
+        """Give what a broker answered about `offset` to the tails that it concerns."""
+        tails = [t for t in self._tails if t.place == fetched.place and not t.paused and t.position >= offset]
+        if fetched.error_code:
+            for tail in tails:
+                if tail.position == offset:
+                    self._refused(tail, fetched.error_code)
+            return
+        now_s = self._loop.time()
+        for tail in tails:
+            tail.gone_since_s = None
+            tail.stands(fetched, now_s)
+        if not fetched.data or not tails:
+            return
+        try:
+            records, after = unpack(fetched, offset)
+        except LogCorrupt as error:
+            for tail in tails:
+                self._stop(tail, error)
+        else:
+            for tail in tails:
+                tail.take(records, after)
+
+    def _refused(self, tail: KafkaTail, error_code: int) -> None:
+        now_s = self._loop.time()
+        if error_code == UNKNOWN_TOPIC and tail.gone_since_s is None:
+            tail.gone_since_s = now_s
+        gone_s = 0.0 if tail.gone_since_s is None else now_s - tail.gone_since_s
+        error = fatal(tail.place, error_code, tail.position, gone_s)
+        if error is not None:
+            self._stop(tail, error)
+
+    def _stop(self, tail: KafkaTail, error: Exception) -> None:
+        tail.close()
+        self._stopped(error)
+
+    async def _ask_again(self, backoff: Backoff, why: str) -> None:
+        pause_s = backoff.failed()
+        if backoff.tells:
+            _logger.warning("Kafka returns no records: trying again", reason=why, attempts=backoff.attempts)
+        await asyncio.sleep(pause_s)
+        await self._client.force_metadata_update()
+        self.wake()
+
+    async def close(self) -> None:
+        """`keep` must not run any more."""
+        self._tails.clear()
+        polls = list(self._polls.values())
+        for poll in polls:
+            poll.cancel()
+        if polls:
+            await asyncio.wait(polls, timeout=1)
+        await close_client(self._client)

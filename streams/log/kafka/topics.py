@@ -1,0 +1,334 @@
+"""The four topics of an app on Kafka: made if absent, checked if present, trimmed, measured.
+
+Laws
+- A topic is made only for an app that was never served: in place of one that is missing none is made.
+- A topic that exists is never changed: what is wrong with it is a `ConfigError` naming topic and setting.
+- Nothing is deleted by age or size by the broker; only `trim` deletes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, ClassVar
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, NotLeaderForPartitionError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Int64, Schema, String
+from aiokafka.structs import TopicPartition
+
+from perdure.schemas.backoff import Backoff
+from perdure.schemas.errors import ConfigError, LogCorrupt, LogUnreachable, PerdureError
+from perdure.streams.log.base import Topic
+from perdure.streams.log.kafka.clients import MAX_MESSAGE_BYTES, UNREACHED, Endpoint, close_client
+from perdure.streams.log.kafka.metadata import Described, described
+from perdure.streams.log.kafka.probe import advice
+
+TOPIC_ALREADY_EXISTS = 36
+RETRY_S = (0.1, 1.0)  # first and longest pause before the brokers are asked again
+
+SETTINGS = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "message.timestamp.type": "LogAppendTime",
+    "max.message.bytes": str(MAX_MESSAGE_BYTES),
+    "unclean.leader.election.enable": "false",
+    # The broker unpacks what others compress: Python alone could not read Snappy, LZ4 or Zstandard.
+    "compression.type": "uncompressed",
+}
+# With these otherwise, log time would be the sender's or records would go away by themselves.
+VITAL = ("cleanup.policy", "retention.ms", "retention.bytes", "message.timestamp.type")
+
+
+class _DescribeLogDirsResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 35
+    API_VERSION = 1
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "log_dirs",
+            Array(
+                ("error_code", Int16),
+                ("log_dir", String("utf-8")),
+                (
+                    "topics",
+                    Array(
+                        ("topic", String("utf-8")),
+                        (
+                            "partitions",
+                            Array(
+                                ("partition", Int32),
+                                ("size", Int64),
+                                ("offset_lag", Int64),
+                                ("is_future", Boolean),
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+class _DescribeLogDirsStruct(RequestStruct):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 35
+    API_VERSION = 1
+    RESPONSE_TYPE = _DescribeLogDirsResponse
+    SCHEMA = Schema(("topics", Array(("topic", String("utf-8")), ("partitions", Array(Int32)))))
+
+
+class _DescribeLogDirs(Request[_DescribeLogDirsStruct]):  # type: ignore[misc]  # aiokafka ships no types
+    """Asks one broker for the sizes of its replicas (aiokafka has no such request)."""
+
+    API_KEY: ClassVar[int] = 35
+
+    def __init__(self, topics: Sequence[tuple[str, Sequence[int]]]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class(self._topics)
+
+
+async def partitions_of(endpoint: Endpoint, topic: str) -> int:
+    """How many partitions a topic has; 0: there is none of that name. Raises `LogUnreachable`."""
+    admin: Any = AIOKafkaAdminClient(**endpoint.options("asking"))
+    try:
+        await admin.start()
+        found = (await described(admin, [topic])).get(topic)
+    except UNREACHED as error:
+        raise endpoint.unreachable(error) from error
+    finally:
+        await close_client(admin)
+    if found is None:
+        return 0
+    if found.error_code:
+        raise LogUnreachable(f"Kafka at {endpoint.bootstrap} on {topic}: {for_code(found.error_code)!r}")
+    return len(found.leaders)
+
+
+def misfit(
+    journal: str, counts: Mapping[str, int], ends: Mapping[str, int], wanted: int, where: str
+) -> PerdureError | None:
+    """The error for topics that are missing, or do not all have `wanted` partitions; None if they can be used or made.
+
+    `counts` are the partitions of the topics that exist, `ends` how many records each was ever given. Each text names a
+    way out, which depends on whether the app was served before: its journal says so, and so does what the others hold.
+    """
+    delete = f"kafka-topics.sh --bootstrap-server {where} --delete --topic"
+    odd = {name: count for name, count in counts.items() if count != wanted}
+    missing = [
+        name for name in (f"{journal.rpartition('.')[0]}.{topic}" for topic in Topic) if name not in counts
+    ]
+    if odd and not missing and len(set(counts.values())) == 1:
+        return ConfigError(
+            f"topic {journal} has {counts[journal]} partitions, but {wanted} are configured. The number never changes: "
+            f"keys would move. Configure {counts[journal]}, or give the app another name."
+        )
+    if not ends.get(journal):
+        return _unserved(
+            journal, counts, odd, [name for name in counts if name != journal and ends[name]], wanted, delete
+        )
+    if missing:
+        return LogCorrupt(
+            f"topic {missing[0]} is gone, and {journal} has records: it was deleted. Restore it from a backup. If it is "
+            "lost for good, create it empty with the settings of the others, and run `perdure state adopt`"
+        )
+    made = counts[journal]
+    for name, count in counts.items():
+        if count > made:
+            return ConfigError(partitions_added(name, made, count))
+        if count < made:
+            return LogCorrupt(
+                f"topic {name} has {count} partitions, the journal {made}: it was deleted and made again. Delete it "
+                f"({delete} {name}) and restore it from a backup"
+            )
+    return None
+
+
+def _unserved(
+    journal: str,
+    counts: Mapping[str, int],
+    odd: Mapping[str, int],
+    held: Sequence[str],
+    wanted: int,
+    delete: str,
+) -> PerdureError | None:
+    """As `misfit`, where the journal has no record, so that the app was never served, or has lost it."""
+    if not odd:
+        return None  # whether what the others hold is from an app that was served is seen record by record
+    if journal in odd and held:
+        return LogCorrupt(
+            f"topic {journal} is empty and has {odd[journal]} partitions, but {held[0]} holds records: the journal was "
+            f"deleted and made again, and state cannot be rebuilt without it. Delete it ({delete} {journal}) and "
+            "restore it from a backup; or delete all topics of the app, which loses everything"
+        )
+    name, count = next(iter(odd.items()))
+    return ConfigError(
+        f"topic {name} has {count} partitions, {wanted} are configured, and perdure did not make it: this app was "
+        "never served. A client that produced before the first start makes the brokers create it "
+        f"(auto.create.topics.enable). Delete it ({delete} {name}), start perdure, then the clients; or, if the "
+        f"number is on purpose, set partitions = {count}"
+    )
+
+
+def partitions_added(name: str, made: int, count: int) -> str:
+    """What an operator is told whose topic was given partitions that the app does not have."""
+    return (
+        f"partitions were added to topic {name}: it has {count}, the app was made with {made}. What clients produce into "
+        f"the added ones is never read, and keys that they place by {count} are rejected. Kafka takes no partitions away, "
+        f"and the app's number never changes. Stop the clients; then start the app under another name with partitions = "
+        f"{count} and a migration that brings its classes over ([[migrations]] transferred_classes, docs/operations.md)"
+    )
+
+
+class Topics:
+    """The administrative side of one app's topics; `names` are Kafka's."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        names: Sequence[str],
+        partitions: int,
+        replication_factor: int | None,
+        *,
+        leaving: bool = False,
+    ) -> None:
+        self._endpoint = endpoint
+        self._bootstrap = endpoint.bootstrap
+        self.ids: Mapping[
+            str, str
+        ] = {}  # of the topics by name, as they were at the start; none of old brokers
+        self._names = names
+        self._partitions = partitions
+        self._copies = replication_factor
+        self._leaving = leaving  # topics that were given more partitions do as well
+        self._admin: Any = AIOKafkaAdminClient(**endpoint.options("admin"))
+        self._loop = asyncio.get_running_loop()
+
+    async def start(self, timeout_s: float) -> None:
+        """Connect, make what is absent, check what is there. Raises `LogUnreachable`, `ConfigError`."""
+        until_s, backoff = self._loop.time() + timeout_s, Backoff(*RETRY_S, Random())
+        last: object = "no broker answered"
+        while self._loop.time() < until_s:
+            try:
+                async with asyncio.timeout_at(until_s):
+                    await self._admin.start()
+                    if await self._ready():
+                        return
+                    last = "not every partition has a leader"
+            except UNREACHED as error:
+                last = repr(error)
+            await asyncio.sleep(min(backoff.failed(), max(until_s - self._loop.time(), 0)))
+        raise LogUnreachable(
+            f"Kafka at {self._bootstrap} was not ready within {timeout_s:.0f} s: {last}. "
+            f"{await advice(self._bootstrap)}"
+        )
+
+    async def _ready(self) -> bool:
+        """One attempt: do all topics exist, as they should be, with leaders?"""
+        found = await self.described()
+        if any(each.error_code for each in found.values()):
+            return False
+        counts = {name: len(each.leaders) for name, each in found.items()}
+        absent = [name for name in self._names if name not in found]
+        if self._leaving:
+            counts = {name: min(count, self._partitions) for name, count in counts.items()}
+        if any(count != self._partitions for count in counts.values()) or (absent and found):
+            (journal,) = [name for name in self._names if name.endswith(".journal")]
+            ends = await self._ends(counts)
+            if (error := misfit(journal, counts, ends, self._partitions, self._bootstrap)) is not None:
+                raise error
+        if absent:
+            await self._create(absent)
+            return False
+        if any(leader < 0 for each in found.values() for leader in each.leaders):
+            return False
+        await self._check_settings()
+        self.ids = {name: each.id for name, each in found.items() if each.id}
+        return True
+
+    async def described(self) -> Mapping[str, Described]:
+        """What the brokers say of the topics, now. Raises one of `UNREACHED`."""
+        return await described(self._admin, self._names)
+
+    async def _ends(self, counts: Mapping[str, int]) -> Mapping[str, int]:
+        """How many records each of these topics was ever given, by name."""
+        asker: Any = AIOKafkaConsumer(enable_auto_commit=False, **self._endpoint.options("ends"))
+        try:
+            await asker.start()
+            places = [TopicPartition(name, n) for name, count in counts.items() for n in range(count)]
+            ends = await asker.end_offsets(places)
+        finally:
+            await asker.stop()
+        return {name: sum(end for place, end in ends.items() if place.topic == name) for name in counts}
+
+    async def _create(self, names: Sequence[str]) -> None:
+        copies = self._copies
+        if copies is None:
+            copies = min(3, len((await self._admin.describe_cluster())["brokers"]))
+        settings = {**SETTINGS, "min.insync.replicas": "2" if copies >= 3 else "1"}
+        new = [NewTopic(name, self._partitions, copies, topic_configs=settings) for name in names]
+        for name, error_code, *text in (await self._admin.create_topics(new)).topic_errors:
+            if error_code in (0, TOPIC_ALREADY_EXISTS):
+                continue
+            error = for_code(error_code)
+            if error.retriable:
+                raise error(f"creating topic {name}: {text}")
+            reason = text[0] if text and text[0] else error.__name__
+            raise ConfigError(f"topic {name} could not be created with replication factor {copies}: {reason}")
+
+    async def _check_settings(self) -> None:
+        wanted = [
+            ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(VITAL)) for name in self._names
+        ]
+        for response in await self._admin.describe_configs(wanted):
+            for error_code, _, _, name, entries in response.resources:
+                if error_code:
+                    continue  # not allowed to look: then the operator vouches for them
+                for setting, value, *_ in entries:
+                    if setting in VITAL and value != SETTINGS[setting]:
+                        raise ConfigError(
+                            f"topic {name} has {setting}={value}, but perdure needs {SETTINGS[setting]}. Set it with "
+                            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} "
+                            f"--add-config {setting}={SETTINGS[setting]}"
+                        )
+
+    async def trim(self, place: TopicPartition, before: int) -> None:
+        """Delete the records below an offset. Raises one of `UNREACHED`."""
+        for again in (True, False):
+            try:
+                await self._admin.delete_records({place: RecordsToDelete(before)})
+            except (NotLeaderForPartitionError, LeaderNotAvailableError):
+                if not again:
+                    raise
+            else:
+                return
+
+    async def sizes(self) -> Mapping[str, int]:
+        """Bytes of one copy of each topic. Raises one of `UNREACHED`."""
+        every = list(range(self._partitions))
+        largest: dict[tuple[str, int], int] = {}
+        for broker in (await self._admin.describe_cluster())["brokers"]:
+            request = _DescribeLogDirs([(name, every) for name in self._names])
+            response = await self._admin._send_request(request, broker["node_id"])
+            for error_code, _, topics in response.log_dirs:
+                if error_code:
+                    raise KafkaError(
+                        f"the sizes of broker {broker['node_id']}: {for_code(error_code).__name__}"
+                    )
+                for name, partitions in topics:
+                    for partition, size, *_ in partitions:
+                        largest[name, partition] = max(size, largest.get((name, partition), 0))
+        sums = dict.fromkeys(self._names, 0)
+        for (name, _), size in largest.items():
+            sums[name] += size
+        return sums
+
+    async def close(self) -> None:
+        await close_client(self._admin._client)

@@ -1,0 +1,297 @@
+"""What whoever runs an app has done to the objects of one partition: pause, resume, skip, delete, parked things settled.
+
+Laws
+- An act is taken when it is read from the log. It does not wait in its object's mailbox, so that what is stuck there can
+  be dealt with; only a deletion takes its turn there. One that comes while the object is paused waits for no more
+  than the turn that runs.
+- Each act that changes something is an entry of its object; one that finds nothing to do is a mere `done`, and tells.
+- A paused object has a `Hold` where its turn would run: the turn that ran goes on to its end, none begins after it. The
+  row says so, so that whoever owns the partition next holds it too.
+- An act names what it is about. What is no longer there is not done to anything else: a second act does no harm.
+- A command that is driven again is a new one, sent by the act's entry under a key of its own: it comes once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from itertools import takewhile
+from typing import Any
+
+from msgspec.structs import replace
+
+from perdure.objects.alarms import redriven
+from perdure.objects.overlay import Overlay
+from perdure.objects.turn import Outcome, not_done
+from perdure.schemas.admin import (
+    CALLS_OF,
+    DELETE,
+    DROP,
+    OF_ALARM,
+    PAUSE,
+    REDRIVE,
+    RESUME,
+    SKIP,
+    Change,
+    Parked,
+    Place,
+    asked_of,
+    decode_record,
+    nothing_parked,
+    place_of,
+)
+from perdure.schemas.calls import PRINCIPAL, SEND_KEY, CallKey
+from perdure.schemas.commands import ADMIN, ALARM, NOBODY, Command, parse_admitted, sealed_record
+from perdure.schemas.effects import AlarmChange, Out
+from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Skipped, TooLarge
+from perdure.schemas.replies import FAILED, Reply, error_reply
+from perdure.streams.log.base import LogRecord, Topic
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.activation import Hold, Mailbox, Resident, Turn, is_deletion
+from perdure.streams.turns.admission import early_outcome
+from perdure.streams.turns.deletion import told
+from perdure.streams.turns.ports import Ports
+from perdure.streams.turns.runner import Turns
+
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Administration:
+    """Of one partition. `take` is given its commands as they are read."""
+
+    def __init__(
+        self, ports: Ports, tables: Tables, turns: Turns, low_mark: Callable[[], int], spawn: Spawn
+    ) -> None:
+        self._ports = ports
+        self._tables = tables
+        self._turns = turns
+        self._low_mark = low_mark
+        self._spawn = spawn
+        self._loop = asyncio.get_running_loop()
+        self._settled = set[int]()  # parked commands, in this reign: their entries may not be durable yet
+
+    def end(self) -> None:
+        """The reign is over."""
+        self._settled.clear()
+
+    @property
+    def held(self) -> int:
+        """Commands that wait for their paused objects."""
+        found = 0
+        for key in self._tables.paused:
+            resident = self._turns.residents.get(key)
+            if resident is not None and type(resident.running) is Hold:
+                found += len(resident.mailbox or ())
+        return found
+
+    def take(self, record: LogRecord, command: Command) -> None:
+        """Do what a command of administration asks, or see that it is done in its turn."""
+        if command.method == CALLS_OF:
+            self._tell_calls(Turn(record, command, None, record.offset))
+            return
+        resident = self._turns.resident(command.key)
+        turn = Turn(record, command, resident, record.offset, self._turns.time.until_s(command))
+        try:
+            self._take(turn, resident)
+        except Exception as error:  # noqa: BLE001 - any fault of perdure's own
+            self._turns.inside.failed(turn, error)
+
+    def _tell_calls(self, turn: Turn) -> None:
+        """Another node asks which calls this partition knows of."""
+        try:
+            assert self._turns.calls is not None
+            outcome = Outcome(self._turns.calls.known.answer(turn.command.body), False, False, False)
+        except CallerError as error:
+            outcome = not_done(error)
+        self._turns.conclude(turn, outcome)
+
+    def _take(self, turn: Turn, resident: Resident) -> None:
+        act = turn.command.method
+        if act == DELETE and type(resident.running) is not Hold:
+            if resident.paused:
+                assert resident.mailbox is not None
+                resident.mailbox.appendleft(turn)  # the next one to run, before the hold
+            else:
+                self._turns.take(turn.record, turn.command)
+            return
+        if early := early_outcome(turn, self._tables, self._loop.time):
+            self._turns.conclude(turn, early)  # a deletion, or too late
+            return
+        try:
+            if act == PAUSE:
+                self._pause(turn, resident)
+            elif act == RESUME:
+                self._resume(turn, resident)
+            elif act == SKIP:
+                self._skip(turn, resident)
+            elif act in (REDRIVE, DROP):
+                self._settle(turn, drop=act == DROP)
+            else:
+                raise MalformedCommand(f"no act of administration is called {act[:40]!r}")
+        except CallerError as error:
+            self._turns.conclude(turn, not_done(error))
+
+    def _done(self, turn: Turn, reply: Reply, *changes: Change) -> None:
+        """The act is an entry; what it changes of alarms and sends is in its overlay already."""
+        turn.time_ms, turn.changes = turn.record.time_ms, changes
+        turn.overlay = turn.overlay or Overlay()
+        self._turns.conclude(turn, Outcome(reply, True, True, False))
+
+    # Pause and resume
+
+    def _pause(self, turn: Turn, resident: Resident) -> None:
+        reply = told(paused=resident.key)
+        if resident.paused:
+            self._turns.conclude(turn, Outcome(reply, False, False, False))
+            return
+        self._done(turn, reply, Change("paused"))
+        hold = Hold.of(resident)
+        if resident.running is None:
+            resident.running = hold
+        elif resident.mailbox:
+            # deletions that are next are not held
+            first = sum(1 for _ in takewhile(is_deletion, resident.mailbox))
+            resident.mailbox.insert(first, hold)
+        else:
+            resident.mailbox = Mailbox((hold,))
+
+    def _resume(self, turn: Turn, resident: Resident) -> None:
+        reply = told(resumed=resident.key)
+        hold = resident.hold
+        if hold is None:
+            self._turns.conclude(turn, Outcome(reply, False, False, False))
+            return
+        self._done(turn, reply, Change("resumed"))
+        if resident.running is hold:
+            self._turns.free(resident)
+        else:
+            assert resident.mailbox is not None
+            resident.mailbox.remove(hold)
+
+    # Giving up a command
+
+    def _skip(self, turn: Turn, resident: Resident) -> None:
+        place = place_of(asked_of(turn.command.body).at)
+        running, reply = resident.running, told(skipped=f"{self._tables.partition}:{place}")
+        if running is not None and type(running) is not Hold:
+            if running.offset != place.offset or running.cut is not None:
+                raise _not_at_head(resident, place)
+            self._give_up_running(running, resident, turn)
+            self._done(turn, reply)
+            return
+        mailbox = resident.mailbox
+        head = mailbox[0] if mailbox else None
+        if mailbox and isinstance(head, Turn) and head.offset == place.offset:
+            mailbox.popleft()
+            self._give_up(head, turn)
+            self._done(turn, reply)
+        elif head == place.offset:
+            self._spawn(self._read_and_skip(turn, resident, place, reply))
+        else:
+            raise _not_at_head(resident, place)
+
+    async def _read_and_skip(self, turn: Turn, resident: Resident, place: Place, reply: Reply) -> None:
+        """As above, of a command that waits as its offset only."""
+        found = None
+        log, offset = self._ports.log, place.offset
+        async for chunk in log.read(Topic.COMMANDS, self._tables.partition, offset, offset + 1):
+            found = chunk[0]
+        mailbox = resident.mailbox
+        if found is None or not mailbox or mailbox[0] != offset:
+            self._turns.conclude(turn, not_done(_not_at_head(resident, place)))
+            return
+        mailbox.popleft()
+        command = parse_admitted(found.key, found.value, found.headers)
+        found = self._turns.time.read_again(found)
+        until_s = self._turns.time.until_s(command)
+        self._give_up(Turn(found, command, resident, offset, until_s), turn)
+        self._done(turn, reply)
+        if resident.running is None:
+            self._turns.free(resident)
+
+    def _give_up_running(self, running: Turn, resident: Resident, act: Turn) -> None:
+        if running.overlay is not None:  # it has begun
+            self._turns.cut_short(running, _skipped(running.command, act))
+            return
+        running.over = True  # it is about to begin, or to be tried again
+        self._give_up(Turn(running.record, running.command, resident, running.offset, running.until_s), act)
+        self._turns.free(resident)
+
+    def _give_up(self, turn: Turn, act: Turn) -> None:
+        """A turn that has not begun comes to this."""
+        turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
+        error = _skipped(turn.command, act)
+        outcome = Outcome(error_reply(FAILED, error.code, str(error)), False, True, False)
+        if turn.command.kind == ALARM:
+            ringing = self._turns.ringing
+            outcome = ringing.early(turn) or ringing.parked(turn, outcome)
+        elif turn.command.kind != ADMIN:
+            outcome = early_outcome(turn, self._tables, self._loop.time) or outcome
+        self._turns.conclude(turn, outcome)
+
+    # What is parked
+
+    def _settle(self, turn: Turn, *, drop: bool) -> None:
+        place = place_of(asked_of(turn.command.body).at)
+        parked, key = self._tables.parked(place), turn.command.key
+        shown = f"{self._tables.partition}:{place}"
+        if parked is None or parked.key != key or self._settled_already(turn, place, parked):
+            raise nothing_parked(shown)
+        turn.overlay = overlay = Overlay()
+        if place.kind == OF_ALARM:
+            row = self._tables.alarm(key, parked.alarm)
+            assert row is not None, f"{key} has a parked alarm {parked.alarm!r} and no row of it"
+            now_ms = turn.record.time_ms
+            change = AlarmChange(parked.alarm, None) if drop else redriven(parked.alarm, row, now_ms)
+            overlay.effect().alarms[parked.alarm] = change
+            self._done(turn, _told_of(shown, drop))
+            return
+        if not drop and not parked.record:
+            raise TooLarge(
+                f"the command parked at {shown} was too large to be kept: drop it, and send it again"
+            )
+        self._settled.add(place.offset)
+        if not drop:
+            overlay.effect().outbox.append(self._sent_again(turn, parked))
+        self._done(turn, _told_of(shown, drop), Change("settled", place.offset))
+
+    def _settled_already(self, turn: Turn, place: Place, parked: Parked) -> bool:
+        """Has an entry that is not durable yet settled it?"""
+        resident = turn.resident
+        assert resident is not None
+        if place.kind == OF_ALARM:
+            row = resident.alarm(parked.alarm)
+            return row is None or row.set_at != place.offset
+        return place.offset in self._settled
+
+    def _sent_again(self, turn: Turn, parked: Parked) -> Out:
+        """The command anew: nobody waits for it any more, and its own key was spent when it was parked."""
+        old = parse_admitted(*decode_record(parked.record))
+        partition = self._tables.partition
+        command = replace(
+            old,
+            id=f"{partition}-{turn.record.time_ms:x}-{partition}-r{turn.offset:x}",
+            reply_to=NOBODY,
+            deadline_ms=None,
+            client_key=str(CallKey(SEND_KEY, partition, turn.offset, 1)),
+            principal=PRINCIPAL + old.key,
+            chain=(),
+            mark=self._low_mark(),
+        )
+        return Out(Topic.COMMANDS.value, partition, *sealed_record(command, self._ports.seal))
+
+
+def _told_of(shown: str, drop: bool) -> Reply:
+    return told(dropped=shown) if drop else told(redriven=shown)
+
+
+def _skipped(command: Command, act: Turn) -> Skipped:
+    who = f" ({act.command.principal})" if act.command.principal else ""
+    return Skipped(f"whoever runs the app{who} gave up this command of {command.key}")
+
+
+def _not_at_head(resident: Resident, place: Place) -> NotAtHead:
+    return NotAtHead(
+        f"the command at {place} is not at the head of {resident.key} (any more): nothing was given up; "
+        "look at the object again"
+    )

@@ -1,0 +1,267 @@
+"""The clock of one partition: appends a command for each alarm that has come due. One reign, one clock.
+
+Laws
+- Nothing is appended before its time by the wall clock or by the log time seen so far, whichever is later; timers
+  are checked against both when they fire, however the wall clock jumped.
+- One setting of an alarm is appended once in a reign, unless that failed or came too early by log time. A second one,
+  of this reign or another, does no harm: the turn sees that the alarm stands otherwise.
+- At most `WAITING` commands that it appended wait for their turn (one that is stuck in a mailbox for `STUCK_S` no
+  longer counts): alarms that come due together do not starve other commands.
+- Alarms are looked at from a lower bound on; what lies below it is under way. So rows that are gone are passed once.
+- When log time steps back, each alarm that perdure timed itself under the wrong clock gets a command that times it again,
+  before the clock comes up to the new time. [test_alarms_retimed.py]
+- A reign's end forgets all of it: what is set stands in the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from perdure.objects.alarms import retimed
+from perdure.schemas.alarms import DROP, REDRIVE, RETIME, alarm_command
+from perdure.schemas.backoff import Backoff
+from perdure.schemas.commands import Command, sealed_record
+from perdure.schemas.effects import AlarmRow
+from perdure.schemas.keys import namespace_of
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.log_time import log_time
+from perdure.streams.state.tables import Due, Tables
+from perdure.streams.turns.ports import Counts, Ports
+
+WAITING = 200
+BATCH = 50  # appended at once; then others have the loop
+LOOKED_AT = 100  # alarms in one step, after log time has stepped back
+STUCK_S = 5.0
+RECHECK_S = 5.0  # a jump of the wall clock is noticed within so long
+RETRY_S = (0.5, 5.0)  # first and longest pause after an append that failed
+_FOREVER_MS = 1 << 60
+_Named = tuple[str, str]
+
+
+class AlarmClock:
+    """`start` begins a reign, `end` ends it; `changed` hears of every alarm row that is folded."""
+
+    def __init__(
+        self, ports: Ports, tables: Tables, counts: Counts, failed: Callable[[BaseException], None]
+    ) -> None:
+        self._ports = ports
+        self._tables = tables
+        self._counts = counts
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._backoff = Backoff(*RETRY_S, ports.random)
+        self._again_s = 0.0  # when those that failed last are sent again
+        self._reign = 0
+        self._on = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent: dict[_Named, Due] = {}  # appended, and their row stands as it was
+        self._waiting: dict[
+            _Named, float
+        ] = {}  # those of them whose turn has not begun, with the loop's time
+        self._first: Due = (0, "", "")  # what lies below is sent or gone
+        self._next_ms = 0  # nothing from `_first` on is due before
+        self._set_ms = 0  # the latest log time at which an alarm may have been set
+        self._late: Due | None = None  # from there on, alarms may be due too late: log time has stepped back
+        self._stepped_back = False  # in this reign; a turn that began before may still set such an alarm
+        tables.on_alarm = self.changed
+
+    def start(self) -> None:
+        """The partition is owned, its tables are up to date."""
+        self.end()
+        self._on = True
+        self._first, self._next_ms = (0, "", ""), 0
+        self._set_ms, self._stepped_back = self._tables.meta.clock_ms, False
+        self._wake()
+
+    def end(self) -> None:
+        self._on = False
+        self._reign += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._late = None
+        self._sent.clear()
+        self._waiting.clear()
+
+    @property
+    def log_ms(self) -> int:
+        """The log time that a command would have at least, as far as this node can know."""
+        clock_ms = self._ports.clock_ms()
+        return log_time(self._tables.meta.clock_ms, clock_ms, clock_ms)
+
+    # What it hears
+
+    def changed(self, key: str, name: str, row: AlarmRow | None) -> None:
+        """An alarm was set, put off, parked or removed, durably."""
+        if not self._on:
+            return
+        self._sent.pop((key, name), None)
+        self.begun(key, name)
+        self._set_ms = max(self._set_ms, self._tables.meta.clock_ms)
+        if row is not None and not row.parked:
+            self._look_from((row.due_ms, key, name))
+            if self._stepped_back and retimed(name, row, self.log_ms) is not None:
+                self._time_again((row.due_ms, key, name))
+
+    def stepped_back(self) -> None:
+        """Log time has stepped back."""
+        self._stepped_back = True
+        self._notice_step_back()
+
+    def _notice_step_back(self) -> None:
+        """Have alarms that are due too late looked for if one may have been set at a later log time than it is now."""
+        if self._on and (now_ms := self.log_ms) < self._set_ms:
+            self._set_ms, self._stepped_back = now_ms, True
+            self._time_again((now_ms, "", ""))
+
+    def _time_again(self, first: Due) -> None:
+        self._late = first if self._late is None else min(self._late, first)
+        self._wake(0.0)
+
+    def begun(self, key: str, name: str) -> None:
+        """A command of this clock's no longer waits."""
+        if self._waiting.pop((key, name), None) is not None and len(self._waiting) == WAITING // 2:
+            self._wake()  # for those that had to wait
+
+    def again(self, key: str, name: str, wait_s: float) -> None:
+        """A command came to nothing though its alarm stands: send another one later."""
+        sent = self._sent.get((key, name))
+        if sent is not None:
+            self._loop.call_later(wait_s, self._in_reign, self._reign, self._forget, sent)
+
+    def _in_reign(self, reign: int, then: Callable[[Due], None], due: Due) -> None:
+        if reign == self._reign:
+            then(due)
+
+    def _forget(self, sent: Due) -> None:
+        _, key, name = sent
+        if self._sent.get((key, name)) == sent:
+            del self._sent[key, name]
+            self._waiting.pop((key, name), None)
+            self._look_from(sent)
+
+    def _look_from(self, due: Due) -> None:
+        self._first = min(self._first, due)
+        if due[0] < self._next_ms or self._timer is None:
+            self._next_ms = min(self._next_ms, due[0])
+            self._wake()
+
+    # The time
+
+    def _wake(self, wait_s: float | None = None) -> None:
+        """Look again when the next one is due, at most `RECHECK_S` from now."""
+        if not self._on:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if wait_s is None:
+            left_ms = self._next_ms - self.log_ms
+            wait_s = 0.0 if left_ms <= 0 else min(max(left_ms, 1) / 1000, RECHECK_S)
+        if self._late is not None:
+            wait_s = min(wait_s, 0.0 if self._room() else STUCK_S)
+        self._timer = self._loop.call_later(wait_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            log_ms = self.log_ms
+            self._notice_step_back()
+            if self._late is not None:
+                self._look_for_late(self._late)
+            if self._next_ms <= log_ms:
+                self._look()
+            elif self._next_ms < _FOREVER_MS or self._late is not None:
+                self._wake()
+        except Exception as error:  # noqa: BLE001 - the store cannot be read: the partition says so
+            self._failed(error)
+
+    def _look(self) -> None:
+        """Append what is due, as much as there is room for, and see when to look again."""
+        now_ms, room = self.log_ms, min(self._room(), BATCH)
+        found: list[Due] = []
+        following = None
+        for due in self._tables.due(self._first, now_ms + 1):
+            if due[1:] in self._sent:
+                continue
+            if len(found) == room:
+                self._first = following = due
+                break
+            found.append(due)
+        else:
+            self._first = max(self._first, (now_ms + 1, "", ""))
+            following = next(self._tables.due(self._first, _FOREVER_MS), None)
+        self._next_ms = _FOREVER_MS if following is None else following[0]
+        for due in found:
+            self._append(due)
+        if self._next_ms == _FOREVER_MS and self._late is None:
+            return  # the next one that is set wakes it
+        # without room, those that are due have to wait until others have begun, which wakes it too
+        self._wake(STUCK_S if self._next_ms <= now_ms and len(self._waiting) >= WAITING else None)
+
+    def _look_for_late(self, first: Due) -> None:
+        """Append a command for each alarm from `first` on that is due too late, as many as there is room for."""
+        now_ms, room = self.log_ms, min(self._room(), BATCH)
+        for looked_at, due in enumerate(self._tables.due(first, _FOREVER_MS)):
+            if looked_at == LOOKED_AT or not room:
+                self._late = due
+                return
+            _, key, name = due
+            row = self._tables.alarm(key, name)
+            if row is not None and self._of_app(key) and retimed(name, row, now_ms) is not None:
+                self._append_of(due, alarm_command(key, name, row, RETIME), self._time_again)
+                room -= 1
+        self._late = None
+
+    def _room(self) -> int:
+        waiting = self._waiting
+        stuck_s = self._loop.time() - STUCK_S
+        for named in [named for named, since_s in waiting.items() if since_s <= stuck_s]:
+            del waiting[named]
+        return WAITING - len(waiting)
+
+    # Appending
+
+    def _append(self, due: Due) -> None:
+        _, key, name = due
+        row = self._tables.alarm(key, name)
+        assert row is not None, f"{key} has a time for its alarm {name!r} and no alarm"
+        self._sent[key, name] = due
+        if self._of_app(key):
+            self._counts.alarms_due += 1
+            self._append_of(due, alarm_command(key, name, row), self._forget)
+
+    def _of_app(self, key: str) -> bool:
+        """True unless its class has left the app: its alarms wait for it to come back."""
+        return namespace_of(key) in self._ports.registry.kinds
+
+    def _append_of(self, due: Due, command: Command, failed: Callable[[Due], None]) -> None:
+        """Append a command for an alarm. `failed(due)` is called, after a pause, if that fails in this reign."""
+        self._waiting[due[1:]] = self._loop.time()
+        reign = self._reign
+
+        def told(error: BaseException | None) -> None:
+            if error is not None:  # not written, or unknown: once more does no harm
+                now_s = self._loop.time()
+                if now_s >= self._again_s:  # else others failed with it: they are sent again together
+                    self._again_s = now_s + self._backoff.failed()
+                self._loop.call_at(self._again_s, self._in_reign, reign, failed, due)
+            else:
+                self._backoff.reset()
+
+        self._send(command, told)
+
+    def decide(self, key: str, name: str, *, drop: bool = False) -> bool:
+        """Have a parked alarm ring again, or be removed; False if there is none such. It is a command as others are."""
+        row = self._tables.alarm(key, name)
+        if row is None or not row.parked:
+            return False
+        self._send(alarm_command(key, name, row, DROP if drop else REDRIVE), lambda error: None)
+        return True
+
+    def _send(self, command: Command, told: Callable[[BaseException | None], None]) -> None:
+        ports = self._ports
+        record = Record(*sealed_record(command, ports.seal))
+        receipt = ports.log.append(Topic.COMMANDS, self._tables.partition, record, command)
+        if not ports.log.exclusive:  # else the log's failure is the node's
+            receipt.when_durable(told)

@@ -1,0 +1,47 @@
+"""What others wrote to a journal: records in a gap before an owner's batch, and rivals' claims.
+
+Laws
+- Void records in a gap are normal (a predecessor's last breath); a claim in it means that we are fenced.
+- An owner that lost its reign to a claim that is not its own is fenced: it does not claim again by itself.
+"""
+
+from __future__ import annotations
+
+from perdure.schemas.errors import Fenced, LogCorrupt
+from perdure.schemas.journal import Claim, decode_record
+from perdure.streams.log.base import Log, Topic
+from perdure.streams.owner.output import Release
+from perdure.streams.state.tables import Tables
+
+
+async def read_gap(log: Log, tables: Tables, release: Release, end: int) -> Fenced | None:
+    """Fold what others wrote before our batch at `end`: `Fenced` if one of them claimed, else None."""
+    partition = tables.partition
+    async for chunk in log.read(Topic.JOURNAL, partition, tables.reader.offset, end):
+        for each in chunk:
+            record = tables.apply(each.offset, each.value)
+            if isinstance(record, Claim):
+                return fenced(partition, record, each.offset)
+            release.passed(each.offset)
+    return None
+
+
+def fenced(partition: int, claim: Claim, offset: int) -> Fenced:
+    """The error of an owner whose partition a rival claimed at a journal offset."""
+    return Fenced(
+        f"partition {partition} was claimed by {claim.by} at offset {offset}: this node stops serving it, and does "
+        "not claim it again by itself. If this node is to serve it, stop the other one, and restart this one"
+    )
+
+
+async def claim_at(log: Log, partition: int, offset: int) -> Claim:
+    """The claim at a journal offset, the epoch that it began. Raises `LogCorrupt` if there is none."""
+    async for chunk in log.read(Topic.JOURNAL, partition, offset, offset + 1):
+        for each in chunk:
+            claim = decode_record(each.value)
+            if each.offset == offset and isinstance(claim, Claim):
+                return claim
+    raise LogCorrupt(
+        f"journal of partition {partition}: no claim at offset {offset}, where the state has seen one: the topic was "
+        "changed or recreated"
+    )

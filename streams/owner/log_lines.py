@@ -1,0 +1,59 @@
+"""What the log of a process says of its partitions: each change of an owner's state is one line.
+
+    {"event": "a partition is lost to another node", "partition": 3, "node": …, "host": …, "pid": …, "offset": 1422, "reason": …}
+
+Laws
+- `offset` is where the owner stands in the journal; `reason` is why it does not serve.
+- What is normal at a start is `info`; whatever takes a partition away, and its return after that, is a warning or an error.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import structlog
+
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.ports import OwnerState, Ports
+
+_logger = structlog.get_logger(__name__)
+
+
+class _Owner(Protocol):
+    """An owner, as far as a line says something of it."""
+
+    partition: int
+    ports: Ports
+    tables: Tables
+
+
+def tell_state(owner: _Owner, before: OwnerState, state: OwnerState, why: BaseException | None) -> None:
+    """Log that an owner went from one state into another."""
+    if state is OwnerState.SERVING:
+        _say(owner, "info", "a partition is served", None)
+    elif state is OwnerState.FENCED:
+        _say(owner, "error", "a partition is lost to another node", why)
+    elif state is OwnerState.STOPPED:
+        _say(owner, "error", "a partition has stopped", why)
+    elif before is OwnerState.SERVING:
+        _say(
+            owner,
+            "warning",
+            "a partition is not served for now",
+            why,
+        )
+    else:
+        _say(owner, "info", "a partition begins", why)
+
+
+def tell_attempt(owner: _Owner, attempts: int, why: BaseException) -> None:
+    """Log that a partition was lost, or could not begin, and is claimed again after a pause."""
+    _say(owner, "warning", "a partition is claimed again", why, attempts=attempts)
+
+
+def _say(owner: _Owner, level: str, event: str, why: BaseException | None, **more: int) -> None:
+    ports = owner.ports
+    said: dict[str, object] = {"partition": owner.partition, "offset": owner.tables.reader.offset, **more}
+    if why is not None:
+        said["reason"] = str(why) or repr(why)
+    getattr(_logger, level)(event, node=ports.node, host=ports.host, pid=ports.pid, **said)

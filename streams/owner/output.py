@@ -1,0 +1,261 @@
+"""The output gate of one partition: everything a turn lets out passes here, and what was let out is counted.
+
+Laws
+- Nothing is let out before what it was computed from is durable; the owner calls `entries` and `done` then.
+- An entry is let out when its reply and every record of its outbox have been handed to a door of this process
+  or are durable on their topic. The low mark and the out mark never pass one that is not.
+- What is let out again after a crash carries the same message id (a send: the same key), by which receivers drop it.
+- Messages of one object to another arrive in order, also when one of them must be let out again. So do its frames at a
+  gateway, behind the answer that accepts the socket: a gateway takes one that was overtaken for one it has had.
+- However many messages wait to be let out again, they wait for one timer, which backs off, and go in bounded batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import NamedTuple
+
+import structlog
+
+from perdure.objects.turn import SWITCHING
+from perdure.schemas.backoff import Backoff
+from perdure.schemas.commands import LOCAL
+from perdure.schemas.effects import Out
+from perdure.schemas.errors import PerdureError
+from perdure.schemas.journal import Entry
+from perdure.schemas.replies import Reply, reply_record
+from perdure.schemas.seal import Seal
+from perdure.streams.log.base import Log, Record, Topic
+from perdure.streams.state.offsets import Watermark
+from perdure.streams.turns.pending_calls import Exchange
+from perdure.streams.turns.ports import Doors
+
+RETRY_S = (0.5, 5.0)  # first and longest pause before what did not arrive is let out again
+RESENT_AT_ONCE = 500  # messages in one step of the loop
+
+_logger = structlog.get_logger(__name__)
+
+
+class _Message:
+    """What waits for its records to arrive on their topics: a command's answer, and its journal record."""
+
+    __slots__ = ("command", "journal", "left")
+
+    def __init__(self, command: int, journal: int, left: int) -> None:
+        self.command = command
+        self.journal = journal
+        self.left = left
+
+
+class _Sent(NamedTuple):
+    """A message of an object that waits for those before it."""
+
+    message: _Message
+    topic: Topic
+    partition: int
+    record: Record
+
+
+_Lane = tuple[str, Topic, bytes | None]  # from an object to another, or to a gateway
+
+
+class Release:
+    """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
+
+    def __init__(
+        self,
+        log: Log,
+        doors: Doors,
+        partition: int,
+        exchange: Exchange,
+        random: Random | None = None,
+        seal: Seal | None = None,
+    ) -> None:
+        self._seal = seal
+        self._log = log
+        self._doors = doors
+        self._partition = partition
+        self._exchange = exchange
+        self._reign = 0
+        self._held: dict[int, int] = {}  # journal offset -> messages of that record still under way
+        self._lanes: dict[_Lane, deque[_Sent]] = {}
+        self._unsent: deque[tuple[_Sent, _Lane | None]] = deque()  # did not arrive, and go again
+        self._again: asyncio.Handle | None = None  # when they do
+        self._backoff = Backoff(*RETRY_S, random or Random())
+        self.commands = Watermark()
+        self.journal = Watermark()
+
+    def begin(self, low: int, out: int) -> None:
+        """A new reign: what earlier ones still have under way no longer counts here."""
+        self._reign += 1
+        self._held.clear()
+        self._lanes.clear()
+        self._unsent.clear()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        self.commands = Watermark(low)
+        self.journal = Watermark(out)
+
+    def entries(self, entries: Iterable[Entry], first: int) -> int:
+        """Let out what the entries hold that lie at journal offset `first` and behind it; returns the offset behind them."""
+        answer, partition, done, held = self._doors.answer, self._partition, self.commands.add, self._held
+        at = run = first  # the journal's records from `run` up to `at` are let out
+        for entry in entries:
+            local = answer(entry.reply_to, entry.id, entry.reply, partition, entry.command)
+            if local and not entry.outbox and at not in held:
+                done(entry.command)
+            else:
+                self.journal.add_run(run, at - run)
+                self._entry(entry, at, local)
+                run = at + 1
+            at += 1
+        self.journal.add_run(run, at - run)
+        return at
+
+    def _entry(self, entry: Entry, offset: int, local: bool) -> None:
+        """Let out the entry at journal `offset`. `local`: a door of this process has its answer."""
+        local = local or self._exchange.answer(entry.reply_to, entry.id, entry.reply)
+        outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else ()
+        if local and not outbox:
+            self.commands.add(entry.command)
+            self.passed(offset)
+            return
+        message = self._held_message(entry.command, offset, len(outbox) + (not local))
+        if not local:
+            self._reply(message, entry.reply_to, entry.key, entry.id, entry.reply, f"{offset}/0")
+        for n, out in outbox:
+            headers = out.headers
+            if out.topic != Topic.COMMANDS:
+                headers = (*headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
+            elif self._seal is not None:  # its receiver knows it by its key, and its seal covers its headers
+                headers = self._seal.renewed(out.key, out.value, headers)
+            sent = _Sent(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
+            self._in_order(entry.key, sent)
+
+    def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
+        """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
+        frames, partition = self._doors.frames, self._partition
+        return [
+            (n, out)
+            for n, out in enumerate(outbox, 1)
+            if out.topic != Topic.REPLIES or not frames(out, partition, offset, n)
+        ]
+
+    def done(self, reply_to: str, key: str, id_: str, reply: Reply, command: int, offset: int) -> None:
+        """Answer a command that ended without an entry; `offset` is that of the record which says so.
+
+        Call it before `entries` or `passed` for the record at `offset`.
+        """
+        if self._doors.answer(reply_to, id_, reply, self._partition, command) or self._exchange.answer(
+            reply_to, id_, reply
+        ):
+            self.commands.add(command)
+            return
+        message = self._held_message(command, offset, 1)
+        # "c" keeps it apart from what an entry at that offset lets out: its reply is 0, its outbox 1 and on
+        self._reply(message, reply_to, key, id_, reply, f"{offset}/c{command}")
+
+    def passed(self, offset: int) -> None:
+        """The record at journal `offset` lets nothing out but what is held for it already."""
+        if offset not in self._held:
+            self.journal.add(offset)
+
+    def _held_message(self, command: int, offset: int, left: int) -> _Message:
+        self._held[offset] = self._held.get(offset, 0) + 1
+        return _Message(command, offset, left)
+
+    def _reply(self, message: _Message, reply_to: str, key: str, id_: str, reply: Reply, name: str) -> None:
+        partition, to = self._address(reply_to, key)
+        place = f"{self._partition}:{message.command}"
+        record = Record(*reply_record(reply, to, f"{self._partition}:{name}", id_ or place, place))
+        if reply.status == SWITCHING:
+            self._in_order(key, _Sent(message, Topic.REPLIES, partition, record))
+        else:
+            self._send(message, Topic.REPLIES, partition, record)
+
+    def _address(self, reply_to: str, key: str) -> tuple[int, bytes | None]:
+        """`PARTITION/KEY` names a gateway's place in `{app}.replies`; anything else is this partition's own."""
+        number, slash, to = reply_to.partition("/")
+        if slash and number.isascii() and number.isdigit() and int(number) < self._log.partitions:
+            return int(number), to.encode()
+        return self._partition, (reply_to if reply_to and reply_to != LOCAL else key).encode() or None
+
+    def _in_order(self, key: str, sent: _Sent) -> None:
+        """Let out a message of object `key`: the next one to the same receiver goes when this one has arrived."""
+        lane = key, sent.topic, sent.record.key
+        if self._log.ordered:  # it keeps what it accepts in order, all or nothing
+            self._send(*sent)
+        elif (waiting := self._lanes.get(lane)) is not None:
+            waiting.append(sent)
+        else:
+            self._lanes[lane] = deque()
+            self._send(*sent, lane)
+
+    def _next_in(self, lane: _Lane) -> None:
+        if waiting := self._lanes[lane]:
+            self._send(*waiting.popleft(), lane)
+        else:
+            del self._lanes[lane]
+
+    def _send(
+        self, message: _Message, topic: Topic, partition: int, record: Record, lane: _Lane | None = None
+    ) -> None:
+        reign = self._reign
+
+        def told(error: BaseException | None) -> None:
+            if reign != self._reign:
+                return  # another reign lets it out again
+            if error is None:
+                self._arrived(message)
+                if lane is not None:
+                    self._next_in(lane)
+                if self._backoff.attempts or self._unsent:
+                    self._goes_again()
+            elif isinstance(error, PerdureError):
+                # known not to be there, or unknown: send it again, receivers drop a second one by its id
+                self._failed(_Sent(message, topic, partition, record), lane, error)
+            else:
+                raise error
+
+        self._log.append(topic, partition, record).when_durable(told)
+
+    def _failed(self, sent: _Sent, lane: _Lane | None, error: PerdureError) -> None:
+        self._unsent.append((sent, lane))
+        if self._again is not None:
+            return
+        pause_s = self._backoff.failed()
+        if self._backoff.tells:
+            _logger.warning(
+                "what a partition lets out does not arrive, and is sent again",
+                partition=self._partition,
+                topic=sent.topic.value,
+                attempts=self._backoff.attempts,
+                reason=str(error),
+            )
+        self._again = asyncio.get_running_loop().call_later(pause_s, self._resend)
+
+    def _goes_again(self) -> None:
+        """Something arrived: what waits need not wait for the pause of its failure."""
+        self._backoff.reset()
+        if self._unsent and self._again is None:
+            self._again = asyncio.get_running_loop().call_soon(self._resend)
+
+    def _resend(self) -> None:
+        self._again = None
+        for _ in range(min(len(self._unsent), RESENT_AT_ONCE)):
+            sent, lane = self._unsent.popleft()
+            self._send(*sent, lane)
+
+    def _arrived(self, message: _Message) -> None:
+        message.left -= 1
+        if message.left:
+            return
+        self.commands.add(message.command)
+        self._held[message.journal] -= 1
+        if not self._held[message.journal]:
+            del self._held[message.journal]
+            self.journal.add(message.journal)

@@ -1,0 +1,385 @@
+"""The owner of one partition: runs its commands, journals what they did, lets out their answers.
+
+States: new -> beginning -> serving -> beginning (re-claim) | fenced | stopped. One way to begin owning
+(streams/owner/recovery.py), from a start, a take-over and an unknown outcome alike.
+
+Laws
+- Each command below the watermark of the tables is done; none of those runs again.
+- A turn that has ended leaves a trace (an entry or a done offset) in the journal, and its answer leaves when the
+  trace is durable under this owner's epoch. Where the log is ordered and the lock is proof, a done that shares
+  its command's write need not wait: both survive or neither does.
+- Fenced or unsure, an owner drops every instance and overlay and answers nothing more.
+- One partition's failure stops that partition and is named; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any
+
+from perdure.schemas.commands import ADMIN, Command
+from perdure.schemas.errors import (
+    CallerError,
+    FailedInside,
+    LogUnreachable,
+    ObjectPaused,
+    OutcomeUnknown,
+    Overloaded,
+    PerdureError,
+    Unavailable,
+)
+from perdure.schemas.journal import each_run, encode_entry
+from perdure.streams import failpoints
+from perdure.streams.journal.writer import Batch, Journal
+from perdure.streams.log.base import LogRecord, Tail, Topic
+from perdure.streams.log.log_time import LogTime
+from perdure.streams.owner.administration import Administration
+from perdure.streams.owner.alarm_clock import AlarmClock
+from perdure.streams.owner.fence_check import read_gap
+from perdure.streams.owner.log_lines import tell_state
+from perdure.streams.owner.output import Release
+from perdure.streams.owner.socket_watch import close_lost
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.activation import NO_COMMAND, Mailbox, Resident, Turn
+from perdure.streams.turns.admission import admitted
+from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.calls import Calls
+from perdure.streams.turns.entries import dead_letter
+from perdure.streams.turns.ports import Bounds, Counts, OwnerState, Ports
+from perdure.streams.turns.runner import Turns
+from perdure.streams.turns.supervision.internal_faults import broken, report
+
+PASSING = (OutcomeUnknown, LogUnreachable, Unavailable)  # after these a partition begins again by itself
+CLAIMS_REMEMBERED = 1_000
+IN_TIME = 0.8  # of its deadline a command may be expected to wait; beyond that doors refuse it
+_SERVING = OwnerState.SERVING  # found once: an enum's members are looked up slowly
+
+
+class Owner:
+    """One partition. `deliver` takes commands from the log's tail; `state`, `error` and `counts` tell."""
+
+    def __init__(self, ports: Ports, tables: Tables, bounds: Bounds | None = None) -> None:
+        self.ports = ports
+        self.log = ports.log
+        self.tables = tables
+        self.partition = tables.partition
+        self.bounds = bounds or Bounds()
+        self.counts = Counts()
+        self.state = OwnerState.NEW
+        self.error: BaseException | None = None
+        self.release = Release(
+            ports.log, ports.doors, self.partition, ports.exchange, ports.random, ports.seal
+        )
+        self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
+        self.restart: asyncio.Event = asyncio.Event()
+        self.follows: int | None = None  # the epoch our next claim follows; None: whichever is the newest
+        self.claims: deque[str] = deque(maxlen=CLAIMS_REMEMBERED)  # their uuids: one may land late
+        self.time = LogTime(
+            self.partition, ports.clock_ms, ports.node, stamped_here=ports.log.ordered and ports.log.exclusive
+        )
+        self.alarms = AlarmClock(ports, tables, self.counts, self.lost)
+        self.time.on_step_back = self.alarms.stepped_back
+        ringing = Ringing(self.counts, self.alarms)
+        self.turns = Turns(
+            ports, tables, self.bounds, self.counts, self.journal, self._spawn, ringing, self.time
+        )
+        self.turns.calls = Calls(
+            ports,
+            self.partition,
+            self.journal,
+            self.turns,
+            lambda: self.release.commands.mark,
+            self.check_room,
+            self._has_taken,
+            lambda: not self.log.exclusive and self.state in (OwnerState.FENCED, OwnerState.STOPPED),
+        )
+        self.admin = Administration(
+            ports, tables, self.turns, lambda: self.release.commands.mark, self._spawn
+        )
+        self.tail: Tail | None = None
+        self.next_command = 0
+        self._first_undone = 0  # none from there on was done when this reign began
+        self.undone = 0
+        self._paused = False
+        self._tasks: set[asyncio.Task[None]] = set()  # re-reads and gap checks; cancelled when the reign ends
+        self._loop = asyncio.get_running_loop()
+
+    # The reign
+
+    def end_reign(self) -> None:
+        """Drop everything computed under the epoch so far: instances, overlays, what waits to be appended.
+
+        If one step fails the others are taken all the same, and then it raises.
+        """
+        tail, self.tail = self.tail, None
+        tasks, self._tasks = self._tasks, set()
+        self.undone, self._paused = 0, False
+        with ExitStack() as ending:  # runs the last one first
+            for task in tasks:
+                ending.callback(task.cancel)
+            ending.callback(self.admin.end)
+            ending.callback(self.alarms.end)
+            if self.ports.makers is not None:
+                ending.callback(self.ports.makers.end, self.partition)
+            if self.ports.gateways is not None:
+                ending.callback(self.ports.gateways.end, self.partition)
+            ending.callback(self.turns.drop_all)
+            ending.callback(self.journal.close)
+            if tail is not None:
+                ending.callback(tail.close)
+
+    def enter(self, state: OwnerState, why: BaseException | None = None) -> None:
+        """Go into a state, because of `why` if it is not one to be in; a change of it is a line in the log."""
+        before, self.state, self.error = self.state, state, why
+        if state is not before:
+            tell_state(self, before, state, why)
+
+    def lost(self, error: BaseException) -> None:
+        """An append's outcome is unknown, or the reign is over: begin again (or stop, if it says so)."""
+        if self.state is not OwnerState.SERVING:
+            return
+        if isinstance(error, PASSING):
+            self.enter(OwnerState.BEGINNING, error)
+        else:  # what it comes to is for `live` to say
+            self.state, self.error = OwnerState.BEGINNING, broken(self.partition, error)
+        try:
+            self.end_reign()
+        except Exception as failure:
+            self.error = failure  # what is left of the reign would go on beside the next one: the node stops
+            raise
+        finally:
+            self.restart.set()
+
+    def serve(self) -> None:
+        """The claim was read back and all before it folded: take commands from the watermark on."""
+        self.enter(OwnerState.SERVING)
+        if self.ports.makers is not None:
+            self.ports.makers.begin(self.partition, self.tables)
+        self._first_undone = self.tables.done.end
+        self.time.begin(self.tables.meta.latest, self.tables.meta.clock_ms)
+        *behind, rest = self._not_done()
+        if behind:
+            self.next_command = behind[0][0]
+            self._spawn(self._take_behind(behind, rest[0]))
+        else:
+            self._take_from(rest[0])
+        self.alarms.start()
+        self._spawn(close_lost(self.ports, self.tables, self.turns.gone))
+        if self.ports.gateways is not None and not self.log.exclusive:
+            self.ports.gateways.begin(self.ports, self.tables, self.turns.gone)
+
+    def _take_from(self, offset: int) -> None:
+        self.next_command = offset
+        self.tail = self.log.tail(Topic.COMMANDS, self.partition, offset, self.deliver)
+
+    def _not_done(self) -> list[tuple[int, int]]:
+        """Where the commands lie that may have to run, without long stretches of done ones; the last has no end."""
+        done, spans = self.tables.done, []
+        start = done.mark
+        for first, end in done.runs():
+            if end - first >= self.bounds.stretch:
+                spans.append((start, first))
+                start = end
+        return [*spans, (start, -1)]
+
+    async def _take_behind(self, spans: list[tuple[int, int]], rest: int) -> None:
+        """Take the commands in `spans`, which others behind them have overtaken, then those from `rest` on."""
+        for start, end in spans:
+            self.next_command = start
+            async for chunk in self.log.read(Topic.COMMANDS, self.partition, start, end):
+                for record in chunk:
+                    self.deliver(record)
+                    if self.state is not _SERVING:
+                        return  # that has ended the reign
+            self._skipped(self.next_command, end)
+        self._take_from(rest)
+
+    def marks(self) -> tuple[int, int]:
+        """(low mark, out mark) for the batch that is about to be written."""
+        return self.release.commands.mark, self.tables.out_at(self.release.journal.mark)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and nothing waits but for paused objects."""
+        return self.journal.idle and self.undone == (self.admin.held if self.tables.paused else 0)
+
+    def check_room(self, key: str, deadline_ms: int | None = None) -> None:
+        """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error.
+
+        `deadline_ms`: of the command that is to be appended; None: it waits as long as it takes.
+        """
+        if self.state is not _SERVING:
+            raise self.not_serving
+        if self.tail is not None and self.tail.blocked:
+            raise Unavailable(f"{self.tail.blocked}; nothing was appended: ask again")
+        resident = self.turns.residents.get(key)
+        if resident is not None and resident.mailbox:
+            self._check_mailbox(resident, resident.mailbox, deadline_ms)
+
+    def _check_mailbox(self, resident: Resident, mailbox: Mailbox, deadline_ms: int | None) -> None:
+        waiting, key = len(mailbox), resident.key
+        if waiting >= self.bounds.mailbox:
+            if resident.paused:
+                raise ObjectPaused(f"{key} is paused, and {waiting} commands wait for it")
+            raise Overloaded(f"{key} has {waiting} commands waiting: ask again later")
+        if deadline_ms is not None and (wait_s := mailbox.wait_s()) > IN_TIME * deadline_ms / 1000:
+            raise Overloaded(
+                f"{key} has {waiting} commands waiting, and needs about {wait_s:.1f} s for them: this command would "
+                f"not run within its deadline of {deadline_ms} ms. Ask again later, or spread the load over more objects",
+                retry_after_s=wait_s / 2,
+            )
+
+    @property
+    def not_serving(self) -> BaseException:
+        """What doors tell of a partition that does not serve."""
+        if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
+            return self.error
+        return Unavailable(f"partition {self.partition} is {self.state}: ask again")
+
+    def _has_taken(self, end: int) -> bool:
+        """See `Peer`."""
+        if self.state in (OwnerState.STOPPED, OwnerState.FENCED):
+            return True
+        return self.state is _SERVING and self.next_command >= end
+
+    # Commands in
+
+    def deliver(self, record: LogRecord) -> None:
+        """The next accepted command, from the log's tail."""
+        # each command comes by here: what is usual is written out
+        try:
+            offset = record.offset
+            if offset != self.next_command:
+                self._skipped(self.next_command, offset)
+            self.next_command = offset + 1
+            if offset < self._first_undone and offset in self.tables.done:
+                return
+            self.undone += 1
+            if self.undone >= self.bounds.undone:
+                self._pause()
+            self.counts.commands += 1
+            record = self.time.read(record)
+            command: Command | None = record.memo
+            if command is None and (command := self._admitted(record)) is None:
+                return
+            if command.kind == ADMIN:
+                self.admin.take(record, command)
+            else:
+                self.turns.take(record, command)
+        except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
+            self.lost(error)
+
+    def _admitted(self, record: LogRecord) -> Command | None:
+        """The command in a record that another process wrote; None: it is none, and a dead letter."""
+        try:
+            place, ports = (self.partition, self.log.partitions), self.ports
+            return admitted(record, *place, ports.registry, ports.seal, self.tables.meta.sealed_from)
+        except CallerError as error:
+            self._dead(record, error)
+        except Exception as error:  # noqa: BLE001 - a fault of perdure's own
+            report(error, f"the record at {self.partition}:{record.offset} is a dead letter")
+            self._dead(
+                record, FailedInside("perdure failed inside while it read this record: its log has it")
+            )
+        return None
+
+    def _skipped(self, first: int, until: int) -> None:
+        """Offsets the log has no record for count as done; that is journaled too."""
+        for offset in range(first, until):
+            if offset not in self.tables.done:
+                self.undone += 1
+                self.journal.add_answered(offset)
+
+    def _dead(self, record: LogRecord, error: PerdureError) -> None:
+        """A record that is no command: an error reply, a dead letter, and the partition goes on."""
+        self.counts.dead += 1
+        turn = Turn(record, NO_COMMAND, None, record.offset)
+        turn.entry = dead_letter(record, error, self.partition)
+        turn.encoded = encode_entry(turn.entry)
+        self.journal.add(turn)
+
+    def _pause(self) -> None:
+        if not self._paused and self.tail is not None:
+            self._paused = True
+            self.tail.pause()
+
+    # What became of a batch
+
+    def _settled(self, batch: Batch, first_offset: int) -> bool:
+        try:
+            return self._settled_in_order(batch, first_offset)
+        except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
+            self.lost(error)
+            return False
+
+    def _settled_in_order(self, batch: Batch, first_offset: int) -> bool:
+        expected = self.tables.reader.offset
+        if first_offset == expected:
+            self._settle(batch, first_offset)
+            return True
+        if first_offset < expected:
+            self.lost(OutcomeUnknown(f"the journal acknowledged offset {first_offset}, {expected} was due"))
+            return False
+        self._spawn(self._read_gap(batch, first_offset))
+        return False
+
+    async def _read_gap(self, batch: Batch, first_offset: int) -> None:
+        """Somebody wrote in between: void records are a predecessor's last breath, a claim fences us."""
+        fenced = await read_gap(self.log, self.tables, self.release, first_offset)
+        if fenced is not None:
+            self.lost(fenced)
+            return
+        self._settle(batch, first_offset)
+        self.journal.proceed()
+
+    def _settle(self, batch: Batch, first_offset: int) -> None:
+        """The batch is durable and counts: let out its answers, then fold it, in one step of the loop."""
+        failpoints.hit("owner.before_reply")
+        end = first_offset + batch.count
+        self._let_out(batch, first_offset, end)
+        failpoints.hit("owner.before_store")
+        self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end))
+        for first, count in each_run(batch.answered):
+            self.release.commands.add_run(first, count)
+            self.undone -= count
+        turn: Any
+        for turn in (*batch.dones, *batch.entries):
+            if turn.entry is not None and turn.resident is not None:
+                turn.resident.settled()
+            if turn.command.client_key is not None:
+                self.turns.forget_key(turn)
+        for proof in batch.proofs:
+            proof.told()
+        self.undone -= len(batch.entries) + len(batch.dones)
+        if self._paused and self.undone < self.bounds.undone // 2 and self.tail is not None:
+            self._paused = False
+            self.tail.resume()
+
+    def _let_out(self, batch: Batch, first_offset: int, end: int) -> None:
+        """What the batch lets out; its records lie at journal offsets `first_offset` up to `end`.
+
+        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its resident's `unsettled`
+        and by the keys in flight, as all turns do before the fold.
+        """
+        release = self.release
+        for turn in batch.dones:
+            assert isinstance(turn, Turn)
+            assert turn.reply is not None
+            command = turn.command
+            release.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, end - 1)
+        at = release.entries(batch.folded, first_offset)
+        if at < end:
+            release.passed(at)  # the no-op at the batch's end
+
+    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coro)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.lost(error)

@@ -1,0 +1,346 @@
+"""How an owner begins: one way, after a start, a take-over, a lost append and a crash alike.
+
+    take in what a helper folded -> bounds -> read the journal, folding -> claim -> read up to it
+    -> append the migrations that are missing -> let out again what may not have arrived -> take commands from the watermark on
+
+Laws
+- The epoch is the offset of our claim. Everything before it is read before the first command is taken.
+- Nothing is served from a store that is no fold of this log: it stops with both sides named.
+- An unknown outcome is found out by reading and claiming again, with back-off. A claim names the epoch that it follows,
+  and is void behind any other: what a rival claimed since our last claim, seen or not, fences us.
+- A fenced owner stops and says who claimed; it claims again only when it is named once more (`live`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from perdure.schemas.backoff import Backoff
+from perdure.schemas.commands import parse_admitted
+from perdure.schemas.errors import (
+    AskAgain,
+    CallerError,
+    ConfigError,
+    Fenced,
+    LogCorrupt,
+    OperatorError,
+    OutcomeUnknown,
+    PerdureError,
+)
+from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, decode_record, in_runs
+from perdure.schemas.migrations import Step, missing
+from perdure.schemas.replies import UNAVAILABLE, error_reply
+from perdure.schemas.seal import fingerprint, id_of
+from perdure.streams.journal.bootstrap import check_topics
+from perdure.streams.journal.reader import JournalReader
+from perdure.streams.log.base import Bounds, LogRecord, Topic
+from perdure.streams.owner.fence_check import claim_at, fenced
+from perdure.streams.owner.log_lines import tell_attempt
+from perdure.streams.owner.owner import PASSING, Owner
+from perdure.streams.state.offsets import Watermark
+from perdure.streams.state.tables import Tables
+from perdure.streams.transfer.import_objects import Destination, check_moves, move_in
+from perdure.streams.transfer.steps import append_step, tell
+from perdure.streams.turns.ports import OwnerState
+from perdure.streams.turns.supervision.internal_faults import broken
+
+_logger = logging.getLogger("perdure")
+RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again
+LASTING_S = 30.0  # a reign of that length was a success: what ends it is a first failure
+
+
+async def live(owner: Owner) -> None:
+    """Own the partition until it is fenced or must stop; `owner.state` and `owner.error` say which.
+
+    To call this is to name the node as the partition's owner: it takes it from whichever node has it, once.
+    """
+    owner.follows = None
+    backoff, loop = Backoff(*RETRY_S, owner.ports.random), asyncio.get_running_loop()
+    try:
+        while True:
+            owner.restart.clear()
+            owner.enter(OwnerState.BEGINNING, owner.error)
+            try:
+                await begin(owner)
+                began_s = loop.time()
+                await owner.restart.wait()
+                if loop.time() - began_s >= LASTING_S:
+                    backoff.reset()
+                assert owner.error is not None
+                raise owner.error
+            except PASSING as error:
+                owner.error = error
+                owner.end_reign()
+                pause_s = backoff.failed()
+                if backoff.tells:
+                    tell_attempt(owner, backoff.attempts, error)
+                await asyncio.sleep(pause_s)
+    except Fenced as error:
+        owner.end_reign()
+        owner.enter(OwnerState.FENCED, error)
+    except OperatorError as error:
+        owner.end_reign()
+        owner.enter(OwnerState.STOPPED, error)
+        owner.ports.doors.stopped(owner.partition, error)
+        owner.ports.exchange.stopped(owner.partition, error)
+
+
+async def begin(owner: Owner) -> None:
+    """Claim the partition and come up to it. Raises `OutcomeUnknown`, `LogCorrupt` and its kin."""
+    try:
+        await _begin(owner)
+    except PerdureError:
+        raise
+    except Exception as error:
+        raise broken(owner.partition, error) from error
+
+
+async def _begin(owner: Owner) -> None:
+    log, tables, partition = owner.log, owner.tables, owner.partition
+    await owner.ports.bring(tables)
+    journal = await log.bounds(Topic.JOURNAL, partition)
+    commands = await log.bounds(Topic.COMMANDS, partition)
+    _check_bounds(owner, journal, commands)
+    tables.check_against(owner.ports.app_uuid, log.partitions, journal.end, commands.end)
+    owner.turns.charged = owner.ports.charged(partition, commands.end)
+    await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
+    # nor on one that this configuration does not follow from, or of which it wants what is not there
+    await check_moves(owner.ports.transfers, missing(tables.steps, owner.ports.migrations))
+    await _see_rivals(owner)
+    owner.counts.claims += 1
+    ports = owner.ports
+    await _check_secret(owner, commands.end)
+    sealed_from = tables.meta.sealed_from
+    if sealed_from < 0:  # the first owner that has a secret: from here on only that counts
+        sealed_from = (await log.bounds(Topic.COMMANDS, partition)).end
+    me = ports.new_uuid(), ports.node, ports.host, ports.pid
+    claim = Claim(*me, owner.follows, dict(log.topic_ids), ports.seal.id, sealed_from)
+    owner.claims.append(claim.uuid)
+    epoch = await _append(owner, claim)
+    again = await _fold_as_ours(owner, epoch + 1, epoch)
+    owner.follows = epoch
+    for step in missing(tables.steps, owner.ports.migrations):
+        again = await _migrate(owner, step, epoch)
+    # what a predecessor let call others lies below: it had proved, before our claim, that it still owned
+    owner.turns.reruns.begin((await log.bounds(Topic.COMMANDS, partition)).end)
+    owner.journal.own(tables.reader.position)
+    owner.release.begin(tables.meta.low, tables.out_position.offset)
+    await _let_out_again(owner, again, tables.reader.offset)
+    if (
+        not owner.journal.open
+    ):  # the node's producer was dropped meanwhile: what we would append has no way out
+        raise OutcomeUnknown(f"partition {partition}: the claim's producer was lost before it served")
+    owner.serve()
+
+
+def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
+    partition, tables = owner.partition, owner.tables
+    if journal.start > 0:
+        raise LogCorrupt(
+            f"journal of partition {partition}: it begins at offset {journal.start}, not 0: it was trimmed from "
+            "outside (retention must be -1), and state cannot be rebuilt from it"
+        )
+    if journal.end == 0:
+        raise LogCorrupt(
+            f"journal of partition {partition} is empty: it has lost its header, or was recreated"
+        )
+    if commands.start > tables.done.mark and journal.end <= tables.meta.offset:
+        raise LogCorrupt(
+            f"commands of partition {partition}: they begin at offset {commands.start}, but those from "
+            f"{tables.done.mark} on are not done: they were trimmed from outside"
+        )
+
+
+async def _see_rivals(owner: Owner) -> None:
+    """Have our next claim follow the newest one that is folded.
+
+    Raises `Fenced` if a rival has claimed since our last, `LogCorrupt` if the topics are not those that it names.
+    """
+    newest = owner.tables.reader.epoch
+    if newest >= 0 and (owner.log.topic_ids or owner.follows not in (None, newest)):
+        claim = await claim_at(owner.log, owner.partition, newest)
+        if owner.follows not in (None, newest) and claim.uuid not in owner.claims:
+            raise fenced(owner.partition, claim, newest)
+        check_topics(owner.log, owner.partition, claim)
+    owner.follows = newest
+
+
+async def _check_secret(owner: Owner, end: int) -> None:
+    """Raises `ConfigError` if commands below `end` wait that are sealed with a secret which this node does not have.
+
+    It would take them for forgeries, and drop messages and calls that perdure owes.
+    """
+    tables, seal = owner.tables, owner.ports.seal
+    name = tables.meta.seal
+    if seal.settles(name):
+        return
+    async for chunk in owner.log.read(Topic.COMMANDS, owner.partition, tables.done.mark, end):
+        for record in chunk:
+            if record.offset not in tables.done and id_of(record.headers) == name:
+                raise ConfigError(
+                    f"partition {owner.partition}: commands that are not done yet (one at offset {record.offset}) are "
+                    f"sealed with the app's secret {name}, which this node does not have (it has {seal.id}): copy the "
+                    "file `secret` from the data directory of the node that ran before, or set PERDURE_SEAL_SECRET to "
+                    f"that secret. If it is lost, PERDURE_SEAL_LOST={name} starts, and they become dead letters"
+                )
+
+
+async def _append(owner: Owner, record: Claim) -> int:
+    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    owner.journal.begin(record, lambda what: tell(told, what))
+    return await told
+
+
+_Again = list[tuple[int, EntryRecord | NoOp]]
+
+
+async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
+    """Append one step and fold up to it; what `_fold_as_ours` gives. Raises `OutcomeUnknown` or `Fenced`."""
+    tables = owner.tables
+    empty = []
+    to = Destination(owner.log, owner.journal, tables, owner.ports.transfers)
+    for namespace, _, script in step.transferred:
+        come = await move_in(to, step, namespace)
+        await _fold_as_ours(owner, come.end, epoch)
+        if not come.whole:
+            raise OutcomeUnknown(f"partition {owner.partition}: {namespace} has moved in only in part")
+        if not come.found:
+            empty.append((namespace, script))
+    offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
+    again = await _fold_as_ours(owner, offset + 1, epoch)
+    for namespace, script in empty if owner.partition == 0 else ():  # told once, not by each partition
+        told = "migration %r: %s begins empty: of the app %s nothing is there (for its data directory set data = …)"
+        _logger.warning(told, step.tag, namespace, script)
+    return again
+
+
+async def _fold_as_ours(owner: Owner, end: int, epoch: int) -> _Again:
+    """As `_fold_up_to`, with our claim at `epoch`. Raises `Fenced` if a rival's counts in its place, or is newer.
+
+    Nothing is appended behind one, though all that was to be there may be: a rival journals the same steps.
+    """
+    again = await _fold_up_to(owner, end)
+    newest = owner.tables.reader.epoch
+    if newest != epoch:
+        claim = await claim_at(owner.log, owner.partition, newest)
+        if claim.uuid in owner.claims:
+            raise OutcomeUnknown(
+                f"partition {owner.partition}: an earlier claim of this node landed late, at offset {newest}"
+            )
+        raise fenced(owner.partition, claim, newest)
+    return again
+
+
+async def _fold_up_to(owner: Owner, end: int) -> _Again:
+    """Fold the journal up to `end`; the records from the out mark on, which may not have been let out."""
+    tables, log = owner.tables, owner.log
+    start = tables.out_position
+    before = JournalReader(tables.reader.name, start, exclusive=log.exclusive)
+    fold_from = tables.reader.offset
+    again: deque[tuple[int, EntryRecord | NoOp]] = deque()  # what lies below the out mark goes as it is read
+    async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
+        first = chunk[0].offset
+        # what they say is let go at once and made anew for the few that are kept: memory just used is fast
+        if first >= tables.reader.offset:  # all of a rebuild: spared the question for each record
+            counts = [tables.apply(each.offset, each.value) is not None for each in chunk]
+        else:
+            counts = [_fold(tables, before, each) for each in chunk]
+        if first == 0:
+            _check_header(owner, chunk[0].value)
+        out = tables.meta.out
+        while again and again[0][0] < out:
+            again.popleft()
+        for at in range(max(out - first, 0), len(chunk)):
+            record = decode_record(chunk[at].value) if counts[at] else None
+            if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
+                again.append((first + at, record))
+        owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
+        while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
+            await asyncio.sleep(0)
+    if tables.reader.offset != end:
+        raise LogCorrupt(
+            f"{tables.reader.name}: it ended at offset {tables.reader.offset}, {end} was expected"
+        )
+    if fold_from > start.offset and before.offset != fold_from:
+        raise LogCorrupt(
+            f"{tables.reader.name}: records below {fold_from}, which the state has applied, are missing"
+        )
+    return list(again)
+
+
+def _fold(tables: Tables, before: JournalReader, each: LogRecord) -> bool:
+    """Fold a record, or, if the state has applied it, only read it by `before`; does it count?"""
+    if each.offset >= tables.reader.offset:
+        return tables.apply(each.offset, each.value) is not None
+    record = before.step(each.offset, each.value)
+    if isinstance(record, (EntryRecord, NoOp)) and record.out:
+        tables.remember_end(before.position)
+    return record is not None
+
+
+def _tells(record: EntryRecord | NoOp) -> bool:
+    """May anything have to be let out of it? Of what moved in nothing has, and that may be much."""
+    return isinstance(record, NoOp) or bool(record.done) or record.entry.command != NO_COMMAND
+
+
+def _check_header(owner: Owner, value: bytes | None) -> None:
+    header, ports = decode_record(value), owner.ports
+    assert isinstance(header, Header)  # the fold refuses any other
+    mine = (ports.app, ports.app_uuid, owner.partition, owner.log.partitions)
+    found = (header.app, header.app_uuid, header.partition, header.partitions)
+    if found != mine:
+        raise LogCorrupt(
+            f"{owner.tables.reader.name}: its header says app {found[0]!r} #{fingerprint(found[1])}, partition {found[2]} "
+            f"of {found[3]}; this node is for {mine[0]!r} #{fingerprint(mine[1])}, partition {mine[2]} of {mine[3]}"
+        )
+
+
+async def _let_out_again(owner: Owner, again: _Again, end: int) -> None:
+    """Let out everything above the marks once more, under the same message ids."""
+    release, done, meta = owner.release, owner.tables.done, owner.tables.meta
+    dones = {offset: at for at, record in again for offset in in_runs(record.done) if offset >= meta.low}
+    entries = {at: record.entry for at, record in again if isinstance(record, EntryRecord)}
+    held = dones.keys() | {entry.command for entry in entries.values()}
+    _count_as_let_out(release.commands, [(meta.low, done.mark), *done.runs()], sorted(held))
+    await _answer_dones(owner, dones)
+    for at in range(owner.tables.out_position.offset, end):
+        entry = entries.get(at)
+        if entry is not None and entry.command >= meta.low:
+            release.entries((entry,), at)
+        else:
+            release.passed(at)
+
+
+def _count_as_let_out(commands: Watermark, runs: list[tuple[int, int]], held: list[int]) -> None:
+    """What is done and let nothing out any more; `held`, in order, are those that may have to."""
+    at = 0
+    for first, end in runs:
+        while at < len(held) and held[at] < end:
+            if held[at] >= first:
+                commands.add_run(first, held[at] - first)
+                first = held[at] + 1
+            at += 1
+        commands.add_run(first, end - first)
+
+
+async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
+    """Their answers are gone with their owner: who asked is told that nothing changed, ask again."""
+    release, log = owner.release, owner.log
+    waiting = dict(dones)
+    if dones and not log.exclusive:  # else who asked went with the process
+        error = AskAgain("its answer was lost with the partition's owner; nothing was changed: ask again")
+        reply = error_reply(UNAVAILABLE, error.code, str(error))
+        async for chunk in log.read(Topic.COMMANDS, owner.partition, min(dones), max(dones) + 1):
+            for record in chunk:
+                if record.offset not in waiting:
+                    continue
+                try:
+                    command = parse_admitted(record.key, record.value, record.headers)
+                except CallerError:
+                    continue  # no command: it was answered by an entry
+                at = waiting.pop(record.offset)
+                release.done(command.reply_to, command.key, command.id, reply, record.offset, at)
+    for offset in waiting:
+        release.commands.add(offset)

@@ -1,0 +1,164 @@
+"""The watch over gateways: sockets whose gateway has ended are closed, each by an event in its object's mailbox.
+
+A node has one `GatewayWatch` for all its partitions, on a log that other nodes share.
+
+Laws
+- Sockets whose gateway ended are closed by an event in their object's mailbox, 1006, once: the event finds the row or
+  does nothing. So are, 1012, those of listener style whose instance is gone.
+- On an exclusive log every gateway but this process's own has ended. On a shared log one has ended if no heartbeat of it
+  is added to the log within `SILENT_S`: offsets tell, no clocks are compared.
+- A gateway that is taken for ended is told so before its sockets are closed here: if it lives, it closes them too.
+- In one look each partition of `replies` is read once at most, for all gateways that are heard there and all partitions of
+  this node, and the rows of sockets are listed in bounded steps.
+- A look that cannot read or append concludes nothing: the next one begins from scratch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from itertools import islice
+from typing import NamedTuple
+
+from perdure.schemas.effects import SocketRow
+from perdure.schemas.errors import PerdureError
+from perdure.schemas.keys import namespace_of
+from perdure.schemas.sockets import CLOSED, ENDED_KIND, GONE, HEARTBEAT_KIND, SETTINGS
+from perdure.streams.log.base import Log, Record, Topic, durable
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.ports import Notified, Ports
+from perdure.streams.turns.supervision.internal_faults import report
+
+SILENT_S = 10.0
+LISTED_AT_ONCE = 500  # rows in one step of the event loop
+
+
+async def each_socket(tables: Tables) -> AsyncIterator[tuple[str, str, SocketRow]]:
+    """(object key, id, row) of every WebSocket of a partition, `LISTED_AT_ONCE` in one step of the event loop.
+
+    What changes between two steps may be seen or not.
+    """
+    last = None
+    while True:
+        some = list(islice(tables.all_sockets(last), LISTED_AT_ONCE))
+        for each in some:
+            yield each
+        if len(some) < LISTED_AT_ONCE:
+            return
+        last = some[-1][:2]
+        await asyncio.sleep(0)
+
+
+async def close_lost(ports: Ports, tables: Tables, gone: Notified) -> None:
+    """The owner begins to serve: no instance is in memory, and some gateways have ended."""
+    async for key, id_, row in each_socket(tables):
+        if id_ == SETTINGS or namespace_of(key) not in ports.registry.kinds:
+            continue  # the objects of a class that has left the app hear nothing; its migration removes the rows
+        if ports.log.exclusive and not ports.doors.holds(row.gateway):
+            gone.notify(key, id_, CLOSED)
+        elif row.listener:
+            gone.notify(key, id_, GONE)
+        await gone.room()
+
+
+class _Watched(NamedTuple):
+    """A partition that this node serves."""
+
+    ports: Ports
+    tables: Tables
+    gone: Notified
+
+
+class GatewayWatch:
+    """Finds gateways that have fallen silent, and closes the sockets that objects of this node have there."""
+
+    def __init__(self) -> None:
+        self._partitions: dict[int, _Watched] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._ends: dict[str, int] = {}  # where `replies` ended for each gateway at the last look
+
+    def begin(self, ports: Ports, tables: Tables, gone: Notified) -> None:
+        """A partition is served from now on."""
+        self._partitions[tables.partition] = _Watched(ports, tables, gone)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._watch(ports.log))
+
+    def end(self, partition: int) -> None:
+        """It is not served any more; the watch ends with the last one."""
+        self._partitions.pop(partition, None)
+        if not self._partitions and self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _watch(self, log: Log) -> None:
+        self._ends = {}
+        while True:
+            try:
+                await self._look(log)
+            except PerdureError:
+                self._ends = {}  # a node that cannot read hears no heartbeat, and the gateway may not be heard
+            except Exception as error:  # noqa: BLE001 - a fault of perdure's own must not end the watch
+                self._ends = {}
+                report(error, "a look at the gateways of other nodes ended")
+            await asyncio.sleep(SILENT_S)
+
+    async def _look(self, log: Log) -> None:
+        named = set()
+        for watched in tuple(self._partitions.values()):
+            holds = watched.ports.doors.holds
+            async for _, id_, row in each_socket(watched.tables):
+                if id_ != SETTINGS and row.gateway not in named and not holds(row.gateway):
+                    named.add(row.gateway)
+        silent = await self._silent(log, named)
+        for gateway in silent:
+            place, name = _place_of(gateway)
+            await durable(log.append(Topic.REPLIES, place, Record(name, b"", (ENDED_KIND,))))
+        if silent:
+            for watched in tuple(self._partitions.values()):
+                await self._close(watched, silent)
+
+    async def _close(self, watched: _Watched, silent: set[str]) -> None:
+        kinds, gone = watched.ports.registry.kinds, watched.gone
+        async for key, id_, row in each_socket(watched.tables):
+            if row.gateway in silent and id_ != SETTINGS and namespace_of(key) in kinds:
+                gone.notify(key, id_, CLOSED)
+                await gone.room()
+            if self._partitions.get(watched.tables.partition) is not watched:
+                return  # its reign has ended
+
+    async def _silent(self, log: Log, named: set[str]) -> set[str]:
+        """Those of `named` that have added no heartbeat since the last look."""
+        at: dict[int, set[str]] = {}
+        for gateway in named:
+            at.setdefault(_place_of(gateway)[0], set()).add(gateway)
+        before, ends, silent = self._ends, dict[str, int](), set[str]()
+        for place, gateways in at.items():
+            bounds = await log.bounds(Topic.REPLIES, place)
+            ends.update(dict.fromkeys(gateways, bounds.end))
+            known = gateways & before.keys()
+            if known:
+                start = max(min(before[each] for each in known), bounds.start)
+                silent |= await _unheard(log, place, known, start, bounds.end)
+        self._ends = ends
+        return silent
+
+
+def _place_of(gateway: str) -> tuple[int, bytes]:
+    """(partition of `replies`, name) of a gateway's address."""
+    place, _, name = gateway.partition("/")
+    return int(place), name.encode()
+
+
+async def _unheard(log: Log, place: int, gateways: set[str], start: int, end: int) -> set[str]:
+    """The gateways without a heartbeat from `start` to `end`; no more is read once all are heard."""
+    waited_for = {_place_of(each)[1]: each for each in gateways}
+    if start < end:
+        async with aclosing(log.read(Topic.REPLIES, place, start, end)) as chunks:  # type: ignore[type-var]  # all are generators
+            async for chunk in chunks:
+                for record in chunk:
+                    if record.key in waited_for and HEARTBEAT_KIND in record.headers:
+                        del waited_for[record.key]
+                if not waited_for:
+                    break
+    return set(waited_for.values())

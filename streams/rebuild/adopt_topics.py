@@ -1,0 +1,37 @@
+"""`perdure state adopt`: take the topics that are there for those of the app, whatever its journal says.
+
+For topics that were restored from a backup, or lost for good and made again empty. The journal names the ids of the topics
+that it belongs with in each claim; this appends a claim to each partition that names those of today. A node that runs is
+fenced by it. What does not hold together otherwise (state ahead of the log, commands that are missing) is refused as before.
+"""
+
+from __future__ import annotations
+
+from os import getpid
+from socket import gethostname
+from typing import Any
+
+from perdure.schemas.config import Config
+from perdure.schemas.errors import ConfigError
+from perdure.schemas.journal import Claim
+from perdure.streams.journal.bootstrap import append_one, found
+from perdure.streams.opening import new_uuid, open_data, start_log
+
+
+async def adopt(config: Config) -> dict[str, Any]:
+    """Append the claims; the partitions and the ids of the topics. Raises `ConfigError` for a log without such ids."""
+    data = open_data(config)
+    try:
+        log = await start_log(config, data, "adopt")
+        try:
+            if not log.topic_ids:
+                raise ConfigError(f"{config.log}: its topics have no ids, so there is nothing to adopt")
+            await found(log, config.name, data.app_uuid)
+            for partition in range(log.partitions):
+                claim = Claim(new_uuid(), "adopt", gethostname(), getpid(), None, dict(log.topic_ids))
+                await append_one(log, partition, claim)
+            return {"partitions": log.partitions, "topics": dict(log.topic_ids)}
+        finally:
+            await log.close()
+    finally:
+        data.close()

@@ -1,0 +1,176 @@
+"""Whoever builds state anew and has helpers for it: who folds what, and how it comes into the store.
+
+Laws
+- Helpers are asked where the store has nothing of a partition, and only for what is on the log then: the rest is
+  its owner's to fold, as after any restart.
+- A partition comes from a helper whole or not at all; what no helper brings, for whatever reason, its owner folds.
+- No helper is left when `close` returns. What cannot be removed of its folder then goes with the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from perdure.schemas.config import Config
+from perdure.schemas.errors import LogUnreachable, StorageFailed, StoreCorrupt
+from perdure.streams.datadir import remove_folder
+from perdure.streams.log.base import Log, Progress, Topic
+from perdure.streams.opening import new_uuid
+from perdure.streams.rebuild.worker import Failed, Far, Job, Told, Whole
+from perdure.streams.state.fold import Folded
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.rocks import RocksStore
+
+WORTH_RECORDS = 200_000  # a second of one processor; to start a helper takes a third of one
+MOST_HELPERS = 3  # unless the configuration says so: each takes some 100 MB while it works
+# -P: what lies in the current directory is the user's
+PROGRAM = (sys.executable, "-P", "-m", "perdure.streams.rebuild.worker")
+_LINE_BYTES = 1 << 20  # each names some 20 files
+
+_logger = logging.getLogger("perdure")
+_decode = msgspec.json.Decoder(Told).decode
+
+
+def shares(sizes: Mapping[int, int], number: int) -> list[list[int]]:
+    """Partitions in so many shares of about the same size, the smallest share first.
+
+    sizes: partition -> records. Greedy, the largest partition first: no share is off by more than one partition.
+    """
+    made: list[list[int]] = [[] for _ in range(number)]
+    weights = [0] * number
+    for partition in sorted(sizes, key=lambda each: (-sizes[each], each)):
+        least = weights.index(min(weights))
+        made[least].append(partition)
+        weights[least] += sizes[partition]
+    return [share for _, share in sorted(zip(weights, made, strict=True), key=lambda each: each[0])]
+
+
+class Helpers:
+    """The helpers of one store that is built anew. `config` says which log, `folder` is their own and may be removed."""
+
+    def __init__(self, config: Config, store: RocksStore, folder: Path) -> None:
+        self._config = config
+        self._store = store
+        self._folder = folder
+        self._processes: list[Process] = []
+        self._readers: list[asyncio.Task[None]] = []
+        self._awaited: dict[int, asyncio.Future[Whole | None]] = {}
+
+    async def start(self, log: Log, tables: Sequence[Tables], progress: Progress) -> None:
+        """Give helpers a share of what is to be folded, if that is worth it."""
+        await remove_folder(self._folder)  # of a process that was killed
+        new = [each.partition for each in tables if each.reader.offset == 0]
+        number = min(self._number(), len(new) - 1)  # there must be something left for this process
+        if number <= 0:
+            return
+        try:
+            ends = {partition: (await log.bounds(Topic.JOURNAL, partition)).end for partition in new}
+        except LogUnreachable:
+            return  # whoever folds asks again, for as long as it takes
+        if sum(ends.values()) < WORTH_RECORDS:
+            return
+        _, *given = shares(ends, number + 1)  # the smallest is for this process, which has the more to do
+        for share in given:
+            await self._ask({each: ends[each] for each in share}, progress)
+
+    def _number(self) -> int:
+        asked = self._config.rebuild_helpers
+        if asked is not None:
+            return asked
+        processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return min(processors - 1, MOST_HELPERS)
+
+    async def _ask(self, ends: dict[int, int], progress: Progress) -> None:
+        config = self._config
+        folder = self._folder / new_uuid()  # nobody else's, not even of a helper that dies slowly
+        job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(folder), ends)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *PROGRAM, stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES
+            )
+        except OSError as error:
+            _logger.warning("no helper for the rebuild can be started (%s); it goes on without", error)
+            return
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        self._processes.append(process)
+        loop = asyncio.get_running_loop()
+        self._awaited |= {partition: loop.create_future() for partition in ends}
+        self._readers.append(asyncio.create_task(self._listen(process, ends, progress)))
+
+    async def _listen(self, process: Process, ends: Mapping[int, int], progress: Progress) -> None:
+        """Hear what a helper tells until it ends; whatever happens, nobody waits for it any longer then."""
+        reason = ""
+        try:
+            reason = await self._hear(process, progress)
+            code = await process.wait()
+            reason = reason or f"exit status {code}"
+        except (
+            ValueError,
+            KeyError,
+            OSError,
+            msgspec.MsgspecError,
+        ) as error:  # no line of a helper's, or none at all
+            reason = f"it wrote a line that is not part of the protocol: {error!r}"
+            _kill(process)
+        finally:
+            missing = [partition for partition in ends if not self._awaited[partition].done()]
+            if missing:
+                told = "a helper of the rebuild ended (%s); folding partitions %s here"
+                _logger.warning(told, reason, ", ".join(map(str, missing)))
+            for partition in missing:
+                self._awaited[partition].set_result(None)
+
+    async def _hear(self, process: Process, progress: Progress) -> str:
+        """Take what a helper tells until it says no more; why it failed, if it said that."""
+        assert process.stdout is not None
+        async for line in process.stdout:
+            match _decode(line):
+                case Far(partition, records, total):
+                    progress(partition, records, total)
+                case Whole() as whole:
+                    if not self._awaited[whole.partition].done():  # else nobody waits any more
+                        self._awaited[whole.partition].set_result(whole)
+                case Failed(reason):
+                    return reason
+        return ""
+
+    def have(self, partition: int) -> bool:
+        """Is a helper asked for this partition?"""
+        return partition in self._awaited
+
+    async def bring(self, tables: Tables) -> Folded | None:
+        """Take in what a helper has folded of this partition, when it is whole; None: nothing, fold it here."""
+        awaited = self._awaited.get(tables.partition)
+        if awaited is None or tables.reader.offset or (whole := await awaited) is None:
+            return None
+        try:
+            self._store.take_in([Path(file) for file in whole.files])
+        except (StorageFailed, StoreCorrupt) as error:  # all of them or none: nothing has come of it
+            _logger.warning("partition %s is folded once more, here: %s", tables.partition, error)
+            return None
+        tables.load()
+        return Folded(whole.records, whole.entries)
+
+    async def close(self) -> None:
+        """End the helpers, and whoever waits for one."""
+        for awaited in self._awaited.values():
+            awaited.cancel()
+        for process in self._processes:
+            _kill(process)
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        await remove_folder(self._folder)
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended, and nobody has been told yet
+        process.kill()

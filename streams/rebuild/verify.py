@@ -1,0 +1,172 @@
+"""I6 as a command: is the state what the log says? And its remedy: build the state anew.
+
+Laws
+- Neither makes a data directory or a log: what is not there cannot be checked.
+- `verify` changes nothing that lasts. It replays the journal from zero into an empty store, checking every link
+  of the hash chain, and compares all rows with the live ones, byte for byte, at the live ones' applied offset.
+- `rebuild` removes the state only once the log has been opened, and never touches the log.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from perdure.schemas.config import Config
+from perdure.schemas.errors import DataDirError, StoreCorrupt
+from perdure.streams.datadir import DataDir
+from perdure.streams.journal.bootstrap import found
+from perdure.streams.log.base import Log, Progress, Topic, silent
+from perdure.streams.opening import open_data, start_log
+from perdure.streams.rebuild.coordinator import Helpers
+from perdure.streams.state.fold import Folded, fold
+from perdure.streams.state.rows import ranges_of
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.base import Store
+from perdure.streams.store.rocks import RocksStore
+
+
+async def verify(config: Config, progress: Progress = silent) -> dict[str, Any]:
+    """Compare the live state with a replay.
+
+    Returns counts: partitions, journal_records, entries, rows, and `chain`, each partition's last hash.
+    Raises `StoreCorrupt` naming partition, row and both values if they differ, `LogCorrupt` for the log,
+    `DataDirError` if a running node has the directory or there is none.
+    """
+    async with AsyncExitStack() as opened:  # closes each of them whatever the others do
+        data = _there(config)
+        opened.callback(data.close)
+        log = await start_log(config, data, "verify")
+        opened.push_async_callback(log.close)
+        app_uuid = await found(log, config.name, data.app_uuid)
+        live = RocksStore(data.state_path)
+        opened.callback(live.close)
+        scratch = data.path / "verify.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        opened.callback(shutil.rmtree, scratch, ignore_errors=True)
+        replayed = RocksStore(scratch)
+        opened.callback(replayed.close)
+        counts: dict[str, Any] = {"partitions": log.partitions, "journal_records": 0, "entries": 0, "rows": 0}
+        chains = [
+            await _verify_partition(log, live, replayed, partition, app_uuid, counts, progress)
+            for partition in range(log.partitions)
+        ]
+        return {**counts, "differences": 0, "chain": chains}
+
+
+def _there(config: Config) -> DataDir:
+    """The data directory of an app that has run; nothing is made. Raises `DataDirError`."""
+    data = open_data(config, must_exist=True)
+    if not config.kafka_brokers and not data.has_log:
+        data.close()
+        raise DataDirError(
+            f"{data.path.absolute()} has no log: the app {config.name} has never run with this data directory"
+        )
+    return data
+
+
+async def _verify_partition(
+    log: Log,
+    live: Store,
+    replayed: Store,
+    partition: int,
+    app_uuid: str,
+    counts: dict[str, Any],
+    progress: Progress,
+) -> str:
+    mine = Tables(live, partition, exclusive=log.exclusive)
+    bounds = await log.bounds(Topic.JOURNAL, partition)
+    commands = await log.bounds(Topic.COMMANDS, partition)
+    mine.check_against(app_uuid, log.partitions, bounds.end, commands.end)
+    again = Tables(replayed, partition, exclusive=log.exclusive)
+    applied = mine.reader.offset
+    records, entries = await fold(log, again, applied, progress)
+    again.write_all()
+    counts["rows"] += _compare(live, replayed, partition, applied)
+    more, further = await fold(log, again, bounds.end, progress)  # the chain holds to the end
+    counts["journal_records"] += records + more
+    counts["entries"] += entries + further
+    return again.reader.chain.hex()
+
+
+def _compare(live: Store, replayed: Store, partition: int, applied: int) -> int:
+    """How many rows are the same. Raises `StoreCorrupt` for the first that is not."""
+    rows = 0
+    for start, end in ranges_of(partition):
+        left, right = live.scan(start, end), replayed.scan(start, end)
+        for mine, other in _together(left, right):
+            if mine != other:
+                raise StoreCorrupt(
+                    f"partition {partition} at journal offset {applied}: the state has {_shown(mine)}, a replay of "
+                    f"the journal gives {_shown(other)}. Stop perdure and run `perdure state rebuild`"
+                )
+            rows += 1
+    return rows
+
+
+Row = tuple[bytes, bytes] | None
+
+
+def _together(
+    left: Iterator[tuple[bytes, bytes]], right: Iterator[tuple[bytes, bytes]]
+) -> Iterator[tuple[Row, Row]]:
+    while True:
+        mine, other = next(left, None), next(right, None)
+        if mine is None and other is None:
+            return
+        yield mine, other
+
+
+def _shown(row: Row) -> str:
+    return "no row" if row is None else f"{row[0][:80]!r} = {row[1][:80]!r}"
+
+
+async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]:
+    """Remove the state files and fold the whole journal anew.
+
+    Returns counts: partitions, journal_records, entries, seconds. Raises like `verify`.
+    """
+    async with AsyncExitStack() as opened:
+        data = _there(config)
+        opened.callback(data.close)
+        log = await start_log(config, data, "rebuild")
+        opened.push_async_callback(log.close)
+        await found(log, config.name, data.app_uuid)
+        began = time.perf_counter()
+        _remove(data.state_path)
+        store = RocksStore(data.state_path)
+        opened.callback(store.close)
+        helpers = Helpers(config, store, data.rebuild_path)
+        opened.push_async_callback(helpers.close)
+        tables = [Tables(store, partition, exclusive=log.exclusive) for partition in range(log.partitions)]
+        await helpers.start(log, tables, progress)
+        folded = [
+            await _build(log, each, helpers, progress)
+            for each in sorted(tables, key=lambda each: helpers.have(each.partition))  # ours while they work
+        ]
+        store.flush()
+        records, entries = (sum(each) for each in zip(*folded, strict=True))
+        return {
+            "partitions": log.partitions,
+            "journal_records": records,
+            "entries": entries,
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+
+
+async def _build(log: Log, tables: Tables, helpers: Helpers, progress: Progress) -> Folded:
+    """Bring a partition's rows up to the end of its journal; how much that was."""
+    end = (await log.bounds(Topic.JOURNAL, tables.partition)).end
+    brought = await helpers.bring(tables) or Folded(0, 0)
+    records, entries = await fold(log, tables, end, progress)
+    tables.write_all()
+    return Folded(brought.records + records, brought.entries + entries)
+
+
+def _remove(state: Path) -> None:
+    if state.exists():
+        shutil.rmtree(state)

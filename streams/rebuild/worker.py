@@ -1,0 +1,129 @@
+"""A helper of a rebuild: a process that folds some partitions into files, which the node takes in.
+
+    python -m perdure.streams.rebuild.worker     its job comes on stdin, one line of JSON; what it tells goes to stdout
+
+Laws
+- It only reads the log. What it makes is in its own folder.
+- A partition is told as whole when its files are. Whatever goes wrong ends the helper: who gave the job folds what is
+  missing itself, and so finds what is wrong again.
+- It ends with whoever started it: when its stdin does, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+
+from perdure.schemas.config import Config
+from perdure.schemas.errors import PerdureError
+from perdure.streams.opening import open_reading
+from perdure.streams.state.fold import GC_THRESHOLD, fold
+from perdure.streams.state.rows import ranges_of
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.rocks import RocksStore
+
+
+class Job(msgspec.Struct):
+    """What a helper is asked for: to fold each of these partitions of this log up to its end, in `folder`."""
+
+    name: str
+    log: str
+    data_dir: str
+    partitions: int
+    folder: str
+    ends: dict[int, int]
+
+    @property
+    def config(self) -> Config:
+        """As much of the app's configuration as says which log it is."""
+        return Config(name=self.name, log=self.log, data_dir=Path(self.data_dir), partitions=self.partitions)
+
+
+class Far(msgspec.Struct, tag=True):
+    """How many records of a partition are folded, of how many."""
+
+    partition: int
+    records: int
+    total: int
+
+
+class Whole(msgspec.Struct, tag=True):
+    """All of a partition is folded, and its rows are in `files`."""
+
+    partition: int
+    records: int
+    entries: int
+    files: list[str]
+
+
+class Failed(msgspec.Struct, tag=True):
+    """The helper ends, and why."""
+
+    reason: str
+
+
+Told = Far | Whole | Failed
+
+
+async def work(job: Job, tell: Callable[[Told], None]) -> None:
+    """Do the job, telling of it. Raises as `open_reading` and `fold` do."""
+    folder = Path(job.folder)
+    async with AsyncExitStack() as opened:
+        log = await open_reading(job.config)
+        opened.push_async_callback(log.close)
+        store = RocksStore(folder / "store")
+        opened.callback(store.close)
+        for partition, end in job.ends.items():
+            tables = Tables(store, partition, exclusive=log.exclusive)
+            folded = await fold(log, tables, end, lambda *far: tell(Far(*far)))
+            tables.write_all()
+            tell(Whole(partition, *folded, _export(store, partition, folder)))
+
+
+def _export(store: RocksStore, partition: int, folder: Path) -> list[str]:
+    files = []
+    for start, end in ranges_of(partition):
+        file = folder / f"{partition}-{start[:1].decode()}"
+        if store.export(start, end, file):
+            files.append(str(file))
+    return files
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 1024):  # not by `sys.stdin`, whose lock would keep the process from its own end
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which ends its helpers
+    # Lines are for the node alone: whatever else writes to stdout goes to stderr.
+    lines = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def tell(what: Told) -> None:
+        lines.write(msgspec.json.encode(what) + b"\n")
+        lines.flush()
+
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    Path(job.folder).mkdir(parents=True)
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        asyncio.run(work(job, tell))
+    except PerdureError as error:
+        tell(Failed(str(error)))
+
+
+if __name__ == "__main__":
+    main()

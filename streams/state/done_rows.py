@@ -1,0 +1,46 @@
+"""The done offsets above the watermark as rows: `d p word`, 512 offsets to a row.
+
+Law: a piece writes only the words that have changed, however many offsets are done behind one slow turn.
+"""
+
+from __future__ import annotations
+
+from perdure.streams.state.memtables import Piece, after
+from perdure.streams.state.offsets import Watermark
+from perdure.streams.store.base import Store
+
+MANY_WORDS = 64  # are removed by one range
+
+
+class DoneRows:
+    """The rows of one partition's watermark; `number` is the partition as rows have it."""
+
+    def __init__(self, number: bytes) -> None:
+        self._prefix = b"d" + number
+        self._kept: set[int] = set()  # words that have a row
+
+    def load(self, store: Store, mark: int) -> Watermark:
+        """The set of done offsets, as the store has it."""
+        done = Watermark(mark)
+        for row, bits in store.scan(self._prefix, after(self._prefix)):
+            done.load(int.from_bytes(row[len(self._prefix) :], "big"), bits)
+        self._kept = set(done.words)
+        return done
+
+    def cut(self, done: Watermark, piece: Piece) -> None:
+        """Have `piece` write what has changed since the last cut."""
+        kept, gone = self._kept, []
+        for word, bits in done.changed().items():
+            if bits is not None:
+                kept.add(word)
+                piece.closing.append((self._row(word), bits))
+            elif word in kept:
+                kept.remove(word)
+                gone.append(word)
+        if len(gone) > MANY_WORDS:  # a slow turn has ended, and the mark has passed what was done behind it
+            piece.removed.append((self._row(min(gone)), self._row(max(gone) + 1)))
+        else:
+            piece.closing.extend((self._row(word), None) for word in gone)
+
+    def _row(self, word: int) -> bytes:
+        return self._prefix + word.to_bytes(8, "big")

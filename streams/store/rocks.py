@@ -1,0 +1,154 @@
+"""The store in RocksDB.
+
+Laws, beside those of base.py
+- One column family, so that one memtable flush takes whole writes.
+- Files that `export` made are taken in all together or not at all, and what was taken in survives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rocksdict import (
+    BlockBasedOptions,
+    DBCompressionType,
+    IngestExternalFileOptions,
+    Options,
+    Rdict,
+    ReadOptions,
+    SstFileWriter,
+    WriteBatch,
+    WriteOptions,
+)
+
+from perdure.schemas.errors import StorageFailed, StoreCorrupt
+from perdure.streams.store.base import Range
+
+
+class RocksStore:
+    """The store in a directory. Raises `StoreCorrupt` for damage, `StorageFailed` if the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_paranoid_checks(True)
+        options.set_write_buffer_size(64 << 20)
+        # the store's own files hold no WAL, so several memtables may wait for their flush in the background
+        options.set_max_write_buffer_number(4)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_atomic_flush(True)
+        _filter(options)
+        self._path = path
+        self._options = options
+        with self._errors():
+            self._db = Rdict(str(path), options)
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # its stub is wrong: an attribute
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._db.get(key)
+        except Exception as error:
+            raise self._named(error) from error
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        # the bounds are checked here: rocksdict's ReadOptions take a lower bound and do not keep to it
+        with self._errors():
+            rows = self._db.iter(ReadOptions())
+            if reverse:
+                rows.seek_for_prev(end)
+                if rows.valid() and rows.key() == end:
+                    rows.prev()
+                while rows.valid() and (key := rows.key()) >= start:
+                    yield key, rows.value()
+                    rows.prev()
+            else:
+                rows.seek(start)
+                while rows.valid() and (key := rows.key()) < end:
+                    yield key, rows.value()
+                    rows.next()
+            rows.status()  # raises if the scan ended early because of damage
+
+    def write(self, removed: Iterable[Range], rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for start, end in removed:
+            batch.delete_range(start, end)
+        put, delete = batch.put, batch.delete
+        for key, value in rows:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        with self._errors():
+            self._db.write(batch, self._unlogged)
+
+    def flush(self) -> None:
+        with self._errors():
+            self._db.flush(True)
+
+    def export(self, start: bytes, end: bytes, file: Path) -> bool:
+        """Write the rows with start <= key < end to a file that another store can `take_in`; False: there are none."""
+        writer = None
+        for key, value in self.scan(start, end):
+            with self._errors():
+                if writer is None:
+                    writer = SstFileWriter(self._options)
+                    writer.open(str(file))
+                writer[key] = value
+        if writer is None:
+            return False
+        with self._errors():
+            writer.finish()
+        return True
+
+    def take_in(self, files: Iterable[Path]) -> None:
+        """Move files of `export` in here; no row of them may be here, nor any between theirs."""
+        options = IngestExternalFileOptions()
+        options.set_move_files(True)
+        with self._errors():
+            self._db.ingest_external_file([str(file) for file in files], options)
+
+    def close(self) -> None:
+        with self._errors():
+            self._db.close()
+
+    def _errors(self) -> _Errors:
+        return _Errors(self)
+
+    def _named(self, error: Exception) -> Exception:
+        if "orruption" in str(error):
+            return StoreCorrupt(
+                f"the state in {self._path} is damaged: {error}. Stop perdure and run `perdure state rebuild`: "
+                "the log has everything"
+            )
+        return StorageFailed(f"the state in {self._path} cannot be read or written: {error}")
+
+
+def _filter(options: Options) -> None:
+    """Let RocksDB know without a look at them that a file, or a memtable, does not have a key: 10 bits for each row.
+
+    Most reads are for what is not there, such as client keys, or lies in one of many files. What was written without
+    filters is read as before.
+    """
+    blocks = BlockBasedOptions()
+    blocks.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(blocks)
+    options.set_memtable_prefix_bloom_ratio(0.05)
+    options.set_memtable_whole_key_filtering(True)
+
+
+class _Errors:
+    """Gives what RocksDB raises its name in our tree."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: RocksStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            raise self._store._named(error) from error

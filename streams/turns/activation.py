@@ -1,0 +1,337 @@
+"""Objects in memory and their turns: one turn at a time per object, different objects at once.
+
+Laws
+- Commands of one object are taken in log order; the next turn may start as soon as the one before has ended,
+  on what it committed (speculation), durable or not.
+- `unsettled` holds what ended turns committed and the tables have not folded yet, turn by turn; `cache` is a bounded
+  copy of what was read or written. Both only ever hold what the next turn must see.
+- An idle object has no queue, no task and no lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from perdure.objects.durable import DurableObject, Env
+from perdure.objects.overlay import Limits, Overlay, in_range, merged
+from perdure.objects.registry import Kind
+from perdure.objects.state import State
+from perdure.objects.turn import handling
+from perdure.schemas.admin import Change
+from perdure.schemas.commands import ADMIN, SOCKET, Command
+from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
+from perdure.schemas.errors import PerdureError
+from perdure.schemas.journal import Entry
+from perdure.schemas.replies import Reply
+from perdure.streams.log.base import LogRecord
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.inline_task import TaskLike, doorway
+
+if TYPE_CHECKING:  # they stand on this file
+    from perdure.streams.turns.calls import Calling, Calls
+
+PACE_OF = 9  # turns, by which it is guessed how long a mailbox will take
+CACHED_VALUES = 64  # per resident; more is read again from the store
+NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
+_ABSENT = object()
+_Row = TypeVar("_Row")
+
+
+class Turn(TaskLike, eq=False, weakref=True):
+    """One command on its way through its object, from the log to its answer."""
+
+    record: LogRecord
+    command: Command
+    resident: Resident | None
+    offset: int  # that of its record
+    until_s: float | None = None  # its deadline, as the event loop counts time
+    time_ms: int = 0
+    overlay: Overlay | None = None
+    entry: Entry | None = None
+    encoded: bytes = b""
+    reply: Reply | None = None
+    concluded: bool = False  # its trace goes to the journal
+    cut: PerdureError | None = None  # what ended it from outside: its deadline, or the watchdog
+    over: bool = False
+    on_log: bool = False  # for certain, of one that waited for that
+    timer: object = None
+    calling: Calling | None = None
+    tries: int = 0  # in which it could not be done, of a command that nobody waits for
+    again: bool = False  # its key was seen before, of a turn that had called others and was not done
+    alarm: AlarmRow | None = None  # of a turn that an alarm made, as it stood when it rang
+    changes: tuple[Change, ...] = ()  # for its entry
+
+    # As a `perdure.objects.ports.Caller`
+
+    @property
+    def _calls(self) -> Calls:
+        assert self.resident is not None
+        assert self.resident.calls is not None
+        return self.resident.calls
+
+    async def call(self, command: Command) -> Reply:
+        return await self._calls.call(self, command)
+
+    def send(self, command: Command) -> None:
+        self._calls.send(self, command)
+
+    async def synced(self) -> None:
+        await self._calls.synced(self)
+
+    def new_id(self) -> str:
+        return self._calls.new_id(self)
+
+    @property
+    def random(self) -> Random:
+        return self._calls.random(self)
+
+    @property
+    def traceparent(self) -> str:
+        return self.command.traceparent
+
+    @property
+    def principal(self) -> str:
+        return self.command.principal
+
+    @property
+    def state(self) -> State:
+        """That of the object in which it runs."""
+        assert self.resident is not None
+        return self.resident.state
+
+
+class Hold(Turn, eq=False, weakref=True):
+    """Stands where a turn of a paused object would run, so that none does: its commands wait as behind any turn."""
+
+    @classmethod
+    def of(cls, resident: Resident) -> Hold:
+        return cls(LogRecord(-1, 0, None, None), NO_COMMAND, resident, -1, over=True)
+
+
+class Mailbox(deque["Turn | int"]):
+    """What waits for one object, the oldest first; commands beyond a bound as their offsets only."""
+
+    __slots__ = ("_moved_s",)
+
+    def __init__(self, waiting: Iterable[Turn | int] = ()) -> None:
+        super().__init__(waiting)
+        self._moved_s: list[float] = []  # when it moved up the last times
+
+    def moved(self, now_s: float) -> None:
+        """The object is free for the next one that waits."""
+        times = self._moved_s
+        if len(times) >= PACE_OF:
+            del times[0]
+        times.append(now_s)
+
+    def wait_s(self) -> float:
+        """About how long one that comes now will wait; 0.0 as long as that cannot be told.
+
+        By the median of the last times between two turns: one slow turn does not make all that come next too late.
+        """
+        times = self._moved_s
+        if len(times) < PACE_OF:
+            return 0.0
+        return len(self) * sorted(after - before for before, after in pairwise(times))[PACE_OF // 2]
+
+
+class Resident:
+    """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""
+
+    __slots__ = (
+        "cache",
+        "calls",
+        "instance",
+        "key",
+        "kind",
+        "mailbox",
+        "maker",
+        "running",
+        "socket_rows",
+        "state",
+        "tables",
+        "unsettled",
+    )
+
+    def __init__(self, key: str, kind: Kind, tables: Tables, limits: Limits) -> None:
+        self.key = key
+        self.kind = kind
+        self.tables = tables
+        self.state = State(key, self, limits)
+        self.calls: Calls | None = None
+        self.instance: DurableObject | None = None
+        self.mailbox: Mailbox | None = None
+        self.running: Turn | None = None
+        self.maker: str | None = None  # see object_quotas.py; None: not looked for
+        self.cache: dict[str, bytes | None] = {}
+        # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded it
+        self.unsettled: deque[Overlay | None] | None = None
+        self.socket_rows: dict[str, SocketRow] | None = (
+            None  # all of them, durable or not, once somebody asked
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, waits or is under way: it may be evicted."""
+        return self.running is None and not self.unsettled and not self.mailbox
+
+    @property
+    def hold(self) -> Hold | None:
+        """What keeps turns from beginning, of a paused object; deletions that came after it stand before it."""
+        if type(self.running) is Hold:
+            return self.running
+        for each in self.mailbox or ():
+            if type(each) is Hold:
+                return each
+            if not is_deletion(each):
+                break
+        return None
+
+    @property
+    def paused(self) -> bool:
+        """Does no turn begin after the one that runs, and deletions?"""
+        return self.hold is not None
+
+    def handler(self, command: Command, env: Env) -> Coroutine[Any, Any, Any]:
+        """What handles `command`; the first turn of a residence makes the instance and starts it."""
+        if self.instance is not None:
+            return handling(self.instance, self.kind, command)
+        return self._first(command, env)
+
+    @doorway
+    async def _first(self, command: Command, env: Env) -> Any:
+        if command.kind == SOCKET and not self.state.concerns(command):
+            return None  # nobody is told, so nobody is woken
+        turn, instance = self.running, self.kind.cls(self.state, env)
+        await instance.start()
+        assert turn is not None
+        assert turn.overlay is not None
+        wrote = not turn.overlay.empty
+        if not wrote and self.running is turn:  # else it was left behind while it started
+            self.instance = instance
+        result = await handling(instance, self.kind, command)
+        if wrote and self.running is turn:
+            # what `start` wrote goes with a turn that fails: then it has to start again
+            self.instance = instance
+        return result
+
+    # The view of its state
+
+    def get(self, name: str) -> bytes | None:
+        found = self.cache.get(name, _ABSENT)
+        if found is not _ABSENT:
+            return found  # type: ignore[return-value]  # not the marker: bytes or None
+        if self.unsettled:
+            for overlay in reversed(self.unsettled):
+                if overlay is None:
+                    continue
+                found = overlay.changes.get(name, _ABSENT)
+                if found is not _ABSENT:
+                    return found  # type: ignore[return-value]  # as above
+                if overlay.cleared:
+                    return None
+        value = self.tables.get(self.key, name)
+        self._remember(name, value)
+        return value
+
+    def scan(self, start: str, end: str | None, *, reverse: bool) -> Iterator[tuple[str, bytes]]:
+        changes: dict[str, bytes | None] = {}
+        cleared = False
+        for overlay in self.unsettled or ():
+            if overlay is not None:
+                if overlay.cleared:
+                    cleared = True
+                    changes.clear()
+                changes.update(overlay.changes)
+        base = iter(()) if cleared else self.tables.scan(self.key, start, end, reverse=reverse)
+        names = in_range(changes, start, end, reverse=reverse)
+        return merged(base, changes, names, reverse=reverse) if names else base
+
+    @property
+    def rings(self) -> bool:
+        return self.kind.alarm is not None
+
+    def alarm(self, name: str) -> AlarmRow | None:
+        for overlay in reversed(self.unsettled or ()):
+            if overlay is not None:
+                if overlay.effects is not None and name in overlay.effects.alarms:
+                    return alarm_row(overlay.effects.alarms[name], -1)
+                if overlay.cleared:
+                    return None
+        return self.tables.alarm(self.key, name)
+
+    def alarms(self) -> dict[str, AlarmRow]:
+        rows = self.tables.alarms(self.key)
+        for overlay in self.unsettled or ():
+            if overlay is not None:
+                if overlay.cleared:
+                    rows.clear()
+                if overlay.effects is not None:
+                    _lay_over(rows, {n: alarm_row(each, -1) for n, each in overlay.effects.alarms.items()})
+        return rows
+
+    def sockets(self) -> dict[str, SocketRow]:
+        if self.socket_rows is None:
+            self.socket_rows = self.tables.sockets(self.key)
+        return self.socket_rows
+
+    # Committing
+
+    def commit(self, overlay: Overlay) -> None:
+        """The turn's writes count from here on for this object's next turns; call `ended` next."""
+        if overlay.cleared:
+            self.cache.clear()
+        for name, value in overlay.changes.items():
+            self._remember(name, value)
+        effects = overlay.effects
+        if effects is not None and effects.sockets:
+            # they were read before the first change of them, so what is read here lacks none
+            _lay_over(self.sockets(), {id_: socket_row(each) for id_, each in effects.sockets.items()})
+            self.state.kept(effects.sockets, effects.listeners)
+
+    def ended(self, committed: Overlay | None) -> None:
+        """A turn has ended with an entry, and committed this."""
+        if self.unsettled is None:
+            self.unsettled = deque()
+        self.unsettled.append(committed)
+
+    def forget(self) -> None:
+        """Of what was read and what a turn that failed inside may have left here, keep what was committed before."""
+        self.cache.clear()
+        if not self.unsettled:
+            self.maker = None
+        if self.socket_rows is not None:
+            self.socket_rows = self.tables.sockets(self.key)
+            for overlay in self.unsettled or ():
+                if overlay is not None and overlay.effects is not None:
+                    sockets = overlay.effects.sockets
+                    _lay_over(self.socket_rows, {id_: socket_row(each) for id_, each in sockets.items()})
+
+    def settled(self) -> None:
+        """The oldest of those entries is durable and folded."""
+        assert self.unsettled
+        self.unsettled.popleft()
+        if not self.unsettled:
+            self.unsettled = None
+
+    def _remember(self, name: str, value: bytes | None) -> None:
+        if len(self.cache) >= CACHED_VALUES and name not in self.cache:
+            self.cache.clear()
+        self.cache[name] = value
+
+
+def is_deletion(waiting: Turn | int) -> bool:
+    """Is it the deletion of an object? No other act of administration waits in a mailbox."""
+    return type(waiting) is Turn and waiting.command.kind == ADMIN
+
+
+def _lay_over(rows: dict[str, _Row], changes: dict[str, _Row | None]) -> None:
+    for name, row in changes.items():
+        if row is None:
+            rows.pop(name, None)
+        else:
+            rows[name] = row

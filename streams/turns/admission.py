@@ -1,0 +1,96 @@
+"""What an owner makes of a record before a turn: is it a command of this partition, and is it still to be run?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.objects.registry import Registry
+from perdure.objects.turn import Outcome, not_done
+from perdure.schemas.admin import DELETE
+from perdure.schemas.calls import NOWHERE, CallKey, call_key
+from perdure.schemas.commands import ADMIN, Command, parse_command, payload_hash
+from perdure.schemas.errors import AskAgain, Expired, KeyReused, MalformedCommand
+from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.replies import UNAVAILABLE, Reply
+from perdure.schemas.seal import Seal
+from perdure.streams.log.base import LogRecord
+from perdure.streams.state.answered_calls import nth_by_order
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.activation import Turn
+from perdure.streams.turns.deletion import deletion
+
+
+def admitted(
+    record: LogRecord,
+    partition: int,
+    partitions: int,
+    registry: Registry,
+    seal: Seal | None = None,
+    sealed_from: int = 0,
+) -> Command:
+    """The command in a record. Raises a `CallerError`: malformed, misplaced, or for no namespace of this app.
+
+    `sealed_from`: the first offset at which only the app's own secret counts (`schemas/seal.py`).
+    """
+    founding = record.offset < sealed_from
+    command = parse_command(record.key, record.value, record.headers, seal, founding=founding)
+    home = partition_of(command.key, partitions)
+    if home != partition:
+        raise MalformedCommand(
+            f"{command.key} belongs to partition {home}, not {partition}: produce with Java's murmur2 partitioner"
+        )
+    registry.kind(namespace_of(command.key))
+    return command
+
+
+def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome | None:
+    """The outcome of a command that is not run: it has expired, its client key is spent, or it is a deletion; None: run it."""
+    command = turn.command
+    if command.client_key is not None and (told := _outcome_of_key(turn, command.client_key, tables)):
+        return told  # whatever the time: it has happened, or must not
+    if turn.until_s is not None and clock_s() > turn.until_s:
+        return not_done(
+            Expired(f"its deadline of {command.deadline_ms} ms passed before {command.key} was free")
+        )
+    if command.kind == ADMIN and command.method == DELETE:
+        return deletion(turn)
+    return None
+
+
+def copy_outcome(copy: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome:
+    """The outcome of a copy of a call that has ended: the same; if that was not done, neither is this.
+
+    One that ran only now would overtake the commands that came behind it.
+    """
+    first = early_outcome(copy, tables, clock_s)
+    return first or not_done(AskAgain("the call of which this is a copy was not done: ask again"))
+
+
+def _outcome_of_key(turn: Turn, client_key: str, tables: Tables) -> Outcome | None:
+    command = turn.command
+    if (key := call_key(command.principal, client_key)) is not None:
+        return _outcome_of_copy(turn, key, tables)
+    spent = tables.spent(command.key, command.principal, client_key)
+    if spent is None:
+        return None
+    if spent.payload_hash != payload_hash(command):
+        return not_done(KeyReused(f"the idempotency key {client_key!r} was used for another payload"))
+    return _outcome_again(turn, spent.reply)
+
+
+def _outcome_of_copy(turn: Turn, key: CallKey, tables: Tables) -> Outcome | None:
+    """What a call from a turn comes to if it is not the first of its key; None: it is, or that one was not done."""
+    if key.partition != NOWHERE and key.offset < tables.passed(key.partition).floor:
+        return not_done(Expired(f"a late copy: the turn that called ({key}) is over"))
+    answered = tables.answered_call(key)
+    if answered is None and key.content and not key.parent:
+        answered = nth_by_order(tables.calls_by_order(key.partition, key.offset), turn.command, key.n)
+    return None if answered is None else _outcome_again(turn, answered.reply)
+
+
+def _outcome_again(turn: Turn, reply: Reply) -> Outcome | None:
+    """What was stored; None if that says that it was not done, though it had called others: it goes on."""
+    if reply.outcome == UNAVAILABLE:
+        turn.again = True
+        return None
+    return Outcome(reply, False, False, False)

@@ -1,0 +1,372 @@
+"""Calls and sends of one partition's turns: how a turn speaks to other objects.
+
+Laws
+- A call leaves when the turn's own command and all the turn has seen are durable and an append sent after that
+  command arrived has been acknowledged in its place (`synced`; once per turn, nothing new is seen without it).
+- A call is known by what the turn hangs on, what it asks, and how many equal ones are under way or answered
+  (schemas/calls.py); whoever asks under the same key again is given the stored answer. So an append whose outcome is
+  unknown is made again, until the deadline; and a call that ended without an answer is the same one when it is made again.
+- The deadline is what is left of the caller's. Past it: `Expired` if the callee says so, the last reason if nothing
+  was appended, else `OutcomeUnknown`.
+- A turn that called an object which waits for it fails with `Deadlock`: at once if the chain of callers names it;
+  after `PROBE_S` if calls cross. Of a ring one call is taken out of the mailbox it stands in, so it never runs.
+- A send is a record in the entry's outbox, under the key `send:{partition}:{offset}:{n}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from hashlib import blake2b
+from random import Random
+from typing import Any
+
+from msgspec.structs import replace
+
+from perdure.objects.turn import Outcome
+from perdure.schemas.calls import (
+    CALL_KEY,
+    NOWHERE,
+    PRINCIPAL,
+    SEND_KEY,
+    CallKey,
+    Root,
+    content_of,
+    free_number,
+    key_of_link,
+    link,
+    root_of,
+    take_number,
+)
+from perdure.schemas.commands import NOBODY, Command, sealed_record
+from perdure.schemas.effects import Out
+from perdure.schemas.errors import (
+    AskAgain,
+    Deadlock,
+    Expired,
+    Fenced,
+    OperatorError,
+    OutcomeUnknown,
+    Overloaded,
+    PerdureError,
+    TurnEnded,
+    Unavailable,
+)
+from perdure.schemas.keys import partition_of
+from perdure.schemas.replies import FAILED, UNAVAILABLE, Reply, error_reply
+from perdure.streams.journal.writer import Journal
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.keys_in_flight import Spending, spending_of
+from perdure.streams.turns.known_calls import Known, Made, made_of
+from perdure.streams.turns.pending_calls import Call
+from perdure.streams.turns.ports import Ports
+from perdure.streams.turns.runner import Turns
+
+CALL_MS = 30_000  # of a call whose caller has no deadline itself
+GRACE_S = 2.0  # the callee's own word on an expired call is waited for so long
+RETRY_S = (0.05, 1.0)  # first and longest pause before a call is let out again; doubling, with jitter
+PROBE_S, PROBE_MOST_S = 0.2, 3.2  # a call that waits is looked at after that time, and then ever more rarely
+
+
+class Calling:
+    """What one turn has called and sent so far; made when it first does."""
+
+    __slots__ = ("asked", "called", "fresh", "ids", "proof", "random", "root", "sends", "taken", "waiting")
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.sends = self.ids = 0
+        self.called = False
+        self.taken: dict[str, int] = {}  # content -> the numbers under way or answered, as bits
+        self.asked: dict[CallKey, Made] = {}  # all calls, of a turn that may have run before
+        self.fresh: list[Made] = []  # of these, those that were not known where they went
+        self.waiting: dict[Call, None] = {}
+        self.proof: asyncio.Future[None] | None = None
+        self.random: Random | None = None
+
+    def take(self, content: str) -> CallKey:
+        """The key of a call with this content: the first number that is free."""
+        n = take_number(self.taken, content)
+        self.called = True
+        return CallKey(CALL_KEY, self.root.partition, self.root.offset, n, self.root.parent, content)
+
+
+class Calls:
+    """Of one owner. `low_mark` tells its partition's; `check_room` is what its doors ask; `has_taken`, `elsewhere`: see `Peer`."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        partition: int,
+        journal: Journal,
+        turns: Turns,
+        low_mark: Callable[[], int],
+        check_room: Callable[[str], None],
+        has_taken: Callable[[int], bool],
+        elsewhere: Callable[[], bool],
+    ) -> None:
+        self._ports = ports
+        self._log = ports.log
+        self._partition = partition
+        self._journal = journal
+        self._turns = turns
+        self._low_mark = low_mark
+        self.check_room = check_room
+        self.has_taken, self.elsewhere = has_taken, elsewhere
+        self.known = Known(turns.tables, turns.keys_in_flight)
+        self._exchange = ports.exchange
+        self._loop = asyncio.get_running_loop()
+        ports.exchange.join(ports.log, ports.node, partition, self)
+
+    def resident(self, key: str) -> Resident | None:
+        """See `Peer`."""
+        return self._turns.residents.get(key)
+
+    # What a turn may ask; see `perdure.objects.ports.Caller`
+
+    def call(self, turn: Turn, asked: Command) -> Coroutine[Any, Any, Reply]:
+        tracing = self._ports.tracing
+        return self._call(turn, asked) if tracing is None else tracing.calling(turn, asked, self._call)
+
+    async def _call(self, turn: Turn, asked: Command) -> Reply:
+        calling = self._of(turn, f"called {asked.key}")
+        own = turn.command
+        chain = (*own.chain, link(own.key, self._partition, turn.offset))
+        if any(key_of_link(each) == asked.key for each in chain):
+            told = " -> ".join((*chain, asked.key))
+            raise Deadlock(f"{own.key} called {asked.key}, which waits for it: {told}")
+        until_s = turn.until_s if turn.until_s is not None else self._loop.time() + CALL_MS / 1000
+        key = calling.take(content_of(asked))
+        if self._turns.reruns.may_have_run(turn):
+            calling.asked[key] = made_of(asked)
+        reply = call = None
+        try:
+            await self.synced(turn)
+            partition = partition_of(asked.key, self._log.partitions)
+            id_ = self._exchange.new_id(partition, self._ports.clock_ms())
+            left_ms = max(int((until_s - self._loop.time()) * 1000), 0)
+            command = self._enveloped(asked, turn, key, id_, self._exchange.address, chain, left_ms)
+            call = Call(turn, command, partition)
+            calling.waiting[call] = None
+            if key in calling.asked:
+                reply = await self._reply_of_then(calling, call, key)
+            if reply is None:
+                reply = await self._reply(call, until_s)
+        finally:
+            if call is not None:
+                del calling.waiting[call]
+                self._exchange.forget(call)
+            if reply is None or reply.outcome == UNAVAILABLE:
+                free_number(calling.taken, key.content, key.n)
+        return reply
+
+    def send(self, turn: Turn, asked: Command) -> None:
+        calling = self._of(turn, f"sent to {asked.key}")
+        calling.sends += 1
+        key = CallKey(SEND_KEY, self._partition, turn.offset, calling.sends)
+        partition = partition_of(asked.key, self._log.partitions)
+        id_ = f"{partition}-{turn.time_ms:x}-{self._partition}-s{turn.offset:x}.{calling.sends:x}"
+        sent = sealed_record(self._enveloped(asked, turn, key, id_, NOBODY, ()), self._ports.seal)
+        assert turn.overlay is not None
+        turn.overlay.effect().outbox.append(Out(Topic.COMMANDS.value, partition, *sent))
+
+    async def synced(self, turn: Turn) -> None:
+        calling = self._of(turn, "asked whether it is durable")
+        if calling.proof is None:
+            calling.proof = self._loop.create_future()
+            self._journal.prove(_resolving(calling.proof))
+        if not calling.proof.done():
+            await asyncio.shield(calling.proof)  # several calls of the turn may wait for it
+
+    def new_id(self, turn: Turn) -> str:
+        calling = self._of(turn, "asked for an id")
+        calling.ids += 1
+        return blake2b(f"{self._named(calling)}:{calling.ids}".encode(), digest_size=16).hexdigest()
+
+    def random(self, turn: Turn) -> Random:
+        calling = self._of(turn, "asked for a random number")
+        if calling.random is None:
+            calling.random = Random(f"{self._named(calling)}:random")
+        return calling.random
+
+    # How
+
+    def _of(self, turn: Turn, what: str) -> Calling:
+        if turn.over or turn.cut is not None:
+            told = f"{turn.command.key} {what} outside its turn: await what you start inside the handler"
+            raise TurnEnded(told)
+        if turn.calling is None:
+            turn.calling = Calling(root_of(turn.command, self._partition, turn.offset))
+        return turn.calling
+
+    def _named(self, calling: Calling) -> str:
+        """The turn's own name: the same when it runs again, and when it is repeated under its key."""
+        root = calling.root
+        return f"{self._ports.app_uuid}:{root.parent or f'{root.partition}:{root.offset}'}"
+
+    def _enveloped(
+        self,
+        asked: Command,
+        turn: Turn,
+        key: CallKey,
+        id_: str,
+        reply_to: str,
+        chain: tuple[str, ...],
+        deadline_ms: int | None = None,
+    ) -> Command:
+        own = turn.command
+        return replace(
+            asked,
+            id=id_,
+            reply_to=reply_to,
+            deadline_ms=deadline_ms,
+            client_key=str(key),
+            principal=PRINCIPAL + own.key,
+            traceparent=asked.traceparent or own.traceparent,
+            chain=chain,
+            mark=self._mark(turn),
+            socket="",  # what a turn accepts is its own
+        )
+
+    async def _reply_of_then(self, calling: Calling, call: Call, key: CallKey) -> Reply | None:
+        """What the call was answered when the turn ran before, if its partition is here and can tell."""
+        peer = self._exchange.peers.get(call.partition)
+        if peer is None or peer.elsewhere():
+            if not await self._turns.reruns.made_elsewhere(call.turn, call.partition, key):
+                calling.fresh.append(calling.asked[key])
+            return None
+        reply = peer.known.reply_to(key)
+        if reply is None and peer.turn_of(spending_of(call.command)) is None:
+            calling.fresh.append(calling.asked[key])
+        return reply
+
+    def _mark(self, turn: Turn) -> int:
+        """The low mark of the partition that the turn's calls hang on."""
+        root = None if turn.calling is None else turn.calling.root
+        if root is None or not root.parent:
+            return self._low_mark()
+        return 0 if root.partition == NOWHERE else turn.command.mark
+
+    async def _reply(self, call: Call, until_s: float) -> Reply:
+        """The answer, asked for again while that is safe and there is time."""
+        pause_s = RETRY_S[0]
+        trouble: PerdureError | None = None
+        try:
+            while (left_ms := round((until_s - self._loop.time()) * 1000)) > 0:
+                try:
+                    reply = await self._attempt(call, left_ms)
+                    if not _lost(reply):
+                        return reply
+                    trouble = AskAgain(f"{call.command.key}: its answer was lost with its owner")
+                except OutcomeUnknown as error:
+                    call.unknown = error
+                except Unavailable as error:
+                    trouble = error
+                    call.no_room = type(error) is Overloaded
+                    self._check_ring(call)
+                await asyncio.sleep(min(pause_s * (0.5 + self._ports.random.random()), left_ms / 1000))
+                pause_s = min(pause_s * 2, RETRY_S[1])
+        except OperatorError as error:
+            # of the callee's partition: it has stopped, or its log does not answer
+            trouble = Unavailable(f"{call.command.key} cannot be called: {error.code}: {error}")
+        if call.unknown is not None:
+            call.unknown.of_call = True
+            raise call.unknown
+        trouble = trouble or Expired(f"no time was left for a call to {call.command.key}")
+        trouble.of_call = True
+        raise trouble
+
+    def _check_ring(self, call: Call) -> None:
+        """A call that found no room waits for whoever fills it. Raises `Deadlock` if that is itself."""
+        if not call.no_room or call.unknown is not None or isinstance(self._exchange.queued(call), Turn):
+            return
+        if ring := self._exchange.ring(call):
+            raise Deadlock(_told(call, ring))
+
+    async def _attempt(self, call: Call, left_ms: int) -> Reply:
+        """Append it and wait. Raises `Unavailable` (not appended) or `OutcomeUnknown`."""
+        self._of(call.turn, f"called {call.command.key}")
+        tried, call.tried = call.tried, True
+        call.no_room = False
+        peer = self._exchange.peers.get(call.partition)
+        if peer is not None:
+            with contextlib.suppress(Fenced):  # another node has it: it reads the same log
+                peer.check_room(call.command.key)
+        await self._exchange.listen()
+        if tried:
+            call.command = replace(call.command, deadline_ms=left_ms, mark=self._mark(call.turn))
+        command = call.command
+        call.future = self._loop.create_future()
+        self._exchange.expect(call)
+        sealed = sealed_record(command, self._ports.seal)
+        try:
+            receipt = self._log.append(Topic.COMMANDS, call.partition, Record(*sealed), command)
+        except BaseException:
+            self._exchange.forget(call)
+            raise
+        if not self._log.exclusive:
+            receipt.when_durable(lambda error: None if error is None else call.failed(error))
+        due_s = self._loop.time() + left_ms / 1000 + GRACE_S
+        timer = self._loop.call_later(PROBE_S, self._look, call, call.future, due_s, PROBE_S)
+        try:
+            return await call.future
+        finally:
+            timer.cancel()
+
+    def _look(self, call: Call, future: asyncio.Future[Reply], due_s: float, waited_s: float) -> None:
+        """It waits for long: too long, or for itself? A ring is closed by its newest call, which is young: so each may
+        be looked at ever more rarely."""
+        if future.done() or call.turn.over:
+            return
+        left_s = due_s - self._loop.time()
+        if left_s <= 0:
+            told = f"the call of {call.command.key} was not answered within {call.command.deadline_ms} ms"
+            call.failed(OutcomeUnknown(f"{told}: it may run or have run"))
+            return
+        if not self._broke_ring(call):
+            again_s = min(waited_s, left_s)
+            self._loop.call_later(again_s, self._look, call, future, due_s, min(waited_s * 2, PROBE_MOST_S))
+
+    # Rings
+
+    def _broke_ring(self, call: Call) -> bool:
+        """True if it waited for itself, and does not any more."""
+        exchange = self._exchange
+        queued = exchange.queued(call)
+        ring = [] if queued is None else exchange.ring(call)
+        if not ring:
+            return False
+        told = _told(call, ring)
+        if isinstance(queued, Turn):
+            reply = error_reply(FAILED, Deadlock.code, told)
+            exchange.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
+        else:
+            call.failed(Deadlock(told))  # it waits on the log, and may run later
+        return True
+
+    # As a `Peer`
+
+    def withdraw(self, turn: Turn, outcome: Outcome) -> None:
+        self._turns.withdraw(turn, outcome)
+
+    def turn_of(self, spending: Spending) -> Turn | int | None:
+        return self._turns.keys_in_flight.turn_of(spending)
+
+
+def _told(call: Call, ring: list[Turn]) -> str:
+    names = [*(turn.command.key for turn in ring), call.turn.command.key]
+    return f"{names[0]} called {call.command.key}, and they wait for each other: {' -> '.join(names)}"
+
+
+def _lost(reply: Reply) -> bool:
+    return reply.outcome == UNAVAILABLE and reply.error is not None and reply.error.code == AskAgain.code
+
+
+def _resolving(future: asyncio.Future[None]) -> Callable[[], None]:
+    def resolve() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    return resolve

@@ -1,0 +1,79 @@
+"""What an ended turn commits: its entry, made and measured, and what its object sees of it from then on.
+
+Laws
+- An entry that cannot be (too large, or of values that no log can hold) is that of a failed turn, which commits nothing but
+  its alarm's or its socket's change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.objects.overlay import Overlay
+from perdure.objects.turn import Outcome, entry_failed
+from perdure.schemas.admin import MADE
+from perdure.schemas.commands import ALARM, SOCKET
+from perdure.schemas.errors import TooLarge
+from perdure.schemas.journal import encode_entry
+from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.alarm_turns import Ringing, note_expiry
+from perdure.streams.turns.entries import entry_of
+from perdure.streams.turns.ports import Ports
+from perdure.streams.turns.socket_events import removal
+from perdure.streams.turns.supervision.failure_log import Blame
+
+
+class Committing:
+    """Of one partition. `instance_gone(resident)` is called for one whose instance may hold what is not committed."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        entry_bytes: int,
+        ringing: Ringing,
+        blame: Blame,
+        instance_gone: Callable[[Resident | None], None],
+    ) -> None:
+        self._makers = ports.makers
+        self._entry_bytes = entry_bytes
+        self._ringing = ringing
+        self._blame = blame
+        self._instance_gone = instance_gone
+
+    def entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
+        """Set the turn's entry and commit what it holds, which is returned. One that cannot be is a failure."""
+        overlay, resident = turn.overlay, turn.resident
+        assert overlay is not None
+        assert resident is not None
+        committed = overlay if outcome.commit and not overlay.empty else None
+        if committed is not None and committed.first_expiry is not None:
+            note_expiry(resident, committed)
+        if committed is None and turn.command.kind == SOCKET:
+            committed = removal(turn.command)
+        try:
+            entry = turn.entry = entry_of(turn, outcome, committed)
+            turn.encoded = encode_entry(entry)
+            if (size := len(turn.encoded)) > (most := self._entry_bytes):
+                raise TooLarge(f"the turn's journal entry has {size} bytes, over {most}")
+        except Exception as error:  # noqa: BLE001 - a user's value that no log can hold raises anything
+            self._blame.failed(turn, error)
+            committed = self._small_entry(turn, entry_failed(turn.command, error))
+            self._instance_gone(resident)
+        if committed is not None:
+            resident.commit(committed)
+            if self._makers is not None:
+                self._makers.committed(turn, committed)
+        turn.overlay = None
+        return committed
+
+    def _small_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
+        """The entry of a turn whose own cannot be; what it commits all the same: its alarm's or its socket's change."""
+        committed = None
+        if turn.command.kind == ALARM:
+            outcome, committed = self._ringing.failed_after_all(turn, outcome), turn.overlay
+        elif turn.command.kind == SOCKET:
+            committed = removal(turn.command)
+        turn.changes = tuple(change for change in turn.changes if change.what != MADE)
+        turn.entry = entry_of(turn, outcome, committed)
+        turn.encoded = encode_entry(turn.entry)
+        return committed

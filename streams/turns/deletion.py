@@ -1,0 +1,40 @@
+"""The deletion of an object: what its turn comes to. No code of the user's runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.objects.effects import Sent
+from perdure.objects.overlay import Overlay
+from perdure.objects.turn import Outcome
+from perdure.schemas.effects import SocketChange
+from perdure.schemas.replies import OK, Reply
+from perdure.schemas.sockets import CLOSE, SETTINGS, number_of
+from perdure.streams.turns.activation import Turn
+
+GOING_AWAY = 1001
+_REASON = "the object was deleted"
+
+
+def told(**what: object) -> Reply:
+    """The answer to an act that was done."""
+    return Reply(OK, 200, (("content-type", "application/json"),), msgspec.json.encode(what))
+
+
+def deletion(turn: Turn) -> Outcome:
+    """All values and alarms go, and all sockets, which are closed; it is journaled even if there was nothing."""
+    resident = turn.resident
+    assert resident is not None
+    turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
+    turn.overlay.clear()
+    sockets = resident.sockets()
+    if sockets:
+        effects = turn.overlay.effect()
+        frame = Sent(CLOSE, _REASON, GOING_AWAY)
+        for id_, row in sockets.items():
+            effects.sockets[id_] = SocketChange(id_, "")
+            if id_ != SETTINGS:
+                frame.to(row.gateway, number_of(id_))
+        effects.send_all(frame)
+    closed = sum(id_ != SETTINGS for id_ in sockets)
+    return Outcome(told(deleted=turn.command.key, sockets=closed), True, True, True)

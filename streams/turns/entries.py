@@ -1,0 +1,131 @@
+"""Journal entries from turns and from records that are no commands. Values in, values out."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from perdure.objects.overlay import Overlay
+from perdure.objects.turn import Outcome
+from perdure.schemas.admin import Change, encode_record
+from perdure.schemas.commands import Command, Headers, payload_hash, record_hash
+from perdure.schemas.effects import Out
+from perdure.schemas.errors import PerdureError
+from perdure.schemas.journal import Entry
+from perdure.schemas.replies import REJECTED, error_reply
+from perdure.streams.log.base import LogRecord, size_bytes
+from perdure.streams.turns.activation import Turn
+
+SUMMARY_CHARS = 200
+WHOLE_BYTES = 8 << 20  # of a foreign record that an entry keeps whole; no entry may be over 9 MiB
+CUT_BYTES = 64 << 10  # of the value, and of the headers, of one that it does not
+FIELD_BYTES = 1024  # of a key, an id or a reply address in an entry; no valid one is longer
+MESSAGE_CHARS = 1000  # of an error about a record, which may quote it
+_NOTHING: dict[str, bytes] = {}
+_TIMED = b"\x94\xcf"  # an array of four, the first a u64: eight bytes of time follow, and then what is hashed as an array of three
+
+
+def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
+    """The entry of a turn; `overlay` holds what it commits, None if nothing."""
+    command, record = turn.command, turn.record
+    puts, cleared = _NOTHING, False
+    deletes: tuple[str, ...] = ()
+    effects = None
+    if overlay is not None:
+        cleared = overlay.cleared
+        puts, deletes = _split(overlay.changes)
+        effects = overlay.effects
+    return Entry(
+        turn.offset,
+        command.key,
+        turn.time_ms,
+        outcome.reply.outcome,
+        outcome.reply,
+        puts,
+        deletes,
+        cleared,
+        _hash_of(record),
+        command.id,
+        command.reply_to,
+        summary_of(command),
+        command.principal,
+        command.client_key,
+        b"" if command.client_key is None else payload_hash(command),
+        () if effects is None else effects.outs(command.key),
+        () if effects is None else tuple(effects.alarms.values()),
+        () if effects is None else tuple(effects.sockets.values()),
+        command.mark,
+        turn.changes,
+    )
+
+
+def _hash_of(record: LogRecord) -> bytes:
+    """`record_hash` of it, from what the log wrote for it where that is at hand."""
+    packed = record.packed
+    if packed[:2] == _TIMED:
+        return blake2b(b"\x93" + packed[10:], digest_size=16).digest()
+    return record_hash(record.key, record.value, record.headers)
+
+
+def parked_change(record: LogRecord) -> Change:
+    """What the entry of a command that is parked says beside: the record itself, which the log may trim.
+
+    One over `WHOLE_BYTES` is not kept: it cannot be driven again, only dropped.
+    """
+    if size_bytes(record) > WHOLE_BYTES:
+        return Change("parked")
+    return Change("parked", record=encode_record((record.key, record.value, record.headers)))
+
+
+def summary_of(command: Command) -> str:
+    """What a command asks, for people."""
+    return f"{command.kind} {command.method} {command.path}"[:SUMMARY_CHARS]
+
+
+def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    if None not in changes.values():
+        return changes, ()  # type: ignore[return-value]  # the turn is over: nobody changes them any more
+    puts = {name: value for name, value in changes.items() if value is not None}
+    return puts, tuple(name for name, value in changes.items() if value is None)
+
+
+def dead_letter(record: LogRecord, error: PerdureError, partition: int) -> Entry:
+    """The entry for a record that is no command: an error reply and a record for `{app}.dead`.
+
+    Whatever the record holds, the entry stays below `WHOLE_BYTES` and some KiB: of a larger one the letter has the
+    beginning, its size and its hash, and where it lies.
+    """
+    named = {name: value for name, value in record.headers if len(value) <= FIELD_BYTES}
+    id_, reply_to = (named.get(name, b"").decode("utf-8", "replace") for name in ("id", "reply-to"))
+    message = str(error)[:MESSAGE_CHARS]
+    hashed = record_hash(record.key, record.value, record.headers)
+    reason = ("reason", f"{error.code}: {message}".encode("utf-8", "replace"))
+    place = ("command", f"{partition}:{record.offset}".encode())
+    key, value, headers = record.key, record.value, record.headers
+    if (size := size_bytes(record)) > WHOLE_BYTES:
+        key, value, headers = _cut(record)
+        headers = (*headers, ("perdure-size", b"%d" % size), ("perdure-hash", hashed.hex().encode()))
+    return Entry(
+        command=record.offset,
+        key=(record.key or b"")[:FIELD_BYTES].decode("utf-8", "replace"),
+        time_ms=record.time_ms,
+        outcome=REJECTED,
+        reply=error_reply(REJECTED, error.code, message),
+        command_hash=hashed,
+        id=id_,
+        reply_to=reply_to,
+        summary="dead letter",
+        outbox=(Out("dead", partition, key, value, (*headers, reason, place)),),
+    )
+
+
+def _cut(record: LogRecord) -> tuple[bytes | None, bytes | None, Headers]:
+    """The beginning of a record: its key, its first headers, and the first bytes of its value."""
+    headers: list[tuple[str, bytes]] = []
+    left = CUT_BYTES
+    for name, value in record.headers:
+        left -= 4 * len(name) + len(value) + 10
+        if left < 0:
+            break
+        headers.append((name, value))
+    key = None if record.key is None else record.key[:FIELD_BYTES]
+    return key, None if record.value is None else record.value[:CUT_BYTES], tuple(headers)

@@ -1,0 +1,243 @@
+"""How long objects stay in memory: while they are used, as long as there is room, and if they are not too large.
+
+Laws
+- Only memory goes with an eviction: attributes, never state. An object at work, or with anything under way, stays.
+- Who was used longest ago goes first. There is no timer and no clock per object: its last turn's log time tells.
+- An object at work that an eviction meets goes to the end of the order, as one that is being used: however many
+  are at work for long, they hide no idle one behind them, and none is looked at twice before the others.
+- A sweep is taken in steps of a few ms, between which the loop goes on.
+- One that is larger than `object_bytes` loses its instance after the turn that runs, and that is told.
+- Sizes are estimates: a bounded walk over the instance, of a few objects a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, Protocol, Self
+
+import structlog
+
+from perdure.objects.durable import Env
+from perdure.objects.state import State
+from perdure.schemas.config_model import Limits
+from perdure.streams.turns.activation import Resident
+from perdure.streams.turns.ports import Counts
+
+SWEEP_EVERY_S = 1.0
+LOOKED_AT = 2000  # residents per step of a sweep, so that a step takes a few ms at most
+PASSED_OVER = 16  # objects at work, to make room for one
+LEAST_EVICTED = 100  # per sweep, while memory is short
+MEASURED = 32  # residents per node and sweep
+SAMPLED = 100  # elements of a container that are measured; the others count as their mean
+DEPTH = 6
+VISITED = 2000  # values per object
+_NOT_ITS_OWN = (State, Env, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
+_logger = structlog.get_logger(__name__)
+
+
+class Turns(Protocol):
+    """What is asked of the turns of a partition."""
+
+    residents: OrderedDict[str, Resident]
+    resident_bytes: int
+
+    def evict(self, resident: Resident) -> None: ...
+
+    def instance_gone(self, resident: Resident) -> None: ...
+
+
+class Owning(Protocol):
+    """What is asked of an owner."""
+
+    @property
+    def turns(self) -> Turns: ...
+
+    @property
+    def counts(self) -> Counts: ...
+
+
+class Residence:
+    """Of all partitions of a node. `rss_bytes` gives the process's memory, 0 if it cannot be told."""
+
+    def __init__(
+        self,
+        owners: Sequence[Owning],
+        *,
+        clock_ms: Callable[[], int],
+        idle_s: float,
+        object_bytes: int,
+        memory_bytes: int = 0,
+        rss_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        self._owners = owners
+        self._clock_ms = clock_ms
+        self._idle_ms = int(idle_s * 1000)
+        self._object_bytes = object_bytes
+        self._memory_bytes = memory_bytes or half_of_memory()
+        self._rss_bytes = rss_bytes or process_bytes
+        self._full = False
+
+    @classmethod
+    def of(cls, owners: Sequence[Owning], limits: Limits, clock_ms: Callable[[], int]) -> Self:
+        """As the configuration has it."""
+        return cls(
+            owners,
+            clock_ms=clock_ms,
+            idle_s=limits.idle_s,
+            object_bytes=limits.object_bytes,
+            memory_bytes=limits.memory_bytes,
+        )
+
+    async def keep(self) -> None:
+        """Sweep once a second until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            for _ in self.steps():
+                await asyncio.sleep(0)
+
+    def sweep(self) -> None:
+        """One round: evict who is idle, who is too large, and, if memory is short, who was used longest ago."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """One round, as steps between which other work may go on."""
+        before_ms = self._clock_ms() - self._idle_ms
+        for owner in self._owners:
+            yield from _evict(owner.turns, len(owner.turns.residents), before_ms)
+            self._measure(owner)
+            yield
+        full = self._rss_bytes() > self._memory_bytes
+        if full:
+            if not self._full:
+                _logger.warning("memory is short: objects are evicted", memory_bytes=self._memory_bytes)
+            least = -(-LEAST_EVICTED // len(self._owners))
+            for owner in self._owners:  # keys are hashed, so a tenth of each is a tenth of all
+                yield from _evict(owner.turns, max(len(owner.turns.residents) // 10, least))
+        self._full = full
+
+    def _measure(self, owner: Owning) -> None:
+        turns, sizes = owner.turns, []
+        some = islice(reversed(turns.residents.values()), max(MEASURED // len(self._owners), 1))
+        for resident in list(some):
+            size_bytes = estimated_bytes(resident)
+            sizes.append(size_bytes)
+            if size_bytes > self._object_bytes:
+                owner.counts.oversized += 1
+                _logger.warning(
+                    "object is too large to stay in memory",
+                    object=resident.key,
+                    size_bytes=size_bytes,
+                    object_bytes=self._object_bytes,
+                )
+                drop(turns, resident)
+        turns.resident_bytes = sum(sizes) * len(turns.residents) // len(sizes) if sizes else 0
+
+
+def drop(turns: Turns, resident: Resident) -> None:
+    """Evict it; one at work ends its turn and begins the next without what it had in memory."""
+    if resident.idle:
+        turns.evict(resident)
+    else:
+        turns.instance_gone(resident)
+        resident.cache.clear()
+
+
+def _evict(turns: Turns, most: int, used_before_ms: int | None = None) -> Iterator[None]:
+    """Evict up to `most` idle residents, the one used longest ago first; stop at one used later than that."""
+    residents = turns.residents
+    for looked_at in range(1, len(residents) + 1):
+        resident = next(iter(residents.values()), None)
+        if resident is None or not most:
+            return
+        if not resident.idle:
+            residents.move_to_end(resident.key)
+        elif used_before_ms is not None and resident.state.used_ms > used_before_ms:
+            return
+        else:
+            turns.evict(resident)
+            most -= 1
+        if looked_at % LOOKED_AT == 0:
+            yield
+
+
+def oldest_idle(residents: OrderedDict[str, Resident], kept: Resident) -> Resident | None:
+    """The idle resident that was used longest ago, but not `kept`; None if all that were looked at are at work."""
+    for _ in range(PASSED_OVER):
+        resident = next(iter(residents.values()))
+        if resident is kept:
+            return None
+        if resident.idle:
+            return resident
+        residents.move_to_end(resident.key)
+    return None
+
+
+# Sizes
+
+
+def estimated_bytes(resident: Resident) -> int:
+    """About how much memory an object takes: its instance, and what is cached of its state."""
+    size_bytes = sys.getsizeof(resident) + sum(200 + len(value or b"") for value in resident.cache.values())
+    if resident.instance is not None:
+        size_bytes += _Walk().size(vars(resident.instance), DEPTH)
+    return size_bytes
+
+
+class _Walk:
+    """Adds up what hangs on a value, each once, `VISITED` values at most."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def size(self, value: Any, depth: int) -> int:
+        """Bytes of `value` and what it holds, as far as it is looked at."""
+        with suppress(Exception):  # a user's class may do anything when it is looked at
+            return self._size(value, depth)
+        return 0
+
+    def _size(self, value: Any, depth: int) -> int:
+        if id(value) in self._seen or isinstance(value, _NOT_ITS_OWN):
+            return 0
+        self._seen.add(id(value))
+        size = sys.getsizeof(value, 64)
+        if not depth or len(self._seen) > VISITED:
+            return size
+        if isinstance(value, dict):
+            return size + self._held(len(value), (part for item in value.items() for part in item), depth, 2)
+        if isinstance(value, (list, tuple, set, frozenset, deque)):
+            return size + self._held(len(value), value, depth, 1)
+        if hasattr(value, "__dict__"):
+            return size + self.size(vars(value), depth)
+        return size
+
+    def _held(self, count: int, parts: Iterable[Any], depth: int, each: int) -> int:
+        looked_at = min(count, SAMPLED)
+        size = sum(self.size(part, depth - 1) for part in islice(parts, looked_at * each))
+        return size * count // looked_at if looked_at else 0
+
+
+def process_bytes() -> int:
+    """The process's resident memory; 0 where /proc does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def half_of_memory() -> int:
+    """Half of the machine's memory, or of what the control group allows."""
+    allowed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        text = ""
+    return (min(allowed, int(text)) if text.isdigit() else allowed) // 2

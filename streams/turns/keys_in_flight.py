@@ -1,0 +1,124 @@
+"""The keys in flight in one partition: from the arrival of a command until what its turn came to is durable.
+
+Laws
+- A copy of a call whose key is in flight joins the first one and is answered as that was, also that it was not done.
+  It is journaled right behind it: no later command of the object can be found done, after a crash, and the copy not.
+- A call that was written by order, before calls were known by content, is joined by its new name too.
+- Nothing here is looked for by walking a mailbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from perdure.objects.turn import Outcome, not_done
+from perdure.schemas.calls import CALL_KEY, CallKey, call_key
+from perdure.schemas.commands import Command, payload_hash
+from perdure.schemas.errors import KeyConflict
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.activation import Turn
+from perdure.streams.turns.admission import copy_outcome
+
+Spending = tuple[str, str, str]  # object key, principal, client key
+
+
+def spending_of(command: Command) -> Spending:
+    """What the command spends: it has a key."""
+    assert command.client_key is not None
+    return command.key, command.principal, command.client_key
+
+
+class InFlight:
+    """Of one partition."""
+
+    def __init__(
+        self, tables: Tables, conclude: Callable[[Turn, Outcome], None], clock_s: Callable[[], float]
+    ) -> None:
+        self._tables = tables
+        self._conclude = conclude
+        self._clock_s = clock_s
+        self._turns: dict[Spending, Turn | int] = {}  # an offset, of one that waits on the log only
+        self._joined: dict[Spending, list[Turn]] = {}
+        # (object key, partition, offset of the caller) -> number by order -> (hash of what is asked, what it spends)
+        self._by_order: dict[tuple[str, int, int], dict[int, tuple[bytes, Spending]]] = {}
+
+    def __contains__(self, spending: Spending) -> bool:
+        return spending in self._turns
+
+    def clear(self) -> None:
+        """The reign is over."""
+        self._turns.clear()
+        self._joined.clear()
+        self._by_order.clear()
+
+    def enter(self, command: Command, waits: Turn | int) -> None:
+        """A command has arrived under a key that was not in flight, or one that waited on the log has been read."""
+        spending = spending_of(command)
+        self._turns[spending] = waits
+        key = call_key(command.principal, spending[2])
+        if key is not None and key.kind == CALL_KEY and not key.content:
+            calls = self._by_order.setdefault((command.key, key.partition, key.offset), {})
+            calls[key.n] = payload_hash(command), spending
+
+    def is_copy(self, turn: Turn) -> bool:
+        """True if the key of its command is in flight: it is answered as the first one, or, of a client's, refused."""
+        command = turn.command
+        spending = spending_of(command)
+        key = call_key(command.principal, spending[2])
+        if key is None:
+            if spending not in self._turns:
+                return False
+            said = f"a command with the idempotency key {command.client_key!r} is in flight"
+            self._conclude(turn, not_done(KeyConflict(said)))
+            return True
+        place = spending if spending in self._turns else self._first_by_order(command, key)
+        if place is None:
+            return False
+        self._joined.setdefault(place, []).append(turn)
+        first = self._turns[place]
+        if isinstance(first, Turn) and first.concluded:
+            self.answer_copies(first)
+        return True
+
+    def answer_copies(self, first: Turn) -> None:
+        """Conclude the copies of a call that has been concluded, right behind it."""
+        if not self._joined:
+            return
+        for copy in self._joined.pop(spending_of(first.command), ()):
+            if first.entry is not None:
+                self._conclude(copy, Outcome(first.entry.reply, False, False, False))
+            else:
+                self._conclude(copy, copy_outcome(copy, self._tables, self._clock_s))
+
+    def _first_by_order(self, command: Command, key: CallKey) -> Spending | None:
+        flying = self._by_order.get((command.key, key.partition, key.offset)) if self._by_order else None
+        if not flying or not key.content or key.parent:
+            return None
+        hashed = payload_hash(command)
+        equal = {n: spending for n, (asked, spending) in flying.items() if asked == hashed}
+        answered = self._tables.calls_by_order(key.partition, key.offset)
+        numbers = sorted({*equal, *(n for n, each in answered if each.payload_hash == hashed)})
+        return equal.get(numbers[key.n - 1]) if 0 < key.n <= len(numbers) else None
+
+    def forget(self, command: Command) -> None:
+        """What it came to is durable."""
+        spending = spending_of(command)
+        self._turns.pop(spending, None)
+        key = call_key(command.principal, spending[2])
+        if self._by_order and key is not None and key.kind == CALL_KEY and not key.content:
+            place = command.key, key.partition, key.offset
+            calls = self._by_order.get(place, {})
+            calls.pop(key.n, None)
+            if not calls:
+                self._by_order.pop(place, None)
+
+    def turn_of(self, spending: Spending) -> Turn | int | None:
+        """The turn in flight under this key, or where its command lies, of one that waits on the log only."""
+        return self._turns.get(spending)
+
+    def calls(self) -> Iterator[tuple[CallKey, Spending, Turn | int]]:
+        """All calls of turns that are in flight here."""
+        for spending, waits in self._turns.items():
+            key = call_key(spending[1], spending[2])
+            if key is not None and key.kind == CALL_KEY:
+                yield key, spending, waits

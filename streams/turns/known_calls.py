@@ -1,0 +1,276 @@
+"""Calls that partitions know of: in this process, and in those that other nodes serve.
+
+A turn that may have run before is compared with the calls it made then (reruns.py). A partition of another node is asked
+for them by a record in its commands, sealed, which its owner answers when it takes the record: so all calls that lay before
+it on the log are known there. The answer waits for durability as every answer does, so a fenced owner gives none.
+
+Laws
+- Asking changes nothing: it is a `done`, and runs in no object. [test_reruns_elsewhere.py]
+- Questions to one partition are asked together: one record is under way to each, with all roots that wait.
+- A partition that has not answered within `BOUND_S` is left out, and for `SILENT_S` not asked again: the turn is compared
+  without it, and the log of the process says so. One partition that is down holds up no other for longer.
+- Nothing is asked where all partitions are of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import structlog
+
+from perdure.schemas.admin import CALLS_OF
+from perdure.schemas.calls import CallKey, Root
+from perdure.schemas.commands import ADMIN, Command, payload_hash, sealed_record
+from perdure.schemas.errors import MalformedCommand, OperatorError, OutcomeUnknown, Unavailable
+from perdure.schemas.keys import namespace_of, object_key, partition_of
+from perdure.schemas.replies import OK, UNAVAILABLE, Reply
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.turns.activation import Turn
+from perdure.streams.turns.entries import summary_of
+from perdure.streams.turns.pending_calls import Call
+
+if TYPE_CHECKING:
+    from perdure.streams.state.tables import Tables
+    from perdure.streams.turns.keys_in_flight import InFlight
+    from perdure.streams.turns.ports import Ports
+
+BOUND_S = 5.0  # a partition of another node has to answer within it
+SILENT_S = 30.0  # one that has not is left alone
+ROOTS = 500  # in one record at most
+AGAIN_S = 0.1  # after a partition that just begins has said so
+_logger = structlog.get_logger(__name__)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Made(NamedTuple):
+    """A call, for people; `payload_hash` of what it asked, empty if that is not known."""
+
+    key: str
+    summary: str
+    payload_hash: bytes = b""
+
+    def __str__(self) -> str:
+        hashed = f" ({self.payload_hash.hex()[:8]})" if self.payload_hash else ""
+        return f"{self.summary} of {self.key}{hashed}" if self.summary else f"a call of {self.key}"
+
+
+def made_of(command: Command) -> Made:
+    """A call, as its command says it."""
+    return Made(command.key, summary_of(command), payload_hash(command))
+
+
+class Earlier(msgspec.Struct, array_like=True, frozen=True):
+    """What a partition knows of the calls with one root. `by_order`: those of before calls were known by content."""
+
+    calls: tuple[tuple[CallKey, Made], ...] = ()
+    by_order: tuple[Made, ...] = ()
+
+
+class Question(msgspec.Struct, array_like=True, frozen=True):
+    """The body of the record. `places`: (partition, first, end) of its commands whose calls are asked for; or none."""
+
+    roots: tuple[Root, ...] = ()
+    places: tuple[int, int, int] | None = None
+
+
+class Answer(msgspec.Struct, array_like=True, frozen=True):
+    """For each root what is known, and the places in question that calls hang on."""
+
+    earlier: tuple[Earlier, ...] = ()
+    places: tuple[int, ...] = ()
+
+
+_question = msgspec.msgpack.Decoder(Question).decode
+_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class Known:
+    """The calls that one partition of this process knows of: those that were answered, and those in flight."""
+
+    def __init__(self, tables: Tables, flying: InFlight) -> None:
+        self._tables = tables
+        self._flying = flying
+
+    def reply_to(self, key: CallKey) -> Reply | None:
+        """What that call was answered."""
+        answered = self._tables.answered_call(key)
+        return None if answered is None or answered.reply.outcome == UNAVAILABLE else answered.reply
+
+    def earlier(self, root: Root) -> Earlier:
+        """The calls with this root."""
+        found = {
+            key: Made(each.key, each.summary, each.payload_hash) for key, each in self._tables.calls_of(root)
+        }
+        by_order: dict[int, Made] = {}
+        if not root.parent:
+            rows = self._tables.calls_by_order(root.partition, root.offset)
+            by_order = {n: Made(each.key, each.summary, each.payload_hash) for n, each in rows}
+        for key, spending, waits in self._flying.calls():
+            if key.root != root:
+                continue
+            if key.content:
+                found[key] = made_of(waits.command) if isinstance(waits, Turn) else Made(spending[0], "")
+            elif isinstance(waits, Turn):
+                by_order[key.n] = made_of(waits.command)
+        return Earlier(tuple(found.items()), tuple(by_order.values()))
+
+    def places(self, partition: int) -> set[int]:
+        """The offsets of that partition's commands that calls hang on."""
+        flying = {key.offset for key, _, _ in self._flying.calls() if key.partition == partition}
+        return flying | self._tables.places_of_calls(partition)
+
+    def answer(self, body: bytes) -> Reply:
+        """The reply to a `Question`. Raises `MalformedCommand`."""
+        try:
+            asked = _question(body)
+        except msgspec.DecodeError as error:
+            raise MalformedCommand(f"the body of a question for calls: {error}") from error
+        places: tuple[int, ...] = ()
+        if asked.places is not None:
+            partition, first, end = asked.places
+            places = tuple(sorted(each for each in self.places(partition) if first <= each < end))
+        return Reply(OK, 200, (), _encode(Answer(tuple(map(self.earlier, asked.roots)), places)))
+
+
+class _Line:
+    """Questions to one partition that wait, and whether one is under way."""
+
+    __slots__ = ("busy", "waiting")
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.waiting: list[tuple[Root, asyncio.Future[Earlier | None]]] = []
+
+
+class Elsewhere:
+    """The partitions that other nodes serve, as the turns of one partition ask them."""
+
+    def __init__(
+        self, ports: Ports, partition: int, spawn: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
+        self._ports = ports
+        self._partition = partition
+        self._spawn = spawn
+        self._lines: dict[int, _Line] = {}
+        self._silent: dict[int, float] = {}  # partition -> the loop's time until which it is not asked
+
+    def begin(self) -> None:
+        """A reign begins."""
+        self._lines.clear()
+        self._silent.clear()
+
+    def partitions(self) -> list[int]:
+        """Those that another node serves, or should."""
+        log, peers = self._ports.log, self._ports.exchange.peers
+        if log.exclusive:
+            return []
+        return [p for p in range(log.partitions) if (peer := peers.get(p)) is None or peer.elsewhere()]
+
+    def ask(self, turn: Turn, root: Root) -> dict[int, asyncio.Future[Earlier | None]]:
+        """What each of them knows of the calls with this root; None: it did not answer."""
+        loop = asyncio.get_running_loop()
+        found: dict[int, asyncio.Future[Earlier | None]] = {}
+        for partition in self.partitions():
+            future = found[partition] = loop.create_future()
+            line = self._lines.setdefault(partition, _Line())
+            line.waiting.append((root, future))
+            if not line.busy:
+                line.busy = True
+                self._spawn(self._serve(line, partition, turn))
+        return found
+
+    async def places(self, turn: Turn, first: int, end: int) -> set[int] | None:
+        """The commands of this partition with first <= offset < end that calls there hang on; None: not all answered."""
+        question = Question(places=(self._partition, first, end))
+        answers = await asyncio.gather(*(self._asked(turn, p, question) for p in self.partitions()))
+        found: set[int] = set()
+        for answer in answers:
+            if answer is None:
+                return None
+            found.update(answer.places)
+        return found
+
+    async def _serve(self, line: _Line, partition: int, turn: Turn) -> None:
+        try:
+            while line.waiting:
+                asked, line.waiting = line.waiting[:ROOTS], line.waiting[ROOTS:]
+                answer = await self._asked(turn, partition, Question(tuple(root for root, _ in asked)))
+                for n, (_, future) in enumerate(asked):
+                    if not future.done():
+                        future.set_result(None if answer is None else answer.earlier[n])
+        finally:
+            line.busy = False
+
+    async def _asked(self, turn: Turn, partition: int, question: Question) -> Answer | None:
+        """The answer; None if there is none within the bound."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + BOUND_S
+        if self._silent.get(partition, 0.0) > loop.time():
+            return None
+        trouble = "it did not answer"
+        while (left_s := until_s - loop.time()) > 0:
+            try:
+                reply = await self._attempt(turn, partition, question, left_s)
+            except TimeoutError:
+                break
+            except (OperatorError, OutcomeUnknown, Unavailable) as error:
+                trouble = str(error)
+            else:
+                if reply.outcome == OK and (answer := _read(reply.body, question)) is not None:
+                    return answer
+                trouble = reply.error.message if reply.error is not None else reply.outcome
+                if reply.outcome != UNAVAILABLE:
+                    break  # its version does not know the question
+            await asyncio.sleep(min(AGAIN_S, left_s))
+        self._silent[partition] = loop.time() + SILENT_S
+        _logger.warning(
+            "calls of an earlier run cannot be looked up",
+            partition=partition,
+            by=turn.command.key,
+            reason=trouble,
+        )
+        return None
+
+    async def _attempt(self, turn: Turn, partition: int, question: Question, left_s: float) -> Reply:
+        ports = self._ports
+        exchange, log = ports.exchange, ports.log
+        await exchange.listen()
+        key = _key_in(partition, namespace_of(turn.command.key), log.partitions)
+        id_ = exchange.new_id(partition, ports.clock_ms())
+        deadline_ms = int(left_s * 1000) + 1
+        body = _encode(question)
+        command = Command(
+            key, ADMIN, CALLS_OF, body=body, id=id_, reply_to=exchange.address, deadline_ms=deadline_ms
+        )
+        call = Call(turn, command, partition)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        call.future = future
+        exchange.expect(call)
+        try:
+            record = Record(*sealed_record(command, ports.seal))
+            receipt = log.append(Topic.COMMANDS, partition, record, command)
+            receipt.when_durable(lambda error: None if error is None else call.failed(error))
+            async with asyncio.timeout(left_s):
+                return await future
+        finally:
+            exchange.forget(call)
+
+
+def _read(body: bytes, question: Question) -> Answer | None:
+    try:
+        answer = _answer(body)
+    except msgspec.DecodeError:
+        return None
+    return answer if len(answer.earlier) == len(question.roots) else None
+
+
+def _key_in(partition: int, namespace: str, partitions: int) -> str:
+    """The key of an object that lives in the partition: records need one."""
+    names = (f"calls-{n}" for n in count())
+    return next(
+        key for name in names if partition_of(key := object_key(namespace, name), partitions) == partition
+    )

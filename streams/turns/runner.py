@@ -1,0 +1,400 @@
+"""The turns of one partition: which objects are in memory, what runs in them, what it comes to.
+
+Laws
+- One turn at a time per object, in log order; a slow object delays only itself, a busy one no other (see run_queue.py).
+- A turn ends once: by its handler, at its deadline, or with the reign. What ends a turn is all that is heard of it.
+- A client key is in flight from the arrival of its command until what its turn came to is durable. A copy of a call
+  from a turn, whose key is in flight, is answered then as the first one was, also that it was not done.
+- A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
+- A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
+- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run. After
+  such a death what comes again by itself, alarms and the like, is on the log for good before it runs, so that it can be charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from perdure.objects.location import note_hint
+from perdure.objects.outgoing import outside
+from perdure.objects.overlay import Overlay, current_turn
+from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
+from perdure.schemas.commands import ADMIN, ALARM, Command, parse_admitted
+from perdure.schemas.errors import Expired, PerdureError, Runaway, Unavailable
+from perdure.schemas.keys import namespace_of
+from perdure.schemas.replies import FAILED, OK, UNAVAILABLE
+from perdure.schemas.sockets import GONE
+from perdure.streams import failpoints
+from perdure.streams.journal.writer import Journal
+from perdure.streams.log.base import LogRecord, Topic
+from perdure.streams.log.log_time import LogTime
+from perdure.streams.state.tables import Tables
+from perdure.streams.turns.activation import Hold, Mailbox, Resident, Turn
+from perdure.streams.turns.admission import early_outcome
+from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.commit import Committing
+from perdure.streams.turns.eviction import oldest_idle
+from perdure.streams.turns.inline_task import leave_all, run_inline
+from perdure.streams.turns.keys_in_flight import InFlight
+from perdure.streams.turns.parking import parking
+from perdure.streams.turns.ports import Bounds, Counts, Ports
+from perdure.streams.turns.reruns import Reruns
+from perdure.streams.turns.run_queue import LOOKS_AFTER_S, SLICE_S
+from perdure.streams.turns.socket_events import GoneSockets, asked_by_the_dead
+from perdure.streams.turns.supervision.crash_marker import word_of
+from perdure.streams.turns.supervision.failure_log import Blame
+from perdure.streams.turns.supervision.internal_faults import Inside
+from perdure.streams.turns.supervision.unawaited import error_of_cut
+
+if TYPE_CHECKING:  # it stands on this file
+    from perdure.streams.turns.calls import Calls
+
+TRIES = 6  # more of what nobody waits for, while it cannot be done
+FIRST_TRY_AGAIN_S = 0.5  # doubling
+ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
+
+
+class Turns:
+    """Of one partition. `take` is given commands in log order; what they come to goes to the journal."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        tables: Tables,
+        bounds: Bounds,
+        counts: Counts,
+        journal: Journal,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        ringing: Ringing,
+        time: LogTime,
+    ) -> None:
+        self.ports = ports
+        self.log = ports.log
+        self.tables = tables
+        self.bounds, self.counts = bounds, counts
+        self.journal = journal
+        self.residents: OrderedDict[str, Resident] = OrderedDict()
+        self.resident_bytes = 0  # estimated
+        self.ringing = ringing
+        self.time = time
+        self._loop = asyncio.get_running_loop()
+        self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
+        self.calls: Calls | None = None  # set by the owner
+        self.reruns = Reruns(ports, tables, spawn)
+        self.gone = GoneSockets(ports, tables.partition)
+        self._spawn = spawn
+        self._lock_is_proof = ports.log.ordered and ports.log.exclusive
+        self._careful = ports.careful and self._lock_is_proof
+        self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
+        self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
+        self._word = word_of(tables.partition, 0)
+        self._env = ports.registry.env
+        self._queue = ports.run_queue
+        self._blame = Blame(self._loop.time)
+        self._committing = Committing(ports, bounds.entry_bytes, ringing, self._blame, self.instance_gone)
+        self.inside = Inside(self)
+        self._turn_context = Context()
+        if ports.outside is not None:
+            self._turn_context.run(outside.set, ports.outside)
+
+    def drop_all(self) -> None:
+        """The reign is over: instances and overlays go, nothing that still runs is heard of again."""
+        for resident in self.residents.values():
+            if (turn := resident.running) is not None:
+                self._over(turn)
+                self._cancelled.add(turn)
+                turn.cancel()
+                if turn.calling is not None and turn.calling.proof is not None:
+                    turn.calling.proof.cancel()  # Tasks of the handler may wait for it
+            resident.state.end()
+        self._loop.call_later(ABANDON_AFTER_S, leave_all, self._cancelled)
+        self.gone.end()
+        self.residents.clear()
+        self.keys_in_flight.clear()
+
+    def take(self, record: LogRecord, command: Command) -> None:
+        """The next command: it runs now, or waits for those before it in its object's mailbox."""
+        fresh = record.memo is not None and self._lock_is_proof  # it was appended in this pass
+        ms = command.deadline_ms
+        until_s = self._loop.time() + ms / 1000 if fresh and ms is not None else self.time.until_s(command)
+        turn = Turn(record, command, None, record.offset, until_s)
+        try:
+            keyed = command.client_key is not None
+            if keyed and self.keys_in_flight.is_copy(turn):
+                return
+            if keyed and record.offset < self.reruns.lain:
+                self.reruns.foresee(turn)
+            resident = turn.resident = self.resident(command.key)
+            if resident.running is None and not resident.mailbox:
+                if keyed:
+                    self.keys_in_flight.enter(command, turn)
+                queue = self._queue
+                if queue.spent_s >= SLICE_S:
+                    self._run_soon(turn, resident)
+                    return
+                began_s = queue.clock()
+                self.run(turn, fresh and not keyed)
+                queue.spent_s += queue.clock() - began_s
+                if queue.spent_s >= LOOKS_AFTER_S:
+                    queue.look()
+                return
+            if resident.mailbox is None:
+                resident.mailbox = Mailbox()
+            waits = turn if len(resident.mailbox) < self.bounds.mailbox else record.offset
+            if keyed:
+                self.keys_in_flight.enter(command, waits)
+            resident.mailbox.append(waits)
+        except Exception as error:  # noqa: BLE001 - any fault of perdure's own
+            self.inside.failed(turn, error)
+
+    def resident(self, key: str) -> Resident:
+        residents = self.residents
+        resident = residents.get(key)
+        if resident is not None:
+            residents.move_to_end(key)
+            return resident
+        kind = self.ports.registry.kinds[namespace_of(key)]
+        resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
+        resident.calls = self.calls
+        if key in self.tables.paused:
+            resident.running = Hold.of(resident)
+        if len(residents) > self.bounds.residents:
+            idle = oldest_idle(residents, resident)
+            if idle is not None:
+                self.evict(idle)
+        return resident
+
+    def evict(self, resident: Resident) -> None:
+        """An idle object leaves memory; its next command makes it anew."""
+        assert resident.idle, f"{resident.key} is at work"
+        del self.residents[resident.key]
+        self.instance_gone(resident)
+        self.counts.evictions += 1
+
+    # Running
+
+    def run(self, turn: Turn, fresh: bool = False) -> None:
+        """`fresh`: it has just been appended, and has no key."""
+        command, resident = turn.command, turn.resident
+        assert resident is not None
+        failpoints.hit("owner.before_turn")
+        alarm = command.kind == ALARM
+        early = self.ringing.early(turn) if alarm else None
+        if not alarm and (not fresh or command.kind == ADMIN):
+            early = early_outcome(turn, self.tables, self._loop.time)
+        if command.socket and not early and asked_by_the_dead(self.ports, command):
+            early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
+        if early:
+            self.conclude(turn, early)
+            self._next(resident)
+            return
+        if self.charged and self.charged.get(turn.offset, 0) >= self.bounds.charges:
+            self.counts.parked += 1
+            self.conclude(turn, parking(turn, self.charged[turn.offset], self.ringing))
+            self._next(resident)
+            return
+        resident.running = turn
+        if self._careful and not turn.on_log and nobody_asks_again(command):
+            turn.on_log = True
+            self.journal.prove(lambda: self._run_if_reigning(turn))
+            return
+        turn.time_ms = turn.record.time_ms
+        turn.overlay = overlay = Overlay()
+        resident.state.begin(turn, overlay, turn.time_ms)
+        if self.ports.tracing is not None:
+            self.ports.tracing.began(turn)
+            command = turn.command
+        context = self._turn_context.copy()  # one for each: its Tasks may outlive it
+        context.run(current_turn.set, turn)
+        handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
+        run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
+        if not turn.over and turn.task is not None and turn.until_s is not None:
+            turn.timer = self._loop.call_at(turn.until_s, self._expire, turn)
+
+    def _expire(self, turn: Turn) -> None:
+        command = turn.command
+        told = f"its deadline of {command.deadline_ms} ms passed while {command.key} worked on it"
+        self.cut_short(turn, Expired(f"{told}: rolled back"))
+
+    def cut_short(self, turn: Turn, error: PerdureError) -> None:
+        """End a turn that runs, from outside: that is what it comes to."""
+        if turn.timer is not None:
+            turn.timer.cancel()  # type: ignore[attr-defined]  # as in `_over`
+        turn.cut = error
+        self._cancelled.add(turn)
+        turn.cancel()
+        turn.timer = self._loop.call_later(ABANDON_AFTER_S, self._ended, turn, None, asyncio.CancelledError())
+
+    def _over(self, turn: Turn) -> None:
+        turn.over = True
+        if turn.timer is not None:
+            turn.timer.cancel()  # type: ignore[attr-defined]  # a TimerHandle, which uvloop types as its own
+            turn.timer = None
+
+    def _ended(self, turn: Turn, result: Any, error: BaseException | None, compared: bool = False) -> None:
+        """Its handler has ended. `compared`: with what it asked for when it ran before, if it may have."""
+        if turn.over:  # it is of a reign that is over, or left behind
+            return
+        try:
+            again = turn.offset < self.reruns.lain or turn.again or turn.tries
+            if again and not compared and self.reruns.doubts(turn, error):
+                self._spawn(self._compared(turn, result, error))
+                return
+            turn.over = True
+            if turn.timer is not None:
+                self._over(turn)
+            command, resident, overlay, ports = turn.command, turn.resident, turn.overlay, self.ports
+            assert resident is not None
+            assert overlay is not None
+            resident.state.end()
+            resident.running = None
+            if turn.cut is not None:
+                self.counts.runaways += type(turn.cut) is Runaway
+                error = error_of_cut(turn.cut, error)
+            if command.hint and error is None:
+                note_hint(command.hint, resident, overlay)
+            outcome = conclude(command, result, error, overlay)
+            if outcome.reply.outcome == FAILED:
+                self._blame.failed(turn, error or outcome.reply)
+            if ports.makers is not None:
+                outcome = ports.makers.ruling(turn, outcome)
+            if ports.tracing is not None:
+                ports.tracing.ended(turn, outcome)
+            if command.kind == ALARM:
+                outcome = self.ringing.concluded(turn, outcome)
+            elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(command):
+                if turn.tries < TRIES:
+                    self._run_later(turn, resident)
+                    return
+                outcome = given_up(outcome)
+            self.conclude(turn, outcome)
+            if resident.mailbox is not None:
+                self._next(resident)
+        except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
+            self.inside.failed(turn, fault)
+
+    async def _compared(self, turn: Turn, result: Any, error: BaseException | None) -> None:
+        """It may have run before: did it ask for the same? Its object waits, and its deadline counts."""
+        try:
+            told = await self.reruns.difference(turn, error)
+        except Exception as fault:  # noqa: BLE001 - as above
+            self.inside.failed(turn, fault)
+        else:
+            self._ended(turn, result, told or error, True)
+
+    def _run_later(self, turn: Turn, resident: Resident) -> None:
+        """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""
+        self.instance_gone(resident)
+        again = Turn(turn.record, turn.command, resident, turn.offset, turn.until_s, tries=turn.tries + 1)
+        resident.running = again
+        self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_reigning, again)
+
+    def _next(self, resident: Resident) -> None:
+        mailbox = resident.mailbox
+        if not mailbox:
+            resident.mailbox = None
+            return
+        mailbox.moved(self._queue.clock())
+        waiting = mailbox[0]
+        if isinstance(waiting, int):
+            # it stays at the head until it has been read, so that nothing overtakes it
+            self._spawn(self._read_again(resident, waiting))
+            return
+        mailbox.popleft()
+        self._run_soon(waiting, resident)
+
+    def _run_soon(self, turn: Turn, resident: Resident) -> None:
+        resident.running = turn  # so that a command that arrives meanwhile queues behind it
+        self._queue.put(self._run_if_reigning, turn)
+
+    def free(self, resident: Resident) -> None:
+        """Nothing runs in it any more, though no turn has ended, or one that failed inside."""
+        resident.running = None
+        self._next(resident)
+
+    def _run_if_reigning(self, turn: Turn) -> None:
+        resident = turn.resident
+        assert resident is not None
+        if not turn.over and self.residents.get(resident.key) is resident:
+            resident.running = None
+            try:
+                self.run(turn)
+            except Exception as error:  # noqa: BLE001 - any fault of perdure's own
+                self.inside.failed(turn, error)
+
+    async def _read_again(self, resident: Resident, offset: int) -> None:
+        """A command that waited as its offset only."""
+        async for chunk in self.log.read(Topic.COMMANDS, self.tables.partition, offset, offset + 1):
+            for record in chunk:
+                mailbox = resident.mailbox
+                if resident.running is not None or not mailbox or mailbox[0] != offset:
+                    return  # it was paused meanwhile, or what waited there was given up
+                mailbox.popleft()
+                command = parse_admitted(record.key, record.value, record.headers)
+                record = self.time.read_again(record)
+                turn = Turn(record, command, resident, offset, self.time.until_s(command))
+                if command.client_key is not None:
+                    self.keys_in_flight.enter(command, turn)
+                self._run_soon(turn, resident)
+
+    def withdraw(self, turn: Turn, outcome: Outcome) -> None:
+        """A turn that waits in its object's mailbox is not to run: this is what it comes to, or it has been answered."""
+        resident = turn.resident
+        assert resident is not None
+        assert resident.mailbox is not None
+        resident.mailbox.remove(turn)
+        turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
+        self.conclude(turn, early_outcome(turn, self.tables, self._loop.time) or outcome)
+
+    # What a turn comes to
+
+    def conclude(self, turn: Turn, outcome: Outcome) -> None:
+        command, resident = turn.command, turn.resident
+        if command.client_key is not None and not outcome.entry and resident is not None:
+            outcome = self.reruns.kept(turn, outcome)
+        if outcome.drop_instance:
+            self.instance_gone(resident)
+        if outcome.entry:
+            assert resident is not None
+            committed = self._committing.entry(turn, outcome)
+            turn.concluded = True
+            resident.ended(committed)
+            self.counts.entries += 1
+            self.journal.add(turn)
+            if command.client_key is not None:
+                self.keys_in_flight.answer_copies(turn)
+            return
+        self.counts.dones += 1
+        turn.concluded = True
+        if (
+            self._lock_is_proof
+            and (resident is None or not resident.unsettled)
+            and command.client_key is None
+            and outcome.reply.outcome == OK  # what was not done may be done yet, if this reign breaks
+            and self.log.shares_write(turn.record)
+        ):
+            self.journal.add_answered(turn.offset)
+            answer = self.ports.doors.answer
+            answer(command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset)
+        else:
+            turn.reply = outcome.reply
+            self.journal.add(turn)
+            if command.client_key is not None and resident is not None:
+                self.keys_in_flight.answer_copies(turn)
+
+    def instance_gone(self, resident: Resident | None) -> None:
+        """An instance leaves memory, by eviction or failure: the sockets that it listened to are closed."""
+        if resident is not None:
+            resident.instance = None
+            for id_ in resident.state.instance_gone():
+                self.gone.notify(resident.key, id_, GONE)
+
+    def forget_key(self, turn: Turn) -> None:
+        """What a turn with a client key came to is durable."""
+        if turn.resident is not None:  # one without it was told 409
+            self.keys_in_flight.forget(turn.command)

@@ -1,0 +1,110 @@
+"""Faults of perdure's own: one that meets a turn fails that command, one that may have broken a partition stops that partition.
+
+Whatever perdure does for a turn around its handler may raise what nobody foresaw. Each is reported with its traceback, by
+way of the event loop's exception handler, and then it depends on how far the turn was:
+
+| where | what becomes of it |
+|---|---|
+| before its trace is handed to the journal | the command fails with `internal-error`, as an entry that commits nothing |
+| while that entry is made | the same answer, as a done: it spends no key; an alarm rings again |
+| from then on (the journal's queue, the settling of a batch, the fold) | the partition stops: `PartitionBroken` |
+
+Laws
+- A turn that failed inside commits nothing; its object loses its instance and what it had read, and its next command runs.
+- A partition that has stopped answers nothing more under this reign; the others of the node go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from perdure.objects.overlay import Overlay
+from perdure.objects.turn import Outcome, failed_inside
+from perdure.schemas.commands import ALARM
+from perdure.schemas.errors import PartitionBroken, PerdureError
+from perdure.streams.turns.activation import Turn
+from perdure.streams.turns.log_fields import about
+
+if TYPE_CHECKING:  # they stand on this file
+    from perdure.streams.turns.runner import Turns
+
+
+def report(error: BaseException, where: str, turn: Turn | None = None) -> None:
+    """One log line with the traceback."""
+    context = {"message": f"perdure failed inside: {where}; report it", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context | (about(turn) if turn is not None else {}))
+
+
+def broken(partition: int, error: BaseException) -> PerdureError:
+    """What stops a partition for `error`: that itself, if perdure raised it on purpose."""
+    if isinstance(error, PerdureError):
+        return error
+    report(error, f"partition {partition} stops")
+    told = f"partition {partition} has stopped for a fault of perdure's own ({type(error).__name__}: {error}): report it"
+    stopped = PartitionBroken(told)
+    stopped.__cause__ = error
+    return stopped
+
+
+class Inside:
+    """Ends the turns of one partition that met a fault of perdure's own."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def failed(self, turn: Turn, error: Exception) -> None:
+        """`error` was raised in place of what was to be done for `turn`."""
+        if turn.concluded:
+            self._turns.journal.broke(error)
+            return
+        report(error, "this command fails", turn)
+        try:
+            self._end(turn)
+        except Exception as again:  # noqa: BLE001 - any fault: now what is queued is not certain
+            self._turns.journal.broke(again)
+
+    def _end(self, turn: Turn) -> None:
+        turns = self._turns
+        if turn.timer is not None:
+            turn.timer.cancel()  # type: ignore[attr-defined]  # a TimerHandle, which uvloop types as its own
+        if not turn.over and turn.task is not None:
+            turn.leave()  # it may run on
+        turn.over = True
+        outcome = failed_inside(turn.command)
+        turn.time_ms = turn.record.time_ms
+        turn.resident = resident = turn.resident or turns.resident(turn.command.key)
+        resident.state.end()
+        if resident.running is turn:
+            resident.running = None
+        resident.forget()
+        try:
+            turns.conclude(turn, self._of_alarm(turn, outcome))
+        except Exception as error:
+            if turn.concluded:
+                raise
+            report(error, "nor can this failure be journaled", turn)
+            self._as_done(turn, outcome)
+        if resident.running is None and resident.mailbox:
+            turns.free(resident)
+
+    def _of_alarm(self, turn: Turn, outcome: Outcome) -> Outcome:
+        """The same, and what becomes of the alarm, if the turn was an alarm's."""
+        turn.overlay, turn.changes = Overlay(), ()
+        if turn.command.kind != ALARM:
+            return outcome
+        if turn.alarm is not None:
+            return self._turns.ringing.concluded(turn, outcome)
+        self._turns.ringing.again(turn)
+        return Outcome(outcome.reply, False, False, True)
+
+    def _as_done(self, turn: Turn, outcome: Outcome) -> None:
+        """Answered and done, without an entry."""
+        turn.entry, turn.encoded, turn.overlay = None, b"", None
+        turn.reply, turn.concluded = outcome.reply, True
+        if turn.resident is not None:
+            turn.resident.instance = None
+        if turn.command.kind == ALARM:
+            self._turns.ringing.again(turn)
+        self._turns.counts.dones += 1
+        self._turns.journal.add(turn)
