@@ -1,4 +1,4 @@
-"""Alarm commands: an alarm has come due, an operator decided about a parked one, or one is to be timed again.
+"""Alarm commands: an alarm has come due, or one is to be timed again.
 
 Laws
 - A command names the setting of the alarm that it is for (the journal offset that set it). It means nothing once the
@@ -15,12 +15,11 @@ from perdure.schemas.effects import AlarmRow
 from perdure.schemas.errors import MalformedCommand
 
 TTL = "\0ttl"  # the alarm that removes values which have expired
-REDRIVE, DROP = "redrive", "drop"  # acts on a parked alarm
 RETIME = "retime"  # log time has stepped back: the alarm may be due too late
 
 
 class Ring(msgspec.Struct, gc=False, frozen=True):
-    """The body of an alarm command, JSON. `act`: empty if it has come due, else REDRIVE, DROP or RETIME.
+    """The body of an alarm command, JSON. `act`: empty if it has come due, else RETIME.
 
     `since`: the setting that the turn's calls hang on, see `AlarmRow.series`; None in commands of versions before it.
     """

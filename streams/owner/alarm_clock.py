@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.objects.alarms import retimed
-from perdure.schemas.alarms import DROP, REDRIVE, RETIME, alarm_command
+from perdure.schemas.alarms import RETIME, alarm_command
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import Command, sealed_record
 from perdure.schemas.effects import AlarmRow
@@ -249,17 +249,6 @@ class AlarmClock:
             else:
                 self._backoff.reset()
 
-        self._send(command, told)
-
-    def decide(self, key: str, name: str, *, drop: bool = False) -> bool:
-        """Have a parked alarm ring again, or be removed; False if there is none such. It is a command as others are."""
-        row = self._tables.alarm(key, name)
-        if row is None or not row.parked:
-            return False
-        self._send(alarm_command(key, name, row, DROP if drop else REDRIVE), lambda error: None)
-        return True
-
-    def _send(self, command: Command, told: Callable[[BaseException | None], None]) -> None:
         ports = self._ports
         record = Record(*sealed_record(command, ports.seal))
         receipt = ports.log.append(Topic.COMMANDS, self._tables.partition, record, command)

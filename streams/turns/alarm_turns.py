@@ -6,8 +6,8 @@ Laws
 - A run that was not done is gone on with by the next: its calls hang on the same setting, so those that were answered are
   not made again, and what it asks for is compared. One that failed is not: the next one makes its own calls.
 - The change of the alarm is part of the turn's own entry, whatever the turn comes to: success and failure alike.
-- What removes expired values, what an operator decided about a parked alarm, and a due time that is set again after a
-  step back of log time run no code of the user's.
+- What removes expired values, and a due time that is set again after a step back of log time, run no code of the
+  user's. A parked alarm is driven again or dropped by administration (streams/owner/administration.py).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import structlog
 
-from perdure.objects.alarms import after_failure, after_success, redriven, retimed
+from perdure.objects.alarms import after_failure, after_success, retimed
 from perdure.objects.durable import Env
 from perdure.objects.http import Response
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, not_done
-from perdure.schemas.alarms import DROP, REDRIVE, RETIME, TTL, parse_ring
+from perdure.schemas.alarms import RETIME, TTL, parse_ring
 from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import CallerError, StorageFailed
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply, error_reply
@@ -66,14 +66,14 @@ class Ringing:
         except Exception as error:  # noqa: BLE001 - whatever the store raises: it stays set and comes again
             self._clock.again(command.key, name, AGAIN_S)
             return not_done(StorageFailed(f"the alarms of {command.key} could not be read: {error}"))
-        if row is None or row.set_at != ring.set_at or row.parked != (ring.act in (REDRIVE, DROP)):
+        if row is None or row.set_at != ring.set_at or row.parked:
             return _DONE
         if ring.act == RETIME:
             return _retime(turn, row)
-        if not row.parked and turn.record.time_ms < row.due_ms:
+        if turn.record.time_ms < row.due_ms:
             self._clock.again(command.key, name, (row.due_ms - turn.record.time_ms) / 1000)
             return _DONE
-        turn.alarm, turn.again = row, row.since >= 0 and not row.parked
+        turn.alarm, turn.again = row, row.since >= 0
         return None
 
     def again(self, turn: Turn) -> None:
@@ -82,8 +82,6 @@ class Ringing:
 
     def handler(self, turn: Turn, env: Env) -> Coroutine[Any, Any, Response]:
         """What runs; the turn's overlay is there."""
-        if _row(turn).parked:
-            return self._decided(turn)
         return self._sweep(turn) if turn.command.method == TTL else self._ring(turn, env)
 
     @doorway
@@ -100,16 +98,10 @@ class Ringing:
         _change(turn, AlarmChange(TTL, None if next_ms is None else max(next_ms, turn.time_ms)))
         return Response(None, 204)
 
-    async def _decided(self, turn: Turn) -> Response:
-        name, act = turn.command.method, parse_ring(turn.command.body).act
-        assert act in (REDRIVE, DROP), act
-        _change(turn, redriven(name, _row(turn), turn.time_ms) if act == REDRIVE else AlarmChange(name, None))
-        return Response(None, 204)
-
     def concluded(self, turn: Turn, outcome: Outcome) -> Outcome:
         """What the turn comes to: a failed one is an entry too, which puts the alarm off or parks it."""
         row, name, counts = _row(turn), turn.command.method, self._counts
-        of_user = not row.parked and name != TTL
+        of_user = name != TTL
         if outcome.commit:
             counts.alarms_fired += of_user
             return outcome

@@ -11,9 +11,21 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import msgspec
+
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.registry import Kind, Registry
-from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record
+from perdure.schemas.admin import OF_ALARM, Asked, Place
+from perdure.schemas.commands import (
+    ADMIN,
+    CALL,
+    LOCAL,
+    NOBODY,
+    Command,
+    call_body,
+    command_record,
+    sealed_record,
+)
 from perdure.schemas.effects import Out
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.migrations import Step
@@ -206,6 +218,16 @@ class Reign(Timed):
         for tables in (self.owner.tables, again):
             tables.write_all()
         assert rows(self.owner.tables) == rows(again)
+
+
+def settled(owner: Owner, key: str, act: str, alarm: str = "default") -> Record:
+    """The command by which an operator drives a parked alarm again, or drops it."""
+    row = owner.tables.alarm(key, alarm)
+    assert row is not None
+    assert row.parked
+    asked = Asked(str(Place(OF_ALARM, row.set_at)))
+    command = Command(key, ADMIN, act, body=msgspec.json.encode(asked), reply_to=NOBODY)
+    return Record(*sealed_record(command, owner.ports.seal))
 
 
 def rows(tables: Tables) -> list[tuple[bytes, bytes]]:

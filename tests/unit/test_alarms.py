@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.unit.reign import START_MS, Reign, story
+from tests.unit.reign import START_MS, Reign, settled, story
 
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
+from perdure.schemas.admin import DROP, REDRIVE
 from perdure.schemas.alarms import parse_ring
 from perdure.schemas.commands import ALARM, parse_command
 from perdure.schemas.errors import Refusal, StorageFailed
@@ -297,14 +298,13 @@ def test_an_alarm_that_fails_is_run_again_with_back_off_then_parked_and_driven_a
         assert outcomes == {FAILED}
         counts = reign.owner.counts
         assert (counts.alarms_due, counts.alarms_failed, counts.alarms_parked) == (7, 7, 1)
-        assert not reign.owner.alarms.decide("Thing/a", "other")
-        assert reign.owner.alarms.decide("Thing/a", "default")
+        reign.append(settled(reign.owner, "Thing/a", REDRIVE))
         await asyncio.sleep(1)
         assert [each[4] for each in rings(reign)][7:] == [0]
         await asyncio.sleep(1000)
         assert len(rings(reign)) == 14
-        assert reign.owner.alarms.decide("Thing/a", "default", drop=True)
-        assert reign.owner.alarms.decide("Thing/a", "default")  # the second word comes too late
+        for act in (DROP, REDRIVE):  # the second one comes too late
+            reign.append(settled(reign.owner, "Thing/a", act))
         await asyncio.sleep(10)
         assert result(await reign.call("a", "all")) == []
         assert len(rings(reign)) == 14

@@ -10,15 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 from tests.unit.realm import Realm, story
+from tests.unit.reign import settled
 
 from perdure.objects.alarms import AlarmInfo, after_failure, after_success, redriven
 from perdure.objects.durable import DurableObject
+from perdure.schemas.admin import REDRIVE
 from perdure.schemas.alarms import alarm_command
 from perdure.schemas.calls import NOWHERE, Root, root_of
 from perdure.schemas.commands import ALARM, Command
 from perdure.schemas.effects import AlarmRow, decode_alarm, encode_alarm
 from perdure.schemas.errors import OutcomeUnknown, PerdureError, Unavailable
 from perdure.schemas.replies import FAILED
+from perdure.streams.log.base import Topic
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 LINES = (("b", "c"), ("d",))  # who is paid, one after the other, in lines side by side
@@ -146,7 +149,7 @@ def test_a_parked_alarm_that_is_driven_again_goes_on(shared: bool) -> None:
         await realm.until(
             lambda: (row := owner.tables.alarm("Thing/a", "default")) is not None and row.parked
         )
-        assert owner.alarms.decide("Thing/a", "default")
+        realm.log.append(Topic.COMMANDS, realm.place("a"), settled(owner, "Thing/a", REDRIVE))
         await realm.until(lambda: realm.value("a", "rung") == 1)
         assert {name: realm.value(name) for name in "bcd"} == {"b": 1, "c": 1, "d": 1}
 
