@@ -263,8 +263,9 @@ else:
             _enter_task(loop, task)
 
 
-# the code right below which a handler's own begins, on the stack of a step
-STEPS = frozenset((_steps.__code__,))
+# the code right below which a handler's own begins, on the stack of a step; a generator that is closed closes what it
+# waits for without a frame of its own
+STEPS = frozenset((_steps.__code__, _close.__code__))
 
 # the same of perdure's own, between that and the handler
 DOORWAYS: set[CodeType] = set()  # code of perdure's own that calls the user's, and may be interrupted in it

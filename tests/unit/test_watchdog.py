@@ -100,13 +100,6 @@ async def in_a_child() -> None:
         group.create_task(after_a_suspension())
 
 
-async def while_it_is_cancelled() -> None:
-    try:
-        await asyncio.Event().wait()
-    finally:
-        spin()
-
-
 RUNAWAYS = [at_once, after_a_suspension, asleep, in_a_regular_expression]
 
 
@@ -184,15 +177,24 @@ def test_a_worker_that_does_not_let_go_is_interrupted() -> None:
 
 def test_a_handler_that_holds_on_while_it_is_cancelled_is_interrupted() -> None:
     """Also when it was left behind."""
+    held: list[str] = []
+
+    async def holds_on() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            spin()
+            held.append("to its end")
 
     async def main() -> None:
-        turn = step(while_it_is_cancelled())
+        turn = step(holds_on())
         await asyncio.sleep(0)
         turn.leave()
         assert turn.task is not None
         await asyncio.wait([turn.task])
 
     watched(main)
+    assert not held
 
 
 @pytest.mark.parametrize("suspends", [False, True])
