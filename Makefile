@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
-# each of some hundred processes would compile everything anew
+# each of some hundred processes would compile everything again
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help run test compiled test-all test-on test-newest test-bounds lint bench soak docs pictures clean
@@ -50,7 +50,8 @@ test-bounds: | $(UV) ## Unit and contract tests with the lowest and the newest d
 	  .venv-$$bound/bin/pytest -n 3 tests/unit tests/contract; \
 	done
 
-lint: .venv/.synced ## Style, types, and the order of the rooms
+lint: .venv/.synced ## Style, types, the order of the rooms, and the words
+	$(BIN)/python .ci/words.py
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
