@@ -108,7 +108,7 @@ async def _is_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     [
         (_closes, "closes the connection at the first request"),
         (_is_a_web_server, "does not speak Kafka's protocol: it answers b'HTTP/1.1"),
-        (_is_silent, "takes connections and answers nothing"),
+        (_is_silent, "accepts connections but answers nothing"),
     ],
 )
 def test_whatever_listens_there_is_said(serve: Serve, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
