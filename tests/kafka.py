@@ -147,6 +147,36 @@ def jars() -> Path:
     return libs
 
 
+@functools.cache
+def archive(libs: Path) -> Path | None:
+    """Kafka's classes as Java maps them into memory, which halves the cost of a start; None where Java makes none.
+
+    Made once per Java and version of Kafka, by a broker that starts and stops; safe for several processes at once.
+    """
+    java = shutil.which("java")
+    assert java is not None
+    made = libs.parent / f"classes-{Path(java).resolve().stat().st_mtime_ns}.jsa"
+    with (libs.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            partial = made.with_suffix(f".{os.getpid()}")
+            with tempfile.TemporaryDirectory(prefix="perdure-kafka-") as directory:
+                broker = LocalKafka(Path(directory) / "broker", archive_to=partial)
+                broker.end()
+            if not partial.exists():
+                return None
+            partial.rename(made)
+    return made
+
+
+def _java(libs: Path, heap: str, classes: Path | None) -> list[str]:
+    """A JVM for seconds: the quick compiler only, as the thorough one would take most of a core."""
+    quick = ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    if classes is not None:
+        quick += [f"-XX:SharedArchiveFile={classes}", "-Xlog:disable"]  # of another Java it is left alone
+    return [*quick, "-cp", f"{libs}/*"]
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that are free now, below the range that outgoing connections use."""
     ports: list[int] = []
@@ -172,14 +202,24 @@ def _die_with_parent() -> None:
 class LocalKafka:
     """One broker, or several with replication factor 3 and min ISR 2, out of the jars (KRaft).
 
-    `directory` holds configuration, data and the brokers' output. `extra` are further broker settings.
+    `directory` holds configuration, data and the brokers' output. `extra` are further broker settings. With `archive_to`
+    the broker writes its classes there when it ends (see `archive`).
     """
 
-    def __init__(self, directory: Path, brokers: int = 1, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        brokers: int = 1,
+        extra: Mapping[str, str] | None = None,
+        *,
+        archive_to: Path | None = None,
+    ) -> None:
         gap = _maven_gap()
         if gap is not None:
             raise NoKafka(gap)
         self.libs: Path = jars()
+        self._archive_to = archive_to
+        self._classes = archive(self.libs) if archive_to is None else None
         self.directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         ports = free_ports(2 * brokers)
@@ -243,9 +283,7 @@ class LocalKafka:
 
     def _java(self, heap: str = "512m") -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
-        # the quick compiler only: these live for seconds, and the thorough one would take most of a core
-        quick = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-        return ["java", f"-Xmx{heap}", *quick, logging, "-cp", f"{self.libs}/*"]
+        return [*_java(self.libs, heap, self._classes), logging]
 
     def pid(self, node: int = 1) -> int:
         """The process of a running broker (to stop and continue it by signals)."""
@@ -261,6 +299,11 @@ class LocalKafka:
                 self._processes[node] = subprocess.Popen(
                     [
                         *self._java("384m" if len(self._ports) > 1 else "512m"),
+                        *(
+                            []
+                            if self._archive_to is None
+                            else [f"-XX:ArchiveClassesAtExit={self._archive_to}"]
+                        ),
                         "kafka.Kafka",
                         str(self._config(node)),
                     ],
@@ -295,6 +338,13 @@ class LocalKafka:
             process = self._processes.pop(node)
             process.kill()
             process.wait()
+
+    def end(self) -> None:
+        """Ask all brokers to end, and wait."""
+        for process in self._processes.values():
+            process.terminate()
+            process.wait(UP_TIMEOUT_S)
+        self._processes.clear()
 
     def stop(self) -> None:
         """End all brokers for good. Nobody reads their data again, so they are not asked nicely."""
@@ -345,7 +395,7 @@ def console_consumer(
 
 def _console(kafka: Kafka, java_class: str, topic: str) -> list[str]:
     assert kafka.libs is not None, "Kafka's console tools need its jars (Maven and Java)"
-    java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{kafka.libs}/*"]
+    java = _java(kafka.libs, "256m", archive(kafka.libs))
     return [*java, java_class, "--bootstrap-server", kafka.bootstrap, "--topic", topic]
 
 
