@@ -18,8 +18,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple, Protocol
 
-import msgspec
-
+from perdure.api.replies import PlacedReply, ReplyListener
 from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, TooLarge, Unavailable
@@ -38,15 +37,7 @@ MARK_S = 0.05
 _COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
 
 
-class Answer(msgspec.Struct, gc=False, frozen=True):
-    """A reply and the place of the command that it answers."""
-
-    reply: Reply
-    partition: int
-    offset: int
-
-
-class Sent(NamedTuple):
+class ClientEnvelope(NamedTuple):
     """Of a command: what its client said beside what is asked, and who that is."""
 
     client_key: str | None
@@ -54,19 +45,7 @@ class Sent(NamedTuple):
     traceparent: str
 
 
-class Asker(Protocol):
-    """Who waits for a command's answer: told once, by one of these, perhaps before `submit` returns.
-
-    Neither may raise. Who has gone meanwhile ignores what it is told.
-    """
-
-    def answered(self, answer: Answer) -> None: ...
-
-    def failed(self, error: BaseException) -> None:
-        """No answer comes: `OutcomeUnknown`, or `Unavailable` or `TooLarge` (certainly not run)."""
-
-
-class FrameTaker(Protocol):
+class FrameReceiver(Protocol):
     """Who has this gateway's WebSockets (see api/sockets/registry.py)."""
 
     address: str
@@ -81,32 +60,17 @@ class FrameTaker(Protocol):
     def ended(self, reply_to: str, id_: str) -> bool:
         """The event `id_` has had its turn; False if nobody here waits to hear that."""
 
-    def came(self, record: LogRecord) -> bool:
+    def receive(self, record: LogRecord) -> bool:
         """A record from `{app}.replies`; False if it is not about WebSockets."""
 
 
-class Tracing(Protocol):
+class RequestTracing(Protocol):
     """Whoever traces what doors ask (see api/telemetry/spans.py)."""
 
-    def asked(self, asker: Asker, key: str, kind: str, method: str, traceparent: str) -> tuple[Asker, str]:
+    def trace_request(
+        self, asker: ReplyListener, key: str, kind: str, method: str, traceparent: str
+    ) -> tuple[ReplyListener, str]:
         """Who is to be told in place of `asker`, and the command's `traceparent`."""
-
-
-class Waiting:
-    """An asker for coroutines: `await waiting.future`."""
-
-    __slots__ = ("future",)
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-    def answered(self, answer: Answer) -> None:
-        if not self.future.done():
-            self.future.set_result(answer)
-
-    def failed(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class Gateway:
@@ -122,7 +86,7 @@ class Gateway:
         seal: Seal | None = None,
     ) -> None:
         self._log = log
-        self.tracing: Tracing | None = None
+        self.tracing: RequestTracing | None = None
         self.seal = seal  # for upgrades to WebSockets, and principals
         self._node = node
         self._clock_ms = clock_ms
@@ -131,11 +95,11 @@ class Gateway:
         self._numbers = count()
         self._marked_s = -inf  # when the part of an id that tells its time was made last
         self._mark = ""
-        self._waiting: dict[str, tuple[Asker, float]] = {}  # by command id, with when it is due (s)
+        self._waiting: dict[str, tuple[ReplyListener, float]] = {}  # by command id, with when it is due (s)
         self._loop = asyncio.get_running_loop()
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None
-        self.sockets: FrameTaker | None = None
+        self.sockets: FrameReceiver | None = None
         self._place = partition_of(f"gateway/{node}", log.partitions)
         self.address = LOCAL if log.exclusive else f"{self._place}/gateway.{node}"
         self.closed: BaseException | None = None
@@ -188,7 +152,7 @@ class Gateway:
 
     def submit(
         self,
-        asker: Asker,
+        asker: ReplyListener,
         key: str,
         kind: str,
         method: str,
@@ -218,7 +182,7 @@ class Gateway:
             self._mark_time(now_s)
         id_ = f"{partition}{self._mark}{next(self._numbers):x}"
         if self.tracing is not None:
-            asker, traceparent = self.tracing.asked(asker, key, kind, method, traceparent)
+            asker, traceparent = self.tracing.trace_request(asker, key, kind, method, traceparent)
         command = Command(
             key,
             kind,
@@ -267,7 +231,7 @@ class Gateway:
         return self._append(partition, command)
 
     def accept(
-        self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: Sent
+        self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: ClientEnvelope
     ) -> tuple[str, Receipt]:
         """Append a command that nobody waits for and whose reply is kept; (its id, the receipt). Raises like `submit`.
 
@@ -292,7 +256,7 @@ class Gateway:
         )
         return id_, self._append(partition, command)
 
-    def administer(self, asker: Asker, key: str, act: str, body: bytes, principal: str) -> None:
+    def administer(self, asker: ReplyListener, key: str, act: str, body: bytes, principal: str) -> None:
         """Append an act of administration, though its object has no room, and tell `asker`. Raises like `submit`."""
         partition = self._partition_of(key)
         owner = self._owners[partition]
@@ -345,7 +309,7 @@ class Gateway:
         waiting = self._waiting.pop(id_, None)
         if waiting is not None:  # else it has its answer already
             try:
-                waiting[0].answered(Answer(reply, partition, offset))
+                waiting[0].answered(PlacedReply(reply, partition, offset))
             except Exception as error:  # noqa: BLE001 - what fails at a door is not the partition's
                 report(error, f"the answer to command {id_} could not be sent")
                 with suppress(Exception):
@@ -370,7 +334,7 @@ class Gateway:
             asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}", id_))
 
     def _replied(self, record: LogRecord) -> None:
-        if self.sockets is not None and self.sockets.came(record):
+        if self.sockets is not None and self.sockets.receive(record):
             return
         if record.key != self.address.partition("/")[2].encode():
             return  # for another gateway

@@ -31,11 +31,11 @@ from perdure.api.gateway import Gateway
 from perdure.api.openapi.mounted import document_pages
 from perdure.api.pages import Pages, single
 from perdure.api.problems import Problem
-from perdure.api.protocol.authenticated import GuardedProtocol, GuardedSocketProtocol
-from perdure.api.protocol.fast_path import DirectProtocol
-from perdure.api.protocol.http import OneWriteProtocol
+from perdure.api.protocol.authenticated import AuthenticatedProtocol, AuthenticatedSocketProtocol
+from perdure.api.protocol.fast_path import FastPathProtocol
+from perdure.api.protocol.http import HttpProtocol
 from perdure.api.protocol.websocket import SocketProtocol
-from perdure.api.sockets.registry import Sockets
+from perdure.api.sockets.registry import SocketRegistry
 from perdure.api.telemetry.metrics import exposition
 from perdure.api.telemetry.readiness import readiness
 from perdure.api.telemetry.replay_progress import ReplayProgress
@@ -86,7 +86,7 @@ class Node:
     """
 
     asgi: Callable[..., Awaitable[None]]
-    http: type[OneWriteProtocol]
+    http: type[HttpProtocol]
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class Node:
         outgoing = Outgoing(body_bytes=config.limits.fetch_bytes, timeout_s=config.deadline_s)
         opened.push("the HTTP client of perdure.fetch", outgoing.close)
         self._run_queue = RunQueue(time.perf_counter)
-        self.sockets = Sockets(self.gateway, log, seal, node=self.name, run_queue=self._run_queue)
+        self.sockets = SocketRegistry(self.gateway, log, seal, node=self.name, run_queue=self._run_queue)
         self._transfers = Transfers(config, data.path / "transfer.tmp", log.partitions)
         opened.push("the data of other apps", self._transfers.close)
         self._helpers = Helpers(config, store, data.rebuild_path)
@@ -256,10 +256,10 @@ class Node:
         )
         self.asgi = door
         if access is None:
-            self.http = DirectProtocol.to(door, SocketProtocol.to(door, self.sockets))
+            self.http = FastPathProtocol.to(door, SocketProtocol.to(door, self.sockets))
         else:
-            guarded = GuardedSocketProtocol.to(door, self.sockets, access=access)
-            self.http = GuardedProtocol.to(door, guarded, access=access)
+            guarded = AuthenticatedSocketProtocol.to(door, self.sockets, access=access)
+            self.http = AuthenticatedProtocol.to(door, guarded, access=access)
         watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
         if watchdog.start():
             self._opened.push("the watchdog", watchdog.stop)

@@ -26,7 +26,7 @@ class Refused(Exception):
         self.problem = told
 
 
-class Asked(NamedTuple):
+class PageRequest(NamedTuple):
     """A request for a page: `parts` is its path, decoded, without the first part and without empty ends.
 
     `grant` is who asks, None where nothing is guarded; `body` reads the request's body, up to the limit.
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
 # of an answer in JSON that is true now, and for whoever asked
 JSON_NOW = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
-Page = Callable[[Asked], Awaitable[Problem]]
+Page = Callable[[PageRequest], Awaitable[Problem]]
 Pages = Mapping[str, Page]
 
 
@@ -94,12 +94,12 @@ def no_such_path(path: str) -> Refused:
     return Refused(problem("no-such-path", told, status=404))
 
 
-def nothing_behind(name: str, asked: Asked) -> Refused:
+def nothing_behind(name: str, asked: PageRequest) -> Refused:
     """The path that was asked for begins with this page's, and is nothing."""
     return no_such_path("/".join(("", name, *asked.parts)))
 
 
-def only(asked: Asked, *methods: str) -> None:
+def only(asked: PageRequest, *methods: str) -> None:
     """Raises `Refused` (405) for a request by another method; who takes GET takes HEAD."""
     if asked.method not in methods and not (asked.method == "HEAD" and "GET" in methods):
         raise not_allowed(f"this is asked for with {' or '.join(methods)}", *methods)
@@ -114,7 +114,7 @@ def not_allowed(told: str, *methods: str) -> Refused:
 def single(name: str, make: Callable[[], Problem]) -> tuple[str, Page]:
     """A page that is one path and only read."""
 
-    async def page(asked: Asked) -> Problem:
+    async def page(asked: PageRequest) -> Problem:
         if asked.parts:
             raise nothing_behind(name, asked)
         only(asked, "GET")

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import uvicorn
 import uvloop
 
-from perdure.api.protocol.http import OneWriteProtocol
+from perdure.api.protocol.http import HttpProtocol
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, OperatorError
 from perdure.streams.state.fold import GC_THRESHOLD
@@ -45,7 +45,7 @@ class Runnable(Protocol):
     """What is served: a node, running inside `async with`; `asgi` and `http` are there once it runs."""
 
     asgi: Callable[..., Awaitable[None]]
-    http: type[OneWriteProtocol]
+    http: type[HttpProtocol]
     stopped: asyncio.Future[BaseException]
 
     async def __aenter__(self) -> Any: ...

@@ -62,7 +62,7 @@ OWN = frozenset(PAGES)
 OPEN = frozenset(name for name, verb in PAGES.items() if verb is None)
 
 
-class Issued(Protocol):
+class TokenIssuer(Protocol):
     """Tokens that somebody else issues (api/access/jwts.py)."""
 
     def pending(self, token: bytes) -> asyncio.Task[None] | None:
@@ -118,7 +118,7 @@ class Access:
     def __init__(
         self,
         tokens: Sequence[Token],
-        issued: Issued | None,
+        issued: TokenIssuer | None,
         quotas: Quotas,
         tickets: Tickets,
         *,

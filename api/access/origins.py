@@ -37,7 +37,7 @@ _SAID = frozenset((b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"a
 _LABEL = re.compile(r"[a-z0-9_-]+")
 
 
-class Sender(NamedTuple):
+class RequestSource(NamedTuple):
     """What a request's headers say of who sends it; empty is not said."""
 
     host: bytes
@@ -73,11 +73,11 @@ class Origins:
 
     def plain(self, headers: RawHeaders) -> bool:
         """True if a request with these headers is refused on no path: it is not a browser's, and names this server."""
-        return _is_plain(sender := sender_of(headers)) and self._is_ours(sender.host)
+        return _is_plain(sender := source_of(headers)) and self._is_ours(sender.host)
 
     def check(self, method: str, raw_path: bytes, headers: RawHeaders, *, socket: bool = False) -> None:
         """Raises `Refused` for a request that is. `socket`: it asks for a WebSocket."""
-        sender = sender_of(headers)
+        sender = source_of(headers)
         ours = self._is_ours(sender.host)
         if ours and _is_plain(sender):
             return
@@ -103,7 +103,7 @@ class Origins:
             )
             raise Refused(problem("origin-refused", told, status=STATUS["origin-refused"]))
 
-    def _is_foreign(self, sender: Sender) -> bool:
+    def _is_foreign(self, sender: RequestSource) -> bool:
         if b"*" in self._pages or sender.origin in self._pages:
             return False
         if sender.site:
@@ -123,14 +123,14 @@ class Origins:
         return True
 
 
-def sender_of(headers: RawHeaders) -> Sender:
+def source_of(headers: RawHeaders) -> RequestSource:
     """What the headers say of who sends them; what is said twice is said by nobody that is known here."""
     said: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _SAID:
             said[name] = said[name] + b", " + value if name in said else value
     scheme = said.get(b"authorization", b"").partition(b" ")[0]
-    return Sender(
+    return RequestSource(
         said.get(b"host", b""),
         said.get(b"origin", b""),
         said.get(b"sec-fetch-site", b"").lower(),
@@ -139,7 +139,7 @@ def sender_of(headers: RawHeaders) -> Sender:
     )
 
 
-def _is_plain(sender: Sender) -> bool:
+def _is_plain(sender: RequestSource) -> bool:
     return not sender.origin and not sender.site
 
 

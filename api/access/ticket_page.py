@@ -6,7 +6,7 @@ import json
 
 from perdure.api.access.guard import Access
 from perdure.api.access.tickets import TICKET_S
-from perdure.api.pages import JSON_NOW, Asked, Page, nothing_behind, only
+from perdure.api.pages import JSON_NOW, Page, PageRequest, nothing_behind, only
 from perdure.api.problems import Problem
 from perdure.objects.registry import Registry
 from perdure.schemas.access import SUBSCRIBE, Need
@@ -16,7 +16,7 @@ from perdure.schemas.keys import namespace_of, object_key
 
 
 def ticket_page(access: Access, registry: Registry) -> Page:
-    async def page(asked: Asked) -> Problem:
+    async def page(asked: PageRequest) -> Problem:
         if asked.parts:
             raise nothing_behind("ticket", asked)
         only(asked, "POST")

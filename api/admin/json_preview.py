@@ -13,17 +13,17 @@ from decimal import Decimal
 from typing import Any
 
 
-def shown(value: Any) -> Any:
+def json_preview(value: Any) -> Any:
     """What `json.dumps` takes for a value that was stored."""
     kind = type(value)
     if kind is dict:
         if all(type(key) is str for key in value):
-            return {key: shown(each) for key, each in value.items()}
-        return {"$dict": [[shown(key), shown(each)] for key, each in value.items()]}
+            return {key: json_preview(each) for key, each in value.items()}
+        return {"$dict": [[json_preview(key), json_preview(each)] for key, each in value.items()]}
     if kind is list:
-        return [shown(each) for each in value]
+        return [json_preview(each) for each in value]
     if kind is tuple or kind is set:
-        return {f"${kind.__name__}": [shown(each) for each in value]}
+        return {f"${kind.__name__}": [json_preview(each) for each in value]}
     if kind is bytes:
         return {"$bytes": base64.b64encode(value).decode()}
     if kind is datetime:

@@ -34,9 +34,10 @@ from perdure.api.admin.views import (
     summary,
     turns,
 )
-from perdure.api.gateway import Gateway, Waiting
-from perdure.api.pages import JSON_NOW, Asked, Page, nothing_behind, only
+from perdure.api.gateway import Gateway
+from perdure.api.pages import JSON_NOW, Page, PageRequest, nothing_behind, only
 from perdure.api.problems import Problem, problem_of_reply
+from perdure.api.replies import ReplyFuture
 from perdure.objects.registry import Registry
 from perdure.schemas import admin as acts
 from perdure.schemas.commands import parse_json
@@ -61,7 +62,7 @@ class _Admin:
         self._registry = registry
         self._config = config
 
-    async def page(self, asked: Asked) -> Problem:
+    async def page(self, asked: PageRequest) -> Problem:
         match asked.parts:
             case ("namespaces" | "partitions" | "memory" | "config" as name,):
                 _get(asked)
@@ -95,7 +96,7 @@ class _Admin:
             return await partitions(self._owners)
         return memory(self._owners, self._config) if name == "memory" else masked(self._config)
 
-    async def _of_object(self, asked: Asked, key: str, what: str = "") -> Problem:
+    async def _of_object(self, asked: PageRequest, key: str, what: str = "") -> Problem:
         owner = owner_of(self._owners, key)
         match what:
             case "" if asked.method == "DELETE":
@@ -123,7 +124,7 @@ class _Admin:
                 return await self._act(asked, key, what, _offset_in(await asked.body()))
         raise nothing_behind("admin", asked)
 
-    async def _settle(self, asked: Asked, id_: str, act: str) -> Problem:
+    async def _settle(self, asked: PageRequest, id_: str, act: str) -> Problem:
         owner, place = parked_at(id_, self._owners)
         await prove(owner)
         found = owner.tables.parked(place)
@@ -131,8 +132,8 @@ class _Admin:
             raise acts.nothing_parked(id_[:40])
         return await self._act(asked, found.key, act, str(place))
 
-    async def _act(self, asked: Asked, key: str, act: str, at: str = "") -> Problem:
-        waiting = Waiting()
+    async def _act(self, asked: PageRequest, key: str, act: str, at: str = "") -> Problem:
+        waiting = ReplyFuture()
         principal = "" if asked.grant is None else asked.grant.principal
         self._gateway.administer(waiting, key, act, msgspec.json.encode(acts.Asked(at)), principal)
         answer = await waiting.future
@@ -144,7 +145,7 @@ class _Admin:
         return reply.status, [*JSON_NOW, place], reply.body
 
 
-def _get(asked: Asked, known: frozenset[str] = frozenset()) -> None:
+def _get(asked: PageRequest, known: frozenset[str] = frozenset()) -> None:
     only(asked, "GET")
     if unknown := asked.query.keys() - known:
         raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from perdure.api.admin.json_preview import shown
+from perdure.api.admin.json_preview import json_preview
 from perdure.objects.listing import bounds, cursor_behind
 from perdure.schemas.admin import OF_ALARM, OF_COMMAND, Parked, Place, place_of
 from perdure.schemas.config import Config
@@ -124,7 +124,7 @@ async def state(owner: Owner, key: str, query: Query) -> dict[str, Any]:
         size += len(name) + len(encoded)
         if values and (len(values) == limit or size > PAGE_BYTES):
             return {"values": values, "expires_ms": expires, "cursor": cursor_behind(last)}
-        values[name] = shown(decode_value(encoded))
+        values[name] = json_preview(decode_value(encoded))
         if expires_ms is not None:
             expires[name] = expires_ms
         last = name
@@ -162,7 +162,7 @@ def _sockets(owner: Owner, key: str) -> list[dict[str, Any]]:
             "id": id_,
             "gateway": row.gateway,
             "tags": list(row.tags),
-            "attachment": shown(decode_value(row.attachment)) if row.attachment else None,
+            "attachment": json_preview(decode_value(row.attachment)) if row.attachment else None,
         }
         for id_, row in owner.tables.sockets(key).items()
         if id_ != SETTINGS

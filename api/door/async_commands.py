@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.api.pages import JSON_NOW, Asked, Page, Refused, nothing_behind, only
+from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, nothing_behind, only
 from perdure.api.problems import STATUS, Problem, problem, problem_of_reply
 from perdure.schemas.access import ADMIN, Need, may
 from perdure.schemas.errors import MalformedCommand
@@ -52,7 +52,7 @@ def accepted(id_: str) -> Problem:
 def commands_page(owners: Sequence[Owner]) -> Page:
     pace = Pace()
 
-    async def page(asked: Asked) -> Problem:
+    async def page(asked: PageRequest) -> Problem:
         if len(asked.parts) != 1:
             raise nothing_behind("commands", asked)
         only(asked, "GET")
@@ -83,7 +83,7 @@ def _wait_s(query: Any) -> float:
     return min(float(text), MAX_WAIT_S)
 
 
-def _may_see(asked: Asked, found: Found) -> bool:
+def _may_see(asked: PageRequest, found: Found) -> bool:
     grant = asked.grant
     return grant is None or grant.principal == found.command.principal or may(grant, Need(ADMIN))
 

@@ -32,10 +32,10 @@ from typing import Any
 from perdure.api.access.guard import OWN, Access, need_of_object, need_of_page, ticket_in
 from perdure.api.access.origins import Origins
 from perdure.api.door.async_commands import accepted, prefers_async
-from perdure.api.gateway import Answer, Asker, Gateway, Sent, Waiting
+from perdure.api.gateway import ClientEnvelope, Gateway
 from perdure.api.http1.heads import Head, RawHeaders, read_head, whole_request
 from perdure.api.pages import (
-    Asked,
+    PageRequest,
     Pages,
     Refused,
     first_of,
@@ -47,6 +47,7 @@ from perdure.api.pages import (
     text_of,
 )
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
+from perdure.api.replies import PlacedReply, ReplyFuture, ReplyListener
 from perdure.api.worker.worker import Worker
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
@@ -117,7 +118,7 @@ class HttpDoor:
 
     def ask(
         self,
-        asker: Asker,
+        asker: ReplyListener,
         method: str,
         raw_path: bytes,
         query: bytes,
@@ -160,7 +161,7 @@ class HttpDoor:
         """Is a path the Worker's?"""
         return self._worker is not None and first_of(raw_path) not in OWN
 
-    def told(self, answer: Answer) -> Problem:
+    def response_to(self, answer: PlacedReply) -> Problem:
         """(status, headers, body) of the response to an answered command."""
         reply = answer.reply
         if reply.error is None and sendable(reply.headers) and reply.status != SWITCHING:
@@ -171,7 +172,7 @@ class HttpDoor:
         status, headers, body = told
         return status, [*headers, (b"perdure-command", b"%d:%d" % (answer.partition, answer.offset))], body
 
-    def fitting(self, size: int) -> None:
+    def check_size(self, size: int) -> None:
         """Raises `TooLarge` for a body of so many bytes."""
         if size > self.body_bytes:
             raise TooLarge(f"the body has {size} bytes; {self.body_bytes} are allowed (limits.body_bytes)")
@@ -245,14 +246,14 @@ class HttpDoor:
                 access.charge(grant, 0, len(body))
         if prefers_async(scope["headers"]):
             return await self._accepted(scope["method"], raw_path, query, head, body)
-        waiting = Waiting()
+        waiting = ReplyFuture()
         self.ask(waiting, scope["method"], raw_path, query, head, body)
-        return self.told(await waiting.future)
+        return self.response_to(await waiting.future)
 
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
         """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
         asked = self._read(method, raw_path, query, head, body)
-        sent = Sent(head.client_key, head.principal, head.traceparent)
+        sent = ClientEnvelope(head.client_key, head.principal, head.traceparent)
         id_, receipt = self._gateway.accept(*asked, sent)
         try:
             await durable(receipt)
@@ -273,7 +274,7 @@ class HttpDoor:
                 access.charge(grant, 1, 0)
         if (page := self._pages.get(name)) is not None:
             body = partial(self._whole_body, scope, receive)
-            return await page(Asked(scope["method"], parts_of(raw_path), query_of(query), grant, body))
+            return await page(PageRequest(scope["method"], parts_of(raw_path), query_of(query), grant, body))
         if self.closed and name in ("admin", "commands"):
             raise Refused(problem("not-exposed", _ADMIN_CLOSED, status=403))
         if self._worker is None or name in OWN:
@@ -294,7 +295,7 @@ class HttpDoor:
         return await worker.answer(request, head.client_key, head.traceparent, _gone(receive))
 
     async def _body(self, size: int | None, receive: Receive) -> bytes:
-        self.fitting(size or 0)
+        self.check_size(size or 0)
         chunks: list[bytes] = []
         read = 0
         while True:
@@ -303,7 +304,7 @@ class HttpDoor:
                 raise asyncio.CancelledError
             chunks.append(message.get("body", b""))
             read += len(chunks[-1])
-            self.fitting(read)
+            self.check_size(read)
             if not message.get("more_body"):
                 return b"".join(chunks)
 

@@ -38,7 +38,7 @@ class Varying(NamedTuple):
     at: int
 
 
-class Repeated(NamedTuple):
+class CachedHead(NamedTuple):
     """What follows the first line of a request, up to its body, and what it says."""
 
     varying: tuple[Varying, ...]
@@ -85,7 +85,7 @@ class Repeated(NamedTuple):
         return tuple.__new__(Head, (tuple(pairs), client_key, traceparent, size, principal)), at
 
 
-def repeated(data: bytes, head: Head) -> Repeated | None:
+def cached_head_of(data: bytes, head: Head) -> CachedHead | None:
     """What to expect again, from a read that the parser took for one request with this head; None: nothing."""
     line = FIRST_LINE.match(data)
     if line is None or head.size is None:
@@ -103,7 +103,7 @@ def repeated(data: bytes, head: Head) -> Repeated | None:
             return None
         varying.append(Varying(lines[at : field.start(2)], name, names.index(name)))
         at = field.end()
-    return Repeated(tuple(varying), lines[at:], head.size, head)
+    return CachedHead(tuple(varying), lines[at:], head.size, head)
 
 
 def alike(headers: RawHeaders, before: RawHeaders | None) -> bool:

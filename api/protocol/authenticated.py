@@ -20,8 +20,8 @@ from perdure.api.access.guard import Access, bearer_of, need_of_object, need_of_
 from perdure.api.door.http import problem_at_door
 from perdure.api.http1.heads import Head, RawHeaders
 from perdure.api.pages import Refused, for_object
-from perdure.api.protocol.fast_path import DirectProtocol
-from perdure.api.protocol.http import OneWriteProtocol
+from perdure.api.protocol.fast_path import FastPathProtocol
+from perdure.api.protocol.http import HttpProtocol
 from perdure.api.protocol.websocket import SocketProtocol
 from perdure.schemas.access import NOBODY, Grant
 from perdure.schemas.errors import PerdureError, Unauthenticated
@@ -30,7 +30,7 @@ LOOK_AGAIN_S = 3600.0
 ASKED_S = 1.0
 
 
-class GuardedProtocol(DirectProtocol):
+class AuthenticatedProtocol(FastPathProtocol):
     """Requests for objects, of those who may. `to` takes `access`, too."""
 
     recognizes = False  # each request is looked at
@@ -48,7 +48,7 @@ class GuardedProtocol(DirectProtocol):
         if self._grant is None or headers != self._granted or not access.current(self._grant):
             self._grant = None
             if access.pending(bearer_of(headers)) is not None and not self.parser.head.switches:
-                OneWriteProtocol._head_read(self)
+                HttpProtocol._head_read(self)
                 return
         super()._head_read()
 
@@ -77,7 +77,7 @@ class GuardedProtocol(DirectProtocol):
         super().on_message_complete()
 
 
-class GuardedSocketProtocol(SocketProtocol):
+class AuthenticatedSocketProtocol(SocketProtocol):
     """WebSockets, of those who may. `to` takes `access`, too."""
 
     access: ClassVar[Access]

@@ -20,7 +20,6 @@ from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from perdure.api.door.async_commands import prefers_async
 from perdure.api.door.http import (
@@ -30,13 +29,14 @@ from perdure.api.door.http import (
     problem_at_door,
     sendable,
 )
-from perdure.api.gateway import Answer
-from perdure.api.http1.head_cache import FIRST_LINE, METHODS, Repeated, alike, repeated
+from perdure.api.http1.head_cache import FIRST_LINE, METHODS, CachedHead, alike, cached_head_of
 from perdure.api.http1.heads import Head, RawHeaders, read_head
+from perdure.api.http1.status_lines import STATUS_LINES
 from perdure.api.pages import Refused
 from perdure.api.problems import Problem, problem
-from perdure.api.protocol.http import Nobody, OneWriteProtocol
+from perdure.api.protocol.http import HttpProtocol, NullEvent
 from perdure.api.protocol.websocket import SocketProtocol
+from perdure.api.replies import PlacedReply
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
@@ -48,26 +48,26 @@ _READS = frozenset(("GET", "HEAD"))
 _NO_HEAD = Head((), None, "", 0)
 
 
-class Exchange(msgspec.Struct, eq=False):
-    """One request and its response; an `Asker`, and for uvicorn the cycle of its connection.
+class HttpExchange(msgspec.Struct, eq=False):
+    """One request and its response; a `ReplyListener`, and for uvicorn the cycle of its connection.
 
     A Struct, like all that is made for each request: it costs a third of a class with an `__init__`.
     """
 
-    protocol: DirectProtocol
+    protocol: FastPathProtocol
     method: str
     keep_alive: bool
     head: Head = _NO_HEAD
     body: bytes | bytearray = b""
     disconnected: bool = False
     response_complete: bool = False
-    message_event: ClassVar[Nobody] = Nobody()
+    message_event: ClassVar[NullEvent] = NullEvent()
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: PlacedReply) -> None:
         reply = answer.reply
         start = _start(reply.status, reply.headers) if reply.error is None else None
         if start is None:
-            self.respond(self.protocol.door.told(answer))
+            self.respond(self.protocol.door.response_to(answer))
             return
         start = b"%bperdure-command: %d:%d\r\n" % (start, answer.partition, answer.offset)
         self._send(reply.status, start, reply.body)
@@ -86,7 +86,7 @@ class Exchange(msgspec.Struct, eq=False):
         """Send a response made of status, headers and body."""
         status, headers, body = told
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self._send(status, STATUS_LINE[status] + lines, body)
+        self._send(status, STATUS_LINES[status] + lines, body)
 
     def _send(self, status: int, start: bytes, body: bytes) -> None:
         if self.response_complete:
@@ -118,14 +118,14 @@ def _start(status: int, headers: Pairs) -> bytes | None:
     """Status line and headers of a response, None if they cannot be sent; a class has few different ones."""
     if not sendable(headers) or status == SWITCHING:
         return None
-    return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in encoded(headers)])
+    return STATUS_LINES[status] + b"".join([b"%b: %b\r\n" % header for header in encoded(headers)])
 
 
 class _Cycle(Protocol):
     response_complete: bool
 
 
-class DirectProtocol(OneWriteProtocol):
+class FastPathProtocol(HttpProtocol):
     """Make a subclass with the door and the bounds of the server at hand (see `to`)."""
 
     door: ClassVar[HttpDoor]
@@ -133,20 +133,20 @@ class DirectProtocol(OneWriteProtocol):
     paths: ClassVar[tuple[bytes, ...]] = _PATHS
     websocket: ClassVar[type[SocketProtocol]]
     recognizes: ClassVar[bool] = True  # requests by their bytes
-    _exchange: Exchange | None = None  # the one whose request is being read
+    _exchange: HttpExchange | None = None  # the one whose request is being read
     _spoke = False  # it has answered since its timer looked last
     _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
     _last_head = _NO_HEAD
     _plain = False  # a request with these headers is no page's that may be refused
     _headers_again = False  # the headers are those of the request before, and allowed
-    _repeated: Repeated | None = None  # what is known without the parser, see api/http1/head_cache.py
+    _repeated: CachedHead | None = None  # what is known without the parser, see api/http1/head_cache.py
 
     @classmethod
-    def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[DirectProtocol]:
+    def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[FastPathProtocol]:
         # behind a Worker that is alone in front they are refused: that is not worth a quick way
         paths = () if door.closed else _PATHS
         given = {"door": door, "answered": door.answered, "paths": paths, "websocket": websocket, **more}
-        return type("DirectProtocol", (cls,), given)
+        return type("FastPathProtocol", (cls,), given)
 
     def data_received(self, data: bytes) -> None:
         known, fresh = self._repeated, self.parser.idle
@@ -159,14 +159,14 @@ class DirectProtocol(OneWriteProtocol):
             line = FIRST_LINE.match(data)
             if line is not None and (found := known.read(data, line.end())) is not None:
                 head, body = found
-                exchange = Exchange(self, METHODS[line[1]], True, head)
+                exchange = HttpExchange(self, METHODS[line[1]], True, head)
                 self.cycle = exchange  # type: ignore[assignment]  # as in `_head_read`
                 self._ask(exchange, line[2], body)
                 return
         super().data_received(data)
         if self._headers_again and fresh and self.parser.idle:
             self._headers_again = False
-            self._repeated = repeated(data, self._last_head)
+            self._repeated = cached_head_of(data, self._last_head)
 
     # What the parser calls
 
@@ -190,7 +190,7 @@ class DirectProtocol(OneWriteProtocol):
             super()._head_read()
             return
         keep_alive = head.keep_alive and not self._leaving
-        exchange = Exchange(self, head.method.decode("ascii"), keep_alive)
+        exchange = HttpExchange(self, head.method.decode("ascii"), keep_alive)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
             # clients repeat themselves
@@ -203,7 +203,7 @@ class DirectProtocol(OneWriteProtocol):
                     self.door.origins.check(exchange.method, path, self.headers)
             exchange.head = known = self._read_head()
             if known.size:
-                self.door.fitting(known.size)
+                self.door.check_size(known.size)
             self._headers_again = again and self._plain and self.recognizes and exchange.keep_alive
         except (Refused, PerdureError) as error:
             exchange.respond(problem_at_door(error))
@@ -226,7 +226,7 @@ class DirectProtocol(OneWriteProtocol):
                 exchange.body = body
             if len(exchange.body) > self.door.body_bytes:
                 try:
-                    self.door.fitting(len(exchange.body))
+                    self.door.check_size(len(exchange.body))
                 except PerdureError as error:
                     exchange.respond(problem_at_door(error))
 
@@ -238,7 +238,7 @@ class DirectProtocol(OneWriteProtocol):
             body = exchange.body
             self._ask(exchange, self.url, body if type(body) is bytes else bytes(body))
 
-    def _ask(self, exchange: Exchange, url: bytes, body: bytes) -> None:
+    def _ask(self, exchange: HttpExchange, url: bytes, body: bytes) -> None:
         raw_path, _, query = url.partition(b"?")
         try:
             self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)

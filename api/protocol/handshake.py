@@ -22,7 +22,6 @@ import re
 from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Frames
 
@@ -31,12 +30,13 @@ from perdure.api.door.http import (
     not_exposed,
     problem_at_door,
 )
-from perdure.api.gateway import Answer
 from perdure.api.http1.heads import Head, RawHeaders, RequestHead, read_head, whole_request
+from perdure.api.http1.status_lines import STATUS_LINES
 from perdure.api.pages import Refused, not_allowed
 from perdure.api.problems import Problem, problem
-from perdure.api.sockets.registry import Sockets
-from perdure.api.sockets.relay import Passing
+from perdure.api.replies import PlacedReply
+from perdure.api.sockets.registry import SocketRegistry
+from perdure.api.sockets.relay import SocketRelay
 from perdure.api.worker.worker import Worker
 from perdure.objects.sockets import UPGRADE_REQUIRED
 from perdure.schemas.errors import OutcomeUnknown, PerdureError
@@ -58,13 +58,13 @@ class Handshake(asyncio.Protocol):
     """What comes before a socket is open. `api/protocol/websocket.py` has the rest of the connection."""
 
     door: ClassVar[HttpDoor]
-    sockets: ClassVar[Sockets]
+    sockets: ClassVar[SocketRegistry]
     position: int
     auto: tuple[str, bytes] | None
     _transport: asyncio.Transport
 
     @classmethod
-    def to(cls, door: HttpDoor, sockets: Sockets, **more: Any) -> type[Self]:
+    def to(cls, door: HttpDoor, sockets: SocketRegistry, **more: Any) -> type[Self]:
         return type(cls.__name__, (cls,), {"door": door, "sockets": sockets, **more})
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Handshake(asyncio.Protocol):
 
     # What the object answers
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: PlacedReply) -> None:
         self._asked = False
         reply = answer.reply
         accepted = reply.error is None and reply.status == 101
@@ -138,7 +138,7 @@ class Handshake(asyncio.Protocol):
             self._switch((*reply.headers, ("perdure-command", f"{answer.partition}:{answer.offset}")))
             self._opened()
         else:
-            self._respond(self.door.told(answer))
+            self._respond(self.door.response_to(answer))
 
     def failed(self, error: BaseException) -> None:
         self._asked = False
@@ -159,7 +159,7 @@ class Handshake(asyncio.Protocol):
         self._asking = self._loop.create_task(self._by_worker(worker, request, head.traceparent))
 
     async def _by_worker(self, worker: Worker, request: Any, traceparent: str) -> None:
-        passing = Passing(self.sockets)
+        passing = SocketRelay(self.sockets)
         try:
             status, headers, body = await worker.answer(
                 request, None, traceparent, asyncio.shield(self._lost), passing
@@ -202,7 +202,7 @@ class Handshake(asyncio.Protocol):
         self.door.count(status)
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         end = b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        self._transport.write(STATUS_LINE[status] + lines + end)
+        self._transport.write(STATUS_LINES[status] + lines + end)
         self._transport.close()
 
     # What api/protocol/websocket.py does
@@ -222,7 +222,7 @@ class Handshake(asyncio.Protocol):
     @abstractmethod
     def _flush_and_close(self) -> None: ...
 
-    # As a `Connection`
+    # As a `SocketConnection`
 
     @abstractmethod
     def write(self, data: bytes) -> None: ...

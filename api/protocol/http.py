@@ -24,10 +24,11 @@ import asyncio
 import socket
 from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from perdure.api.http1.heads import Invalid
 from perdure.api.http1.parser import RequestParser
+from perdure.api.http1.status_lines import STATUS_LINES
 from perdure.api.protocol.transport import Flow, JoiningTransport
 
 HEAD_TIMEOUT_S = 10.0
@@ -42,18 +43,18 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_LOOK_S = 0.05  # at what an idle connection has sent, when the server ends
 
 
-class Nobody:
+class NullEvent:
     """What uvicorn wakes when a connection ends, of a cycle that waits for nothing of it."""
 
     def set(self) -> None: ...
 
 
-class LastWord:
+class FinalRefusal:
     """A refusal that ends a connection: for uvicorn a cycle, which waits in the pipeline for its turn."""
 
-    message_event: ClassVar[Nobody] = Nobody()
+    message_event: ClassVar[NullEvent] = NullEvent()
 
-    def __init__(self, protocol: OneWriteProtocol, status: int, text: str) -> None:
+    def __init__(self, protocol: HttpProtocol, status: int, text: str) -> None:
         self._protocol = protocol
         self._status = status
         self._text = text
@@ -66,7 +67,7 @@ class LastWord:
         self._protocol.end_with(self._status, self._text)
 
 
-class OneWriteProtocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """Make a subclass with the bounds of the server at hand (see `bounded_by`)."""
 
     head_max_bytes: ClassVar[int] = 64 * 1024
@@ -88,7 +89,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         self.parser = RequestParser(self, self.head_max_bytes)
 
     @classmethod
-    def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[OneWriteProtocol]:
+    def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[HttpProtocol]:
         bounds = {"head_max_bytes": head_max_bytes, "connections_max": connections_max, "unsent": []}
         return type(cls.__name__, (cls,), bounds)
 
@@ -288,7 +289,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         elif self._idle:
             self.end_with(status, text)
             return
-        last: Any = LastWord(self, status, text)
+        last: Any = FinalRefusal(self, status, text)
         self.cycle = last
         self.pipeline.appendleft((last, self.app))
         self.flow.pause_reading()
@@ -320,7 +321,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     def _say(self, status: int, text: str) -> None:
         body = text.encode()
         self.transport.write(
-            STATUS_LINE[status]
+            STATUS_LINES[status]
             + b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
             + b"content-length: %d\r\n\r\n" % len(body)
             + body

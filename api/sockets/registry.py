@@ -57,7 +57,7 @@ _logger = structlog.get_logger("perdure")
 _decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
 
-class Connection(Protocol):
+class SocketConnection(Protocol):
     """One open WebSocket, as the gateway's sockets know it (api/protocol/websocket.py has it)."""
 
     key: str
@@ -87,7 +87,7 @@ class Connection(Protocol):
         """Ask whether somebody is there; close it if nothing was heard since the last time."""
 
 
-class Sockets:
+class SocketRegistry:
     """All of one gateway. `node` names this start of the process, and with it every socket.
 
     What sockets read is parsed by way of `run_queue`, which they share with the turns (one of their own by default).
@@ -103,7 +103,7 @@ class Sockets:
         self._place = partition_of(f"gateway/{node}", log.partitions)  # where the gateway reads
         self._names = (f"{node}-{n}" for n in count(1))
         self._is(node)
-        self._open: dict[int, Connection] = {}
+        self._open: dict[int, SocketConnection] = {}
         self._numbers = count()
         self._reply_to = SOCKETS if log.exclusive else NOBODY
         self._loop = asyncio.get_running_loop()
@@ -123,7 +123,7 @@ class Sockets:
         number = next(self._numbers)
         return number, socket_id(self._node, number)
 
-    def opened(self, number: int, id_: str, connection: Connection) -> None:
+    def opened(self, number: int, id_: str, connection: SocketConnection) -> None:
         """Frames for socket `id_` of this number go to that connection, if it is not of a gateway that has ended."""
         self._open[number] = connection
         if not id_.startswith(f"{self._node}."):
@@ -143,8 +143,8 @@ class Sockets:
             self._deliver(parse_frame(out.value, out.headers), offset, n)
         return True
 
-    def came(self, record: LogRecord) -> bool:
-        """See `FrameTaker`. What is for others, or is no frame, is nothing to us: anybody may write there."""
+    def receive(self, record: LogRecord) -> bool:
+        """See `FrameReceiver`. What is for others, or is no frame, is nothing to us: anybody may write there."""
         kind = record.headers[0] if record.headers else None
         if kind not in _KINDS:
             return False
@@ -176,7 +176,7 @@ class Sockets:
                 connection.position = position
                 act(connection)
 
-    def _act(self, frame: Frame) -> Callable[[Connection], None]:
+    def _act(self, frame: Frame) -> Callable[[SocketConnection], None]:
         """What this frame means for each of its sockets, made once for all."""
         if frame.type == CLOSE:
             code, reason = frame.code, frame.data.decode("utf-8", "replace")
@@ -194,7 +194,7 @@ class Sockets:
 
     def event(
         self,
-        connection: Connection | None,
+        connection: SocketConnection | None,
         key: str,
         id_: str,
         number: int,
@@ -231,7 +231,7 @@ class Sockets:
         self.event(None, key, id_, number, CLOSED, body, *facts)
 
     def ended(self, reply_to: str, id_: str) -> bool:
-        """See `FrameTaker`."""
+        """See `FrameReceiver`."""
         if reply_to != SOCKETS:
             return False
         node, _, rest = id_.rpartition("/")[0].rpartition(".")

@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from perdure.api.gateway import Answer
-from perdure.api.sockets.registry import Connection, Sockets
+from perdure.api.replies import PlacedReply
+from perdure.api.sockets.registry import SocketConnection, SocketRegistry
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.errors import ObjectError, OutcomeUnknown
 from perdure.schemas.sockets import ABNORMAL, CLOSED
@@ -24,29 +24,29 @@ from perdure.schemas.sockets import ABNORMAL, CLOSED
 HELD_BYTES = 1 << 20  # of frames, before the client has the socket
 
 
-class Passing:
+class SocketRelay:
     """Of one request: which object was asked for its WebSocket, and what came of it."""
 
-    def __init__(self, sockets: Sockets) -> None:
+    def __init__(self, sockets: SocketRegistry) -> None:
         self._sockets = sockets
-        self._asked: Accepting | None = None
+        self._asked: RelayedSocket | None = None
 
     @property
-    def accepted(self) -> Accepting | None:
+    def accepted(self) -> RelayedSocket | None:
         """The socket, if an object has accepted it."""
         return self._asked if self._asked is not None and self._asked.accepted else None
 
-    def ask(self, key: str) -> Accepting:
+    def ask(self, key: str) -> RelayedSocket:
         """Who waits for the answer of object `key`. Raises `ObjectError` if another has the socket or is asked."""
         if self._asked is not None and not self._asked.refused:
             raise ObjectError(
                 f"{key} cannot have this request's WebSocket: {self._asked.key} was asked before; "
                 "one request is one socket"
             )
-        self._asked = Accepting(self._sockets, key)
+        self._asked = RelayedSocket(self._sockets, key)
         return self._asked
 
-    def take(self) -> Accepting | None:
+    def take(self) -> RelayedSocket | None:
         """The accepted socket, for the client, which is to be given it."""
         accepted = self.accepted
         if accepted is not None:
@@ -59,28 +59,28 @@ class Passing:
             self._asked.drop("the Worker did not pass it on")
 
 
-class Accepting:
+class RelayedSocket:
     """What one object was asked for: an asker first, then, if it accepts, a connection that holds its frames."""
 
-    def __init__(self, sockets: Sockets, key: str) -> None:
+    def __init__(self, sockets: SocketRegistry, key: str) -> None:
         self.key = key
         self.principal = ""
         self.position = -1
         self.auto: tuple[str, bytes] | None = None
         self.number, self.id = sockets.new_id()
         self.socket = f"{self.id} {sockets.address}"
-        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[PlacedReply] = asyncio.get_running_loop().create_future()
         self.accepted = False
         self.refused = False
         self._sockets = sockets
         self._dropped = ""
         self._closed = False  # by its object
-        self._held: list[Callable[[Connection], None]] = []
+        self._held: list[Callable[[SocketConnection], None]] = []
         self._bytes = 0
 
-    # As an `Asker`
+    # As a `ReplyListener`
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: PlacedReply) -> None:
         self.accepted = answer.reply.error is None and answer.reply.status == SWITCHING
         self.refused = not self.accepted
         if self.accepted:
@@ -97,7 +97,7 @@ class Accepting:
         if not self.future.done():
             self.future.set_exception(error)
 
-    # As a `Connection`
+    # As a `SocketConnection`
 
     def write(self, data: bytes) -> None:
         self._bytes += len(data)
@@ -125,7 +125,7 @@ class Accepting:
 
     # Its end
 
-    def give(self, connection: Connection) -> None:
+    def give(self, connection: SocketConnection) -> None:
         """The client has it, by `connection`, which is to have been opened under its number just now."""
         connection.position, connection.auto = self.position, self.auto
         for act in self._held:

@@ -35,8 +35,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from perdure.api.gateway import Answer, Asker
 from perdure.api.problems import STATUS, UNAVAILABLE_STATUS, Problem, problem_of_reply
+from perdure.api.replies import PlacedReply, ReplyListener
 from perdure.objects.turn import Outcome
 from perdure.schemas.commands import ALARM, CALL, FETCH, Command
 from perdure.schemas.errors import PerdureError
@@ -71,7 +71,9 @@ class Spans:
 
     # At the doors
 
-    def asked(self, asker: Asker, key: str, kind: str, method: str, traceparent: str) -> tuple[Asker, str]:
+    def trace_request(
+        self, asker: ReplyListener, key: str, kind: str, method: str, traceparent: str
+    ) -> tuple[ReplyListener, str]:
         """A door's command is about to be appended: who is to be told in place of `asker`, and its `traceparent`."""
         namespace = namespace_of(key)
         attributes: dict[str, str | int] = {"perdure.namespace": namespace}
@@ -148,11 +150,11 @@ class _Told:
 
     __slots__ = ("_asker", "_span")
 
-    def __init__(self, asker: Asker, span: Span) -> None:
+    def __init__(self, asker: ReplyListener, span: Span) -> None:
         self._asker = asker
         self._span = span
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: PlacedReply) -> None:
         reply, span = answer.reply, self._span
         span.set_attribute("perdure.command", f"{answer.partition}:{answer.offset}")
         if reply.error is None:

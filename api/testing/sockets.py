@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.api.gateway import Answer
-from perdure.api.sockets.registry import Sockets
+from perdure.api.replies import PlacedReply
+from perdure.api.sockets.registry import SocketRegistry
 from perdure.schemas.replies import Reply
 from perdure.schemas.sockets import ABNORMAL, BINARY, CLOSED, MESSAGE, TEXT
 
@@ -57,7 +57,7 @@ class Socket:
 class End:
     """What the gateway knows of it: an asker while it opens, then a connection."""
 
-    def __init__(self, sockets: Sockets, key: str) -> None:
+    def __init__(self, sockets: SocketRegistry, key: str) -> None:
         self.key = key
         self.principal = ""
         self.position = -1
@@ -74,9 +74,9 @@ class End:
         """What makes a request for this socket of a fetch."""
         return f"{self._id} {self._sockets.address}"
 
-    # As an `Asker`
+    # As a `ReplyListener`
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: PlacedReply) -> None:
         if answer.reply.status == 101:  # before the frames that its object sent with the answer
             self._sockets.opened(self._number, self._id, self)
         self.reply.set_result(answer.reply)
@@ -85,7 +85,7 @@ class End:
         if not self.reply.done():
             self.reply.set_exception(error)
 
-    # As a `Connection`
+    # As a `SocketConnection`
 
     def write(self, data: bytes) -> None:
         short = data[1] & 127

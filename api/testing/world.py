@@ -39,9 +39,10 @@ from random import Random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from perdure.api.gateway import Gateway, Waiting
+from perdure.api.gateway import Gateway
 from perdure.api.node import bounds_of
-from perdure.api.sockets.registry import Sockets
+from perdure.api.replies import ReplyFuture
+from perdure.api.sockets.registry import SocketRegistry
 from perdure.api.testing.sockets import End, Socket, SocketClosed
 from perdure.api.testing.stubs import Namespace, Stub
 from perdure.objects.durable import DurableObject, Env
@@ -261,7 +262,7 @@ class World:
 
         Raises the error that the reply carries.
         """
-        waiting = Waiting()
+        waiting = ReplyFuture()
         key, kind, method, path = asked.key, asked.kind, asked.method, asked.path
         self._gateway.submit(waiting, key, kind, method, path, asked.headers, asked.body, client_key)
         return answered((await waiting.future).reply)
@@ -275,7 +276,7 @@ class World:
         self._gateway = gateway = Gateway(
             log, node=f"w{next(self._uuids)}", deadline_s=config.deadline_s, clock_ms=self._clock_ms
         )
-        self._sockets = Sockets(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
+        self._sockets = SocketRegistry(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
         ports = Ports(
             log,
             registry,

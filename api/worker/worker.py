@@ -25,9 +25,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from perdure.api.gateway import Gateway, Waiting
+from perdure.api.gateway import Gateway
 from perdure.api.problems import STATUS, Problem, problem, problem_of, problem_of_reply
-from perdure.api.sockets.relay import Accepting, Passing
+from perdure.api.replies import ReplyFuture
+from perdure.api.sockets.relay import RelayedSocket, SocketRelay
 from perdure.objects.durable import Env
 from perdure.objects.http import Request
 from perdure.objects.outgoing import Outside, outside
@@ -80,7 +81,7 @@ class WorkerCaller:
         traceparent: str,
         deadline_s: float,
         headers: Pairs = (),
-        passing: Passing | None = None,
+        passing: SocketRelay | None = None,
         asked_for: str = "",
     ) -> None:
         self._named = f"{client_key}:{asked_for}"
@@ -122,7 +123,7 @@ class WorkerCaller:
         return max(int((self._due_s - self._loop.time()) * 1000), 0)
 
     async def _ask(self, asked: _Asked, hint: str) -> Reply:
-        waiting = Waiting()
+        waiting = ReplyFuture()
         self._gateway.submit(waiting, *asked, self._left_ms(), hint=hint)
         return (await waiting.future).reply
 
@@ -135,7 +136,7 @@ class WorkerCaller:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_S[1])
 
-    async def _pass_on(self, accepting: Accepting, asked: _Asked, left_ms: int, hint: str) -> Reply:
+    async def _pass_on(self, accepting: RelayedSocket, asked: _Asked, left_ms: int, hint: str) -> Reply:
         key, kind, method, path, headers, body, _, traceparent = asked
         headers += (("upgrade", "websocket"),)
         asked = key, kind, method, path, headers, body, None, traceparent
@@ -213,7 +214,7 @@ def _hash_of(request: Request) -> str:
     return blake2b(asked, digest_size=16).hexdigest()
 
 
-class Tracing(Protocol):
+class WorkerTracing(Protocol):
     """Whoever traces the Worker's requests (see api/telemetry/spans.py)."""
 
     async def worker(
@@ -234,7 +235,7 @@ class Worker:
         outgoing: Outside,
         new_uuid: Callable[[], str],
         deadline_s: float,
-        tracing: Tracing | None = None,
+        tracing: WorkerTracing | None = None,
     ) -> None:
         self._tracing = tracing
         self._function = function
@@ -251,7 +252,7 @@ class Worker:
         client_key: str | None,
         traceparent: str,
         gone: Awaitable[None],
-        passing: Passing | None = None,
+        passing: SocketRelay | None = None,
     ) -> Problem:
         """(status, headers, body) of the Worker's response; `gone` ends when nobody waits for it any more.
 
@@ -272,7 +273,7 @@ class Worker:
         client_key: str | None,
         traceparent: str,
         gone: Awaitable[None],
-        passing: Passing | None,
+        passing: SocketRelay | None,
     ) -> Problem:
         caller = WorkerCaller(
             self._gateway,

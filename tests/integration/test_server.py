@@ -18,7 +18,7 @@ from perdure.api.protocol.http import PROBES, SPARE_CONNECTIONS
 PROGRAM = """
 import asyncio, os, sys
 from perdure.api import server
-from perdure.api.protocol.http import OneWriteProtocol
+from perdure.api.protocol.http import HttpProtocol
 from perdure.schemas.config import Config
 from perdure.schemas.errors import StorageFailed
 
@@ -38,7 +38,7 @@ class Node:
                     print("closing", flush=True)
                     await self.release.wait()
                     print("closed", flush=True)
-        self.asgi, self.http = self.answer, OneWriteProtocol
+        self.asgi, self.http = self.answer, HttpProtocol
 
     async def __aexit__(self, *_):
         print("closed", flush=True)

@@ -13,7 +13,7 @@ from unittest.mock import ANY
 
 from msgspec.structs import replace
 
-from perdure.api.sockets.registry import Sockets
+from perdure.api.sockets.registry import SocketRegistry
 from perdure.objects import expiry_sweep
 from perdure.objects import state as state_module
 from perdure.objects.rpc import Method
@@ -373,7 +373,7 @@ def frame_taken_twice() -> Any:
     """A gateway sends on whatever arrives."""
 
     def deliver(true: Callable[..., None]) -> Callable[..., None]:
-        def trusting(self: Sockets, frame: Any, offset: int, n: int) -> None:
+        def trusting(self: SocketRegistry, frame: Any, offset: int, n: int) -> None:
             for number in frame.sockets:
                 if number in self._open:
                     self._open[number].position = -1
@@ -381,7 +381,7 @@ def frame_taken_twice() -> Any:
 
         return trusting
 
-    return _instead(Sockets, "_deliver", deliver)
+    return _instead(SocketRegistry, "_deliver", deliver)
 
 
 def frame_named_by_its_reign() -> Any:

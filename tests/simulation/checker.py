@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from perdure.api.gateway import Answer
+from perdure.api.replies import PlacedReply
 from perdure.schemas.alarms import TTL
 from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
 from perdure.schemas.errors import FailedInside, MalformedCommand, UnknownNamespace
@@ -55,7 +55,7 @@ class Told:
     asked_s: float
     other: str = ""
     waiting: Any = None
-    answer: Answer | None = None
+    answer: PlacedReply | None = None
     answered_s: float = 0.0
     nothing_changed: bool = False
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from perdure.api.gateway import Answer, Waiting
-from perdure.api.sockets.registry import Sockets
+from perdure.api.replies import PlacedReply, ReplyFuture
+from perdure.api.sockets.registry import SocketRegistry
 from perdure.schemas.errors import OutcomeUnknown
 from perdure.schemas.keys import partition_of
 from perdure.schemas.sockets import CLOSED, MESSAGE, TEXT
@@ -20,7 +20,7 @@ _HEAD_BYTES = 2  # of a frame as a server sends it, under 126 bytes of data
 class Wire:
     """One connection, as api/protocol/websocket.py makes one; `got` is what was sent: (position, text or close)."""
 
-    def __init__(self, node: Node, sockets: Sockets, key: str) -> None:
+    def __init__(self, node: Node, sockets: SocketRegistry, key: str) -> None:
         self.node = node
         self.sockets = sockets
         self.key = key
@@ -69,7 +69,7 @@ class Wire:
         self.sockets.closed(self.number)
         self.ended()
 
-    # See `perdure.api.sockets.registry.Connection`
+    # See `perdure.api.sockets.registry.SocketConnection`
 
     def write(self, data: bytes) -> None:
         self._sent(data[_HEAD_BYTES:].decode())
@@ -100,7 +100,7 @@ class Wire:
         """Nobody asks here."""
 
 
-class Joining(Waiting):
+class Joining(ReplyFuture):
     """Who waits for a socket to be accepted: frames may follow the answer at once."""
 
     __slots__ = ("wire",)
@@ -109,7 +109,7 @@ class Joining(Waiting):
         super().__init__()
         self.wire = wire
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: PlacedReply) -> None:
         wire = self.wire
         if wire.node.alive and answer.reply.status == 101:
             wire.joined = True

@@ -16,8 +16,9 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from perdure.api.gateway import Answer, Gateway, Waiting
-from perdure.api.sockets.registry import Sockets
+from perdure.api.gateway import Gateway
+from perdure.api.replies import PlacedReply, ReplyFuture
+from perdure.api.sockets.registry import SocketRegistry
 from perdure.objects.durable import Binding, Env
 from perdure.objects.registry import Kind, Registry
 from perdure.schemas.commands import CALL, FETCH, NOBODY, Command, call_body, command_record, sealed_record
@@ -193,7 +194,7 @@ class Node:
         self.owners: list[Owner] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.door: Door | None = None
-        self.sockets: Sockets | None = None
+        self.sockets: SocketRegistry | None = None
         self.ready = False
         self.died: asyncio.Future[None] = run.loop.create_future()
         self.log: MemoryLog = self.context.run(MemoryLog, run.broker, name)
@@ -215,7 +216,7 @@ class Node:
         registry = self.registry = Registry(kinds, env)
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
-        self.sockets = Sockets(door, self.log, UNSEALED, node=self.name)
+        self.sockets = SocketRegistry(door, self.log, UNSEALED, node=self.name)
         await found(self.log, "sim", APP_UUID)
         ports = Ports(
             self.log,
@@ -660,11 +661,11 @@ class Run:
             self.counts[f"told {code}"] += 1
         return not told.nothing_changed
 
-    def _submit(self, node: Node, told: Told) -> Waiting:
+    def _submit(self, node: Node, told: Told) -> ReplyFuture:
         assert node.door is not None
         assert node.sockets is not None
         node.registry.kind(told.key.partition("/")[0])  # as doors do
-        waiting, socket = Waiting(), ""
+        waiting, socket = ReplyFuture(), ""
         if told.op == "connect":
             wire = Wire(node, node.sockets, told.key)
             self.wires.append(wire)
@@ -736,4 +737,4 @@ def _on_hit(name: str) -> None:
         node.step(name)
 
 
-__all__ = ["Answer", "Context", "PerdureError", "Run"]
+__all__ = ["Context", "PerdureError", "PlacedReply", "Run"]

@@ -19,8 +19,9 @@ from perdure.api.access.guard import Access, bearer_of, need_of_object, need_of_
 from perdure.api.access.jwks import FRESH_S, MIN_INTERVAL_S, STALE_S, Keyring, keys_in
 from perdure.api.access.quotas import Quotas
 from perdure.api.access.tickets import TICKET_S, Tickets
-from perdure.api.gateway import Gateway, Waiting
+from perdure.api.gateway import Gateway
 from perdure.api.problems import problem_of
+from perdure.api.replies import ReplyFuture
 from perdure.objects.durable import DurableObject
 from perdure.schemas.access import (
     KNOWN,
@@ -571,7 +572,7 @@ def test_on_a_shared_log_a_forged_principal_is_a_dead_letter_and_a_doors_own_cou
         reign.log.append(Topic.COMMANDS, 0, Record(b"Thing/a", BODY, headers))
         gateway = Gateway(reign.log, node="n", deadline_s=5, clock_ms=reign.clock_ms, seal=UNSEALED)
         await gateway.start([reign.owner])
-        waiting = Waiting()
+        waiting = ReplyFuture()
         gateway.submit(waiting, "Thing/a", CALL, "add", body=BODY, client_key="k", principal="alice")
         answer = await waiting.future
         assert answer.reply.body == b'{"result":1}'

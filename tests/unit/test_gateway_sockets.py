@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tests.unit.reign import Reign, story
 
-from perdure.api.gateway import Gateway, Waiting
-from perdure.api.sockets.registry import BEAT_S, SOCKETS, Sockets
+from perdure.api.gateway import Gateway
+from perdure.api.replies import ReplyFuture
+from perdure.api.sockets.registry import BEAT_S, SOCKETS, SocketRegistry
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
 from perdure.objects.sockets import WebSocket
@@ -86,7 +87,7 @@ class Room(DurableObject):
 
 
 def gateway_story(
-    told: Callable[[Reign, Sockets], Awaitable[None]],
+    told: Callable[[Reign, SocketRegistry], Awaitable[None]],
     *,
     kind: type[DurableObject] = DurableObject,
     shared: bool = False,
@@ -95,7 +96,7 @@ def gateway_story(
     async def main(reign: Reign) -> None:
         gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms, seal=UNSEALED)
         await gateway.start([reign.owner])
-        sockets = Sockets(gateway, reign.log, UNSEALED, node="n")
+        sockets = SocketRegistry(gateway, reign.log, UNSEALED, node="n")
         await told(reign, sockets)
 
     story(kind, main, check=False, shared=shared, faults=faults)
@@ -104,11 +105,11 @@ def gateway_story(
 def test_what_the_log_does_not_take_is_answered_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record over the log's bound: `TooLarge`, once, and nobody is kept waiting for it; so for an act of administration."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         def append(*_: object) -> None:
             raise TooLarge("more than the log takes")
 
-        gateway, asked, acted = sockets.gateway, Waiting(), Waiting()
+        gateway, asked, acted = sockets.gateway, ReplyFuture(), ReplyFuture()
         with monkeypatch.context() as patch:
             patch.setattr(reign.log, "append", append)
             gateway.submit(asked, "Thing/a", FETCH, "POST", "/")
@@ -124,7 +125,7 @@ def test_what_the_log_does_not_take_is_answered_and_forgotten(monkeypatch: pytes
 def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:
     """Text, binary and close as they go over the wire; what lies at or below the last position is dropped."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         one, two = Wire(), Wire()
         sockets.opened(1, "n.1", one)
         sockets.opened(2, "n.2", two)
@@ -144,7 +145,7 @@ def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:
 def test_frames_reach_nobody_elses_sockets() -> None:
     """Neither those of another object, nor with the numbers of a gateway that has ended, nor closed ones."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         wire = Wire()
         sockets.opened(1, "n.1", wire)
         assert sockets.frames(frame_out(sockets.address, "Thing/b", TEXT, b"x", (1,)), 0, 1, 1)
@@ -159,14 +160,14 @@ def test_frames_reach_nobody_elses_sockets() -> None:
 def test_on_a_shared_log_frames_take_the_log() -> None:
     """They are not handed over; as records they come in order, and anything else there is ignored."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         wire = Wire()
         sockets.opened(1, "n.1", wire)
         out = frame_out(sockets.address, "Thing/a", TEXT, b"hi", (1,))
         assert not sockets.frames(out, 0, 7, 1)
         named = (*out.headers, ("message-id", b"0:7/1"))
         for headers in (named, named, out.headers, ()):
-            sockets.came(LogRecord(0, 0, out.key, out.value, headers))
+            sockets.receive(LogRecord(0, 0, out.key, out.value, headers))
         assert wire.sent == [b"\x81\x02hi"]
 
     gateway_story(told, shared=True)
@@ -175,7 +176,7 @@ def test_on_a_shared_log_frames_take_the_log() -> None:
 def test_an_event_is_a_sealed_command_and_its_end_is_heard() -> None:
     """Numbered, with the gateway that sent it; on an exclusive log its turn's end is told."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         wire = Wire()
         number, id_ = sockets.new_id()
         sockets.opened(number, id_, wire)
@@ -203,7 +204,7 @@ def test_what_is_not_known_to_be_durable_is_told() -> None:
 
     faults = Lost()
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         wire = Wire()
         faults.losing = 2
         sockets.event(wire, "Thing/a", "n.00000000", 1, MESSAGE, b"x", ("type", TEXT))
@@ -221,7 +222,7 @@ def test_what_is_not_known_to_be_durable_is_told() -> None:
 def test_a_gateway_with_sockets_says_that_it_lives() -> None:
     """Each few seconds while it has one, on a log that others share; one without sockets is silent."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         beating = asyncio.create_task(sockets.beat())
         await asyncio.sleep(BEAT_S * 3)
         assert await reign.records(Topic.REPLIES) == []
@@ -238,14 +239,14 @@ def test_a_gateway_with_sockets_says_that_it_lives() -> None:
 def test_one_that_was_taken_for_ended_goes_on_under_another_name() -> None:
     """Its sockets are closed, also one that was asked for before; frames for the old name reach none of the new ones."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
         one, two, late = Wire(), Wire(), Wire()
         (number, id_), (late_number, late_id) = sockets.new_id(), sockets.new_id()
         sockets.opened(number, id_, one)
         before = sockets.address
         key = before.partition("/")[2].encode()
         for ended in (b"gateway.other", key, key):  # the last one came twice: it means who is no more
-            sockets.came(LogRecord(0, 0, ended, b"", (ENDED_KIND,)))
+            sockets.receive(LogRecord(0, 0, ended, b"", (ENDED_KIND,)))
         assert one.sent == [("failed", 1012)]
         assert sockets.address != before
         sockets.opened(late_number, late_id, late)
@@ -255,7 +256,7 @@ def test_one_that_was_taken_for_ended_goes_on_under_another_name() -> None:
         for address in (before, sockets.address):
             out = frame_out(address, "Thing/a", TEXT, address.encode(), (number,))
             headers = (*out.headers, ("message-id", b"0:7/1"))
-            assert sockets.came(LogRecord(0, 0, out.key, out.value, headers))
+            assert sockets.receive(LogRecord(0, 0, out.key, out.value, headers))
         assert [each[2:].decode() for each in two.sent] == [sockets.address]
 
     gateway_story(told, shared=True)
@@ -264,8 +265,8 @@ def test_one_that_was_taken_for_ended_goes_on_under_another_name() -> None:
 def test_who_lives_and_was_not_heard_learns_of_it() -> None:
     """An owner takes it for ended: its object hears 1006 once, and the gateway closes the connection it still has."""
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
-        wire, waiting = Wire(), Waiting()
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+        wire, waiting = Wire(), ReplyFuture()
         number, id_ = sockets.new_id()
         address = sockets.address
         sockets.gateway.submit(waiting, "Thing/a", FETCH, "GET", "/", socket=f"{id_} {address}")
@@ -285,8 +286,8 @@ def test_no_socket_is_closed_before_its_gateway_is_told() -> None:
 
     faults = Lost()
 
-    async def told(reign: Reign, sockets: Sockets) -> None:
-        waiting = Waiting()
+    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+        waiting = ReplyFuture()
         _, id_ = sockets.new_id()
         sockets.gateway.submit(waiting, "Thing/a", FETCH, "GET", "/", socket=f"{id_} 0/gateway.old")
         await waiting.future

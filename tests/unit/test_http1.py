@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from perdure.api.http1.heads import Invalid
 from perdure.api.http1.parser import CHUNK_LINE_MAX, RequestParser
+from perdure.api.http1.status_lines import STATUS_LINES
 
 HEAD_BYTES = 300
 HOST = b"Host: x\r\n"
@@ -230,3 +231,20 @@ def test_what_comes_after_an_end_is_not_read() -> None:
             self.parser.end()
 
     assert Enough().feed(close * 2)[1:] == [Enough().feed(close)[1], False]
+
+
+def test_each_status_has_a_line_that_another_parser_reads() -> None:
+    """Those from 100 to 599, registered or not: one line that ends with CRLF, with the status and a reason or none."""
+    assert [*STATUS_LINES] == [*range(100, 600)]
+    for status, line in STATUS_LINES.items():
+        if status < 200:
+            assert line.startswith(b"HTTP/1.1 %d " % status)
+            continue
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
+        client.receive_data(line + b"\r\n")
+        response = client.next_event()
+        assert isinstance(response, h11.Response)
+        assert response.status_code == status
+    assert STATUS_LINES[404] == b"HTTP/1.1 404 Not Found\r\n"
+    assert STATUS_LINES[599] == b"HTTP/1.1 599 \r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.api.http1.head_cache import FIRST_LINE, Repeated, alike, repeated
+from perdure.api.http1.head_cache import FIRST_LINE, CachedHead, alike, cached_head_of
 from perdure.api.http1.heads import Head
 from perdure.schemas.commands import MAX_CLIENT_KEY_CHARS
 
@@ -16,7 +16,7 @@ def head(size: int | None) -> Head:
     return Head((("host", "x"),), None, "", size)
 
 
-def body_of(known: Repeated, data: bytes) -> bytes | None:
+def body_of(known: CachedHead, data: bytes) -> bytes | None:
     line = FIRST_LINE.match(data)
     found = None if line is None else known.read(data, line.end())
     return None if found is None else found[1]
@@ -31,7 +31,7 @@ def body_of(known: Repeated, data: bytes) -> bytes | None:
 )
 def test_a_whole_plain_request_is_known_again(data: bytes, size: int) -> None:
     """With another first line and another body of the same length, and as nothing else."""
-    known = repeated(data, head(size))
+    known = cached_head_of(data, head(size))
     assert known is not None
     other = b"PUT /objects/B/%C3%A4?x=/?&y HTTP/1.1" + known.lines
     assert body_of(known, other + b"x" * size) == b"x" * size
@@ -57,7 +57,7 @@ def test_a_whole_plain_request_is_known_again(data: bytes, size: int) -> None:
 )
 def test_what_is_not_whole_and_plain_is_not(data: bytes, size: int | None) -> None:
     """It stays the parser's."""
-    assert repeated(data, head(size)) is None
+    assert cached_head_of(data, head(size)) is None
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def keyed_head(key: str, trace: str = "00-1-1-01") -> Head:
     return Head(pairs, key, trace, 0)
 
 
-def read(known: Repeated, data: bytes) -> Head | None:
+def read(known: CachedHead, data: bytes) -> Head | None:
     found = known.read(data, len(b"POST /objects/A/b HTTP/1.1"))
     return None if found is None else found[0]
 
 
 def test_an_idempotency_key_and_a_trace_of_its_own_leave_a_request_known() -> None:
     """The head says them, as headers too; everything else is as before."""
-    known = repeated(keyed(b"k1"), keyed_head("k1"))
+    known = cached_head_of(keyed(b"k1"), keyed_head("k1"))
     assert known is not None
     assert read(known, keyed(b"k1")) == keyed_head("k1")
     assert read(known, keyed(b"another-key", b"00-2")) == keyed_head("another-key", "00-2")
@@ -124,7 +124,7 @@ def test_an_idempotency_key_and_a_trace_of_its_own_leave_a_request_known() -> No
 )
 def test_a_key_of_another_form_goes_to_the_parser(data: bytes) -> None:
     """And so does what differs elsewhere."""
-    known = repeated(keyed(b"k1"), keyed_head("k1"))
+    known = cached_head_of(keyed(b"k1"), keyed_head("k1"))
     assert known is not None
     assert read(known, data) is None
 
@@ -133,7 +133,7 @@ def test_two_keys_are_never_known() -> None:
     """Which of them counts is the parser's to say."""
     pairs = (("idempotency-key", "k"), ("idempotency-key", "l"))
     data = b"POST /objects/A/b HTTP/1.1\r\nidempotency-key: k\r\nidempotency-key: l\r\n\r\n"
-    assert repeated(data, Head(pairs, "l", "", 0)) is None
+    assert cached_head_of(data, Head(pairs, "l", "", 0)) is None
 
 
 def test_headers_are_alike_that_differ_in_what_varies() -> None:

@@ -1,0 +1,54 @@
+"""The answer to a command, as the gateway hands it to the part of this process that waits for it.
+
+A door passes a `ReplyListener` with each command that it submits; the gateway calls it once. Code that runs as a
+coroutine uses `ReplyFuture` and awaits it. The answer is a `PlacedReply`: the object's reply and the command's
+place on the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from perdure.schemas.replies import Reply
+
+
+class PlacedReply(msgspec.Struct, gc=False, frozen=True):
+    """A reply and the place of the command that it answers."""
+
+    reply: Reply
+    partition: int
+    offset: int
+
+
+class ReplyListener(Protocol):
+    """The receiver of a command's answer.
+
+    The gateway calls exactly one of the two methods, once, possibly before `submit` returns. Neither may raise. A
+    listener that is no longer interested ignores the call.
+    """
+
+    def answered(self, answer: PlacedReply) -> None:
+        """The command was answered."""
+
+    def failed(self, error: BaseException) -> None:
+        """There will be no answer: `OutcomeUnknown`, or `Unavailable` or `TooLarge` (certainly not run)."""
+
+
+class ReplyFuture:
+    """A `ReplyListener` for coroutines: `answer = await listener.future`."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[PlacedReply] = asyncio.get_running_loop().create_future()
+
+    def answered(self, answer: PlacedReply) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def failed(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
