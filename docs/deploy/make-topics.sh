@@ -14,7 +14,7 @@ access=(--bootstrap-server "$brokers")
 if [ -n "${KAFKA_COMMAND_CONFIG:-}" ]; then access+=(--command-config "$KAFKA_COMMAND_CONFIG"); fi
 
 settings=(
-  # Only perdure removes records, once nobody needs them. Any other value
+  # Only perdure removes records, once they are not needed. Any other value
   # loses commands or state.
   cleanup.policy=delete
   retention.ms=-1

@@ -20,9 +20,9 @@ def test_each_decision_is_listed_once_by_its_title() -> None:
     assert all(page.name.startswith(f"{n:03d}-") for n, page in enumerate(PAGES, 1))
 
 
-def test_each_decision_says_what_was_decided_and_why_or_what_lost() -> None:
+def test_each_decision_says_what_was_decided_and_why_or_what_was_rejected() -> None:
     """A page of its own has a decision, and a reason or an alternative."""
     for page in PAGES:
         text = page.read_text()
         assert "**Decision.** " in text, page.name
-        assert "**Why.** " in text or "**What lost.**" in text, page.name
+        assert "**Why.** " in text or "**Rejected alternatives.**" in text, page.name
