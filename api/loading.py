@@ -41,7 +41,7 @@ _folders: list[str] = []  # its entry in sys.path
 
 
 @dataclass(frozen=True)
-class App:
+class LoadedApp:
     """What a path holds. `worker` is the optional `async def fetch(request, env)` of the main module."""
 
     config: Config
@@ -59,7 +59,7 @@ def load_app(
     flags: Mapping[str, object] | None = None,
     dev: bool = False,
     opens_data: bool = False,
-) -> App:
+) -> LoadedApp:
     """Read the configuration of `path` (see `load_config`), import its modules, collect what they define.
 
     A file is the main module. A folder has its main module named in its configuration; without one every
@@ -91,7 +91,7 @@ def load_app(
     classes = _classes(modules, folder)
     if config_file is not None and _is_another_than_main(path, env_name, environ):
         config = _bound_here(config, classes, config_file)
-    return App(config, classes, worker, folder, config_file)
+    return LoadedApp(config, classes, worker, folder, config_file)
 
 
 def _is_another_than_main(path: Path | None, env_name: str | None, environ: Mapping[str, str] | None) -> bool:

@@ -41,7 +41,7 @@ from perdure.api.telemetry.readiness import readiness
 from perdure.api.telemetry.replay_progress import ReplayProgress
 from perdure.api.worker.outgoing import Outgoing
 from perdure.api.worker.worker import Function, Worker
-from perdure.objects.overlay import Limits
+from perdure.objects.overlay import TurnLimits
 from perdure.objects.registry import Registry
 from perdure.schemas.access import quota_of
 from perdure.schemas.config import Config
@@ -64,7 +64,7 @@ from perdure.streams.transfer.foreign_app import Transfers
 from perdure.streams.turns.eviction import Residence
 from perdure.streams.turns.inline_task import tell
 from perdure.streams.turns.object_quotas import Makers
-from perdure.streams.turns.ports import Bounds, OwnerState, Ports
+from perdure.streams.turns.ports import OwnerState, PartitionBounds, Ports
 from perdure.streams.turns.run_queue import RunQueue
 from perdure.streams.turns.supervision import unawaited
 from perdure.streams.turns.supervision.crash_marker import PoisonPage
@@ -384,14 +384,14 @@ class Node:
         )
 
 
-def bounds_of(config: Config) -> Bounds:
+def bounds_of(config: Config) -> PartitionBounds:
     """What a configuration's limits are to an owner."""
     limits = config.limits
-    return Bounds(
+    return PartitionBounds(
         mailbox=limits.mailbox,
         undone=limits.undone,
         charges=limits.charges,
-        limits=Limits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
+        limits=TurnLimits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
     )
 
 

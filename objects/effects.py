@@ -26,7 +26,7 @@ class AtOnce:
 AT_ONCE = AtOnce()
 
 
-class Sent:
+class SentFrame:
     """A frame that the turn sends: `gateways` → numbers of its sockets there."""
 
     __slots__ = ("code", "data", "gateways", "numbers", "type")
@@ -53,8 +53,8 @@ class Sent:
             for gateway, numbers in self.gateways.items()
         ]
 
-    def copy(self) -> Sent:
-        same = Sent(self.type, self.data, self.code)
+    def copy(self) -> SentFrame:
+        same = SentFrame(self.type, self.data, self.code)
         same.gateways = {gateway: [*numbers] for gateway, numbers in self.gateways.items()}
         same.numbers = set(self.numbers)
         return same
@@ -72,7 +72,7 @@ class Effects:
         self.alarms: dict[str, AlarmChange] = {}
         self.sockets: dict[str, SocketChange] = {}
         self.outbox: list[Out] = []
-        self.frames: list[Sent] | None = None
+        self.frames: list[SentFrame] | None = None
         self.accepted = ""
         self.listeners: dict[str, Any] | None = None
 
@@ -84,9 +84,9 @@ class Effects:
             last = self.frames[-1]
             if type_ == last.type and (data is last.data or data == last.data) and last.to(gateway, number):
                 return
-        self.send_all(Sent(type_, data)).to(gateway, number)
+        self.send_all(SentFrame(type_, data)).to(gateway, number)
 
-    def send_all(self, frame: Sent) -> Sent:
+    def send_all(self, frame: SentFrame) -> SentFrame:
         """A frame of its own; its receivers are added to what this returns."""
         if self.frames is None:
             self.frames = []

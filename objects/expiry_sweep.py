@@ -15,7 +15,7 @@ from perdure.schemas.expiry import HIDDEN, HIDDEN_END, expiry_of, hidden_name, p
 
 if TYPE_CHECKING:
     from perdure.objects.listing import Rows
-    from perdure.objects.overlay import Limits, Overlay
+    from perdure.objects.overlay import Overlay, TurnLimits
 
 
 class Sweeping:
@@ -24,7 +24,7 @@ class Sweeping:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        _limits: Limits
+        _limits: TurnLimits
         _now_ms: int
 
         def _writable(self) -> Overlay: ...

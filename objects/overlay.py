@@ -46,7 +46,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TurnLimits:
     """Bounds of one turn, in bytes."""
 
     key_bytes: int = 2048

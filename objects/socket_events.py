@@ -1,7 +1,7 @@
 """A WebSocket's events on their way to the object: a `websocket_…` method, or the listeners of a pair.
 
 Laws
-- An event of a socket that the object does not have reaches no user code (`Sockets.heard`).
+- An event of a socket that the object does not have reaches no user code (`SocketMethods.heard`).
 - A handler or listener may be async or not.
 """
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.objects.effects import AT_ONCE, Effects, Sent
+from perdure.objects.effects import AT_ONCE, Effects, SentFrame
 from perdure.schemas.commands import Command
 from perdure.schemas.effects import SocketChange, SocketRow, socket_row
 from perdure.schemas.errors import ObjectError, Refusal, TooLarge
@@ -62,7 +62,7 @@ class WebSocket:
 
     __slots__ = ("_last", "_number", "_state", "id")
 
-    def __init__(self, state: Sockets | None, id_: str) -> None:
+    def __init__(self, state: SocketMethods | None, id_: str) -> None:
         self._state = state
         self.id = id_
         self._number = number_of(id_) if id_ else -1
@@ -122,7 +122,7 @@ class WebSocket:
         row = self._row()
         return decode_value(row.attachment) if row is not None and row.attachment else None
 
-    def _bound(self) -> Sockets:
+    def _bound(self) -> SocketMethods:
         if self._state is None:
             raise ObjectError("this WebSocket belongs to no object yet: accept() it first")
         return self._state
@@ -154,7 +154,7 @@ class ListenerSocket(WebSocket):
             if type_ == event.type:
                 await settled(listener(event))
 
-    def bind(self, state: Sockets, id_: str) -> None:
+    def bind(self, state: SocketMethods, id_: str) -> None:
         self._state, self.id, self._number = state, id_, number_of(id_)
 
 
@@ -172,7 +172,7 @@ def _frame_of(data: str | bytes) -> tuple[str, str | bytes]:
     raise TypeError(f"a WebSocket sends str or bytes, not {type(data).__name__}: json.dumps() it first")
 
 
-class Sockets:
+class SocketMethods:
     """The part of `State` that concerns WebSockets."""
 
     if not TYPE_CHECKING:  # the slots are the state's
@@ -224,7 +224,7 @@ class Sockets:
         left_out = {socket.id for socket in exclude}
         chosen = [(id_, row) for id_, row in self._chosen(tag) if id_ not in left_out]
         if chosen:
-            frame = self._effects().send_all(Sent(type_, data))
+            frame = self._effects().send_all(SentFrame(type_, data))
             for id_, row in chosen:
                 frame.to(row.gateway, number_of(id_))
         return AT_ONCE
@@ -241,7 +241,7 @@ class Sockets:
         effects = self._effects()
         effects.sockets[SETTINGS] = SocketChange(SETTINGS, "" if request is None else "auto", (), pair)
         if chosen:
-            frame = effects.send_all(Sent(AUTO, pair))
+            frame = effects.send_all(SentFrame(AUTO, pair))
             for id_, row in chosen:
                 frame.to(row.gateway, number_of(id_))
 
@@ -318,14 +318,14 @@ class Sockets:
         effects.sockets[change.id] = change
         effects.accepted = change.id
         if settings is not None:
-            frame = effects.send_all(Sent(AUTO, settings.attachment))
+            frame = effects.send_all(SentFrame(AUTO, settings.attachment))
             frame.to(change.gateway, number_of(change.id))
 
     def _close(self, id_: str, number: int, code: int, reason: str) -> None:
         row = self._socket_row(id_)
         if row is not None:
             effects = self._effects()
-            effects.send_all(Sent(CLOSE, reason, code)).to(row.gateway, number)
+            effects.send_all(SentFrame(CLOSE, reason, code)).to(row.gateway, number)
             effects.sockets[id_] = SocketChange(id_, "")
 
     def _socket(self, id_: str) -> WebSocket:

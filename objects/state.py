@@ -24,9 +24,9 @@ from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_l
 from perdure.objects.location import Placing
 from perdure.objects.models import fitted
 from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
-from perdure.objects.overlay import Limits, Overlay, View, current_turn, in_range, merged
+from perdure.objects.overlay import Overlay, TurnLimits, View, current_turn, in_range, merged
 from perdure.objects.ports import Caller
-from perdure.objects.sockets import ListenerSocket, Sockets, WebSocket
+from perdure.objects.sockets import ListenerSocket, SocketMethods, WebSocket
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
 from perdure.schemas.expiry import (
@@ -46,7 +46,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
+class State(AlarmMethods, SocketMethods, Sweeping, Placing, Drawing):
     """`self.state`: the object's durable storage. All that a turn writes is committed together when it ends.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,
@@ -72,7 +72,7 @@ class State(AlarmMethods, Sockets, Sweeping, Placing, Drawing):
         "innermost",
     )
 
-    def __init__(self, key: str, view: View, limits: Limits) -> None:
+    def __init__(self, key: str, view: View, limits: TurnLimits) -> None:
         self.id = ObjectId(key)
         self._view = view
         self._limits = limits

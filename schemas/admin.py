@@ -47,7 +47,7 @@ class Change(msgspec.Struct, array_like=True, gc=False, frozen=True):
     record: bytes = b""
 
 
-class Parked(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class ParkedItem(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A command (`record` is it) or the alarm `alarm` of object `key` that waits for somebody to look at it."""
 
     key: str
@@ -70,7 +70,7 @@ class Paused(msgspec.Struct, array_like=True, gc=False, frozen=True):
 _decode = msgspec.json.Decoder(Asked).decode
 _decode_record = msgspec.msgpack.Decoder(tuple[bytes | None, bytes | None, Headers]).decode
 encode_record = msgspec.msgpack.Encoder().encode
-decode_parked = msgspec.msgpack.Decoder(Parked).decode
+decode_parked = msgspec.msgpack.Decoder(ParkedItem).decode
 decode_paused = msgspec.msgpack.Decoder(Paused).decode
 
 

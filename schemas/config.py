@@ -25,11 +25,11 @@ from pydantic.fields import FieldInfo
 
 from perdure.schemas.access import Jwt, Token
 from perdure.schemas.config_model import (
-    Binding,
+    BindingConfig,
     Config,
     DurableObjects,
     Limits,
-    Migration,
+    MigrationConfig,
     RenamedClass,
     TransferredClass,
     fold_migrations,
@@ -41,11 +41,11 @@ from perdure.schemas.secrecy import MASK, SECRET_NAME, shown, without_credential
 from perdure.schemas.section import Section
 
 __all__ = [
-    "Binding",
+    "BindingConfig",
     "Config",
     "DurableObjects",
     "Limits",
-    "Migration",
+    "MigrationConfig",
     "RenamedClass",
     "TransferredClass",
     "fold_migrations",
@@ -65,8 +65,8 @@ _NOT_INHERITED = ("durable_objects", "vars", "secrets")
 _READ_IN_WRANGLER = ("name", "main", "vars", "durable_objects", "migrations")
 _TABLES: Mapping[str, type[Section]] = {"limits": Limits, "durable_objects": DurableObjects, "jwt": Jwt}
 _ARRAYS: Mapping[str, type[Section]] = {
-    "bindings": Binding,
-    "migrations": Migration,
+    "bindings": BindingConfig,
+    "migrations": MigrationConfig,
     "tokens": Token,
     "renamed_classes": RenamedClass,
     "transferred_classes": TransferredClass,

@@ -137,7 +137,7 @@ class Limits(Section):
         return self
 
 
-class Binding(Section):
+class BindingConfig(Section):
     """What `env` calls a namespace."""
 
     name: Identifier
@@ -149,7 +149,7 @@ class Binding(Section):
 
 
 class DurableObjects(Section):
-    bindings: Annotated[tuple[Binding, ...], Field(strict=False)] = ()  # a TOML array is a list
+    bindings: Annotated[tuple[BindingConfig, ...], Field(strict=False)] = ()  # a TOML array is a list
 
 
 class RenamedClass(Section):
@@ -165,7 +165,7 @@ class TransferredClass(Section):
     """The other app's data directory, if its log is an embedded one; its class is copied from there."""
 
 
-class Migration(Section):
+class MigrationConfig(Section):
     """One step in the history of the app's namespaces. Never edit one that has run; add another."""
 
     tag: Annotated[str, Field(min_length=1)]
@@ -221,7 +221,7 @@ class Config(Section):
     vars: dict[str, JsonValue] = Field(default_factory=dict)
     secrets: dict[str, SecretStr | None] = Field(default_factory=dict)
     """By name; None: the app needs it and it is not set. In a file they are a list of names."""
-    migrations: Annotated[tuple[Migration, ...], Field(strict=False)] = ()  # a TOML array is a list
+    migrations: Annotated[tuple[MigrationConfig, ...], Field(strict=False)] = ()  # a TOML array is a list
 
     @field_validator("main")
     @classmethod
@@ -277,7 +277,7 @@ class Config(Section):
         return has_worker and not (self.expose or self.guarded or (dev and not self.is_public))
 
     @property
-    def bindings(self) -> tuple[Binding, ...]:
+    def bindings(self) -> tuple[BindingConfig, ...]:
         return self.durable_objects.bindings
 
     @property
@@ -322,12 +322,12 @@ class Config(Section):
         return migration_steps(self.migrations, self.name)
 
 
-def fold_migrations(migrations: tuple[Migration, ...], app: str = "") -> dict[str, str]:
+def fold_migrations(migrations: tuple[MigrationConfig, ...], app: str = "") -> dict[str, str]:
     """Namespace → class name after all steps. Raises `ValueError` naming the tag that does not follow."""
     return _Namespaces(migrations, app).living
 
 
-def migration_steps(migrations: tuple[Migration, ...], app: str = "") -> tuple[Step, ...]:
+def migration_steps(migrations: tuple[MigrationConfig, ...], app: str = "") -> tuple[Step, ...]:
     """What each of these comes to in the app of this name. Raises like `fold_migrations`."""
     return tuple(_Namespaces(migrations, app).steps)
 
@@ -338,7 +338,7 @@ Action = Literal["renames", "deletes"]
 class _Namespaces:
     """The namespaces there are after some migrations, and what each step did to them."""
 
-    def __init__(self, migrations: tuple[Migration, ...], app: str) -> None:
+    def __init__(self, migrations: tuple[MigrationConfig, ...], app: str) -> None:
         self.living: dict[str, str] = {}
         self.steps: list[Step] = []
         self._ever: dict[str, str] = {}  # every namespace there has been → the tag that made it
@@ -351,7 +351,7 @@ class _Namespaces:
             tags.add(step.tag)
             self.steps.append(self._step(step, app))
 
-    def _step(self, step: Migration, app: str) -> Step:
+    def _step(self, step: MigrationConfig, app: str) -> Step:
         tag = step.tag
         created = [self._create(tag, name) for name in step.created]
         foreign = [each for each in step.transferred_classes if each.from_script != app]

@@ -36,7 +36,7 @@ FORMAT = 2  # 1: no `perdure-` before the names of headers on the log, which ver
 LOCK, APP = "LOCK", "app.json"
 
 
-class App(msgspec.Struct):
+class AppFile(msgspec.Struct):
     """What `app.json` holds. `has_log` is set once the log is there: from then on it must be."""
 
     app: str
@@ -56,7 +56,7 @@ class Holder(msgspec.Struct):
     command: str
 
 
-def app_in(path: Path) -> App:
+def app_in(path: Path) -> AppFile:
     """Whose data directory `path` is. Raises `DataDirError` if it is none."""
     try:
         text = (path / APP).read_bytes()
@@ -102,7 +102,7 @@ class DataDir:
             path.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
             self._lock = self._take_lock()
-            self._app = self._read() or self._write(App(app, new_uuid(), FORMAT, partitions))
+            self._app = self._read() or self._write(AppFile(app, new_uuid(), FORMAT, partitions))
             self._check(app, partitions)
             if self._app.format < FORMAT and not must_exist:
                 self._app = self._write(msgspec.structs.replace(self._app, format=FORMAT))
@@ -192,14 +192,14 @@ class DataDir:
             f"stop it ({how}), or choose another directory (--data)"
         )
 
-    def _read(self) -> App | None:
+    def _read(self) -> AppFile | None:
         try:
             text = (self.path / APP).read_bytes()
         except FileNotFoundError:
             return None
         return _app_of(self.path, text)
 
-    def _write(self, app: App) -> App:
+    def _write(self, app: AppFile) -> AppFile:
         """Write `app.json` whole or not at all."""
         aside = self.path / (APP + ".new")
         aside.write_bytes(msgspec.json.format(msgspec.json.encode(app)) + b"\n")
@@ -226,7 +226,7 @@ async def remove_folder(path: Path) -> None:
     await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
-def _app_of(path: Path, text: bytes) -> App:
+def _app_of(path: Path, text: bytes) -> AppFile:
     """What the `app.json` of a data directory says."""
     try:
         found = msgspec.json.decode(text)
@@ -235,6 +235,6 @@ def _app_of(path: Path, text: bytes) -> App:
             raise DataDirError(
                 f"{path} has format {found['format']}, this perdure knows up to {FORMAT}: use a newer perdure"
             )
-        return msgspec.convert(found, App)
+        return msgspec.convert(found, AppFile)
     except msgspec.MsgspecError as error:
         raise DataDirError(f"{path / APP} is unreadable ({error}): restore it from a backup") from error

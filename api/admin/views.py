@@ -15,7 +15,7 @@ from typing import Any
 
 from perdure.api.admin.json_preview import json_preview
 from perdure.objects.listing import bounds, cursor_behind
-from perdure.schemas.admin import OF_ALARM, OF_COMMAND, Parked, Place, place_of
+from perdure.schemas.admin import OF_ALARM, OF_COMMAND, ParkedItem, Place, place_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.expiry import expiry_of
@@ -242,7 +242,7 @@ async def parked(owners: Sequence[Owner], query: Query) -> dict[str, Any]:
     return {"parked": found, "cursor": None}
 
 
-def _parked(id_: str, place: Place, row: Parked) -> dict[str, Any]:
+def _parked(id_: str, place: Place, row: ParkedItem) -> dict[str, Any]:
     return {
         "id": id_,
         "object": row.key,

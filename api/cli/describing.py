@@ -11,7 +11,7 @@ import typer
 from perdure.api.cli.options import AlwaysJson, EnvName, Log, PathArgument
 
 if TYPE_CHECKING:  # they are loaded when they are needed: `--help` is quick
-    from perdure.api.loading import App
+    from perdure.api.loading import LoadedApp
     from perdure.objects.registry import Registry
 
 
@@ -40,7 +40,7 @@ def asyncapi(
     _print(document(app.config, registry))
 
 
-def _loaded(path: Path, env: str | None, flags: dict[str, Any]) -> tuple[App, Registry]:
+def _loaded(path: Path, env: str | None, flags: dict[str, Any]) -> tuple[LoadedApp, Registry]:
     from perdure.api.loading import load_app
     from perdure.objects.registry import Registry
 

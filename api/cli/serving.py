@@ -25,7 +25,7 @@ from perdure.api.cli.options import Data, EnvName, Log
 from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, EXIT_TAKEN, show_code, tell, without_rich
 
 if TYPE_CHECKING:
-    from perdure.api.loading import App
+    from perdure.api.loading import LoadedApp
     from perdure.schemas.config import Config
 
 PathArgument = Annotated[
@@ -210,7 +210,7 @@ def dev(
     raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), data_dir, read)))
 
 
-def _announce(app: App, port: int, namespaces: list[str], *, as_json: bool, dev: bool = False) -> None:
+def _announce(app: LoadedApp, port: int, namespaces: list[str], *, as_json: bool, dev: bool = False) -> None:
     config, has_worker = app.config, app.worker is not None
     host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"http://{host}:{port}"

@@ -44,7 +44,7 @@ _BY_STATUS: dict[int, type[PerdureError]] = {
 }
 
 
-class Answer(NamedTuple):
+class RawResponse(NamedTuple):
     """A whole HTTP response."""
 
     status: int
@@ -72,7 +72,7 @@ class ClientResponse(FetchedResponse):
         return msgspec.json.decode(self.body)
 
 
-def _problem(answer: Answer) -> dict[str, Any] | None:
+def _problem(answer: RawResponse) -> dict[str, Any] | None:
     """The problem of perdure's that it is, if it is one."""
     if not answer.headers.get("content-type", "").startswith("application/problem+json"):
         return None
@@ -84,13 +84,13 @@ def _problem(answer: Answer) -> dict[str, Any] | None:
     return told if ours else None
 
 
-def code_of(answer: Answer) -> str | None:
+def code_of(answer: RawResponse) -> str | None:
     """The code of perdure's error that it is, if it is one."""
     told = _problem(answer)
     return None if told is None else str(told["type"])[len(_TYPE) :]
 
 
-def error_of(answer: Answer) -> PerdureError | None:
+def error_of(answer: RawResponse) -> PerdureError | None:
     """The error that it is, if it is one."""
     status = answer.status
     told = _problem(answer)
@@ -116,7 +116,7 @@ def _by_status(status: int) -> type[PerdureError]:
     return _BY_STATUS.get(status, CallerError if status < 500 else HandlerFailed)
 
 
-def result_of(answer: Answer, method: Method | None = None) -> Any:
+def result_of(answer: RawResponse, method: Method | None = None) -> Any:
     """What a method returned, as its annotation says if the method is known.
 
     Raises `BadReply` if it cannot be that, and `OutcomeUnknown` if it is not a perdure server's answer.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, overload
 
 import httpx
 
-from perdure.api.client.answers import Answer
+from perdure.api.client.answers import RawResponse
 from perdure.api.client.asking import (
     Asking,
     Options,
@@ -180,9 +180,9 @@ class App:
         key, methods = _named(kind, name)
         return Stub(key, methods, options, self._send, partial(self._settings.reopening, self._pause))
 
-    async def _send(self, asking: Asking, options: Options, read: Callable[[Answer], Any]) -> Any:
+    async def _send(self, asking: Asking, options: Options, read: Callable[[RawResponse], Any]) -> Any:
         steps = attempts(asking.name, self._settings.policy(options))
-        came: Answer | Lost | None = None
+        came: RawResponse | Lost | None = None
         try:
             while True:
                 step = steps.send(came)
@@ -192,10 +192,10 @@ class App:
                 else:
                     came = await self._attempt(asking, step)
         except StopIteration as done:
-            answer: Answer = done.value
+            answer: RawResponse = done.value
         return read(answer)
 
-    async def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
+    async def _attempt(self, asking: Asking, step: Ask) -> RawResponse | Lost:
         until_s = asyncio.get_running_loop().time() + step.timeout_s
         try:
             client = await self._connections.take(step.timeout_s * _CONNECT_PART)
@@ -243,9 +243,9 @@ class SyncApp:
         reopening = partial(self._settings.reopening, self._pause)
         return SyncStub(*_named(kind, name), options, self._send, reopening)
 
-    def _send(self, asking: Asking, options: Options, read: Callable[[Answer], Any]) -> Any:
+    def _send(self, asking: Asking, options: Options, read: Callable[[RawResponse], Any]) -> Any:
         steps = attempts(asking.name, self._settings.policy(options))
-        came: Answer | Lost | None = None
+        came: RawResponse | Lost | None = None
         try:
             while True:
                 step = steps.send(came)
@@ -255,10 +255,10 @@ class SyncApp:
                 else:
                     came = self._attempt(asking, step)
         except StopIteration as done:
-            answer: Answer = done.value
+            answer: RawResponse = done.value
         return read(answer)
 
-    def _attempt(self, asking: Asking, step: Ask) -> Answer | Lost:
+    def _attempt(self, asking: Asking, step: Ask) -> RawResponse | Lost:
         try:
             return answer_of(self._http.request(**_request(asking, step.timeout_s)))
         except _TRANSPORT as error:
@@ -347,9 +347,9 @@ def _request(asking: Asking, timeout_s: float) -> dict[str, Any]:
     }
 
 
-def answer_of(response: httpx.Response) -> Answer:
+def answer_of(response: httpx.Response) -> RawResponse:
     pairs = tuple((name.lower(), value) for name, value in response.headers.multi_items())
-    return Answer(response.status_code, Headers(pairs), response.content)
+    return RawResponse(response.status_code, Headers(pairs), response.content)
 
 
 def _lost(error: Exception) -> Lost:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
-from perdure.api.client.answers import COMMAND, Answer, code_of, error_of
+from perdure.api.client.answers import COMMAND, RawResponse, code_of, error_of
 from perdure.schemas.errors import KeyConflict, OutcomeUnknown, PerdureError, Unavailable
 
 FIRST_S = 0.1
@@ -22,7 +22,7 @@ ATTEMPT_S = 40.0  # where there is another; over the server's own deadline, whic
 
 
 class Ask(NamedTuple):
-    """Make an attempt; send back its `Answer`, or `Lost`."""
+    """Make an attempt; send back its `RawResponse`, or `Lost`."""
 
     timeout_s: float
 
@@ -54,7 +54,7 @@ class Policy(NamedTuple):
     retry: bool = True
 
 
-Attempts = Generator[Ask | Wait, Answer | Lost | None, Answer]
+Attempts = Generator[Ask | Wait, RawResponse | Lost | None, RawResponse]
 
 
 def pause_s(number: int, chance: float) -> float:
@@ -77,10 +77,10 @@ def attempts(call: str, policy: Policy) -> Attempts:
         error, again = _judged(call, came)
         unknown = unknown or _may_be_done(came)
         if error is None:
-            assert isinstance(came, Answer)
+            assert isinstance(came, RawResponse)
             return came
         if not again:
-            final = isinstance(came, Answer) and COMMAND in came.headers
+            final = isinstance(came, RawResponse) and COMMAND in came.headers
             raise _unknown(call, error) if unknown and not final else error
         wait_s = pause_s(number, policy.chance()) + _asked_for_s(came)
         if not policy.retry or policy.now() + wait_s >= until_s:
@@ -91,7 +91,7 @@ def attempts(call: str, policy: Policy) -> Attempts:
         number += 1
 
 
-def _judged(call: str, came: Answer | Lost) -> tuple[PerdureError | None, bool]:
+def _judged(call: str, came: RawResponse | Lost) -> tuple[PerdureError | None, bool]:
     """The error of an attempt, and whether another may mend it."""
     if isinstance(came, Lost):
         return (Unavailable if came.sent else Unreachable)(f"{call}: {came.why}"), True
@@ -104,7 +104,7 @@ def _judged(call: str, came: Answer | Lost) -> tuple[PerdureError | None, bool]:
     return error, came.status in (429, 503, 504) or in_flight or foreign
 
 
-def _may_be_done(came: Answer | Lost) -> bool:
+def _may_be_done(came: RawResponse | Lost) -> bool:
     if isinstance(came, Lost):
         return came.sent
     code = code_of(came)
@@ -123,7 +123,7 @@ def _unknown(call: str, error: PerdureError) -> PerdureError:
     )
 
 
-def _asked_for_s(came: Answer | Lost) -> float:
+def _asked_for_s(came: RawResponse | Lost) -> float:
     """`Retry-After`, if it is in seconds."""
-    told = came.headers.get("retry-after", "") if isinstance(came, Answer) else ""
+    told = came.headers.get("retry-after", "") if isinstance(came, RawResponse) else ""
     return float(told) if told.isascii() and told.isdigit() and len(told) < 9 else 0.0

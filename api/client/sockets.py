@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from perdure.api.client.answers import Answer
+from perdure.api.client.answers import RawResponse
 from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
 from perdure.objects.http import Headers
 from perdure.schemas.errors import CallerError, Unavailable
@@ -43,7 +43,7 @@ class Opening(Generic[_Opened]):
     def __init__(self, how: Reopening) -> None:
         self._url = how.url
         self._steps = attempts(f"WebSocket {how.url}", how.policy)
-        self._came: Answer | Lost | None = None
+        self._came: RawResponse | Lost | None = None
         self.opened: _Opened | None = None
 
     def next(self) -> Ask | Wait:
@@ -55,20 +55,20 @@ class Opening(Generic[_Opened]):
             told = f"{self._url}: answered {done.value.status} instead of a WebSocket"
             raise CallerError(told) from None
 
-    def came(self, what: _Opened | Answer | Lost) -> None:
+    def came(self, what: _Opened | RawResponse | Lost) -> None:
         """What an attempt came to."""
-        if isinstance(what, (Answer, Lost)):
+        if isinstance(what, (RawResponse, Lost)):
             self._came = what
         else:
             self._steps.close()
             self.opened = what
 
 
-def refused(error: InvalidStatus) -> Answer:
+def refused(error: InvalidStatus) -> RawResponse:
     """What the server answered in place of a WebSocket."""
     told = error.response
     pairs = tuple((name.lower(), value) for name, value in told.headers.raw_items())
-    return Answer(told.status_code, Headers(pairs), bytes(told.body or b""))
+    return RawResponse(told.status_code, Headers(pairs), bytes(told.body or b""))
 
 
 def no_server(error: Exception) -> Lost:
@@ -164,7 +164,7 @@ class Socket:
                 opening.came(await self._attempt(step))
         return opening.opened
 
-    async def _attempt(self, step: Ask) -> ClientConnection | Answer | Lost:
+    async def _attempt(self, step: Ask) -> ClientConnection | RawResponse | Lost:
         try:
             return await connect(
                 self._how.url,

@@ -13,13 +13,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from perdure.api.client.answers import Answer, ClientResponse, result_of
+from perdure.api.client.answers import ClientResponse, RawResponse, result_of
 from perdure.api.client.asking import Asking, Options, a_call, a_fetch, path_of, rooted
 from perdure.api.client.sockets import Reopening, Socket
 from perdure.api.client.sync_sockets import SyncSocket
 from perdure.objects.rpc import Methods
 
-Send = Callable[[Asking, Options, Callable[[Answer], Any]], Any]
+Send = Callable[[Asking, Options, Callable[[RawResponse], Any]], Any]
 
 
 class _Stub:
@@ -64,7 +64,7 @@ def _check(name: str) -> None:
         raise AttributeError(f"{name!r} is not a method that can be called: it begins with an underscore")
 
 
-def _response(answer: Answer) -> ClientResponse:
+def _response(answer: RawResponse) -> ClientResponse:
     return ClientResponse(answer.status, answer.headers.pairs, answer.body)
 
 

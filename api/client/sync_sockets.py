@@ -8,7 +8,7 @@ from typing import Self
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from perdure.api.client.answers import Answer
+from perdure.api.client.answers import RawResponse
 from perdure.api.client.attempts import Ask, Lost, Wait
 from perdure.api.client.sockets import Opening, Reopening, is_lost, no_server, refused
 from perdure.schemas.errors import Unavailable
@@ -95,7 +95,7 @@ class SyncSocket:
                 opening.came(self._attempt(step))
         return opening.opened
 
-    def _attempt(self, step: Ask) -> ClientConnection | Answer | Lost:
+    def _attempt(self, step: Ask) -> ClientConnection | RawResponse | Lost:
         try:
             return connect(
                 self._how.url,

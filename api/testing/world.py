@@ -51,7 +51,7 @@ from perdure.objects.registry import Registry
 from perdure.objects.stubs import answered, error_of
 from perdure.schemas.commands import FETCH, Command
 from perdure.schemas.config import Config, parse_config
-from perdure.schemas.config_model import Binding, DurableObjects
+from perdure.schemas.config_model import BindingConfig, DurableObjects
 from perdure.schemas.errors import (
     Unavailable,
 )
@@ -356,7 +356,9 @@ def world(
         )
     parsed = parse_config(config, "perdure.toml", env_name=env, default_name="world")
     if bindings:
-        bound = tuple(Binding(name=name, class_name=class_name) for name, class_name in bindings.items())
+        bound = tuple(
+            BindingConfig(name=name, class_name=class_name) for name, class_name in bindings.items()
+        )
         bound = parsed.bindings + bound
         parsed = Config.model_validate(dict(parsed) | {"durable_objects": DurableObjects(bindings=bound)})
     registry = Registry.build({cls.__name__: cls for cls in classes}, parsed)

@@ -57,7 +57,7 @@ class Marks(Protocol):
         """(low mark, out mark) as they stand now."""
 
 
-class Batch:
+class JournalBatch:
     """What is under way: the items it settles, and what folding its records leads to."""
 
     __slots__ = ("answered", "count", "dones", "entries", "folded", "marks", "position", "proofs")
@@ -84,7 +84,7 @@ class Journal:
         log: Log,
         partition: int,
         marks: Marks,
-        settled: Callable[[Batch, int], bool],
+        settled: Callable[[JournalBatch, int], bool],
         lost: Callable[[BaseException], None],
     ) -> None:
         self._log = log
@@ -95,7 +95,7 @@ class Journal:
         self._writer: Writer | None = None
         self._waiting: deque[Item] = deque()
         self._answered: list[int] = []  # as runs
-        self._batch: Batch | None = None
+        self._batch: JournalBatch | None = None
         self._alone: Sequence[Record] = ()  # records that are appended before there are entries of turns
         self._told: Callable[[int | BaseException], None] | None = None
         self._clean = False
@@ -217,7 +217,7 @@ class Journal:
         entries = [item for item in items if item.entry is not None]
         dones = [item for item in items if item.entry is None]
         answered, self._answered = self._answered, []
-        self._batch = batch = Batch(entries, dones, answered)
+        self._batch = batch = JournalBatch(entries, dones, answered)
         batch.proofs = proofs
         done = runs([item.offset for item in dones], answered)
         low, out = self._marks.marks()

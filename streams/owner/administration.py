@@ -33,7 +33,7 @@ from perdure.schemas.admin import (
     RESUME,
     SKIP,
     Change,
-    Parked,
+    ParkedItem,
     Place,
     asked_of,
     decode_record,
@@ -255,7 +255,7 @@ class Administration:
             overlay.effect().outbox.append(self._sent_again(turn, parked))
         self._done(turn, _told_of(shown, drop), Change("settled", place.offset))
 
-    def _settled_already(self, turn: Turn, place: Place, parked: Parked) -> bool:
+    def _settled_already(self, turn: Turn, place: Place, parked: ParkedItem) -> bool:
         """Has an entry that is not durable yet settled it?"""
         resident = turn.resident
         assert resident is not None
@@ -264,7 +264,7 @@ class Administration:
             return row is None or row.set_at != place.offset
         return place.offset in self._settled
 
-    def _sent_again(self, turn: Turn, parked: Parked) -> Out:
+    def _sent_again(self, turn: Turn, parked: ParkedItem) -> Out:
         """The command anew: nobody waits for it any more, and its own key was spent when it was parked."""
         old = parse_admitted(*decode_record(parked.record))
         partition = self._tables.partition

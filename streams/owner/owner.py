@@ -33,7 +33,7 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.journal import each_run, encode_entry
 from perdure.streams import failpoints
-from perdure.streams.journal.writer import Batch, Journal
+from perdure.streams.journal.writer import Journal, JournalBatch
 from perdure.streams.log.base import LogRecord, Tail, Topic
 from perdure.streams.log.log_time import LogTime
 from perdure.streams.owner.administration import Administration
@@ -48,7 +48,7 @@ from perdure.streams.turns.admission import admitted
 from perdure.streams.turns.alarm_turns import Ringing
 from perdure.streams.turns.calls import Calls
 from perdure.streams.turns.entries import dead_letter
-from perdure.streams.turns.ports import Bounds, Counts, OwnerState, Ports
+from perdure.streams.turns.ports import Counts, OwnerState, PartitionBounds, Ports
 from perdure.streams.turns.runner import Turns
 from perdure.streams.turns.supervision.internal_faults import broken, report
 
@@ -61,12 +61,12 @@ _SERVING = OwnerState.SERVING  # found once: an enum's members are looked up slo
 class Owner:
     """One partition. `deliver` takes commands from the log's tail; `state`, `error` and `counts` tell."""
 
-    def __init__(self, ports: Ports, tables: Tables, bounds: Bounds | None = None) -> None:
+    def __init__(self, ports: Ports, tables: Tables, bounds: PartitionBounds | None = None) -> None:
         self.ports = ports
         self.log = ports.log
         self.tables = tables
         self.partition = tables.partition
-        self.bounds = bounds or Bounds()
+        self.bounds = bounds or PartitionBounds()
         self.counts = Counts()
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
@@ -308,14 +308,14 @@ class Owner:
 
     # What became of a batch
 
-    def _settled(self, batch: Batch, first_offset: int) -> bool:
+    def _settled(self, batch: JournalBatch, first_offset: int) -> bool:
         try:
             return self._settled_in_order(batch, first_offset)
         except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
             self.lost(error)
             return False
 
-    def _settled_in_order(self, batch: Batch, first_offset: int) -> bool:
+    def _settled_in_order(self, batch: JournalBatch, first_offset: int) -> bool:
         expected = self.tables.reader.offset
         if first_offset == expected:
             self._settle(batch, first_offset)
@@ -326,7 +326,7 @@ class Owner:
         self._spawn(self._read_gap(batch, first_offset))
         return False
 
-    async def _read_gap(self, batch: Batch, first_offset: int) -> None:
+    async def _read_gap(self, batch: JournalBatch, first_offset: int) -> None:
         """Somebody wrote in between: void records are a predecessor's last breath, a claim fences us."""
         fenced = await read_gap(self.log, self.tables, self.release, first_offset)
         if fenced is not None:
@@ -335,7 +335,7 @@ class Owner:
         self._settle(batch, first_offset)
         self.journal.proceed()
 
-    def _settle(self, batch: Batch, first_offset: int) -> None:
+    def _settle(self, batch: JournalBatch, first_offset: int) -> None:
         """The batch is durable and counts: let out its answers, then fold it, in one step of the loop."""
         failpoints.hit("owner.before_reply")
         end = first_offset + batch.count
@@ -358,7 +358,7 @@ class Owner:
             self._paused = False
             self.tail.resume()
 
-    def _let_out(self, batch: Batch, first_offset: int, end: int) -> None:
+    def _let_out(self, batch: JournalBatch, first_offset: int, end: int) -> None:
         """What the batch lets out; its records lie at journal offsets `first_offset` up to `end`.
 
         On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its resident's `unsettled`

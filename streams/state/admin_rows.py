@@ -17,7 +17,7 @@ from perdure.schemas.admin import (
     MADE,
     OF_ALARM,
     OF_COMMAND,
-    Parked,
+    ParkedItem,
     Paused,
     Place,
     decode_parked,
@@ -45,12 +45,12 @@ class ActRows(MakerRows):
             for row, value in self.store.scan(self._held, after(self._held))
         }
 
-    def parked(self, place: Place) -> Parked | None:
+    def parked(self, place: Place) -> ParkedItem | None:
         """What is parked there."""
         data = self.row(self._parked_row(place))
         return None if data is None else decode_parked(data)
 
-    def all_parked(self, start: Place) -> Iterator[tuple[Place, Parked]]:
+    def all_parked(self, start: Place) -> Iterator[tuple[Place, ParkedItem]]:
         """What is parked from a place on, alarms first."""
         for row, value in self.rows(self._parked_row(start), after(self._parked)):
             at = len(self._parked)
@@ -97,7 +97,7 @@ class ActRows(MakerRows):
     def _park(self, entry: Entry, place: Place, alarm: str, record: bytes = b"") -> None:
         error = entry.reply.error
         code, message = ("", "") if error is None else (error.code, error.message)
-        row = Parked(entry.key, alarm, entry.time_ms, entry.summary, code, message, record)
+        row = ParkedItem(entry.key, alarm, entry.time_ms, entry.summary, code, message, record)
         self.set_row(self._parked_row(place), encode_row(row))
 
     def _parked_row(self, place: Place) -> bytes:

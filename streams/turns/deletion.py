@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.objects.effects import Sent
+from perdure.objects.effects import SentFrame
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome
 from perdure.schemas.effects import SocketChange
@@ -30,7 +30,7 @@ def deletion(turn: Turn) -> Outcome:
     sockets = resident.sockets()
     if sockets:
         effects = turn.overlay.effect()
-        frame = Sent(CLOSE, _REASON, GOING_AWAY)
+        frame = SentFrame(CLOSE, _REASON, GOING_AWAY)
         for id_, row in sockets.items():
             effects.sockets[id_] = SocketChange(id_, "")
             if id_ != SETTINGS:

@@ -43,7 +43,7 @@ _NOT_ITS_OWN = (State, Env, type, ModuleType, FunctionType, BuiltinFunctionType,
 _logger = structlog.get_logger(__name__)
 
 
-class Turns(Protocol):
+class ActivationHolder(Protocol):
     """What is asked of the turns of a partition."""
 
     residents: OrderedDict[str, Resident]
@@ -58,7 +58,7 @@ class Owning(Protocol):
     """What is asked of an owner."""
 
     @property
-    def turns(self) -> Turns: ...
+    def turns(self) -> ActivationHolder: ...
 
     @property
     def counts(self) -> Counts: ...
@@ -142,7 +142,7 @@ class Residence:
         turns.resident_bytes = sum(sizes) * len(turns.residents) // len(sizes) if sizes else 0
 
 
-def drop(turns: Turns, resident: Resident) -> None:
+def drop(turns: ActivationHolder, resident: Resident) -> None:
     """Evict it; one at work ends its turn and begins the next without what it had in memory."""
     if resident.idle:
         turns.evict(resident)
@@ -151,7 +151,7 @@ def drop(turns: Turns, resident: Resident) -> None:
         resident.cache.clear()
 
 
-def _evict(turns: Turns, most: int, used_before_ms: int | None = None) -> Iterator[None]:
+def _evict(turns: ActivationHolder, most: int, used_before_ms: int | None = None) -> Iterator[None]:
     """Evict up to `most` idle residents, the one used longest ago first; stop at one used later than that."""
     residents = turns.residents
     for looked_at in range(1, len(residents) + 1):

@@ -77,7 +77,7 @@ class Question(msgspec.Struct, array_like=True, frozen=True):
     places: tuple[int, int, int] | None = None
 
 
-class Answer(msgspec.Struct, array_like=True, frozen=True):
+class KnownCallsAnswer(msgspec.Struct, array_like=True, frozen=True):
     """For each root what is known, and the places in question that calls hang on."""
 
     earlier: tuple[Earlier, ...] = ()
@@ -85,7 +85,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
 
 
 _question = msgspec.msgpack.Decoder(Question).decode
-_answer = msgspec.msgpack.Decoder(Answer).decode
+_answer = msgspec.msgpack.Decoder(KnownCallsAnswer).decode
 
 
 class Known:
@@ -133,7 +133,7 @@ class Known:
         if asked.places is not None:
             partition, first, end = asked.places
             places = tuple(sorted(each for each in self.places(partition) if first <= each < end))
-        return Reply(OK, 200, (), _encode(Answer(tuple(map(self.earlier, asked.roots)), places)))
+        return Reply(OK, 200, (), _encode(KnownCallsAnswer(tuple(map(self.earlier, asked.roots)), places)))
 
 
 class _Line:
@@ -205,7 +205,7 @@ class Elsewhere:
         finally:
             line.busy = False
 
-    async def _asked(self, turn: Turn, partition: int, question: Question) -> Answer | None:
+    async def _asked(self, turn: Turn, partition: int, question: Question) -> KnownCallsAnswer | None:
         """The answer; None if there is none within the bound."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + BOUND_S
@@ -260,7 +260,7 @@ class Elsewhere:
             exchange.forget(call)
 
 
-def _read(body: bytes, question: Question) -> Answer | None:
+def _read(body: bytes, question: Question) -> KnownCallsAnswer | None:
     try:
         answer = _answer(body)
     except msgspec.DecodeError:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Protocol
 
 from perdure.objects.outgoing import Outside
-from perdure.objects.overlay import Limits
+from perdure.objects.overlay import TurnLimits
 from perdure.objects.registry import Registry
 from perdure.schemas.effects import Out
 from perdure.schemas.journal import Entry
@@ -35,7 +35,7 @@ class OwnerState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class PartitionBounds:
     """Limits of one partition; what lies over one is refused at the doors or waits on the log."""
 
     mailbox: int = 10_000
@@ -44,7 +44,7 @@ class Bounds:
     stretch: int = 10_000  # so many done commands in a row are not read again at a start
     entry_bytes: int = 9 << 20
     charges: int = 3  # a command that was running so often when the process died is parked
-    limits: Limits = field(default_factory=Limits)
+    limits: TurnLimits = field(default_factory=TurnLimits)
 
 
 @dataclass(slots=True)

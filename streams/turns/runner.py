@@ -42,7 +42,7 @@ from perdure.streams.turns.eviction import oldest_idle
 from perdure.streams.turns.inline_task import leave_all, run_inline
 from perdure.streams.turns.keys_in_flight import InFlight
 from perdure.streams.turns.parking import parking
-from perdure.streams.turns.ports import Bounds, Counts, Ports
+from perdure.streams.turns.ports import Counts, PartitionBounds, Ports
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import LOOKS_AFTER_S, SLICE_S
 from perdure.streams.turns.socket_events import GoneSockets, asked_by_the_dead
@@ -66,7 +66,7 @@ class Turns:
         self,
         ports: Ports,
         tables: Tables,
-        bounds: Bounds,
+        bounds: PartitionBounds,
         counts: Counts,
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], None],

@@ -25,7 +25,7 @@ from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.schemas.sockets import FRAME_KIND
 from perdure.streams.journal.reader import JournalReader, Position
-from perdure.streams.journal.writer import Batch, Journal
+from perdure.streams.journal.writer import Journal, JournalBatch
 from perdure.streams.log.base import Topic
 from perdure.streams.log.log_time import LogTime
 from perdure.streams.owner import owner as owner_module
@@ -181,7 +181,7 @@ def answered_without_trace() -> Any:
             kept = [item for item in items if item.entry is not None]
             answered, self._answered = self._answered, []
             records = true(self, kept)
-            assert isinstance(self._batch, Batch)
+            assert isinstance(self._batch, JournalBatch)
             self._batch.dones = [item for item in items if item.entry is None]
             self._batch.answered = answered
             return records

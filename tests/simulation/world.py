@@ -46,7 +46,7 @@ from perdure.streams.store.memory import MemoryStore
 from perdure.streams.transfer import export_objects, import_objects
 from perdure.streams.turns import reruns
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.ports import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.turns.ports import UNSEALED, OwnerState, PartitionBounds, Ports
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import SLICE_S
 from perdure.streams.virtual_time import VirtualLoop
@@ -234,7 +234,7 @@ class Node:
         )
         store = StoreHandle(self, self.store)
         residents = run.random.choice((1, 2, 200_000))
-        bounds = Bounds(
+        bounds = PartitionBounds(
             mailbox=run.random.choice((3, 10_000)),
             residents=residents,
             stretch=run.random.choice((2, 10_000)),

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
-from perdure.objects.overlay import Limits, Overlay, current_turn
+from perdure.objects.overlay import Overlay, TurnLimits, current_turn
 from perdure.objects.state import State
 from perdure.schemas.expiry import parse_hidden
 from perdure.schemas.values import encode_value
@@ -64,10 +64,10 @@ class InTurn:
     """`with InTurn(view) as state:` a turn runs; `overlay` is what it leaves, and commits if it was not left badly."""
 
     def __init__(
-        self, view: Committed | None = None, limits: Limits | None = None, *, now_ms: int = NOW_MS
+        self, view: Committed | None = None, limits: TurnLimits | None = None, *, now_ms: int = NOW_MS
     ) -> None:
         self.view = view or Committed()
-        self.state = State("Counter/alice", self.view, limits or Limits())
+        self.state = State("Counter/alice", self.view, limits or TurnLimits())
         self.overlay = Overlay()
         self.now_ms = now_ms
 

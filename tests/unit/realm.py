@@ -33,7 +33,7 @@ from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.object_quotas import Makers
-from perdure.streams.turns.ports import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.turns.ports import UNSEALED, OwnerState, PartitionBounds, Ports
 from perdure.streams.virtual_time import VirtualLoop
 
 
@@ -110,7 +110,7 @@ class Realm(Timed):
         *,
         shared: bool = False,
         partitions: int = 3,
-        bounds: Bounds | None = None,
+        bounds: PartitionBounds | None = None,
         makers: Makers | None = None,
     ) -> None:
         self.seen: list[Any] = []

@@ -41,7 +41,7 @@ from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.ports import UNSEALED, Bounds, OwnerState, Ports
+from perdure.streams.turns.ports import UNSEALED, OwnerState, PartitionBounds, Ports
 from perdure.streams.virtual_time import VirtualLoop
 
 GATEWAY = "0/gateway.g1"
@@ -104,7 +104,7 @@ class Reign(Timed):
         *,
         shared: bool = False,
         partitions: int = 1,
-        bounds: Bounds | None = None,
+        bounds: PartitionBounds | None = None,
         faults: Faults | None = None,
         hidden: frozenset[int] = frozenset(),
     ) -> None:

@@ -20,7 +20,7 @@ from perdure.schemas.errors import Refusal, StorageFailed
 from perdure.schemas.replies import FAILED, OK, Reply
 from perdure.streams.log.base import Topic
 from perdure.streams.log.memory.broker import Faults
-from perdure.streams.turns.ports import Bounds
+from perdure.streams.turns.ports import PartitionBounds
 
 HOUR_MS = 3_600_000
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
@@ -342,7 +342,7 @@ def test_an_alarm_whose_entry_is_too_large_fails() -> None:
         assert (reign.owner.counts.alarms_fired, reign.owner.counts.alarms_failed) == (0, 1)
         await reign.call("a", "delete")
 
-    story(Thing, told, bounds=Bounds(entry_bytes=5000))
+    story(Thing, told, bounds=PartitionBounds(entry_bytes=5000))
 
 
 @pytest.mark.parametrize("when", ["in its turn", "before it"])

@@ -32,7 +32,7 @@ from perdure.streams.state.answered_calls import BLOCK
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.pending_calls import Call
-from perdure.streams.turns.ports import Bounds, OwnerState
+from perdure.streams.turns.ports import OwnerState, PartitionBounds
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 
@@ -562,7 +562,7 @@ def test_a_full_mailbox_is_asked_again_within_the_deadline() -> None:
         await realm.told(*slow)
         assert await realm.result(a, "through", [b], "add", client_key="k") == b"8"
 
-    story(Thing, told, bounds=Bounds(mailbox=2))
+    story(Thing, told, bounds=PartitionBounds(mailbox=2))
 
 
 def test_a_call_that_has_found_room_no_longer_waits_for_whoever_filled_it() -> None:
@@ -584,7 +584,7 @@ def test_a_call_that_has_found_room_no_longer_waits_for_whoever_filled_it() -> N
         realm.faults.delays = {}
         await realm.told(*slow, caller)
 
-    story(Thing, told, shared=True, bounds=Bounds(mailbox=1))
+    story(Thing, told, shared=True, bounds=PartitionBounds(mailbox=1))
 
 
 @pytest.mark.parametrize("fate", ["lost", "never", "late"])

@@ -27,7 +27,7 @@ from perdure.schemas.errors import KeyConflict, PerdureError
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
 from perdure.schemas.values import decode_value
 from perdure.streams.state import answered_calls
-from perdure.streams.turns.ports import Bounds
+from perdure.streams.turns.ports import PartitionBounds
 
 PAYEES = [f"p{n}" for n in range(5)]
 MIDDLE = [f"m{n}" for n in range(3)]
@@ -132,7 +132,7 @@ def tell(seed: int, *, shared: bool) -> None:
         assert stands > 4, (client.told, client.times)
 
     with patch.object(answered_calls, "BLOCK", 4):  # so that marks are passed in a short story
-        story(Planned, told, shared=shared, bounds=Bounds(mailbox=4))
+        story(Planned, told, shared=shared, bounds=PartitionBounds(mailbox=4))
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])

@@ -21,7 +21,7 @@ from perdure import (
     Refusal,
     Unavailable,
 )
-from perdure.api.client.answers import COMMAND, Answer, error_of
+from perdure.api.client.answers import COMMAND, RawResponse, error_of
 from perdure.api.client.asking import Options, a_call, current_trace
 from perdure.api.client.attempts import LONGEST_S, Ask, Lost, Policy, Unreachable, Wait, attempts, pause_s
 from perdure.api.client.sockets import is_lost
@@ -41,21 +41,21 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.replies import FAILED, REFUSED, ErrorInfo
 
-OK = Answer(200, Headers(((COMMAND, "0:1"),)), b'{"result": 3}')
+OK = RawResponse(200, Headers(((COMMAND, "0:1"),)), b'{"result": 3}')
 CUT = Lost(True, "cut")
 NOBODY = Lost(False, "nobody")
 
 
-def answer(told: Problem, *, command: bool = False) -> Answer:
+def answer(told: Problem, *, command: bool = False) -> RawResponse:
     pairs = tuple((name.decode(), value.decode()) for name, value in told[1])
-    return Answer(told[0], Headers(pairs + (((COMMAND, "0:1"),) if command else ())), told[2])
+    return RawResponse(told[0], Headers(pairs + (((COMMAND, "0:1"),) if command else ())), told[2])
 
 
 class Driven:
     """A call whose attempts end as told; waits move the clock."""
 
     def __init__(
-        self, *came: Answer | Lost, timeout_s: float = 10.0, chance: float = 1.0, retry: bool = True
+        self, *came: RawResponse | Lost, timeout_s: float = 10.0, chance: float = 1.0, retry: bool = True
     ):
         self.now = 0.0
         self.waits: list[float] = []
@@ -63,11 +63,11 @@ class Driven:
         self.came = list(came)
         self.policy = Policy(timeout_s, lambda: self.now, lambda: chance, retry)
 
-    def run(self) -> Answer:
+    def run(self) -> RawResponse:
         steps = attempts("POST /x", self.policy)
         step = next(steps)
         while True:
-            sent: Answer | Lost | None = None
+            sent: RawResponse | Lost | None = None
             if isinstance(step, Wait):
                 self.waits.append(step.seconds)
                 self.now += step.seconds
@@ -77,7 +77,7 @@ class Driven:
             try:
                 step = steps.send(sent)
             except StopIteration as done:
-                found: Answer = done.value
+                found: RawResponse = done.value
                 return found
 
 
@@ -88,9 +88,9 @@ QUOTA = answer(problem_of(OverQuota(retry_after_s=3)))
 
 
 @pytest.mark.parametrize(
-    "first", [CUT, NOBODY, IN_FLIGHT, EXPIRED, UNKNOWN, QUOTA, Answer(502, Headers(()), b"bad gateway")]
+    "first", [CUT, NOBODY, IN_FLIGHT, EXPIRED, UNKNOWN, QUOTA, RawResponse(502, Headers(()), b"bad gateway")]
 )
-def test_what_a_key_makes_safe_is_asked_again(first: Answer | Lost) -> None:
+def test_what_a_key_makes_safe_is_asked_again(first: RawResponse | Lost) -> None:
     """Connection lost, 503, 504, 429, a key in flight, a proxy's 502."""
     driven = Driven(first, OK)
     assert driven.run() is OK
@@ -140,7 +140,9 @@ def test_the_deadline_bounds_a_call() -> None:
 
 @pytest.mark.parametrize("unknown", [CUT, UNKNOWN, IN_FLIGHT])
 @pytest.mark.parametrize("after", [NOBODY, EXPIRED, answer(problem_of(Unauthenticated()))])
-def test_what_may_be_done_does_not_become_not_done(unknown: Answer | Lost, after: Answer | Lost) -> None:
+def test_what_may_be_done_does_not_become_not_done(
+    unknown: RawResponse | Lost, after: RawResponse | Lost
+) -> None:
     """Once lost on its way, a call that ends without its command's answer is unknown, and is named."""
     with pytest.raises(OutcomeUnknown, match="POST /x"):
         Driven(unknown, after, timeout_s=2).run()
@@ -177,9 +179,9 @@ def test_a_refusal_comes_as_it_was_raised() -> None:
 def test_an_objects_own_error_response_is_no_error() -> None:
     """A 503 that an object answers is its word; one without a command came from something in between."""
     pairs = ((COMMAND, "0:1"),)
-    assert error_of(Answer(503, Headers(pairs), b"mine")) is None
-    assert type(error_of(Answer(503, Headers(()), b"proxy"))) is Unavailable
-    assert type(error_of(Answer(418, Headers(()), b"proxy"))) is CallerError
+    assert error_of(RawResponse(503, Headers(pairs), b"mine")) is None
+    assert type(error_of(RawResponse(503, Headers(()), b"proxy"))) is Unavailable
+    assert type(error_of(RawResponse(418, Headers(()), b"proxy"))) is CallerError
 
 
 class Counter(DurableObject):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from perdure.schemas.config import (
     Config,
     Limits,
-    Migration,
+    MigrationConfig,
     fold_migrations,
     masked,
     migration_steps,
@@ -182,10 +182,10 @@ def test_migrations_that_do_not_follow_are_refused(text: str, said: str) -> None
 def test_a_renamed_class_keeps_its_namespace() -> None:
     """A namespace is named by the migration that made it, whatever its class is called later."""
     steps = (
-        Migration(tag="1", new_classes=("Counter",), new_sqlite_classes=("Room",)),
-        Migration.model_validate({"tag": "2", "renamed_classes": [{"from": "Counter", "to": "Tally"}]}),
-        Migration(tag="3", deleted_classes=("Room",)),
-        Migration.model_validate(
+        MigrationConfig(tag="1", new_classes=("Counter",), new_sqlite_classes=("Room",)),
+        MigrationConfig.model_validate({"tag": "2", "renamed_classes": [{"from": "Counter", "to": "Tally"}]}),
+        MigrationConfig(tag="3", deleted_classes=("Room",)),
+        MigrationConfig.model_validate(
             {"tag": "4", "transferred_classes": [{"from": "Old", "from_script": "other", "to": "New"}]}
         ),
     )
@@ -196,8 +196,8 @@ def test_a_class_that_was_in_this_app_before_is_renamed_not_transferred() -> Non
     """From this very app a transfer is a rename: the namespace and its data stay. From another it starts empty."""
     moved = {"from": "Old", "from_script": "shop", "to": "New"}
     steps = (
-        Migration(tag="1", new_classes=("Old",)),
-        Migration.model_validate({"tag": "2", "transferred_classes": [moved]}),
+        MigrationConfig(tag="1", new_classes=("Old",)),
+        MigrationConfig.model_validate({"tag": "2", "transferred_classes": [moved]}),
     )
     assert fold_migrations(steps, "shop") == {"Old": "New"}
     assert fold_migrations(steps, "other") == {"Old": "Old", "New": "New"}
@@ -207,12 +207,12 @@ def test_a_class_that_was_in_this_app_before_is_renamed_not_transferred() -> Non
 
 def test_the_name_of_a_namespace_is_never_given_again() -> None:
     """Neither a renamed nor a deleted class leaves its namespace's name free: old keys carry it."""
-    first = Migration(tag="1", new_classes=("A",))
+    first = MigrationConfig(tag="1", new_classes=("A",))
     for second in ({"renamed_classes": [{"from": "A", "to": "B"}]}, {"deleted_classes": ["A"]}):
         steps = (
             first,
-            Migration.model_validate({"tag": "2", **second}),
-            Migration(tag="3", new_classes=("A",)),
+            MigrationConfig.model_validate({"tag": "2", **second}),
+            MigrationConfig(tag="3", new_classes=("A",)),
         )
         with pytest.raises(ValueError, match='migration "3" creates "A", but migration "1" created it'):
             fold_migrations(steps)

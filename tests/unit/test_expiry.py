@@ -11,7 +11,7 @@ from tests.unit.inturn import NOW_MS, NOW_S, Committed, InTurn
 from tests.unit.reign import START_MS, Reign, rows, story
 
 from perdure.objects.durable import DurableObject
-from perdure.objects.overlay import Limits
+from perdure.objects.overlay import TurnLimits
 from perdure.objects.state import State
 from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge
 from perdure.schemas.expiry import expiry_of, hidden_name, is_due, parse_hidden, with_expiry
@@ -210,7 +210,7 @@ def test_a_key_put_again_is_not_swept_with_its_old_time(again: dict[str, Any]) -
 
 def test_a_sweep_of_long_names_fits_a_turn() -> None:
     """It stops at half the bytes of a turn and says that more is due; each one goes on."""
-    view, limits = Committed(), Limits(turn_bytes=4000)
+    view, limits = Committed(), TurnLimits(turn_bytes=4000)
 
     async def main() -> None:
         for n in range(10):
@@ -248,7 +248,7 @@ def test_a_sweep_that_cannot_read_fails_its_turn() -> None:
 
 def test_an_expiring_value_has_the_limits_of_any_other() -> None:
     """A name of the longest length may expire; a value too large leaves neither value nor note."""
-    limits = Limits(key_bytes=10, value_bytes=100, turn_bytes=300)
+    limits = TurnLimits(key_bytes=10, value_bytes=100, turn_bytes=300)
 
     async def main() -> None:
         turn = InTurn(limits=limits)
@@ -269,7 +269,7 @@ def test_holding_a_lock_again_and_again_does_not_use_up_the_turn() -> None:
     """What counts is what the turn will commit, the notes of expiring values included."""
 
     async def main() -> None:
-        with InTurn(limits=Limits(turn_bytes=200)) as state:
+        with InTurn(limits=TurnLimits(turn_bytes=200)) as state:
             for _ in range(100):
                 await state.put("lock", "held", expiration_ttl=30)
                 await state.put("lock", "held", expiration_ttl=30)

@@ -17,6 +17,11 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("schemas", "objects", "streams", "api")
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
+# Classes that share a name on purpose: documented names, of which a program sees one.
+SHARED_NAMES = {
+    "Stub": "an object as a client, a test and another object call it; each is the documented name on its side",
+    "Socket": "a WebSocket as a client and a test hold it; each is the documented name on its side",
+}
 # Words of unfinished work, assembled so that this file does not hold them.
 UNFINISHED = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")) + r")\b")
 
@@ -103,6 +108,18 @@ def test_files_and_functions_fit() -> None:
                 if length > FUNCTION_LINES_MAX:
                     wrong.append(f"{names(path)}:{node.lineno}: {node.name} has {length} lines")
     assert wrong == []
+
+
+def test_each_class_has_a_name_of_its_own() -> None:
+    """A class's name leads to one class: a search for it finds what is meant, not a namesake in another package."""
+    places: dict[str, list[str]] = {}
+    for path in sources(*ROOMS):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{names(path)}:{node.lineno}")
+    shared = {name: where for name, where in places.items() if len(where) > 1}
+    assert {name: where for name, where in shared.items() if name not in SHARED_NAMES} == {}
+    assert sorted(shared) == sorted(SHARED_NAMES), "an exception that is not used any more"
 
 
 def test_each_file_of_a_room_says_what_it_is() -> None:

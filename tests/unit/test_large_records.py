@@ -18,7 +18,7 @@ from perdure.schemas.journal import NO_CHAIN, encode_entry, encode_raw_entry
 from perdure.streams.log.base import LogRecord, Record, Topic, size_bytes
 from perdure.streams.owner import recovery
 from perdure.streams.turns.entries import CUT_BYTES, FIELD_BYTES, WHOLE_BYTES, dead_letter, parked_change
-from perdure.streams.turns.ports import Bounds, OwnerState
+from perdure.streams.turns.ports import OwnerState, PartitionBounds
 
 BROKER_BYTES = 10 << 20
 MIB = 1 << 20
@@ -52,7 +52,7 @@ def test_a_dead_letter_fits_whatever_the_record_holds(
     entry = dead_letter(record, MalformedCommand(message), 3)
     encoded = encode_entry(entry)
     journaled, _ = encode_raw_entry(7, 3, encoded, NO_CHAIN, (5, 1), 5, 5)
-    assert len(encoded) <= Bounds().entry_bytes
+    assert len(encoded) <= PartitionBounds().entry_bytes
     assert size_bytes(Record(entry.key.encode(), journaled)) <= BROKER_BYTES - 64 * 1024
     (letter,) = entry.outbox
     assert size_bytes(Record(letter.key, letter.value, letter.headers)) <= BROKER_BYTES - 64 * 1024
@@ -80,7 +80,8 @@ def test_a_record_near_the_broker_s_bound_costs_no_claim() -> None:
         (letter,) = await reign.records(Topic.DEAD)
         assert letter.value == b"x" * CUT_BYTES
         assert all(
-            len(each.value or b"") <= Bounds().entry_bytes for each in await reign.records(Topic.JOURNAL)
+            len(each.value or b"") <= PartitionBounds().entry_bytes
+            for each in await reign.records(Topic.JOURNAL)
         )
 
     story(Thing, told, shared=True)

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from perdure.api import loading
-from perdure.api.loading import App, load_app, load_config
+from perdure.api.loading import LoadedApp, load_app, load_config
 from perdure.objects.registry import Registry
 from perdure.schemas.errors import ConfigError
 
@@ -79,7 +79,7 @@ def test_siblings_share_one_copy_of_each_module(tmp_path: Path) -> None:
 
 def test_two_apps_do_not_share_modules_of_one_name(tmp_path: Path) -> None:
     """Loading another app, or the same one again, gives that app's own code."""
-    apps: list[App] = []
+    apps: list[LoadedApp] = []
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()

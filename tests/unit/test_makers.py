@@ -19,7 +19,7 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.object_quotas import Makers
-from perdure.streams.turns.ports import UNSEALED, Bounds
+from perdure.streams.turns.ports import UNSEALED, PartitionBounds
 from perdure.streams.turns.runner import FIRST_TRY_AGAIN_S
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
@@ -186,7 +186,7 @@ def test_a_turn_without_an_entry_makes_nothing() -> None:
         assert code(await realm.call("a", "put", 10, principal="alice")) == ""
         await settled(realm, alice=1)
 
-    story(Thing, told, makers=makers(alice=1), bounds=Bounds(entry_bytes=500))
+    story(Thing, told, makers=makers(alice=1), bounds=PartitionBounds(entry_bytes=500))
 
 
 @pytest.mark.parametrize("method", ["add", "empty"])

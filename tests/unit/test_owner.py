@@ -17,7 +17,7 @@ from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, 
 from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.log.memory.broker import Faults
 from perdure.streams.owner.owner import Owner
-from perdure.streams.turns.ports import Bounds
+from perdure.streams.turns.ports import PartitionBounds
 
 
 class Thing(DurableObject):
@@ -147,7 +147,7 @@ def test_what_does_not_fit_into_a_mailbox_waits_on_the_log_and_runs_in_order(sha
         await reign.told(first, *offsets)
         assert marks(reign) == list(range(9))
 
-    story(Thing, told, shared=shared, bounds=Bounds(mailbox=2))
+    story(Thing, told, shared=shared, bounds=PartitionBounds(mailbox=2))
 
 
 def test_a_command_that_comes_while_another_is_read_again_waits_behind_it() -> None:
@@ -160,7 +160,7 @@ def test_a_command_that_comes_while_another_is_read_again_waits_behind_it() -> N
         await reign.told(*offsets)
         assert reign.seen == [(step, "a", n) for n in range(6) for step in ("begin", "end")]
 
-    story(Thing, told, shared=True, bounds=Bounds(mailbox=1), faults=Slow("read"))
+    story(Thing, told, shared=True, bounds=PartitionBounds(mailbox=1), faults=Slow("read"))
 
 
 def test_a_burst_past_the_mailbox_that_is_not_durable_yet_runs_too() -> None:
@@ -170,7 +170,7 @@ def test_a_burst_past_the_mailbox_that_is_not_durable_yet_runs_too() -> None:
         await reign.told(*[reign.send("a", "add", n, 0.001) for n in range(12)])
         assert marks(reign) == list(range(12))
 
-    story(Thing, told, bounds=Bounds(mailbox=1), faults=Slow("sync"))
+    story(Thing, told, bounds=PartitionBounds(mailbox=1), faults=Slow("sync"))
 
 
 def test_a_full_mailbox_is_told_at_the_doors_before_anything_is_appended() -> None:
@@ -185,7 +185,7 @@ def test_a_full_mailbox_is_told_at_the_doors_before_anything_is_appended() -> No
         await reign.told(*offsets)
         reign.owner.check_room("Thing/a")
 
-    story(Thing, told, shared=True, bounds=Bounds(mailbox=2))
+    story(Thing, told, shared=True, bounds=PartitionBounds(mailbox=2))
 
 
 def test_more_objects_than_may_be_resident_still_run_one_turn_at_a_time() -> None:
@@ -203,7 +203,7 @@ def test_more_objects_than_may_be_resident_still_run_one_turn_at_a_time() -> Non
             assert mine == [(step, n) for n in range(5) for step in ("begin", "end")]
             assert reign.value(name, "count") == 5
 
-    story(Thing, told, shared=True, bounds=Bounds(residents=1))
+    story(Thing, told, shared=True, bounds=PartitionBounds(residents=1))
 
 
 BAD = [
@@ -371,7 +371,7 @@ def test_an_entry_that_is_too_large_fails_its_turn_only() -> None:
         assert reign.value("a", "big") == b"x" * 10
         assert result(await reign.call("a", "add")) == b'{"result":1}'
 
-    story(Thing, told, bounds=Bounds(entry_bytes=2000))
+    story(Thing, told, bounds=PartitionBounds(entry_bytes=2000))
 
 
 def test_log_time_does_not_fall_by_what_clocks_differ() -> None:
@@ -402,7 +402,7 @@ def test_too_many_undone_commands_pause_the_partition_until_half_are_done(shared
         assert 2 <= most <= bound
         assert len(marks(reign)) == 60
 
-    story(Thing, told, shared=shared, bounds=Bounds(undone=bound))
+    story(Thing, told, shared=shared, bounds=PartitionBounds(undone=bound))
 
 
 def test_offsets_that_the_log_does_not_show_count_as_done() -> None:
@@ -491,4 +491,4 @@ def test_a_start_does_not_read_long_stretches_of_done_commands_again(
         assert (reign.value("b", "count"), reign.value("other7", "count")) == (1, 3)
         await reign.check()
 
-    story(Thing, told, shared=shared, bounds=Bounds(stretch=100))
+    story(Thing, told, shared=shared, bounds=PartitionBounds(stretch=100))

@@ -16,7 +16,7 @@ from perdure.schemas.commands import LOCAL, NOBODY
 from perdure.schemas.errors import DataDirError
 from perdure.schemas.replies import PARKED
 from perdure.streams.log.base import Topic
-from perdure.streams.turns.ports import Bounds
+from perdure.streams.turns.ports import PartitionBounds
 from perdure.streams.turns.supervision.crash_marker import CHARGES, PoisonPage, place_of, word_of
 
 DIES = """
@@ -141,7 +141,7 @@ def test_a_parked_command_past_its_deadline_is_parked_all_the_same() -> None:
         reply = await reign.call("a", "add", deadline_ms=0)
         assert code(reply) == (PARKED, "parked")
 
-    charged(told, {0: 1}, bounds=Bounds(charges=1))
+    charged(told, {0: 1}, bounds=PartitionBounds(charges=1))
 
 
 def test_a_parked_command_that_nobody_waits_for_leaves_its_entry() -> None:

@@ -32,7 +32,7 @@ from perdure.streams.owner import socket_watch
 from perdure.streams.owner.socket_watch import SILENT_S
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns import socket_events
-from perdure.streams.turns.ports import UNSEALED, Bounds
+from perdure.streams.turns.ports import UNSEALED, PartitionBounds
 
 OLD_GATEWAY = "0/gateway.old"
 
@@ -184,7 +184,7 @@ def test_handler_style_survives_eviction_and_a_new_reign() -> None:
         assert texts(await say(reign, 0, "attached")) == [(b"mine", (0,))]
         assert reign.seen.count("start") == 4
 
-    story(Room, told, bounds=Bounds(residents=1))
+    story(Room, told, bounds=PartitionBounds(residents=1))
 
 
 def test_rows_are_decoded_once_per_residence() -> None:
@@ -355,7 +355,7 @@ def test_a_listener_is_closed_with_its_instance(how: str) -> None:
         assert reign.owner.tables.sockets("Thing/a") == {}
         assert reign.seen.count("start") == (2 if how == "evicted" else 1)
 
-    story(Room, told, bounds=Bounds(residents=1))
+    story(Room, told, bounds=PartitionBounds(residents=1))
 
 
 def test_a_listener_hears_its_close() -> None:
@@ -460,7 +460,7 @@ def test_listeners_of_an_instance_that_leaves_are_closed_though_the_log_is_full(
         last = [frame for frame in reign.doors.shown if frame.type == CLOSE_FRAME]
         assert sorted(number for frame in last for number in frame.sockets) == list(range(10))
 
-    story(Room, told, shared=True, faults=Narrow(), bounds=Bounds(residents=1))
+    story(Room, told, shared=True, faults=Narrow(), bounds=PartitionBounds(residents=1))
 
 
 def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:

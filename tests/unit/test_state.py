@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.inturn import NOW_MS, Committed, InTurn
 
-from perdure.objects.overlay import Limits, current_turn
+from perdure.objects.overlay import TurnLimits, current_turn
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded, UnstorableValue
 
 
@@ -78,7 +78,7 @@ def test_limits_are_named() -> None:
     """A name, a value and a whole turn have bounds; the message names the bound, and what fitted stays."""
 
     async def main() -> None:
-        turn = InTurn(Committed({}), Limits(key_bytes=4, value_bytes=100, turn_bytes=300))
+        turn = InTurn(Committed({}), TurnLimits(key_bytes=4, value_bytes=100, turn_bytes=300))
         with turn as state:
             for name in ("", "xxxxx", "ééé"):
                 with pytest.raises(TooLarge, match="1 to 4 bytes"):
@@ -98,7 +98,7 @@ def test_writing_one_name_again_does_not_use_up_the_turn() -> None:
     """What counts is what the turn will commit."""
 
     async def main() -> None:
-        with InTurn(Committed({}), Limits(key_bytes=50, turn_bytes=200)) as state:
+        with InTurn(Committed({}), TurnLimits(key_bytes=50, turn_bytes=200)) as state:
             for n in range(100):
                 await state.put("n" * 50, n)
                 await state.delete("n" * 50)

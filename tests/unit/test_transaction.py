@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.inturn import Committed, InTurn
 
-from perdure.objects.overlay import Limits
+from perdure.objects.overlay import TurnLimits
 from perdure.objects.state import State
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import ObjectError, StorageFailed, TooLarge, TurnEnded
@@ -19,7 +19,7 @@ class Undone(Exception):
     """What a story leaves a transaction by."""
 
 
-def in_turn(handler: Callable[[State], Awaitable[None]], limits: Limits | None = None) -> InTurn:
+def in_turn(handler: Callable[[State], Awaitable[None]], limits: TurnLimits | None = None) -> InTurn:
     """Run a turn over a=1, b=2."""
     turn = InTurn(Committed({"a": 1, "b": 2}), limits)
 
@@ -224,7 +224,7 @@ def test_the_limit_of_a_turn_counts_what_it_keeps() -> None:
         with pytest.raises(TooLarge, match=r"limits\.turn_bytes"):
             await state.put("y", b"x" * 80)
 
-    in_turn(handler, Limits(turn_bytes=100))
+    in_turn(handler, TurnLimits(turn_bytes=100))
 
 
 def test_a_storage_failure_is_not_undone() -> None:

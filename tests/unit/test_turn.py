@@ -11,7 +11,7 @@ import pytest
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Response
-from perdure.objects.overlay import Limits, Overlay
+from perdure.objects.overlay import Overlay, TurnLimits
 from perdure.objects.registry import Kind
 from perdure.objects.state import State
 from perdure.objects.turn import Outcome, conclude, entry_failed, handling, not_done
@@ -277,7 +277,7 @@ class _Nothing:
 def test_arguments_are_validated_before_a_method_runs() -> None:
     """What fits is turned into what the annotations say."""
     kind = Kind("Counter", Counter)
-    counter = Counter(State("Counter/a", _Nothing(), Limits()), Env({}))
+    counter = Counter(State("Counter/a", _Nothing(), TurnLimits()), Env({}))
     command = Command("Counter/a", CALL, "increment", body=call_body("increment", ["41"], {}))
 
     assert asyncio.run(_awaited(handling(counter, kind, command))).body == b'{"result":42}'
@@ -286,7 +286,7 @@ def test_arguments_are_validated_before_a_method_runs() -> None:
 def test_a_class_without_a_fetch_answers_404() -> None:
     """It says what it has instead."""
     kind = Kind("Counter", Counter)
-    counter = Counter(State("Counter/a", _Nothing(), Limits()), Env({}))
+    counter = Counter(State("Counter/a", _Nothing(), TurnLimits()), Env({}))
     response = asyncio.run(_awaited(handling(counter, kind, FETCHED)))
     assert (response.status, b"/rpc/" in response.body) == (404, True)
 

@@ -31,8 +31,8 @@ from rocksdict import Rdict
 
 from perdure.streams import failpoints
 from perdure.streams.log.embedded.acked_page import Acked
-from perdure.streams.log.embedded.tail import Stream
-from perdure.streams.log.embedded.write_batch import Batch
+from perdure.streams.log.embedded.tail import EmbeddedStream
+from perdure.streams.log.embedded.write_batch import CommitBatch
 
 QUICK_S = 0.0005
 HUNG_S = 5.0
@@ -44,8 +44,8 @@ _ALARM = (int(signal.SIGALRM),)  # it comes to the main thread, several times a 
 
 _logger = structlog.get_logger(__name__)
 
-Ends = list[tuple[Stream, int]]  # how far a commit made which streams durable
-Synced = Callable[[Batch, Ends, BaseException | None], None]
+Ends = list[tuple[EmbeddedStream, int]]  # how far a commit made which streams durable
+Synced = Callable[[CommitBatch, Ends, BaseException | None], None]
 
 
 class Sync:
@@ -72,13 +72,13 @@ class Sync:
         self._began_s = 0.0  # of the fsync under way; 0: there is none
         self._on_loop = False
         self._over = threading.Event()
-        self._waiting: queue.SimpleQueue[tuple[Batch, Ends] | None] = queue.SimpleQueue()  # one at most
+        self._waiting: queue.SimpleQueue[tuple[CommitBatch, Ends] | None] = queue.SimpleQueue()  # one at most
         # A daemon: a process that dies without `close` must not hang on it.
         self._thread = threading.Thread(target=self._run, name="log-sync", daemon=True)
         self._thread.start()
         threading.Thread(target=self._look_on, name="log-sync-alarm", daemon=True).start()
 
-    def sync(self, batch: Batch, ends: Ends, *, small: bool) -> None:
+    def sync(self, batch: CommitBatch, ends: Ends, *, small: bool) -> None:
         """Make a batch that is written durable; the one before it is, and nothing was written after it."""
         batch.last_change = self._database.latest_sequence_number()
         if not small or self._mean_s >= QUICK_S:
@@ -136,7 +136,7 @@ class Sync:
         saying.start()
         saying.join(SAYING_S)
 
-    def _fsync(self, batch: Batch) -> BaseException | None:
+    def _fsync(self, batch: CommitBatch) -> BaseException | None:
         self._began_s = began = perf_counter()
         try:
             self._database.flush_wal(True)

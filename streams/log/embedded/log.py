@@ -30,9 +30,9 @@ from perdure.streams import failpoints
 from perdure.streams.log.base import Bounds, Local, LogRecord, Receipt, Record, Topic, WriterSource
 from perdure.streams.log.embedded.fsync import Ends, Sync
 from perdure.streams.log.embedded.records import MARK_KEY, READ_CHUNK, Trimmed, encode, open_or_create
-from perdure.streams.log.embedded.tail import EmbeddedTail, Stream, hand_over
+from perdure.streams.log.embedded.tail import EmbeddedStream, EmbeddedTail, hand_over
 from perdure.streams.log.embedded.wal_check import Cut, operating_error
-from perdure.streams.log.embedded.write_batch import Appended, Batch, EmbeddedWriter, RefusedReceipt
+from perdure.streams.log.embedded.write_batch import Appended, CommitBatch, EmbeddedWriter, RefusedReceipt
 from perdure.streams.log.log_time import log_time
 
 LINGER_S = 0.010
@@ -67,13 +67,13 @@ class EmbeddedLog(Local):
         self._clock_ms = clock_ms
         self._must_exist = must_exist
         self._refusal: Unavailable | None = Unavailable(f"the log in {path} is not started")
-        self._streams: dict[Topic, list[Stream]] = {}
+        self._streams: dict[Topic, list[EmbeddedStream]] = {}
         self._writers: dict[int, EmbeddedWriter] = {}
-        self._accepted: dict[Stream, None] = {}  # sets that keep their order: whose tails are behind,
+        self._accepted: dict[EmbeddedStream, None] = {}  # sets that keep their order: whose tails are behind,
         self._requested: dict[EmbeddedWriter, None] = {}  # and who has asked to append
-        self._open_batch = Batch(self._hurry)
-        self._shared: Batch | None = self._open_batch  # a journal record requested now goes into this one
-        self._in_flight: Batch | None = None
+        self._open_batch = CommitBatch(self._hurry)
+        self._shared: CommitBatch | None = self._open_batch  # a journal record requested now goes into it
+        self._in_flight: CommitBatch | None = None
         self._urgent = False
         self._passing = False  # a pass is due, or hands over at the moment
         self._lingered = 0  # how often the timer has rung since the last batch was sealed
@@ -97,7 +97,7 @@ class EmbeddedLog(Local):
             raise
         try:
             self._streams = {
-                topic: [Stream(self._database, self.path, topic, p) for p in range(self.partitions)]
+                topic: [EmbeddedStream(self._database, self.path, topic, p) for p in range(self.partitions)]
                 for topic in Topic
             }
             self._sync = Sync(self._database, self.path, self._loop, self._synced, self.fsync_s)
@@ -152,7 +152,7 @@ class EmbeddedLog(Local):
     def shares_write(self, record: LogRecord) -> bool:
         return record.write is self._shared
 
-    def _place(self, stream: Stream, batch: Batch, record: Record, memo: Any) -> Appended:
+    def _place(self, stream: EmbeddedStream, batch: CommitBatch, record: Record, memo: Any) -> Appended:
         key, value, headers = record.key, record.value, record.headers
         if (time_ms := self._clock_ms()) < stream.last_time_ms:
             time_ms = log_time(stream.last_time_ms, time_ms, time_ms)
@@ -237,7 +237,7 @@ class EmbeddedLog(Local):
             self._wake()
             return
         self._in_flight = batch
-        self._open_batch = self._shared = Batch(self._hurry)
+        self._open_batch = self._shared = CommitBatch(self._hurry)
         batch.hurry = None
         small = batch.small
         try:
@@ -253,7 +253,7 @@ class EmbeddedLog(Local):
             stream.wrote()
         self._sync.sync(batch, [(stream, stream.next) for stream in batch.touched], small=small)
 
-    def _fill(self, batch: Batch) -> None:
+    def _fill(self, batch: CommitBatch) -> None:
         """Put the journal's records behind the commands. What is requested from now on comes later."""
         self._shared = None
         requested, self._requested = self._requested, {}
@@ -270,7 +270,7 @@ class EmbeddedLog(Local):
                 self._place_unseen(stream, batch, records)
             batch.waiters.append((batch.count, partial(writer.told, first)))
 
-    def _place_unseen(self, stream: Stream, batch: Batch, records: Sequence[Record]) -> None:
+    def _place_unseen(self, stream: EmbeddedStream, batch: CommitBatch, records: Sequence[Record]) -> None:
         """As `_place`, but cheaper: nobody looks at them before they are in the database."""
         clock_ms = self._clock_ms()
         stream.last_time_ms = time_ms = log_time(stream.last_time_ms, clock_ms, clock_ms)
@@ -283,7 +283,7 @@ class EmbeddedLog(Local):
         batch.count += len(records)
         stream.next = offset
 
-    def _synced(self, batch: Batch, ends: Ends, error: BaseException | None) -> None:
+    def _synced(self, batch: CommitBatch, ends: Ends, error: BaseException | None) -> None:
         if self._refusal is not None:
             return
         if error is not None:

@@ -26,7 +26,7 @@ from perdure.streams.log.embedded.records import Rows
 CHUNK = 256  # about 1 ms of the event loop
 
 
-class Stream(Rows):
+class EmbeddedStream(Rows):
     """One (topic, partition)."""
 
     __slots__ = (
@@ -69,14 +69,14 @@ class Stream(Rows):
             self.unwritten, self.held = [], self.next
 
 
-class State(Enum):
+class TailState(Enum):
     BEHIND = "reading what is there"
     LIVE = "given each record as it is appended"
     PAUSED = "paused"
     CLOSED = "closed"
 
 
-_LIVE = State.LIVE  # found once: an enum's members are looked up slowly
+_LIVE = TailState.LIVE  # found once: an enum's members are looked up slowly
 
 
 class EmbeddedTail:
@@ -87,7 +87,7 @@ class EmbeddedTail:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: EmbeddedStream,
         start: int,
         deliver: Callable[[LogRecord], None],
         loop: asyncio.AbstractEventLoop,
@@ -102,25 +102,25 @@ class EmbeddedTail:
         self._hurry = hurry
         self._busy = False
         self._pumping = False
-        self._state = State.PAUSED
+        self._state = TailState.PAUSED
         stream.tails.add(self)
         self.resume()
 
     def pause(self) -> None:
-        if self._state is not State.CLOSED:
-            self._leave(State.PAUSED)
+        if self._state is not TailState.CLOSED:
+            self._leave(TailState.PAUSED)
 
     def resume(self) -> None:
-        if self._state is not State.PAUSED:
+        if self._state is not TailState.PAUSED:
             return
         if self.next == self._stream.next:
             self._join()
         else:
-            self._state = State.BEHIND
+            self._state = TailState.BEHIND
             self.pump_soon()
 
     def close(self) -> None:
-        self._leave(State.CLOSED)
+        self._leave(TailState.CLOSED)
         self._stream.tails.discard(self)
 
     def take(self) -> None:
@@ -150,11 +150,11 @@ class EmbeddedTail:
             self._hand(more)  # and then what was appended meanwhile
 
     def _join(self) -> None:
-        self._state = State.LIVE
+        self._state = TailState.LIVE
         self._stream.live = (*self._stream.live, self)
 
-    def _leave(self, state: State) -> None:
-        if self._state is State.LIVE:
+    def _leave(self, state: TailState) -> None:
+        if self._state is TailState.LIVE:
             self._stream.live = tuple(tail for tail in self._stream.live if tail is not self)
         self._state = state
 
@@ -167,7 +167,7 @@ class EmbeddedTail:
     def _pump(self) -> None:
         self._pumping = False
         stream = self._stream
-        if self._state is not State.BEHIND:
+        if self._state is not TailState.BEHIND:
             return
         try:
             if not stream.start <= self.next <= stream.next:
@@ -179,7 +179,7 @@ class EmbeddedTail:
             self._stopped(error)
             return
         self._hand(chunk)
-        if self._state is not State.BEHIND:
+        if self._state is not TailState.BEHIND:
             return
         if self.next < stream.written:
             self.pump_soon()
@@ -191,7 +191,7 @@ class EmbeddedTail:
             self._hand_unwritten()
 
 
-def hand_over(accepted: dict[Stream, None]) -> None:
+def hand_over(accepted: dict[EmbeddedStream, None]) -> None:
     """Give the tails of these streams what they have not seen yet, what is appended meanwhile too; empties it."""
     while accepted:
         stream, _ = accepted.popitem()

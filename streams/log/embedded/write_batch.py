@@ -13,14 +13,14 @@ from operator import itemgetter
 from rocksdict import WriteBatch
 
 from perdure.streams.log.base import LogRecord, WriterSource
-from perdure.streams.log.embedded.tail import Stream
+from perdure.streams.log.embedded.tail import EmbeddedStream
 
 Outcome = Callable[[BaseException | None], None]
 _place_of = itemgetter(0)
 SMALL_RECORDS, SMALL_BYTES = 2, 64 * 1024
 
 
-class Batch:
+class CommitBatch:
     """Records that become durable together, and who is to be told."""
 
     __slots__ = ("count", "error", "hurry", "last_change", "over", "touched", "waiters", "write")
@@ -29,7 +29,7 @@ class Batch:
         self.write = WriteBatch(raw_mode=True)
         self.count = 0
         self.last_change = 0  # the number that RocksDB gave its last change, once it is written
-        self.touched: list[Stream] = []
+        self.touched: list[EmbeddedStream] = []
         self.waiters: list[tuple[int, Outcome]] = []  # with their place in the batch
         self.hurry: Callable[[], None] | None = hurry  # None once it is sealed
         self.over = False
@@ -91,7 +91,7 @@ class EmbeddedWriter:
     __slots__ = ("_ask", "closed", "source", "stream")
 
     def __init__(
-        self, stream: Stream, source: WriterSource, ask: Callable[[EmbeddedWriter, bool], None]
+        self, stream: EmbeddedStream, source: WriterSource, ask: Callable[[EmbeddedWriter, bool], None]
     ) -> None:
         self.stream = stream
         self.source = source

@@ -66,12 +66,12 @@ class Write:
     """Records that become durable together (ordered logs)."""
 
     def __init__(self) -> None:
-        self.starts: dict[Stream, int] = {}
+        self.starts: dict[MemoryStream, int] = {}
         self.waiters: list[Told] = []
         self.over = False
 
 
-class Stream:
+class MemoryStream:
     """One partition of one topic."""
 
     def __init__(self, topic: Topic, partition: int) -> None:
@@ -114,7 +114,7 @@ class MemoryBroker:
         self.exclusive = exclusive
         self.clock_ms = clock_ms
         self.faults = faults or Faults()
-        self.streams = {(topic, p): Stream(topic, p) for topic in Topic for p in range(partitions)}
+        self.streams = {(topic, p): MemoryStream(topic, p) for topic in Topic for p in range(partitions)}
         self.topic_ids: dict[str, str] = {}
         self.clients: list[Client] = []
         self.open = Write()
@@ -136,7 +136,7 @@ class MemoryBroker:
             raise DataDirError(f"the log is in use by {living[0].name}: one process at a time")
         self.clients.append(client)
 
-    def accept(self, stream: Stream, records: Sequence[Record], memo: Any = None) -> int:
+    def accept(self, stream: MemoryStream, records: Sequence[Record], memo: Any = None) -> int:
         """Take records in; the first one's offset."""
         first = stream.end
         if self.ordered:
@@ -180,7 +180,7 @@ class MemoryBroker:
         if self.open.starts or any(client.wants for client in self.clients if client.alive):
             self.request()
 
-    def _sealed_end(self, stream: Stream) -> int:
+    def _sealed_end(self, stream: MemoryStream) -> int:
         return self.open.starts.get(stream, stream.end)
 
     def crash(self, *, keep_in_flight: bool) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from perdure.schemas.errors import LogCorrupt, OutcomeUnknown, Overloaded, Unavailable
 from perdure.streams.log.base import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
-from perdure.streams.log.memory.broker import Faults, MemoryBroker, Stream, Told, Write
+from perdure.streams.log.memory.broker import Faults, MemoryBroker, MemoryStream, Told, Write
 
 __all__ = ["Faults", "MemoryBroker", "MemoryLog", "MemoryTail"]
 
@@ -60,7 +60,7 @@ class MemoryTail:
     """See `perdure.streams.log.base.Tail`."""
 
     def __init__(
-        self, log: MemoryLog, stream: Stream, start: int, deliver: Callable[[LogRecord], None]
+        self, log: MemoryLog, stream: MemoryStream, start: int, deliver: Callable[[LogRecord], None]
     ) -> None:
         self.log = log
         self._stream = stream
@@ -114,7 +114,7 @@ class MemoryTail:
 class _MemoryWriter:
     """See `perdure.streams.log.base.Writer`."""
 
-    def __init__(self, log: MemoryLog, stream: Stream, source: WriterSource) -> None:
+    def __init__(self, log: MemoryLog, stream: MemoryStream, source: WriterSource) -> None:
         self._log = log
         self._stream = stream
         self._source = source
@@ -206,7 +206,7 @@ class MemoryLog:
         self.stalled_until_s = 0.0
         self.on_stopped: Callable[[BaseException], None] = lambda error: None
         self._writers: dict[int, _MemoryWriter] = {}
-        self._queues: dict[Stream, deque[tuple[Record, _MemoryReceipt]]] = {}
+        self._queues: dict[MemoryStream, deque[tuple[Record, _MemoryReceipt]]] = {}
         self._context = copy_context()
         broker.join(self)
 
@@ -276,7 +276,7 @@ class MemoryLog:
             self.later("send", self._send, stream)
         return receipt
 
-    def _send(self, stream: Stream) -> None:
+    def _send(self, stream: MemoryStream) -> None:
         queue, faults = self._queues[stream], self.broker.faults
         if not queue:
             return
@@ -292,7 +292,7 @@ class MemoryLog:
             when = faults.timeout_s + faults.late_s()
             self.broker.loop.call_later(when, self.broker.accept, stream, (record,), context=Context())
 
-    def _land(self, stream: Stream, record: Record, receipt: _MemoryReceipt, fate: str) -> None:
+    def _land(self, stream: MemoryStream, record: Record, receipt: _MemoryReceipt, fate: str) -> None:
         offset = self.broker.accept(stream, (record,))
         if fate == "lost":
             error = OutcomeUnknown("no answer in time")
@@ -301,7 +301,7 @@ class MemoryLog:
             self.later("ack", self._over, stream, receipt, offset, None)
 
     def _over(
-        self, stream: Stream, receipt: _MemoryReceipt, offset: int | None, error: BaseException | None
+        self, stream: MemoryStream, receipt: _MemoryReceipt, offset: int | None, error: BaseException | None
     ) -> None:
         queue = self._queues[stream]
         queue.popleft()
@@ -335,7 +335,7 @@ class MemoryLog:
             self.after(0.0, tail.wake)
         return tail
 
-    def trimmed_away(self, stream: Stream, offset: int) -> None:
+    def trimmed_away(self, stream: MemoryStream, offset: int) -> None:
         """A tail stands where records were removed."""
         self.on_stopped(
             LogCorrupt(
