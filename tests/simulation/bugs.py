@@ -39,7 +39,7 @@ from perdure.streams.state.object_scan import objects_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.transfer import import_objects
 from perdure.streams.transfer.export_objects import Source
-from perdure.streams.turns import admission, alarm_turns, commit
+from perdure.streams.turns import admission, alarm_turns, commit, runner
 from perdure.streams.turns import calls as calls_module
 from perdure.streams.turns.activation import Resident, Turn
 from perdure.streams.turns.alarm_turns import Ringing
@@ -206,6 +206,11 @@ def error_reply_not_gated() -> Any:
         return hasty
 
     return _instead(Turns, "conclude", conclude)
+
+
+def not_done_told_at_once() -> Any:
+    """What was not done is answered as what changed nothing is: before its done is durable."""
+    return _instead(runner, "OK", lambda true: ANY)
 
 
 def alarm_of_any_setting() -> Any:
@@ -584,6 +589,7 @@ BUGS = (
     read_without_proof,
     answered_without_trace,
     error_reply_not_gated,
+    not_done_told_at_once,
     alarm_of_any_setting,
     alarm_forgotten_at_a_take_over,
     alarm_rings_for_each_command,

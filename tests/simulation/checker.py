@@ -21,7 +21,7 @@ from perdure.schemas.expiry import HIDDEN
 from perdure.schemas.journal import NO_COMMAND, Claim, Entry, EntryRecord, Migration, NoOp, in_runs
 from perdure.schemas.keys import name_of, namespace_of, object_key, partition_of
 from perdure.schemas.migrations import Step
-from perdure.schemas.replies import UNAVAILABLE, Reply
+from perdure.schemas.replies import OK, UNAVAILABLE, Reply
 from perdure.streams.journal.reader import JournalReader
 from perdure.streams.log.base import Topic
 from perdure.streams.log.log_time import SKEW_MS
@@ -202,8 +202,8 @@ class Auditor:
         durable = self.broker.streams[Topic.COMMANDS, partition].durable
         shares = self.broker.ordered and self.broker.exclusive and offset >= durable
         assert shares, f"I7: command {place} is answered ({reply.outcome}) without a durable trace"
-        assert reply.outcome in ("ok", UNAVAILABLE), (
-            f"I7: the error of command {place} leaves before its trace is durable"
+        assert reply.outcome == OK, (
+            f"I7: {reply.outcome!r} of command {place} leaves before its trace is durable"
         )
         self.unlogged[waiting] = {key: dict(state) for key, state in self.states.items()}
 

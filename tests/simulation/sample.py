@@ -21,6 +21,13 @@ SHOUTS = 5  # frames of one turn that must not overtake each other
 TTLS_S = (0.05, 0.3, 2.0)
 
 
+def busy() -> Unavailable:
+    """What a call to an object results in that has no room: the caller is not done either."""
+    error = Unavailable("another one")
+    error.of_call = True
+    return error
+
+
 class Sample(DurableObject):
     """`POST /op/mark/other`; every operation that changes something leaves its mark behind.
 
@@ -50,8 +57,11 @@ class Sample(DurableObject):
         return token
 
     async def do_maybe(self, mark: str, random: Random) -> Any:
-        if random.random() < 0.5:
+        roll = random.random()
+        if roll < 0.4:
             return False
+        if roll < 0.5:
+            raise busy()
         return await self.do_token(mark, random)
 
     async def do_get(self, mark: str, random: Random) -> Any:
@@ -86,9 +96,7 @@ class Sample(DurableObject):
             await self.env.SAMPLES.get(other).pay(f"{ALARM}{self.state.id}.{rings}.{other}")
             self.env.step("alarm.after_a_call")
             if random.random() < 0.2:
-                error = Unavailable("another one")
-                error.of_call = True  # as one is that a call comes to
-                raise error
+                raise busy()
 
     async def do_fail(self, mark: str, random: Random) -> Any:
         await self.state.put("count", -1)

@@ -11,10 +11,12 @@ from tests.planted import BEFORE, FROM_THEN_ON, OF_ALARMS, Planted, planted_once
 from tests.unit.reign import Reign, story
 
 from perdure.objects.durable import DurableObject
-from perdure.schemas.errors import PartitionBroken
-from perdure.schemas.replies import FAILED, OK, Reply
+from perdure.schemas.errors import PartitionBroken, Unavailable
+from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
 from perdure.streams.owner.recovery import live
 from perdure.streams.turns.ports import OwnerState
+
+OF_DONES = ("a batch is encoded", "an entry is let out", "a batch is folded")
 
 
 class Thing(DurableObject):
@@ -32,6 +34,15 @@ class Thing(DurableObject):
     async def wrong(self) -> None:
         await self.state.put("count", -1)
         raise ValueError("wrong")
+
+    async def busy(self) -> int:
+        """Not done in its first run, as a turn is whose call has found no room."""
+        self.env.seen.append("busy")
+        if len(self.env.seen) == 1:
+            error = Unavailable("another object has no room")
+            error.of_call = True
+            raise error
+        return await self.add()
 
     async def ring(self) -> None:
         await self.state.set_alarm(timedelta(seconds=1))
@@ -156,6 +167,32 @@ def test_a_fault_from_then_on_stops_the_partition_loudly(step: str, shared: bool
         await reign.until(lambda: reign.owner.state is OwnerState.SERVING)
         await reign.until(lambda: offset in reign.owner.tables.done)
         assert (await reign.call("a", "add")).body == b'{"result":3}'
+
+    story(Thing, told, shared=shared)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["embedded", "shared"])
+@pytest.mark.parametrize("step", OF_DONES)
+def test_a_command_that_was_answered_as_not_done_never_runs_after_a_fault(step: str, shared: bool) -> None:
+    """Its client acts on that answer: either it has it and the command is over, or the next owner runs it."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("b", "add")
+        with planted_once(step) as hit:
+            offset = reign.send("a", "busy")
+            await reign.until(lambda: reign.owner.state is OwnerState.STOPPED)
+        assert hit == [step]
+        assert planted_ones(reign) == [step]
+        answered = reign.doors.replies.get(offset)
+        await reign.living
+        reign.living = asyncio.create_task(live(reign.owner))
+        await reign.until(lambda: reign.owner.state is OwnerState.SERVING)
+        await reign.until(lambda: offset in reign.owner.tables.done)
+        if answered is None:
+            assert (len(reign.seen), reign.value("a", "count")) == (2, 1)
+        else:
+            assert said(answered) == (UNAVAILABLE, "unavailable")
+            assert (len(reign.seen), reign.value("a", "count")) == (1, None)
 
     story(Thing, told, shared=shared)
 
