@@ -140,8 +140,10 @@ class Asking:
         try:
             case.validate_response(response, excluded_checks=excluded)
         except FailureGroup as group:
+            key = (case.headers or {}).get("Idempotency-Key")  # which the command line leaves out
+            answered = f"{response.status_code} {response.content[:500]!r} to the key {key!r}"
             self.wrong |= {
-                f"{case.operation.label}: {each.title}: {each.message[:2000]}\n{case.as_curl_command()}"
+                f"{case.operation.label}: {each.title}: {each.message[:2000]}\n{answered}\n{case.as_curl_command()}"
                 for each in group.exceptions
             }
         name = unquote(str(case.path_parameters.get("name", "a")))
