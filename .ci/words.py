@@ -110,14 +110,14 @@ PROSE = (
     ),
     Words(
         "trailing-else",
-        r"(?<!thing )(?<!\bone )(?<!where )(?<!who )(?<!what )(?<!body )\belse\s*(?:[.;)]|$)",
+        r"(?<!thing\s)(?<!\bone\s)(?<!where\s)(?<!who\s)(?<!what\s)(?<!body\s)\belse\s*(?:[.;)]|$)",
         "otherwise, at the front of its own clause",
         "the reader learns of the condition after the sentence is over",
         "It is parked, or refused else.",
     ),
     Words(
         "of-before",
-        r"\b(?:of|from|than|as) before\b(?!\s+(?:the|a|an|it|this|that|its|any|each|\w+ing)\b)",
+        r"\b(?:of|from|than) before\b(?!\s+(?:the|a|an|it|this|that|its|any|each|\w+ing)\b)",
         "the previous …, earlier …",
         "'before' is not a noun",
         "the code of before",
