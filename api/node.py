@@ -49,7 +49,7 @@ from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Una
 from perdure.schemas.seal import Seal
 from perdure.streams.journal.bootstrap import found
 from perdure.streams.opening import clock_ms, new_uuid, open_data, say_zones, start_log
-from perdure.streams.owner.maintenance import Keeper
+from perdure.streams.owner.maintenance import Maintenance
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
@@ -60,7 +60,7 @@ from perdure.streams.state.object_scan import warn_of_the_unserved
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
 from perdure.streams.teardown import Closing, to_its_end
-from perdure.streams.transfer.foreign_app import Transfers
+from perdure.streams.transfer.foreign_app import ForeignApps
 from perdure.streams.turns.eviction import Residence
 from perdure.streams.turns.inline_task import tell
 from perdure.streams.turns.object_quotas import Makers
@@ -146,7 +146,7 @@ class Node:
         opened.push("the HTTP client of perdure.fetch", outgoing.close)
         self._run_queue = RunQueue(time.perf_counter)
         self.sockets = SocketRegistry(self.gateway, log, seal, node=self.name, run_queue=self._run_queue)
-        self._transfers = Transfers(config, data.path / "transfer.tmp", log.partitions)
+        self._transfers = ForeignApps(config, data.path / "transfer.tmp", log.partitions)
         opened.push("the data of other apps", self._transfers.close)
         self._helpers = Helpers(config, store, data.rebuild_path)
         opened.push("the helpers", self._helpers.close)
@@ -155,19 +155,19 @@ class Node:
         self.owners = [
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
         ]
-        self.keeper = self._keeper()
+        self.maintenance = self._maintenance()
         await self.gateway.start(self.owners)
         self._open_doors(outgoing, await self._access())
         await self._helpers.start(log, [owner.tables for owner in self.owners], ports.progress)
         for owner in self.owners:
-            opened.push(f"the reign of partition {owner.partition}", owner.end_reign)
+            opened.push(f"the reign of partition {owner.partition}", owner.end_epoch)
         opened.push("the node's tasks", self._end_tasks)  # before what they wait for is closed
         opened.push("the exchange of calls", ports.exchange.close)
         opened.push("the gateway", lambda: self.gateway.close(Unavailable("the node has stopped")))
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
-            self._task(self.keeper.keep()),
-            self._task(self.keeper.trim_forever()),
+            self._task(self.maintenance.flush_forever()),
+            self._task(self.maintenance.trim_forever()),
             self._task(self.gateway.sweep()),
             self._task(Residence.of(self.owners, config.limits, clock_ms).keep()),
             self._task(self.sockets.keep_alive()),
@@ -196,7 +196,7 @@ class Node:
             careful=page.died,
             transfers=self._transfers,
             makers=self._makers(),
-            bring=self._helpers.bring,
+            ingest=self._helpers.ingest,
             host=socket.gethostname(),
             pid=os.getpid(),
             run_queue=self._run_queue,
@@ -212,10 +212,10 @@ class Node:
             lambda principal: None if (quota := quota_of(quotas, principal)) is None else quota.objects
         )
 
-    def _keeper(self) -> Keeper:
+    def _maintenance(self) -> Maintenance:
         keep_s = self.config.keep_commands_s
         keep_ms = None if keep_s is None else int(keep_s * 1000)
-        return Keeper(self.store, self.owners, clock_ms=clock_ms, keep_ms=keep_ms, failed=self._stop)
+        return Maintenance(self.store, self.owners, clock_ms=clock_ms, keep_ms=keep_ms, failed=self._stop)
 
     async def _access(self) -> Access | None:
         """Who may do what; None: everybody may everything. Raises `ConfigError`."""
@@ -291,7 +291,7 @@ class Node:
             # what the configuration does wrong is told at start, even if some partitions could live with it
             if error is not None and (len(broken) == len(self.owners) or isinstance(error, ConfigError)):
                 raise error
-        served = {namespace: kind.cls.__name__ for namespace, kind in self.registry.kinds.items()}
+        served = {namespace: kind.cls.__name__ for namespace, kind in self.registry.types.items()}
         warn_of_the_unserved([owner.tables for owner in self.owners], served)
 
     async def _end_tasks(self) -> None:
@@ -316,7 +316,7 @@ class Node:
         for owner in self.owners:
             with self._opened.step(f"end the reign of partition {owner.partition}"):
                 owner.enter(OwnerState.STOPPED, error)
-                owner.end_reign()
+                owner.end_epoch()
         told = error if isinstance(error, PerdureError) else StorageFailed(f"the node stopped: {error!r}")
         with self._opened.step("close the gateway"):
             self.gateway.close(told)
@@ -337,8 +337,8 @@ class Node:
             with opened.step("let end what is under way"):
                 await self._drain()
             with opened.step("write the store out"):
-                await self.keeper.write_all()
-                await self.keeper.flush()
+                await self.maintenance.write_all()
+                await self.maintenance.flush()
         await opened.close()
 
     async def _drain(self) -> None:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from perdure.objects.durable import DurableObject, Env
-from perdure.objects.registry import Kind, Registry
+from perdure.objects.registry import ObjectType, Registry
 from perdure.schemas.calls import Root
 from perdure.schemas.config_model import Limits
 from perdure.schemas.effects import SocketRow
@@ -82,7 +82,7 @@ class _Turns:
     def __init__(self, busy: int, idle: int) -> None:
         self.residents: OrderedDict[str, Resident] = OrderedDict()
         self.resident_bytes = 0
-        tables, kind, limits = Tables(MemoryStore(), 0), Kind("Thing", Thing), Limits()
+        tables, kind, limits = Tables(MemoryStore(), 0), ObjectType("Thing", Thing), Limits()
         for at in range(busy + idle):
             key = f"Thing/{at}"
             resident = self.residents[key] = Resident(key, kind, tables, limits)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from perdure.objects.ports import Caller
 
 
-class Drawing:
+class RandomMethods:
     """The part of `State` that draws."""
 
     __slots__ = ()

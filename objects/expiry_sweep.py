@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perdure.objects.overlay import Overlay, TurnLimits
 
 
-class Sweeping:
+class ExpirySweep:
     """The part of `self.state` that removes what has expired."""
 
     __slots__ = ()

@@ -45,7 +45,7 @@ def note_hint(hint: str, view: View, overlay: Overlay) -> None:
         overlay.set(PLACE, encode_value(PLACE, hint))
 
 
-class Placing:
+class LocationMethods:
     """The part of `self.state` that tells it."""
 
     __slots__ = ()

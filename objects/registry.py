@@ -18,7 +18,7 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, UnknownNamespace
 
 
-class Kind:
+class ObjectType:
     """A namespace with its class, the methods that may be called, and what runs when an alarm rings."""
 
     __slots__ = ("alarm", "cls", "methods", "namespace")
@@ -33,8 +33,8 @@ class Kind:
 class Registry:
     """All namespaces of an app; `env` is what its objects see."""
 
-    def __init__(self, kinds: Mapping[str, Kind], env: Env) -> None:
-        self.kinds = dict(kinds)
+    def __init__(self, types: Mapping[str, ObjectType], env: Env) -> None:
+        self.types = dict(types)
         self.env = env
 
     @classmethod
@@ -57,18 +57,18 @@ class Registry:
                     f"the binding {binding.name} names the class {binding.class_name}, "
                     f"which the app does not define: {_known(classes)}; if it stands in another file, serve the folder"
                 )
-        kinds = {namespace: Kind(namespace, classes[name]) for namespace, name in namespaces.items()}
-        own_names = {name: Binding(home, kinds[home].methods) for name, home in homes.items()}
+        types = {namespace: ObjectType(namespace, classes[name]) for namespace, name in namespaces.items()}
+        own_names = {name: Binding(home, types[home].methods) for name, home in homes.items()}
         bindings = {each.name: own_names[each.class_name] for each in config.bindings}
-        return cls(kinds, Env({**own_names, **config.vars, **config.secret_values, **bindings}))
+        return cls(types, Env({**own_names, **config.vars, **config.secret_values, **bindings}))
 
-    def kind(self, namespace: str) -> Kind:
+    def type_of(self, namespace: str) -> ObjectType:
         """Raises `UnknownNamespace` naming those there are."""
-        kind = self.kinds.get(namespace)
-        if kind is None:
-            known = ", ".join(sorted(self.kinds)) or "none"
+        object_type = self.types.get(namespace)
+        if object_type is None:
+            known = ", ".join(sorted(self.types)) or "none"
             raise UnknownNamespace(f"this app has no namespace {namespace[:60]!r}; it has: {known}")
-        return kind
+        return object_type
 
 
 def _known(classes: Mapping[str, object]) -> str:

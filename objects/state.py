@@ -17,11 +17,11 @@ from inspect import isawaitable
 from typing import Any, TypeVar, cast, overload
 
 from perdure.objects.alarms import AlarmMethods
-from perdure.objects.drawing import Drawing
+from perdure.objects.drawing import RandomMethods
 from perdure.objects.expiration import expires_at
-from perdure.objects.expiry_sweep import Sweeping
+from perdure.objects.expiry_sweep import ExpirySweep
 from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_limit, page_of, values_of
-from perdure.objects.location import Placing
+from perdure.objects.location import LocationMethods
 from perdure.objects.models import fitted
 from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
 from perdure.objects.overlay import Overlay, TurnLimits, View, current_turn, in_range, merged
@@ -46,7 +46,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State(AlarmMethods, SocketMethods, Sweeping, Placing, Drawing):
+class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMethods):
     """`self.state`: the object's durable storage. All that a turn writes is committed together when it ends.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,

@@ -27,7 +27,7 @@ from perdure.objects.durable import DurableObject
 from perdure.objects.effects import Effects
 from perdure.objects.http import Request, Response, is_latin, pairs_of
 from perdure.objects.overlay import Overlay
-from perdure.objects.registry import Kind
+from perdure.objects.registry import ObjectType
 from perdure.objects.rpc import method_named, open_reply
 from perdure.objects.rpc import missing_await as missing_await_before
 from perdure.objects.socket_events import handle_event
@@ -74,7 +74,7 @@ class Outcome(msgspec.Struct, gc=False, frozen=True):
     drop_instance: bool
 
 
-def handling(instance: DurableObject, kind: Kind, command: Command) -> Coroutine[Any, Any, Any]:
+def handling(instance: DurableObject, kind: ObjectType, command: Command) -> Coroutine[Any, Any, Any]:
     """The coroutine that handles `command` on a started instance. Raises what a bad call raises."""
     if command.kind == FETCH:
         return instance.fetch(Request.of(command))
@@ -85,14 +85,14 @@ def handling(instance: DurableObject, kind: Kind, command: Command) -> Coroutine
     return _calling(instance, kind, command)
 
 
-async def _calling(instance: DurableObject, kind: Kind, command: Command) -> Any:
+async def _calling(instance: DurableObject, kind: ObjectType, command: Command) -> Any:
     name, args, kwargs = parse_call(command.body)
     method = method_named(kind.methods, name, kind.namespace)
     bound, named = method.bind(args, kwargs)
     return Reply(OK, 200, (), method.reply(await method.function(instance, *bound, **named)))
 
 
-async def _ringing(instance: DurableObject, kind: Kind, command: Command) -> Response:
+async def _ringing(instance: DurableObject, kind: ObjectType, command: Command) -> Response:
     if kind.alarm is None:
         raise ObjectError(
             f"an alarm of {command.key} has a due alarm, but its class no longer defines alarm()"

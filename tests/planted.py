@@ -11,7 +11,7 @@ from perdure.objects.state import State
 from perdure.streams.journal.writer import Journal
 from perdure.streams.owner import owner
 from perdure.streams.owner.administration import Administration
-from perdure.streams.owner.output import Release
+from perdure.streams.owner.output import OutputGate
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns import commit, runner
 from perdure.streams.turns.activation import Resident
@@ -44,7 +44,7 @@ FROM_THEN_ON = {
     "the entry waits to be settled": (Resident, "ended"),
     "the trace is queued": (Journal, "add"),
     "a batch is encoded": (Journal, "_encode"),
-    "an entry is let out": (Release, "entries"),
+    "an entry is let out": (OutputGate, "entries"),
     "a batch is folded": (Tables, "applied"),
     "a turn is settled": (Resident, "settled"),
     "a key is in flight no more": (Turns, "forget_key"),

@@ -27,7 +27,7 @@ def ticket_page(access: Access, registry: Registry) -> Page:
         namespace, _, name = told["object"].partition("/")
         access.permit(asked.grant, Need(SUBSCRIBE, namespace))
         key = object_key(namespace, name)
-        registry.kind(namespace_of(key))
+        registry.type_of(namespace_of(key))
         ticket = {"ticket": access.ticket(asked.grant, key), "expires_in": TICKET_S}
         return 200, JSON_NOW, json.dumps(ticket).encode()
 

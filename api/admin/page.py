@@ -44,7 +44,7 @@ from perdure.schemas.commands import parse_json
 from perdure.schemas.config import Config, masked
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.keys import object_key
-from perdure.streams.owner.command_status import prove
+from perdure.streams.owner.command_status import confirm_ownership
 from perdure.streams.owner.owner import Owner
 
 _OFFSET_MAX = 10**18 - 1  # more than a log ever has, and such as `place_of` reads
@@ -75,7 +75,7 @@ class _Admin:
                 return await self._settle(asked, id_, act)
             case ("objects", namespace):
                 _get(asked, _PAGED)
-                self._registry.kind(namespace)
+                self._registry.type_of(namespace)
                 return _told(await objects(self._owners, namespace, asked.query))
             case ("objects", namespace, name, *rest) if len(rest) < 2:
                 return await self._of_object(asked, self._key(namespace, name), *rest)
@@ -83,12 +83,12 @@ class _Admin:
 
     def _key(self, namespace: str, name: str) -> str:
         key = object_key(namespace, name)
-        self._registry.kind(namespace)
+        self._registry.type_of(namespace)
         return key
 
     async def _of_node(self, name: str) -> Any:
         if name == "namespaces":
-            kinds = self._registry.kinds
+            kinds = self._registry.types
             return {
                 "namespaces": [{"name": each, "class": kinds[each].cls.__name__} for each in sorted(kinds)]
             }
@@ -126,7 +126,7 @@ class _Admin:
 
     async def _settle(self, asked: PageRequest, id_: str, act: str) -> Problem:
         owner, place = parked_at(id_, self._owners)
-        await prove(owner)
+        await confirm_ownership(owner)
         found = owner.tables.parked(place)
         if found is None:
             raise acts.nothing_parked(id_[:40])

@@ -24,7 +24,7 @@ from perdure.schemas.keys import name_of, partition_named, partition_of
 from perdure.schemas.sockets import SETTINGS
 from perdure.schemas.values import decode_value
 from perdure.streams.log.base import Topic
-from perdure.streams.owner.command_status import prove
+from perdure.streams.owner.command_status import confirm_ownership
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.recent_turns import recent_turns
 from perdure.streams.state.object_scan import is_there, objects_of
@@ -69,7 +69,7 @@ async def objects(owners: Sequence[Owner], namespace: str, query: Query) -> dict
     """One page of the objects there are."""
     limit, (low, high) = limit_of(query), _range(query)
     for owner in owners:
-        await prove(owner)
+        await confirm_ownership(owner)
     found: list[str] = []
     each = [objects_of(owner.tables, namespace, low, high) for owner in owners]
     for key in heapq.merge(*each, key=str.encode):
@@ -82,7 +82,7 @@ async def objects(owners: Sequence[Owner], namespace: str, query: Query) -> dict
 
 
 async def summary(owner: Owner, key: str) -> dict[str, Any]:
-    await prove(owner)
+    await confirm_ownership(owner)
     tables, resident = owner.tables, owner.turns.residents.get(key)
     paused = tables.paused.get(key)
     told: dict[str, Any] = {
@@ -112,7 +112,7 @@ async def summary(owner: Owner, key: str) -> dict[str, Any]:
 async def state(owner: Owner, key: str, query: Query) -> dict[str, Any]:
     """One page of an object's values."""
     limit, (low, high) = limit_of(query), _range(query)
-    await prove(owner)
+    await confirm_ownership(owner)
     now_ms, size = owner.ports.clock_ms(), 0
     values: dict[str, Any] = {}
     expires: dict[str, int] = {}
@@ -132,7 +132,7 @@ async def state(owner: Owner, key: str, query: Query) -> dict[str, Any]:
 
 
 async def alarms(owner: Owner, key: str) -> dict[str, Any]:
-    await prove(owner)
+    await confirm_ownership(owner)
     return {"alarms": _alarms(owner, key)}
 
 
@@ -152,7 +152,7 @@ def _alarms(owner: Owner, key: str) -> list[dict[str, Any]]:
 
 
 async def sockets(owner: Owner, key: str) -> dict[str, Any]:
-    await prove(owner)
+    await confirm_ownership(owner)
     return {"sockets": _sockets(owner, key)}
 
 
@@ -232,7 +232,7 @@ async def parked(owners: Sequence[Owner], query: Query) -> dict[str, Any]:
         first = owner.partition
     found: list[dict[str, Any]] = []
     for owner in owners[first:]:
-        await prove(owner)
+        await confirm_ownership(owner)
         for place, row in owner.tables.all_parked(start):
             id_ = f"{owner.partition}:{place}"
             if len(found) == limit:

@@ -106,7 +106,7 @@ def serve(
     _take_over(lifeline_fd)
 
     def ready(bound_port: int) -> None:
-        _announce(loaded, bound_port, list(registry.kinds), as_json=as_json, dev=dev_vars)
+        _announce(loaded, bound_port, list(registry.types), as_json=as_json, dev=dev_vars)
         _say_so(lifeline_fd)
 
     with nullcontext() if tracing is None else closing(tracing):

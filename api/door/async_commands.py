@@ -20,7 +20,7 @@ from perdure.api.problems import STATUS, Problem, problem, problem_of_reply
 from perdure.schemas.access import ADMIN, Need, may
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import Reply
-from perdure.streams.owner.command_status import Found, Pace, look_up, time_in
+from perdure.streams.owner.command_status import CommandStatus, Pace, look_up, time_in
 from perdure.streams.owner.owner import Owner
 
 MAX_WAIT_S = 30.0
@@ -83,7 +83,7 @@ def _wait_s(query: Any) -> float:
     return min(float(text), MAX_WAIT_S)
 
 
-def _may_see(asked: PageRequest, found: Found) -> bool:
+def _may_see(asked: PageRequest, found: CommandStatus) -> bool:
     grant = asked.grant
     return grant is None or grant.principal == found.command.principal or may(grant, Need(ADMIN))
 
@@ -96,7 +96,7 @@ def _unknown(id_: str) -> Refused:
     return Refused(problem("unknown-command", told, status=STATUS["unknown-command"]))
 
 
-def _told(id_: str, found: Found) -> Problem:
+def _told(id_: str, found: CommandStatus) -> Problem:
     told: dict[str, Any] = {
         "id": id_,
         "url": url_of(id_),

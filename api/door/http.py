@@ -191,7 +191,7 @@ class HttpDoor:
 
     def _canonical(self, namespace: bytes, name: bytes) -> str:
         key = object_key(namespace.decode("ascii", "replace"), text_of(name))
-        self._registry.kind(key.partition("/")[0])
+        self._registry.type_of(key.partition("/")[0])
         return key
 
     # ASGI

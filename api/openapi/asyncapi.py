@@ -132,7 +132,7 @@ class _Asked(NamedTuple):
 
 def asyncapi(config: Config, registry: Registry) -> Json:
     """The document of an app."""
-    found = signatures(registry.kinds)
+    found = signatures(registry.types)
     asked = list(_asked(registry, found))
     whole: Json = {
         "asyncapi": "3.0.0",
@@ -140,7 +140,7 @@ def asyncapi(config: Config, registry: Registry) -> Json:
             "title": config.name,
             "version": "",
             "description": _ABOUT if config.kafka_brokers else _ABOUT + _EMBEDDED,
-            "tags": tags(registry.kinds),
+            "tags": tags(registry.types),
         },
         "defaultContentType": "application/json",
         "servers": {
@@ -163,8 +163,8 @@ def asyncapi(config: Config, registry: Registry) -> Json:
 
 
 def _asked(registry: Registry, found: Signatures) -> Iterator[_Asked]:
-    for namespace in sorted(registry.kinds):
-        kind = registry.kinds[namespace]
+    for namespace in sorted(registry.types):
+        kind = registry.types[namespace]
         for name, method in sorted(kind.methods.items()):
             key, docstring = (namespace, name), method.function.__doc__
             call, result = _call(name, found.bodies[key]), _result(found.results[key])

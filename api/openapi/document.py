@@ -29,7 +29,7 @@ _BEHIND = """The objects of this app are behind its Worker, which answers all pa
 def document(config: Config, registry: Registry, *, has_worker: bool) -> Json:
     """The document of an app."""
     reachable = not has_worker or config.expose or config.guarded
-    kinds = registry.kinds if reachable else {}
+    kinds = registry.types if reachable else {}
     of_app = About(config.guarded, reachable, has_worker and config.expose, tuple(sorted(kinds)))
     found = objects.signatures(kinds)
     paths: Json = objects.paths(of_app, kinds, found)

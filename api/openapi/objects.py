@@ -9,7 +9,7 @@ from perdure.api.access.guard import need_of_object
 from perdure.api.openapi.errors import GUARDED, OF_FETCH, OF_OBJECTS, answer, by_status, too_early
 from perdure.api.openapi.parts import About, Json, described, json_answer, reference, secured
 from perdure.objects.durable import DurableObject
-from perdure.objects.registry import Kind
+from perdure.objects.registry import ObjectType
 from perdure.objects.rpc import Method
 from perdure.objects.signatures import Schema, Signatures, signatures_of
 
@@ -17,7 +17,7 @@ METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 _ANYTHING: Json = {"*/*": {}}
 
 
-def signatures(kinds: Mapping[str, Kind]) -> Signatures:
+def signatures(kinds: Mapping[str, ObjectType]) -> Signatures:
     """What all methods of an app take and give."""
     methods = {
         (namespace, name): method
@@ -51,7 +51,7 @@ def answers(about: About) -> Json:
     return found
 
 
-def paths(about: About, kinds: Mapping[str, Kind], found: Signatures) -> Json:
+def paths(about: About, kinds: Mapping[str, ObjectType], found: Signatures) -> Json:
     """The path items of all namespaces."""
     made: Json = {}
     for namespace in sorted(kinds):
@@ -67,7 +67,7 @@ def paths(about: About, kinds: Mapping[str, Kind], found: Signatures) -> Json:
     return made
 
 
-def tags(kinds: Mapping[str, Kind]) -> list[Json]:
+def tags(kinds: Mapping[str, ObjectType]) -> list[Json]:
     """A tag for each namespace, described by its class."""
     made = []
     for namespace in sorted(kinds):
@@ -108,7 +108,7 @@ def _may_be_empty(body: Schema) -> bool:
     return any("required" not in shape for shape in body.get("anyOf", (body,)))
 
 
-def _fetched(about: About, kind: Kind) -> Json:
+def _fetched(about: About, kind: ObjectType) -> Json:
     namespace = kind.namespace
     plain = f"/objects/{namespace}/{{name}}"
     own, below = [reference("parameters", "name")], reference("parameters", "path")
@@ -121,7 +121,7 @@ def _fetched(about: About, kind: Kind) -> Json:
     }
 
 
-def _fetch(about: About, kind: Kind, method: str, where: str) -> Json:
+def _fetch(about: About, kind: ObjectType, method: str, where: str) -> Json:
     need = need_of_object(method.upper(), f"/objects/{kind.namespace}/".encode())
     made: Json = {
         "operationId": f"objects.{kind.namespace}.{where}{method}",

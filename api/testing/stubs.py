@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from perdure.objects.http import Request, Response
-from perdure.objects.registry import Kind
+from perdure.objects.registry import ObjectType
 from perdure.objects.results import encode_json
 from perdure.objects.rpc import Methods
 from perdure.objects.stubs import call_of, check_method, fetch_of, result_of
@@ -20,7 +20,7 @@ Ask = Callable[[Command, str | None], Coroutine[Any, Any, Reply]]  # what is ask
 class Namespace:
     """The objects of one class: `env.Counter`."""
 
-    def __init__(self, ask: Ask, kind: Kind) -> None:
+    def __init__(self, ask: Ask, kind: ObjectType) -> None:
         self._ask = ask
         self._methods = kind.methods
         self.name = kind.namespace

@@ -133,9 +133,9 @@ class World:
         self._owners: list[Owner] = []
         self._lives: list[asyncio.Task[None]] = []
         self._ends: list[End] = []
-        self._homes = {kind.cls.__name__: namespace for namespace, kind in registry.kinds.items()}
+        self._homes = {kind.cls.__name__: namespace for namespace, kind in registry.types.items()}
         self._homes |= {each.name: self._homes[each.class_name] for each in config.bindings}
-        self._homes |= {namespace: namespace for namespace in registry.kinds}
+        self._homes |= {namespace: namespace for namespace in registry.types}
 
     def __getattr__(self, name: str) -> Namespace:
         home = self.__dict__.get("_homes", {}).get(name)
@@ -143,7 +143,7 @@ class World:
             raise AttributeError(
                 f"this world has no {name!r}; it has: {', '.join(self.__dict__.get('_homes', ()))}"
             )
-        return Namespace(self.ask, self._registry.kinds[home])
+        return Namespace(self.ask, self._registry.types[home])
 
     async def __aenter__(self) -> Self:
         limits = self._config.limits
@@ -310,7 +310,7 @@ class World:
         for task in self._lives:
             task.cancel()
         for owner in self._owners:
-            owner.end_reign()
+            owner.end_epoch()
         await asyncio.wait(self._lives)
         self._log.kill()
 
@@ -324,7 +324,7 @@ class World:
         owner = self._owner(key)
         resident = owner.turns.residents.get(key)
         return resident or Resident(
-            key, self._registry.kind(namespace_of(key)), owner.tables, owner.bounds.limits
+            key, self._registry.type_of(namespace_of(key)), owner.tables, owner.bounds.limits
         )
 
 

@@ -233,7 +233,7 @@ class AlarmClock:
 
     def _of_app(self, key: str) -> bool:
         """True unless its class has left the app: its alarms wait for it to come back."""
-        return namespace_of(key) in self._ports.registry.kinds
+        return namespace_of(key) in self._ports.registry.types
 
     def _append_of(self, due: Due, command: Command, failed: Callable[[Due], None]) -> None:
         """Append a command for an alarm. `failed(due)` is called, after a pause, if that fails in this reign."""

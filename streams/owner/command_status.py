@@ -36,7 +36,7 @@ WAITING_MAX = 100
 PROOF_S = 10.0
 
 
-class Found(NamedTuple):
+class CommandStatus(NamedTuple):
     """A command in its place. `done`: it has ended; `reply` is None then if it left none behind."""
 
     command: Command
@@ -99,13 +99,13 @@ def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
         return None
 
 
-async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None) -> Found | None:
+async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None) -> CommandStatus | None:
     """What is known of the command `id_`; None: it is not in the log. Raises `Unavailable`.
 
     `pace` is that of all look-ups of a node; without one nothing is waited for but the log.
     """
     reading = _Reading(pace or Pace())
-    await prove(owner)
+    await confirm_ownership(owner)
     record = await _command(owner, id_, time_ms, reading)
     if record is None:
         return None
@@ -116,7 +116,7 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
     except CallerError:
         return None  # somebody's record that bears an id of ours
     if record.offset not in owner.tables.done:
-        return Found(command, record.offset, False, None)
+        return CommandStatus(command, record.offset, False, None)
     if command.client_key is not None:
         spent = owner.tables.spent(command.key, command.principal, command.client_key)
         if spent is not None:
@@ -124,15 +124,15 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
             if spent.payload_hash != payload_hash(command):
                 told = f"the idempotency key {command.client_key!r} was used for another payload"
                 reply = error_reply(REJECTED, KeyReused.code, told)
-            return Found(command, record.offset, True, reply)
+            return CommandStatus(command, record.offset, True, reply)
         if (command.key, command.principal, command.client_key) in owner.turns.keys_in_flight:
-            return Found(
+            return CommandStatus(
                 command, record.offset, False, None
             )  # it was told 409: what becomes of its key is open
-    return Found(command, record.offset, True, await _entry(owner, record, reading))
+    return CommandStatus(command, record.offset, True, await _entry(owner, record, reading))
 
 
-async def prove(owner: Owner) -> None:
+async def confirm_ownership(owner: Owner) -> None:
     """Prove that this node still owns the partition: what is folded is the truth. Raises `Unavailable`."""
     if owner.state is not OwnerState.SERVING or not owner.journal.open:
         raise Unavailable(f"partition {owner.partition} is {owner.state}: ask again")

@@ -10,11 +10,11 @@ from __future__ import annotations
 from perdure.schemas.errors import Fenced, LogCorrupt
 from perdure.schemas.journal import Claim, decode_record
 from perdure.streams.log.base import Log, Topic
-from perdure.streams.owner.output import Release
+from perdure.streams.owner.output import OutputGate
 from perdure.streams.state.tables import Tables
 
 
-async def read_gap(log: Log, tables: Tables, release: Release, end: int) -> Fenced | None:
+async def read_gap(log: Log, tables: Tables, output: OutputGate, end: int) -> Fenced | None:
     """Fold what others wrote before our batch at `end`: `Fenced` if one of them claimed, else None."""
     partition = tables.partition
     async for chunk in log.read(Topic.JOURNAL, partition, tables.reader.offset, end):
@@ -22,7 +22,7 @@ async def read_gap(log: Log, tables: Tables, release: Release, end: int) -> Fenc
             record = tables.apply(each.offset, each.value)
             if isinstance(record, Claim):
                 return fenced(partition, record, each.offset)
-            release.passed(each.offset)
+            output.passed(each.offset)
     return None
 
 

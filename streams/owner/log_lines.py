@@ -27,7 +27,7 @@ class _Owner(Protocol):
     tables: Tables
 
 
-def tell_state(owner: _Owner, before: OwnerState, state: OwnerState, why: BaseException | None) -> None:
+def log_state(owner: _Owner, before: OwnerState, state: OwnerState, why: BaseException | None) -> None:
     """Log that an owner went from one state into another."""
     if state is OwnerState.SERVING:
         _say(owner, "info", "a partition is served", None)
@@ -46,7 +46,7 @@ def tell_state(owner: _Owner, before: OwnerState, state: OwnerState, why: BaseEx
         _say(owner, "info", "a partition begins", why)
 
 
-def tell_attempt(owner: _Owner, attempts: int, why: BaseException) -> None:
+def log_attempt(owner: _Owner, attempts: int, why: BaseException) -> None:
     """Log that a partition was lost, or could not begin, and is claimed again after a pause."""
     _say(owner, "warning", "a partition is claimed again", why, attempts=attempts)
 

@@ -27,7 +27,7 @@ FLUSH_EVERY_RECORDS = 100_000
 TRIM_EVERY_S = 60.0
 
 
-class Keeper:
+class Maintenance:
     """Writes, flushes and trims for all partitions of a node."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Keeper:
         self._written = 0
         await asyncio.get_running_loop().run_in_executor(None, self._store.flush)
 
-    async def keep(self) -> None:
+    async def flush_forever(self) -> None:
         """Run until cancelled."""
         loop = asyncio.get_running_loop()
         flushed_at = loop.time()
@@ -92,7 +92,7 @@ class Keeper:
         now_ms = self._clock_ms()
         cutoff_ms = now_ms - self._keep_ms
         log, partition = owner.log, owner.partition
-        low = min(owner.tables.meta.low, owner.release.commands.mark)
+        low = min(owner.tables.meta.low, owner.output.commands.mark)
         for topic, end in ((Topic.COMMANDS, low), (Topic.REPLIES, None)):
             bounds = await log.bounds(topic, partition)
             until = bounds.end if end is None else end

@@ -62,7 +62,7 @@ class _Sent(NamedTuple):
 _Lane = tuple[str, Topic, bytes | None]  # from an object to another, or to a gateway
 
 
-class Release:
+class OutputGate:
     """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Release:
         self._doors = doors
         self._partition = partition
         self._exchange = exchange
-        self._reign = 0
+        self._epoch = 0
         self._held: dict[int, int] = {}  # journal offset -> messages of that record still under way
         self._lanes: dict[_Lane, deque[_Sent]] = {}
         self._unsent: deque[tuple[_Sent, _Lane | None]] = deque()  # did not arrive, and go again
@@ -90,7 +90,7 @@ class Release:
 
     def begin(self, low: int, out: int) -> None:
         """A new reign: what earlier ones still have under way no longer counts here."""
-        self._reign += 1
+        self._epoch += 1
         self._held.clear()
         self._lanes.clear()
         self._unsent.clear()
@@ -204,10 +204,10 @@ class Release:
     def _send(
         self, message: _Message, topic: Topic, partition: int, record: Record, lane: _Lane | None = None
     ) -> None:
-        reign = self._reign
+        epoch = self._epoch
 
         def told(error: BaseException | None) -> None:
-            if reign != self._reign:
+            if epoch != self._epoch:
                 return  # another reign lets it out again
             if error is None:
                 self._arrived(message)

@@ -39,8 +39,8 @@ from perdure.streams.log.log_time import LogTime
 from perdure.streams.owner.administration import Administration
 from perdure.streams.owner.alarm_clock import AlarmClock
 from perdure.streams.owner.fence_check import read_gap
-from perdure.streams.owner.log_lines import tell_state
-from perdure.streams.owner.output import Release
+from perdure.streams.owner.log_lines import log_state
+from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.socket_watch import close_lost
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import NO_COMMAND, Mailbox, Resident, Turn
@@ -70,7 +70,7 @@ class Owner:
         self.counts = Counts()
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
-        self.release = Release(
+        self.output = OutputGate(
             ports.log, ports.doors, self.partition, ports.exchange, ports.random, ports.seal
         )
         self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
@@ -91,14 +91,12 @@ class Owner:
             self.partition,
             self.journal,
             self.turns,
-            lambda: self.release.commands.mark,
+            lambda: self.output.commands.mark,
             self.check_room,
             self._has_taken,
             lambda: not self.log.exclusive and self.state in (OwnerState.FENCED, OwnerState.STOPPED),
         )
-        self.admin = Administration(
-            ports, tables, self.turns, lambda: self.release.commands.mark, self._spawn
-        )
+        self.admin = Administration(ports, tables, self.turns, lambda: self.output.commands.mark, self._spawn)
         self.tail: Tail | None = None
         self.next_command = 0
         self._first_undone = 0  # none from there on was done when this reign began
@@ -109,7 +107,7 @@ class Owner:
 
     # The reign
 
-    def end_reign(self) -> None:
+    def end_epoch(self) -> None:
         """Drop everything computed under the epoch so far: instances, overlays, what waits to be appended.
 
         If one step fails the others are taken all the same, and then it raises.
@@ -135,7 +133,7 @@ class Owner:
         """Go into a state, because of `why` if it is not one to be in; a change of it is a line in the log."""
         before, self.state, self.error = self.state, state, why
         if state is not before:
-            tell_state(self, before, state, why)
+            log_state(self, before, state, why)
 
     def lost(self, error: BaseException) -> None:
         """An append's outcome is unknown, or the reign is over: begin again (or stop, if it says so)."""
@@ -146,7 +144,7 @@ class Owner:
         else:  # what it comes to is for `live` to say
             self.state, self.error = OwnerState.BEGINNING, broken(self.partition, error)
         try:
-            self.end_reign()
+            self.end_epoch()
         except Exception as failure:
             self.error = failure  # what is left of the reign would go on beside the next one: the node stops
             raise
@@ -199,7 +197,7 @@ class Owner:
 
     def marks(self) -> tuple[int, int]:
         """(low mark, out mark) for the batch that is about to be written."""
-        return self.release.commands.mark, self.tables.out_at(self.release.journal.mark)
+        return self.output.commands.mark, self.tables.out_at(self.output.journal.mark)
 
     @property
     def idle(self) -> bool:
@@ -328,7 +326,7 @@ class Owner:
 
     async def _read_gap(self, batch: JournalBatch, first_offset: int) -> None:
         """Somebody wrote in between: void records are a predecessor's last breath, a claim fences us."""
-        fenced = await read_gap(self.log, self.tables, self.release, first_offset)
+        fenced = await read_gap(self.log, self.tables, self.output, first_offset)
         if fenced is not None:
             self.lost(fenced)
             return
@@ -343,7 +341,7 @@ class Owner:
         failpoints.hit("owner.before_store")
         self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end))
         for first, count in each_run(batch.answered):
-            self.release.commands.add_run(first, count)
+            self.output.commands.add_run(first, count)
             self.undone -= count
         turn: Any
         for turn in (*batch.dones, *batch.entries):
@@ -364,7 +362,7 @@ class Owner:
         On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its resident's `unsettled`
         and by the keys in flight, as all turns do before the fold.
         """
-        release = self.release
+        release = self.output
         for turn in batch.dones:
             assert isinstance(turn, Turn)
             assert turn.reply is not None

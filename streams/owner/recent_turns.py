@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.streams.log.base import Topic
-from perdure.streams.owner.command_status import prove
+from perdure.streams.owner.command_status import confirm_ownership
 from perdure.streams.owner.owner import Owner
 
 WINDOW = 1_000
@@ -21,7 +21,7 @@ SCAN = 20_000
 _Shown = TypeVar("_Shown")
 
 
-class Recent(NamedTuple, Generic[_Shown]):
+class RecentTurns(NamedTuple, Generic[_Shown]):
     """`turns` as they are shown; `below`: the journal offset below which to look on, None at the journal's start."""
 
     turns: list[_Shown]
@@ -30,12 +30,12 @@ class Recent(NamedTuple, Generic[_Shown]):
 
 async def recent_turns(
     owner: Owner, key: str, below: int | None, limit: int, shown: Callable[[int, Entry], _Shown]
-) -> Recent[_Shown]:
+) -> RecentTurns[_Shown]:
     """At most `limit` turns of object `key`, from below a journal offset (None: its end) down. Raises `Unavailable`.
 
     `shown(offset, entry)` makes of each what is kept of it.
     """
-    await prove(owner)
+    await confirm_ownership(owner)
     start, _ = await owner.log.bounds(Topic.JOURNAL, owner.partition)
     folded = owner.tables.reader.offset
     at = folded if below is None else min(below, folded)
@@ -45,10 +45,10 @@ async def recent_turns(
         first = max(least, at - WINDOW)
         for offset, turn in reversed(await _in(owner, key, first, at, shown)):
             if len(found) == limit:
-                return Recent(found, offset + 1)
+                return RecentTurns(found, offset + 1)
             found.append(turn)
         at = first
-    return Recent(found, at if at > start else None)
+    return RecentTurns(found, at if at > start else None)
 
 
 async def _in(

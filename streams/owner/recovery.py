@@ -37,7 +37,7 @@ from perdure.streams.journal.bootstrap import check_topics
 from perdure.streams.journal.reader import JournalReader
 from perdure.streams.log.base import Bounds, LogRecord, Topic
 from perdure.streams.owner.fence_check import claim_at, fenced
-from perdure.streams.owner.log_lines import tell_attempt
+from perdure.streams.owner.log_lines import log_attempt
 from perdure.streams.owner.owner import PASSING, Owner
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.state.tables import Tables
@@ -72,16 +72,16 @@ async def live(owner: Owner) -> None:
                 raise owner.error
             except PASSING as error:
                 owner.error = error
-                owner.end_reign()
+                owner.end_epoch()
                 pause_s = backoff.failed()
                 if backoff.tells:
-                    tell_attempt(owner, backoff.attempts, error)
+                    log_attempt(owner, backoff.attempts, error)
                 await asyncio.sleep(pause_s)
     except Fenced as error:
-        owner.end_reign()
+        owner.end_epoch()
         owner.enter(OwnerState.FENCED, error)
     except OperatorError as error:
-        owner.end_reign()
+        owner.end_epoch()
         owner.enter(OwnerState.STOPPED, error)
         owner.ports.doors.stopped(owner.partition, error)
         owner.ports.exchange.stopped(owner.partition, error)
@@ -99,7 +99,7 @@ async def begin(owner: Owner) -> None:
 
 async def _begin(owner: Owner) -> None:
     log, tables, partition = owner.log, owner.tables, owner.partition
-    await owner.ports.bring(tables)
+    await owner.ports.ingest(tables)
     journal = await log.bounds(Topic.JOURNAL, partition)
     commands = await log.bounds(Topic.COMMANDS, partition)
     _check_bounds(owner, journal, commands)
@@ -126,7 +126,7 @@ async def _begin(owner: Owner) -> None:
     # what a predecessor let call others lies below: it had proved, before our claim, that it still owned
     owner.turns.reruns.begin((await log.bounds(Topic.COMMANDS, partition)).end)
     owner.journal.own(tables.reader.position)
-    owner.release.begin(tables.meta.low, tables.out_position.offset)
+    owner.output.begin(tables.meta.low, tables.out_position.offset)
     await _let_out_again(owner, again, tables.reader.offset)
     if (
         not owner.journal.open
@@ -299,7 +299,7 @@ def _check_header(owner: Owner, value: bytes | None) -> None:
 
 async def _let_out_again(owner: Owner, again: _Again, end: int) -> None:
     """Let out everything above the marks once more, under the same message ids."""
-    release, done, meta = owner.release, owner.tables.done, owner.tables.meta
+    release, done, meta = owner.output, owner.tables.done, owner.tables.meta
     dones = {offset: at for at, record in again for offset in in_runs(record.done) if offset >= meta.low}
     entries = {at: record.entry for at, record in again if isinstance(record, EntryRecord)}
     held = dones.keys() | {entry.command for entry in entries.values()}
@@ -327,7 +327,7 @@ def _count_as_let_out(commands: Watermark, runs: list[tuple[int, int]], held: li
 
 async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
     """Their answers are gone with their owner: who asked is told that nothing changed, ask again."""
-    release, log = owner.release, owner.log
+    release, log = owner.output, owner.log
     waiting = dict(dones)
     if dones and not log.exclusive:  # else who asked went with the process
         error = AskAgain("its answer was lost with the partition's owner; nothing was changed: ask again")

@@ -53,7 +53,7 @@ async def each_socket(tables: Tables) -> AsyncIterator[tuple[str, str, SocketRow
 async def close_lost(ports: Ports, tables: Tables, gone: Notified) -> None:
     """The owner begins to serve: no instance is in memory, and some gateways have ended."""
     async for key, id_, row in each_socket(tables):
-        if id_ == SETTINGS or namespace_of(key) not in ports.registry.kinds:
+        if id_ == SETTINGS or namespace_of(key) not in ports.registry.types:
             continue  # the objects of a class that has left the app hear nothing; its migration removes the rows
         if ports.log.exclusive and not ports.doors.holds(row.gateway):
             gone.notify(key, id_, CLOSED)
@@ -119,7 +119,7 @@ class GatewayWatch:
                 await self._close(watched, silent)
 
     async def _close(self, watched: _Watched, silent: set[str]) -> None:
-        kinds, gone = watched.ports.registry.kinds, watched.gone
+        kinds, gone = watched.ports.registry.types, watched.gone
         async for key, id_, row in each_socket(watched.tables):
             if row.gateway in silent and id_ != SETTINGS and namespace_of(key) in kinds:
                 gone.notify(key, id_, CLOSED)

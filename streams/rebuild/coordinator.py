@@ -25,7 +25,7 @@ from perdure.schemas.errors import LogUnreachable, StorageFailed, StoreCorrupt
 from perdure.streams.datadir import remove_folder
 from perdure.streams.log.base import Log, Progress, Topic
 from perdure.streams.opening import new_uuid
-from perdure.streams.rebuild.worker import Failed, Far, Job, Told, Whole
+from perdure.streams.rebuild.worker import Failed, FoldedSoFar, FoldedWhole, Job, Message
 from perdure.streams.state.fold import Folded
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
@@ -37,7 +37,7 @@ PROGRAM = (sys.executable, "-P", "-m", "perdure.streams.rebuild.worker")
 _LINE_BYTES = 1 << 20  # each names some 20 files
 
 _logger = logging.getLogger("perdure")
-_decode = msgspec.json.Decoder(Told).decode
+_decode = msgspec.json.Decoder(Message).decode
 
 
 def shares(sizes: Mapping[int, int], number: int) -> list[list[int]]:
@@ -63,7 +63,7 @@ class Helpers:
         self._folder = folder
         self._processes: list[Process] = []
         self._readers: list[asyncio.Task[None]] = []
-        self._awaited: dict[int, asyncio.Future[Whole | None]] = {}
+        self._awaited: dict[int, asyncio.Future[FoldedWhole | None]] = {}
 
     async def start(self, log: Log, tables: Sequence[Tables], progress: Progress) -> None:
         """Give helpers a share of what is to be folded, if that is worth it."""
@@ -135,20 +135,20 @@ class Helpers:
         assert process.stdout is not None
         async for line in process.stdout:
             match _decode(line):
-                case Far(partition, records, total):
+                case FoldedSoFar(partition, records, total):
                     progress(partition, records, total)
-                case Whole() as whole:
+                case FoldedWhole() as whole:
                     if not self._awaited[whole.partition].done():  # else nobody waits any more
                         self._awaited[whole.partition].set_result(whole)
                 case Failed(reason):
                     return reason
         return ""
 
-    def have(self, partition: int) -> bool:
+    def has(self, partition: int) -> bool:
         """Is a helper asked for this partition?"""
         return partition in self._awaited
 
-    async def bring(self, tables: Tables) -> Folded | None:
+    async def ingest(self, tables: Tables) -> Folded | None:
         """Take in what a helper has folded of this partition, when it is whole; None: nothing, fold it here."""
         awaited = self._awaited.get(tables.partition)
         if awaited is None or tables.reader.offset or (whole := await awaited) is None:

@@ -146,7 +146,7 @@ async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]
         await helpers.start(log, tables, progress)
         folded = [
             await _build(log, each, helpers, progress)
-            for each in sorted(tables, key=lambda each: helpers.have(each.partition))  # ours while they work
+            for each in sorted(tables, key=lambda each: helpers.has(each.partition))  # ours while they work
         ]
         store.flush()
         records, entries = (sum(each) for each in zip(*folded, strict=True))
@@ -161,7 +161,7 @@ async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]
 async def _build(log: Log, tables: Tables, helpers: Helpers, progress: Progress) -> Folded:
     """Bring a partition's rows up to the end of its journal; how much that was."""
     end = (await log.bounds(Topic.JOURNAL, tables.partition)).end
-    brought = await helpers.bring(tables) or Folded(0, 0)
+    brought = await helpers.ingest(tables) or Folded(0, 0)
     records, entries = await fold(log, tables, end, progress)
     tables.write_all()
     return Folded(brought.records + records, brought.entries + entries)

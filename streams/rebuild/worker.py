@@ -48,7 +48,7 @@ class Job(msgspec.Struct):
         return Config(name=self.name, log=self.log, data_dir=Path(self.data_dir), partitions=self.partitions)
 
 
-class Far(msgspec.Struct, tag=True):
+class FoldedSoFar(msgspec.Struct, tag=True):
     """How many records of a partition are folded, of how many."""
 
     partition: int
@@ -56,7 +56,7 @@ class Far(msgspec.Struct, tag=True):
     total: int
 
 
-class Whole(msgspec.Struct, tag=True):
+class FoldedWhole(msgspec.Struct, tag=True):
     """All of a partition is folded, and its rows are in `files`."""
 
     partition: int
@@ -71,10 +71,10 @@ class Failed(msgspec.Struct, tag=True):
     reason: str
 
 
-Told = Far | Whole | Failed
+Message = FoldedSoFar | FoldedWhole | Failed
 
 
-async def work(job: Job, tell: Callable[[Told], None]) -> None:
+async def work(job: Job, tell: Callable[[Message], None]) -> None:
     """Do the job, telling of it. Raises as `open_reading` and `fold` do."""
     folder = Path(job.folder)
     async with AsyncExitStack() as opened:
@@ -84,9 +84,9 @@ async def work(job: Job, tell: Callable[[Told], None]) -> None:
         opened.callback(store.close)
         for partition, end in job.ends.items():
             tables = Tables(store, partition, exclusive=log.exclusive)
-            folded = await fold(log, tables, end, lambda *far: tell(Far(*far)))
+            folded = await fold(log, tables, end, lambda *far: tell(FoldedSoFar(*far)))
             tables.write_all()
-            tell(Whole(partition, *folded, _export(store, partition, folder)))
+            tell(FoldedWhole(partition, *folded, _export(store, partition, folder)))
 
 
 def _export(store: RocksStore, partition: int, folder: Path) -> list[str]:
@@ -110,7 +110,7 @@ def main() -> None:
     lines = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
-    def tell(what: Told) -> None:
+    def tell(what: Message) -> None:
         lines.write(msgspec.json.encode(what) + b"\n")
         lines.flush()
 

@@ -25,7 +25,7 @@ _ALARM_BYTES = 64  # of one in an entry, beside its texts
 _VALUE_BYTES = 16
 
 
-class Source:
+class ForeignObjects:
     """The objects of a class of the app `script`, by the partition of ours that each belongs to.
 
     Their namespace is `theirs` there, and `ours` here; `tables` are the partitions there.

@@ -30,7 +30,7 @@ from perdure.streams.state.fold import fold, write_out
 from perdure.streams.state.object_scan import namespaces_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
-from perdure.streams.transfer.export_objects import Source
+from perdure.streams.transfer.export_objects import ForeignObjects
 
 
 class _App:
@@ -38,7 +38,7 @@ class _App:
 
     def __init__(self, log: Log, tables: Sequence[Tables]) -> None:
         self.tables = tables
-        self.sources: dict[str, Source] = {}  # by the namespace they come to
+        self.sources: dict[str, ForeignObjects] = {}  # by the namespace they come to
         self._log = log
         self._ours = log.exclusive  # nobody else writes there
 
@@ -53,7 +53,7 @@ class _App:
         self._ours = True
 
 
-class Transfers:
+class ForeignApps:
     """Where transferred classes come from. Other apps' data are opened when a step needs them, and held until `close`.
 
     `config` is that of the app they come to; `scratch` a folder of its own that may be removed.
@@ -78,7 +78,7 @@ class Transfers:
             if (app := await self._app(asked)) is not None:
                 self._namespace(asked, step, app)
 
-    async def source(self, step: Step, namespace: str) -> Source | None:
+    async def source(self, step: Step, namespace: str) -> ForeignObjects | None:
         """Where `namespace` comes from in this step; None: nobody said where that app's data are. Raises as `check`."""
         asked = self._asked(step, namespace)
         async with self._lock:
@@ -86,7 +86,7 @@ class Transfers:
             if app is not None and namespace not in app.sources:
                 theirs = self._namespace(asked, step, app)
                 await app.claim(f"transfer to {self._config.name}")
-                source = Source(asked.from_script, theirs, namespace, app.tables, self._partitions)
+                source = ForeignObjects(asked.from_script, theirs, namespace, app.tables, self._partitions)
                 await source.find()
                 app.sources[namespace] = source
             return None if app is None else app.sources[namespace]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.overlay import Overlay, TurnLimits, in_range, merged
-from perdure.objects.registry import Kind
+from perdure.objects.registry import ObjectType
 from perdure.objects.state import State
 from perdure.objects.turn import handling
 from perdure.schemas.admin import Change
@@ -157,7 +157,7 @@ class Resident:
         "unsettled",
     )
 
-    def __init__(self, key: str, kind: Kind, tables: Tables, limits: TurnLimits) -> None:
+    def __init__(self, key: str, kind: ObjectType, tables: Tables, limits: TurnLimits) -> None:
         self.key = key
         self.kind = kind
         self.tables = tables

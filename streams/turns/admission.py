@@ -39,7 +39,7 @@ def admitted(
         raise MalformedCommand(
             f"{command.key} belongs to partition {home}, not {partition}: produce with Java's murmur2 partitioner"
         )
-    registry.kind(namespace_of(command.key))
+    registry.type_of(namespace_of(command.key))
     return command
 
 

@@ -140,7 +140,7 @@ class Ports:
     `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
     `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
     how often. `careful`: the process before this one died while a turn's code was running. `makers`: who made which
-    object is counted, by these. `transfers`: where transferred classes come from. `bring(tables)` takes in what a helper
+    object is counted, by these. `transfers`: where transferred classes come from. `ingest(tables)` takes in what a helper
     has folded of a partition that is built anew. `run_queue`: what all that shares the event loop waits in.
     `gateways`: the watch over those of other nodes; needed on a log that they share.
     """
@@ -164,7 +164,7 @@ class Ports:
     careful: bool = False
     transfers: OtherApps | None = None
     makers: Makers | None = None
-    bring: Callable[[Tables], Awaitable[object]] = _by_itself
+    ingest: Callable[[Tables], Awaitable[object]] = _by_itself
     host: str = ""
     pid: int = 0
     run_queue: RunQueue = field(default_factory=RunQueue)

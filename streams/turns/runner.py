@@ -158,7 +158,7 @@ class Turns:
         if resident is not None:
             residents.move_to_end(key)
             return resident
-        kind = self.ports.registry.kinds[namespace_of(key)]
+        kind = self.ports.registry.types[namespace_of(key)]
         resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
         resident.calls = self.calls
         if key in self.tables.paused:

@@ -24,7 +24,7 @@ from perdure.schemas.errors import LogCorrupt
 from perdure.streams.log.embedded.records import options
 from perdure.streams.rebuild import coordinator
 from perdure.streams.rebuild.verify import rebuild
-from perdure.streams.rebuild.worker import Far, Job, Told, Whole
+from perdure.streams.rebuild.worker import FoldedSoFar, FoldedWhole, Job, Message
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
 
@@ -223,10 +223,10 @@ def test_a_helper_ends_by_itself_when_its_work_is_done(
         assert helper.stderr is not None
         helper.stdin.write(msgspec.json.encode(job) + b"\n")
         helper.stdin.flush()
-        far, whole = (msgspec.json.decode(line, type=Told) for line in helper.stdout)
+        far, whole = (msgspec.json.decode(line, type=Message) for line in helper.stdout)
         assert (helper.wait(PATIENCE_S), helper.stderr.read()) == (0, b"")
-    assert far == Far(2, 1, 1)
-    assert whole == Whole(2, 1, 0, [str(tmp_path / "own" / "2-m")])
+    assert far == FoldedSoFar(2, 1, 1)
+    assert whole == FoldedWhole(2, 1, 0, [str(tmp_path / "own" / "2-m")])
     store = RocksStore(tmp_path / "state")
     store.take_in([tmp_path / "own" / "2-m"])
     assert Tables(store, 2).info.offset == 1

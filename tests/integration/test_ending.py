@@ -118,7 +118,7 @@ def test_a_store_that_refuses_at_the_end_leaves_nothing_open(
     async def lives() -> None:
         nonlocal node
         async with node_in(tmp_path) as node:
-            monkeypatch.setattr(node.keeper, "flush" if method == "flush" else "write_all", refused)
+            monkeypatch.setattr(node.maintenance, "flush" if method == "flush" else "write_all", refused)
 
     with pytest.raises(StorageFailed, match="disk full"):
         asyncio.run(lives())
@@ -147,7 +147,7 @@ def test_several_failures_are_all_named(tmp_path: Path) -> None:
         "found",
         "RocksStore",
         "Gateway",
-        "Transfers",
+        "ForeignApps",
         "Watchdog",
         "exposition",
         "warn_of_the_unserved",

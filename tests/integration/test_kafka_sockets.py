@@ -17,7 +17,7 @@ from tests.unit.reign import Doors
 from tests.unit.test_sockets import OLD_GATEWAY, Room, socket
 
 from perdure.objects.durable import Env
-from perdure.objects.registry import Kind, Registry
+from perdure.objects.registry import ObjectType, Registry
 from perdure.schemas.commands import FETCH, NOBODY, Command, sealed_record
 from perdure.streams.journal.bootstrap import found
 from perdure.streams.log.base import Record, Topic
@@ -49,7 +49,7 @@ async def serving(log: KafkaLog, seen: list[Any], store: MemoryStore) -> AsyncIt
     uuids = count()
     ports = Ports(
         log=log,
-        registry=Registry({"Thing": Kind("Thing", Room)}, Env({"seen": seen})),
+        registry=Registry({"Thing": ObjectType("Thing", Room)}, Env({"seen": seen})),
         doors=Doors(),
         clock_ms=clock_ms,
         random=Random(1),
@@ -64,7 +64,7 @@ async def serving(log: KafkaLog, seen: list[Any], store: MemoryStore) -> AsyncIt
         yield owner
     finally:
         living.cancel()
-        owner.end_reign()
+        owner.end_epoch()
 
 
 def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(

@@ -31,14 +31,14 @@ from perdure.streams.log.log_time import LogTime
 from perdure.streams.owner import owner as owner_module
 from perdure.streams.owner import recovery
 from perdure.streams.owner.alarm_clock import AlarmClock
-from perdure.streams.owner.output import Release
+from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.memtables import after
 from perdure.streams.state.object_scan import objects_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.transfer import import_objects
-from perdure.streams.transfer.export_objects import Source
+from perdure.streams.transfer.export_objects import ForeignObjects
 from perdure.streams.turns import admission, alarm_turns, commit, runner
 from perdure.streams.turns import calls as calls_module
 from perdure.streams.turns.activation import Resident, Turn
@@ -393,24 +393,26 @@ def frame_named_by_its_reign() -> Any:
     """What is let out again carries a message id of the reign that does so."""
 
     def send(true: Callable[..., None]) -> Callable[..., None]:
-        def renamed(self: Release, message: Any, topic: Any, partition: int, record: Any, *lane: Any) -> None:
+        def renamed(
+            self: OutputGate, message: Any, topic: Any, partition: int, record: Any, *lane: Any
+        ) -> None:
             if record.headers[:1] == (FRAME_KIND,):  # a dead letter may have none
                 *others, (_, name) = record.headers
                 place, _, n = name.decode().partition("/")
-                renumbered = f"{place}/{int(n) + 100 * (self._reign - 1)}".encode()
+                renumbered = f"{place}/{int(n) + 100 * (self._epoch - 1)}".encode()
                 record = replace(record, headers=(*others, ("message-id", renumbered)))
             true(self, message, topic, partition, record, *lane)
 
         return renamed
 
-    return _instead(Release, "_send", send)
+    return _instead(OutputGate, "_send", send)
 
 
 def frames_overtake() -> Any:
     """A frame on its way to a gateway does not wait for the one before."""
 
     def in_order(true: Callable[..., None]) -> Callable[..., None]:
-        def hasty(self: Release, key: str, sent: Any) -> None:
+        def hasty(self: OutputGate, key: str, sent: Any) -> None:
             if sent.topic is Topic.REPLIES:
                 self._send(*sent)
             else:
@@ -418,7 +420,7 @@ def frames_overtake() -> Any:
 
         return hasty
 
-    return _instead(Release, "_in_order", in_order)
+    return _instead(OutputGate, "_in_order", in_order)
 
 
 def evicted_with_writes_under_way() -> Any:
@@ -483,7 +485,7 @@ def moved_into_each_partition() -> Any:
     def entries(true: Any) -> Any:
         return lambda self, partition, own: [each for p in range(len(self._names)) for each in true(self, p)]
 
-    return _instead(Source, "entries", entries)
+    return _instead(ForeignObjects, "entries", entries)
 
 
 def refused_event_of_a_lost_socket_forgotten() -> Any:

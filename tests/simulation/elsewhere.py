@@ -15,7 +15,7 @@ from perdure.schemas.values import encode_value
 from perdure.streams.journal.reader import Position
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.transfer.export_objects import Source
+from perdure.streams.transfer.export_objects import ForeignObjects
 
 THERE = "There"  # the namespace over there
 PARTITIONS = 2
@@ -33,7 +33,7 @@ class Elsewhere:
         self._start_ms = start_ms
         self._objects: dict[str, Holding] = {}
 
-    async def read(self, node: str, namespace: str, partitions: int) -> Source | None:
+    async def read(self, node: str, namespace: str, partitions: int) -> ForeignObjects | None:
         """A node opens it: nothing changes until that one is gone. None: nobody told it where the data are."""
         if node not in self.told:
             self._change()
@@ -42,7 +42,7 @@ class Elsewhere:
         if not self.told[node]:
             return None
         tables = [self._tables(self.told[node], partition) for partition in range(PARTITIONS)]
-        source = Source("elsewhere", THERE, namespace, tables, partitions)
+        source = ForeignObjects("elsewhere", THERE, namespace, tables, partitions)
         await source.find()
         return source
 
@@ -74,7 +74,7 @@ class Elsewhere:
 
 
 class Way:
-    """One node's way to it, in place of `Transfers`."""
+    """One node's way to it, in place of `ForeignApps`."""
 
     def __init__(self, elsewhere: Elsewhere, node: str, partitions: int) -> None:
         self._elsewhere = elsewhere
@@ -82,8 +82,8 @@ class Way:
         self._partitions = partitions
 
     async def check(self, step: Step, namespace: str) -> None:
-        """As `Transfers.check`: it is there."""
+        """As `ForeignApps.check`: it is there."""
 
-    async def source(self, step: Step, namespace: str) -> Source | None:
-        """As `Transfers.source`."""
+    async def source(self, step: Step, namespace: str) -> ForeignObjects | None:
+        """As `ForeignApps.source`."""
         return await self._elsewhere.read(self._node, namespace, self._partitions)

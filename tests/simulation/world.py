@@ -20,7 +20,7 @@ from perdure.api.gateway import Gateway
 from perdure.api.replies import PlacedReply, ReplyFuture
 from perdure.api.sockets.registry import SocketRegistry
 from perdure.objects.durable import Binding, Env
-from perdure.objects.registry import Kind, Registry
+from perdure.objects.registry import ObjectType, Registry
 from perdure.schemas.commands import CALL, FETCH, NOBODY, Command, call_body, command_record, sealed_record
 from perdure.schemas.errors import (
     OperatorError,
@@ -74,9 +74,9 @@ EVENTS_ARRIVE_S = 6.0  # those for lost sockets, in the last reign; one more loo
 APP_UUID = "app-uuid"
 START_MS = 1_700_000_000_000
 STAMP_SKEWS_MS = (365 * 24 * 3_600_000, -365 * 24 * 3_600_000, 25 * 3_600_000, 90_000, -90_000, 20)
-_KIND = Kind("Sample", Sample)
-_BEFORE = {"Sample": _KIND, OLD: Kind(OLD, Sample)}
-_AFTER = {"Sample": _KIND, MOVED: Kind(MOVED, Sample)}
+_KIND = ObjectType("Sample", Sample)
+_BEFORE = {"Sample": _KIND, OLD: ObjectType(OLD, Sample)}
+_AFTER = {"Sample": _KIND, MOVED: ObjectType(MOVED, Sample)}
 FOUNDING = Step("v1", created=(("Sample", "Sample"), (OLD, "Sample")))
 MIGRATING = ("owner.moved_in", "owner.before_migration", "owner.after_migration")
 MIGRATION = Step("v2", deleted=(OLD,), transferred=((MOVED, MOVED, "elsewhere"),))
@@ -255,7 +255,7 @@ class Node:
     def bury(self) -> None:
         """Nothing of a dead process runs on: not its handlers, nor its timers, on a store that is another's now."""
         for owner in self.owners:
-            self.context.run(owner.end_reign)
+            self.context.run(owner.end_epoch)
         for task in self.tasks:
             task.cancel()
 
@@ -664,7 +664,7 @@ class Run:
     def _submit(self, node: Node, told: Told) -> ReplyFuture:
         assert node.door is not None
         assert node.sockets is not None
-        node.registry.kind(told.key.partition("/")[0])  # as doors do
+        node.registry.type_of(told.key.partition("/")[0])  # as doors do
         waiting, socket = ReplyFuture(), ""
         if told.op == "connect":
             wire = Wire(node, node.sockets, told.key)
@@ -727,7 +727,7 @@ class Run:
             return False
         commands = self.broker.streams[Topic.COMMANDS, owner.partition]
         quiet = next(owner.tables.due((0, "", ""), 1 << 60), None) is None
-        marks = owner.tables.done.mark, owner.release.commands.mark
+        marks = owner.tables.done.mark, owner.output.commands.mark
         return quiet and min(marks) >= commands.end == commands.durable
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tests.unit.reign import Timed, rows
 
 from perdure.objects.durable import Binding, DurableObject, Env
-from perdure.objects.registry import Kind, Registry
+from perdure.objects.registry import ObjectType, Registry
 from perdure.objects.rpc import methods_of
 from perdure.schemas.commands import CALL, LOCAL, NOBODY, Command, call_body, command_record, sealed_record
 from perdure.schemas.effects import Out
@@ -129,7 +129,7 @@ class Realm(Timed):
         self.doors = Doors()
         self.store = MemoryStore()
         self.registry = Registry(
-            {"Thing": Kind("Thing", kind)},
+            {"Thing": ObjectType("Thing", kind)},
             Env({"seen": self.seen, "realm": self, "THINGS": Binding("Thing", methods_of(kind)), "round": 0}),
         )
         self.errors: list[dict[str, Any]] = []
@@ -178,7 +178,7 @@ class Realm(Timed):
             log.kill()
         for owner, living in self.living.items():
             living.cancel()
-            owner.end_reign()
+            owner.end_epoch()
         await asyncio.wait(self.living.values())
         self.living.clear()
         if self.broker.ordered:
@@ -246,9 +246,7 @@ class Realm(Timed):
         sent = not any(log._queues.get(stream) for log in self.logs if log.alive)
         mark = stream.durable
         return (
-            owner.idle
-            and sent
-            and stream.end == mark == owner.tables.done.mark == owner.release.commands.mark
+            owner.idle and sent and stream.end == mark == owner.tables.done.mark == owner.output.commands.mark
         )
 
     async def check(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from perdure.objects.durable import DurableObject, Env
-from perdure.objects.registry import Kind, Registry
+from perdure.objects.registry import ObjectType, Registry
 from perdure.schemas.admin import OF_ALARM, Asked, Place
 from perdure.schemas.commands import (
     ADMIN,
@@ -122,7 +122,8 @@ class Reign(Timed):
         self.careful = False
         self.seal = UNSEALED
         self.registry = Registry(
-            {name: Kind(name, cls) for name, cls in kinds.items()}, Env({"seen": self.seen, "reign": self})
+            {name: ObjectType(name, cls) for name, cls in kinds.items()},
+            Env({"seen": self.seen, "reign": self}),
         )
         self.errors: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.errors.append(context))
@@ -153,7 +154,7 @@ class Reign(Timed):
     async def end(self) -> None:
         """This reign is over; the log and what was written to the store stay."""
         self.living.cancel()
-        self.owner.end_reign()
+        self.owner.end_epoch()
         await asyncio.wait((self.living,))
 
     async def take_over(self) -> None:

@@ -18,7 +18,7 @@ from perdure.objects.alarms import (
     redriven,
 )
 from perdure.objects.durable import DurableObject
-from perdure.objects.registry import Kind
+from perdure.objects.registry import ObjectType
 from perdure.schemas.alarms import TTL, Ring, alarm_command, parse_ring
 from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import ConfigError, MalformedCommand
@@ -168,10 +168,10 @@ class Named(DurableObject):
 def test_a_class_says_how_its_alarm_is_called() -> None:
     """It is no method that callers have; one that cannot be called is an error at start, with the remedy."""
     for cls in (Plain, Heir):
-        kind = Kind("A", cls)
+        kind = ObjectType("A", cls)
         assert kind.alarm is not None
         assert kind.methods == {}
-    assert Kind("A", DurableObject).alarm is None
+    assert ObjectType("A", DurableObject).alarm is None
     for cls in (Sync, TwoMore, Named):
         with pytest.raises(ConfigError, match="async def alarm"):
-            Kind("A", cls)
+            ObjectType("A", cls)

@@ -559,11 +559,11 @@ def test_alarms_of_a_class_that_has_left_the_app_wait_for_it() -> None:
 
     async def told(reign: Reign) -> None:
         await reign.call("a", "set", 5)
-        kind = reign.registry.kinds.pop("Thing")
+        kind = reign.registry.types.pop("Thing")
         await asyncio.sleep(10)
         assert await alarm_commands(reign) == 0
         await reign.end()
-        reign.registry.kinds["Thing"] = kind
+        reign.registry.types["Thing"] = kind
         await reign.begin()
         await asyncio.sleep(1)
         assert len(rings(reign)) == 1

@@ -30,7 +30,7 @@ from perdure.objects.codec import Codec, Unfit
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Headers
 from perdure.objects.overlay import Overlay
-from perdure.objects.registry import Kind
+from perdure.objects.registry import ObjectType
 from perdure.objects.rpc import methods_of
 from perdure.objects.stubs import call_of
 from perdure.objects.turn import conclude, handling
@@ -218,7 +218,7 @@ def an_echo(hint: Any) -> Any:
 
 Echo = type("Echo", (DurableObject,), {name: an_echo(hint) for name, (hint, _, _) in TYPES.items()})
 METHODS = methods_of(Echo)
-KIND = Kind("Echo", Echo)
+KIND = ObjectType("Echo", Echo)
 
 
 class Asker(DurableObject):

@@ -136,7 +136,7 @@ def counter() -> type[DurableObject]:
 def test_the_counter_of_the_readme_is_an_app() -> None:
     """A registry can be built from it, with its method to be called."""
     registry = Registry.build({"Counter": counter()}, Config())
-    assert list(registry.kinds["Counter"].methods) == ["increment"]
+    assert list(registry.types["Counter"].methods) == ["increment"]
 
 
 def test_the_counter_of_the_readme_counts() -> None:

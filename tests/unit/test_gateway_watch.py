@@ -147,7 +147,7 @@ def test_a_partition_that_is_served_later_is_watched_too() -> None:
         assert set(watch._partitions) == {1, 2}
         await realm.until(lambda: len(realm.seen) == len(ids))
         for owner in realm.owners:
-            owner.end_reign()
+            owner.end_epoch()
         assert watch._task is None
 
     story(Room, told, shared=True, check=False)

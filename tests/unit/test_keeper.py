@@ -11,7 +11,7 @@ from tests.unit.reign import HOUR_MS, Reign, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import LogUnreachable
 from perdure.streams.log.base import Bounds, Stamped, Topic
-from perdure.streams.owner.maintenance import TRIM_EVERY_S, Keeper
+from perdure.streams.owner.maintenance import TRIM_EVERY_S, Maintenance
 
 YEAR_MS = 365 * 24 * HOUR_MS
 
@@ -22,11 +22,13 @@ class Thing(DurableObject):
         return value
 
 
-def _keeper(reign: Reign) -> Keeper:
+def _keeper(reign: Reign) -> Maintenance:
     def failed(error: BaseException) -> None:
         raise error
 
-    return Keeper(reign.store, [reign.owner], clock_ms=reign.clock_ms, keep_ms=24 * HOUR_MS, failed=failed)
+    return Maintenance(
+        reign.store, [reign.owner], clock_ms=reign.clock_ms, keep_ms=24 * HOUR_MS, failed=failed
+    )
 
 
 def test_only_commands_that_are_old_and_done_are_trimmed() -> None:

@@ -20,7 +20,7 @@ from perdure.streams.owner.command_status import (
     NEAR,
     RECORDS_PER_S,
     WAITING_MAX,
-    Found,
+    CommandStatus,
     Pace,
     look_up,
     time_in,
@@ -47,7 +47,7 @@ def send(reign: Reign, id_: str, method: str, *args: Any, key: str | None = None
     return reign.append(Record(*command_record(command)))
 
 
-async def found(reign: Reign, id_: str, time_ms: int | None = None) -> Found | None:
+async def found(reign: Reign, id_: str, time_ms: int | None = None) -> CommandStatus | None:
     return await look_up(reign.owner, id_, reign.clock_ms() if time_ms is None else time_ms)
 
 

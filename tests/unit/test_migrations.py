@@ -169,7 +169,7 @@ def test_each_step_is_journaled_once_and_before_the_first_turn(shared: bool) -> 
             await reign.begin()
             assert await steps_of(reign) == list(migrations)
             assert (await reign.call("a", "put", len(migrations))).error is None
-            release = reign.owner.release
+            release = reign.owner.output
             assert release.journal.mark == reign.owner.tables.reader.offset, "a step holds the out mark back"
         assert reign.value("a", "value") == 2
 
@@ -184,7 +184,7 @@ def test_a_deleted_namespace_is_gone_and_the_others_stay() -> None:
             assert (await reign.told(reign.send("a", "put", 7, kind=kind)))[0].error is None
         assert reign.owner.tables.get("Old/a", "value") is not None
         await reign.end()
-        del reign.registry.kinds["Old"]
+        del reign.registry.types["Old"]
         reign.migrations = (V1, V3)
         await reign.begin()
         assert reign.owner.tables.get("Old/a", "value") is None

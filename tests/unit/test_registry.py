@@ -36,8 +36,8 @@ def built(text: str = "", classes: dict[str, Any] | None = None) -> Registry:
 def test_without_migrations_each_class_is_its_own_namespace() -> None:
     """With its methods."""
     registry = built()
-    assert {name: kind.cls for name, kind in registry.kinds.items()} == CLASSES
-    assert list(registry.kind("Room").methods) == ["enter"]
+    assert {name: kind.cls for name, kind in registry.types.items()} == CLASSES
+    assert list(registry.type_of("Room").methods) == ["enter"]
 
 
 def test_a_migration_names_the_namespaces() -> None:
@@ -53,7 +53,7 @@ tag = "v2"
 renamed_classes = [{ from = "Hall", to = "Room" }]
 """
     )
-    assert {name: kind.cls for name, kind in registry.kinds.items()} == {"Hall": Room, "User": User}
+    assert {name: kind.cls for name, kind in registry.types.items()} == {"Hall": Room, "User": User}
     assert Binding("Hall") == registry.env.ROOMS
 
 
@@ -62,9 +62,9 @@ def test_when_migrations_have_deleted_every_class_there_is_no_namespace() -> Non
     registry = built(
         '[[migrations]]\ntag = "v1"\nnew_classes = ["Room"]\n[[migrations]]\ntag = "v2"\ndeleted_classes = ["Room"]'
     )
-    assert registry.kinds == {}
+    assert registry.types == {}
     with pytest.raises(UnknownNamespace, match="it has: none"):
-        registry.kind("User")
+        registry.type_of("User")
 
 
 def test_env_holds_vars_and_bindings() -> None:

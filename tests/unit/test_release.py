@@ -74,7 +74,7 @@ def test_frames_follow_the_answer_that_accepts_their_socket(fate: str) -> None:
         asked = f"far.00000000 {far}"
         upgrade = Command("Thing/a", FETCH, "GET", "/", (), b"", "id", far, socket=asked)
         reign.append(Record(*sealed_record(upgrade, UNSEALED)))
-        await reign.until(lambda: reign.owner.release.commands.mark == 1)
+        await reign.until(lambda: reign.owner.output.commands.mark == 1)
         names = [dict(each.headers)["message-id"].decode() for each in await reign.records(Topic.REPLIES)]
         assert [name.partition("/")[2] for name in dict.fromkeys(names)] == ["0", "1", "2"], names
 
@@ -116,7 +116,7 @@ def test_what_does_not_arrive_is_sent_again_through_one_gate() -> None:
             await reign.until(lambda: reign.broker.loop.time() > since_s + 60)
             assert log.appends - before < 40 * RESENT_AT_ONCE
             log.refusing = False
-            await reign.until(lambda: reign.owner.release.commands.mark == 2_000)
+            await reign.until(lambda: reign.owner.output.commands.mark == 2_000)
         replies = reign.broker.streams[Topic.REPLIES, 0]
         assert replies.end == 2_000
         tried = [each["attempts"] for each in logged if "sent again" in each["event"]]

@@ -232,7 +232,7 @@ def test_a_partition_that_does_not_answer_is_left_out_and_that_is_said(
         down = realm.by_partition[1]
         realm.living.pop(down).cancel()
         down.log.kill()  # type: ignore[attr-defined]
-        down.end_reign()
+        down.end_epoch()
         await realm.begin(0)
         now_s = asyncio.get_running_loop().time()
         assert failure((await realm.told(asked))[0])[0] == REFUSED

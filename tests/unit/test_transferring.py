@@ -24,8 +24,8 @@ from perdure.streams.opening import open_data, start_embedded
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.transfer import export_objects as source_module
-from perdure.streams.transfer.export_objects import Source
-from perdure.streams.transfer.foreign_app import Transfers
+from perdure.streams.transfer.export_objects import ForeignObjects
+from perdure.streams.transfer.foreign_app import ForeignApps
 
 APP = 'name = "ours"\n[[migrations]]\ntag = "v1"\ntransferred_classes = [{%s}]\n'
 STEP = Step("v1", transferred=(("Counter", "Counter", "theirs"),))
@@ -51,8 +51,8 @@ def tables(objects: dict[str, dict[str, Any]], alarms: dict[str, list[str]] | No
     return made
 
 
-async def source_of(*all_of_them: Tables, partitions: int = 3) -> Source:
-    source = Source("theirs", "Theirs", "Ours", all_of_them, partitions)
+async def source_of(*all_of_them: Tables, partitions: int = 3) -> ForeignObjects:
+    source = ForeignObjects("theirs", "Theirs", "Ours", all_of_them, partitions)
     await source.find()
     return source
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_read_is_told_and_let_go_of(tmp_path: Path, ran: bool, to
     async def main() -> None:
         await elsewhere(tmp_path / "theirs", ran=ran)
         asked = f'from = "Nobody", from_script = "theirs", to = "Counter", data = "{tmp_path / "theirs"}"'
-        transfers = Transfers(config_of(tmp_path, asked), tmp_path / "scratch", 4)
+        transfers = ForeignApps(config_of(tmp_path, asked), tmp_path / "scratch", 4)
         for _ in range(3):
             with pytest.raises(ConfigError, match=told):
                 await transfers.check(STEP, "Counter")
@@ -153,7 +153,7 @@ def test_one_directory_spelt_in_two_ways_is_opened_once(tmp_path: Path) -> None:
         config = parse_config(
             APP.replace("{%s}", ", ".join(asked)), str(tmp_path / "perdure.toml"), environ={}
         )
-        transfers = Transfers(config, tmp_path / "scratch", 4)
+        transfers = ForeignApps(config, tmp_path / "scratch", 4)
         for name in ("A", "B"):
             transfers._wrong = None  # neither class is there
             with pytest.raises(ConfigError, match=f"has no object of a class {name}"):

@@ -12,7 +12,7 @@ import pytest
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.http import Response
 from perdure.objects.overlay import Overlay, TurnLimits
-from perdure.objects.registry import Kind
+from perdure.objects.registry import ObjectType
 from perdure.objects.state import State
 from perdure.objects.turn import Outcome, conclude, entry_failed, handling, not_done
 from perdure.schemas.commands import CALL, FETCH, Command, call_body
@@ -276,7 +276,7 @@ class _Nothing:
 
 def test_arguments_are_validated_before_a_method_runs() -> None:
     """What fits is turned into what the annotations say."""
-    kind = Kind("Counter", Counter)
+    kind = ObjectType("Counter", Counter)
     counter = Counter(State("Counter/a", _Nothing(), TurnLimits()), Env({}))
     command = Command("Counter/a", CALL, "increment", body=call_body("increment", ["41"], {}))
 
@@ -285,7 +285,7 @@ def test_arguments_are_validated_before_a_method_runs() -> None:
 
 def test_a_class_without_a_fetch_answers_404() -> None:
     """It says what it has instead."""
-    kind = Kind("Counter", Counter)
+    kind = ObjectType("Counter", Counter)
     counter = Counter(State("Counter/a", _Nothing(), TurnLimits()), Env({}))
     response = asyncio.run(_awaited(handling(counter, kind, FETCHED)))
     assert (response.status, b"/rpc/" in response.body) == (404, True)
