@@ -123,7 +123,7 @@ def test_a_binding_to_a_class_without_a_namespace_stops_the_app_at_start() -> No
 def test_an_unknown_namespace_is_told_with_the_known_ones() -> None:
     """In few words, however long the name."""
     with pytest.raises(UnknownNamespace, match="it has: Room, User") as caught:
-        built().kind("x" * 9999)
+        built().type_of("x" * 9999)
     assert len(str(caught.value)) < 200
 
 
