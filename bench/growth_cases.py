@@ -49,14 +49,14 @@ def done_ahead(n: int) -> Step:
     tables = Tables(MemoryStore(), 0)
     for offset in range(1, n + 1):
         tables.done.add(offset)
-    tables._open.records = 1
-    tables.cut()
+    tables.memtables.open.records = 1
+    tables.seal()
     next_offset = iter(range(n + 1, 2 * n + 100_000))
 
     def step() -> None:
         tables.done.add(next(next_offset))
-        tables._open.records = 1
-        tables.cut()
+        tables.memtables.open.records = 1
+        tables.seal()
 
     return step
 
@@ -65,11 +65,11 @@ def unwritten_rows(n: int) -> Step:
     """n rows of alarms wait to be written. The step: the alarms of one object."""
     tables = Tables(MemoryStore(), 0)
     for at in range(n):
-        tables.set_row(b"a" + (0).to_bytes(2, "big") + f"Thing/{at}\0".encode(), b"")
+        tables.memtables.set_row(b"a" + (0).to_bytes(2, "big") + f"Thing/{at}\0".encode(), b"")
         if at % 500 == 499:
-            tables._open.records = 1
-            tables.cut()
-    return lambda: tables.alarms("Thing/none")
+            tables.memtables.open.records = 1
+            tables.seal()
+    return lambda: tables.alarms.of("Thing/none")
 
 
 class Thing(DurableObject):
@@ -199,8 +199,8 @@ class _Watching:
             head = b"w" + partition.to_bytes(2, "big")
             for at in range(sockets):
                 row = SocketRow(f"0/{names[at % self.GATEWAYS]}")
-                tables.set_row(head + f"Thing/{at:06}\0g.{at:08x}".encode(), encode_row(row))
-            tables._open.records = 1
+                tables.memtables.set_row(head + f"Thing/{at:06}\0g.{at:08x}".encode(), encode_row(row))
+            tables.memtables.open.records = 1
             tables.write_all()
             watch.begin(ports, tables, GoneSockets(ports, partition))
         await asyncio.sleep(1)

@@ -127,7 +127,7 @@ class _Admin:
     async def _settle(self, asked: PageRequest, id_: str, act: str) -> Problem:
         owner, place = parked_at(id_, self._owners)
         await confirm_ownership(owner)
-        found = owner.tables.parked(place)
+        found = owner.tables.admin.parked(place)
         if found is None:
             raise acts.nothing_parked(id_[:40])
         return await self._act(asked, found.key, act, str(place))

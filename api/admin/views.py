@@ -84,7 +84,7 @@ async def objects(owners: Sequence[Owner], namespace: str, query: Query) -> dict
 async def summary(owner: Owner, key: str) -> dict[str, Any]:
     await confirm_ownership(owner)
     tables, resident = owner.tables, owner.turns.residents.get(key)
-    paused = tables.paused.get(key)
+    paused = tables.admin.paused.get(key)
     told: dict[str, Any] = {
         "object": key,
         "partition": owner.partition,
@@ -117,7 +117,7 @@ async def state(owner: Owner, key: str, query: Query) -> dict[str, Any]:
     values: dict[str, Any] = {}
     expires: dict[str, int] = {}
     last = ""
-    for name, encoded in owner.tables.scan(key, low, high):
+    for name, encoded in owner.tables.values.scan(key, low, high):
         expires_ms = expiry_of(encoded)
         if expires_ms is not None and expires_ms <= now_ms:
             continue
@@ -146,7 +146,7 @@ def _alarms(owner: Owner, key: str) -> list[dict[str, Any]]:
             "zone": row.zone or None,
             "parked": f"{owner.partition}:{Place(OF_ALARM, row.set_at)}" if row.parked else None,
         }
-        for name, row in owner.tables.alarms(key).items()
+        for name, row in owner.tables.alarms.of(key).items()
         if not name.startswith("\0")  # perdure's own
     ]
 
@@ -164,7 +164,7 @@ def _sockets(owner: Owner, key: str) -> list[dict[str, Any]]:
             "tags": list(row.tags),
             "attachment": json_preview(decode_value(row.attachment)) if row.attachment else None,
         }
-        for id_, row in owner.tables.sockets(key).items()
+        for id_, row in owner.tables.sockets.of(key).items()
         if id_ != SETTINGS
     ]
 
@@ -233,7 +233,7 @@ async def parked(owners: Sequence[Owner], query: Query) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for owner in owners[first:]:
         await confirm_ownership(owner)
-        for place, row in owner.tables.all_parked(start):
+        for place, row in owner.tables.admin.all_parked(start):
             id_ = f"{owner.partition}:{place}"
             if len(found) == limit:
                 return {"parked": found, "cursor": id_}
@@ -274,7 +274,7 @@ async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
                 "applied": info.offset,
                 "undone": owner.undone,
                 "lag": max(end - info.watermark, 0),
-                "paused": len(owner.tables.paused),
+                "paused": len(owner.tables.admin.paused),
             }
         )
     return {

@@ -235,8 +235,8 @@ class World:
         self._log.kill()
         for owner in self._owners:
             if self._random.random() < 0.5:
-                owner.tables.cut()
-            while self._random.random() < 0.5 and owner.tables.write_piece():
+                owner.tables.seal()
+            while self._random.random() < 0.5 and owner.tables.write_memtable():
                 pass
         self._store.crash(self._random.randrange(self._store.unflushed + 1))
         self._broker.crash(keep_in_flight=self._random.random() < 0.5)
@@ -248,11 +248,11 @@ class World:
         await self.crash(stub)
         owner = self._owner(stub.key)
         owner.tables.write_all()
-        self._store.broken.add(owner.tables.prefix(stub.key))
+        self._store.broken.add(owner.tables.values.prefix(stub.key))
 
     def heal_storage(self, stub: Stub) -> None:
         """Make the object's state readable again."""
-        self._store.broken.discard(self._owner(stub.key).tables.prefix(stub.key))
+        self._store.broken.discard(self._owner(stub.key).tables.values.prefix(stub.key))
 
     async def ask(self, asked: Command, client_key: str | None) -> Reply:
         """Send a command and return its reply. Stubs use it; a test seldom does.

@@ -78,7 +78,7 @@ class Administration:
     def held(self) -> int:
         """Commands that wait for their paused objects."""
         found = 0
-        for key in self._tables.paused:
+        for key in self._tables.admin.paused:
             resident = self._turns.residents.get(key)
             if resident is not None and type(resident.running) is Hold:
                 found += len(resident.mailbox or ())
@@ -233,13 +233,13 @@ class Administration:
 
     def _settle(self, turn: Turn, *, drop: bool) -> None:
         place = place_of(asked_of(turn.command.body).at)
-        parked, key = self._tables.parked(place), turn.command.key
+        parked, key = self._tables.admin.parked(place), turn.command.key
         shown = f"{self._tables.partition}:{place}"
         if parked is None or parked.key != key or self._settled_already(turn, place, parked):
             raise nothing_parked(shown)
         turn.overlay = overlay = Overlay()
         if place.kind == OF_ALARM:
-            row = self._tables.alarm(key, parked.alarm)
+            row = self._tables.alarms.get(key, parked.alarm)
             assert row is not None, f"{key} has a parked alarm {parked.alarm!r} and no row of it"
             now_ms = turn.record.time_ms
             change = AlarmChange(parked.alarm, None) if drop else redriven(parked.alarm, row, now_ms)

@@ -26,7 +26,8 @@ from perdure.schemas.effects import AlarmRow
 from perdure.schemas.keys import namespace_of
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.log_time import log_time
-from perdure.streams.state.tables import Due, Tables
+from perdure.streams.state.alarm_rows import Due
+from perdure.streams.state.tables import Tables
 from perdure.streams.turns.ports import Counts, Ports
 
 WAITING = 200
@@ -64,7 +65,7 @@ class AlarmClock:
         self._set_ms = 0  # the latest log time at which an alarm may have been set
         self._late: Due | None = None  # from there on, alarms may be due too late: log time has stepped back
         self._stepped_back = False  # in this reign; a turn that began before may still set such an alarm
-        tables.on_alarm = self.changed
+        tables.alarms.on_change = self.changed
 
     def start(self) -> None:
         """The partition is owned, its tables are up to date."""
@@ -181,7 +182,7 @@ class AlarmClock:
         now_ms, room = self.log_ms, min(self._room(), BATCH)
         found: list[Due] = []
         following = None
-        for due in self._tables.due(self._first, now_ms + 1):
+        for due in self._tables.alarms.due(self._first, now_ms + 1):
             if due[1:] in self._sent:
                 continue
             if len(found) == room:
@@ -190,7 +191,7 @@ class AlarmClock:
             found.append(due)
         else:
             self._first = max(self._first, (now_ms + 1, "", ""))
-            following = next(self._tables.due(self._first, _FOREVER_MS), None)
+            following = next(self._tables.alarms.due(self._first, _FOREVER_MS), None)
         self._next_ms = _FOREVER_MS if following is None else following[0]
         for due in found:
             self._append(due)
@@ -202,12 +203,12 @@ class AlarmClock:
     def _look_for_late(self, first: Due) -> None:
         """Append a command for each alarm from `first` on that is due too late, as many as there is room for."""
         now_ms, room = self.log_ms, min(self._room(), BATCH)
-        for looked_at, due in enumerate(self._tables.due(first, _FOREVER_MS)):
+        for looked_at, due in enumerate(self._tables.alarms.due(first, _FOREVER_MS)):
             if looked_at == LOOKED_AT or not room:
                 self._late = due
                 return
             _, key, name = due
-            row = self._tables.alarm(key, name)
+            row = self._tables.alarms.get(key, name)
             if row is not None and self._of_app(key) and retimed(name, row, now_ms) is not None:
                 self._append_of(due, alarm_command(key, name, row, RETIME), self._time_again)
                 room -= 1
@@ -224,7 +225,7 @@ class AlarmClock:
 
     def _append(self, due: Due) -> None:
         _, key, name = due
-        row = self._tables.alarm(key, name)
+        row = self._tables.alarms.get(key, name)
         assert row is not None, f"{key} has a time for its alarm {name!r} and no alarm"
         self._sent[key, name] = due
         if self._of_app(key):

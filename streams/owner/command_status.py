@@ -118,7 +118,7 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
     if record.offset not in owner.tables.done:
         return CommandStatus(command, record.offset, False, None)
     if command.client_key is not None:
-        spent = owner.tables.spent(command.key, command.principal, command.client_key)
+        spent = owner.tables.spent_keys.get(command.key, command.principal, command.client_key)
         if spent is not None:
             reply = spent.reply
             if spent.payload_hash != payload_hash(command):

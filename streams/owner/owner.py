@@ -155,7 +155,7 @@ class Owner:
         """The claim was read back and all before it folded: take commands from the watermark on."""
         self.enter(OwnerState.SERVING)
         if self.ports.makers is not None:
-            self.ports.makers.begin(self.partition, self.tables)
+            self.ports.makers.begin(self.partition, self.tables.creators)
         self._first_undone = self.tables.done.end
         self.time.begin(self.tables.meta.latest, self.tables.meta.clock_ms)
         *behind, rest = self._not_done()
@@ -202,7 +202,7 @@ class Owner:
     @property
     def idle(self) -> bool:
         """Nothing is under way, and nothing waits but for paused objects."""
-        return self.journal.idle and self.undone == (self.admin.held if self.tables.paused else 0)
+        return self.journal.idle and self.undone == (self.admin.held if self.tables.admin.paused else 0)
 
     def check_room(self, key: str, deadline_ms: int | None = None) -> None:
         """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error.

@@ -257,7 +257,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
             if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
                 again.append((first + at, record))
         owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
-        while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
+        while tables.write_memtable():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
     if tables.reader.offset != end:
         raise LogCorrupt(

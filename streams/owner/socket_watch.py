@@ -41,7 +41,7 @@ async def each_socket(tables: Tables) -> AsyncIterator[tuple[str, str, SocketRow
     """
     last = None
     while True:
-        some = list(islice(tables.all_sockets(last), LISTED_AT_ONCE))
+        some = list(islice(tables.sockets.all(last), LISTED_AT_ONCE))
         for each in some:
             yield each
         if len(some) < LISTED_AT_ONCE:

@@ -1,11 +1,14 @@
 """The done offsets above the watermark as rows: `d p word`, 512 offsets to a row.
 
-Law: a piece writes only the words that have changed, however many offsets are done behind one slow turn.
+Below the watermark every command is done; above it a row says which are, so that a start does not run them again.
+
+Law: a memtable writes only the words that have changed, however many offsets are done behind one slow turn.
+[test_tables.py]
 """
 
 from __future__ import annotations
 
-from perdure.streams.state.memtables import Piece, after
+from perdure.streams.state.memtables import Memtable, after
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.store.base import Store
 
@@ -27,20 +30,20 @@ class DoneRows:
         self._kept = set(done.words)
         return done
 
-    def cut(self, done: Watermark, piece: Piece) -> None:
-        """Have `piece` write what has changed since the last cut."""
-        kept, gone = self._kept, []
+    def seal(self, done: Watermark, memtable: Memtable) -> None:
+        """Have `memtable`, which is being sealed, write what has changed since the one before."""
+        kept, unkept = self._kept, []
         for word, bits in done.changed().items():
             if bits is not None:
                 kept.add(word)
-                piece.closing.append((self._row(word), bits))
+                memtable.closing.append((self._row(word), bits))
             elif word in kept:
                 kept.remove(word)
-                gone.append(word)
-        if len(gone) > MANY_WORDS:  # a slow turn has ended, and the mark has passed what was done behind it
-            piece.removed.append((self._row(min(gone)), self._row(max(gone) + 1)))
+                unkept.append(word)
+        if len(unkept) > MANY_WORDS:  # a slow turn has ended, and the mark has passed what was done behind it
+            memtable.removed.append((self._row(min(unkept)), self._row(max(unkept) + 1)))
         else:
-            piece.closing.extend((self._row(word), None) for word in gone)
+            memtable.closing.extend((self._row(word), None) for word in unkept)
 
     def _row(self, word: int) -> bytes:
         return self._prefix + word.to_bytes(8, "big")

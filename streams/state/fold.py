@@ -1,4 +1,4 @@
-"""The fold of a journal outside an owner: for checks, copies, and state that is built anew."""
+"""The fold of a journal outside an owner: for checks, copies, and rebuilt state."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def fold(log: Readable, tables: Tables, end: int, progress: Progress = sil
         for each in chunk:
             if type(tables.apply(each.offset, each.value)) is EntryRecord:
                 entries += 1
-        while tables.write_piece():  # noqa: ASYNC110 - this yields between pieces, it does not wait
+        while tables.write_memtable():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
         records += len(chunk)
         unflushed += len(chunk)
@@ -67,6 +67,6 @@ async def fold(log: Readable, tables: Tables, end: int, progress: Progress = sil
 
 async def write_out(tables: Tables) -> None:
     """Write everything folded so far, in pieces between which the loop goes on."""
-    tables.cut()
-    while tables.write_piece():  # noqa: ASYNC110 - as above
+    tables.seal()
+    while tables.write_memtable():  # noqa: ASYNC110 - as above
         await asyncio.sleep(0)

@@ -1,9 +1,13 @@
-"""What is folded and not written yet, in pieces, over the store.
+"""Memtables: the rows that are folded and not written yet, over the store.
+
+Folding an entry puts rows into the open memtable. Once that is large enough it is sealed, and an owner or a rebuild
+writes sealed memtables to the store, the oldest first, between other work. Reads look through all of them, then into
+the store. `Values` is the kind of row that reads meet most, so it has a place of its own in a memtable.
 
 Laws
-- Reads see everything folded, written or not, the newest piece first.
-- A piece is written as one batch: first what it removes, then its rows, then what closes it.
-- Looking through the rows of a kind costs what is found, and the open piece: not all that waits to be written.
+- Reads see everything folded, written or not, the newest memtable first. [test_tables.py]
+- A memtable is written as one batch: first the ranges it removes, then its rows, then its closing rows. [test_tables.py]
+- Scanning rows of one kind costs what is found, plus the open memtable: not all that waits to be written. [test_growth.py]
 """
 
 from __future__ import annotations
@@ -18,37 +22,37 @@ from perdure.streams.store.base import Range, Store
 ABSENT = object()
 
 
-class Piece:
-    """Folded records that are not written yet."""
+class Memtable:
+    """Folded rows that are not written yet, coalesced, and how many journal records they are the fold of."""
 
     __slots__ = (
         "_in_order",
         "cleared",
-        "closed",
         "closing",
         "keys",
         "records",
         "removed",
         "rows",
+        "sealed",
         "size",
         "values",
     )
 
     def __init__(self) -> None:
-        self.values: dict[str, dict[str, bytes | None]] = {}
-        self.cleared: set[str] = set()
-        self.keys: dict[bytes, bytes] = {}
-        self.rows: dict[bytes, bytes | None] = {}  # of all other kinds
+        self.values: dict[str, dict[str, bytes | None]] = {}  # by object key; None: deleted
+        self.cleared: set[str] = set()  # objects whose values in older memtables and the store are gone
+        self.keys: dict[bytes, bytes] = {}  # spent client keys
+        self.rows: dict[bytes, bytes | None] = {}  # of all other kinds; None: deleted
         self.removed: list[Range] = []
-        self.closing: list[tuple[bytes, bytes | None]] = []
-        self.size = 0
+        self.closing: list[tuple[bytes, bytes | None]] = []  # the meta row and the done words
+        self.size = 0  # rows, about
         self.records = 0
-        self.closed = False  # nothing more is folded into it
-        self._in_order: list[bytes] | None = None  # the names of `rows`, once they were looked for
+        self.sealed = False  # nothing more is folded into it
+        self._in_order: list[bytes] | None = None  # the names of `rows`, sorted when first needed
 
     def between(self, start: bytes, end: bytes) -> list[bytes]:
-        """The names among `rows` with start <= name < end. An open piece is looked through: it is small."""
-        if not self.closed:
+        """The names among `rows` with start <= name < end. An open memtable is searched in full: it is small."""
+        if not self.sealed:
             return [row for row in self.rows if start <= row < end]
         names = self._in_order
         if names is None:
@@ -56,53 +60,133 @@ class Piece:
         return names[bisect_left(names, start) : bisect_left(names, end)]
 
 
-class Layers:
-    """The pieces of one partition; `open` takes what is folded, the oldest of `closed` is written next."""
+class Memtables:
+    """The memtables of one partition: `open` takes what is folded, the oldest of `sealed` is written next."""
 
-    def __init__(self, store: Store, value_rows: bytes) -> None:
+    __slots__ = ("_value", "open", "sealed", "store")
+
+    def __init__(self, store: Store, number: bytes) -> None:
         self.store = store
-        self._value = value_rows
-        self._closed: deque[Piece] = deque()
-        self._open = Piece()
+        self.sealed: deque[Memtable] = deque()
+        self.open = Memtable()
+        self._value = b"v" + number
 
-    def write_piece(self) -> bool:
-        """Write the oldest piece, in one batch; False if there was none (`cut` makes one)."""
-        if not self._closed:
+    def seal(self) -> None:
+        """Close the open memtable, so that it can be written, and begin another."""
+        self.open.sealed = True
+        self.sealed.append(self.open)
+        self.open = Memtable()
+
+    def write_oldest(self) -> bool:
+        """Write the oldest sealed memtable, in one batch; False if there was none."""
+        if not self.sealed:
             return False
-        piece = self._closed[0]
-        removed = [*piece.removed, *((prefix, after(prefix)) for prefix in map(self.prefix, piece.cleared))]
-        self.store.write(removed, self._rows(piece))
-        self._closed.popleft()
+        memtable = self.sealed[0]
+        cleared = (self._value + key.encode() + b"\0" for key in memtable.cleared)
+        removed = [*memtable.removed, *((prefix, after(prefix)) for prefix in cleared)]
+        self.store.write(removed, self._rows(memtable))
+        self.sealed.popleft()
         return True
 
-    def _rows(self, piece: Piece) -> Iterator[tuple[bytes, bytes | None]]:
-        start = self._value  # each row begins as `prefix` says, which would be a call for each object
-        for key, values in piece.values.items():
+    def _rows(self, memtable: Memtable) -> Iterator[tuple[bytes, bytes | None]]:
+        start = self._value  # written out here: `Values.prefix` would be a call for each object
+        for key, values in memtable.values.items():
             for name, value in values.items():
                 yield start + f"{key}\0{name}".encode(), value
-        yield from piece.keys.items()
-        yield from piece.rows.items()
-        yield from piece.closing
+        yield from memtable.keys.items()
+        yield from memtable.rows.items()
+        yield from memtable.closing
 
-    def pieces(self) -> Sequence[Piece]:
+    @property
+    def unwritten(self) -> int:
+        """How many journal records are folded and not written."""
+        return self.open.records + sum(memtable.records for memtable in self.sealed)
+
+    def newest_first(self) -> Sequence[Memtable]:
         """All of them, the newest first."""
-        return (self._open, *reversed(self._closed))
+        return (self.open, *reversed(self.sealed))
+
+    def row(self, row: bytes) -> bytes | None:
+        """A row of any kind other than values and spent keys."""
+        for memtable in (self.open, *reversed(self.sealed)):
+            value = memtable.rows.get(row, ABSENT)
+            if value is not ABSENT:
+                return value  # type: ignore[return-value]  # not the marker: bytes or None
+        return self.store.get(row)
+
+    def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of such a kind with start <= row < end, in order."""
+        changes: dict[bytes, bytes | None] = {}
+        for memtable in self.newest_first():
+            rows = memtable.rows
+            for row in memtable.between(start, end):
+                changes.setdefault(row, rows[row])
+        return merged(self.store.scan(start, end), changes, sorted(changes), reverse=False)
+
+    def set_row(self, row: bytes, value: bytes | None) -> None:
+        """Fold a row of such a kind; None deletes it."""
+        self.open.rows[row] = value
+        self.open.size += 1
+
+    def remove_rows(self, start: bytes, end: bytes) -> None:
+        """Fold that the rows with start <= row < end are deleted.
+
+        Only for rows that are not read below `end` any more: reads see them until it is written.
+        """
+        memtable = self.open
+        memtable.removed.append((start, end))  # written before the memtable's own rows, so those go here
+        for rows in (memtable.rows, memtable.keys):
+            for row in [row for row in rows if start <= row < end]:
+                del rows[row]
+        memtable.size += 1
+
+    def key_row(self, starts: Iterable[bytes], rest: bytes) -> bytes | None:
+        """The row of a spent client key: the first that begins with one of `starts` and ends with `rest`."""
+        keys, get = self.open.keys, self.store.get
+        for start in starts:
+            row = start + rest
+            value = keys.get(row)
+            if value is None:
+                for memtable in self.sealed:  # in one of them at most: it is spent once
+                    if (value := memtable.keys.get(row)) is not None:
+                        break
+                else:
+                    value = get(row)
+            if value is not None:
+                return value
+        return None
+
+    def set_key_row(self, row: bytes, value: bytes) -> None:
+        """Fold the row of a spent client key."""
+        self.open.keys[row] = value
+        self.open.size += 1
+
+
+class Values:
+    """The values of a partition's objects, as rows: `v p key NUL name`, as encoded by the object."""
+
+    __slots__ = ("_memtables", "_prefix")
+
+    def __init__(self, memtables: Memtables, number: bytes) -> None:
+        self._memtables = memtables
+        self._prefix = b"v" + number
 
     def prefix(self, key: str) -> bytes:
         """What the rows of object `key`'s values begin with."""
-        return self._value + key.encode() + b"\0"
+        return self._prefix + key.encode() + b"\0"
 
     def get(self, key: str, name: str) -> bytes | None:
         """The encoded value of `name` in object `key`."""
-        for piece in self.pieces():
-            values = piece.values.get(key)
+        memtables = self._memtables
+        for memtable in (memtables.open, *reversed(memtables.sealed)):
+            values = memtable.values.get(key)
             if values is not None:
-                found = values.get(name, ABSENT)
-                if found is not ABSENT:
-                    return found  # type: ignore[return-value]  # not the marker: bytes or None
-            if piece.cleared and key in piece.cleared:
+                value = values.get(name, ABSENT)
+                if value is not ABSENT:
+                    return value  # type: ignore[return-value]  # not the marker: bytes or None
+            if memtable.cleared and key in memtable.cleared:
                 return None
-        return self.store.get(self.prefix(key) + name.encode())
+        return memtables.store.get(self._prefix + f"{key}\0{name}".encode())
 
     def scan(
         self, key: str, start: str, end: str | None, *, reverse: bool = False
@@ -110,10 +194,10 @@ class Layers:
         """Names and encoded values of object `key` with start <= name < end, in order."""
         changes: dict[str, bytes | None] = {}
         below = True
-        for piece in self.pieces():
-            for name, value in piece.values.get(key, {}).items():
+        for memtable in self._memtables.newest_first():
+            for name, value in memtable.values.get(key, {}).items():
                 changes.setdefault(name, value)
-            if key in piece.cleared:
+            if key in memtable.cleared:
                 below = False
                 break
         names = in_range(changes, start, end, reverse=reverse)
@@ -123,65 +207,9 @@ class Layers:
     def _stored(self, key: str, start: str, end: str | None, reverse: bool) -> Iterator[tuple[str, bytes]]:
         prefix = self.prefix(key)
         stop = after(prefix) if end is None else prefix + end.encode("utf-8", "surrogatepass")
-        for row, value in self.store.scan(
-            prefix + start.encode("utf-8", "surrogatepass"), stop, reverse=reverse
-        ):
+        low = prefix + start.encode("utf-8", "surrogatepass")
+        for row, value in self._memtables.store.scan(low, stop, reverse=reverse):
             yield row[len(prefix) :].decode(), value
-
-    def row(self, row: bytes) -> bytes | None:
-        """A row of another kind than values and spent keys."""
-        for piece in self.pieces():
-            found = piece.rows.get(row, ABSENT)
-            if found is not ABSENT:
-                return found  # type: ignore[return-value]  # as above
-        return self.store.get(row)
-
-    def key_row(self, starts: Iterable[bytes], rest: bytes) -> bytes | None:
-        """The row of a spent client key: the first that begins with one of `starts` and ends with `rest`."""
-        keys, get = self._open.keys, self.store.get
-        for start in starts:
-            row = start + rest
-            found = keys.get(row)
-            if found is None:
-                for piece in self._closed:  # in one of them at most: it is spent once
-                    if (found := piece.keys.get(row)) is not None:
-                        break
-                else:
-                    found = get(row)
-            if found is not None:
-                return found
-        return None
-
-    def set_key_row(self, row: bytes, value: bytes) -> None:
-        """Fold such a row."""
-        self._open.keys[row] = value
-        self._open.size += 1
-
-    def set_row(self, row: bytes, value: bytes | None) -> None:
-        """Fold a row of such a kind; None: it is gone."""
-        self._open.rows[row] = value
-        self._open.size += 1
-
-    def remove_rows(self, start: bytes, end: bytes) -> None:
-        """Fold that the rows with start <= row < end are gone.
-
-        Only for rows that are not read below `end` any more: reads see them until it is written.
-        """
-        piece = self._open
-        piece.removed.append((start, end))  # it is written before the piece's rows, so those go here
-        for rows in (piece.rows, piece.keys):
-            for row in [row for row in rows if start <= row < end]:
-                del rows[row]
-        piece.size += 1
-
-    def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The rows of such a kind with start <= row < end, in order."""
-        changes: dict[bytes, bytes | None] = {}
-        for piece in self.pieces():
-            rows = piece.rows
-            for row in piece.between(start, end):
-                changes.setdefault(row, rows[row])
-        return merged(self.store.scan(start, end), changes, sorted(changes), reverse=False)
 
 
 def after(prefix: bytes) -> bytes:

@@ -84,19 +84,19 @@ def warn_of_the_unserved(all_tables: Iterable[Tables], served: Mapping[str, str]
 
 def is_there(tables: Tables, key: str) -> bool:
     """Is there anything of object `key`?"""
-    if key in tables.paused:
+    if key in tables.admin.paused:
         return True
-    for _ in tables.scan(key, "", None):
+    for _ in tables.values.scan(key, "", None):
         return True
-    return bool(tables.alarms(key) or tables.sockets(key))
+    return bool(tables.alarms.of(key) or tables.sockets.of(key))
 
 
 def _unwritten(tables: Tables) -> set[str]:
     """The keys of objects that may be there and not in the store yet."""
-    found = set(tables.paused)
+    found = set(tables.admin.paused)
     number = tables.partition.to_bytes(2, "big")
     heads = tuple(kind + number for kind in _KINDS)
-    for piece in tables.pieces():
+    for piece in tables.memtables.newest_first():
         found.update(piece.values)
         for row in piece.rows:
             if row.startswith(heads):

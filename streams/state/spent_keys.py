@@ -1,53 +1,63 @@
 """Spent client keys as rows: `k p bucket key NUL principal NUL client-key`.
 
-A bucket holds the keys that were spent within half a window of the tables' age (see tables.py). So the window reaches over
-three of them at most, which is one read each, and what is forgotten goes by one range per bucket.
+A client that gives a key with a command may send it again: the key's row holds the first one's reply. A bucket holds
+the keys that were spent within half a window of the tables' age (see tables.py). So the window reaches over three of
+them at most, which is one read each, and forgotten keys are removed by one range per bucket.
 """
 
 from __future__ import annotations
 
 from perdure.schemas.journal import Entry
-from perdure.streams.state.memtables import Layers, after
-from perdure.streams.state.rows import BUCKET_MS, WINDOW_MS, SpentKey, buckets_at, decode_spent, encode_row
+from perdure.streams.state.memtables import Memtables, after
+from perdure.streams.state.rows import (
+    BUCKET_MS,
+    WINDOW_MS,
+    Meta,
+    SpentKey,
+    buckets_at,
+    decode_spent,
+    encode_row,
+)
 
 
-class KeyRows:
+class SpentKeys:
     """The client keys of one partition; `number` is the partition as rows have it."""
 
-    def __init__(self, layers: Layers, number: bytes) -> None:
-        self._layers = layers
+    def __init__(self, memtables: Memtables, number: bytes) -> None:
+        self._memtables = memtables
         self._prefix = b"k" + number
-        self._kept: list[
-            bytes
-        ] = []  # where the rows of the buckets begin that may have some, the newest first
+        self._meta = Meta()
+        self._kept: list[bytes] = []  # the prefixes of the buckets that may have rows, the newest first
 
-    def load(self, age_ms: int) -> None:
-        """Look which buckets there are."""
-        store, starts = self._layers.store, map(self._start, buckets_at(age_ms))
+    def load(self, meta: Meta) -> None:
+        """Look which buckets there are; `meta` has the tables' age from now on."""
+        self._meta = meta
+        store, starts = self._memtables.store, map(self._start, buckets_at(meta.age_ms))
         self._kept = [each for each in starts if next(store.scan(each, after(each)), None)]
 
-    def spent(self, key: str, principal: str, client_key: str, age_ms: int) -> SpentKey | None:
+    def get(self, key: str, principal: str, client_key: str) -> SpentKey | None:
         """What this client key was spent on within the window, if it was."""
-        data = self._layers.key_row(self._kept, f"{key}\0{principal}\0{client_key}".encode())
+        data = self._memtables.key_row(self._kept, f"{key}\0{principal}\0{client_key}".encode())
         if data is None:
             return None
-        found = decode_spent(data)
-        return found if found.age_ms > age_ms - WINDOW_MS else None
+        spent = decode_spent(data)
+        return spent if spent.age_ms > self._meta.age_ms - WINDOW_MS else None
 
-    def fold(self, entry: Entry, age_ms: int) -> None:
-        """The entry's client key is spent."""
+    def fold(self, entry: Entry) -> None:
+        """Fold that the entry's client key is spent."""
+        age_ms = self._meta.age_ms
         start = self._start(age_ms // BUCKET_MS)
         if not self._kept or self._kept[0] != start:
             self._kept.insert(0, start)
         row = start + f"{entry.key}\0{entry.principal}\0{entry.client_key}".encode()
         spent = SpentKey(age_ms, entry.payload_hash, entry.command, entry.reply)
-        self._layers.set_key_row(row, encode_row(spent))
+        self._memtables.set_key_row(row, encode_row(spent))
 
-    def grow_older(self, age_ms: int) -> None:
-        """The tables' age has entered another bucket: what lies in buckets below the window goes."""
-        oldest = self._start(buckets_at(age_ms)[-1])
+    def grow_older(self) -> None:
+        """The tables' age has entered another bucket: remove those below the window."""
+        oldest = self._start(buckets_at(self._meta.age_ms)[-1])
         self._kept = [each for each in self._kept if each >= oldest]
-        self._layers.remove_rows(self._prefix, oldest)
+        self._memtables.remove_rows(self._prefix, oldest)
 
     def _start(self, bucket: int) -> bytes:
         return self._prefix + bucket.to_bytes(4, "big")

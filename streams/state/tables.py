@@ -1,38 +1,33 @@
-"""The tables of one partition: the fold of its journal, written to the store lazily and in pieces.
+"""The tables of one partition: the fold of its journal, written to the store later, in memtables.
 
-Rows (p = partition, u16 big endian): `v p key NUL name` a value · `m p` the meta row · `d p word` done
-offsets above the watermark, 512 to a row · `k p bucket key NUL principal NUL client-key` a spent client key ·
-`a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms it is due (not if it is parked) ·
-`w p key NUL id` a WebSocket · `c`, `x` and `l`: see answered_calls.py · `o` and `u`: see creator_rows.py · `h` and `p`: see
-admin_rows.py · `g p` the migrations that have run.
+An owner hands each batch of entries to `applied` once it is durable; a start or a rebuild hands each journal record to
+`apply`. Both put rows into the memtables (memtables.py). Each kind of row has a class, to which a table belongs: readers
+use `tables.values.get(…)`, `tables.alarms.due(…)` and so on.
+
+Rows (p = partition, u16 big endian): `v` values, see memtables.py · `a` and `t` alarms, see alarm_rows.py · `w` WebSockets,
+see socket_rows.py · `k` spent client keys, see spent_keys.py · `c`, `x` and `l` calls, see answered_calls.py · `o` and `u`
+creators, see creator_rows.py · `h` and `p` administration, see admin_rows.py · `e` claims, see claim_rows.py · `d` done
+offsets, see done_rows.py · `m p` the meta row · `g p` the migrations that have run.
 
 Laws
-- State = fold(journal): the rows at a journal offset are the same bytes, however the records were cut into
-  pieces and however often they were folded again. (`delete` of what is absent included.)
-- A piece is whole records in journal order, coalesced, and one write with the meta row and done words it leads to.
+- State = fold(journal): the rows at a journal offset are the same bytes, whichever records shared a memtable and however
+  often they were folded. (A `delete` of what is absent included.) [test_tables.py]
+- A memtable is whole records in journal order, coalesced, and one write with the meta row and done words that it
+  leads to. [test_tables.py]
 - The fold's clock is the log time of the command with the highest offset that has an entry (see streams/log/log_time.py).
-- The tables' age passes with it, by `STEP_MS` at most from one such command to the next, so that a clock that was wrong
-  for one of them has aged nothing. A client key is forgotten `WINDOW_HOURS` of age later, 24 h or more: unseen at once,
-  removed by the bucket (half of that) when the age enters a new one. Never by a local timer.
+- The tables' age passes with it, by `STEP_MS` at most from one such command to the next, so that one command's wrong
+  clock ages nothing. A client key is forgotten after `WINDOW_HOURS` of age, 24 h or more: it is no longer read at once,
+  and removed with its bucket when the age enters a new one. Never by a local timer.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from perdure.schemas.admin import OF_ALARM, Place
+from perdure.schemas.admin import MADE
 from perdure.schemas.calls import call_key
-from perdure.schemas.effects import (
-    AlarmRow,
-    SocketRow,
-    alarm_row,
-    decode_alarm,
-    decode_socket,
-    encode_alarm,
-    socket_row,
-)
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.journal import (
     Claim,
@@ -47,26 +42,27 @@ from perdure.schemas.journal import (
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import fingerprint
 from perdure.streams.journal.reader import JournalReader, Position
-from perdure.streams.state.admin_rows import ActRows
+from perdure.streams.state.admin_rows import AdminRows
+from perdure.streams.state.alarm_rows import AlarmRows
+from perdure.streams.state.answered_calls import AnsweredCalls
+from perdure.streams.state.claim_rows import ClaimRows
+from perdure.streams.state.creator_rows import CreatorRows
 from perdure.streams.state.done_rows import DoneRows
-from perdure.streams.state.memtables import Piece, after
+from perdure.streams.state.memtables import Memtables, Values
 from perdure.streams.state.rows import (
     BUCKET_MS,
     STEP_MS,
     Meta,
-    SpentKey,
     decode_meta,
     decode_steps,
     encode_row,
     of_namespace,
 )
-from perdure.streams.state.spent_keys import KeyRows
+from perdure.streams.state.socket_rows import SocketRows
+from perdure.streams.state.spent_keys import SpentKeys
 from perdure.streams.store.base import Store
 
-PIECE_ROWS = 500  # about 1 ms of the event loop
-
-
-Due = tuple[int, str, str]  # (ms, object key, name) of an alarm
+MEMTABLE_ROWS = 500  # about 1 ms of the event loop
 
 
 class TablesInfo(NamedTuple):
@@ -78,31 +74,40 @@ class TablesInfo(NamedTuple):
     unwritten: int
 
 
-class Tables(ActRows):
-    """The tables of one partition over a store that other partitions share."""
+class Tables:
+    """The tables of one partition, over a store that it shares with others: a table for each kind of row."""
 
     def __init__(self, store: Store, partition: int, *, exclusive: bool = False) -> None:
         number = partition.to_bytes(2, "big")
-        super().__init__(store, number)
+        self.store = store
         self.partition = partition
-        self._done_rows, self._keys = DoneRows(number), KeyRows(self, number)
-        self._meta_row, self._steps_row, self._epoch = b"m" + number, b"g" + number, b"e" + number
+        self.memtables = memtables = Memtables(store, number)
+        self.values = Values(memtables, number)
+        self.admin = AdminRows(memtables, number)
+        self.alarms = AlarmRows(memtables, number, self.admin)
+        self.sockets = SocketRows(memtables, number)
+        self.spent_keys = SpentKeys(memtables, number)
+        self.answered_calls = AnsweredCalls(memtables, number)
+        self.creators = CreatorRows(memtables, number)
+        self._claims = ClaimRows(memtables, number)
+        self._done_rows = DoneRows(number)
+        self._meta_row, self._steps_row = b"m" + number, b"g" + number
         self._number = number
-        self._alarm, self._time, self._socket = b"a" + number, b"t" + number, b"w" + number
         self._exclusive = exclusive
         self._bucket_end_ms = 0  # the age at which keys and calls grow older
-        self.on_alarm: Callable[[str, str, AlarmRow | None], None] | None = None  # hears of each row folded
         self.load()
 
     def load(self) -> None:
-        super().load()
+        """Read what is kept in memory of the store's rows: at the beginning, and when a helper has written them."""
         data = self.store.get(self._meta_row)
         self.meta = meta = decode_meta(data, self.partition) if data else Meta()
         name = f"journal of partition {self.partition}"
         self.reader = JournalReader(name, self._position(), exclusive=self._exclusive)
         self.done = self._done_rows.load(self.store, meta.watermark)
         self._ends: deque[Position] = deque([self.out_position])
-        self._keys.load(meta.age_ms)
+        self.admin.load()
+        self.answered_calls.load(meta, self.done)
+        self.spent_keys.load(meta)
         steps = self.store.get(self._steps_row)
         self.steps: tuple[Step, ...] = decode_steps(steps) if steps else ()
 
@@ -120,8 +125,7 @@ class Tables(ActRows):
 
     @property
     def info(self) -> TablesInfo:
-        unwritten = self._open.records + sum(piece.records for piece in self._closed)
-        return TablesInfo(self.reader.offset, self.done.mark, self.meta.low, unwritten)
+        return TablesInfo(self.reader.offset, self.done.mark, self.meta.low, self.memtables.unwritten)
 
     # Folding
 
@@ -132,29 +136,29 @@ class Tables(ActRows):
             return None
         if self.meta.clean:
             self.meta.clean = False
-        self._open.records += 1
+        self.memtables.open.records += 1
         if isinstance(record, EntryRecord):
             self._fold_entry(record.entry, offset)
             if record.out:
                 self._fold_marks(record)
         else:
             self._fold_other(record, offset)
-        if self._open.size >= PIECE_ROWS:
-            self.cut()
+        if self.memtables.open.size >= MEMTABLE_ROWS:
+            self.seal()
         return record
 
     def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
         """Fold a batch that this process wrote and that is durable; `position` is what it leads to."""
         offset = self.reader.offset
         self.reader.move(position)
-        self._open.records += len(entries) + 1
+        self.memtables.open.records += len(entries) + 1
         for entry in entries:
             self._fold_entry(entry, offset)
             offset += 1
         self._fold_marks(marks)
         self.meta.clean = marks.clean
-        if self._open.size >= PIECE_ROWS:
-            self.cut()
+        if self.memtables.open.size >= MEMTABLE_ROWS:
+            self.seal()
 
     def _fold_other(self, record: JournalRecord, offset: int) -> None:
         if isinstance(record, NoOp):
@@ -169,10 +173,10 @@ class Tables(ActRows):
         elif isinstance(record, Claim):
             if record.says_of_seals:
                 self.meta.seal, self.meta.sealed_from = record.seal, record.sealed_from
-            self.set_row(self._epoch + offset.to_bytes(8, "big"), b"")
+            self._claims.fold(offset)
 
     def _fold_entry(self, entry: Entry, offset: int) -> None:
-        meta, piece = self.meta, self._open
+        meta, memtable = self.meta, self.memtables.open
         if entry.command > meta.latest:
             meta.latest = entry.command
             passed_ms = entry.time_ms - meta.clock_ms
@@ -186,80 +190,55 @@ class Tables(ActRows):
                     self._grow_older(entry.time_ms)
             meta.clock_ms = entry.time_ms
         if entry.clear:
-            piece.values.pop(entry.key, None)
-            piece.cleared.add(entry.key)
-            piece.size += 1
-            self.fold_unmade(entry.key)
-            for name in self.alarms(entry.key):
-                self._set_alarm(entry.key, name, None)
+            memtable.values.pop(entry.key, None)
+            memtable.cleared.add(entry.key)
+            memtable.size += 1
+            self.creators.removed(entry.key)
+            self.alarms.clear(entry.key)
         if entry.puts or entry.deletes:
-            values, before = piece.values.get(entry.key), 0
+            values, before = memtable.values.get(entry.key), 0
             if values is None:
-                piece.values[entry.key] = values = {**entry.puts}
+                memtable.values[entry.key] = values = {**entry.puts}
             else:
                 before = len(values)
                 values.update(entry.puts)
             for name in entry.deletes:
                 values[name] = None
-            piece.size += len(values) - before
+            memtable.size += len(values) - before
         if entry.client_key is not None:
-            self._fold_key(entry, entry.client_key)
-        if entry.alarms or entry.sockets:
-            self._fold_effects(entry, offset)
-        if entry.changes:
-            self.fold_changes(entry)
+            if (key := call_key(entry.principal, entry.client_key)) is None:
+                self.spent_keys.fold(entry)
+            else:
+                self.answered_calls.fold(entry, key)
+        if entry.alarms:
+            self.alarms.fold(entry, offset)
+        if entry.sockets:
+            self.sockets.fold(entry)
+        for change in entry.changes:
+            if change.what == MADE:
+                self.creators.created(entry.key, entry.principal)
+            else:
+                self.admin.fold(entry, change)
         self.done.add(entry.command)
 
     def _fold_step(self, step: Step) -> None:
         self.steps = (*self.steps, step)
-        self.set_row(self._steps_row, encode_row(self.steps))
+        self.memtables.set_row(self._steps_row, encode_row(self.steps))
         for namespace in step.deleted:
             self._remove_namespace(namespace)
         if step.deleted:
             self.write_all()  # what is not written yet is read key by key, where a range would be overlooked
 
     def _remove_namespace(self, namespace: str) -> None:
-        self.remove_acts(namespace)
-        self.unmake_all(namespace)
-        prefix = self._alarm + f"{namespace}/".encode()
-        for row, alarm in list(self.rows(prefix, after(prefix))):
-            due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
-            self.set_row(self._time + due + row[len(self._alarm) :], None)
-        piece = self._open
+        self.admin.remove_namespace(namespace)
+        self.creators.remove_namespace(namespace)
+        self.alarms.remove_by_time(namespace)
+        memtables = self.memtables
         for start, end in of_namespace(self._number, namespace, self.meta.age_ms):
-            self.remove_rows(start, end)
-        for key in [key for key in piece.values if key.startswith(f"{namespace}/")]:
-            del piece.values[key]
-
-    def _fold_key(self, entry: Entry, client_key: str) -> None:
-        if (key := call_key(entry.principal, client_key)) is not None:
-            self.fold_call(entry, key)
-            return
-        self._keys.fold(entry, self.meta.age_ms)
-
-    def _fold_effects(self, entry: Entry, offset: int) -> None:
-        for alarm in entry.alarms:
-            self._set_alarm(entry.key, alarm.name, alarm_row(alarm, offset))
-            if alarm.parked:
-                self.fold_parked_alarm(entry, alarm.name, offset)
-        for socket in entry.sockets:
-            row = socket_row(socket)
-            place = self._socket + f"{entry.key}\0{socket.id}".encode()
-            self.set_row(place, None if row is None else encode_row(row))
-
-    def _set_alarm(self, key: str, name: str, row: AlarmRow | None) -> None:
-        place = f"{key}\0{name}".encode()
-        before = self.row(self._alarm + place)
-        if before is not None:
-            was = decode_alarm(before)
-            self.set_row(self._time + was.due_ms.to_bytes(8, "big") + place, None)
-            if was.parked:
-                self.settle_parked(Place(OF_ALARM, was.set_at))
-        self.set_row(self._alarm + place, None if row is None else encode_alarm(row))
-        if row is not None and not row.parked:
-            self.set_row(self._time + row.due_ms.to_bytes(8, "big") + place, b"")
-        if self.on_alarm is not None:
-            self.on_alarm(key, name, row)
+            memtables.remove_rows(start, end)
+        values = memtables.open.values
+        for key in [key for key in values if key.startswith(f"{namespace}/")]:
+            del values[key]
 
     def _grow_older(self, time_ms: int) -> None:
         meta = self.meta
@@ -269,8 +248,8 @@ class Tables(ActRows):
         before, passed_ms = meta.age_ms, time_ms - meta.clock_ms
         age_ms = meta.age_ms = before + (min(STEP_MS, passed_ms))
         if age_ms // BUCKET_MS != before // BUCKET_MS:
-            self._keys.grow_older(age_ms)
-            self.calls_grow_older(before, age_ms)
+            self.spent_keys.grow_older()
+            self.answered_calls.grow_older(before)
         self._bucket_end_ms = (age_ms // BUCKET_MS + 1) * BUCKET_MS
 
     def _fold_marks(self, record: EntryRecord | NoOp) -> None:
@@ -305,83 +284,46 @@ class Tables(ActRows):
 
     # Writing
 
-    def cut(self) -> None:
-        """Close the open piece, so that everything folded so far can be written."""
-        piece = self._open
-        if not piece.records and not piece.size:
+    def seal(self) -> None:
+        """Close the open memtable, so that everything folded so far can be written."""
+        memtable = self.memtables.open
+        if not memtable.records and not memtable.size:
             return
         meta = self.meta
         reader = self.reader
         meta.offset, meta.epoch, meta.seq, meta.chain = reader.position
         meta.watermark = self.done.mark
-        self._done_rows.cut(self.done, piece)
-        piece.closing.append((self._meta_row, encode_row(meta)))
-        piece.closed = True
-        self._closed.append(piece)
-        self._open = Piece()
+        self._done_rows.seal(self.done, memtable)
+        memtable.closing.append((self._meta_row, encode_row(meta)))
+        self.memtables.seal()
+
+    def write_memtable(self) -> bool:
+        """Write the oldest sealed memtable, in one batch; False if there was none (`seal` makes one)."""
+        return self.memtables.write_oldest()
 
     def write_all(self) -> None:
         """Write everything folded so far."""
-        self.cut()
-        while self.write_piece():
+        self.seal()
+        while self.write_memtable():
             pass
 
     # Reading
 
-    def alarms(self, key: str) -> dict[str, AlarmRow]:
-        """The alarms of object `key`, by name, parked ones too."""
-        prefix = self._alarm + key.encode() + b"\0"
-        rows = self.rows(prefix, after(prefix))
-        return {row[len(prefix) :].decode(): decode_alarm(value) for row, value in rows}
-
-    def alarm(self, key: str, name: str) -> AlarmRow | None:
-        """The alarm `name` of object `key`."""
-        row = self.row(self._alarm + f"{key}\0{name}".encode())
-        return None if row is None else decode_alarm(row)
-
-    def sockets(self, key: str) -> dict[str, SocketRow]:
-        """The WebSockets of object `key`, by id."""
-        prefix = self._socket + key.encode() + b"\0"
-        rows = self.rows(prefix, after(prefix))
-        return {row[len(prefix) :].decode(): decode_socket(value) for row, value in rows}
-
-    def all_sockets(self, behind: tuple[str, str] | None = None) -> Iterator[tuple[str, str, SocketRow]]:
-        """(object key, id, row) of the WebSockets of the partition's objects, in order; `behind`: a key and id."""
-        start = self._socket if behind is None else self._socket + "\0".join((*behind, "")).encode()
-        for row, value in self.rows(start, after(self._socket)):
-            key, _, id_ = row[len(self._socket) :].decode().partition("\0")
-            yield key, id_, decode_socket(value)
-
-    def due(self, first: Due, until_ms: int) -> Iterator[Due]:
-        """The alarms from `first` on with due < until, in the order in which they are due."""
-        from_ms, key, name = first
-        start = self._time + from_ms.to_bytes(8, "big") + (f"{key}\0{name}".encode() if key else b"")
-        for row, _ in self.rows(start, self._time + until_ms.to_bytes(8, "big")):
-            key, _, name = row[11:].decode().partition("\0")
-            yield int.from_bytes(row[3:11], "big"), key, name
-
     def counts(self, epoch: int, offset: int) -> bool:
-        """Was `epoch` the newest claim where the folded journal record at `offset` lies? Else it is void."""
-        if self.reader.epoch == epoch:
-            return True
-        start, end = (self._epoch + at.to_bytes(8, "big") for at in (epoch + 1, offset))
-        return next(self.rows(start, end), None) is None
-
-    def spent(self, key: str, principal: str, client_key: str) -> SpentKey | None:
-        """What this client key was spent on within the window, if it was."""
-        return self._keys.spent(key, principal, client_key, self.meta.age_ms)
+        """True if `epoch` was the newest claim where the folded journal record at `offset` lies; False: it is void."""
+        return self.reader.epoch == epoch or not self._claims.any_between(epoch, offset)
 
     # Checking
 
     def check_against(self, app_uuid: str, partitions: int, journal_end: int, commands_end: int) -> None:
-        """Refuse a store that is no fold of this log. Raises `LogCorrupt` naming both sides."""
+        """Refuse a store that is not a fold of this log. Raises `LogCorrupt` naming both sides."""
         meta, number = self.meta, self.partition
         if meta.offset == 0:
             return
         if meta.app_uuid != app_uuid or meta.partitions != partitions:
             raise LogCorrupt(
                 f"the state of partition {number} belongs to app #{fingerprint(meta.app_uuid)} with {meta.partitions} "
-                f"partitions, the log to app #{fingerprint(app_uuid)} with {partitions}: the log was recreated or the directory is another's"
+                f"partitions, the log to app #{fingerprint(app_uuid)} with {partitions}: the log was recreated or the directory belongs to another app"
             )
         for what, have, end in (
             ("journal", meta.offset, journal_end),

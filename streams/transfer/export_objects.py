@@ -110,8 +110,8 @@ def _entries(tables: Tables, theirs: str, ours: str, summary: str) -> Iterator[E
 
 def _holdings(tables: Tables, key: str) -> Iterator[tuple[str, bytes | AlarmChange, int]]:
     """What an object holds: the values, then the alarms, each with its name and about the bytes it takes in an entry."""
-    for name, value in tables.scan(key, "", None):
+    for name, value in tables.values.scan(key, "", None):
         yield name, value, len(name.encode()) + len(value) + _VALUE_BYTES
-    for name, row in tables.alarms(key).items():
+    for name, row in tables.alarms.of(key).items():
         alarm = AlarmChange(name, row.due_ms, row.attempt, row.cron, row.zone, row.parked)
         yield name, alarm, sum(len(text.encode()) for text in (name, row.cron, row.zone)) + _ALARM_BYTES

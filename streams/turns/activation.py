@@ -234,7 +234,7 @@ class Resident:
                     return found  # type: ignore[return-value]  # as above
                 if overlay.cleared:
                     return None
-        value = self.tables.get(self.key, name)
+        value = self.tables.values.get(self.key, name)
         self._remember(name, value)
         return value
 
@@ -247,7 +247,7 @@ class Resident:
                     cleared = True
                     changes.clear()
                 changes.update(overlay.changes)
-        base = iter(()) if cleared else self.tables.scan(self.key, start, end, reverse=reverse)
+        base = iter(()) if cleared else self.tables.values.scan(self.key, start, end, reverse=reverse)
         names = in_range(changes, start, end, reverse=reverse)
         return merged(base, changes, names, reverse=reverse) if names else base
 
@@ -262,10 +262,10 @@ class Resident:
                     return alarm_row(overlay.effects.alarms[name], -1)
                 if overlay.cleared:
                     return None
-        return self.tables.alarm(self.key, name)
+        return self.tables.alarms.get(self.key, name)
 
     def alarms(self) -> dict[str, AlarmRow]:
-        rows = self.tables.alarms(self.key)
+        rows = self.tables.alarms.of(self.key)
         for overlay in self.unsettled or ():
             if overlay is not None:
                 if overlay.cleared:
@@ -276,7 +276,7 @@ class Resident:
 
     def sockets(self) -> dict[str, SocketRow]:
         if self.socket_rows is None:
-            self.socket_rows = self.tables.sockets(self.key)
+            self.socket_rows = self.tables.sockets.of(self.key)
         return self.socket_rows
 
     # Committing
@@ -305,7 +305,7 @@ class Resident:
         if not self.unsettled:
             self.maker = None
         if self.socket_rows is not None:
-            self.socket_rows = self.tables.sockets(self.key)
+            self.socket_rows = self.tables.sockets.of(self.key)
             for overlay in self.unsettled or ():
                 if overlay is not None and overlay.effects is not None:
                     sockets = overlay.effects.sockets

@@ -70,7 +70,7 @@ def _outcome_of_key(turn: Turn, client_key: str, tables: Tables) -> Outcome | No
     command = turn.command
     if (key := call_key(command.principal, client_key)) is not None:
         return _outcome_of_copy(turn, key, tables)
-    spent = tables.spent(command.key, command.principal, client_key)
+    spent = tables.spent_keys.get(command.key, command.principal, client_key)
     if spent is None:
         return None
     if spent.payload_hash != payload_hash(command):
@@ -80,11 +80,13 @@ def _outcome_of_key(turn: Turn, client_key: str, tables: Tables) -> Outcome | No
 
 def _outcome_of_copy(turn: Turn, key: CallKey, tables: Tables) -> Outcome | None:
     """What a call from a turn comes to if it is not the first of its key; None: it is, or that one was not done."""
-    if key.partition != NOWHERE and key.offset < tables.passed(key.partition).floor:
+    if key.partition != NOWHERE and key.offset < tables.answered_calls.passed(key.partition).floor:
         return not_done(Expired(f"a late copy: the turn that called ({key}) is over"))
-    answered = tables.answered_call(key)
+    answered = tables.answered_calls.get(key)
     if answered is None and key.content and not key.parent:
-        answered = nth_by_order(tables.calls_by_order(key.partition, key.offset), turn.command, key.n)
+        answered = nth_by_order(
+            tables.answered_calls.by_order(key.partition, key.offset), turn.command, key.n
+        )
     return None if answered is None else _outcome_again(turn, answered.reply)
 
 

@@ -96,7 +96,7 @@ class InFlight:
             return None
         hashed = payload_hash(command)
         equal = {n: spending for n, (asked, spending) in flying.items() if asked == hashed}
-        answered = self._tables.calls_by_order(key.partition, key.offset)
+        answered = self._tables.answered_calls.by_order(key.partition, key.offset)
         numbers = sorted({*equal, *(n for n, each in answered if each.payload_hash == hashed)})
         return equal.get(numbers[key.n - 1]) if 0 < key.n <= len(numbers) else None
 

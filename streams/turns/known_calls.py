@@ -97,17 +97,18 @@ class Known:
 
     def reply_to(self, key: CallKey) -> Reply | None:
         """What that call was answered."""
-        answered = self._tables.answered_call(key)
+        answered = self._tables.answered_calls.get(key)
         return None if answered is None or answered.reply.outcome == UNAVAILABLE else answered.reply
 
     def earlier(self, root: Root) -> Earlier:
         """The calls with this root."""
         found = {
-            key: Made(each.key, each.summary, each.payload_hash) for key, each in self._tables.calls_of(root)
+            key: Made(each.key, each.summary, each.payload_hash)
+            for key, each in self._tables.answered_calls.of_root(root)
         }
         by_order: dict[int, Made] = {}
         if not root.parent:
-            rows = self._tables.calls_by_order(root.partition, root.offset)
+            rows = self._tables.answered_calls.by_order(root.partition, root.offset)
             by_order = {n: Made(each.key, each.summary, each.payload_hash) for n, each in rows}
         for key, spending, waits in self._flying.calls():
             if key.root != root:
@@ -121,7 +122,7 @@ class Known:
     def places(self, partition: int) -> set[int]:
         """The offsets of that partition's commands that calls hang on."""
         flying = {key.offset for key, _, _ in self._flying.calls() if key.partition == partition}
-        return flying | self._tables.places_of_calls(partition)
+        return flying | self._tables.answered_calls.places(partition)
 
     def answer(self, body: bytes) -> Reply:
         """The reply to a `Question`. Raises `MalformedCommand`."""

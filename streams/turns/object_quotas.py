@@ -22,7 +22,7 @@ from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again,
 from perdure.schemas.admin import MADE, Change
 from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.errors import OverQuota
-from perdure.streams.state.creator_rows import MakerRows
+from perdure.streams.state.creator_rows import CreatorRows
 
 if TYPE_CHECKING:  # they stand on this file
     from perdure.streams.turns.activation import Resident, Turn
@@ -40,9 +40,9 @@ class Makers:
         self._quota_of = quota_of
         self._made: dict[int, Counter[str]] = {}  # by partition, those that it serves
 
-    def begin(self, partition: int, tables: MakerRows) -> None:
+    def begin(self, partition: int, creators: CreatorRows) -> None:
         """A partition is served from here on."""
-        self._made[partition] = Counter(dict(tables.made()))
+        self._made[partition] = Counter(dict(creators.counts()))
 
     def end(self, partition: int) -> None:
         """It is served no more."""
@@ -107,7 +107,7 @@ def _maker(turn: Turn) -> str:
 
 def _found(resident: Resident) -> str:
     """Who made an object that has just come into memory: its rows tell, nothing of it is under way."""
-    maker = resident.tables.maker(resident.key)
+    maker = resident.tables.creators.of(resident.key)
     if maker is not None:
         return maker
     there = next(resident.scan("", None, reverse=False), None) is not None

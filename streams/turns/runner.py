@@ -161,7 +161,7 @@ class Turns:
         kind = self.ports.registry.types[namespace_of(key)]
         resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
         resident.calls = self.calls
-        if key in self.tables.paused:
+        if key in self.tables.admin.paused:
             resident.running = Hold.of(resident)
         if len(residents) > self.bounds.residents:
             idle = oldest_idle(residents, resident)

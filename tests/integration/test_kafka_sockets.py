@@ -89,12 +89,12 @@ def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
                         "Thing/a", FETCH, "GET", path, headers, b"", id_, NOBODY, socket=f"{id_} {gateway}"
                     )
                     log.append(Topic.COMMANDS, 0, Record(*sealed_record(command, UNSEALED)))
-                await until(lambda: len(owner.tables.sockets("Thing/a")) == SOCKETS)
+                await until(lambda: len(owner.tables.sockets.of("Thing/a")) == SOCKETS)
             monkeypatch.setattr(Doors, "holds", lambda self, name: False)
             monkeypatch.setattr(queues, "MAX_QUEUED_RECORDS", 1)
             seen.clear()
             async with serving(log, seen, store) as owner:
-                await until(lambda: not owner.tables.sockets("Thing/a"))
+                await until(lambda: not owner.tables.sockets.of("Thing/a"))
                 await until(lambda: owner.idle)
                 closed = sorted(each[0] for each in seen if each != "start")
                 assert closed == sorted(socket(number)[-1] for number in range(0, SOCKETS, 2))

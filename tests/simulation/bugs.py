@@ -89,17 +89,17 @@ def one_too_many_passed_over() -> Any:
 def offset_outside_the_batch() -> Any:
     """The applied offset is written on its own, before the rows that it stands for."""
 
-    def write_piece(true: Callable[[Tables], bool]) -> Callable[[Tables], bool]:
+    def write_memtable(true: Callable[[Tables], bool]) -> Callable[[Tables], bool]:
         def torn(self: Tables) -> bool:
-            if self._closed:
-                piece = self._closed[0]
-                self.store.write((), piece.closing)
-                piece.closing = []
+            if self.memtables.sealed:
+                memtable = self.memtables.sealed[0]
+                self.store.write((), memtable.closing)
+                memtable.closing = []
             return true(self)
 
         return torn
 
-    return _instead(Tables, "write_piece", write_piece)
+    return _instead(Tables, "write_memtable", write_memtable)
 
 
 def reply_before_durability() -> Any:
@@ -238,7 +238,7 @@ def alarm_forgotten_at_a_take_over() -> Any:
 
 def alarm_rings_for_each_command() -> Any:
     """Whether an alarm still stands is asked of what is durable: a second command for it runs before the first is."""
-    return _instead(Resident, "alarm", lambda true: lambda self, name: self.tables.alarm(self.key, name))
+    return _instead(Resident, "alarm", lambda true: lambda self, name: self.tables.alarms.get(self.key, name))
 
 
 def send_lost() -> Any:
@@ -442,10 +442,11 @@ def alarms_of_a_deleted_namespace_stay() -> Any:
 
     def removed(true: Any) -> Any:
         def forgetful(self: Tables, namespace: str) -> None:
-            by_time = dict(self.rows(self._time, after(self._time)))
+            prefix = b"t" + self.partition.to_bytes(2, "big")
+            by_time = dict(self.memtables.rows(prefix, after(prefix)))
             true(self, namespace)
             for row, value in by_time.items():
-                self.set_row(row, value)
+                self.memtables.set_row(row, value)
 
         return forgetful
 

@@ -292,8 +292,8 @@ class Node:
             await asyncio.sleep(self.random.random() * 0.3)
             for owner in self.owners:
                 if self.random.random() < 0.7:
-                    owner.tables.cut()
-                while self.random.random() < 0.8 and owner.tables.write_piece():
+                    owner.tables.seal()
+                while self.random.random() < 0.8 and owner.tables.write_memtable():
                     pass
                 residents = owner.turns.residents
                 for resident in [each for each in residents.values() if each.idle]:
@@ -726,7 +726,7 @@ class Run:
         if owner.state is not OwnerState.SERVING or not owner.idle:
             return False
         commands = self.broker.streams[Topic.COMMANDS, owner.partition]
-        quiet = next(owner.tables.due((0, "", ""), 1 << 60), None) is None
+        quiet = next(owner.tables.alarms.due((0, "", ""), 1 << 60), None) is None
         marks = owner.tables.done.mark, owner.output.commands.mark
         return quiet and min(marks) >= commands.end == commands.durable
 

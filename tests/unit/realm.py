@@ -220,7 +220,7 @@ class Realm(Timed):
 
     def value(self, name: str, field: str = "count") -> Any:
         """What the tables hold."""
-        encoded = self.owner_of(name).tables.get(f"Thing/{name}", field)
+        encoded = self.owner_of(name).tables.values.get(f"Thing/{name}", field)
         return None if encoded is None else decode_value(encoded)
 
     async def records(self, topic: Topic, partition: int) -> list[LogRecord]:

@@ -203,7 +203,7 @@ class Reign(Timed):
 
     def value(self, name: str, field: str) -> Any:
         """What the tables hold."""
-        encoded = self.owner.tables.get(f"Thing/{name}", field)
+        encoded = self.owner.tables.values.get(f"Thing/{name}", field)
         return None if encoded is None else decode_value(encoded)
 
     async def check(self) -> None:
@@ -223,7 +223,7 @@ class Reign(Timed):
 
 def settled(owner: Owner, key: str, act: str, alarm: str = "default") -> Record:
     """The command by which an operator drives a parked alarm again, or drops it."""
-    row = owner.tables.alarm(key, alarm)
+    row = owner.tables.alarms.get(key, alarm)
     assert row is not None
     assert row.parked
     asked = Asked(str(Place(OF_ALARM, row.set_at)))

@@ -576,9 +576,9 @@ def test_on_a_shared_log_a_forged_principal_is_a_dead_letter_and_a_doors_own_cou
         gateway.submit(waiting, "Thing/a", CALL, "add", body=BODY, client_key="k", principal="alice")
         answer = await waiting.future
         assert answer.reply.body == b'{"result":1}'
-        spent = reign.owner.tables.spent("Thing/a", "alice", "k")
+        spent = reign.owner.tables.spent_keys.get("Thing/a", "alice", "k")
         assert spent is not None
-        assert reign.owner.tables.spent("Thing/a", "", "k") is None
+        assert reign.owner.tables.spent_keys.get("Thing/a", "", "k") is None
         assert reign.owner.counts.dead == 1
         gateway.close(Unavailable("over"))
 

@@ -175,7 +175,9 @@ def test_an_alarm_set_anew_while_its_command_waits_rings_at_the_new_time_only() 
     async def told(reign: Reign) -> None:
         await reign.call("a", "set", 5)
         await reign.call("a", "set_and_wait", 30, 10)
-        await reign.until(lambda: reign.owner.tables.alarm("Thing/a", "default").due_ms > START_MS + 20_000)  # type: ignore[union-attr]
+        await reign.until(
+            lambda: reign.owner.tables.alarms.get("Thing/a", "default").due_ms > START_MS + 20_000
+        )  # type: ignore[union-attr]
         assert (reign.owner.counts.alarms_due, reign.seen) == (1, [])
         await asyncio.sleep(60)
         assert len(rings(reign)) == 1
@@ -352,7 +354,7 @@ def test_a_storage_failure_puts_an_alarm_off(when: str) -> None:
     async def told(reign: Reign) -> None:
         await reign.call("a", "set", 1, "default", "read")
         tables = reign.owner.tables
-        get, alarm, broken = tables.get, tables.alarm, [True]
+        get, alarm, broken = tables.values.get, tables.alarms.get, [True]
 
         def failing(key: str, name: str) -> Any:
             if broken and (name == "unread" or when == "before it"):
@@ -361,7 +363,8 @@ def test_a_storage_failure_puts_an_alarm_off(when: str) -> None:
 
         await reign.until(lambda: reign.owner.alarms._sent or reign.owner.counts.alarms_due)
         resident = reign.owner.turns.residents["Thing/a"]
-        resident.tables = Failing(tables, failing)  # type: ignore[assignment]  # what the object reads from
+        read = {kind: Failing(getattr(tables, kind), get=failing) for kind in ("values", "alarms")}
+        resident.tables = Failing(tables, **read)  # type: ignore[assignment]  # what the object reads from
         await asyncio.sleep(1.5)
         broken.clear()
         await asyncio.sleep(30)
@@ -372,11 +375,11 @@ def test_a_storage_failure_puts_an_alarm_off(when: str) -> None:
 
 
 class Failing:
-    """Tables that fail to read when they are told to."""
+    """Tables of which some parts are replaced, or one of those."""
 
-    def __init__(self, tables: Any, read: Any) -> None:
+    def __init__(self, tables: Any, **instead: Any) -> None:
         self._tables = tables
-        self.get = self.alarm = read
+        self.__dict__.update(instead)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tables, name)
@@ -576,7 +579,7 @@ def test_an_alarm_command_on_the_log_is_sealed_and_says_which_setting_came_due()
 
     async def told(reign: Reign) -> None:
         await reign.call("a", "set", 1)
-        row = reign.owner.tables.alarm("Thing/a", "default")
+        row = reign.owner.tables.alarms.get("Thing/a", "default")
         assert row is not None
         await asyncio.sleep(5)
         record = (await reign.records(Topic.COMMANDS))[-1]

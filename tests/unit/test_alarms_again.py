@@ -147,7 +147,7 @@ def test_a_parked_alarm_that_is_driven_again_goes_on(shared: bool) -> None:
         realm.ask("a", "due")
         owner = realm.owner_of("a")
         await realm.until(
-            lambda: (row := owner.tables.alarm("Thing/a", "default")) is not None and row.parked
+            lambda: (row := owner.tables.alarms.get("Thing/a", "default")) is not None and row.parked
         )
         realm.log.append(Topic.COMMANDS, realm.place("a"), settled(owner, "Thing/a", REDRIVE))
         await realm.until(lambda: realm.value("a", "rung") == 1)

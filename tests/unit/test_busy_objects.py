@@ -167,6 +167,6 @@ def test_what_nobody_sends_again_is_tried_again() -> None:
         event(reign, 1, CLOSED, "", code="1001", clean="1")
         await asyncio.sleep(60)
         assert reign.seen.count("always") == 7
-        assert reign.owner.tables.sockets("Thing/a") == {}
+        assert reign.owner.tables.sockets.of("Thing/a") == {}
 
     story(Unlucky, told)

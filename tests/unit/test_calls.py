@@ -364,17 +364,17 @@ def test_answers_of_calls_are_kept_until_their_caller_has_passed_them() -> None:
         tables = realm.owner_of(b).tables
 
         def kept() -> list[bytes]:
-            return [row for row, _ in tables.rows(b"c\0\1", b"c\0\2")]
+            return [row for row, _ in tables.memtables.rows(b"c\0\1", b"c\0\2")]
 
         content = content_of(Command(f"Thing/{b}", CALL, "add", body=call_body("add", [], {})))
         key = CallKey("call", 0, 0, 1, "", content)
         for n in range(BLOCK + 5):
             await realm.result(a, "through", [b], "add")
-            assert tables.answered_call(key) is not None or n > BLOCK
+            assert tables.answered_calls.get(key) is not None or n > BLOCK
         tables.write_all()
-        assert tables.answered_call(key) is None
+        assert tables.answered_calls.get(key) is None
         assert 0 < len(kept()) < 10
-        assert tables.passed(0).floor == BLOCK
+        assert tables.answered_calls.passed(0).floor == BLOCK
 
     story(Thing, told)
 
@@ -393,7 +393,7 @@ def test_a_copy_that_comes_when_its_caller_is_over_is_not_run() -> None:
         calls = BLOCK + 5
         for _ in range(calls):
             await realm.result(a, "through", [b], "add")  # they bring the mark
-        assert realm.owners[1].tables.passed(0).floor == BLOCK
+        assert realm.owners[1].tables.answered_calls.passed(0).floor == BLOCK
         await asyncio.sleep(60)
         assert commands(realm, b) == calls + 2, "the late copy is to be there"
         assert realm.value(b) == calls + 1
@@ -426,7 +426,11 @@ def test_what_lies_below_a_mark_leaves_no_row() -> None:
                 tables.write_all()
         tables.write_all()
         kept.append([row for row, _ in tables.store.scan(b"c", b"d")])
-        assert tables.passed(4).floor == Tables(tables.store, 1).passed(4).floor == 512
+        assert (
+            tables.answered_calls.passed(4).floor
+            == Tables(tables.store, 1).answered_calls.passed(4).floor
+            == 512
+        )
     assert [int.from_bytes(row[5:13], "big") for row in kept[0]] == [590, 600, 601, 800, 801]
     assert kept.count(kept[0]) == len(kept)
 
@@ -442,12 +446,12 @@ def test_a_send_that_waits_is_not_taken_for_a_late_copy() -> None:
         for _ in range(BLOCK + 5):
             await realm.result(a, "through", [other], "add")
         tables = realm.owners[1].tables
-        assert (tables.passed(0).floor, tables.passed(0).next) == (0, BLOCK)
+        assert (tables.answered_calls.passed(0).floor, tables.answered_calls.passed(0).next) == (0, BLOCK)
         await realm.told(slow)
         await realm.quiet()
         assert realm.value(b) == 2
         await realm.result(a, "through", [other], "add")
-        assert tables.passed(0).floor == BLOCK
+        assert tables.answered_calls.passed(0).floor == BLOCK
 
     story(Thing, told)
 

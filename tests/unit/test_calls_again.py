@@ -351,11 +351,11 @@ def test_what_a_turn_of_before_called_and_does_not_ask_for_again_is_told() -> No
         turns = realm.owners[0].turns
         old = Entry(99, f"Thing/{b}", 1, OK, Reply(OK), principal=f"@Thing/{a}", summary="call gone ")
         owner = realm.owners[1]
-        assert owner.tables.calls_by_order(0, 5) == []
+        assert owner.tables.answered_calls.by_order(0, 5) == []
         for n, by in ((1, 1), (2, 2)):
             command = Command(f"Thing/{b}", CALL, "add", body=call_body("add", [by], {}))
             key = CallKey(CALL_KEY, 0, 5, n)
-            owner.tables.fold_call(_with(old, str(key), payload_hash(command)), key)
+            owner.tables.answered_calls.fold(_with(old, str(key), payload_hash(command)), key)
         command = Command(f"Thing/{a}", CALL, "equal", body=call_body("equal", [b, 1], {}))
         turn = Turn(LogRecord(5, 0, None, None), command, turns.resident(f"Thing/{a}"), 5)
         difference = await turns.reruns.difference(turn, None)
@@ -427,7 +427,12 @@ def test_answers_under_a_clients_key_are_kept_as_long_as_that_key() -> None:
             entry = Entry(n, "Thing/b", time_ms, OK, Reply(OK), **(keyed if n == 0 else {}))
             tables.applied([entry], NoOp(0, 0), Position(n + 1, 0, n + 1, b"x"))
             if n in (0, minutes // 2, minutes - 1, minutes, 2 * minutes):
-                seen.append((tables.answered_call(key) is not None, len([*tables.calls_of(key.root)])))
+                seen.append(
+                    (
+                        tables.answered_calls.get(key) is not None,
+                        len([*tables.answered_calls.of_root(key.root)]),
+                    )
+                )
             if n % cut == cut - 1:
                 tables.write_all()
         tables.write_all()

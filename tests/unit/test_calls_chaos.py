@@ -63,7 +63,7 @@ def test_each_call_and_send_took_effect_once(
         assert {*calls.values(), *sends.values()} == {1}
         trades = [each for each in entries if each.summary.startswith("call trade") and each.outcome == "ok"]
         assert len(trades) > 5
-        assert any(owner.tables.passed(p).floor for owner in realm.owners for p in range(3))
+        assert any(owner.tables.answered_calls.passed(p).floor for owner in realm.owners for p in range(3))
         for trade in trades:
             place = f"{realm.place(trade.key.partition('/')[2])}:{trade.command}"
             assert sum(key.startswith(f"call:{place}:") for key in calls) == 2

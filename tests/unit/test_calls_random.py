@@ -82,7 +82,7 @@ def paid(realm: Realm) -> Counter[str]:
     """How often each tag was paid, by the tables."""
     found: Counter[str] = Counter()
     for name in PAYEES:
-        for field, value in realm.owner_of(name).tables.scan(f"Thing/{name}", "tag:", "tag;"):
+        for field, value in realm.owner_of(name).tables.values.scan(f"Thing/{name}", "tag:", "tag;"):
             found[field.removeprefix("tag:")] += decode_value(value)
     return found
 

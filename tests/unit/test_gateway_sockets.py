@@ -291,7 +291,7 @@ def test_no_socket_is_closed_before_its_gateway_is_told() -> None:
         _, id_ = sockets.new_id()
         sockets.gateway.submit(waiting, "Thing/a", FETCH, "GET", "/", socket=f"{id_} 0/gateway.old")
         await waiting.future
-        await reign.until(lambda: reign.owner.tables.sockets("Thing/a"))
+        await reign.until(lambda: reign.owner.tables.sockets.of("Thing/a"))
         faults.losing = 1
         await reign.until(lambda: not faults.losing)
         await asyncio.sleep(SILENT_S / 2)

@@ -68,7 +68,7 @@ def made(realm: Realm) -> Counter[str]:
     """What the tables of all partitions say that each principal made."""
     found = Counter[str]()
     for owner in realm.owners:
-        found.update(dict(owner.tables.made()))
+        found.update(dict(owner.tables.creators.counts()))
     return found
 
 
@@ -200,10 +200,10 @@ def test_a_turn_changes_nothing_if_it_cannot_be_read_who_made_its_object(method:
         await realm.call("a", "add", principal="alice")
         await realm.crash()
         await realm.begin()
-        realm.owner_of("a").tables.maker = broken  # type: ignore[method-assign]  # for a moment
+        realm.owner_of("a").tables.creators.of = broken  # type: ignore[method-assign]  # for a moment
         reply = await realm.call("a", method, principal="alice")
         assert (reply.outcome, code(reply)) == (UNAVAILABLE, "storage-failed")
-        del realm.owner_of("a").tables.maker
+        del realm.owner_of("a").tables.creators.of
         assert realm.value("a") == 1
         assert await realm.result("a", "add", principal="alice") == b"2"
         await settled(realm, alice=1)
@@ -249,7 +249,7 @@ def test_a_deleted_object_counts_no_more() -> None:
                 tables.apply(each.offset, each.value)
             tables._fold_step(Step("v1", deleted=("Thing",)))
             tables.write_all()
-            assert dict(tables.made()) == {}
+            assert dict(tables.creators.counts()) == {}
             assert not [row for row, _ in tables.store.scan(b"o", b"p")]
 
     story(Thing, told, makers=makers(alice=3))

@@ -109,19 +109,21 @@ def test_a_deleted_namespace_leaves_no_row_however_the_fold_was_cut(seed: int) -
             tables.write_all()
         if isinstance(tables.apply(offset, value), Migration):
             for key in ("A/a", "A/ab"):
-                assert not list(tables.scan(key, "", None)), "what reads see goes with the step, not later"
-                assert (tables.alarms(key), tables.sockets(key)) == ({}, {})
-    size = tables_module.PIECE_ROWS
-    tables_module.PIECE_ROWS = random.randrange(1, 9)
+                assert not list(tables.values.scan(key, "", None)), (
+                    "what reads see goes with the step, not later"
+                )
+                assert (tables.alarms.of(key), tables.sockets.of(key)) == ({}, {})
+    size = tables_module.MEMTABLE_ROWS
+    tables_module.MEMTABLE_ROWS = random.randrange(1, 9)
     try:
         while pieces.reader.offset < len(journal.values):
             pieces.apply(pieces.reader.offset, journal.values[pieces.reader.offset])
-            while random.random() < 0.4 and pieces.write_piece():
+            while random.random() < 0.4 and pieces.write_memtable():
                 pass
             if random.random() < 0.1:
                 pieces = Tables(cut, 0)  # a crash: what was not written is folded again
     finally:
-        tables_module.PIECE_ROWS = size
+        tables_module.MEMTABLE_ROWS = size
     for each in (tables, pieces):
         each.write_all()
     assert rows(whole) == rows(cut)
@@ -182,12 +184,12 @@ def test_a_deleted_namespace_is_gone_and_the_others_stay() -> None:
     async def told(reign: Reign) -> None:
         for kind in ("Thing", "Old"):
             assert (await reign.told(reign.send("a", "put", 7, kind=kind)))[0].error is None
-        assert reign.owner.tables.get("Old/a", "value") is not None
+        assert reign.owner.tables.values.get("Old/a", "value") is not None
         await reign.end()
         del reign.registry.types["Old"]
         reign.migrations = (V1, V3)
         await reign.begin()
-        assert reign.owner.tables.get("Old/a", "value") is None
+        assert reign.owner.tables.values.get("Old/a", "value") is None
         assert reign.value("a", "value") == 7
         (reply,) = await reign.told(reign.send("a", "put", 8, kind="Old", client_key="k"))
         assert reply.outcome == REJECTED

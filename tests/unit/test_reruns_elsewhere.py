@@ -126,7 +126,9 @@ def silent(self: Elsewhere) -> list[int]:
 
 def stored(self: Known, root: Root) -> Earlier:
     """Planted: calls that are under way are not told."""
-    return Earlier(tuple((key, Made(each.key, "")) for key, each in self._tables.calls_of(root)))
+    return Earlier(
+        tuple((key, Made(each.key, "")) for key, each in self._tables.answered_calls.of_root(root))
+    )
 
 
 def test_a_call_that_is_under_way_on_another_node_is_missed() -> None:

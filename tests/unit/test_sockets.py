@@ -30,7 +30,7 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.memory.broker import Faults
 from perdure.streams.owner import socket_watch
 from perdure.streams.owner.socket_watch import SILENT_S
-from perdure.streams.state.tables import Tables
+from perdure.streams.state.socket_rows import SocketRows
 from perdure.streams.turns import socket_events
 from perdure.streams.turns.ports import UNSEALED, PartitionBounds
 
@@ -200,7 +200,7 @@ def test_rows_are_decoded_once_per_residence() -> None:
         await settle(reign)
         assert texts(reign.doors.shown) == [(b"here", (2,))]
         resident = reign.owner.turns.residents["Thing/a"]
-        assert resident.socket_rows == reign.owner.tables.sockets("Thing/a")
+        assert resident.socket_rows == reign.owner.tables.sockets.of("Thing/a")
         assert list(resident.socket_rows) == [socket(2)]
 
     story(Room, told)
@@ -229,7 +229,7 @@ def test_a_close_is_told_once_and_its_row_goes_even_if_the_handler_fails() -> No
         event(reign, 0, CLOSED, "fail", code="1001", clean="1")
         await settle(reign)
         assert reign.seen[1:] == [("0", 1001, True, ("red",), 1)]
-        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(1)]
+        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(1)]
 
     story(Room, told)
 
@@ -244,7 +244,7 @@ def test_a_socket_that_has_gone_may_be_closed_with_anything(code: int) -> None:
         await settle(reign)
         assert reign.seen[1:] == [("0", code, False, ("red",), 0)]
         assert reign.doors.shown == []
-        assert list(reign.owner.tables.sockets("Thing/a")) == []
+        assert list(reign.owner.tables.sockets.of("Thing/a")) == []
 
     story(Room, told)
 
@@ -311,7 +311,7 @@ def test_sockets_of_a_gateway_that_ended_are_closed_once() -> None:
             await reign.end()
         await reign.begin()
         assert [each for each in reign.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
-        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(1)]
+        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(1)]
 
     story(Room, told)
 
@@ -326,11 +326,11 @@ def test_on_a_shared_log_a_gateway_is_given_up_when_it_falls_silent() -> None:
         for _ in range(15):
             await asyncio.sleep(3)
             reign.log.append(Topic.REPLIES, int(place), Record(name.encode(), b"", (HEARTBEAT_KIND,)))
-        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(0), socket(1)]
+        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(0), socket(1)]
         await asyncio.sleep(2 * SILENT_S + 1)
         await settle(reign)
         assert [each for each in reign.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
-        assert list(reign.owner.tables.sockets("Thing/a")) == [socket(1)]
+        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(1)]
 
     story(Room, told, shared=True)
 
@@ -352,7 +352,7 @@ def test_a_listener_is_closed_with_its_instance(how: str) -> None:
         await settle(reign)
         last = reign.doors.shown[-1]
         assert (last.type, last.code, last.sockets) == (CLOSE_FRAME, 1012, (0,))
-        assert reign.owner.tables.sockets("Thing/a") == {}
+        assert reign.owner.tables.sockets.of("Thing/a") == {}
         assert reign.seen.count("start") == (2 if how == "evicted" else 1)
 
     story(Room, told, bounds=PartitionBounds(residents=1))
@@ -438,7 +438,7 @@ def test_a_lost_socket_that_the_log_refused_to_hear_of_is_closed_in_the_same_rei
         await reign.end()
         await reign.begin()
         began_s = asyncio.get_running_loop().time()
-        await reign.until(lambda: not reign.owner.tables.sockets("Thing/a"))
+        await reign.until(lambda: not reign.owner.tables.sockets.of("Thing/a"))
         await settle(reign)
         closed = [each[0] for each in reign.seen if each != "start"]
         assert sorted(closed) == sorted(socket(number)[-1] for number in range(0, 20, 2))
@@ -455,7 +455,7 @@ def test_listeners_of_an_instance_that_leaves_are_closed_though_the_log_is_full(
         for number in range(10):
             await upgrade(reign, number, "/pair")
         await reign.call("b", "count")  # one resident is allowed
-        await reign.until(lambda: not reign.owner.tables.sockets("Thing/a"))
+        await reign.until(lambda: not reign.owner.tables.sockets.of("Thing/a"))
         await settle(reign)
         last = [frame for frame in reign.doors.shown if frame.type == CLOSE_FRAME]
         assert sorted(number for frame in last for number in frame.sockets) == list(range(10))
@@ -472,7 +472,7 @@ def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch
         for number in range(30):
             await upgrade(reign, number, gateway=OLD_GATEWAY)
         reign.doors.gateway = GATEWAY
-        loop, true = asyncio.get_running_loop(), Tables.all_sockets
+        loop, true = asyncio.get_running_loop(), SocketRows.all
         listed, under_way, steps = 0, 0, []
         queue = reign.log._queues[reign.broker.streams[Topic.COMMANDS, 0]]
 
@@ -481,18 +481,18 @@ def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch
             steps.append(listed)
             listed, under_way = 0, max(under_way, len(queue))
 
-        def counted(tables: Tables, behind: tuple[str, str] | None = None) -> Iterator[Any]:
+        def counted(rows: SocketRows, behind: tuple[str, str] | None = None) -> Iterator[Any]:
             nonlocal listed
-            for each in true(tables, behind):
+            for each in true(rows, behind):
                 if not listed:
                     loop.call_soon(step_over)
                 listed += 1
                 yield each
 
-        monkeypatch.setattr(Tables, "all_sockets", counted)
+        monkeypatch.setattr(SocketRows, "all", counted)
         await reign.end()
         await reign.begin()
-        await reign.until(lambda: not reign.owner.tables.sockets("Thing/a"))
+        await reign.until(lambda: not reign.owner.tables.sockets.of("Thing/a"))
         assert sum(steps) >= 30
         assert max(steps) <= 2 * 4, "of the list at the start, and of the watch"
         assert 0 < under_way <= 4

@@ -167,32 +167,34 @@ class Model:
     def check(self, tables: Tables) -> None:
         """What the tables answer is what the model holds."""
         for key, values in self.values.items():
-            assert [tables.get(key, name) for name in NAMES] == [values.get(name) for name in NAMES]
-            assert list(tables.scan(key, "", None)) == sorted(values.items())
+            assert [tables.values.get(key, name) for name in NAMES] == [values.get(name) for name in NAMES]
+            assert list(tables.values.scan(key, "", None)) == sorted(values.items())
             part = sorted(((n, v) for n, v in values.items() if "b" <= n < "z\1"), reverse=True)
-            assert list(tables.scan(key, "b", "z\1", reverse=True)) == part
-            assert tables.alarms(key) == self.alarms[key]
-            assert [tables.alarm(key, name) for name in ALARMS] == [self.alarms[key].get(n) for n in ALARMS]
-            assert tables.sockets(key) == self.sockets[key]
+            assert list(tables.values.scan(key, "b", "z\1", reverse=True)) == part
+            assert tables.alarms.of(key) == self.alarms[key]
+            assert [tables.alarms.get(key, name) for name in ALARMS] == [
+                self.alarms[key].get(n) for n in ALARMS
+            ]
+            assert tables.sockets.of(key) == self.sockets[key]
         due = sorted(
             (row.due_ms, key, name)
             for key, alarms in self.alarms.items()
             for name, row in alarms.items()
             if not row.parked
         )
-        assert list(tables.due((0, "", ""), 1 << 60)) == due
+        assert list(tables.alarms.due((0, "", ""), 1 << 60)) == due
         for first in due:
-            assert list(tables.due(first, START_MS + 4)) == [
+            assert list(tables.alarms.due(first, START_MS + 4)) == [
                 each for each in due if each >= first and each[0] < START_MS + 4
             ]
         for (key, principal, client_key), each in self.spent.items():
-            found = tables.spent(key, principal, client_key)
+            found = tables.spent_keys.get(key, principal, client_key)
             if self.ages_ms[each.command] > self.age_ms - 25 * HOUR_MS:
                 assert found is not None
                 assert (found.command, found.reply) == (each.command, each.reply)
             else:
                 assert found is None
-            assert tables.spent(key, principal + "x", client_key) is None
+            assert tables.spent_keys.get(key, principal + "x", client_key) is None
         assert all(offset in tables.done for offset in self.done)
 
 
@@ -261,9 +263,9 @@ def test_reads_see_everything_folded_written_or_not(seed: int) -> None:
         if isinstance(record, EntryRecord):
             model.fold(record.entry, offset)
         if random.random() < 0.4:
-            tables.cut()
+            tables.seal()
         if random.random() < 0.3:
-            tables.write_piece()
+            tables.write_memtable()
         model.check(tables)
     tables.write_all()
     model.check(tables)
@@ -277,14 +279,14 @@ def test_rows_do_not_depend_on_how_the_journal_was_cut(seed: int, piece_rows: in
     random = Random(seed)
     journal, store = a_journal(random), MemoryStore()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables_module, "PIECE_ROWS", piece_rows)
+        patch.setattr(tables_module, "MEMTABLE_ROWS", piece_rows)
         tables = Tables(store, 0)
         crashes = 6
         while tables.reader.offset < len(journal.values):
             tables.apply(tables.reader.offset, journal.values[tables.reader.offset])
             if random.random() < 0.3:
-                tables.cut()
-            while random.random() < 0.4 and tables.write_piece():
+                tables.seal()
+            while random.random() < 0.4 and tables.write_memtable():
                 pass
             if random.random() < 0.1:
                 store.flush()
@@ -314,7 +316,7 @@ def test_a_batch_folded_by_its_writer_gives_the_rows_that_reading_it_gives(seed:
     assert rows(store) == rows(folded(journal))
 
 
-def test_a_piece_never_claims_more_than_it_holds() -> None:
+def test_a_memtable_never_claims_more_than_it_holds() -> None:
     """Each write in turn, with a crash behind it: what it says is applied is there, also when the hour changes."""
     journal = Journal()
     for n in range(6):
@@ -323,12 +325,12 @@ def test_a_piece_never_claims_more_than_it_holds() -> None:
     tables = Tables(store, 0)
     for offset, value in enumerate(journal.values):
         tables.apply(offset, value)
-    tables.cut()
-    while tables.write_piece():
+    tables.seal()
+    while tables.write_memtable():
         found = Tables(store, 0)
         for n in range(found.reader.offset - 2):
-            assert found.get("A/a", f"n{n}") == b"1"
-            assert found.spent("A/a", "", f"k{n}") is not None
+            assert found.values.get("A/a", f"n{n}") == b"1"
+            assert found.spent_keys.get("A/a", "", f"k{n}") is not None
 
 
 def test_clearing_hides_what_was_there_and_keeps_what_comes_after() -> None:
@@ -342,8 +344,8 @@ def test_clearing_hides_what_was_there_and_keeps_what_comes_after() -> None:
             tables.apply(offset, value)
             if written:
                 tables.write_all()
-        assert list(tables.scan("A/a", "", None)) == [("a", b"3")]
-        assert tables.get("A/ab", "a") == b"2"
+        assert list(tables.values.scan("A/a", "", None)) == [("a", b"3")]
+        assert tables.values.get("A/ab", "a") == b"2"
 
 
 def spending(*times_h: float) -> tuple[Tables, MemoryStore]:
@@ -368,8 +370,8 @@ def test_a_client_key_is_seen_until_the_tables_are_25_hours_older(
     """To the millisecond, and gone at once; here all that passes between two commands counts."""
     monkeypatch.setattr(tables_module, "STEP_MS", YEAR_MS)
     tables, _ = spending(0.7, 0.7 + later_h)
-    assert (tables.spent("A/a", "", "k0") is not None) == seen
-    assert tables.spent("A/a", "", "k1") is not None
+    assert (tables.spent_keys.get("A/a", "", "k0") is not None) == seen
+    assert tables.spent_keys.get("A/a", "", "k1") is not None
 
 
 def test_rows_of_forgotten_keys_are_removed_by_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,9 +390,9 @@ def test_a_new_key_is_looked_for_in_three_places_at_most(hours: int, monkeypatch
     tables, store = spending(*(n / 2 for n in range(2 * hours)))
     places: list[bytes] = []
     monkeypatch.setattr(store, "get", places.append)  # finds nothing, and says where it was to look
-    assert tables.spent("A/a", "", "new") is None
+    assert tables.spent_keys.get("A/a", "", "new") is None
     assert len(places) == (1 if hours == 1 else 2 if hours == 24 else 3)
-    assert Tables(MemoryStore(), 0).spent("A/a", "", "new") is None
+    assert Tables(MemoryStore(), 0).spent_keys.get("A/a", "", "new") is None
 
 
 def test_a_clock_that_was_wrong_for_a_while_makes_no_key_older() -> None:
@@ -399,16 +401,16 @@ def test_a_clock_that_was_wrong_for_a_while_makes_no_key_older() -> None:
     for _ in range(30):
         times_h += [YEAR_MS / HOUR_MS, 0.001, -YEAR_MS / HOUR_MS, 0.001]
     tables, _ = spending(*times_h)
-    assert all(tables.spent("A/a", "", f"k{n}") is not None for n in range(len(times_h)))
+    assert all(tables.spent_keys.get("A/a", "", f"k{n}") is not None for n in range(len(times_h)))
 
 
 def test_keys_are_forgotten_after_a_day_of_steady_work() -> None:
     """A command each half minute: the first key goes when 25 hours have passed, and its row half a day later."""
     last = 25 * 120
     tables, store = spending(*(n / 120 for n in range(last)))
-    assert tables.spent("A/a", "", "k0") is not None
+    assert tables.spent_keys.get("A/a", "", "k0") is not None
     tables, store = spending(*(n / 120 for n in range(last + 121)))
-    assert tables.spent("A/a", "", "k0") is None
+    assert tables.spent_keys.get("A/a", "", "k0") is None
     tables, store = spending(*(n / 120 for n in range(38 * 120)))
     assert len(list(store.scan(b"k", b"l"))) <= 1.5 * last
 
@@ -430,12 +432,12 @@ def test_partitions_share_a_store_and_nothing_else() -> None:
     journal.batch(entry(0, puts={"a": b"1"}, client_key="k"))
     for partition in (0, 1, 255, 256, 0xFFFF):
         tables = Tables(store, partition)
-        assert (tables.info.offset, tables.get("A/a", "a")) == (0, None)
+        assert (tables.info.offset, tables.values.get("A/a", "a")) == (0, None)
         for offset, value in enumerate(journal.values):
             tables.apply(offset, value)
         tables.write_all()
-    assert Tables(store, 255).spent("A/a", "", "k") is not None
-    assert Tables(store, 2).spent("A/a", "", "k") is None
+    assert Tables(store, 255).spent_keys.get("A/a", "", "k") is not None
+    assert Tables(store, 2).spent_keys.get("A/a", "", "k") is None
 
 
 def test_a_clean_end_is_known_until_something_follows() -> None:
@@ -491,7 +493,7 @@ def test_whoever_listens_hears_of_each_alarm_that_changes() -> None:
         entry(2, alarms=(AlarmChange("a", None),)), entry(3, clear=True, alarms=(AlarmChange("c", 7),))
     )
     tables = Tables(MemoryStore(), 0)
-    tables.on_alarm = lambda key, name, row: heard.append((key, name, row and row.due_ms))
+    tables.alarms.on_change = lambda key, name, row: heard.append((key, name, row and row.due_ms))
     for offset, value in enumerate(journal.values):
         tables.apply(offset, value)
     assert heard == [

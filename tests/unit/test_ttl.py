@@ -42,11 +42,11 @@ class Thing(DurableObject):
 
 def rows(reign: Reign, name: str = "a") -> list[str]:
     """The names in the tables, perdure's own too."""
-    return [found for found, _ in reign.owner.tables.scan(f"Thing/{name}", "", None)]
+    return [found for found, _ in reign.owner.tables.values.scan(f"Thing/{name}", "", None)]
 
 
 def ttl_due(reign: Reign, name: str = "a") -> int | None:
-    row = reign.owner.tables.alarm(f"Thing/{name}", TTL)
+    row = reign.owner.tables.alarms.get(f"Thing/{name}", TTL)
     return None if row is None else row.due_ms
 
 
@@ -153,7 +153,7 @@ def test_a_removal_that_fails_is_never_given_up() -> None:
         type(resident).scan = failing  # type: ignore[method-assign]  # put back below
         try:
             await asyncio.sleep(1000)
-            row = reign.owner.tables.alarm("Thing/a", TTL)
+            row = reign.owner.tables.alarms.get("Thing/a", TTL)
             assert row is not None
             assert (row.attempt > 10, row.parked) == (True, False)
             broken.clear()
