@@ -55,7 +55,7 @@ class FrameReceiver(Protocol):
         """How many there are."""
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """As `Doors.frames`."""
+        """As `Ingress.frames`."""
 
     def ended(self, reply_to: str, id_: str) -> bool:
         """The event `id_` has had its turn; False if nobody here waits to hear that."""

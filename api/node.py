@@ -64,7 +64,15 @@ from perdure.streams.transfer.foreign_app import ForeignApps
 from perdure.streams.turns.eviction import Residence
 from perdure.streams.turns.inline_task import tell
 from perdure.streams.turns.object_quotas import Makers
-from perdure.streams.turns.ports import OwnerState, PartitionBounds, Ports
+from perdure.streams.turns.ports import (
+    Identity,
+    OwnerState,
+    PartitionBounds,
+    Ports,
+    RecoveryServices,
+    Transport,
+    TurnServices,
+)
 from perdure.streams.turns.run_queue import RunQueue
 from perdure.streams.turns.supervision import unawaited
 from perdure.streams.turns.supervision.crash_marker import PoisonPage
@@ -158,11 +166,11 @@ class Node:
         self.maintenance = self._maintenance()
         await self.gateway.start(self.owners)
         self._open_doors(outgoing, await self._access())
-        await self._helpers.start(log, [owner.tables for owner in self.owners], ports.progress)
+        await self._helpers.start(log, [owner.tables for owner in self.owners], ports.recovery.progress)
         for owner in self.owners:
             opened.push(f"the reign of partition {owner.partition}", owner.end_epoch)
         opened.push("the node's tasks", self._end_tasks)  # before what they wait for is closed
-        opened.push("the exchange of calls", ports.exchange.close)
+        opened.push("the exchange of calls", ports.transport.pending_calls.close)
         opened.push("the gateway", lambda: self.gateway.close(Unavailable("the node has stopped")))
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
@@ -178,29 +186,20 @@ class Node:
 
     def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: PoisonPage) -> Ports:
         return Ports(
-            self.log,
-            self.registry,
-            self.gateway,
-            clock_ms,
-            Random(),
-            new_uuid,
-            self.name,
-            self.config.name,
-            app_uuid,
-            ReplayProgress(),
-            seal,
-            migrations=self.config.steps(),
-            outside=outgoing,
-            charged=page.charged,
-            tracing=self.tracing,
-            careful=page.died,
-            transfers=self._transfers,
-            makers=self._makers(),
-            ingest=self._helpers.ingest,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            run_queue=self._run_queue,
-            gateways=GatewayWatch(),
+            Transport(self.log, self.gateway, clock_ms, Random(), seal),
+            TurnServices(
+                self.registry, self._run_queue, self.tracing, self._makers(), outgoing, after_crash=page.died
+            ),
+            RecoveryServices(
+                new_uuid,
+                self.config.steps(),
+                self._transfers,
+                ReplayProgress(),
+                page.charged,
+                self._helpers.ingest,
+            ),
+            Identity(self.name, self.config.name, app_uuid, socket.gethostname(), os.getpid()),
+            GatewayWatch(),
         )
 
     def _makers(self) -> Makers | None:

@@ -25,7 +25,7 @@ from perdure.streams.turns.activation import NO_COMMAND, Hold, Resident, Turn
 from perdure.streams.turns.calls import Calling
 from perdure.streams.turns.eviction import Residence
 from perdure.streams.turns.pending_calls import Call, Exchange
-from perdure.streams.turns.ports import Counts, Ports
+from perdure.streams.turns.ports import Counts, Transport
 from perdure.streams.turns.socket_events import GoneSockets
 from perdure.streams.virtual_time import VirtualLoop
 from perdure.testing import run, world
@@ -192,7 +192,7 @@ class _Watching:
         self._records = [Record(b"k", b"a reply")] * self.REPLIES
         self._records += [Record(name.encode(), b"", (HEARTBEAT_KIND,)) for name in names]
         doors: Any = _Elsewhere()
-        ports = Ports(log, Registry({}, Env({})), doors, lambda: USED_MS, Random(1), str)
+        transport, registry = Transport(log, doors, lambda: USED_MS, Random(1)), Registry({}, Env({}))
         watch = GatewayWatch()
         for partition in range(partitions):
             tables = Tables(MemoryStore(), partition)
@@ -202,7 +202,7 @@ class _Watching:
                 tables.memtables.set_row(head + f"Thing/{at:06}\0g.{at:08x}".encode(), encode_row(row))
             tables.memtables.open.records = 1
             tables.write_all()
-            watch.begin(ports, tables, GoneSockets(ports, partition))
+            watch.begin(transport, registry, tables, GoneSockets(transport, partition))
         await asyncio.sleep(1)
 
     def __del__(self) -> None:

@@ -113,7 +113,7 @@ async def state(owner: Owner, key: str, query: Query) -> dict[str, Any]:
     """One page of an object's values."""
     limit, (low, high) = limit_of(query), _range(query)
     await confirm_ownership(owner)
-    now_ms, size = owner.ports.clock_ms(), 0
+    now_ms, size = owner.ports.transport.clock_ms(), 0
     values: dict[str, Any] = {}
     expires: dict[str, int] = {}
     last = ""

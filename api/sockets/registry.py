@@ -136,7 +136,7 @@ class SocketRegistry:
     # Frames out
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """See `Doors.frames`. On a shared log all frames take the log: they would overtake those that did."""
+        """See `Ingress.frames`. On a shared log all frames take the log: they would overtake those that did."""
         if not self._log.exclusive or not out.headers or out.headers[0] != FRAME_KIND:
             return False
         if out.key == self._key:  # else of a gateway that ended with its process

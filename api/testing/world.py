@@ -67,7 +67,7 @@ from perdure.streams.owner.recovery import live
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.activation import Resident
-from perdure.streams.turns.ports import OwnerState, Ports
+from perdure.streams.turns.ports import Identity, OwnerState, Ports, RecoveryServices, Transport, TurnServices
 from perdure.streams.turns.supervision import unawaited
 from perdure.streams.turns.supervision.watchdog import Watchdog
 from perdure.streams.virtual_time import VirtualLoop
@@ -278,17 +278,10 @@ class World:
         )
         self._sockets = SocketRegistry(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
         ports = Ports(
-            log,
-            registry,
-            gateway,
-            self._clock_ms,
-            self._random,
-            lambda: f"u{next(self._uuids)}",
-            "world",
-            config.name,
-            _UUID,
-            seal=Seal(_UUID),
-            outside=self._outside,
+            Transport(log, gateway, self._clock_ms, self._random, Seal(_UUID)),
+            TurnServices(registry, outside=self._outside),
+            RecoveryServices(lambda: f"u{next(self._uuids)}"),
+            Identity("world", config.name, _UUID),
         )
         bounds = bounds_of(config)
         self._owners = [

@@ -50,7 +50,7 @@ from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import Hold, Mailbox, Resident, Turn, is_deletion
 from perdure.streams.turns.admission import early_outcome
 from perdure.streams.turns.deletion import told
-from perdure.streams.turns.ports import Ports
+from perdure.streams.turns.ports import Transport
 from perdure.streams.turns.runner import Turns
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
@@ -60,9 +60,9 @@ class Administration:
     """Of one partition. `take` is given its commands as they are read."""
 
     def __init__(
-        self, ports: Ports, tables: Tables, turns: Turns, low_mark: Callable[[], int], spawn: Spawn
+        self, transport: Transport, tables: Tables, turns: Turns, low_mark: Callable[[], int], spawn: Spawn
     ) -> None:
-        self._ports = ports
+        self._transport = transport
         self._tables = tables
         self._turns = turns
         self._low_mark = low_mark
@@ -193,7 +193,7 @@ class Administration:
     async def _read_and_skip(self, turn: Turn, resident: Resident, place: Place, reply: Reply) -> None:
         """As above, of a command that waits as its offset only."""
         found = None
-        log, offset = self._ports.log, place.offset
+        log, offset = self._transport.log, place.offset
         async for chunk in log.read(Topic.COMMANDS, self._tables.partition, offset, offset + 1):
             found = chunk[0]
         mailbox = resident.mailbox
@@ -278,7 +278,7 @@ class Administration:
             chain=(),
             mark=self._low_mark(),
         )
-        return Out(Topic.COMMANDS.value, partition, *sealed_record(command, self._ports.seal))
+        return Out(Topic.COMMANDS.value, partition, *sealed_record(command, self._transport.seal))
 
 
 def _told_of(shown: str, drop: bool) -> Reply:

@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.objects.alarms import retimed
+from perdure.objects.registry import Registry
 from perdure.schemas.alarms import RETIME, alarm_command
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import Command, sealed_record
@@ -28,7 +29,7 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.log_time import log_time
 from perdure.streams.state.alarm_rows import Due
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.ports import Counts, Ports
+from perdure.streams.turns.ports import Counts, Transport
 
 WAITING = 200
 BATCH = 50  # appended at once; then others have the loop
@@ -44,14 +45,20 @@ class AlarmClock:
     """`start` begins a reign, `end` ends it; `changed` hears of every alarm row that is folded."""
 
     def __init__(
-        self, ports: Ports, tables: Tables, counts: Counts, failed: Callable[[BaseException], None]
+        self,
+        transport: Transport,
+        registry: Registry,
+        tables: Tables,
+        counts: Counts,
+        failed: Callable[[BaseException], None],
     ) -> None:
-        self._ports = ports
+        self._transport = transport
+        self._types = registry.types
         self._tables = tables
         self._counts = counts
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._backoff = Backoff(*RETRY_S, ports.random)
+        self._backoff = Backoff(*RETRY_S, transport.random)
         self._again_s = 0.0  # when those that failed last are sent again
         self._reign = 0
         self._on = False
@@ -88,7 +95,7 @@ class AlarmClock:
     @property
     def log_ms(self) -> int:
         """The log time that a command would have at least, as far as this node can know."""
-        clock_ms = self._ports.clock_ms()
+        clock_ms = self._transport.clock_ms()
         return log_time(self._tables.meta.clock_ms, clock_ms, clock_ms)
 
     # What it hears
@@ -234,7 +241,7 @@ class AlarmClock:
 
     def _of_app(self, key: str) -> bool:
         """True unless its class has left the app: its alarms wait for it to come back."""
-        return namespace_of(key) in self._ports.registry.types
+        return namespace_of(key) in self._types
 
     def _append_of(self, due: Due, command: Command, failed: Callable[[Due], None]) -> None:
         """Append a command for an alarm. `failed(due)` is called, after a pause, if that fails in this reign."""
@@ -250,8 +257,8 @@ class AlarmClock:
             else:
                 self._backoff.reset()
 
-        ports = self._ports
-        record = Record(*sealed_record(command, ports.seal))
-        receipt = ports.log.append(Topic.COMMANDS, self._tables.partition, record, command)
-        if not ports.log.exclusive:  # else the log's failure is the node's
+        log = self._transport.log
+        record = Record(*sealed_record(command, self._transport.seal))
+        receipt = log.append(Topic.COMMANDS, self._tables.partition, record, command)
+        if not log.exclusive:  # else the log's failure is the node's
             receipt.when_durable(told)

@@ -111,7 +111,7 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
         return None
     try:
         founding = record.offset < owner.tables.meta.sealed_from
-        seal = owner.ports.seal
+        seal = owner.ports.transport.seal
         command = parse_command(record.key, record.value, record.headers, seal, founding=founding)
     except CallerError:
         return None  # somebody's record that bears an id of ours
@@ -151,7 +151,7 @@ async def confirm_ownership(owner: Owner) -> None:
 
 async def _command(owner: Owner, id_: str, time_ms: int, reading: _Reading) -> LogRecord | None:
     log, partition = owner.log, owner.partition
-    latest_ms = max(owner.ports.clock_ms(), time_ms) + log_time.SKEW_MS
+    latest_ms = max(owner.ports.transport.clock_ms(), time_ms) + log_time.SKEW_MS
     start, end = await log.bounds(Topic.COMMANDS, partition)
 
     async def since(from_ms: int) -> int:
@@ -238,7 +238,7 @@ async def _entry(owner: Owner, command: LogRecord, reading: _Reading) -> Reply |
     """The reply in the entry of a command that is done; None: it ended without one."""
     log, partition, offset = owner.log, owner.partition, command.offset
     start, end = await log.bounds(Topic.JOURNAL, partition)
-    latest_ms = max(owner.ports.clock_ms(), command.time_ms) + log_time.SKEW_MS
+    latest_ms = max(owner.ports.transport.clock_ms(), command.time_ms) + log_time.SKEW_MS
     since_ms = command.time_ms - SKEW_MS
     first = await first_since(log, Topic.JOURNAL, partition, start, end, since_ms, latest_ms, reading.took)
     async with aclosing(log.read(Topic.JOURNAL, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators

@@ -52,8 +52,8 @@ def log_attempt(owner: _Owner, attempts: int, why: BaseException) -> None:
 
 
 def _say(owner: _Owner, level: str, event: str, why: BaseException | None, **more: int) -> None:
-    ports = owner.ports
+    me = owner.ports.identity
     said: dict[str, object] = {"partition": owner.partition, "offset": owner.tables.reader.offset, **more}
     if why is not None:
         said["reason"] = str(why) or repr(why)
-    getattr(_logger, level)(event, node=ports.node, host=ports.host, pid=ports.pid, **said)
+    getattr(_logger, level)(event, node=me.node, host=me.host, pid=me.pid, **said)

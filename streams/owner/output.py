@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from random import Random
 from typing import NamedTuple
 
 import structlog
@@ -27,11 +26,9 @@ from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply, reply_record
-from perdure.schemas.seal import Seal
-from perdure.streams.log.base import Log, Record, Topic
+from perdure.streams.log.base import Record, Topic
 from perdure.streams.state.offsets import Watermark
-from perdure.streams.turns.pending_calls import Exchange
-from perdure.streams.turns.ports import Doors
+from perdure.streams.turns.ports import Transport
 
 RETRY_S = (0.5, 5.0)  # first and longest pause before what did not arrive is let out again
 RESENT_AT_ONCE = 500  # messages in one step of the loop
@@ -65,26 +62,18 @@ _Lane = tuple[str, Topic, bytes | None]  # from an object to another, or to a ga
 class OutputGate:
     """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
 
-    def __init__(
-        self,
-        log: Log,
-        doors: Doors,
-        partition: int,
-        exchange: Exchange,
-        random: Random | None = None,
-        seal: Seal | None = None,
-    ) -> None:
-        self._seal = seal
-        self._log = log
-        self._doors = doors
+    def __init__(self, transport: Transport, partition: int) -> None:
+        self._seal = transport.seal
+        self._log = transport.log
+        self._ingress = transport.ingress
         self._partition = partition
-        self._exchange = exchange
+        self._pending_calls = transport.pending_calls
         self._epoch = 0
         self._held: dict[int, int] = {}  # journal offset -> messages of that record still under way
         self._lanes: dict[_Lane, deque[_Sent]] = {}
         self._unsent: deque[tuple[_Sent, _Lane | None]] = deque()  # did not arrive, and go again
         self._again: asyncio.Handle | None = None  # when they do
-        self._backoff = Backoff(*RETRY_S, random or Random())
+        self._backoff = Backoff(*RETRY_S, transport.random)
         self.commands = Watermark()
         self.journal = Watermark()
 
@@ -102,7 +91,7 @@ class OutputGate:
 
     def entries(self, entries: Iterable[Entry], first: int) -> int:
         """Let out what the entries hold that lie at journal offset `first` and behind it; returns the offset behind them."""
-        answer, partition, done, held = self._doors.answer, self._partition, self.commands.add, self._held
+        answer, partition, done, held = self._ingress.answer, self._partition, self.commands.add, self._held
         at = run = first  # the journal's records from `run` up to `at` are let out
         for entry in entries:
             local = answer(entry.reply_to, entry.id, entry.reply, partition, entry.command)
@@ -118,7 +107,7 @@ class OutputGate:
 
     def _entry(self, entry: Entry, offset: int, local: bool) -> None:
         """Let out the entry at journal `offset`. `local`: a door of this process has its answer."""
-        local = local or self._exchange.answer(entry.reply_to, entry.id, entry.reply)
+        local = local or self._pending_calls.answer(entry.reply_to, entry.id, entry.reply)
         outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else ()
         if local and not outbox:
             self.commands.add(entry.command)
@@ -131,14 +120,14 @@ class OutputGate:
             headers = out.headers
             if out.topic != Topic.COMMANDS:
                 headers = (*headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
-            elif self._seal is not None:  # its receiver knows it by its key, and its seal covers its headers
+            else:  # its receiver knows it by its key, and its seal covers its headers
                 headers = self._seal.renewed(out.key, out.value, headers)
             sent = _Sent(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
             self._in_order(entry.key, sent)
 
     def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
         """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
-        frames, partition = self._doors.frames, self._partition
+        frames, partition = self._ingress.frames, self._partition
         return [
             (n, out)
             for n, out in enumerate(outbox, 1)
@@ -150,7 +139,7 @@ class OutputGate:
 
         Call it before `entries` or `passed` for the record at `offset`.
         """
-        if self._doors.answer(reply_to, id_, reply, self._partition, command) or self._exchange.answer(
+        if self._ingress.answer(reply_to, id_, reply, self._partition, command) or self._pending_calls.answer(
             reply_to, id_, reply
         ):
             self.commands.add(command)

@@ -63,31 +63,43 @@ class Owner:
 
     def __init__(self, ports: Ports, tables: Tables, bounds: PartitionBounds | None = None) -> None:
         self.ports = ports
-        self.log = ports.log
+        transport = ports.transport
+        self.log = log = transport.log
         self.tables = tables
         self.partition = tables.partition
         self.bounds = bounds or PartitionBounds()
         self.counts = Counts()
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
-        self.output = OutputGate(
-            ports.log, ports.doors, self.partition, ports.exchange, ports.random, ports.seal
-        )
-        self.journal = Journal(ports.log, self.partition, self, self._settled, self.lost)
+        self.output = OutputGate(transport, self.partition)
+        self.journal = Journal(log, self.partition, self, self._settled, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
         self.follows: int | None = None  # the epoch our next claim follows; None: whichever is the newest
         self.claims: deque[str] = deque(maxlen=CLAIMS_REMEMBERED)  # their uuids: one may land late
         self.time = LogTime(
-            self.partition, ports.clock_ms, ports.node, stamped_here=ports.log.ordered and ports.log.exclusive
+            self.partition,
+            transport.clock_ms,
+            ports.identity.node,
+            stamped_here=log.ordered and log.exclusive,
         )
-        self.alarms = AlarmClock(ports, tables, self.counts, self.lost)
+        self.alarms = AlarmClock(transport, ports.turns.registry, tables, self.counts, self.lost)
         self.time.on_step_back = self.alarms.stepped_back
         ringing = Ringing(self.counts, self.alarms)
         self.turns = Turns(
-            ports, tables, self.bounds, self.counts, self.journal, self._spawn, ringing, self.time
+            ports.turns,
+            transport,
+            tables,
+            self.bounds,
+            self.counts,
+            self.journal,
+            self._spawn,
+            ringing,
+            self.time,
         )
         self.turns.calls = Calls(
-            ports,
+            transport,
+            ports.identity,
+            ports.turns.tracing,
             self.partition,
             self.journal,
             self.turns,
@@ -96,7 +108,9 @@ class Owner:
             self._has_taken,
             lambda: not self.log.exclusive and self.state in (OwnerState.FENCED, OwnerState.STOPPED),
         )
-        self.admin = Administration(ports, tables, self.turns, lambda: self.output.commands.mark, self._spawn)
+        self.admin = Administration(
+            transport, tables, self.turns, lambda: self.output.commands.mark, self._spawn
+        )
         self.tail: Tail | None = None
         self.next_command = 0
         self._first_undone = 0  # none from there on was done when this reign began
@@ -120,10 +134,10 @@ class Owner:
                 ending.callback(task.cancel)
             ending.callback(self.admin.end)
             ending.callback(self.alarms.end)
-            if self.ports.makers is not None:
-                ending.callback(self.ports.makers.end, self.partition)
-            if self.ports.gateways is not None:
-                ending.callback(self.ports.gateways.end, self.partition)
+            if self.ports.turns.object_quotas is not None:
+                ending.callback(self.ports.turns.object_quotas.end, self.partition)
+            if self.ports.remote_gateways is not None:
+                ending.callback(self.ports.remote_gateways.end, self.partition)
             ending.callback(self.turns.drop_all)
             ending.callback(self.journal.close)
             if tail is not None:
@@ -154,8 +168,8 @@ class Owner:
     def serve(self) -> None:
         """The claim was read back and all before it folded: take commands from the watermark on."""
         self.enter(OwnerState.SERVING)
-        if self.ports.makers is not None:
-            self.ports.makers.begin(self.partition, self.tables.creators)
+        if self.ports.turns.object_quotas is not None:
+            self.ports.turns.object_quotas.begin(self.partition, self.tables.creators)
         self._first_undone = self.tables.done.end
         self.time.begin(self.tables.meta.latest, self.tables.meta.clock_ms)
         *behind, rest = self._not_done()
@@ -165,9 +179,10 @@ class Owner:
         else:
             self._take_from(rest[0])
         self.alarms.start()
-        self._spawn(close_lost(self.ports, self.tables, self.turns.gone))
-        if self.ports.gateways is not None and not self.log.exclusive:
-            self.ports.gateways.begin(self.ports, self.tables, self.turns.gone)
+        transport, registry = self.ports.transport, self.ports.turns.registry
+        self._spawn(close_lost(transport, registry, self.tables, self.turns.gone))
+        if self.ports.remote_gateways is not None and not self.log.exclusive:
+            self.ports.remote_gateways.begin(transport, registry, self.tables, self.turns.gone)
 
     def _take_from(self, offset: int) -> None:
         self.next_command = offset
@@ -274,7 +289,8 @@ class Owner:
         """The command in a record that another process wrote; None: it is none, and a dead letter."""
         try:
             place, ports = (self.partition, self.log.partitions), self.ports
-            return admitted(record, *place, ports.registry, ports.seal, self.tables.meta.sealed_from)
+            seal, sealed_from = ports.transport.seal, self.tables.meta.sealed_from
+            return admitted(record, *place, ports.turns.registry, seal, sealed_from)
         except CallerError as error:
             self._dead(record, error)
         except Exception as error:  # noqa: BLE001 - a fault of perdure's own

@@ -57,7 +57,7 @@ async def live(owner: Owner) -> None:
     To call this is to name the node as the partition's owner: it takes it from whichever node has it, once.
     """
     owner.follows = None
-    backoff, loop = Backoff(*RETRY_S, owner.ports.random), asyncio.get_running_loop()
+    backoff, loop = Backoff(*RETRY_S, owner.ports.transport.random), asyncio.get_running_loop()
     try:
         while True:
             owner.restart.clear()
@@ -83,8 +83,8 @@ async def live(owner: Owner) -> None:
     except OperatorError as error:
         owner.end_epoch()
         owner.enter(OwnerState.STOPPED, error)
-        owner.ports.doors.stopped(owner.partition, error)
-        owner.ports.exchange.stopped(owner.partition, error)
+        owner.ports.transport.ingress.stopped(owner.partition, error)
+        owner.ports.transport.pending_calls.stopped(owner.partition, error)
 
 
 async def begin(owner: Owner) -> None:
@@ -99,15 +99,17 @@ async def begin(owner: Owner) -> None:
 
 async def _begin(owner: Owner) -> None:
     log, tables, partition = owner.log, owner.tables, owner.partition
-    await owner.ports.ingest(tables)
+    await owner.ports.recovery.ingest(tables)
     journal = await log.bounds(Topic.JOURNAL, partition)
     commands = await log.bounds(Topic.COMMANDS, partition)
     _check_bounds(owner, journal, commands)
-    tables.check_against(owner.ports.app_uuid, log.partitions, journal.end, commands.end)
-    owner.turns.charged = owner.ports.charged(partition, commands.end)
+    tables.check_against(owner.ports.identity.app_uuid, log.partitions, journal.end, commands.end)
+    owner.turns.charged = owner.ports.recovery.crash_counts(partition, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
     # nor on one that this configuration does not follow from, or of which it wants what is not there
-    await check_moves(owner.ports.transfers, missing(tables.steps, owner.ports.migrations))
+    await check_moves(
+        owner.ports.recovery.foreign_apps, missing(tables.steps, owner.ports.recovery.migrations)
+    )
     await _see_rivals(owner)
     owner.counts.claims += 1
     ports = owner.ports
@@ -115,13 +117,13 @@ async def _begin(owner: Owner) -> None:
     sealed_from = tables.meta.sealed_from
     if sealed_from < 0:  # the first owner that has a secret: from here on only that counts
         sealed_from = (await log.bounds(Topic.COMMANDS, partition)).end
-    me = ports.new_uuid(), ports.node, ports.host, ports.pid
-    claim = Claim(*me, owner.follows, dict(log.topic_ids), ports.seal.id, sealed_from)
+    me = ports.recovery.new_uuid(), ports.identity.node, ports.identity.host, ports.identity.pid
+    claim = Claim(*me, owner.follows, dict(log.topic_ids), ports.transport.seal.id, sealed_from)
     owner.claims.append(claim.uuid)
     epoch = await _append(owner, claim)
     again = await _fold_as_ours(owner, epoch + 1, epoch)
     owner.follows = epoch
-    for step in missing(tables.steps, owner.ports.migrations):
+    for step in missing(tables.steps, owner.ports.recovery.migrations):
         again = await _migrate(owner, step, epoch)
     # what a predecessor let call others lies below: it had proved, before our claim, that it still owned
     owner.turns.reruns.begin((await log.bounds(Topic.COMMANDS, partition)).end)
@@ -172,7 +174,7 @@ async def _check_secret(owner: Owner, end: int) -> None:
 
     It would take them for forgeries, and drop messages and calls that perdure owes.
     """
-    tables, seal = owner.tables, owner.ports.seal
+    tables, seal = owner.tables, owner.ports.transport.seal
     name = tables.meta.seal
     if seal.settles(name):
         return
@@ -200,7 +202,7 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
     """Append one step and fold up to it; what `_fold_as_ours` gives. Raises `OutcomeUnknown` or `Fenced`."""
     tables = owner.tables
     empty = []
-    to = Destination(owner.log, owner.journal, tables, owner.ports.transfers)
+    to = Destination(owner.log, owner.journal, tables, owner.ports.recovery.foreign_apps)
     for namespace, _, script in step.transferred:
         come = await move_in(to, step, namespace)
         await _fold_as_ours(owner, come.end, epoch)
@@ -256,7 +258,9 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
             record = decode_record(chunk[at].value) if counts[at] else None
             if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
                 again.append((first + at, record))
-        owner.ports.progress(owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset)
+        owner.ports.recovery.progress(
+            owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset
+        )
         while tables.write_memtable():  # noqa: ASYNC110 - this yields between pieces, it does not wait
             await asyncio.sleep(0)
     if tables.reader.offset != end:
@@ -286,9 +290,9 @@ def _tells(record: EntryRecord | NoOp) -> bool:
 
 
 def _check_header(owner: Owner, value: bytes | None) -> None:
-    header, ports = decode_record(value), owner.ports
+    header, ours = decode_record(value), owner.ports.identity
     assert isinstance(header, Header)  # the fold refuses any other
-    mine = (ports.app, ports.app_uuid, owner.partition, owner.log.partitions)
+    mine = (ours.app, ours.app_uuid, owner.partition, owner.log.partitions)
     found = (header.app, header.app_uuid, header.partition, header.partitions)
     if found != mine:
         raise LogCorrupt(

@@ -21,13 +21,14 @@ from contextlib import aclosing
 from itertools import islice
 from typing import NamedTuple
 
+from perdure.objects.registry import Registry
 from perdure.schemas.effects import SocketRow
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.sockets import CLOSED, ENDED_KIND, GONE, HEARTBEAT_KIND, SETTINGS
 from perdure.streams.log.base import Log, Record, Topic, durable
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.ports import Notified, Ports
+from perdure.streams.turns.ports import Notified, Transport
 from perdure.streams.turns.supervision.internal_faults import report
 
 SILENT_S = 10.0
@@ -50,12 +51,12 @@ async def each_socket(tables: Tables) -> AsyncIterator[tuple[str, str, SocketRow
         await asyncio.sleep(0)
 
 
-async def close_lost(ports: Ports, tables: Tables, gone: Notified) -> None:
+async def close_lost(transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
     """The owner begins to serve: no instance is in memory, and some gateways have ended."""
     async for key, id_, row in each_socket(tables):
-        if id_ == SETTINGS or namespace_of(key) not in ports.registry.types:
+        if id_ == SETTINGS or namespace_of(key) not in registry.types:
             continue  # the objects of a class that has left the app hear nothing; its migration removes the rows
-        if ports.log.exclusive and not ports.doors.holds(row.gateway):
+        if transport.log.exclusive and not transport.ingress.holds(row.gateway):
             gone.notify(key, id_, CLOSED)
         elif row.listener:
             gone.notify(key, id_, GONE)
@@ -65,7 +66,8 @@ async def close_lost(ports: Ports, tables: Tables, gone: Notified) -> None:
 class _Watched(NamedTuple):
     """A partition that this node serves."""
 
-    ports: Ports
+    transport: Transport
+    registry: Registry
     tables: Tables
     gone: Notified
 
@@ -78,11 +80,11 @@ class GatewayWatch:
         self._task: asyncio.Task[None] | None = None
         self._ends: dict[str, int] = {}  # where `replies` ended for each gateway at the last look
 
-    def begin(self, ports: Ports, tables: Tables, gone: Notified) -> None:
+    def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
         """A partition is served from now on."""
-        self._partitions[tables.partition] = _Watched(ports, tables, gone)
+        self._partitions[tables.partition] = _Watched(transport, registry, tables, gone)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._watch(ports.log))
+            self._task = asyncio.get_running_loop().create_task(self._watch(transport.log))
 
     def end(self, partition: int) -> None:
         """It is not served any more; the watch ends with the last one."""
@@ -106,7 +108,7 @@ class GatewayWatch:
     async def _look(self, log: Log) -> None:
         named = set()
         for watched in tuple(self._partitions.values()):
-            holds = watched.ports.doors.holds
+            holds = watched.transport.ingress.holds
             async for _, id_, row in each_socket(watched.tables):
                 if id_ != SETTINGS and row.gateway not in named and not holds(row.gateway):
                     named.add(row.gateway)
@@ -119,7 +121,7 @@ class GatewayWatch:
                 await self._close(watched, silent)
 
     async def _close(self, watched: _Watched, silent: set[str]) -> None:
-        kinds, gone = watched.ports.registry.types, watched.gone
+        kinds, gone = watched.registry.types, watched.gone
         async for key, id_, row in each_socket(watched.tables):
             if row.gateway in silent and id_ != SETTINGS and namespace_of(key) in kinds:
                 gone.notify(key, id_, CLOSED)

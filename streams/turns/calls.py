@@ -61,8 +61,9 @@ from perdure.streams.turns.activation import Resident, Turn
 from perdure.streams.turns.keys_in_flight import Spending, spending_of
 from perdure.streams.turns.known_calls import Known, Made, made_of
 from perdure.streams.turns.pending_calls import Call
-from perdure.streams.turns.ports import Ports
+from perdure.streams.turns.ports import Identity, Transport
 from perdure.streams.turns.runner import Turns
+from perdure.streams.turns.tracing import Tracing
 
 CALL_MS = 30_000  # of a call whose caller has no deadline itself
 GRACE_S = 2.0  # the callee's own word on an expired call is waited for so long
@@ -98,7 +99,9 @@ class Calls:
 
     def __init__(
         self,
-        ports: Ports,
+        transport: Transport,
+        identity: Identity,
+        tracing: Tracing | None,
         partition: int,
         journal: Journal,
         turns: Turns,
@@ -107,8 +110,10 @@ class Calls:
         has_taken: Callable[[int], bool],
         elsewhere: Callable[[], bool],
     ) -> None:
-        self._ports = ports
-        self._log = ports.log
+        self._transport = transport
+        self._app_uuid = identity.app_uuid
+        self._tracing = tracing
+        self._log = transport.log
         self._partition = partition
         self._journal = journal
         self._turns = turns
@@ -116,9 +121,9 @@ class Calls:
         self.check_room = check_room
         self.has_taken, self.elsewhere = has_taken, elsewhere
         self.known = Known(turns.tables, turns.keys_in_flight)
-        self._exchange = ports.exchange
+        self._pending_calls = transport.pending_calls
         self._loop = asyncio.get_running_loop()
-        ports.exchange.join(ports.log, ports.node, partition, self)
+        transport.pending_calls.join(transport.log, identity.node, partition, self)
 
     def resident(self, key: str) -> Resident | None:
         """See `Peer`."""
@@ -127,7 +132,7 @@ class Calls:
     # What a turn may ask; see `perdure.objects.ports.Caller`
 
     def call(self, turn: Turn, asked: Command) -> Coroutine[Any, Any, Reply]:
-        tracing = self._ports.tracing
+        tracing = self._tracing
         return self._call(turn, asked) if tracing is None else tracing.calling(turn, asked, self._call)
 
     async def _call(self, turn: Turn, asked: Command) -> Reply:
@@ -145,9 +150,9 @@ class Calls:
         try:
             await self.synced(turn)
             partition = partition_of(asked.key, self._log.partitions)
-            id_ = self._exchange.new_id(partition, self._ports.clock_ms())
+            id_ = self._pending_calls.new_id(partition, self._transport.clock_ms())
             left_ms = max(int((until_s - self._loop.time()) * 1000), 0)
-            command = self._enveloped(asked, turn, key, id_, self._exchange.address, chain, left_ms)
+            command = self._enveloped(asked, turn, key, id_, self._pending_calls.address, chain, left_ms)
             call = Call(turn, command, partition)
             calling.waiting[call] = None
             if key in calling.asked:
@@ -157,7 +162,7 @@ class Calls:
         finally:
             if call is not None:
                 del calling.waiting[call]
-                self._exchange.forget(call)
+                self._pending_calls.forget(call)
             if reply is None or reply.outcome == UNAVAILABLE:
                 free_number(calling.taken, key.content, key.n)
         return reply
@@ -168,7 +173,7 @@ class Calls:
         key = CallKey(SEND_KEY, self._partition, turn.offset, calling.sends)
         partition = partition_of(asked.key, self._log.partitions)
         id_ = f"{partition}-{turn.time_ms:x}-{self._partition}-s{turn.offset:x}.{calling.sends:x}"
-        sent = sealed_record(self._enveloped(asked, turn, key, id_, NOBODY, ()), self._ports.seal)
+        sent = sealed_record(self._enveloped(asked, turn, key, id_, NOBODY, ()), self._transport.seal)
         assert turn.overlay is not None
         turn.overlay.effect().outbox.append(Out(Topic.COMMANDS.value, partition, *sent))
 
@@ -204,7 +209,7 @@ class Calls:
     def _named(self, calling: Calling) -> str:
         """The turn's own name: the same when it runs again, and when it is repeated under its key."""
         root = calling.root
-        return f"{self._ports.app_uuid}:{root.parent or f'{root.partition}:{root.offset}'}"
+        return f"{self._app_uuid}:{root.parent or f'{root.partition}:{root.offset}'}"
 
     def _enveloped(
         self,
@@ -232,7 +237,7 @@ class Calls:
 
     async def _reply_of_then(self, calling: Calling, call: Call, key: CallKey) -> Reply | None:
         """What the call was answered when the turn ran before, if its partition is here and can tell."""
-        peer = self._exchange.peers.get(call.partition)
+        peer = self._pending_calls.peers.get(call.partition)
         if peer is None or peer.elsewhere():
             if not await self._turns.reruns.made_elsewhere(call.turn, call.partition, key):
                 calling.fresh.append(calling.asked[key])
@@ -266,7 +271,7 @@ class Calls:
                     trouble = error
                     call.no_room = type(error) is Overloaded
                     self._check_ring(call)
-                await asyncio.sleep(min(pause_s * (0.5 + self._ports.random.random()), left_ms / 1000))
+                await asyncio.sleep(min(pause_s * (0.5 + self._transport.random.random()), left_ms / 1000))
                 pause_s = min(pause_s * 2, RETRY_S[1])
         except OperatorError as error:
             # of the callee's partition: it has stopped, or its log does not answer
@@ -280,9 +285,9 @@ class Calls:
 
     def _check_ring(self, call: Call) -> None:
         """A call that found no room waits for whoever fills it. Raises `Deadlock` if that is itself."""
-        if not call.no_room or call.unknown is not None or isinstance(self._exchange.queued(call), Turn):
+        if not call.no_room or call.unknown is not None or isinstance(self._pending_calls.queued(call), Turn):
             return
-        if ring := self._exchange.ring(call):
+        if ring := self._pending_calls.ring(call):
             raise Deadlock(_told(call, ring))
 
     async def _attempt(self, call: Call, left_ms: int) -> Reply:
@@ -290,21 +295,21 @@ class Calls:
         self._of(call.turn, f"called {call.command.key}")
         tried, call.tried = call.tried, True
         call.no_room = False
-        peer = self._exchange.peers.get(call.partition)
+        peer = self._pending_calls.peers.get(call.partition)
         if peer is not None:
             with contextlib.suppress(Fenced):  # another node has it: it reads the same log
                 peer.check_room(call.command.key)
-        await self._exchange.listen()
+        await self._pending_calls.listen()
         if tried:
             call.command = replace(call.command, deadline_ms=left_ms, mark=self._mark(call.turn))
         command = call.command
         call.future = self._loop.create_future()
-        self._exchange.expect(call)
-        sealed = sealed_record(command, self._ports.seal)
+        self._pending_calls.expect(call)
+        sealed = sealed_record(command, self._transport.seal)
         try:
             receipt = self._log.append(Topic.COMMANDS, call.partition, Record(*sealed), command)
         except BaseException:
-            self._exchange.forget(call)
+            self._pending_calls.forget(call)
             raise
         if not self._log.exclusive:
             receipt.when_durable(lambda error: None if error is None else call.failed(error))
@@ -333,15 +338,15 @@ class Calls:
 
     def _broke_ring(self, call: Call) -> bool:
         """True if it waited for itself, and does not any more."""
-        exchange = self._exchange
-        queued = exchange.queued(call)
-        ring = [] if queued is None else exchange.ring(call)
+        pending = self._pending_calls
+        queued = pending.queued(call)
+        ring = [] if queued is None else pending.ring(call)
         if not ring:
             return False
         told = _told(call, ring)
         if isinstance(queued, Turn):
             reply = error_reply(FAILED, Deadlock.code, told)
-            exchange.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
+            pending.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
         else:
             call.failed(Deadlock(told))  # it waits on the log, and may run later
         return True

@@ -18,7 +18,7 @@ from perdure.schemas.journal import encode_entry
 from perdure.streams.turns.activation import Resident, Turn
 from perdure.streams.turns.alarm_turns import Ringing, note_expiry
 from perdure.streams.turns.entries import entry_of
-from perdure.streams.turns.ports import Ports
+from perdure.streams.turns.object_quotas import Makers
 from perdure.streams.turns.socket_events import removal
 from perdure.streams.turns.supervision.failure_log import Blame
 
@@ -28,13 +28,13 @@ class Committing:
 
     def __init__(
         self,
-        ports: Ports,
+        object_quotas: Makers | None,
         entry_bytes: int,
         ringing: Ringing,
         blame: Blame,
         instance_gone: Callable[[Resident | None], None],
     ) -> None:
-        self._makers = ports.makers
+        self._object_quotas = object_quotas
         self._entry_bytes = entry_bytes
         self._ringing = ringing
         self._blame = blame
@@ -61,8 +61,8 @@ class Committing:
             self._instance_gone(resident)
         if committed is not None:
             resident.commit(committed)
-            if self._makers is not None:
-                self._makers.committed(turn, committed)
+            if self._object_quotas is not None:
+                self._object_quotas.committed(turn, committed)
         turn.overlay = None
         return committed
 

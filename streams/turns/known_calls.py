@@ -36,7 +36,7 @@ from perdure.streams.turns.pending_calls import Call
 if TYPE_CHECKING:
     from perdure.streams.state.tables import Tables
     from perdure.streams.turns.keys_in_flight import InFlight
-    from perdure.streams.turns.ports import Ports
+    from perdure.streams.turns.ports import Transport
 
 BOUND_S = 5.0  # a partition of another node has to answer within it
 SILENT_S = 30.0  # one that has not is left alone
@@ -151,9 +151,9 @@ class Elsewhere:
     """The partitions that other nodes serve, as the turns of one partition ask them."""
 
     def __init__(
-        self, ports: Ports, partition: int, spawn: Callable[[Coroutine[Any, Any, None]], None]
+        self, transport: Transport, partition: int, spawn: Callable[[Coroutine[Any, Any, None]], None]
     ) -> None:
-        self._ports = ports
+        self._transport = transport
         self._partition = partition
         self._spawn = spawn
         self._lines: dict[int, _Line] = {}
@@ -166,7 +166,7 @@ class Elsewhere:
 
     def partitions(self) -> list[int]:
         """Those that another node serves, or should."""
-        log, peers = self._ports.log, self._ports.exchange.peers
+        log, peers = self._transport.log, self._transport.pending_calls.peers
         if log.exclusive:
             return []
         return [p for p in range(log.partitions) if (peer := peers.get(p)) is None or peer.elsewhere()]
@@ -237,28 +237,28 @@ class Elsewhere:
         return None
 
     async def _attempt(self, turn: Turn, partition: int, question: Question, left_s: float) -> Reply:
-        ports = self._ports
-        exchange, log = ports.exchange, ports.log
-        await exchange.listen()
+        transport = self._transport
+        pending_calls, log = transport.pending_calls, transport.log
+        await pending_calls.listen()
         key = _key_in(partition, namespace_of(turn.command.key), log.partitions)
-        id_ = exchange.new_id(partition, ports.clock_ms())
+        id_ = pending_calls.new_id(partition, transport.clock_ms())
         deadline_ms = int(left_s * 1000) + 1
         body = _encode(question)
         command = Command(
-            key, ADMIN, CALLS_OF, body=body, id=id_, reply_to=exchange.address, deadline_ms=deadline_ms
+            key, ADMIN, CALLS_OF, body=body, id=id_, reply_to=pending_calls.address, deadline_ms=deadline_ms
         )
         call = Call(turn, command, partition)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         call.future = future
-        exchange.expect(call)
+        pending_calls.expect(call)
         try:
-            record = Record(*sealed_record(command, ports.seal))
+            record = Record(*sealed_record(command, transport.seal))
             receipt = log.append(Topic.COMMANDS, partition, record, command)
             receipt.when_durable(lambda error: None if error is None else call.failed(error))
             async with asyncio.timeout(left_s):
                 return await future
         finally:
-            exchange.forget(call)
+            pending_calls.forget(call)
 
 
 def _read(body: bytes, question: Question) -> KnownCallsAnswer | None:

@@ -1,4 +1,8 @@
-"""What an owner is given and what it tells: its states, bounds, counts and ports."""
+"""What owners and turns get from their process, in groups by need, and an owner's states, bounds and counts.
+
+An owner takes one `Ports`, and passes on only the groups that a part of it needs: `Transport` to all that read or
+write records, `TurnServices` to the runner, `RecoveryServices` to the start, `Identity` to claims and log lines.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +70,7 @@ class Counts:
     oversized: int = 0
 
 
-class Doors(Protocol):
+class Ingress(Protocol):
     """The doors of this process, as an owner sees them."""
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
@@ -85,7 +89,7 @@ class Doors(Protocol):
 class Gateways(Protocol):
     """The watch over the gateways of other nodes, as the owners of this one see it."""
 
-    def begin(self, ports: Ports, tables: Tables, gone: Notified) -> None:
+    def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
         """A partition is served from now on; `gone` hears of its sockets whose gateway has ended."""
 
     def end(self, partition: int) -> None:
@@ -124,48 +128,84 @@ class OtherApps(Protocol):
         """The objects that come to `namespace` in this step; None: nobody said where that app's data are. Raises as `check`."""
 
 
-async def _by_itself(tables: Tables) -> None:
-    """Nobody has folded anything for the owner."""
+async def _nothing_to_ingest(tables: Tables) -> None:
+    """No worker folded anything."""
 
 
-def _nobody(partition: int, end: int) -> Mapping[int, int]:
+def _no_crash(partition: int, end: int) -> Mapping[int, int]:
     return {}
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
-    """What an owner is given: nothing else of the world reaches it.
+class Identity:
+    """The names of this process: in claims, in the addresses of calls and in log lines."""
 
-    `node`, `host` and `pid` say who this is, in claims and in the log.
-    `progress(partition, done, total)` hears of the journal records that an owner that begins has replayed.
-    `charged(partition, end)` gives the offsets below `end` of commands that were running when the process died, and
-    how often. `careful`: the process before this one died while a turn's code was running. `makers`: who made which
-    object is counted, by these. `transfers`: where transferred classes come from. `ingest(tables)` takes in what a helper
-    has folded of a partition that is built anew. `run_queue`: what all that shares the event loop waits in.
-    `gateways`: the watch over those of other nodes; needed on a log that they share.
-    """
-
-    log: Log
-    registry: Registry
-    doors: Doors
-    clock_ms: Callable[[], int]
-    random: Random
-    new_uuid: Callable[[], str]
     node: str = "node"
     app: str = "app"
     app_uuid: str = ""
-    progress: Progress = silent
-    seal: Seal = UNSEALED
-    exchange: Exchange = field(default_factory=Exchange)
-    migrations: tuple[Step, ...] = ()
-    outside: Outside | None = None
-    charged: Callable[[int, int], Mapping[int, int]] = _nobody
-    tracing: Tracing | None = None
-    careful: bool = False
-    transfers: OtherApps | None = None
-    makers: Makers | None = None
-    ingest: Callable[[Tables], Awaitable[object]] = _by_itself
     host: str = ""
     pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """What carries commands and replies: the log, and what stamps, signs and receives the records on it.
+
+    `ingress` and `pending_calls` are the two places in this process where replies are awaited: those of clients,
+    and those of turns that called other objects.
+    """
+
+    log: Log
+    ingress: Ingress
+    clock_ms: Callable[[], int]
+    random: Random
+    seal: Seal = UNSEALED
+    pending_calls: Exchange = field(default_factory=Exchange)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnServices:
+    """What a turn needs beside its object: the app's classes, the node's run queue, and what watches turns.
+
+    `object_quotas`: counts the objects that each principal created; None: they are not counted. `outside`: serves
+    `perdure.fetch`. `after_crash`: the previous process died while it ran a turn's code.
+    """
+
+    registry: Registry
     run_queue: RunQueue = field(default_factory=RunQueue)
-    gateways: Gateways | None = None
+    tracing: Tracing | None = None
+    object_quotas: Makers | None = None
+    outside: Outside | None = None
+    after_crash: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryServices:
+    """What an owner needs while it begins, and not after that.
+
+    `progress(partition, done, total)` is called with the number of journal records replayed so far.
+    `crash_counts(partition, end)` returns the offsets below `end` of commands during which the process died, and how
+    often. `ingest(tables)` waits for the worker that folds this partition from scratch and takes over its result.
+    `foreign_apps`: where the objects of transferred classes are read; needed if a migration transfers one.
+    """
+
+    new_uuid: Callable[[], str]
+    migrations: tuple[Step, ...] = ()
+    foreign_apps: OtherApps | None = None
+    progress: Progress = silent
+    crash_counts: Callable[[int, int], Mapping[int, int]] = _no_crash
+    ingest: Callable[[Tables], Awaitable[object]] = _nothing_to_ingest
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What an owner gets from its process. The owner hands each part only to those of its parts that need it.
+
+    `remote_gateways` watches the gateways of other nodes: needed on a log that nodes share.
+    """
+
+    transport: Transport
+    turns: TurnServices
+    recovery: RecoveryServices
+    identity: Identity = field(default_factory=Identity)
+    remote_gateways: Gateways | None = None

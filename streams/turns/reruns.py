@@ -40,7 +40,7 @@ from perdure.streams.turns.log_fields import about
 
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.state.tables import Tables
-    from perdure.streams.turns.ports import Ports
+    from perdure.streams.turns.ports import Transport
 
 _logger = structlog.get_logger(__name__)
 LOOK_S = (0.002, 0.2)  # first and longest pause while a partition takes what lies on its log; doubling
@@ -50,13 +50,13 @@ class Reruns:
     """Of one partition's turns."""
 
     def __init__(
-        self, ports: Ports, tables: Tables, spawn: Callable[[Coroutine[Any, Any, None]], None]
+        self, transport: Transport, tables: Tables, spawn: Callable[[Coroutine[Any, Any, None]], None]
     ) -> None:
-        self._log = ports.log
-        self._exchange = ports.exchange
+        self._log = transport.log
+        self._pending_calls = transport.pending_calls
         self._tables = tables
         self._partition = tables.partition
-        self._elsewhere = Elsewhere(ports, tables.partition, spawn)
+        self._elsewhere = Elsewhere(transport, tables.partition, spawn)
         # of turns, by offset and how often they were tried: what partitions of other nodes know, as they are asked
         self._asked: dict[tuple[int, int], dict[int, asyncio.Future[Earlier | None]]] = {}
         self.lain = 0  # commands below that offset lay on the log when this reign began
@@ -119,7 +119,9 @@ class Reruns:
         asked = {} if turn.calling is None else turn.calling.asked
         before: dict[CallKey, Made] = {}
         by_order: list[Made] = []
-        here = (peer.known.earlier(root) for peer in self._exchange.peers.values() if not peer.elsewhere())
+        here = (
+            peer.known.earlier(root) for peer in self._pending_calls.peers.values() if not peer.elsewhere()
+        )
         for earlier in (*here, *elsewhere):
             before.update(earlier.calls)
             by_order += earlier.by_order
@@ -174,18 +176,18 @@ class Reruns:
         ends = None if fresh else self._ends
         if ends is None:
             ends = {}
-            for partition in list(self._exchange.peers):
+            for partition in list(self._pending_calls.peers):
                 ends[partition] = (await self._log.bounds(Topic.COMMANDS, partition)).end
             if not fresh:
                 self._ends = ends
         for partition, end in ends.items():
             pause_s = LOOK_S[0]
-            while not self._exchange.peers[partition].has_taken(end):
+            while not self._pending_calls.peers[partition].has_taken(end):
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LOOK_S[1])
         if self._places is None and not fresh:
             places: set[int] = set()
-            for peer in self._exchange.peers.values():
+            for peer in self._pending_calls.peers.values():
                 places |= peer.known.places(self._partition)
             elsewhere = await self._elsewhere.places(turn, self._tables.done.mark, self.lain)
             if elsewhere is not None:  # else each turn asks for itself

@@ -42,7 +42,7 @@ from perdure.streams.turns.eviction import oldest_idle
 from perdure.streams.turns.inline_task import leave_all, run_inline
 from perdure.streams.turns.keys_in_flight import InFlight
 from perdure.streams.turns.parking import parking
-from perdure.streams.turns.ports import Counts, PartitionBounds, Ports
+from perdure.streams.turns.ports import Counts, PartitionBounds, Transport, TurnServices
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import LOOKS_AFTER_S, SLICE_S
 from perdure.streams.turns.socket_events import GoneSockets, asked_by_the_dead
@@ -64,7 +64,8 @@ class Turns:
 
     def __init__(
         self,
-        ports: Ports,
+        services: TurnServices,
+        transport: Transport,
         tables: Tables,
         bounds: PartitionBounds,
         counts: Counts,
@@ -73,34 +74,34 @@ class Turns:
         ringing: Ringing,
         time: LogTime,
     ) -> None:
-        self.ports = ports
-        self.log = ports.log
+        self.transport = transport
+        self.log = log = transport.log
+        self._types, self._env = services.registry.types, services.registry.env
+        self._object_quotas, self._tracing = services.object_quotas, services.tracing
+        self._answer, self._queue = transport.ingress.answer, services.run_queue
         self.tables = tables
         self.bounds, self.counts = bounds, counts
-        self.journal = journal
+        self.journal, self.ringing, self.time = journal, ringing, time
         self.residents: OrderedDict[str, Resident] = OrderedDict()
         self.resident_bytes = 0  # estimated
-        self.ringing = ringing
-        self.time = time
         self._loop = asyncio.get_running_loop()
         self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
-        self.reruns = Reruns(ports, tables, spawn)
-        self.gone = GoneSockets(ports, tables.partition)
+        self.reruns = Reruns(transport, tables, spawn)
+        self.gone = GoneSockets(transport, tables.partition)
         self._spawn = spawn
-        self._lock_is_proof = ports.log.ordered and ports.log.exclusive
-        self._careful = ports.careful and self._lock_is_proof
+        self._lock_is_proof = log.ordered and log.exclusive
+        self._after_crash = services.after_crash and self._lock_is_proof
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
-        self._env = ports.registry.env
-        self._queue = ports.run_queue
         self._blame = Blame(self._loop.time)
-        self._committing = Committing(ports, bounds.entry_bytes, ringing, self._blame, self.instance_gone)
+        quotas = self._object_quotas
+        self._committing = Committing(quotas, bounds.entry_bytes, ringing, self._blame, self.instance_gone)
         self.inside = Inside(self)
         self._turn_context = Context()
-        if ports.outside is not None:
-            self._turn_context.run(outside.set, ports.outside)
+        if services.outside is not None:
+            self._turn_context.run(outside.set, services.outside)
 
     def drop_all(self) -> None:
         """The reign is over: instances and overlays go, nothing that still runs is heard of again."""
@@ -158,7 +159,7 @@ class Turns:
         if resident is not None:
             residents.move_to_end(key)
             return resident
-        kind = self.ports.registry.types[namespace_of(key)]
+        kind = self._types[namespace_of(key)]
         resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
         resident.calls = self.calls
         if key in self.tables.admin.paused:
@@ -187,7 +188,7 @@ class Turns:
         early = self.ringing.early(turn) if alarm else None
         if not alarm and (not fresh or command.kind == ADMIN):
             early = early_outcome(turn, self.tables, self._loop.time)
-        if command.socket and not early and asked_by_the_dead(self.ports, command):
+        if command.socket and not early and asked_by_the_dead(self.transport, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
             self.conclude(turn, early)
@@ -199,15 +200,15 @@ class Turns:
             self._next(resident)
             return
         resident.running = turn
-        if self._careful and not turn.on_log and nobody_asks_again(command):
+        if self._after_crash and not turn.on_log and nobody_asks_again(command):
             turn.on_log = True
             self.journal.prove(lambda: self._run_if_reigning(turn))
             return
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
         resident.state.begin(turn, overlay, turn.time_ms)
-        if self.ports.tracing is not None:
-            self.ports.tracing.began(turn)
+        if self._tracing is not None:
+            self._tracing.began(turn)
             command = turn.command
         context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
@@ -217,9 +218,9 @@ class Turns:
             turn.timer = self._loop.call_at(turn.until_s, self._expire, turn)
 
     def _expire(self, turn: Turn) -> None:
-        command = turn.command
-        told = f"its deadline of {command.deadline_ms} ms passed while {command.key} worked on it"
-        self.cut_short(turn, Expired(f"{told}: rolled back"))
+        deadline_ms, key = turn.command.deadline_ms, turn.command.key
+        text = f"its deadline of {deadline_ms} ms passed while {key} worked on it: rolled back"
+        self.cut_short(turn, Expired(text))
 
     def cut_short(self, turn: Turn, error: PerdureError) -> None:
         """End a turn that runs, from outside: that is what it comes to."""
@@ -248,7 +249,7 @@ class Turns:
             turn.over = True
             if turn.timer is not None:
                 self._over(turn)
-            command, resident, overlay, ports = turn.command, turn.resident, turn.overlay, self.ports
+            command, resident, overlay = turn.command, turn.resident, turn.overlay
             assert resident is not None
             assert overlay is not None
             resident.state.end()
@@ -261,10 +262,10 @@ class Turns:
             outcome = conclude(command, result, error, overlay)
             if outcome.reply.outcome == FAILED:
                 self._blame.failed(turn, error or outcome.reply)
-            if ports.makers is not None:
-                outcome = ports.makers.ruling(turn, outcome)
-            if ports.tracing is not None:
-                ports.tracing.ended(turn, outcome)
+            if self._object_quotas is not None:
+                outcome = self._object_quotas.ruling(turn, outcome)
+            if self._tracing is not None:
+                self._tracing.ended(turn, outcome)
             if command.kind == ALARM:
                 outcome = self.ringing.concluded(turn, outcome)
             elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(command):
@@ -379,8 +380,7 @@ class Turns:
             and self.log.shares_write(turn.record)
         ):
             self.journal.add_answered(turn.offset)
-            answer = self.ports.doors.answer
-            answer(command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset)
+            self._answer(command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset)
         else:
             turn.reply = outcome.reply
             self.journal.add(turn)

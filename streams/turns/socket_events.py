@@ -23,7 +23,7 @@ from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 from perdure.schemas.sockets import ABNORMAL, CLOSED, upgrade_of
 from perdure.streams.log.base import Record, Topic
-from perdure.streams.turns.ports import Ports
+from perdure.streams.turns.ports import Transport
 
 AT_ONCE = 500
 RETRY_S = (0.5, 5.0)  # first and longest pause before an event that did not arrive is appended again
@@ -32,10 +32,10 @@ LOST: Pairs = (("code", str(ABNORMAL)), ("clean", "0"))
 _logger = structlog.get_logger(__name__)
 
 
-def asked_by_the_dead(ports: Ports, command: Command) -> bool:
+def asked_by_the_dead(transport: Transport, command: Command) -> bool:
     """An upgrade that is run after its gateway has ended, where that is known: nobody would close what it accepts."""
     asked = upgrade_of(command)
-    return asked is not None and ports.log.exclusive and not ports.doors.holds(asked[1])
+    return asked is not None and transport.log.exclusive and not transport.ingress.holds(asked[1])
 
 
 def removal(command: Command) -> Overlay | None:
@@ -58,14 +58,14 @@ class _Event(NamedTuple):
 class GoneSockets:
     """The events of sockets that are gone, for the objects of one partition: appended until the log has each."""
 
-    def __init__(self, ports: Ports, partition: int) -> None:
-        self._ports = ports
+    def __init__(self, transport: Transport, partition: int) -> None:
+        self._transport = transport
         self._partition = partition
         self._reign = 0
         self._known: set[_Event] = set()  # those that wait or are under way
         self._waiting: deque[_Event] = deque()
         self._under_way = 0
-        self._backoff = Backoff(*RETRY_S, ports.random)
+        self._backoff = Backoff(*RETRY_S, transport.random)
         self._again: asyncio.TimerHandle | None = None  # when the next attempt begins, after one that failed
         self._room = asyncio.Event()
         self._room.set()
@@ -114,8 +114,8 @@ class GoneSockets:
             if reign == self._reign:
                 self._settled(event, error)
 
-        record = Record(*sealed_record(command, self._ports.seal))
-        self._ports.log.append(Topic.COMMANDS, self._partition, record, command).when_durable(settled)
+        record = Record(*sealed_record(command, self._transport.seal))
+        self._transport.log.append(Topic.COMMANDS, self._partition, record, command).when_durable(settled)
 
     def _settled(self, event: _Event, error: BaseException | None) -> None:
         self._under_way -= 1

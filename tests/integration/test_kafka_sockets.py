@@ -30,7 +30,15 @@ from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.ports import UNSEALED, OwnerState, Ports
+from perdure.streams.turns.ports import (
+    UNSEALED,
+    Identity,
+    OwnerState,
+    Ports,
+    RecoveryServices,
+    Transport,
+    TurnServices,
+)
 
 pytestmark = pytest.mark.kafka
 SOCKETS = 40
@@ -48,14 +56,11 @@ async def serving(log: KafkaLog, seen: list[Any], store: MemoryStore) -> AsyncIt
     """An owner of partition 0 that serves."""
     uuids = count()
     ports = Ports(
-        log=log,
-        registry=Registry({"Thing": ObjectType("Thing", Room)}, Env({"seen": seen})),
-        doors=Doors(),
-        clock_ms=clock_ms,
-        random=Random(1),
-        new_uuid=lambda: f"{uuid.uuid4().hex}{next(uuids)}",
-        app_uuid="app-uuid",
-        gateways=GatewayWatch(),
+        Transport(log, Doors(), clock_ms, Random(1)),
+        TurnServices(Registry({"Thing": ObjectType("Thing", Room)}, Env({"seen": seen}))),
+        RecoveryServices(lambda: f"{uuid.uuid4().hex}{next(uuids)}"),
+        Identity(app_uuid="app-uuid"),
+        GatewayWatch(),
     )
     owner = Owner(ports, Tables(store, 0, exclusive=False))
     living = asyncio.create_task(live(owner))

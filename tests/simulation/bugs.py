@@ -110,7 +110,7 @@ def reply_before_durability() -> Any:
             true(self, turn, outcome)
             if outcome.entry and outcome.reply.outcome != FAILED:
                 command = turn.command
-                self.ports.doors.answer(
+                self.transport.ingress.answer(
                     command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
                 )
 
@@ -164,7 +164,7 @@ def read_without_proof() -> Any:
                 assert self.journal._waiting.pop() is turn
                 self.journal.add_answered(turn.offset)
                 command = turn.command
-                self.ports.doors.answer(
+                self.transport.ingress.answer(
                     command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
                 )
 
@@ -199,7 +199,7 @@ def error_reply_not_gated() -> Any:
             true(self, turn, outcome)
             if outcome.entry and outcome.reply.outcome == FAILED:
                 command = turn.command
-                self.ports.doors.answer(
+                self.transport.ingress.answer(
                     command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset
                 )
 
@@ -568,7 +568,9 @@ def fault_inside_told_at_once() -> Any:
         def hasty(self: Inside, turn: Turn, outcome: Outcome) -> Outcome:
             command, turns = turn.command, self._turns
             partition = turns.tables.partition
-            turns.ports.doors.answer(command.reply_to, command.id, outcome.reply, partition, turn.offset)
+            turns.transport.ingress.answer(
+                command.reply_to, command.id, outcome.reply, partition, turn.offset
+            )
             return true(self, turn, outcome)
 
         return hasty

@@ -46,7 +46,16 @@ from perdure.streams.store.memory import MemoryStore
 from perdure.streams.transfer import export_objects, import_objects
 from perdure.streams.turns import reruns
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.ports import UNSEALED, OwnerState, PartitionBounds, Ports
+from perdure.streams.turns.ports import (
+    UNSEALED,
+    Identity,
+    OwnerState,
+    PartitionBounds,
+    Ports,
+    RecoveryServices,
+    Transport,
+    TurnServices,
+)
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import SLICE_S
 from perdure.streams.virtual_time import VirtualLoop
@@ -219,18 +228,15 @@ class Node:
         self.sockets = SocketRegistry(door, self.log, UNSEALED, node=self.name)
         await found(self.log, "sim", APP_UUID)
         ports = Ports(
-            self.log,
-            registry,
-            door,
-            run.clock_ms,
-            self.random,
-            self.uuid,
-            self.name,
-            "sim",
-            APP_UUID,
-            migrations=(FOUNDING, MIGRATION) if run.migrated else (FOUNDING,),
-            gateways=GatewayWatch(),
-            transfers=Way(run.elsewhere, self.name, run.broker.partitions),
+            Transport(self.log, door, run.clock_ms, self.random),
+            TurnServices(registry),
+            RecoveryServices(
+                self.uuid,
+                (FOUNDING, MIGRATION) if run.migrated else (FOUNDING,),
+                Way(run.elsewhere, self.name, run.broker.partitions),
+            ),
+            Identity(self.name, "sim", APP_UUID),
+            GatewayWatch(),
         )
         store = StoreHandle(self, self.store)
         residents = run.random.choice((1, 2, 200_000))

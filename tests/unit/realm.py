@@ -33,7 +33,16 @@ from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.object_quotas import Makers
-from perdure.streams.turns.ports import UNSEALED, OwnerState, PartitionBounds, Ports
+from perdure.streams.turns.ports import (
+    UNSEALED,
+    Identity,
+    OwnerState,
+    PartitionBounds,
+    Ports,
+    RecoveryServices,
+    Transport,
+    TurnServices,
+)
 from perdure.streams.virtual_time import VirtualLoop
 
 
@@ -148,17 +157,11 @@ class Realm(Timed):
         await found(self.log, "app", "app-uuid")
         uuids = count()
         ports = Ports(
-            log=self.log,
-            registry=self.registry,
-            doors=self.doors,
-            clock_ms=self.clock_ms,
-            random=Random(1),
-            new_uuid=lambda: f"{node}-{next(uuids)}",
-            node=node,
-            app_uuid="app-uuid",
-            makers=self.makers,
-            seal=self.seal,
-            gateways=GatewayWatch(),
+            Transport(self.log, self.doors, self.clock_ms, Random(1), self.seal),
+            TurnServices(self.registry, object_quotas=self.makers),
+            RecoveryServices(lambda: f"{node}-{next(uuids)}"),
+            Identity(node, app_uuid="app-uuid"),
+            GatewayWatch(),
         )
         self.ports = ports
         for p in own or range(self.partitions):

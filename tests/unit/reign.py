@@ -41,7 +41,16 @@ from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.ports import UNSEALED, OwnerState, PartitionBounds, Ports
+from perdure.streams.turns.ports import (
+    UNSEALED,
+    Identity,
+    OwnerState,
+    PartitionBounds,
+    Ports,
+    RecoveryServices,
+    Transport,
+    TurnServices,
+)
 from perdure.streams.virtual_time import VirtualLoop
 
 GATEWAY = "0/gateway.g1"
@@ -132,18 +141,15 @@ class Reign(Timed):
         """Own partition 0 and serve it, or come to another end."""
         await found(self.log, "app", "app-uuid")
         ports = Ports(
-            log=self.log,
-            registry=self.registry,
-            doors=self.doors,
-            clock_ms=self.clock_ms,
-            random=Random(1),
-            new_uuid=lambda: f"u{next(self.uuids)}",
-            app_uuid="app-uuid",
-            migrations=self.migrations,
-            charged=lambda partition, end: self.charged,
-            careful=self.careful,
-            seal=self.seal,
-            gateways=GatewayWatch(),
+            Transport(self.log, self.doors, self.clock_ms, Random(1), self.seal),
+            TurnServices(self.registry, after_crash=self.careful),
+            RecoveryServices(
+                lambda: f"u{next(self.uuids)}",
+                self.migrations,
+                crash_counts=lambda partition, end: self.charged,
+            ),
+            Identity(app_uuid="app-uuid"),
+            GatewayWatch(),
         )
         tables = Tables(self.store, 0, exclusive=self.log.exclusive)
         self.owner = Owner(ports, tables, self.bounds)
@@ -228,7 +234,7 @@ def settled(owner: Owner, key: str, act: str, alarm: str = "default") -> Record:
     assert row.parked
     asked = Asked(str(Place(OF_ALARM, row.set_at)))
     command = Command(key, ADMIN, act, body=msgspec.json.encode(asked), reply_to=NOBODY)
-    return Record(*sealed_record(command, owner.ports.seal))
+    return Record(*sealed_record(command, owner.ports.transport.seal))
 
 
 def rows(tables: Tables) -> list[tuple[bytes, bytes]]:

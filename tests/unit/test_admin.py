@@ -24,7 +24,7 @@ async def act(reign: Reign, name: str, what: str, at: str = "") -> Reply:
     command = Command(
         f"Thing/{name}", ADMIN, what, body=msgspec.json.encode(Asked(at)), id="i", reply_to=LOCAL
     )
-    offset = reign.append(Record(*sealed_record(command, reign.owner.ports.seal)))
+    offset = reign.append(Record(*sealed_record(command, reign.owner.ports.transport.seal)))
     return (await reign.told(offset))[0]
 
 

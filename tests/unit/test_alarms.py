@@ -583,7 +583,7 @@ def test_an_alarm_command_on_the_log_is_sealed_and_says_which_setting_came_due()
         assert row is not None
         await asyncio.sleep(5)
         record = (await reign.records(Topic.COMMANDS))[-1]
-        command = parse_command(record.key, record.value, record.headers, reign.owner.ports.seal)
+        command = parse_command(record.key, record.value, record.headers, reign.owner.ports.transport.seal)
         assert (command.kind, command.method, command.reply_to) == (ALARM, "default", "none")
         ring = parse_ring(command.body)
         assert (ring.set_at, ring.due, ring.attempt) == (row.set_at, row.due_ms, 0)

@@ -534,7 +534,7 @@ def test_a_call_has_what_is_left_of_its_callers_deadline(shared: bool) -> None:
         deadlines = []
         for name in ("b", "c"):
             for record in await realm.records(Topic.COMMANDS, realm.place(name)):
-                command = parse_command(record.key, record.value, record.headers, realm.ports.seal)
+                command = parse_command(record.key, record.value, record.headers, realm.ports.transport.seal)
                 if command.chain:
                     deadlines.append(command.deadline_ms or 0)
         assert 29_900 < max(deadlines) <= 30_000
@@ -576,7 +576,7 @@ def test_a_call_that_has_found_room_no_longer_waits_for_whoever_filled_it() -> N
         a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
         slow = [realm.ask(b, "add", 1, wait_s) for wait_s in (2, 5)]
         await realm.until(lambda: commands(realm, b) == 2)
-        caller, exchange = realm.ask(a, "through", [b], "add"), realm.ports.exchange
+        caller, exchange = realm.ask(a, "through", [b], "add"), realm.ports.transport.pending_calls
         await realm.until(lambda: calls_of(realm, a))
         (call,) = calls_of(realm, a)
         await realm.until(lambda: exchange.blocker(call))

@@ -140,7 +140,7 @@ def test_a_partition_that_is_served_later_is_watched_too() -> None:
 
     async def told(realm: Realm) -> None:
         ids = await connect(realm)
-        watch = realm.ports.gateways
+        watch = realm.ports.remote_gateways
         assert isinstance(watch, GatewayWatch)
         first = realm.owners[0]
         first.lost(Unavailable("a test"))

@@ -222,7 +222,7 @@ def test_a_fault_in_an_act_of_administration_fails_that_act() -> None:
 
         asked = Command("Thing/a", ADMIN, PAUSE, "", (), b"", "id", LOCAL)
         with planted_once("an act of administration") as hit:
-            offset = reign.append(Record(*sealed_record(asked, reign.owner.ports.seal)))
+            offset = reign.append(Record(*sealed_record(asked, reign.owner.ports.transport.seal)))
             (reply,) = await reign.told(offset)
         assert hit
         assert said(reply) == (FAILED, "internal-error")

@@ -81,7 +81,9 @@ def test_a_worker_s_hint_is_recorded() -> None:
     """With what it sends; tests/integration/test_worker.py has what it asks."""
 
     async def told(realm: Realm) -> None:
-        gateway = Gateway(realm.log, node="n", deadline_s=30, clock_ms=realm.clock_ms, seal=realm.ports.seal)
+        gateway = Gateway(
+            realm.log, node="n", deadline_s=30, clock_ms=realm.clock_ms, seal=realm.ports.transport.seal
+        )
         await gateway.start(realm.owners)
 
         async def fetch(request: Request, env: Any) -> Response:

@@ -60,7 +60,7 @@ def test_a_send_arrives_once_after_its_turn_has_committed(shared: bool) -> None:
         await realm.quiet()
         assert (realm.value(a, "marks"), realm.value(b, "marks")) == ([1], [1])
         (record,) = await realm.records(Topic.COMMANDS, realm.place(b))
-        command = parse_command(record.key, record.value, record.headers, realm.ports.seal)
+        command = parse_command(record.key, record.value, record.headers, realm.ports.transport.seal)
         assert (command.client_key, command.principal) == ("send:0:0:1", f"@Thing/{a}")
         assert (command.reply_to, command.deadline_ms, command.chain) == ("none", None, ())
         assert [await realm.records(Topic.REPLIES, partition) for partition in range(3)] == [[], [], []]
@@ -150,7 +150,7 @@ def test_what_bears_no_seal_is_no_send() -> None:
             plain = Command(
                 *(getattr(forged, name) for name in ("key", "kind", "method")), body=forged.body, **envelope
             )
-            key, value, headers = sealed_record(plain, realm.ports.seal)
+            key, value, headers = sealed_record(plain, realm.ports.transport.seal)
             unsealed = tuple(header for header in headers if header[0] != "seal")
             realm.log.append(Topic.COMMANDS, realm.place("b"), Record(key, value, unsealed))
         await realm.until(lambda: realm.broker.streams[Topic.DEAD, realm.place("b")].end == 3)
