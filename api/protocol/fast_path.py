@@ -171,7 +171,8 @@ class FastPathProtocol(HttpProtocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._head_complete = self._headers_again = False
+        super().on_message_begin()
+        self._headers_again = False
         self._exchange = None
 
     def _head_read(self) -> None:

@@ -129,6 +129,11 @@ class HttpProtocol(HttpToolsProtocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
+        # a timer that is left of the message before, which came whole
+        if self._head_complete and self._head_timer is not None:
+            self._head_ended()
+        if self._body_timer is not None:
+            self._body_ended()
         self._head_complete = False
 
     def on_headers_complete(self) -> None:

@@ -87,6 +87,43 @@ def test_who_sends_its_body_by_drops_is_refused(door: Door, monkeypatch: pytest.
             assert json.loads(steady.answer().body)["size"] == sent
 
 
+@pytest.mark.parametrize("path", [b"/objects/Echo/pieces/x", b"/objects/Echo/pieces/x#by-asgi"])
+def test_a_body_is_timed_from_its_own_beginning(
+    door: Door, monkeypatch: pytest.MonkeyPatch, path: bytes
+) -> None:
+    """A connection in use for long: the time of a body that came whole is over, whatever comes behind it."""
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n" % path
+    with door.keep_alive(IDLE_S), Client(door.port) as client:
+        monkeypatch.setattr(http, "BODY_LOOK_S", IDLE_S)
+        client.send(head + b"ab")
+        with Client(door.port) as other:  # what was sent before has been read when this is answered
+            assert other.ask(b"GET /livez").status == 200
+        client.send(b"cd")
+        assert client.answer().status == 200
+        monkeypatch.setattr(http, "BODY_LOOK_S", 3600.0)
+        client.send(head + b"ab")
+        idle_time_passes(door)
+        client.send(b"cd")
+        assert client.answer().status == 200
+
+
+def test_a_head_is_timed_from_its_own_first_byte(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if that came in one piece with the end of the head before."""
+    head = b"GET /objects/Echo/heads/x HTTP/1.1\r\nhost: x\r\n\r\n"
+    with door.keep_alive(IDLE_S), Client(door.port) as client:
+        assert client.ask(b"GET /objects/Echo/heads/x").status == 200
+        monkeypatch.setattr(http, "HEAD_TIMEOUT_S", IDLE_S)
+        client.send(head[:9])
+        with Client(door.port) as other:
+            assert other.ask(b"GET /livez").status == 200
+        monkeypatch.setattr(http, "HEAD_TIMEOUT_S", 3600.0)
+        client.send(head[9:] + head[:9])
+        assert client.answer().status == 200
+        idle_time_passes(door)
+        client.send(head[9:])
+        assert client.answer().status == 200
+
+
 def test_who_has_its_answer_and_goes_on_sending_drops_is_cut_off(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
