@@ -1,11 +1,11 @@
-"""The log on Apache Kafka.
+"""The log on Apache Kafka: it opens the clients, hands each append and read to its part, and closes them all.
 
 Laws
 - Accepted = durable = acknowledged by `min.insync.replicas`; reading is `read_committed`.
-- Commands, replies, dead letters and journals of a node go through one producer (`queues.py`): whatever makes
-  an outcome unknown ends it, and with it every writer, so that each partition is claimed anew.
+- Commands, replies, dead letters and journals of a node go through one producer (`producer.py`): whatever makes
+  an outcome unknown ends it, and with it every writer, so that each partition is claimed again.
 - Stamps are the broker's (LogAppendTime), and may step back at a change of leader (see streams/log/log_time.py).
-- Nothing here waits for a broker without a bound, `close` included; only tails and writers wait for its return.
+- No call waits for a broker without a bound, `close` included. Only tails and writers wait until it is back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aiokafka.structs import TopicPartition
 from perdure.schemas.errors import LogUnreachable
 from perdure.streams.log.base import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
 from perdure.streams.log.kafka.clients import CUT_TIMEOUT_S, UNREACHED, Endpoint, named
-from perdure.streams.log.kafka.producer import Line
+from perdure.streams.log.kafka.producer import ProducerManager
 from perdure.streams.log.kafka.queues import Appends, KafkaReceipt, KafkaWriter
 from perdure.streams.log.kafka.reads import Reads
 from perdure.streams.log.kafka.tails import KafkaTail, Tails
@@ -29,7 +29,7 @@ from perdure.streams.log.kafka.topic_watch import TopicWatch
 from perdure.streams.log.kafka.topics import Topics
 
 CONNECT_TIMEOUT_S = 10.0
-ASK_TIMEOUT_S = 10.0  # for bounds, trim and sizes
+REQUEST_TIMEOUT_S = 10.0  # of bounds, since, trim and sizes
 
 _logger = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ def _report(error: BaseException) -> None:
 
 
 class KafkaReading:
-    """An app's log on a Kafka cluster, only read: no producer, no tail. Arguments as those of `KafkaLog`."""
+    """An app's log on a Kafka cluster, for reading only: without a producer or tails. Arguments as those of `KafkaLog`."""
 
     exclusive = False
 
@@ -68,11 +68,16 @@ class KafkaReading:
 class KafkaLog:
     """`perdure.streams.log.base.Log` on a Kafka cluster.
 
-    `bootstrap`: `host:port[,host:port…]`. `app` prefixes the topics' names. `partitions` of each topic, for ever.
-    `append_timeout_s`: after it an append that was sent is unknown, one that was not is refused.
-    `replication_factor`: of topics that are created; three, or as many as there are brokers, if None.
-    `leaving`: topics with more partitions than `partitions` do, for what is only copied from.
-    `security`: passed on to aiokafka (`security_protocol`, `sasl_mechanism`, `ssl_context`, …).
+    bootstrap: `host:port[,host:port…]`.
+    app: the prefix of the topics' names.
+    partitions: the number of partitions of each topic. It never changes.
+    clock_ms: the time in ms, with which records are stamped until the broker does.
+    client_id: the name under which the broker's log and quotas know this node.
+    append_timeout_s: after it the outcome of an append is unknown if it was sent, and `Unavailable` if it was not.
+    connect_timeout_s: after it `start` raises `LogUnreachable`.
+    replication_factor: of topics that are created. None: three, or the number of brokers if there are fewer.
+    security: passed on to aiokafka (`security_protocol`, `sasl_mechanism`, `ssl_context`, …).
+    leaving: the log is only copied from, so topics may have more partitions than `partitions`.
     """
 
     ordered = False
@@ -108,7 +113,7 @@ class KafkaLog:
         self._replication_factor = replication_factor
         self._leaving = leaving
         self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._keepers: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         names = list(self._names.values())
@@ -118,31 +123,31 @@ class KafkaLog:
             )
             self._closers.append(self._topics.close)
             await self._topics.start(self._connect_timeout_s)
-            self._line = Line(self._endpoint, names, self._clock_ms, self._append_timeout_s)
-            self._closers.append(self._line.close)
-            await self._line.start()
-            self._appends = Appends(self._line)
+            self._manager = ProducerManager(self._endpoint, names, self._clock_ms, self._append_timeout_s)
+            self._closers.append(self._manager.close)
+            await self._manager.start()
+            self._appends = Appends(self._manager)
             self._tails = Tails(self._endpoint, names, self._stopped)
             self._closers.append(self._tails.close)
             self._reads = Reads(self._endpoint, names)
             self._closers.append(self._reads.close)
-            # Assigned to nothing, so that no long poll of its own stands before a question (else 500 ms).
-            self._asker: Any = AIOKafkaConsumer(
+            # Without an assignment: a long poll of its own would delay each request by up to 500 ms.
+            self._admin_consumer: Any = AIOKafkaConsumer(
                 isolation_level="read_committed", enable_auto_commit=False, **self._endpoint.options("bounds")
             )
-            self._closers.append(self._close_asker)
+            self._closers.append(self._close_admin_consumer)
             async with asyncio.timeout(self._connect_timeout_s):
-                await asyncio.gather(self._tails.start(), self._reads.start(), self._asker.start())
+                await asyncio.gather(self._tails.start(), self._reads.start(), self._admin_consumer.start())
         except BaseException as error:
             await self._let_go()
             if isinstance(error, UNREACHED):
                 raise self._endpoint.unreachable(error) from error
             raise
         self._watch = TopicWatch(self._topics, self.partitions, self._stopped)
-        for keeper in (self._line.keep(), self._tails.keep(), self._watch.keep()):
-            task = asyncio.create_task(keeper)
+        for keep in (self._manager.keep, self._tails.keep, self._watch.keep):
+            task = asyncio.create_task(keep())
             task.add_done_callback(self._kept)
-            self._keepers.append(task)
+            self._background.append(task)
 
     @property
     def topic_ids(self) -> Mapping[str, str]:
@@ -162,42 +167,42 @@ class KafkaLog:
     def _stopped(self, error: BaseException) -> None:
         self.on_stopped(error)
 
-    async def _close_asker(self) -> None:
+    async def _close_admin_consumer(self) -> None:
         try:
             async with asyncio.timeout(CUT_TIMEOUT_S):
-                await self._asker.stop()
+                await self._admin_consumer.stop()
         except UNREACHED as error:
             _logger.warning("a Kafka client did not close in time", error=repr(error))
 
     async def close(self) -> None:
-        """Flush what was accepted, for `append_timeout_s` at most, and let go of everything."""
+        """Flush what was accepted, for `append_timeout_s` at most, then close every client."""
         try:
-            if self._keepers:
-                await self._line.drain()
+            if self._background:
+                await self._manager.drain()
         finally:
-            for keeper in self._keepers:
-                keeper.cancel()
-            # why one of them failed `on_stopped` has heard
-            await asyncio.gather(*self._keepers, return_exceptions=True)
-            self._keepers.clear()
+            for task in self._background:
+                task.cancel()
+            # `on_stopped` has been called with the failure, if there was one
+            await asyncio.gather(*self._background, return_exceptions=True)
+            self._background.clear()
             await self._let_go()
 
     async def _let_go(self) -> None:
         closers, self._closers = self._closers, []
         outcomes = await asyncio.gather(*(closer() for closer in closers), return_exceptions=True)
-        for error in outcomes:  # only now: each of them has ended
+        for error in outcomes:  # raised only now, when each of them has ended
             if error is not None:
                 raise error
 
     # Appending
 
     def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> KafkaReceipt:
-        """See `Log.append`; `memo` stays behind, as readers get what Kafka gives. Raises `TooLarge`."""
+        """See `Log.append`; `memo` is dropped, as readers get the record from Kafka. Raises `TooLarge`."""
         assert topic is not Topic.JOURNAL, "the journal is appended to by its writer"
         return self._appends.append(self._places[topic, partition], record)
 
     def writer(self, partition: int, source: WriterSource) -> KafkaWriter:
-        """See `Log.writer`. Before there is a producer again the writer waits; its claim then is the first."""
+        """See `Log.writer`. While there is no producer the writer waits; its claim is then sent first."""
         return self._appends.writer(self._places[Topic.JOURNAL, partition], source)
 
     def shares_write(self, record: LogRecord) -> bool:
@@ -218,8 +223,10 @@ class KafkaLog:
     async def bounds(self, topic: Topic, partition: int) -> Bounds:
         """See `Log.bounds`. Raises `LogUnreachable`."""
         place = self._places[topic, partition]
-        ends, starts = await self._ask(
-            asyncio.gather(self._asker.end_offsets([place]), self._asker.beginning_offsets([place])),
+        ends, starts = await self._request(
+            asyncio.gather(
+                self._admin_consumer.end_offsets([place]), self._admin_consumer.beginning_offsets([place])
+            ),
             f"the bounds of {named(place)}",
         )
         return Bounds(starts[place], ends[place])
@@ -227,28 +234,28 @@ class KafkaLog:
     async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
         """See `Log.since`: one ListOffsets request. Raises `LogUnreachable`."""
         place = self._places[topic, partition]
-        found = await self._ask(
-            self._asker.offsets_for_times({place: time_ms}), f"the times of {named(place)}"
+        offsets = await self._request(
+            self._admin_consumer.offsets_for_times({place: time_ms}), f"the times of {named(place)}"
         )
-        return None if (at := found[place]) is None else Stamped(at.offset, at.timestamp)
+        return None if (at := offsets[place]) is None else Stamped(at.offset, at.timestamp)
 
     async def trim(self, topic: Topic, partition: int, before: int) -> None:
         """See `Log.trim`. Raises `LogUnreachable`."""
         assert topic is not Topic.JOURNAL, "the journal is not trimmed"
         place = self._places[topic, partition]
         what = f"trimming {named(place)} below offset {before}"
-        await self._ask(self._topics.trim(place, before), what)
+        await self._request(self._topics.trim(place, before), what)
 
     async def sizes(self) -> dict[Topic, int]:
         """See `Log.sizes`. Raises `LogUnreachable`."""
-        found = await self._ask(self._topics.sizes(), "the sizes of the topics")
-        return {topic: found[name] for topic, name in self._names.items()}
+        sizes = await self._request(self._topics.sizes(), "the sizes of the topics")
+        return {topic: sizes[name] for topic, name in self._names.items()}
 
-    async def _ask(self, answer: Any, what: str) -> Any:
+    async def _request(self, response: Any, what: str) -> Any:
         try:
-            async with asyncio.timeout(ASK_TIMEOUT_S):
-                return await answer
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await response
         except UNREACHED as error:
             raise LogUnreachable(
-                f"Kafka at {self._endpoint.bootstrap}, {what}: {error!r}. Check the brokers, then ask again."
+                f"Kafka at {self._endpoint.bootstrap}, {what}: {error!r}. Check the brokers, then try again."
             ) from error

