@@ -1,11 +1,14 @@
-"""The gateway: turns requests of this process's doors into commands, and hands them their answers.
+"""The gateway: appends the requests of this process's doors to the log as commands, and returns the replies.
+
+A door calls `submit` with a `ReplyListener`. The command's owner runs it, and its reply reaches the listener by
+`answer`: called by an owner in this process, or read from the topic `{app}.replies`.
 
 Laws
-- Before a command is appended its object's partition is asked for room; from then on the answer is the
-  owner's reply, `Unavailable` (not appended) or `OutcomeUnknown` (it may have happened). Nothing is sent twice.
-- Where the log is exclusive, owner and door share the process and the reply is handed over. Otherwise every
-  command carries the gateway's address in `{app}.replies`; an owner in this process hands over directly.
-- Who waits is waiting no longer than the deadline and `GRACE_S`; one sweep a second serves all.
+- The object's partition is checked for room before a command is appended. After that the answer is the owner's
+  reply, `Unavailable` (not appended) or `OutcomeUnknown` (it may run or have run). Nothing is appended twice.
+- On an exclusive log, owner and door share the process, and the owner calls `answer`. On a shared log each command
+  carries the gateway's address in `{app}.replies`; an owner in this process still calls `answer` directly.
+- A listener waits for the deadline and `GRACE_S` at most; one sweep a second serves all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple, Protocol
 
-from perdure.api.replies import PlacedReply, ReplyListener
+from perdure.api.replies import PlacedReply, ReplyListener, RequestTracing
 from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, TooLarge, Unavailable
@@ -31,14 +34,14 @@ from perdure.streams.turns.ports import OwnerState
 from perdure.streams.turns.supervision.internal_faults import report
 
 _logger = logging.getLogger("perdure")
-GRACE_S = 2.0  # the owner's own word on an expired command is waited for so long
+GRACE_S = 2.0  # beyond the deadline, for the owner's own reply to an expired command
 SWEEP_S = 1.0
-MARK_S = 0.05
-_COMMANDS = Topic.COMMANDS  # found once: an enum's members are looked up slowly
+MARK_S = 0.05  # how long ids share the time that is part of them
+_COMMANDS = Topic.COMMANDS  # looked up once: access to a member of an enum is slow
 
 
 class ClientEnvelope(NamedTuple):
-    """Of a command: what its client said beside what is asked, and who that is."""
+    """The client's part of a command: idempotency key, principal, trace context."""
 
     client_key: str | None
     principal: str
@@ -46,35 +49,34 @@ class ClientEnvelope(NamedTuple):
 
 
 class FrameReceiver(Protocol):
-    """Who has this gateway's WebSockets (see api/sockets/registry.py)."""
+    """The holder of this gateway's WebSockets (see api/sockets/registry.py)."""
 
     address: str
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of open WebSockets."""
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
         """As `Ingress.frames`."""
 
     def ended(self, reply_to: str, id_: str) -> bool:
-        """The event `id_` has had its turn; False if nobody here waits to hear that."""
+        """The turn of event `id_` has ended; False if it belongs to no socket here."""
 
     def receive(self, record: LogRecord) -> bool:
-        """A record from `{app}.replies`; False if it is not about WebSockets."""
-
-
-class RequestTracing(Protocol):
-    """Whoever traces what doors ask (see api/telemetry/spans.py)."""
-
-    def trace_request(
-        self, asker: ReplyListener, key: str, kind: str, method: str, traceparent: str
-    ) -> tuple[ReplyListener, str]:
-        """Who is to be told in place of `asker`, and the command's `traceparent`."""
+        """Handle a record of `{app}.replies`; False if it does not concern WebSockets."""
 
 
 class Gateway:
-    """The doors' way to the log. `node` names this start of the process, uniquely; `seal` vouches for principals."""
+    """The doors' access to the log.
+
+    Args:
+        log: the log that commands are appended to.
+        node: names this start of the process, uniquely.
+        deadline_s: the deadline of commands that have none of their own, in seconds.
+        clock_ms: the wall clock, in milliseconds since 1970.
+        seal: signs commands that name a principal or a WebSocket; without it there can be none of either.
+    """
 
     def __init__(
         self,
@@ -87,15 +89,17 @@ class Gateway:
     ) -> None:
         self._log = log
         self.tracing: RequestTracing | None = None
-        self.seal = seal  # for upgrades to WebSockets, and principals
+        self.seal = seal
         self._node = node
         self._clock_ms = clock_ms
         self._deadline_ms = int(deadline_s * 1000)
         self._wait_s = deadline_s + GRACE_S
         self._numbers = count()
-        self._marked_s = -inf  # when the part of an id that tells its time was made last
-        self._mark = ""
-        self._waiting: dict[str, tuple[ReplyListener, float]] = {}  # by command id, with when it is due (s)
+        self._marked_s = -inf  # when `_mark` was made, by the loop's clock
+        self._mark = ""  # the time and the node, as an id has them
+        self._waiting: dict[
+            str, tuple[ReplyListener, float]
+        ] = {}  # by command id, with the time when it is overdue (s)
         self._loop = asyncio.get_running_loop()
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None
@@ -105,29 +109,26 @@ class Gateway:
         self.closed: BaseException | None = None
 
     async def start(self, owners: Sequence[Owner]) -> None:
-        """`owners` by partition; those of other nodes are not among them on a shared log."""
+        """Begin to accept commands. `owners`: this node's owner of each partition, in order."""
         self._owners = owners
         if not self._log.exclusive:
             end = (await self._log.bounds(Topic.REPLIES, self._place)).end
             self._tail = self._log.tail(Topic.REPLIES, self._place, end, self._replied)
 
     def close(self, error: BaseException) -> None:
-        """Answer nothing more: who comes is told `error`, who waits that the outcome is unknown because of it."""
+        """Stop: new commands raise `Unavailable` with `error` as the reason, waiting ones fail as `OutcomeUnknown`."""
         self.closed = error
         if self._tail is not None:
             self._tail.close()
         waiting, self._waiting = self._waiting, {}
-        for id_, (asker, _) in waiting.items():
+        for id_, (listener, _) in waiting.items():
             try:
-                asker.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
-            except Exception:  # the others are answered all the same
+                listener.failed(OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_))
+            except Exception:  # the others are still answered
                 _logger.exception("command %s: its client could not be answered", id_)
 
-    def check_room(self, key: str) -> None:
-        """Is there room for one more command of object `key`? Raises as `submit` does."""
-        self._partition_with_room(key)
-
-    def _partition_with_room(self, key: str) -> int:
+    def check_room(self, key: str) -> int:
+        """The partition of object `key`; raises as `submit` does if it has no room for one more command."""
         partition = self._partition_of(key)
         self._owners[partition].check_room(key)
         return partition
@@ -138,7 +139,7 @@ class Gateway:
         return partition_of(key, self._log.partitions)
 
     def _new_id(self, partition: int) -> str:
-        """`PARTITION-TIME-NODE-NUMBER`; the time is that of this node's clock in ms, to some `MARK_S`."""
+        """`PARTITION-TIME-NODE-NUMBER`; the time is this node's clock in ms, up to `MARK_S` old."""
         if not 0.0 <= (now_s := self._loop.time()) - self._marked_s < MARK_S:
             self._mark_time(now_s)
         return f"{partition}{self._mark}{next(self._numbers):x}"
@@ -148,11 +149,12 @@ class Gateway:
 
     @property
     def waiting(self) -> int:
+        """The number of commands that have no answer yet."""
         return len(self._waiting)
 
     def submit(
         self,
-        asker: ReplyListener,
+        listener: ReplyListener,
         key: str,
         kind: str,
         method: str,
@@ -166,11 +168,26 @@ class Gateway:
         socket: str = "",
         hint: str = "",
     ) -> None:
-        """Append a command for object `key` and tell `asker` what came of it; `deadline_ms` if it is not the usual.
+        """Append a command for object `key`; its answer goes to `listener`.
 
-        Raises `Overloaded`, `Unavailable` or the partition's own error, with nothing appended.
+        Args:
+            listener: called once, with the answer or the failure, possibly before this returns.
+            key: the object, as NAMESPACE/NAME.
+            kind: what the command is: `schemas.commands.FETCH`, `CALL`, …
+            method: the HTTP method of a fetch, the method's name of a call.
+            path: path and query of a fetch, as the object sees them.
+            headers: headers of a fetch, without credentials.
+            body: the body of a fetch, the arguments of a call.
+            client_key: the client's idempotency key; None if it sent none.
+            traceparent: the client's trace context (W3C); empty if it sent none.
+            deadline_ms: milliseconds that the command may wait for its turn; None for the configured deadline.
+            principal: the authenticated client; empty without access control. Needs the seal.
+            socket: id and gateway of the WebSocket that the request opens; empty if it is not an upgrade.
+            hint: the caller's location hint, where to place an object that does not exist yet; empty for none.
+
+        Raises `Overloaded`, `Unavailable` or the partition's own error; then nothing is appended.
         """
-        # each request comes by here, so what the other ways in share is written out
+        # the hot path: what `post` and `accept` share by helper methods is written out here
         if self.closed is not None:
             raise Unavailable(f"this node is stopping: {self.closed}")
         log = self._log
@@ -182,7 +199,7 @@ class Gateway:
             self._mark_time(now_s)
         id_ = f"{partition}{self._mark}{next(self._numbers):x}"
         if self.tracing is not None:
-            asker, traceparent = self.tracing.trace_request(asker, key, kind, method, traceparent)
+            listener, traceparent = self.tracing.trace_request(listener, key, kind, method, traceparent)
         command = Command(
             key,
             kind,
@@ -199,13 +216,13 @@ class Gateway:
             socket=socket,
             hint=hint,
         )
-        record = self._vouched(command) if principal or socket or hint else command_record(command)
-        self._waiting[id_] = (asker, now_s + self._wait_s)
+        record = self._sealed(command) if principal or socket or hint else command_record(command)
+        self._waiting[id_] = (listener, now_s + self._wait_s)
         try:
             receipt = log.append(_COMMANDS, partition, Record(*record), command)
         except TooLarge as error:
             self._waiting.pop(id_)
-            asker.failed(error)
+            listener.failed(error)
             return
         if not log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
@@ -222,8 +239,11 @@ class Gateway:
         traceparent: str,
         hint: str = "",
     ) -> Receipt:
-        """Append a command whose answer nobody waits for; its receipt. Raises like `submit`."""
-        partition = self._partition_with_room(key)
+        """Append a command without a reply; returns its receipt.
+
+        Arguments and errors are those of `submit`. The command has no deadline.
+        """
+        partition = self.check_room(key)
         id_ = self._new_id(partition)
         command = Command(
             key, kind, method, path, headers, body, id_, NOBODY, None, client_key, "", traceparent, hint=hint
@@ -231,15 +251,24 @@ class Gateway:
         return self._append(partition, command)
 
     def accept(
-        self, key: str, kind: str, method: str, path: str, headers: Pairs, body: bytes, sent: ClientEnvelope
+        self,
+        key: str,
+        kind: str,
+        method: str,
+        path: str,
+        headers: Pairs,
+        body: bytes,
+        envelope: ClientEnvelope,
     ) -> tuple[str, Receipt]:
-        """Append a command that nobody waits for and whose reply is kept; (its id, the receipt). Raises like `submit`.
+        """Append a command whose reply is kept to be read later; returns its id and its receipt.
 
-        Its own id is its client key if it has none: what has a key leaves an entry, whatever it changed.
+        The first arguments and the errors are those of `submit`; `envelope` is the client's part of the command.
+        Without a client key the command's own id becomes its key: a command with a key leaves an entry, even if it
+        changes nothing.
         """
-        partition = self._partition_with_room(key)
+        partition = self.check_room(key)
         id_ = self._new_id(partition)
-        client_key = sent.client_key or id_
+        client_key, principal, traceparent = envelope
         command = Command(
             key,
             kind,
@@ -250,67 +279,72 @@ class Gateway:
             id_,
             NOBODY,
             None,
-            client_key,
-            sent.principal,
-            sent.traceparent,
+            client_key or id_,
+            principal,
+            traceparent,
         )
         return id_, self._append(partition, command)
 
-    def administer(self, asker: ReplyListener, key: str, act: str, body: bytes, principal: str) -> None:
-        """Append an act of administration, though its object has no room, and tell `asker`. Raises like `submit`."""
+    def administer(self, listener: ReplyListener, key: str, act: str, body: bytes, principal: str) -> None:
+        """Append an act of administration, even if its object has no room. Raises like `submit`.
+
+        Args:
+            listener: as of `submit`.
+            key: the object that is acted on, as NAMESPACE/NAME.
+            act: one of the acts of `schemas.admin`, such as `PAUSE`.
+            body: the act's arguments, a `schemas.admin.Asked` as JSON.
+            principal: the operator; empty without access control.
+        """
         partition = self._partition_of(key)
         owner = self._owners[partition]
         if owner.state is not OwnerState.SERVING:
             raise owner.not_serving
-        command = Command(
-            key,
-            ADMIN,
-            act,
-            body=body,
-            id=self._new_id(partition),
-            reply_to=self.address,
-            deadline_ms=self._deadline_ms,
-            principal=principal,
-        )
-        id_ = command.id
-        self._waiting[id_] = (asker, self._loop.time() + self._wait_s)
+        id_ = self._new_id(partition)
+        deadline_ms = self._deadline_ms
+        command = Command(key, ADMIN, act, "", (), body, id_, self.address, deadline_ms, None, principal)
+        self._waiting[id_] = (listener, self._loop.time() + self._wait_s)
         try:
             receipt = self._append(partition, command)
         except TooLarge as error:
             self._waiting.pop(id_)
-            asker.failed(error)
+            listener.failed(error)
             return
         if not self._log.exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 
     def _append(self, partition: int, command: Command) -> Receipt:
-        record = self._vouched(command) if command.internal else command_record(command)
+        record = self._sealed(command) if command.internal else command_record(command)
         return self._log.append(_COMMANDS, partition, Record(*record), command)
 
-    def _vouched(self, command: Command) -> tuple[bytes, bytes, Headers]:
-        assert self.seal is not None, "a gateway without a seal knows no principals and no WebSockets"
+    def _sealed(self, command: Command) -> tuple[bytes, bytes, Headers]:
+        assert self.seal is not None, "principals and WebSockets need a gateway with a seal"
         return sealed_record(command, self.seal)
 
     def _appended(self, id_: str, error: BaseException | None) -> None:
-        if error is None:
-            return
-        waiting = self._waiting.pop(id_, None)
-        if waiting is not None:
+        if error is not None and (waiting := self._waiting.pop(id_, None)) is not None:
             if isinstance(error, OutcomeUnknown):
                 error = OutcomeUnknown(f"command {id_}: {error}: it may run or have run", id_)
             waiting[0].failed(error)
 
-    # What owners call
+    # Called by owners
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
-        """Hand over a reply; False if `reply_to` is not this gateway."""
+        """Deliver a reply to its listener; False if `reply_to` is not this gateway.
+
+        Args:
+            reply_to: the command's reply address.
+            id_: the command's id.
+            reply: the owner's reply.
+            partition: the partition of the command.
+            offset: the offset of the command on the log.
+        """
         if reply_to != self.address:
             return reply_to == NOBODY or (self.sockets is not None and self.sockets.ended(reply_to, id_))
         waiting = self._waiting.pop(id_, None)
-        if waiting is not None:  # else it has its answer already
+        if waiting is not None:  # otherwise it has its answer already
             try:
                 waiting[0].answered(PlacedReply(reply, partition, offset))
-            except Exception as error:  # noqa: BLE001 - what fails at a door is not the partition's
+            except Exception as error:  # noqa: BLE001 - a failure of a door must not stop the partition
                 report(error, f"the answer to command {id_} could not be sent")
                 with suppress(Exception):
                     waiting[0].failed(
@@ -319,19 +353,19 @@ class Gateway:
         return True
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """Hand over a frame; False if it goes by the log."""
+        """Deliver the `n`-th frame of a turn to its sockets; False if it has to take the log."""
         return self.sockets is not None and self.sockets.frames(out, partition, offset, n)
 
     def holds(self, gateway: str) -> bool:
-        """Are the sockets of this address here?"""
+        """True if the sockets of the gateway at this address are here."""
         return self.sockets is not None and gateway == self.sockets.address
 
     def stopped(self, partition: int, error: BaseException) -> None:
-        """Tell who waits for a partition that has stopped."""
+        """Fail all waiting commands of a partition that has stopped."""
         prefix = f"{partition}-"
         for id_ in [id_ for id_ in self._waiting if id_.startswith(prefix)]:
-            asker, _ = self._waiting.pop(id_)
-            asker.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}", id_))
+            listener, _ = self._waiting.pop(id_)
+            listener.failed(OutcomeUnknown(f"command {id_} may run or have run: {error}", id_))
 
     def _replied(self, record: LogRecord) -> None:
         if self.sockets is not None and self.sockets.receive(record):
@@ -339,26 +373,26 @@ class Gateway:
         if record.key != self.address.partition("/")[2].encode():
             return  # for another gateway
         try:
-            answered = parse_reply(record.value, record.headers)
-            partition, offset = map(int, answered.command.split(":"))
+            reply = parse_reply(record.value, record.headers)
+            partition, offset = map(int, reply.command.split(":"))
         except ValueError:
-            return  # anybody may write to the topic; what is no reply of ours is nothing to us
-        self.answer(self.address, answered.correlation_id, answered.reply, partition, offset)
+            return  # others may write to the topic: ignore what is not a reply
+        self.answer(self.address, reply.correlation_id, reply.reply, partition, offset)
 
     async def sweep(self) -> None:
-        """Tell those who have waited too long that the outcome is unknown; until cancelled."""
+        """Fail overdue commands as `OutcomeUnknown`, once a second, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = self._loop.time()
             for id_ in self._overdue(now_s):
-                asker, _ = self._waiting.pop(id_)
-                told = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
-                asker.failed(OutcomeUnknown(told, id_))
+                listener, _ = self._waiting.pop(id_)
+                message = f"command {id_} was not answered within {self._wait_s:g} s: it may run or have run"
+                listener.failed(OutcomeUnknown(message, id_))
 
     def _overdue(self, now_s: float) -> list[str]:
-        found = []
+        overdue = []
         for id_, (_, due_s) in self._waiting.items():
             if due_s > now_s:
-                break  # all wait equally long, so the first that is not due ends the search
-            found.append(id_)
-        return found
+                break  # all wait equally long: the first that is not due ends the search
+            overdue.append(id_)
+        return overdue

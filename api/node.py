@@ -1,17 +1,19 @@
-"""The one wiring place: configuration in, a running node out.
+"""A node: the log, the store, the owners, the gateway and the doors of one app, connected in one process.
+
+`Node` opens these parts from the configuration, in the order of their dependencies, and closes them in reverse.
+`doors.py` builds the HTTP side of it, and `server.py` serves the result.
 
 Laws
-- Nothing is served before every partition of this node has come up or has said why not.
-- The log as a whole or the store failing stops the node: `stopped` holds the reason, and the process that runs
-  the node ends. A single partition's failure is told by /readyz and by its objects' 503.
-- Every task belongs to the node and ends with it.
+- Nothing is served before each partition of this node serves, or has stopped with a reason.
+- A failure of the store, or of the log as a whole, stops the node: `stopped` holds the reason, and the process
+  that runs the node ends. A single partition's failure shows in /readyz and in the 503 of its objects.
+- Every task belongs to the node and ends with it. [test_ending.py]
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -19,22 +21,10 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from perdure.api.access.guard import Access
-from perdure.api.access.origins import Origins
-from perdure.api.access.quotas import Quotas
-from perdure.api.access.ticket_page import ticket_page
-from perdure.api.access.tickets import Tickets
-from perdure.api.admin.page import admin_page
-from perdure.api.door.async_commands import commands_page
-from perdure.api.door.http import HttpDoor
+from perdure.api.doors import access_for, door_for, pages_for, protocol_for
 from perdure.api.gateway import Gateway
-from perdure.api.openapi.mounted import document_pages
-from perdure.api.pages import Pages, single
 from perdure.api.problems import Problem
-from perdure.api.protocol.authenticated import AuthenticatedProtocol, AuthenticatedSocketProtocol
-from perdure.api.protocol.fast_path import FastPathProtocol
 from perdure.api.protocol.http import HttpProtocol
-from perdure.api.protocol.websocket import SocketProtocol
 from perdure.api.sockets.registry import SocketRegistry
 from perdure.api.telemetry.metrics import exposition
 from perdure.api.telemetry.readiness import readiness
@@ -81,16 +71,14 @@ from perdure.streams.turns.supervision.watchdog import Watchdog
 if TYPE_CHECKING:  # an extra
     from perdure.api.telemetry.spans import Spans
 
-DRAIN_S = 5.0  # for what is under way when the node stops; requests have ended before
-_JSON = [(b"content-type", b"application/json")]
-_METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+DRAIN_S = 5.0  # for turns that run when the node stops; requests have ended by then
 
 
 class Node:
     """A node of one app: `async with Node(config, registry) as node`, then serve `node.asgi`.
 
-    Raises an `OperatorError` on entering if it cannot start, naming what and the remedy. Later failures that
-    end the node resolve `stopped`.
+    Entering raises an `OperatorError` if the node cannot start; its text says why, and what to do. A later failure
+    that ends the node resolves `stopped`.
     """
 
     asgi: Callable[..., Awaitable[None]]
@@ -105,7 +93,15 @@ class Node:
         *,
         dev: bool = False,
     ) -> None:
-        """`dev`: for the developer at this machine, administration is open also behind a Worker."""
+        """Store the parts; nothing is opened before the node is entered.
+
+        Args:
+            config: the configuration of the app.
+            registry: the app's classes.
+            worker: the app's `async def fetch(request, env)`; None if it has none.
+            tracing: receives a span for each request, turn and call; None if the process does not trace.
+            dev: True for `perdure dev`: administration is open behind a Worker too.
+        """
         self._dev = dev
         self.worker = worker
         self.tracing = tracing
@@ -124,8 +120,8 @@ class Node:
             await to_its_end(self._leave(drain=False))
             failure = self._opened.failure
             if isinstance(error, asyncio.CancelledError) and failure is not None:
-                raise failure from None  # it was to stop, and did not do so cleanly
-            raise  # any failure to close is the aftermath, and logged: why it could not start is reported
+                raise failure from None  # it was cancelled, and could not close everything
+            raise  # failures to close are logged; the caller gets the reason why the node could not start
         return self
 
     async def _open(self) -> None:
@@ -134,8 +130,8 @@ class Node:
         opened = self._opened
         opened.push_blocking("the data directory", data.close)
         page = PoisonPage(data.poison_path)
-        opened.push("the poison page", page.close)
-        opened.push("the poison word", lambda: tell(None))
+        opened.push("the crash marker", page.close)
+        opened.push("the word of the crash marker", lambda: tell(None))
         tell(page.now)
         opened.push("the watch for coroutines that are never awaited", unawaited.watch())
         self.log = log = await start_log(config, data, self.name)
@@ -157,7 +153,7 @@ class Node:
         self._transfers = ForeignApps(config, data.path / "transfer.tmp", log.partitions)
         opened.push("the data of other apps", self._transfers.close)
         self._helpers = Helpers(config, store, data.rebuild_path)
-        opened.push("the helpers", self._helpers.close)
+        opened.push("the rebuild helpers", self._helpers.close)
         ports = self._ports(app_uuid, seal, outgoing, page)
         bounds = bounds_of(config)
         self.owners = [
@@ -165,12 +161,12 @@ class Node:
         ]
         self.maintenance = self._maintenance()
         await self.gateway.start(self.owners)
-        self._open_doors(outgoing, await self._access())
+        await self._open_doors(outgoing)
         await self._helpers.start(log, [owner.tables for owner in self.owners], ports.recovery.progress)
         for owner in self.owners:
-            opened.push(f"the reign of partition {owner.partition}", owner.end_epoch)
+            opened.push(f"the ownership of partition {owner.partition}", owner.end_epoch)
         opened.push("the node's tasks", self._end_tasks)  # before what they wait for is closed
-        opened.push("the exchange of calls", ports.transport.pending_calls.close)
+        opened.push("the calls between objects", ports.transport.pending_calls.close)
         opened.push("the gateway", lambda: self.gateway.close(Unavailable("the node has stopped")))
         self._tasks += [self._task(live(owner)) for owner in self.owners]
         self._tasks += [
@@ -203,7 +199,7 @@ class Node:
         )
 
     def _makers(self) -> Makers | None:
-        """Who counts what each principal makes; None: nobody has a principal."""
+        """The count of objects that each principal has created; None without access control: there are no principals."""
         quotas = self.config.quotas
         if not self.config.guarded:
             return None
@@ -216,53 +212,26 @@ class Node:
         keep_ms = None if keep_s is None else int(keep_s * 1000)
         return Maintenance(self.store, self.owners, clock_ms=clock_ms, keep_ms=keep_ms, failed=self._stop)
 
-    async def _access(self) -> Access | None:
-        """Who may do what; None: everybody may everything. Raises `ConfigError`."""
-        config, issued = self.config, None
-        if not config.guarded:
-            return None
-        if config.jwt is not None:
-            try:
-                from perdure.api.access.jwks import keyring_of  # an extra: only who takes JWTs installs it
-                from perdure.api.access.jwts import Verifier
-            except ImportError as error:
-                raise ConfigError(
-                    "[jwt] needs PyJWT, which is not installed: pip install 'PyJWT[crypto]>=2.10,<3'"
-                ) from error
-            keyring = await keyring_of(config.jwt, time.monotonic)
-            self._opened.push("the keys of [jwt]", keyring.close)
-            issued = Verifier(config.jwt, keyring, time.time)
-        return Access(
-            config.tokens,
-            issued,
-            Quotas(config.quotas),
-            Tickets(secrets.token_bytes(32), new_uuid),
-            clock_s=time.time,
-            open_objects=self.worker is not None and config.expose,
-        )
-
-    def _open_doors(self, outgoing: Outgoing, access: Access | None) -> None:
-        config = self.config
-        door = HttpDoor(
-            self.gateway,
+    async def _open_doors(self, outgoing: Outgoing) -> None:
+        config, gateway, has_worker = self.config, self.gateway, self.worker is not None
+        access = await access_for(config, self._opened, has_worker=has_worker)
+        pages = pages_for(
+            config,
             self.registry,
-            body_bytes=config.limits.body_bytes,
-            pages=self._pages(access),
-            worker=self._worker(outgoing),
-            exposed=config.expose,
+            gateway,
+            self.owners,
             access=access,
-            origins=Origins.of(config, has_worker=self.worker is not None),
+            has_worker=has_worker,
+            dev=self._dev,
+            ready=self._ready,
+            metrics=exposition(self.owners, gateway, lambda: door.answered),
         )
-        self.asgi = door
-        if access is None:
-            self.http = FastPathProtocol.to(door, SocketProtocol.to(door, self.sockets))
-        else:
-            guarded = AuthenticatedSocketProtocol.to(door, self.sockets, access=access)
-            self.http = AuthenticatedProtocol.to(door, guarded, access=access)
+        worker = self._worker(outgoing)
+        door = door_for(config, self.registry, gateway, pages=pages, worker=worker, access=access)
+        self.asgi, self.http = door, protocol_for(door, self.sockets, access)
         watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
         if watchdog.start():
             self._opened.push("the watchdog", watchdog.stop)
-        self._metrics = exposition(self.owners, self.gateway, lambda: door.answered)
 
     def _worker(self, outgoing: Outgoing) -> Worker | None:
         if self.worker is None:
@@ -278,16 +247,18 @@ class Node:
         )
 
     async def _come_up(self) -> None:
-        """Wait until each partition serves or has stopped with its reason; all of them stopped is a failure."""
+        """Wait until each partition serves or has stopped; raises the reason if all of them stopped."""
         while any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self.owners):
             if self.stopped.done():
                 raise self.stopped.result()
-            await asyncio.sleep(0.005)  # start-up only: owners come up in a few ms, or replay for seconds
-        await self._transfers.close()  # the other apps have their data again
+            await asyncio.sleep(
+                0.005
+            )  # at the start only: an owner is ready in a few ms, or replays for seconds
+        await self._transfers.close()  # releases the data directories of the other apps
         await self._helpers.close()
         broken = [owner.error for owner in self.owners if owner.state is not OwnerState.SERVING]
         for error in broken:
-            # what the configuration does wrong is told at start, even if some partitions could live with it
+            # an error in the configuration stops the start, even if other partitions could serve
             if error is not None and (len(broken) == len(self.owners) or isinstance(error, ConfigError)):
                 raise error
         served = {namespace: kind.cls.__name__ for namespace, kind in self.registry.types.items()}
@@ -308,29 +279,29 @@ class Node:
             self._stop(error)
 
     def _stop(self, error: BaseException) -> None:
-        """Stop for good: nothing is answered any more, the process is to end."""
+        """Stop the node after a failure: nothing is answered from here on, and the process should end."""
         if self.stopped.done():
             return
         self.stopped.set_result(error)
         for owner in self.owners:
-            with self._opened.step(f"end the reign of partition {owner.partition}"):
+            with self._opened.step(f"end the ownership of partition {owner.partition}"):
                 owner.enter(OwnerState.STOPPED, error)
                 owner.end_epoch()
-        told = error if isinstance(error, PerdureError) else StorageFailed(f"the node stopped: {error!r}")
+        reason = error if isinstance(error, PerdureError) else StorageFailed(f"the node stopped: {error!r}")
         with self._opened.step("close the gateway"):
-            self.gateway.close(told)
+            self.gateway.close(reason)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await to_its_end(self._leave(drain=not self.stopped.done()))
         failure = self._opened.failure
-        to_be_raised = error is None or isinstance(error, asyncio.CancelledError)
-        if failure is not None and to_be_raised and not self.stopped.done():
+        may_raise = error is None or isinstance(error, asyncio.CancelledError)
+        if failure is not None and may_raise and not self.stopped.done():
             raise failure from None
 
     async def _leave(self, *, drain: bool) -> None:
-        """End all that runs and close all that is open, each whatever became of the others (`_opened.failure`)."""
+        """End all tasks and close all parts, each even if another failed to close (`_opened.failure`)."""
         opened = self._opened
         if drain:
             with opened.step("let end what is under way"):
@@ -341,10 +312,10 @@ class Node:
         await opened.close()
 
     async def _drain(self) -> None:
-        """Let what is under way end, and sign off, so that the next start is quick."""
+        """Let running turns end, and sign off in the journal, so that the next start is quick."""
         serving = [owner for owner in self.owners if owner.state is OwnerState.SERVING]
         for owner in serving:
-            owner.alarms.end()  # what comes due now is for the next start
+            owner.alarms.end()  # an alarm that becomes due now runs after the next start
         try:
             async with asyncio.timeout(DRAIN_S):
                 await _until(
@@ -357,25 +328,7 @@ class Node:
                     lambda: all(owner.idle or owner.state is not OwnerState.SERVING for owner in serving)
                 )
         except TimeoutError:
-            pass  # what did not end runs again at the next start, as after a crash
-
-    # Pages
-
-    def _pages(self, access: Access | None) -> Pages:
-        pages = dict(
-            (
-                single("livez", lambda: (200, _JSON, b'{"status":"alive"}')),
-                single("readyz", self._ready),
-                single("metrics", lambda: (200, _METRICS, self._metrics())),
-                *document_pages(self.config, self.registry, has_worker=self.worker is not None),
-            )
-        )
-        if access is not None or not self.config.is_closed(self.worker is not None, dev=self._dev):
-            pages["commands"] = commands_page(self.owners)
-            pages["admin"] = admin_page(self.gateway, self.owners, self.registry, self.config)
-        if access is not None:
-            pages["ticket"] = ticket_page(access, self.registry)
-        return pages
+            pass  # a turn that did not end runs again at the next start, as after a crash
 
     def _ready(self) -> Problem:
         return readiness(
@@ -384,7 +337,7 @@ class Node:
 
 
 def bounds_of(config: Config) -> PartitionBounds:
-    """What a configuration's limits are to an owner."""
+    """The bounds of an owner, from the limits of a configuration."""
     limits = config.limits
     return PartitionBounds(
         mailbox=limits.mailbox,
@@ -395,5 +348,5 @@ def bounds_of(config: Config) -> PartitionBounds:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - there is no event for "nothing is under way anywhere"
+    while not condition():  # noqa: ASYNC110 - there is no event for "all owners are idle"
         await asyncio.sleep(0.01)

@@ -52,3 +52,12 @@ class ReplyFuture:
     def failed(self, error: BaseException) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class RequestTracing(Protocol):
+    """Tracing of the commands that doors submit (see api/telemetry/spans.py)."""
+
+    def trace_request(
+        self, listener: ReplyListener, key: str, kind: str, method: str, traceparent: str
+    ) -> tuple[ReplyListener, str]:
+        """Begin a span; returns the listener to use in place of `listener`, and the command's `traceparent`."""

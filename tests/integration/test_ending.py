@@ -26,19 +26,19 @@ from perdure.streams.turns.ports import OwnerState
 APP = "import perdure\n\nclass Thing(perdure.DurableObject):\n    async def note(self) -> int:\n        return 1\n"
 CLOSERS = (
     "the data directory",
-    "the poison page",
-    "the poison word",
+    "the crash marker",
+    "the word of the crash marker",
     "the watch for coroutines that are never awaited",
     "the log",
     "the store",
     "the HTTP client of perdure.fetch",
     "the data of other apps",
-    "the helpers",
+    "the rebuild helpers",
     "the watchdog",
-    "the reign of partition 0",
-    "the reign of partition 1",
+    "the ownership of partition 0",
+    "the ownership of partition 1",
     "the node's tasks",
-    "the exchange of calls",
+    "the calls between objects",
     "the gateway",
 )
 
@@ -234,7 +234,7 @@ def test_a_node_that_stops_ends_each_owner_whatever_becomes_of_the_others(
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(lives())
-    assert "could not end the reign of partition 0: AssertionError('a bug')" in caplog.text
+    assert "could not end the ownership of partition 0: AssertionError('a bug')" in caplog.text
 
 
 def test_an_owner_that_cannot_end_its_reign_stops_the_node(tmp_path: Path) -> None:

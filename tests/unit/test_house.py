@@ -95,8 +95,13 @@ def test_rooms_are_imported_by_their_full_name() -> None:
     assert wrong == []
 
 
+def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many lines a function's docstring has, 0 if it has none."""
+    return 0 if ast.get_docstring(node) is None else (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+
+
 def test_files_and_functions_fit() -> None:
-    """No file of a room above 400 lines, no function above a screen."""
+    """No file of a room above 400 lines, no function above a screen; what a docstring explains does not count."""
     wrong = []
     for path in sources(*ROOMS):
         text = path.read_text()
@@ -104,7 +109,7 @@ def test_files_and_functions_fit() -> None:
             wrong.append(f"{names(path)}: {text.count(chr(10))} lines")
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                length = (node.end_lineno or node.lineno) - node.lineno + 1 - docstring_lines(node)
                 if length > FUNCTION_LINES_MAX:
                     wrong.append(f"{names(path)}:{node.lineno}: {node.name} has {length} lines")
     assert wrong == []
