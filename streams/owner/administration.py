@@ -1,14 +1,20 @@
-"""What whoever runs an app has done to the objects of one partition: pause, resume, skip, delete, parked things settled.
+"""Administration of one partition: pause, resume, skip, delete, and parked items driven again or dropped.
+
+An operator's act is a command on the log like any other, sealed and of kind ADMIN; the owner passes it here
+when it is read.
 
 Laws
-- An act is taken when it is read from the log. It does not wait in its object's mailbox, so that what is stuck there can
-  be dealt with; only a deletion takes its turn there. One that comes while the object is paused waits for no more
-  than the turn that runs.
-- Each act that changes something is an entry of its object; one that finds nothing to do is a mere `done`, and tells.
-- A paused object has a `Hold` where its turn would run: the turn that ran goes on to its end, none begins after it. The
-  row says so, so that whoever owns the partition next holds it too.
-- An act names what it is about. What is no longer there is not done to anything else: a second act does no harm.
-- A command that is driven again is a new one, sent by the act's entry under a key of its own: it comes once.
+- An act is taken when it is read from the log. It does not wait in its object's mailbox, so that a stuck
+  object can be dealt with; only a deletion takes its turn there. A deletion of a paused object waits for no
+  more than the turn that runs. [test_a_deletion_of_a_paused_object_waits_for_no_more_than_the_turn_that_runs]
+- Each act that changes something is an entry of its object; one that has nothing to do is a mere `done`, and
+  its reply reports that.
+- A paused object has a `Hold` where its turn would run: the running turn ends normally, and none begins after
+  it. A row records the pause, so that the next owner of the partition holds the object too.
+  [test_a_paused_object_holds_its_commands_over_a_restart_and_one_is_given_up]
+- An act names its target. If the target is gone, the act changes nothing else: repeating an act does no harm.
+- A command that is driven again is a new one, sent by the act's entry under a key of its own: it arrives
+  once. [test_a_parked_command_is_driven_again_once]
 """
 
 from __future__ import annotations
@@ -57,7 +63,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class Administration:
-    """Of one partition. `take` is given its commands as they are read."""
+    """The acts of administration on one partition. `take` receives their commands as they are read."""
 
     def __init__(
         self, transport: Transport, tables: Tables, turns: Turns, low_mark: Callable[[], int], spawn: Spawn
@@ -68,26 +74,26 @@ class Administration:
         self._low_mark = low_mark
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
-        self._settled = set[int]()  # parked commands, in this reign: their entries may not be durable yet
+        self._settled = set[int]()  # parked commands, in this epoch: their entries may not be durable yet
 
     def end(self) -> None:
-        """The reign is over."""
+        """The epoch is over."""
         self._settled.clear()
 
     @property
     def held(self) -> int:
-        """Commands that wait for their paused objects."""
-        found = 0
+        """The number of commands that wait for paused objects."""
+        waiting = 0
         for key in self._tables.admin.paused:
             resident = self._turns.residents.get(key)
             if resident is not None and type(resident.running) is Hold:
-                found += len(resident.mailbox or ())
-        return found
+                waiting += len(resident.mailbox or ())
+        return waiting
 
     def take(self, record: LogRecord, command: Command) -> None:
-        """Do what a command of administration asks, or see that it is done in its turn."""
+        """Perform a command of administration, or queue it as a turn of its object."""
         if command.method == CALLS_OF:
-            self._tell_calls(Turn(record, command, None, record.offset))
+            self._report_calls(Turn(record, command, None, record.offset))
             return
         resident = self._turns.resident(command.key)
         turn = Turn(record, command, resident, record.offset, self._turns.time.until_s(command))
@@ -96,8 +102,8 @@ class Administration:
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
             self._turns.inside.failed(turn, error)
 
-    def _tell_calls(self, turn: Turn) -> None:
-        """Another node asks which calls this partition knows of."""
+    def _report_calls(self, turn: Turn) -> None:
+        """Answer another node's question which calls this partition knows of."""
         try:
             assert self._turns.calls is not None
             outcome = Outcome(self._turns.calls.known.answer(turn.command.body), False, False, False)
@@ -132,7 +138,7 @@ class Administration:
             self._turns.conclude(turn, not_done(error))
 
     def _done(self, turn: Turn, reply: Reply, *changes: Change) -> None:
-        """The act is an entry; what it changes of alarms and sends is in its overlay already."""
+        """Conclude the act with an entry; its changes of alarms and its sends are in its overlay already."""
         turn.time_ms, turn.changes = turn.record.time_ms, changes
         turn.overlay = turn.overlay or Overlay()
         self._turns.conclude(turn, Outcome(reply, True, True, False))
@@ -191,20 +197,20 @@ class Administration:
             raise _not_at_head(resident, place)
 
     async def _read_and_skip(self, turn: Turn, resident: Resident, place: Place, reply: Reply) -> None:
-        """As above, of a command that waits as its offset only."""
-        found = None
+        """As `_skip`, for a command of which the mailbox holds the offset only."""
+        record = None
         log, offset = self._transport.log, place.offset
         async for chunk in log.read(Topic.COMMANDS, self._tables.partition, offset, offset + 1):
-            found = chunk[0]
+            record = chunk[0]
         mailbox = resident.mailbox
-        if found is None or not mailbox or mailbox[0] != offset:
+        if record is None or not mailbox or mailbox[0] != offset:
             self._turns.conclude(turn, not_done(_not_at_head(resident, place)))
             return
         mailbox.popleft()
-        command = parse_admitted(found.key, found.value, found.headers)
-        found = self._turns.time.read_again(found)
+        command = parse_admitted(record.key, record.value, record.headers)
+        record = self._turns.time.read_again(record)
         until_s = self._turns.time.until_s(command)
-        self._give_up(Turn(found, command, resident, offset, until_s), turn)
+        self._give_up(Turn(record, command, resident, offset, until_s), turn)
         self._done(turn, reply)
         if resident.running is None:
             self._turns.free(resident)
@@ -218,7 +224,7 @@ class Administration:
         self._turns.free(resident)
 
     def _give_up(self, turn: Turn, act: Turn) -> None:
-        """A turn that has not begun comes to this."""
+        """Conclude a turn that has not begun as given up."""
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
         error = _skipped(turn.command, act)
         outcome = Outcome(error_reply(FAILED, error.code, str(error)), False, True, False)
@@ -244,7 +250,7 @@ class Administration:
             now_ms = turn.record.time_ms
             change = AlarmChange(parked.alarm, None) if drop else redriven(parked.alarm, row, now_ms)
             overlay.effect().alarms[parked.alarm] = change
-            self._done(turn, _told_of(shown, drop))
+            self._done(turn, _settlement(shown, drop))
             return
         if not drop and not parked.record:
             raise TooLarge(
@@ -253,10 +259,10 @@ class Administration:
         self._settled.add(place.offset)
         if not drop:
             overlay.effect().outbox.append(self._sent_again(turn, parked))
-        self._done(turn, _told_of(shown, drop), Change("settled", place.offset))
+        self._done(turn, _settlement(shown, drop), Change("settled", place.offset))
 
     def _settled_already(self, turn: Turn, place: Place, parked: ParkedItem) -> bool:
-        """Has an entry that is not durable yet settled it?"""
+        """True if an entry that is not durable yet has settled it."""
         resident = turn.resident
         assert resident is not None
         if place.kind == OF_ALARM:
@@ -265,7 +271,10 @@ class Administration:
         return place.offset in self._settled
 
     def _sent_again(self, turn: Turn, parked: ParkedItem) -> Out:
-        """The command anew: nobody waits for it any more, and its own key was spent when it was parked."""
+        """The command as a new one.
+
+        No caller waits for it any more, and its key was spent when it was parked.
+        """
         old = parse_admitted(*decode_record(parked.record))
         partition = self._tables.partition
         command = replace(
@@ -281,13 +290,13 @@ class Administration:
         return Out(Topic.COMMANDS.value, partition, *sealed_record(command, self._transport.seal))
 
 
-def _told_of(shown: str, drop: bool) -> Reply:
+def _settlement(shown: str, drop: bool) -> Reply:
     return told(dropped=shown) if drop else told(redriven=shown)
 
 
 def _skipped(command: Command, act: Turn) -> Skipped:
-    who = f" ({act.command.principal})" if act.command.principal else ""
-    return Skipped(f"whoever runs the app{who} gave up this command of {command.key}")
+    operator = f" ({act.command.principal})" if act.command.principal else ""
+    return Skipped(f"an operator of the app{operator} gave up this command of {command.key}")
 
 
 def _not_at_head(resident: Resident, place: Place) -> NotAtHead:

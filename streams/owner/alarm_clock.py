@@ -1,16 +1,21 @@
-"""The clock of one partition: appends a command for each alarm that has come due. One reign, one clock.
+"""The alarm clock of one partition: appends a command for each alarm that has become due.
+
+Alarms are rows of the tables, ordered by due time. The clock looks at the earliest ones, appends a command
+for each that is due, and sets one timer for the next; the command then takes its turn like any other. It runs
+for one epoch.
 
 Laws
-- Nothing is appended before its time by the wall clock or by the log time seen so far, whichever is later; timers
-  are checked against both when they fire, however the wall clock jumped.
-- One setting of an alarm is appended once in a reign, unless that failed or came too early by log time. A second one,
-  of this reign or another, does no harm: the turn sees that the alarm stands otherwise.
-- At most `WAITING` commands that it appended wait for their turn (one that is stuck in a mailbox for `STUCK_S` no
-  longer counts): alarms that come due together do not starve other commands.
-- Alarms are looked at from a lower bound on; what lies below it is under way. So rows that are gone are passed once.
-- When log time steps back, each alarm that perdure timed itself under the wrong clock gets a command that times it again,
-  before the clock comes up to the new time. [test_alarms_retimed.py]
-- A reign's end forgets all of it: what is set stands in the tables.
+- Nothing is appended before its time by the wall clock or by the log time seen so far, whichever is later;
+  timers are checked against both when they fire, however the wall clock jumped. [test_clock_jumps.py]
+- One setting of an alarm is appended once in an epoch, unless the append failed or was too early by log time.
+  A second command, in this epoch or another, does no harm: the turn sees that the alarm has changed.
+  [test_alarms.py]
+- At most `WAITING` of the appended commands wait for their turn (one that is stuck in a mailbox for `STUCK_S`
+  no longer counts): alarms that become due together do not starve other commands.
+- The clock looks from a lower bound on; alarms below it are under way. So rows that are gone are passed once.
+- When log time steps back, each alarm that perdure timed itself under the wrong clock gets a command that
+  times it again, before the clock reaches the new time. [test_alarms_retimed.py]
+- The end of an epoch forgets all of it: the alarms are in the tables.
 """
 
 from __future__ import annotations
@@ -32,17 +37,17 @@ from perdure.streams.state.tables import Tables
 from perdure.streams.turns.ports import Counts, Transport
 
 WAITING = 200
-BATCH = 50  # appended at once; then others have the loop
+BATCH = 50  # appended in one step of the event loop
 LOOKED_AT = 100  # alarms in one step, after log time has stepped back
 STUCK_S = 5.0
-RECHECK_S = 5.0  # a jump of the wall clock is noticed within so long
+RECHECK_S = 5.0  # a jump of the wall clock is noticed within this time
 RETRY_S = (0.5, 5.0)  # first and longest pause after an append that failed
 _FOREVER_MS = 1 << 60
 _Named = tuple[str, str]
 
 
 class AlarmClock:
-    """`start` begins a reign, `end` ends it; `changed` hears of every alarm row that is folded."""
+    """`start` begins a epoch, `end` ends it; `changed` hears of every alarm row that is folded."""
 
     def __init__(
         self,
@@ -59,23 +64,23 @@ class AlarmClock:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(*RETRY_S, transport.random)
-        self._again_s = 0.0  # when those that failed last are sent again
-        self._reign = 0
+        self._again_s = 0.0  # when the appends that failed last are made again
+        self._epoch = 0
         self._on = False
         self._timer: asyncio.TimerHandle | None = None
-        self._sent: dict[_Named, Due] = {}  # appended, and their row stands as it was
+        self._sent: dict[_Named, Due] = {}  # appended, and their row is unchanged
         self._waiting: dict[
             _Named, float
         ] = {}  # those of them whose turn has not begun, with the loop's time
-        self._first: Due = (0, "", "")  # what lies below is sent or gone
-        self._next_ms = 0  # nothing from `_first` on is due before
+        self._first: Due = (0, "", "")  # everything below is sent or gone
+        self._next_ms = 0  # nothing from `_first` on is due earlier
         self._set_ms = 0  # the latest log time at which an alarm may have been set
-        self._late: Due | None = None  # from there on, alarms may be due too late: log time has stepped back
-        self._stepped_back = False  # in this reign; a turn that began before may still set such an alarm
+        self._late: Due | None = None  # from here on, alarms may be due too late: log time has stepped back
+        self._stepped_back = False  # in this epoch; a turn that began earlier may still set such an alarm
         tables.alarms.on_change = self.changed
 
     def start(self) -> None:
-        """The partition is owned, its tables are up to date."""
+        """Begin: the partition is owned, and its tables are up to date."""
         self.end()
         self._on = True
         self._first, self._next_ms = (0, "", ""), 0
@@ -84,7 +89,7 @@ class AlarmClock:
 
     def end(self) -> None:
         self._on = False
-        self._reign += 1
+        self._epoch += 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -94,14 +99,14 @@ class AlarmClock:
 
     @property
     def log_ms(self) -> int:
-        """The log time that a command would have at least, as far as this node can know."""
+        """The least log time that a command appended now would get, as far as this node can know."""
         clock_ms = self._transport.clock_ms()
         return log_time(self._tables.meta.clock_ms, clock_ms, clock_ms)
 
-    # What it hears
+    # Notifications
 
     def changed(self, key: str, name: str, row: AlarmRow | None) -> None:
-        """An alarm was set, put off, parked or removed, durably."""
+        """An alarm was set, postponed, parked or removed, durably."""
         if not self._on:
             return
         self._sent.pop((key, name), None)
@@ -118,7 +123,7 @@ class AlarmClock:
         self._notice_step_back()
 
     def _notice_step_back(self) -> None:
-        """Have alarms that are due too late looked for if one may have been set at a later log time than it is now."""
+        """Look for alarms that are due too late, if one may have been set at a later log time than now."""
         if self._on and (now_ms := self.log_ms) < self._set_ms:
             self._set_ms, self._stepped_back = now_ms, True
             self._time_again((now_ms, "", ""))
@@ -128,18 +133,18 @@ class AlarmClock:
         self._wake(0.0)
 
     def begun(self, key: str, name: str) -> None:
-        """A command of this clock's no longer waits."""
+        """A command of this clock no longer waits."""
         if self._waiting.pop((key, name), None) is not None and len(self._waiting) == WAITING // 2:
-            self._wake()  # for those that had to wait
+            self._wake()  # for alarms that had to wait
 
     def again(self, key: str, name: str, wait_s: float) -> None:
-        """A command came to nothing though its alarm stands: send another one later."""
+        """A command had no effect though its alarm is unchanged: send another one later."""
         sent = self._sent.get((key, name))
         if sent is not None:
-            self._loop.call_later(wait_s, self._in_reign, self._reign, self._forget, sent)
+            self._loop.call_later(wait_s, self._in_epoch, self._epoch, self._forget, sent)
 
-    def _in_reign(self, reign: int, then: Callable[[Due], None], due: Due) -> None:
-        if reign == self._reign:
+    def _in_epoch(self, epoch: int, then: Callable[[Due], None], due: Due) -> None:
+        if epoch == self._epoch:
             then(due)
 
     def _forget(self, sent: Due) -> None:
@@ -185,30 +190,30 @@ class AlarmClock:
             self._failed(error)
 
     def _look(self) -> None:
-        """Append what is due, as much as there is room for, and see when to look again."""
+        """Append what is due, as far as there is room, and decide when to look again."""
         now_ms, room = self.log_ms, min(self._room(), BATCH)
-        found: list[Due] = []
+        ready: list[Due] = []
         following = None
         for due in self._tables.alarms.due(self._first, now_ms + 1):
             if due[1:] in self._sent:
                 continue
-            if len(found) == room:
+            if len(ready) == room:
                 self._first = following = due
                 break
-            found.append(due)
+            ready.append(due)
         else:
             self._first = max(self._first, (now_ms + 1, "", ""))
             following = next(self._tables.alarms.due(self._first, _FOREVER_MS), None)
         self._next_ms = _FOREVER_MS if following is None else following[0]
-        for due in found:
+        for due in ready:
             self._append(due)
         if self._next_ms == _FOREVER_MS and self._late is None:
-            return  # the next one that is set wakes it
-        # without room, those that are due have to wait until others have begun, which wakes it too
+            return  # the next alarm that is set wakes it
+        # without room, due alarms wait until others have begun, which wakes the clock too
         self._wake(STUCK_S if self._next_ms <= now_ms and len(self._waiting) >= WAITING else None)
 
     def _look_for_late(self, first: Due) -> None:
-        """Append a command for each alarm from `first` on that is due too late, as many as there is room for."""
+        """Append a command for each alarm from `first` on that is due too late, as far as there is room."""
         now_ms, room = self.log_ms, min(self._room(), BATCH)
         for looked_at, due in enumerate(self._tables.alarms.due(first, _FOREVER_MS)):
             if looked_at == LOOKED_AT or not room:
@@ -244,21 +249,24 @@ class AlarmClock:
         return namespace_of(key) in self._types
 
     def _append_of(self, due: Due, command: Command, failed: Callable[[Due], None]) -> None:
-        """Append a command for an alarm. `failed(due)` is called, after a pause, if that fails in this reign."""
-        self._waiting[due[1:]] = self._loop.time()
-        reign = self._reign
+        """Append a command for an alarm.
 
-        def told(error: BaseException | None) -> None:
-            if error is not None:  # not written, or unknown: once more does no harm
+        `failed(due)` is called, after a pause, if that fails in this epoch.
+        """
+        self._waiting[due[1:]] = self._loop.time()
+        epoch = self._epoch
+
+        def appended(error: BaseException | None) -> None:
+            if error is not None:  # not written, or unknown: another command does no harm
                 now_s = self._loop.time()
-                if now_s >= self._again_s:  # else others failed with it: they are sent again together
+                if now_s >= self._again_s:  # earlier: others failed with it, and they are sent again together
                     self._again_s = now_s + self._backoff.failed()
-                self._loop.call_at(self._again_s, self._in_reign, reign, failed, due)
+                self._loop.call_at(self._again_s, self._in_epoch, epoch, failed, due)
             else:
                 self._backoff.reset()
 
         log = self._transport.log
         record = Record(*sealed_record(command, self._transport.seal))
         receipt = log.append(Topic.COMMANDS, self._tables.partition, record, command)
-        if not log.exclusive:  # else the log's failure is the node's
-            receipt.when_durable(told)
+        if not log.exclusive:  # on an exclusive log, the log's failure is the node's
+            receipt.when_durable(appended)

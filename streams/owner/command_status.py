@@ -1,13 +1,21 @@
-"""What became of a command, by its id: found by time in commands, then in the key rows or the journal.
+"""The status of a command, by its id: found by time in `commands`, then in the key rows or the journal.
+
+`GET /commands/{id}` and the client's polling end here. The id carries the millisecond at which a door made
+it, so the log need only be read around that time.
 
 Laws
-- An id carries the millisecond of its door's clock; its record lies within `SKEW_MS` of it in log time, or is not found.
-- One look-up reads at most `SCAN` records, in all its searches together; past that it says `Unavailable`, never that
-  something is not there. On a log of one node they are few: its ids count upwards. On a shared log three questions to the
-  broker's index by time give the span, and what was stamped soon after the id was made is read first.
-- All look-ups together read `RECORDS_PER_S`, whoever asks for what: who has made up an id may wait, and costs the others nothing.
-- Nothing is told before it is proved that this node still owns the partition; only what is folded, so durable, is told.
+- A command's record lies within `SKEW_MS` of its id's millisecond in log time, or is not found.
+  [test_the_time_in_the_id_bounds_the_look_up]
+- One look-up reads at most `SCAN` records, in all its searches together; past that it raises `Unavailable`,
+  and never reports that something is not there. On a log of one node few are read: its ids count upwards. On
+  a shared log, three questions to the broker's index by time give the span, and records stamped soon after
+  the id was made are read first. [test_all_that_one_look_up_reads_counts_towards_its_bound]
+- All look-ups together read `RECORDS_PER_S`, for all clients: requests for invented ids may have to wait, and
+  cost other requests nothing. [test_all_look_ups_together_read_at_a_pace]
+- Nothing is reported before this node has confirmed that it still owns the partition, and only folded, so
+  durable, state is reported. [test_an_owner_that_does_not_serve_tells_nothing]
 - A journal record of an epoch that had ended when it was appended is void, here as for every reader.
+  [test_a_void_entry_is_not_what_became_of_it]
 """
 
 from __future__ import annotations
@@ -37,7 +45,7 @@ PROOF_S = 10.0
 
 
 class CommandStatus(NamedTuple):
-    """A command in its place. `done`: it has ended; `reply` is None then if it left none behind."""
+    """A command with its offset. `done`: it has ended; `reply` is then None if it left none."""
 
     command: Command
     offset: int
@@ -46,14 +54,17 @@ class CommandStatus(NamedTuple):
 
 
 class Pace:
-    """How fast records are read by all look-ups together. `took` before more is read."""
+    """The shared rate limit of all look-ups. Call `took` before reading more."""
 
     def __init__(self) -> None:
-        self._due_s = 0.0  # when what was read has been paid for
+        self._due_s = 0.0  # when the budget for all records read so far is available
         self._waiting = 0
 
     async def took(self, records: int) -> None:
-        """So many were read: wait until there is time for more. Raises `Unavailable` if too many wait already."""
+        """Count records as read and wait until more may be read.
+
+        Raises `Unavailable` if too many wait already.
+        """
         now_s = asyncio.get_running_loop().time()
         self._due_s = max(self._due_s, now_s) + records / RECORDS_PER_S
         wait_s = self._due_s - now_s - BURST_S
@@ -69,14 +80,14 @@ class Pace:
 
 
 class _Reading:
-    """What one look-up reads, in all its searches."""
+    """The count of records that one look-up reads, in all its searches."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._read = 0
 
     async def took(self, records: int) -> None:
-        """So many more were read. Raises `Unavailable` past the bound."""
+        """Count further records as read. Raises `Unavailable` past the bound."""
         self._read += records
         if self._read > SCAN:
             raise Unavailable(
@@ -87,7 +98,7 @@ class _Reading:
 
 
 def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
-    """(partition, ms) of a command's id; None for a text that is no id of a door of this app."""
+    """(partition, ms) of a command's id; None for a text that is not an id of this app."""
     number, _, rest = id_.partition("-")
     ms, _, more = rest.partition("-")
     partition = partition_named(number, partitions)
@@ -100,7 +111,7 @@ def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
 
 
 async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None) -> CommandStatus | None:
-    """What is known of the command `id_`; None: it is not in the log. Raises `Unavailable`.
+    """The status of the command `id_`; None if it is not in the log. Raises `Unavailable`.
 
     `pace` is that of all look-ups of a node; without one nothing is waited for but the log.
     """
@@ -114,7 +125,7 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
         seal = owner.ports.transport.seal
         command = parse_command(record.key, record.value, record.headers, seal, founding=founding)
     except CallerError:
-        return None  # somebody's record that bears an id of ours
+        return None  # a foreign record that bears an id of ours
     if record.offset not in owner.tables.done:
         return CommandStatus(command, record.offset, False, None)
     if command.client_key is not None:
@@ -122,18 +133,18 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
         if spent is not None:
             reply = spent.reply
             if spent.payload_hash != payload_hash(command):
-                told = f"the idempotency key {command.client_key!r} was used for another payload"
-                reply = error_reply(REJECTED, KeyReused.code, told)
+                text = f"the idempotency key {command.client_key!r} was used for another payload"
+                reply = error_reply(REJECTED, KeyReused.code, text)
             return CommandStatus(command, record.offset, True, reply)
         if (command.key, command.principal, command.client_key) in owner.turns.keys_in_flight:
             return CommandStatus(
                 command, record.offset, False, None
-            )  # it was told 409: what becomes of its key is open
+            )  # it was answered 409: the outcome of its key is open
     return CommandStatus(command, record.offset, True, await _entry(owner, record, reading))
 
 
 async def confirm_ownership(owner: Owner) -> None:
-    """Prove that this node still owns the partition: what is folded is the truth. Raises `Unavailable`."""
+    """Return once it is certain that this node still owns the partition. Raises `Unavailable`."""
     if owner.state is not OwnerState.SERVING or not owner.journal.open:
         raise Unavailable(f"partition {owner.partition} is {owner.state}: ask again")
     if owner.log.exclusive:
@@ -172,7 +183,7 @@ async def _command(owner: Owner, id_: str, time_ms: int, reading: _Reading) -> L
 
 
 async def _behind(owner: Owner, time_ms: int, end: int, latest_ms: int) -> int:
-    """Where the commands stamped later than `time_ms` begin, as far as the log's index says so; else `end`."""
+    """Where the commands stamped later than `time_ms` begin, by the log's index; `end` if it does not say."""
     indexed = await owner.log.since(Topic.COMMANDS, owner.partition, time_ms + 1)
     return end if indexed is None or indexed.time_ms > latest_ms else min(indexed.offset, end)
 
@@ -180,7 +191,10 @@ async def _behind(owner: Owner, time_ms: int, end: int, latest_ms: int) -> int:
 async def _scan(
     owner: Owner, id_: str, span: tuple[int, int], time_ms: int, latest_ms: int, reading: _Reading
 ) -> LogRecord | None:
-    """The command `id_`, if it lies in a span of offsets; what is stamped too late for it ends the search."""
+    """The command `id_`, if it lies in a span of offsets.
+
+    A record stamped too late for it ends the search.
+    """
     wanted = ("id", id_.encode())
     async with aclosing(owner.log.read(Topic.COMMANDS, owner.partition, *span)) as chunks:  # type: ignore[type-var]  # all are generators
         async for chunk in chunks:
@@ -196,7 +210,7 @@ async def _scan(
 async def _narrowed(
     log: Log, partition: int, id_: str, first: int, end: int, reading: _Reading
 ) -> tuple[int, int]:
-    """Where the command is, if it is from `first` to `end`: a node appends its commands in the order of their numbers."""
+    """The span from `first` to `end`, narrowed: a node appends its commands in the order of their numbers."""
     node, number = _number_in(id_)
     while node and end - first > NEAR:
         middle, known = (first + end) // 2, None
@@ -211,7 +225,7 @@ async def _narrowed(
                 if known is not None:
                     break
         if known is None:
-            break  # nothing of that node is here: it is read as it comes
+            break  # nothing of that node is here: the rest is read in order
         if known[1] > number:
             end = middle
         elif known[1] < number:
@@ -226,7 +240,7 @@ def _id_of(record: LogRecord) -> str:
 
 
 def _number_in(id_: str) -> tuple[str, int]:
-    """The node that made an id, and which of its ids it is; no node: it is none of a door."""
+    """(node, number) of an id; an empty node for one that was not made by a door."""
     parts = id_.split("-")
     try:
         return (parts[2], int(parts[3], 16)) if len(parts) == 4 else ("", 0)
@@ -244,13 +258,13 @@ async def _entry(owner: Owner, command: LogRecord, reading: _Reading) -> Reply |
     async with aclosing(log.read(Topic.JOURNAL, partition, first, end)) as chunks:  # type: ignore[type-var]  # all are generators
         async for chunk in chunks:
             for record in chunk:
-                told = decode_record(record.value)
-                if not isinstance(told, (EntryRecord, NoOp)):
+                decoded = decode_record(record.value)
+                if not isinstance(decoded, (EntryRecord, NoOp)):
                     continue
-                entry = told.entry if isinstance(told, EntryRecord) else None
+                entry = decoded.entry if isinstance(decoded, EntryRecord) else None
                 hit = entry is not None and entry.command == offset
-                traced = hit or (told.done and offset in in_runs(told.done))
-                if traced and owner.tables.counts(told.epoch, record.offset):
+                traced = hit or (decoded.done and offset in in_runs(decoded.done))
+                if traced and owner.tables.counts(decoded.epoch, record.offset):
                     return entry.reply if hit and entry is not None else None
             await reading.took(len(chunk))
     return None

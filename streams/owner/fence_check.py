@@ -1,8 +1,13 @@
-"""What others wrote to a journal: records in a gap before an owner's batch, and rivals' claims.
+"""The fence check: what other owners wrote to a journal before an owner's batch.
+
+A batch that lands behind the offset that was expected has a gap before it; the records in the gap decide
+whether this owner still owns the partition.
 
 Laws
-- Void records in a gap are normal (a predecessor's last breath); a claim in it means that we are fenced.
-- An owner that lost its reign to a claim that is not its own is fenced: it does not claim again by itself.
+- Void records in a gap are normal (the last writes of a predecessor); a claim in it means that we are fenced.
+  [test_behind_each_epoch_one_claim_counts]
+- An owner that lost its partition to the claim of another node is fenced: it does not claim again by itself.
+  [test_an_unsure_owner_does_not_claim_behind_a_rival]
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from perdure.streams.state.tables import Tables
 
 
 async def read_gap(log: Log, tables: Tables, output: OutputGate, end: int) -> Fenced | None:
-    """Fold what others wrote before our batch at `end`: `Fenced` if one of them claimed, else None."""
+    """Fold what others wrote before our batch at `end`; returns `Fenced` if one of them claimed."""
     partition = tables.partition
     async for chunk in log.read(Topic.JOURNAL, partition, tables.reader.offset, end):
         for each in chunk:
@@ -35,7 +40,10 @@ def fenced(partition: int, claim: Claim, offset: int) -> Fenced:
 
 
 async def claim_at(log: Log, partition: int, offset: int) -> Claim:
-    """The claim at a journal offset, the epoch that it began. Raises `LogCorrupt` if there is none."""
+    """The claim at a journal offset, which is the epoch that it began.
+
+    Raises `LogCorrupt` if there is none.
+    """
     async for chunk in log.read(Topic.JOURNAL, partition, offset, offset + 1):
         for each in chunk:
             claim = decode_record(each.value)

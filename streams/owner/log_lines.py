@@ -1,10 +1,12 @@
-"""What the log of a process says of its partitions: each change of an owner's state is one line.
+"""Log lines about partitions: each change of an owner's state is one line of the process's log.
 
-    {"event": "a partition is lost to another node", "partition": 3, "node": …, "host": …, "pid": …, "offset": 1422, "reason": …}
+    {"event": "a partition is lost to another node", "partition": 3, "node": …, "host": …, "pid": …, "offset":
+    1422, "reason": …}
 
 Laws
-- `offset` is where the owner stands in the journal; `reason` is why it does not serve.
-- What is normal at a start is `info`; whatever takes a partition away, and its return after that, is a warning or an error.
+- `offset` is the owner's position in the journal; `reason` is why it does not serve.
+- Normal steps of a start are `info`; the loss of a partition, and its return after that, are a warning or an
+  error. [test_logs.py]
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _logger = structlog.get_logger(__name__)
 
 
 class _Owner(Protocol):
-    """An owner, as far as a line says something of it."""
+    """An owner, with the attributes that a line names."""
 
     partition: int
     ports: Ports

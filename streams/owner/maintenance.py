@@ -1,10 +1,15 @@
-"""Keeps the store behind the journal: writes folded pieces lazily, flushes, trims what nobody needs.
+"""Maintenance: writes folded rows to the store lazily, flushes it, and trims old records of the log.
+
+One instance works for all owners of a node, in two background tasks.
 
 Laws
-- A failing store stops the node's partitions with its name; it is never retried behind their back.
-- Flushes come every 2 s or 100,000 records, so a replay after a crash stays short.
-- A log that does not answer is trimmed later; that alone stops nobody.
-- Commands and replies go when they are older than 24 h of log time and, for commands, below the low mark.
+- A failing store stops the node's partitions and is named; writing is never retried silently.
+  [test_ending.py]
+- Flushes happen every 2 s or 100,000 records, so a replay after a crash stays short.
+- A log that does not answer is trimmed later; that alone stops no partition.
+  [test_a_log_that_does_not_answer_is_trimmed_a_minute_later]
+- Commands and replies are trimmed when they are older than 24 h of log time and, for commands, below the low
+  watermark. [test_only_commands_that_are_old_and_done_are_trimmed]
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ TRIM_EVERY_S = 60.0
 
 
 class Maintenance:
-    """Writes, flushes and trims for all partitions of a node."""
+    """The background writer, flusher and trimmer of all partitions of a node."""
 
     def __init__(
         self,
@@ -47,19 +52,19 @@ class Maintenance:
         self._written = 0
 
     async def write_all(self) -> None:
-        """Write everything folded so far, in pieces between which the loop goes on."""
+        """Write everything folded so far, in pieces between which the event loop runs."""
         for owner in self._owners:
             tables = owner.tables
             self._written += tables.info.unwritten
             await write_out(tables)
 
     async def flush(self) -> None:
-        """Make what was written survive."""
+        """Make everything written so far survive a crash."""
         self._written = 0
         await asyncio.get_running_loop().run_in_executor(None, self._store.flush)
 
     async def flush_forever(self) -> None:
-        """Run until cancelled."""
+        """Write every `WRITE_EVERY_S` and flush as the laws say, until cancelled."""
         loop = asyncio.get_running_loop()
         flushed_at = loop.time()
         while True:
@@ -84,7 +89,7 @@ class Maintenance:
                 try:
                     await self.trim(owner)
                 except (LogUnreachable, OutcomeUnknown, Unavailable):
-                    break  # the log does not answer: what could go can go a minute later
+                    break  # the log does not answer: try again a minute later
 
     async def trim(self, owner: Owner) -> None:
         """Trim one partition's commands and replies."""

@@ -1,13 +1,21 @@
-"""The output gate of one partition: everything a turn lets out passes here, and what was let out is counted.
+"""The output gate of one partition: everything that a turn sends passes here and is counted.
+
+The owner calls `entries` and `done` once a journal batch is durable. Answers and frames for gateways of this
+process are handed over at once; everything else is appended to its topic. Two watermarks record progress:
+below the low watermark (`commands`) every command is done and its output delivered, below the output
+watermark (`journal`) the output of every journal record is.
 
 Laws
-- Nothing is let out before what it was computed from is durable; the owner calls `entries` and `done` then.
-- An entry is let out when its reply and every record of its outbox have been handed to a door of this process
-  or are durable on their topic. The low mark and the out mark never pass one that is not.
-- What is let out again after a crash carries the same message id (a send: the same key), by which receivers drop it.
-- Messages of one object to another arrive in order, also when one of them must be let out again. So do its frames at a
-  gateway, behind the answer that accepts the socket: a gateway takes one that was overtaken for one it has had.
-- However many messages wait to be let out again, they wait for one timer, which backs off, and go in bounded batches.
+- Nothing is emitted before everything that it was computed from is durable. [tests/simulation]
+- An entry counts as emitted when its reply and every record of its outbox have been handed to a door of this
+  process or are durable on their topic. Neither watermark passes one that does not.
+- What is emitted again after a crash carries the same message id (a send: the same key), by which receivers
+  drop duplicates. [test_no_two_answers_have_one_message_id]
+- Messages of one object to another arrive in order, also when one of them must be emitted again. So do its
+  frames at a gateway, behind the answer that accepts the socket: a gateway would mistake an overtaken frame
+  for a duplicate. [test_frames_follow_the_answer_that_accepts_their_socket]
+- However many messages wait to be emitted again, they share one timer, which backs off, and go in bounded
+  batches. [test_what_does_not_arrive_is_sent_again_through_one_gate]
 """
 
 from __future__ import annotations
@@ -30,14 +38,14 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.turns.ports import Transport
 
-RETRY_S = (0.5, 5.0)  # first and longest pause before what did not arrive is let out again
+RETRY_S = (0.5, 5.0)  # first and longest pause before what did not arrive is sent again
 RESENT_AT_ONCE = 500  # messages in one step of the loop
 
 _logger = structlog.get_logger(__name__)
 
 
 class _Message:
-    """What waits for its records to arrive on their topics: a command's answer, and its journal record."""
+    """Counter of the records that must still arrive on their topics before a command counts as delivered."""
 
     __slots__ = ("command", "journal", "left")
 
@@ -48,7 +56,7 @@ class _Message:
 
 
 class _Sent(NamedTuple):
-    """A message of an object that waits for those before it."""
+    """A message of an object, in the order in which it was sent."""
 
     message: _Message
     topic: Topic
@@ -60,7 +68,10 @@ _Lane = tuple[str, Topic, bytes | None]  # from an object to another, or to a ga
 
 
 class OutputGate:
-    """Lets out replies and outboxes, and keeps the low mark (`commands`) and the out mark (`journal`)."""
+    """Emits replies and outboxes.
+
+    Keeps the low watermark (`commands`) and the output watermark (`journal`).
+    """
 
     def __init__(self, transport: Transport, partition: int) -> None:
         self._seal = transport.seal
@@ -78,7 +89,7 @@ class OutputGate:
         self.journal = Watermark()
 
     def begin(self, low: int, out: int) -> None:
-        """A new reign: what earlier ones still have under way no longer counts here."""
+        """Begin an epoch: what earlier ones still have under way no longer counts here."""
         self._epoch += 1
         self._held.clear()
         self._lanes.clear()
@@ -90,9 +101,12 @@ class OutputGate:
         self.journal = Watermark(out)
 
     def entries(self, entries: Iterable[Entry], first: int) -> int:
-        """Let out what the entries hold that lie at journal offset `first` and behind it; returns the offset behind them."""
+        """Emit the output of entries that lie at journal offsets from `first` on.
+
+        Returns the offset behind them.
+        """
         answer, partition, done, held = self._ingress.answer, self._partition, self.commands.add, self._held
-        at = run = first  # the journal's records from `run` up to `at` are let out
+        at = run = first  # the journal's records from `run` up to `at` are emitted
         for entry in entries:
             local = answer(entry.reply_to, entry.id, entry.reply, partition, entry.command)
             if local and not entry.outbox and at not in held:
@@ -106,7 +120,7 @@ class OutputGate:
         return at
 
     def _entry(self, entry: Entry, offset: int, local: bool) -> None:
-        """Let out the entry at journal `offset`. `local`: a door of this process has its answer."""
+        """Emit the entry at journal `offset`. `local`: a door of this process has its answer."""
         local = local or self._pending_calls.answer(entry.reply_to, entry.id, entry.reply)
         outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else ()
         if local and not outbox:
@@ -120,13 +134,16 @@ class OutputGate:
             headers = out.headers
             if out.topic != Topic.COMMANDS:
                 headers = (*headers, ("message-id", f"{self._partition}:{offset}/{n}".encode()))
-            else:  # its receiver knows it by its key, and its seal covers its headers
+            else:  # its receiver knows it by its key, and its signature covers its headers
                 headers = self._seal.renewed(out.key, out.value, headers)
             sent = _Sent(message, Topic(out.topic), out.partition, Record(out.key, out.value, headers))
             self._in_order(entry.key, sent)
 
     def _not_handed_over(self, outbox: Sequence[Out], offset: int) -> list[tuple[int, Out]]:
-        """What goes by the log, with its numbers: all but the frames that a gateway of this process took."""
+        """The numbered messages that go through the log.
+
+        All but the frames that a gateway of this process took.
+        """
         frames, partition = self._ingress.frames, self._partition
         return [
             (n, out)
@@ -145,11 +162,11 @@ class OutputGate:
             self.commands.add(command)
             return
         message = self._held_message(command, offset, 1)
-        # "c" keeps it apart from what an entry at that offset lets out: its reply is 0, its outbox 1 and on
+        # "c" keeps it apart from what an entry at that offset emits: its reply is 0, its outbox 1 and on
         self._reply(message, reply_to, key, id_, reply, f"{offset}/c{command}")
 
     def passed(self, offset: int) -> None:
-        """The record at journal `offset` lets nothing out but what is held for it already."""
+        """The record at journal `offset` emits nothing beyond what is already held for it."""
         if offset not in self._held:
             self.journal.add(offset)
 
@@ -167,14 +184,20 @@ class OutputGate:
             self._send(message, Topic.REPLIES, partition, record)
 
     def _address(self, reply_to: str, key: str) -> tuple[int, bytes | None]:
-        """`PARTITION/KEY` names a gateway's place in `{app}.replies`; anything else is this partition's own."""
+        """(partition of `replies`, key): `PARTITION/KEY` names a gateway's.
+
+        Any other text belongs to this partition.
+        """
         number, slash, to = reply_to.partition("/")
         if slash and number.isascii() and number.isdigit() and int(number) < self._log.partitions:
             return int(number), to.encode()
         return self._partition, (reply_to if reply_to and reply_to != LOCAL else key).encode() or None
 
     def _in_order(self, key: str, sent: _Sent) -> None:
-        """Let out a message of object `key`: the next one to the same receiver goes when this one has arrived."""
+        """Send a message of object `key`.
+
+        The next one to the same receiver goes when this one has arrived.
+        """
         lane = key, sent.topic, sent.record.key
         if self._log.ordered:  # it keeps what it accepts in order, all or nothing
             self._send(*sent)
@@ -195,9 +218,9 @@ class OutputGate:
     ) -> None:
         epoch = self._epoch
 
-        def told(error: BaseException | None) -> None:
+        def appended(error: BaseException | None) -> None:
             if epoch != self._epoch:
-                return  # another reign lets it out again
+                return  # the new epoch emits it again
             if error is None:
                 self._arrived(message)
                 if lane is not None:
@@ -210,7 +233,7 @@ class OutputGate:
             else:
                 raise error
 
-        self._log.append(topic, partition, record).when_durable(told)
+        self._log.append(topic, partition, record).when_durable(appended)
 
     def _failed(self, sent: _Sent, lane: _Lane | None, error: PerdureError) -> None:
         self._unsent.append((sent, lane))
@@ -228,7 +251,7 @@ class OutputGate:
         self._again = asyncio.get_running_loop().call_later(pause_s, self._resend)
 
     def _goes_again(self) -> None:
-        """Something arrived: what waits need not wait for the pause of its failure."""
+        """Send waiting messages now: something arrived, so they need not sit out their pause."""
         self._backoff.reset()
         if self._unsent and self._again is None:
             self._again = asyncio.get_running_loop().call_soon(self._resend)

@@ -1,15 +1,18 @@
-"""The owner of one partition: runs its commands, journals what they did, lets out their answers.
+"""The owner of one partition: runs its commands, journals what they did, and emits their answers.
 
-States: new -> beginning -> serving -> beginning (re-claim) | fenced | stopped. One way to begin owning
-(streams/owner/recovery.py), from a start, a take-over and an unknown outcome alike.
+A command arrives from the log's tail (`deliver`), goes to the turns, and comes back in a durable journal batch
+(`_settled`): then its answers are emitted and its changes folded. States: new -> beginning (`recovery.py`) ->
+serving -> beginning (claim again) | fenced | stopped.
 
 Laws
-- Each command below the watermark of the tables is done; none of those runs again.
-- A turn that has ended leaves a trace (an entry or a done offset) in the journal, and its answer leaves when the
-  trace is durable under this owner's epoch. Where the log is ordered and the lock is proof, a done that shares
-  its command's write need not wait: both survive or neither does.
-- Fenced or unsure, an owner drops every instance and overlay and answers nothing more.
-- One partition's failure stops that partition and is named; the others go on.
+- Each command below the watermark of the tables is done, and does not run again. [test_owner.py]
+- A turn that has ended leaves a trace (an entry or a done offset) in the journal, and its answer is emitted
+  when the trace is durable under this owner's epoch. Where the log is ordered and its lock excludes other
+  writers, a done offset in the write of its command need not wait: both survive or neither does.
+  [test_release.py, tests/simulation]
+- An owner that is fenced, or unsure of its claim, drops every instance and overlay and answers nothing more.
+  [test_rivals.py]
+- A partition that fails stops alone, and is named. [tests/simulation]
 """
 
 from __future__ import annotations
@@ -54,12 +57,12 @@ from perdure.streams.turns.supervision.internal_faults import broken, report
 
 PASSING = (OutcomeUnknown, LogUnreachable, Unavailable)  # after these a partition begins again by itself
 CLAIMS_REMEMBERED = 1_000
-IN_TIME = 0.8  # of its deadline a command may be expected to wait; beyond that doors refuse it
-_SERVING = OwnerState.SERVING  # found once: an enum's members are looked up slowly
+IN_TIME = 0.8  # the part of its deadline that a command may be expected to wait; above that, doors refuse it
+_SERVING = OwnerState.SERVING  # looked up once: members of an enum are slow to look up
 
 
 class Owner:
-    """One partition. `deliver` takes commands from the log's tail; `state`, `error` and `counts` tell."""
+    """The owner of one partition; `state`, `error` and `counts` report how it does."""
 
     def __init__(self, ports: Ports, tables: Tables, bounds: PartitionBounds | None = None) -> None:
         self.ports = ports
@@ -85,17 +88,8 @@ class Owner:
         self.alarms = AlarmClock(transport, ports.turns.registry, tables, self.counts, self.lost)
         self.time.on_step_back = self.alarms.stepped_back
         ringing = Ringing(self.counts, self.alarms)
-        self.turns = Turns(
-            ports.turns,
-            transport,
-            tables,
-            self.bounds,
-            self.counts,
-            self.journal,
-            self._spawn,
-            ringing,
-            self.time,
-        )
+        shared = self.bounds, self.counts, self.journal, self._spawn, ringing, self.time
+        self.turns = Turns(ports.turns, transport, tables, *shared)
         self.turns.calls = Calls(
             transport,
             ports.identity,
@@ -113,18 +107,18 @@ class Owner:
         )
         self.tail: Tail | None = None
         self.next_command = 0
-        self._first_undone = 0  # none from there on was done when this reign began
+        self._first_undone = 0  # no command from here on was done when this epoch began
         self.undone = 0
         self._paused = False
-        self._tasks: set[asyncio.Task[None]] = set()  # re-reads and gap checks; cancelled when the reign ends
+        self._tasks: set[asyncio.Task[None]] = set()  # re-reads and gap checks; cancelled when the epoch ends
         self._loop = asyncio.get_running_loop()
 
-    # The reign
+    # The epoch
 
     def end_epoch(self) -> None:
         """Drop everything computed under the epoch so far: instances, overlays, what waits to be appended.
 
-        If one step fails the others are taken all the same, and then it raises.
+        If one step fails, the others are still taken; then it raises.
         """
         tail, self.tail = self.tail, None
         tasks, self._tasks = self._tasks, set()
@@ -144,29 +138,29 @@ class Owner:
                 ending.callback(tail.close)
 
     def enter(self, state: OwnerState, why: BaseException | None = None) -> None:
-        """Go into a state, because of `why` if it is not one to be in; a change of it is a line in the log."""
+        """Enter a state, because of the error `why` if there is one; log the change."""
         before, self.state, self.error = self.state, state, why
         if state is not before:
             log_state(self, before, state, why)
 
     def lost(self, error: BaseException) -> None:
-        """An append's outcome is unknown, or the reign is over: begin again (or stop, if it says so)."""
+        """Begin again, or stop if the error says so: an append's outcome is unknown, or the epoch is over."""
         if self.state is not OwnerState.SERVING:
             return
         if isinstance(error, PASSING):
             self.enter(OwnerState.BEGINNING, error)
-        else:  # what it comes to is for `live` to say
+        else:  # `live` decides whether it ends in fenced or stopped
             self.state, self.error = OwnerState.BEGINNING, broken(self.partition, error)
         try:
             self.end_epoch()
         except Exception as failure:
-            self.error = failure  # what is left of the reign would go on beside the next one: the node stops
+            self.error = failure  # remains of this epoch would run beside the next one: the node stops
             raise
         finally:
             self.restart.set()
 
     def serve(self) -> None:
-        """The claim was read back and all before it folded: take commands from the watermark on."""
+        """Take commands from the watermark on: the claim was read back, and all before it is folded."""
         self.enter(OwnerState.SERVING)
         if self.ports.turns.object_quotas is not None:
             self.ports.turns.object_quotas.begin(self.partition, self.tables.creators)
@@ -189,7 +183,10 @@ class Owner:
         self.tail = self.log.tail(Topic.COMMANDS, self.partition, offset, self.deliver)
 
     def _not_done(self) -> list[tuple[int, int]]:
-        """Where the commands lie that may have to run, without long stretches of done ones; the last has no end."""
+        """Spans of offsets in which commands may have to run, without long done stretches.
+
+        The last is open.
+        """
         done, spans = self.tables.done, []
         start = done.mark
         for first, end in done.runs():
@@ -199,30 +196,31 @@ class Owner:
         return [*spans, (start, -1)]
 
     async def _take_behind(self, spans: list[tuple[int, int]], rest: int) -> None:
-        """Take the commands in `spans`, which others behind them have overtaken, then those from `rest` on."""
+        """Take the commands in `spans`, which later ones have overtaken, then those from `rest` on."""
         for start, end in spans:
             self.next_command = start
             async for chunk in self.log.read(Topic.COMMANDS, self.partition, start, end):
                 for record in chunk:
                     self.deliver(record)
                     if self.state is not _SERVING:
-                        return  # that has ended the reign
+                        return  # the delivery ended the epoch
             self._skipped(self.next_command, end)
         self._take_from(rest)
 
     def marks(self) -> tuple[int, int]:
-        """(low mark, out mark) for the batch that is about to be written."""
+        """(low watermark, output watermark) for the batch that is about to be written."""
         return self.output.commands.mark, self.tables.out_at(self.output.journal.mark)
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way, and nothing waits but for paused objects."""
+        """True if nothing is under way, and commands wait for paused objects only."""
         return self.journal.idle and self.undone == (self.admin.held if self.tables.admin.paused else 0)
 
     def check_room(self, key: str, deadline_ms: int | None = None) -> None:
-        """For doors, before they append. Raises `Overloaded` or, if the partition does not serve, its error.
+        """Check, before a door appends, that the partition takes a command for object `key`.
 
-        `deadline_ms`: of the command that is to be appended; None: it waits as long as it takes.
+        `deadline_ms`: the command's deadline; None: it waits as long as necessary. Raises `Overloaded`,
+        `ObjectPaused`, or, if the partition does not serve, its error.
         """
         if self.state is not _SERVING:
             raise self.not_serving
@@ -247,7 +245,7 @@ class Owner:
 
     @property
     def not_serving(self) -> BaseException:
-        """What doors tell of a partition that does not serve."""
+        """The error with which doors answer for a partition that does not serve."""
         if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
             return self.error
         return Unavailable(f"partition {self.partition} is {self.state}: ask again")
@@ -262,7 +260,7 @@ class Owner:
 
     def deliver(self, record: LogRecord) -> None:
         """The next accepted command, from the log's tail."""
-        # each command comes by here: what is usual is written out
+        # every command passes here: the usual path is written out
         try:
             offset = record.offset
             if offset != self.next_command:
@@ -286,7 +284,7 @@ class Owner:
             self.lost(error)
 
     def _admitted(self, record: LogRecord) -> Command | None:
-        """The command in a record that another process wrote; None: it is none, and a dead letter."""
+        """The command in a record of another process; None if it was not one, and became a dead letter."""
         try:
             place, ports = (self.partition, self.log.partitions), self.ports
             seal, sealed_from = ports.transport.seal, self.tables.meta.sealed_from
@@ -301,14 +299,14 @@ class Owner:
         return None
 
     def _skipped(self, first: int, until: int) -> None:
-        """Offsets the log has no record for count as done; that is journaled too."""
+        """Count offsets that hold no record as done, and journal that."""
         for offset in range(first, until):
             if offset not in self.tables.done:
                 self.undone += 1
                 self.journal.add_answered(offset)
 
     def _dead(self, record: LogRecord, error: PerdureError) -> None:
-        """A record that is no command: an error reply, a dead letter, and the partition goes on."""
+        """Answer a record that is not a command with an error, and journal it as a dead letter."""
         self.counts.dead += 1
         turn = Turn(record, NO_COMMAND, None, record.offset)
         turn.entry = dead_letter(record, error, self.partition)
@@ -320,7 +318,7 @@ class Owner:
             self._paused = True
             self.tail.pause()
 
-    # What became of a batch
+    # Durable batches
 
     def _settled(self, batch: JournalBatch, first_offset: int) -> bool:
         try:
@@ -341,7 +339,7 @@ class Owner:
         return False
 
     async def _read_gap(self, batch: JournalBatch, first_offset: int) -> None:
-        """Somebody wrote in between: void records are a predecessor's last breath, a claim fences us."""
+        """Fold what other owners wrote before our batch: void records change nothing, a claim fences us."""
         fenced = await read_gap(self.log, self.tables, self.output, first_offset)
         if fenced is not None:
             self.lost(fenced)
@@ -350,10 +348,10 @@ class Owner:
         self.journal.proceed()
 
     def _settle(self, batch: JournalBatch, first_offset: int) -> None:
-        """The batch is durable and counts: let out its answers, then fold it, in one step of the loop."""
+        """The batch is durable and counts: emit its answers, then fold it, in one step of the loop."""
         failpoints.hit("owner.before_reply")
         end = first_offset + batch.count
-        self._let_out(batch, first_offset, end)
+        self._emit(batch, first_offset, end)
         failpoints.hit("owner.before_store")
         self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end))
         for first, count in each_run(batch.answered):
@@ -372,21 +370,21 @@ class Owner:
             self._paused = False
             self.tail.resume()
 
-    def _let_out(self, batch: JournalBatch, first_offset: int, end: int) -> None:
-        """What the batch lets out; its records lie at journal offsets `first_offset` up to `end`.
+    def _emit(self, batch: JournalBatch, first_offset: int, end: int) -> None:
+        """Emit the output of a batch whose records lie at journal offsets `first_offset` up to `end`.
 
-        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its resident's `unsettled`
-        and by the keys in flight, as all turns do before the fold.
+        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its resident's
+        `unsettled` and by the keys in flight, as all turns do before the fold.
         """
-        release = self.output
+        output = self.output
         for turn in batch.dones:
             assert isinstance(turn, Turn)
             assert turn.reply is not None
             command = turn.command
-            release.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, end - 1)
-        at = release.entries(batch.folded, first_offset)
+            output.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, end - 1)
+        at = output.entries(batch.folded, first_offset)
         if at < end:
-            release.passed(at)  # the no-op at the batch's end
+            output.passed(at)  # the no-op at the batch's end
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coro)

@@ -1,9 +1,12 @@
-"""The last turns of one object, found in its partition's journal, the newest first.
+"""The last turns of one object, read from its partition's journal, the newest first.
 
 Laws
-- Turns that changed nothing leave no entry, unless they failed, were refused, or had a client key: those are not there.
-- One look goes over at most `SCAN` records and keeps none of them; another goes on where it ended (`below`).
-- Nothing is told before it is proved that this node still owns the partition; only what is folded, so durable, is told.
+- Turns that changed nothing leave no entry, unless they failed, were refused, or had a client key: those are
+  missing.
+- One call reads at most `SCAN` records and keeps none of them; the next call continues where it ended
+  (`below`).
+- Nothing is reported before this node has confirmed that it still owns the partition, and only folded, so
+  durable, state is reported. [test_a_look_proves_that_the_partition_is_still_ours_where_others_may_write]
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _Shown = TypeVar("_Shown")
 
 
 class RecentTurns(NamedTuple, Generic[_Shown]):
-    """`turns` as they are shown; `below`: the journal offset below which to look on, None at the journal's start."""
+    """A page of turns. `below`: the journal offset from which to continue, None at the journal's start."""
 
     turns: list[_Shown]
     below: int | None
@@ -31,37 +34,37 @@ class RecentTurns(NamedTuple, Generic[_Shown]):
 async def recent_turns(
     owner: Owner, key: str, below: int | None, limit: int, shown: Callable[[int, Entry], _Shown]
 ) -> RecentTurns[_Shown]:
-    """At most `limit` turns of object `key`, from below a journal offset (None: its end) down. Raises `Unavailable`.
+    """At most `limit` turns of object `key` below a journal offset (None: its end). Raises `Unavailable`.
 
-    `shown(offset, entry)` makes of each what is kept of it.
+    `shown(offset, entry)` converts each entry to the form that is kept.
     """
     await confirm_ownership(owner)
     start, _ = await owner.log.bounds(Topic.JOURNAL, owner.partition)
     folded = owner.tables.reader.offset
     at = folded if below is None else min(below, folded)
     least = max(start, at - SCAN)
-    found: list[_Shown] = []
+    turns: list[_Shown] = []
     while at > least:
         first = max(least, at - WINDOW)
         for offset, turn in reversed(await _in(owner, key, first, at, shown)):
-            if len(found) == limit:
-                return RecentTurns(found, offset + 1)
-            found.append(turn)
+            if len(turns) == limit:
+                return RecentTurns(turns, offset + 1)
+            turns.append(turn)
         at = first
-    return RecentTurns(found, at if at > start else None)
+    return RecentTurns(turns, at if at > start else None)
 
 
 async def _in(
     owner: Owner, key: str, first: int, end: int, shown: Callable[[int, Entry], _Shown]
 ) -> list[tuple[int, _Shown]]:
-    found: list[tuple[int, _Shown]] = []
+    turns: list[tuple[int, _Shown]] = []
     async for chunk in owner.log.read(Topic.JOURNAL, owner.partition, first, end):
         for record in chunk:
-            told = decode_record(record.value)
+            decoded = decode_record(record.value)
             if (
-                isinstance(told, EntryRecord)
-                and told.entry.key == key
-                and owner.tables.counts(told.epoch, record.offset)
+                isinstance(decoded, EntryRecord)
+                and decoded.entry.key == key
+                and owner.tables.counts(decoded.epoch, record.offset)
             ):
-                found.append((record.offset, shown(record.offset, told.entry)))
-    return found
+                turns.append((record.offset, shown(record.offset, decoded.entry)))
+    return turns

@@ -1,14 +1,19 @@
-"""How an owner begins: one way, after a start, a take-over, a lost append and a crash alike.
+"""Recovery: how an owner begins, in one way after a start, a take-over, a lost append and a crash.
 
-    take in what a helper folded -> bounds -> read the journal, folding -> claim -> read up to it
-    -> append the migrations that are missing -> let out again what may not have arrived -> take commands from the watermark on
+    ingest what a rebuild helper folded -> check bounds -> read the journal, folding -> claim -> read up to
+    the claim -> append the migrations that are missing -> emit again what may not have arrived -> take
+    commands from the watermark on
+
+`live` runs it, waits until the epoch ends, and begins again or stops.
 
 Laws
 - The epoch is the offset of our claim. Everything before it is read before the first command is taken.
-- Nothing is served from a store that is no fold of this log: it stops with both sides named.
-- An unknown outcome is found out by reading and claiming again, with back-off. A claim names the epoch that it follows,
-  and is void behind any other: what a rival claimed since our last claim, seen or not, fences us.
-- A fenced owner stops and says who claimed; it claims again only when it is named once more (`live`).
+- Nothing is served from a store that is not a fold of this log: the partition stops and names both sides.
+  [test_state_errors.py]
+- An unknown outcome is resolved by reading and claiming again, with back-off. A claim names the epoch that it
+  follows, and is void behind any other: what a rival claimed since our last claim, seen or not, fences us.
+  [test_rivals.py]
+- A fenced owner stops and names the node that claimed; it claims again only when `live` is called again.
 """
 
 from __future__ import annotations
@@ -42,19 +47,20 @@ from perdure.streams.owner.owner import PASSING, Owner
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.state.tables import Tables
 from perdure.streams.transfer.import_objects import Destination, check_moves, move_in
-from perdure.streams.transfer.steps import append_step, tell
+from perdure.streams.transfer.steps import append_step, resolve
 from perdure.streams.turns.ports import OwnerState
 from perdure.streams.turns.supervision.internal_faults import broken
 
 _logger = logging.getLogger("perdure")
 RETRY_S = (0.05, 5.0)  # first and longest pause before an attempt is made again
-LASTING_S = 30.0  # a reign of that length was a success: what ends it is a first failure
+LASTING_S = 30.0  # an epoch that lasted so long was a success: what ends it counts as a first failure
 
 
 async def live(owner: Owner) -> None:
     """Own the partition until it is fenced or must stop; `owner.state` and `owner.error` say which.
 
-    To call this is to name the node as the partition's owner: it takes it from whichever node has it, once.
+    Calling it names this node as the partition's owner: it takes the partition, once, from the node that has
+    it.
     """
     owner.follows = None
     backoff, loop = Backoff(*RETRY_S, owner.ports.transport.random), asyncio.get_running_loop()
@@ -88,7 +94,7 @@ async def live(owner: Owner) -> None:
 
 
 async def begin(owner: Owner) -> None:
-    """Claim the partition and come up to it. Raises `OutcomeUnknown`, `LogCorrupt` and its kin."""
+    """Claim the partition and fold up to the claim. Raises `OutcomeUnknown`, `LogCorrupt` and its kin."""
     try:
         await _begin(owner)
     except PerdureError:
@@ -106,7 +112,7 @@ async def _begin(owner: Owner) -> None:
     tables.check_against(owner.ports.identity.app_uuid, log.partitions, journal.end, commands.end)
     owner.turns.charged = owner.ports.recovery.crash_counts(partition, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
-    # nor on one that this configuration does not follow from, or of which it wants what is not there
+    # nor if the configuration does not follow from the journal, or transfers objects that are not there
     await check_moves(
         owner.ports.recovery.foreign_apps, missing(tables.steps, owner.ports.recovery.migrations)
     )
@@ -115,7 +121,7 @@ async def _begin(owner: Owner) -> None:
     ports = owner.ports
     await _check_secret(owner, commands.end)
     sealed_from = tables.meta.sealed_from
-    if sealed_from < 0:  # the first owner that has a secret: from here on only that counts
+    if sealed_from < 0:  # the first owner that has a secret: from here on only signed commands count
         sealed_from = (await log.bounds(Topic.COMMANDS, partition)).end
     me = ports.recovery.new_uuid(), ports.identity.node, ports.identity.host, ports.identity.pid
     claim = Claim(*me, owner.follows, dict(log.topic_ids), ports.transport.seal.id, sealed_from)
@@ -125,14 +131,12 @@ async def _begin(owner: Owner) -> None:
     owner.follows = epoch
     for step in missing(tables.steps, owner.ports.recovery.migrations):
         again = await _migrate(owner, step, epoch)
-    # what a predecessor let call others lies below: it had proved, before our claim, that it still owned
+    # calls of a predecessor lie below: it had confirmed before our claim that it still owned the partition
     owner.turns.reruns.begin((await log.bounds(Topic.COMMANDS, partition)).end)
     owner.journal.own(tables.reader.position)
     owner.output.begin(tables.meta.low, tables.out_position.offset)
-    await _let_out_again(owner, again, tables.reader.offset)
-    if (
-        not owner.journal.open
-    ):  # the node's producer was dropped meanwhile: what we would append has no way out
+    await _emit_again(owner, again, tables.reader.offset)
+    if not owner.journal.open:  # the node's producer was dropped meanwhile: nothing could be appended
         raise OutcomeUnknown(f"partition {partition}: the claim's producer was lost before it served")
     owner.serve()
 
@@ -158,7 +162,8 @@ def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
 async def _see_rivals(owner: Owner) -> None:
     """Have our next claim follow the newest one that is folded.
 
-    Raises `Fenced` if a rival has claimed since our last, `LogCorrupt` if the topics are not those that it names.
+    Raises `Fenced` if a rival has claimed since our last, `LogCorrupt` if the topics are not those that it
+    names.
     """
     newest = owner.tables.reader.epoch
     if newest >= 0 and (owner.log.topic_ids or owner.follows not in (None, newest)):
@@ -170,7 +175,7 @@ async def _see_rivals(owner: Owner) -> None:
 
 
 async def _check_secret(owner: Owner, end: int) -> None:
-    """Raises `ConfigError` if commands below `end` wait that are sealed with a secret which this node does not have.
+    """Raises `ConfigError` if commands below `end` are sealed with a secret that this node does not have.
 
     It would take them for forgeries, and drop messages and calls that perdure owes.
     """
@@ -190,16 +195,19 @@ async def _check_secret(owner: Owner, end: int) -> None:
 
 
 async def _append(owner: Owner, record: Claim) -> int:
-    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    owner.journal.begin(record, lambda what: tell(told, what))
-    return await told
+    appended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    owner.journal.begin(record, lambda outcome: resolve(appended, outcome))
+    return await appended
 
 
 _Again = list[tuple[int, EntryRecord | NoOp]]
 
 
 async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
-    """Append one step and fold up to it; what `_fold_as_ours` gives. Raises `OutcomeUnknown` or `Fenced`."""
+    """Append one step and fold up to it; returns what `_fold_as_ours` returns.
+
+    Raises `OutcomeUnknown`, `Fenced`.
+    """
     tables = owner.tables
     empty = []
     to = Destination(owner.log, owner.journal, tables, owner.ports.recovery.foreign_apps)
@@ -212,14 +220,14 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
             empty.append((namespace, script))
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
     again = await _fold_as_ours(owner, offset + 1, epoch)
-    for namespace, script in empty if owner.partition == 0 else ():  # told once, not by each partition
-        told = "migration %r: %s begins empty: of the app %s nothing is there (for its data directory set data = …)"
-        _logger.warning(told, step.tag, namespace, script)
+    for namespace, script in empty if owner.partition == 0 else ():  # logged once, not by each partition
+        text = "migration %r: %s begins empty: of the app %s nothing is there (for its data directory set data = …)"
+        _logger.warning(text, step.tag, namespace, script)
     return again
 
 
 async def _fold_as_ours(owner: Owner, end: int, epoch: int) -> _Again:
-    """As `_fold_up_to`, with our claim at `epoch`. Raises `Fenced` if a rival's counts in its place, or is newer.
+    """As `_fold_up_to`, with our claim at `epoch`. Raises `Fenced` if a rival's counts instead, or is newer.
 
     Nothing is appended behind one, though all that was to be there may be: a rival journals the same steps.
     """
@@ -236,16 +244,16 @@ async def _fold_as_ours(owner: Owner, end: int, epoch: int) -> _Again:
 
 
 async def _fold_up_to(owner: Owner, end: int) -> _Again:
-    """Fold the journal up to `end`; the records from the out mark on, which may not have been let out."""
+    """Fold the journal up to `end`; returns the records from the output watermark on, to be emitted again."""
     tables, log = owner.tables, owner.log
     start = tables.out_position
     before = JournalReader(tables.reader.name, start, exclusive=log.exclusive)
     fold_from = tables.reader.offset
-    again: deque[tuple[int, EntryRecord | NoOp]] = deque()  # what lies below the out mark goes as it is read
+    again: deque[tuple[int, EntryRecord | NoOp]] = deque()  # those below the output watermark are dropped
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
         first = chunk[0].offset
-        # what they say is let go at once and made anew for the few that are kept: memory just used is fast
-        if first >= tables.reader.offset:  # all of a rebuild: spared the question for each record
+        # decoded records are dropped at once, the few kept ones decoded again: reused memory is fast
+        if first >= tables.reader.offset:  # all of a rebuild: not asked for each record
             counts = [tables.apply(each.offset, each.value) is not None for each in chunk]
         else:
             counts = [_fold(tables, before, each) for each in chunk]
@@ -256,7 +264,7 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
             again.popleft()
         for at in range(max(out - first, 0), len(chunk)):
             record = decode_record(chunk[at].value) if counts[at] else None
-            if isinstance(record, (EntryRecord, NoOp)) and _tells(record):
+            if isinstance(record, (EntryRecord, NoOp)) and _may_emit(record):
                 again.append((first + at, record))
         owner.ports.recovery.progress(
             owner.partition, chunk[-1].offset + 1 - start.offset, end - start.offset
@@ -275,7 +283,10 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
 
 
 def _fold(tables: Tables, before: JournalReader, each: LogRecord) -> bool:
-    """Fold a record, or, if the state has applied it, only read it by `before`; does it count?"""
+    """Fold a record, or, if the state has applied it, only read it with `before`.
+
+    Returns True if it counts.
+    """
     if each.offset >= tables.reader.offset:
         return tables.apply(each.offset, each.value) is not None
     record = before.step(each.offset, each.value)
@@ -284,41 +295,42 @@ def _fold(tables: Tables, before: JournalReader, each: LogRecord) -> bool:
     return record is not None
 
 
-def _tells(record: EntryRecord | NoOp) -> bool:
-    """May anything have to be let out of it? Of what moved in nothing has, and that may be much."""
+def _may_emit(record: EntryRecord | NoOp) -> bool:
+    """True if the record may have output. Imported objects have none, and there may be many of them."""
     return isinstance(record, NoOp) or bool(record.done) or record.entry.command != NO_COMMAND
 
 
 def _check_header(owner: Owner, value: bytes | None) -> None:
     header, ours = decode_record(value), owner.ports.identity
     assert isinstance(header, Header)  # the fold refuses any other
-    mine = (ours.app, ours.app_uuid, owner.partition, owner.log.partitions)
-    found = (header.app, header.app_uuid, header.partition, header.partitions)
-    if found != mine:
+    expected = (ours.app, ours.app_uuid, owner.partition, owner.log.partitions)
+    actual = (header.app, header.app_uuid, header.partition, header.partitions)
+    if actual != expected:
         raise LogCorrupt(
-            f"{owner.tables.reader.name}: its header says app {found[0]!r} #{fingerprint(found[1])}, partition {found[2]} "
-            f"of {found[3]}; this node is for {mine[0]!r} #{fingerprint(mine[1])}, partition {mine[2]} of {mine[3]}"
+            f"{owner.tables.reader.name}: its header says app {actual[0]!r} #{fingerprint(actual[1])}, "
+            f"partition {actual[2]} of {actual[3]}; this node is for {expected[0]!r} #{fingerprint(expected[1])}, "
+            f"partition {expected[2]} of {expected[3]}"
         )
 
 
-async def _let_out_again(owner: Owner, again: _Again, end: int) -> None:
-    """Let out everything above the marks once more, under the same message ids."""
-    release, done, meta = owner.output, owner.tables.done, owner.tables.meta
+async def _emit_again(owner: Owner, again: _Again, end: int) -> None:
+    """Emit everything above the watermarks once more, under the same message ids."""
+    output, done, meta = owner.output, owner.tables.done, owner.tables.meta
     dones = {offset: at for at, record in again for offset in in_runs(record.done) if offset >= meta.low}
     entries = {at: record.entry for at, record in again if isinstance(record, EntryRecord)}
     held = dones.keys() | {entry.command for entry in entries.values()}
-    _count_as_let_out(release.commands, [(meta.low, done.mark), *done.runs()], sorted(held))
+    _count_as_emitted(output.commands, [(meta.low, done.mark), *done.runs()], sorted(held))
     await _answer_dones(owner, dones)
     for at in range(owner.tables.out_position.offset, end):
         entry = entries.get(at)
         if entry is not None and entry.command >= meta.low:
-            release.entries((entry,), at)
+            output.entries((entry,), at)
         else:
-            release.passed(at)
+            output.passed(at)
 
 
-def _count_as_let_out(commands: Watermark, runs: list[tuple[int, int]], held: list[int]) -> None:
-    """What is done and let nothing out any more; `held`, in order, are those that may have to."""
+def _count_as_emitted(commands: Watermark, runs: list[tuple[int, int]], held: list[int]) -> None:
+    """Count the commands of the done `runs` as delivered, but for `held`, in order, which may have output."""
     at = 0
     for first, end in runs:
         while at < len(held) and held[at] < end:
@@ -330,10 +342,10 @@ def _count_as_let_out(commands: Watermark, runs: list[tuple[int, int]], held: li
 
 
 async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
-    """Their answers are gone with their owner: who asked is told that nothing changed, ask again."""
-    release, log = owner.output, owner.log
+    """Answer commands whose answers were lost with their owner: nothing changed, the caller may ask again."""
+    output, log = owner.output, owner.log
     waiting = dict(dones)
-    if dones and not log.exclusive:  # else who asked went with the process
+    if dones and not log.exclusive:  # on an exclusive log the callers went with the process
         error = AskAgain("its answer was lost with the partition's owner; nothing was changed: ask again")
         reply = error_reply(UNAVAILABLE, error.code, str(error))
         async for chunk in log.read(Topic.COMMANDS, owner.partition, min(dones), max(dones) + 1):
@@ -343,8 +355,8 @@ async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
                 try:
                     command = parse_admitted(record.key, record.value, record.headers)
                 except CallerError:
-                    continue  # no command: it was answered by an entry
+                    continue  # not a command: an entry answered it
                 at = waiting.pop(record.offset)
-                release.done(command.reply_to, command.key, command.id, reply, record.offset, at)
+                output.done(command.reply_to, command.key, command.id, reply, record.offset, at)
     for offset in waiting:
-        release.commands.add(offset)
+        output.commands.add(offset)

@@ -1,16 +1,19 @@
-"""The watch over gateways: sockets whose gateway has ended are closed, each by an event in its object's mailbox.
+"""The gateway watch: closes sockets whose gateway has ended, each by an event in its object's mailbox.
 
 A node has one `GatewayWatch` for all its partitions, on a log that other nodes share.
 
 Laws
-- Sockets whose gateway ended are closed by an event in their object's mailbox, 1006, once: the event finds the row or
-  does nothing. So are, 1012, those of listener style whose instance is gone.
-- On an exclusive log every gateway but this process's own has ended. On a shared log one has ended if no heartbeat of it
-  is added to the log within `SILENT_S`: offsets tell, no clocks are compared.
-- A gateway that is taken for ended is told so before its sockets are closed here: if it lives, it closes them too.
-- In one look each partition of `replies` is read once at most, for all gateways that are heard there and all partitions of
-  this node, and the rows of sockets are listed in bounded steps.
+- Sockets whose gateway ended are closed by an event in their object's mailbox, 1006, once: without its row
+  the event does nothing. So are, with 1012, those of listener style whose instance is gone.
+- On an exclusive log every gateway but this process's own has ended. On a shared log one has ended if no
+  heartbeat of it is added to the log within `SILENT_S`; offsets decide that, no clocks are compared.
+- A gateway that is declared dead is notified before its sockets are closed here: if it lives, it closes them
+  too. [test_a_gateway_that_falls_silent_is_told_once_and_its_sockets_close_in_all_partitions]
+- One look reads each partition of `replies` once at most, for all gateways with heartbeats there and all
+  partitions of this node, and lists the rows of sockets in bounded steps.
+  [test_each_place_is_read_once_in_a_look_for_all_partitions]
 - A look that cannot read or append concludes nothing: the next one begins from scratch.
+  [test_a_look_that_fails_concludes_nothing_and_stops_no_partition]
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ LISTED_AT_ONCE = 500  # rows in one step of the event loop
 
 
 async def each_socket(tables: Tables) -> AsyncIterator[tuple[str, str, SocketRow]]:
-    """(object key, id, row) of every WebSocket of a partition, `LISTED_AT_ONCE` in one step of the event loop.
+    """(object key, id, row) of every WebSocket of a partition, `LISTED_AT_ONCE` in one step of the loop.
 
     What changes between two steps may be seen or not.
     """
@@ -52,10 +55,13 @@ async def each_socket(tables: Tables) -> AsyncIterator[tuple[str, str, SocketRow
 
 
 async def close_lost(transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
-    """The owner begins to serve: no instance is in memory, and some gateways have ended."""
+    """Close what was lost before the owner began to serve.
+
+    No instance is in memory, and some gateways have ended.
+    """
     async for key, id_, row in each_socket(tables):
         if id_ == SETTINGS or namespace_of(key) not in registry.types:
-            continue  # the objects of a class that has left the app hear nothing; its migration removes the rows
+            continue  # a class that has left the app gets no events; its migration removes the rows
         if transport.log.exclusive and not transport.ingress.holds(row.gateway):
             gone.notify(key, id_, CLOSED)
         elif row.listener:
@@ -73,7 +79,7 @@ class _Watched(NamedTuple):
 
 
 class GatewayWatch:
-    """Finds gateways that have fallen silent, and closes the sockets that objects of this node have there."""
+    """The watch for silent gateways; closes the sockets that objects of this node have there."""
 
     def __init__(self) -> None:
         self._partitions: dict[int, _Watched] = {}
@@ -81,13 +87,13 @@ class GatewayWatch:
         self._ends: dict[str, int] = {}  # where `replies` ended for each gateway at the last look
 
     def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
-        """A partition is served from now on."""
+        """Watch for the partition, which is served from now on."""
         self._partitions[tables.partition] = _Watched(transport, registry, tables, gone)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._watch(transport.log))
 
     def end(self, partition: int) -> None:
-        """It is not served any more; the watch ends with the last one."""
+        """The partition is not served any more; the watch ends with the last one."""
         self._partitions.pop(partition, None)
         if not self._partitions and self._task is not None:
             self._task.cancel()
@@ -99,7 +105,7 @@ class GatewayWatch:
             try:
                 await self._look(log)
             except PerdureError:
-                self._ends = {}  # a node that cannot read hears no heartbeat, and the gateway may not be heard
+                self._ends = {}  # a node that cannot read receives no heartbeats
             except Exception as error:  # noqa: BLE001 - a fault of perdure's own must not end the watch
                 self._ends = {}
                 report(error, "a look at the gateways of other nodes ended")
@@ -127,7 +133,7 @@ class GatewayWatch:
                 gone.notify(key, id_, CLOSED)
                 await gone.room()
             if self._partitions.get(watched.tables.partition) is not watched:
-                return  # its reign has ended
+                return  # its epoch has ended
 
     async def _silent(self, log: Log, named: set[str]) -> set[str]:
         """Those of `named` that have added no heartbeat since the last look."""

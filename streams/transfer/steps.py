@@ -1,11 +1,17 @@
-"""How the configuration's migrations get into the journal.
+"""Migration steps: how the configuration's migrations get into the journal.
+
+An owner that begins appends each step that its journal does not have yet; folding the step's record creates,
+renames or deletes namespaces.
 
 Laws
-- Before a partition serves, each step of the configuration is in its journal, once, in order. A crash in between
-  leaves a prefix of them; the next owner goes on there.
-- A configuration that does not follow from what the journal says is refused before anything is appended.
-- A deleted namespace leaves nothing: what its objects had goes with the fold of the step's record, in one write (see
-  `rows.of_namespace`). Its name is never used again, so nothing of it can come back.
+- Before a partition serves, each step of the configuration is in its journal, once, in order. A crash in
+  between leaves a prefix of them; the next owner continues there.
+  [test_each_step_is_journaled_once_and_before_the_first_turn]
+- A configuration that does not follow from the journal is refused before anything is appended.
+  [test_a_configuration_that_does_not_follow_stops_the_partition_untouched]
+- A deleted namespace leaves nothing: everything of its objects goes with the fold of the step's record, in
+  one write (see `rows.of_namespace`). Its name is never used again, so nothing of it can come back.
+  [test_a_deleted_namespace_leaves_no_row_however_the_fold_was_cut]
 """
 
 from __future__ import annotations
@@ -32,20 +38,23 @@ async def append_step(journal: Journal, name: str, position: Position, step: Ste
 
 
 async def append_alone(journal: Journal, name: str, due: int, records: Sequence[Record]) -> int:
-    """Append a batch to the journal `name`, where `due` is the next offset or lies below it. Raises `OutcomeUnknown`."""
-    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    journal.alone(records, lambda what: tell(told, what))
-    offset = await told
+    """Append a batch to the journal `name`, where `due` is the next offset or lies below it.
+
+    Raises `OutcomeUnknown`.
+    """
+    result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    journal.alone(records, lambda outcome: resolve(result, outcome))
+    offset = await result
     if offset < due:
         raise OutcomeUnknown(f"{name} acknowledged offset {offset}, {due} was due")
     return offset
 
 
-def tell(told: asyncio.Future[int], what: int | BaseException) -> None:
-    """Pass on what came of an append."""
-    if told.done():
+def resolve(result: asyncio.Future[int], outcome: int | BaseException) -> None:
+    """Resolve the future of an append with its offset or its error."""
+    if result.done():
         return
-    if isinstance(what, BaseException):
-        told.set_exception(what)
+    if isinstance(outcome, BaseException):
+        result.set_exception(outcome)
     else:
-        told.set_result(what)
+        result.set_result(outcome)
