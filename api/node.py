@@ -51,9 +51,9 @@ from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
 from perdure.streams.teardown import Closing, to_its_end
 from perdure.streams.transfer.foreign_app import ForeignApps
-from perdure.streams.turns.eviction import Residence
-from perdure.streams.turns.inline_task import tell
-from perdure.streams.turns.object_quotas import Makers
+from perdure.streams.turns.eviction import Evictor
+from perdure.streams.turns.inline_task import write_word_to
+from perdure.streams.turns.object_quotas import ObjectQuotas
 from perdure.streams.turns.ports import (
     Identity,
     OwnerState,
@@ -65,7 +65,7 @@ from perdure.streams.turns.ports import (
 )
 from perdure.streams.turns.run_queue import RunQueue
 from perdure.streams.turns.supervision import unawaited
-from perdure.streams.turns.supervision.crash_marker import PoisonPage
+from perdure.streams.turns.supervision.crash_marker import CrashMarker
 from perdure.streams.turns.supervision.watchdog import Watchdog
 
 if TYPE_CHECKING:  # an extra
@@ -129,10 +129,10 @@ class Node:
         data = open_data(config)
         opened = self._opened
         opened.push_blocking("the data directory", data.close)
-        page = PoisonPage(data.poison_path)
+        page = CrashMarker(data.poison_path)
         opened.push("the crash marker", page.close)
-        opened.push("the word of the crash marker", lambda: tell(None))
-        tell(page.now)
+        opened.push("the word of the crash marker", lambda: write_word_to(None))
+        write_word_to(page.now)
         opened.push("the watch for coroutines that are never awaited", unawaited.watch())
         self.log = log = await start_log(config, data, self.name)
         log.on_stopped = self._stop
@@ -173,14 +173,14 @@ class Node:
             self._task(self.maintenance.flush_forever()),
             self._task(self.maintenance.trim_forever()),
             self._task(self.gateway.sweep()),
-            self._task(Residence.of(self.owners, config.limits, clock_ms).keep()),
+            self._task(Evictor.of(self.owners, config.limits, clock_ms).keep()),
             self._task(self.sockets.keep_alive()),
             self._task(self.sockets.beat()),
         ]
         await self._come_up()
         say_zones()
 
-    def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: PoisonPage) -> Ports:
+    def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: CrashMarker) -> Ports:
         return Ports(
             Transport(self.log, self.gateway, clock_ms, Random(), seal),
             TurnServices(
@@ -198,12 +198,12 @@ class Node:
             GatewayWatch(),
         )
 
-    def _makers(self) -> Makers | None:
+    def _makers(self) -> ObjectQuotas | None:
         """The count of objects that each principal has created; None without access control: there are no principals."""
         quotas = self.config.quotas
         if not self.config.guarded:
             return None
-        return Makers(
+        return ObjectQuotas(
             lambda principal: None if (quota := quota_of(quotas, principal)) is None else quota.objects
         )
 

@@ -22,11 +22,11 @@ from perdure.streams.state.rows import encode_row
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.activation import NO_COMMAND, Hold, Resident, Turn
-from perdure.streams.turns.calls import Calling
-from perdure.streams.turns.eviction import Residence
-from perdure.streams.turns.pending_calls import Call, Exchange
+from perdure.streams.turns.calls import TurnCalls
+from perdure.streams.turns.eviction import Evictor
+from perdure.streams.turns.pending_calls import Call, PendingCalls
 from perdure.streams.turns.ports import Counts, Transport
-from perdure.streams.turns.socket_events import GoneSockets
+from perdure.streams.turns.socket_events import SocketEvents
 from perdure.streams.virtual_time import VirtualLoop
 from perdure.testing import run, world
 
@@ -102,8 +102,8 @@ class _Owner:
         self.counts = Counts()
 
 
-def _sweeper(turns: _Turns, *, short_of_memory: bool = False) -> Residence:
-    return Residence(
+def _sweeper(turns: _Turns, *, short_of_memory: bool = False) -> Evictor:
+    return Evictor(
         [_Owner(turns)],
         clock_ms=lambda: USED_MS + (0 if short_of_memory else 3_600_000),
         idle_s=60.0,
@@ -156,10 +156,10 @@ def ring_search(n: int) -> Step:
     turns = [Turn(LogRecord(at, 0, None, None), NO_COMMAND, None, at) for at in range(n)]
     calls = [Call(turn, NO_COMMAND, 0) for turn in turns]
     for turn, call in zip(turns, calls, strict=True):
-        turn.calling = Calling(Root(0, turn.offset))
+        turn.calling = TurnCalls(Root(0, turn.offset))
         turn.calling.waiting[call] = None
 
-    class Line(Exchange):
+    class Line(PendingCalls):
         def blocker(self, call: Call) -> Turn | None:
             at = call.turn.offset + 1
             return turns[at] if at < n else None
@@ -202,7 +202,7 @@ class _Watching:
                 tables.memtables.set_row(head + f"Thing/{at:06}\0g.{at:08x}".encode(), encode_row(row))
             tables.memtables.open.records = 1
             tables.write_all()
-            watch.begin(transport, registry, tables, GoneSockets(transport, partition))
+            watch.begin(transport, registry, tables, SocketEvents(transport, partition))
         await asyncio.sleep(1)
 
     def __del__(self) -> None:

@@ -15,9 +15,9 @@ from perdure.streams.owner.output import OutputGate
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns import commit, runner
 from perdure.streams.turns.activation import Resident
-from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.runner import Turns
-from perdure.streams.turns.supervision.failure_log import Blame
+from perdure.streams.turns.supervision.failure_log import FailureLog
 
 # by name: where it is, and what it is called there
 BEFORE = {  # a turn's trace is handed to the journal
@@ -33,11 +33,11 @@ BEFORE = {  # a turn's trace is handed to the journal
     "its entry is encoded": (commit, "encode_entry"),
     "its object sees what it wrote": (Resident, "commit"),
 }
-OF_FAILURES = {"the handler is blamed": (Blame, "failed")}
+OF_FAILURES = {"the handler is blamed": (FailureLog, "failed")}
 OF_ALARMS = {
-    "is the alarm still set": (Ringing, "early"),
-    "the alarm's handler is made": (Ringing, "handler"),
-    "what becomes of the alarm": (Ringing, "concluded"),
+    "is the alarm still set": (AlarmTurns, "early"),
+    "the alarm's handler is made": (AlarmTurns, "handler"),
+    "what becomes of the alarm": (AlarmTurns, "concluded"),
 }
 OF_ADMINISTRATION = {"an act of administration": (Administration, "_pause")}
 FROM_THEN_ON = {

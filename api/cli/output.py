@@ -29,12 +29,12 @@ def show_code(error: BaseException) -> None:
     """On stderr, the user's own lines on the way to an error in their code, the one where it arose last."""
     import traceback
 
-    from perdure.streams.turns.supervision.failure_log import users_frames
+    from perdure.streams.turns.supervision.failure_log import user_frames
 
     if isinstance(error, SyntaxError):
         lines = traceback.format_exception_only(error)[:-1]  # its last one has been told
     else:
-        lines = [f"  {frame.filename}:{frame.lineno}\n    {frame.line}\n" for frame in users_frames(error)]
+        lines = [f"  {frame.filename}:{frame.lineno}\n    {frame.line}\n" for frame in user_frames(error)]
     print("".join(lines), end="", file=sys.stderr, flush=True)
 
 

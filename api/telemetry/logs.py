@@ -26,8 +26,8 @@ from perdure.api.worker.worker import WorkerCaller
 from perdure.objects.overlay import current_turn
 from perdure.schemas.config import Config
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.log_fields import about, of_trace
-from perdure.streams.turns.supervision.failure_log import told
+from perdure.streams.turns.log_fields import of_trace, turn_fields
+from perdure.streams.turns.supervision.failure_log import error_fields
 
 # they tell of each request or connect, with its URL; what matters of it perdure tells itself
 _QUIET = {"aiokafka": logging.CRITICAL, "httpx": logging.WARNING, "httpcore": logging.WARNING}
@@ -85,7 +85,7 @@ def _of_turn(_: Any, __: str, event: EventDict) -> EventDict:
     """What the line concerns, if it does not say so itself: the turn in which it is logged."""
     running = current_turn.get()
     if isinstance(running, Turn):
-        return {**event, **{name: value for name, value in about(running).items() if name not in event}}
+        return {**event, **{name: value for name, value in turn_fields(running).items() if name not in event}}
     if isinstance(running, WorkerCaller) and "trace" not in event:
         event.update(of_trace(running.traceparent))
     return event
@@ -122,7 +122,7 @@ def _users_lines(logger: Any, name: str, event: EventDict) -> EventDict:
         error = error[1]
     elif error is True:
         error = sys.exc_info()[1]
-    if isinstance(error, BaseException) and "at" in (fields := told(error)):
+    if isinstance(error, BaseException) and "at" in (fields := error_fields(error)):
         return {**{key: value for key, value in event.items() if key != "exc_info"}, **fields}
     return structlog.processors.format_exc_info(logger, name, event)
 

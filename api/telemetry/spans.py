@@ -44,7 +44,7 @@ from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, PARKED, Reply
 from perdure.schemas.traces import Traceparent, parse_traceparent
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.tracing import Asking
+from perdure.streams.turns.tracing import CallFunction
 
 
 def exporting(service: str | None) -> Spans:
@@ -123,7 +123,7 @@ class Spans:
         _of_reply(span, reply)
         span.end()
 
-    async def calling(self, turn: Turn, asked: Command, ask: Asking) -> Reply:
+    async def calling(self, turn: Turn, asked: Command, ask: CallFunction) -> Reply:
         name = f"call {namespace_of(asked.key)}"
         attributes: dict[str, str | int] = {"perdure.callee": asked.key}
         with self._around(name, turn.command.traceparent, SpanKind.CLIENT, attributes) as span:

@@ -52,8 +52,8 @@ from perdure.schemas.errors import (
 )
 from perdure.schemas.replies import UNAVAILABLE, Pairs, Reply
 from perdure.streams.log.base import durable
-from perdure.streams.turns.inline_task import doorway, is_ctrl_c
-from perdure.streams.turns.supervision.failure_log import told as told_of
+from perdure.streams.turns.inline_task import is_ctrl_c, user_code
+from perdure.streams.turns.supervision.failure_log import error_fields
 from perdure.streams.turns.supervision.watchdog import Interrupted
 
 # key, kind, method, path, headers, body, client key, traceparent
@@ -306,7 +306,7 @@ class Worker:
         late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
         return problem_of(OutcomeUnknown(late))
 
-    @doorway
+    @user_code
     async def _run(self, request: Request, caller: WorkerCaller) -> Reply:
         try:
             result = await self._function(request, self._env)
@@ -352,7 +352,7 @@ class Worker:
             error = bad
         if isinstance(error, _TOLD):
             return problem_of(error)
-        context.run(partial(_logger.error, "the Worker failed", **told_of(error)))
+        context.run(partial(_logger.error, "the Worker failed", **error_fields(error)))
         told = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
         if isinstance(error, FetchFailed):
             return problem(error.code, told, status=STATUS[error.code])

@@ -55,7 +55,7 @@ from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import Hold, Mailbox, Resident, Turn, is_deletion
 from perdure.streams.turns.admission import early_outcome
-from perdure.streams.turns.deletion import told
+from perdure.streams.turns.deletion import admin_reply
 from perdure.streams.turns.ports import Transport
 from perdure.streams.turns.runner import Turns
 
@@ -100,7 +100,7 @@ class Administration:
         try:
             self._take(turn, resident)
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
-            self._turns.inside.failed(turn, error)
+            self._turns.internal_faults.failed(turn, error)
 
     def _report_calls(self, turn: Turn) -> None:
         """Answer another node's question which calls this partition knows of."""
@@ -146,7 +146,7 @@ class Administration:
     # Pause and resume
 
     def _pause(self, turn: Turn, resident: Resident) -> None:
-        reply = told(paused=resident.key)
+        reply = admin_reply(paused=resident.key)
         if resident.paused:
             self._turns.conclude(turn, Outcome(reply, False, False, False))
             return
@@ -162,7 +162,7 @@ class Administration:
             resident.mailbox = Mailbox((hold,))
 
     def _resume(self, turn: Turn, resident: Resident) -> None:
-        reply = told(resumed=resident.key)
+        reply = admin_reply(resumed=resident.key)
         hold = resident.hold
         if hold is None:
             self._turns.conclude(turn, Outcome(reply, False, False, False))
@@ -178,7 +178,7 @@ class Administration:
 
     def _skip(self, turn: Turn, resident: Resident) -> None:
         place = place_of(asked_of(turn.command.body).at)
-        running, reply = resident.running, told(skipped=f"{self._tables.partition}:{place}")
+        running, reply = resident.running, admin_reply(skipped=f"{self._tables.partition}:{place}")
         if running is not None and type(running) is not Hold:
             if running.offset != place.offset or running.cut is not None:
                 raise _not_at_head(resident, place)
@@ -229,8 +229,8 @@ class Administration:
         error = _skipped(turn.command, act)
         outcome = Outcome(error_reply(FAILED, error.code, str(error)), False, True, False)
         if turn.command.kind == ALARM:
-            ringing = self._turns.ringing
-            outcome = ringing.early(turn) or ringing.parked(turn, outcome)
+            alarm_turns = self._turns.alarm_turns
+            outcome = alarm_turns.early(turn) or alarm_turns.parked(turn, outcome)
         elif turn.command.kind != ADMIN:
             outcome = early_outcome(turn, self._tables, self._loop.time) or outcome
         self._turns.conclude(turn, outcome)
@@ -291,7 +291,7 @@ class Administration:
 
 
 def _settlement(shown: str, drop: bool) -> Reply:
-    return told(dropped=shown) if drop else told(redriven=shown)
+    return admin_reply(dropped=shown) if drop else admin_reply(redriven=shown)
 
 
 def _skipped(command: Command, act: Turn) -> Skipped:

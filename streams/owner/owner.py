@@ -48,7 +48,7 @@ from perdure.streams.owner.socket_watch import close_lost
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import NO_COMMAND, Mailbox, Resident, Turn
 from perdure.streams.turns.admission import admitted
-from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.calls import Calls
 from perdure.streams.turns.entries import dead_letter
 from perdure.streams.turns.ports import Counts, OwnerState, PartitionBounds, Ports
@@ -87,8 +87,8 @@ class Owner:
         )
         self.alarms = AlarmClock(transport, ports.turns.registry, tables, self.counts, self.lost)
         self.time.on_step_back = self.alarms.stepped_back
-        ringing = Ringing(self.counts, self.alarms)
-        shared = self.bounds, self.counts, self.journal, self._spawn, ringing, self.time
+        alarm_turns = AlarmTurns(self.counts, self.alarms)
+        shared = self.bounds, self.counts, self.journal, self._spawn, alarm_turns, self.time
         self.turns = Turns(ports.turns, transport, tables, *shared)
         self.turns.calls = Calls(
             transport,

@@ -31,7 +31,7 @@ from perdure.schemas.keys import namespace_of
 from perdure.schemas.sockets import CLOSED, ENDED_KIND, GONE, HEARTBEAT_KIND, SETTINGS
 from perdure.streams.log.base import Log, Record, Topic, durable
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.ports import Notified, Transport
+from perdure.streams.turns.ports import SocketNotifier, Transport
 from perdure.streams.turns.supervision.internal_faults import report
 
 SILENT_S = 10.0
@@ -54,7 +54,7 @@ async def each_socket(tables: Tables) -> AsyncIterator[tuple[str, str, SocketRow
         await asyncio.sleep(0)
 
 
-async def close_lost(transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
+async def close_lost(transport: Transport, registry: Registry, tables: Tables, gone: SocketNotifier) -> None:
     """Close what was lost before the owner began to serve.
 
     No instance is in memory, and some gateways have ended.
@@ -75,7 +75,7 @@ class _Watched(NamedTuple):
     transport: Transport
     registry: Registry
     tables: Tables
-    gone: Notified
+    gone: SocketNotifier
 
 
 class GatewayWatch:
@@ -86,7 +86,7 @@ class GatewayWatch:
         self._task: asyncio.Task[None] | None = None
         self._ends: dict[str, int] = {}  # where `replies` ended for each gateway at the last look
 
-    def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
+    def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: SocketNotifier) -> None:
         """Watch for the partition, which is served from now on."""
         self._partitions[tables.partition] = _Watched(transport, registry, tables, gone)
         if self._task is None:

@@ -31,7 +31,7 @@ from perdure.streams.state.object_scan import is_there, objects_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.transfer.export_objects import moved
 from perdure.streams.transfer.steps import append_alone
-from perdure.streams.turns.ports import OtherApps
+from perdure.streams.turns.ports import TransferSources
 
 _logger = logging.getLogger("perdure")
 BATCH_BYTES = 4 << 20
@@ -44,7 +44,7 @@ class Destination(NamedTuple):
     log: Log
     journal: Journal
     tables: Tables
-    transfers: OtherApps | None
+    transfers: TransferSources | None
 
 
 class MovedIn(NamedTuple):
@@ -58,8 +58,8 @@ class MovedIn(NamedTuple):
     found: bool
 
 
-async def check_moves(transfers: OtherApps | None, steps: Sequence[Step]) -> None:
-    """Before anything is claimed: is there what these steps bring? Raises as `OtherApps.check`."""
+async def check_moves(transfers: TransferSources | None, steps: Sequence[Step]) -> None:
+    """Before anything is claimed: is there what these steps bring? Raises as `TransferSources.check`."""
     if transfers is not None:
         for step in steps:
             for namespace, _, _ in step.transferred:
@@ -69,7 +69,7 @@ async def check_moves(transfers: OtherApps | None, steps: Sequence[Step]) -> Non
 async def move_in(to: Destination, step: Step, namespace: str) -> MovedIn:
     """Append to the journal what its partition gets of a transferred class.
 
-    Raises as `OtherApps.source`, and `OutcomeUnknown`.
+    Raises as `TransferSources.source`, and `OutcomeUnknown`.
     """
     transfers, tables = to.transfers, to.tables
     source = None if transfers is None else await transfers.source(step, namespace)

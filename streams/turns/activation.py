@@ -29,10 +29,10 @@ from perdure.schemas.journal import Entry
 from perdure.schemas.replies import Reply
 from perdure.streams.log.base import LogRecord
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.inline_task import TaskLike, doorway
+from perdure.streams.turns.inline_task import TaskLike, user_code
 
 if TYPE_CHECKING:  # they stand on this file
-    from perdure.streams.turns.calls import Calling, Calls
+    from perdure.streams.turns.calls import Calls, TurnCalls
 
 PACE_OF = 9  # turns, by which it is guessed how long a mailbox will take
 CACHED_VALUES = 64  # per resident; more is read again from the store
@@ -59,7 +59,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     over: bool = False
     on_log: bool = False  # for certain, of one that waited for that
     timer: object = None
-    calling: Calling | None = None
+    calling: TurnCalls | None = None
     tries: int = 0  # in which it could not be done, of a command that nobody waits for
     again: bool = False  # its key was seen before, of a turn that had called others and was not done
     alarm: AlarmRow | None = None  # of a turn that an alarm made, as it stood when it rang
@@ -202,7 +202,7 @@ class Resident:
             return handling(self.instance, self.kind, command)
         return self._first(command, env)
 
-    @doorway
+    @user_code
     async def _first(self, command: Command, env: Env) -> Any:
         if command.kind == SOCKET and not self.state.concerns(command):
             return None  # nobody is told, so nobody is woken
@@ -279,7 +279,7 @@ class Resident:
             self.socket_rows = self.tables.sockets.of(self.key)
         return self.socket_rows
 
-    # Committing
+    # Committer
 
     def commit(self, overlay: Overlay) -> None:
         """The turn's writes count from here on for this object's next turns; call `ended` next."""

@@ -27,8 +27,8 @@ from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import CallerError, StorageFailed
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply, error_reply
 from perdure.streams.turns.activation import Resident, Turn
-from perdure.streams.turns.inline_task import doorway
-from perdure.streams.turns.log_fields import about
+from perdure.streams.turns.inline_task import user_code
+from perdure.streams.turns.log_fields import turn_fields
 from perdure.streams.turns.ports import Counts
 
 AGAIN_S = 1.0  # after the state could not be read to see how an alarm stands
@@ -45,7 +45,7 @@ class Clock(Protocol):
     def again(self, key: str, name: str, wait_s: float) -> None: ...
 
 
-class Ringing:
+class AlarmTurns:
     """Of one partition."""
 
     def __init__(self, counts: Counts, clock: Clock) -> None:
@@ -84,7 +84,7 @@ class Ringing:
         """What runs; the turn's overlay is there."""
         return self._sweep(turn) if turn.command.method == TTL else self._ring(turn, env)
 
-    @doorway
+    @user_code
     async def _ring(self, turn: Turn, env: Env) -> Response:
         resident, name = turn.resident, turn.command.method
         assert resident is not None
@@ -115,7 +115,7 @@ class Ringing:
         code, told = (error.code, error.message) if error is not None else ("handler-failed", "")
         if change.parked:
             counts.alarms_parked += 1
-            _logger.warning("alarm parked", **about(turn), alarm=name, error=told)
+            _logger.warning("alarm parked", **turn_fields(turn), alarm=name, error=told)
         return Outcome(error_reply(FAILED, code, told), True, True, outcome.drop_instance)
 
     def failed_after_all(self, turn: Turn, outcome: Outcome) -> Outcome:

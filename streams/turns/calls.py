@@ -59,7 +59,7 @@ from perdure.streams.journal.writer import Journal
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.turns.activation import Resident, Turn
 from perdure.streams.turns.keys_in_flight import Spending, spending_of
-from perdure.streams.turns.known_calls import Known, Made, made_of
+from perdure.streams.turns.known_calls import KnownCalls, Made, made_of
 from perdure.streams.turns.pending_calls import Call
 from perdure.streams.turns.ports import Identity, Transport
 from perdure.streams.turns.runner import Turns
@@ -71,7 +71,7 @@ RETRY_S = (0.05, 1.0)  # first and longest pause before a call is let out again;
 PROBE_S, PROBE_MOST_S = 0.2, 3.2  # a call that waits is looked at after that time, and then ever more rarely
 
 
-class Calling:
+class TurnCalls:
     """What one turn has called and sent so far; made when it first does."""
 
     __slots__ = ("asked", "called", "fresh", "ids", "proof", "random", "root", "sends", "taken", "waiting")
@@ -120,7 +120,7 @@ class Calls:
         self._low_mark = low_mark
         self.check_room = check_room
         self.has_taken, self.elsewhere = has_taken, elsewhere
-        self.known = Known(turns.tables, turns.keys_in_flight)
+        self.known = KnownCalls(turns.tables, turns.keys_in_flight)
         self._pending_calls = transport.pending_calls
         self._loop = asyncio.get_running_loop()
         transport.pending_calls.join(transport.log, identity.node, partition, self)
@@ -198,15 +198,15 @@ class Calls:
 
     # How
 
-    def _of(self, turn: Turn, what: str) -> Calling:
+    def _of(self, turn: Turn, what: str) -> TurnCalls:
         if turn.over or turn.cut is not None:
             told = f"{turn.command.key} {what} outside its turn: await what you start inside the handler"
             raise TurnEnded(told)
         if turn.calling is None:
-            turn.calling = Calling(root_of(turn.command, self._partition, turn.offset))
+            turn.calling = TurnCalls(root_of(turn.command, self._partition, turn.offset))
         return turn.calling
 
-    def _named(self, calling: Calling) -> str:
+    def _named(self, calling: TurnCalls) -> str:
         """The turn's own name: the same when it runs again, and when it is repeated under its key."""
         root = calling.root
         return f"{self._app_uuid}:{root.parent or f'{root.partition}:{root.offset}'}"
@@ -235,7 +235,7 @@ class Calls:
             socket="",  # what a turn accepts is its own
         )
 
-    async def _reply_of_then(self, calling: Calling, call: Call, key: CallKey) -> Reply | None:
+    async def _reply_of_then(self, calling: TurnCalls, call: Call, key: CallKey) -> Reply | None:
         """What the call was answered when the turn ran before, if its partition is here and can tell."""
         peer = self._pending_calls.peers.get(call.partition)
         if peer is None or peer.elsewhere():

@@ -16,28 +16,28 @@ from perdure.schemas.commands import ALARM, SOCKET
 from perdure.schemas.errors import TooLarge
 from perdure.schemas.journal import encode_entry
 from perdure.streams.turns.activation import Resident, Turn
-from perdure.streams.turns.alarm_turns import Ringing, note_expiry
+from perdure.streams.turns.alarm_turns import AlarmTurns, note_expiry
 from perdure.streams.turns.entries import entry_of
-from perdure.streams.turns.object_quotas import Makers
+from perdure.streams.turns.object_quotas import ObjectQuotas
 from perdure.streams.turns.socket_events import removal
-from perdure.streams.turns.supervision.failure_log import Blame
+from perdure.streams.turns.supervision.failure_log import FailureLog
 
 
-class Committing:
+class Committer:
     """Of one partition. `instance_gone(resident)` is called for one whose instance may hold what is not committed."""
 
     def __init__(
         self,
-        object_quotas: Makers | None,
+        object_quotas: ObjectQuotas | None,
         entry_bytes: int,
-        ringing: Ringing,
-        blame: Blame,
+        alarm_turns: AlarmTurns,
+        failures: FailureLog,
         instance_gone: Callable[[Resident | None], None],
     ) -> None:
         self._object_quotas = object_quotas
         self._entry_bytes = entry_bytes
-        self._ringing = ringing
-        self._blame = blame
+        self._ringing = alarm_turns
+        self._failures = failures
         self._instance_gone = instance_gone
 
     def entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
@@ -56,7 +56,7 @@ class Committing:
             if (size := len(turn.encoded)) > (most := self._entry_bytes):
                 raise TooLarge(f"the turn's journal entry has {size} bytes, over {most}")
         except Exception as error:  # noqa: BLE001 - a user's value that no log can hold raises anything
-            self._blame.failed(turn, error)
+            self._failures.failed(turn, error)
             committed = self._small_entry(turn, entry_failed(turn.command, error))
             self._instance_gone(resident)
         if committed is not None:

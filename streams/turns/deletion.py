@@ -16,7 +16,7 @@ GOING_AWAY = 1001
 _REASON = "the object was deleted"
 
 
-def told(**what: object) -> Reply:
+def admin_reply(**what: object) -> Reply:
     """The answer to an act that was done."""
     return Reply(OK, 200, (("content-type", "application/json"),), msgspec.json.encode(what))
 
@@ -37,4 +37,4 @@ def deletion(turn: Turn) -> Outcome:
                 frame.to(row.gateway, number_of(id_))
         effects.send_all(frame)
     closed = sum(id_ != SETTINGS for id_ in sockets)
-    return Outcome(told(deleted=turn.command.key, sockets=closed), True, True, True)
+    return Outcome(admin_reply(deleted=turn.command.key, sockets=closed), True, True, True)

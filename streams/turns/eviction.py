@@ -54,7 +54,7 @@ class ActivationHolder(Protocol):
     def instance_gone(self, resident: Resident) -> None: ...
 
 
-class Owning(Protocol):
+class Evicting(Protocol):
     """What is asked of an owner."""
 
     @property
@@ -64,12 +64,12 @@ class Owning(Protocol):
     def counts(self) -> Counts: ...
 
 
-class Residence:
+class Evictor:
     """Of all partitions of a node. `rss_bytes` gives the process's memory, 0 if it cannot be told."""
 
     def __init__(
         self,
-        owners: Sequence[Owning],
+        owners: Sequence[Evicting],
         *,
         clock_ms: Callable[[], int],
         idle_s: float,
@@ -86,7 +86,7 @@ class Residence:
         self._full = False
 
     @classmethod
-    def of(cls, owners: Sequence[Owning], limits: Limits, clock_ms: Callable[[], int]) -> Self:
+    def of(cls, owners: Sequence[Evicting], limits: Limits, clock_ms: Callable[[], int]) -> Self:
         """As the configuration has it."""
         return cls(
             owners,
@@ -124,7 +124,7 @@ class Residence:
                 yield from _evict(owner.turns, max(len(owner.turns.residents) // 10, least))
         self._full = full
 
-    def _measure(self, owner: Owning) -> None:
+    def _measure(self, owner: Evicting) -> None:
         turns, sizes = owner.turns, []
         some = islice(reversed(turns.residents.values()), max(MEASURED // len(self._owners), 1))
         for resident in list(some):

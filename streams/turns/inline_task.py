@@ -27,19 +27,19 @@ from contextvars import Context
 from types import CodeType
 from typing import Any, TypeVar
 
-from perdure.streams.turns.task import PENDING, StandIn, Stepped, leave_all
+from perdure.streams.turns.task import PENDING, StandIn, Stepped, abandon_all
 
 __all__ = [
-    "DOORWAYS",
     "STEPS",
+    "USER_CODE",
     "TaskLike",
-    "doorway",
+    "abandon_all",
     "is_ctrl_c",
-    "leave_all",
     "now",
     "run_inline",
     "signals_are_the_loops",
-    "tell",
+    "user_code",
+    "write_word_to",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -54,7 +54,7 @@ def now() -> memoryview:
     return _now
 
 
-def tell(page: memoryview | None) -> None:
+def write_word_to(page: memoryview | None) -> None:
     """From here on the running turn's word is written into `page`, which may outlive the process; None: no more."""
     global _now
     _now = memoryview(bytearray(8)).cast("q") if page is None else page
@@ -92,17 +92,17 @@ _Steps = Generator[Any, Any, None]
 
 @types.coroutine
 def _steps(coro: Coroutine[Any, Any, Any], turn: Stepped) -> _Steps:
-    """The steps of a handler: what it waits for, each time. What it ended with is `turn.came` then.
+    """The steps of a handler: what it waits for, each time. What it ended with is `turn.ended_with` then.
 
     It returns nothing itself: then `next` with a default needs no StopIteration, whose making and catching would cost
     as much as the handler.
     """
     try:
-        turn.came = yield from coro
+        turn.ended_with = yield from coro
     except BaseException as error:  # a handler may raise anything; none of it is the loop's
         if is_ctrl_c(error):
             raise
-        turn.came = _Raised(error)
+        turn.ended_with = _Raised(error)
 
 
 def _step(step: Callable[..., Any], steps: _Steps, argument: Any, word: int) -> Any:
@@ -134,7 +134,7 @@ def _rest(steps: _Steps, waits_for: Any, turn: Stepped, word: int, done: Done) -
         try:
             yield waits_for  # nothing is sent to a Task
         except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the handler
-            waits_for = _advance(turn, _close if turn.left else _throw, steps, error, word)
+            waits_for = _advance(turn, _close if turn.abandoned else _throw, steps, error, word)
         else:
             waits_for = _advance(turn, next, steps, _ENDED, word)
     if waits_for is not _LEFT:
@@ -142,11 +142,11 @@ def _rest(steps: _Steps, waits_for: Any, turn: Stepped, word: int, done: Done) -
 
 
 def _finish(turn: Stepped, done: Done) -> None:
-    came, turn.came = turn.came, None
-    if type(came) is _Raised:
-        done(turn, None, came.error)
+    ended_with, turn.ended_with = turn.ended_with, None
+    if type(ended_with) is _Raised:
+        done(turn, None, ended_with.error)
     else:
-        done(turn, came, None)
+        done(turn, ended_with, None)
 
 
 if sys.version_info >= (3, 12):
@@ -167,17 +167,17 @@ if sys.version_info >= (3, 12):
         """
         whole = _whole(coro, turn, word, done)
         task = _Task(whole, loop=loop, name="turn", context=context, eager_start=True)
-        came = turn.came
-        if came is PENDING:
+        ended_with = turn.ended_with
+        if ended_with is PENDING:
             turn.task = task
             for _ in range(turn.cancels):
                 task.cancel()
             return
-        turn.came = None
-        if type(came) is _Raised:
-            done(turn, None, came.error)
+        turn.ended_with = None
+        if type(ended_with) is _Raised:
+            done(turn, None, ended_with.error)
         else:
-            done(turn, came, None)
+            done(turn, ended_with, None)
 
     async def _whole(coro: Coroutine[Any, Any, Any], turn: Stepped, word: int, done: Done) -> None:
         """All steps of a handler. `done` is called here if they are more than one."""
@@ -242,7 +242,7 @@ else:
         try:
             await _primed()
         except BaseException as error:  # noqa: BLE001 - as above
-            waits_for = _advance(turn, _close if turn.left else _throw, steps, error, word)
+            waits_for = _advance(turn, _close if turn.abandoned else _throw, steps, error, word)
         await _rest(steps, waits_for, turn, word, done)
 
     @types.coroutine
@@ -268,10 +268,10 @@ else:
 STEPS = frozenset((_steps.__code__, _close.__code__))
 
 # the same of perdure's own, between that and the handler
-DOORWAYS: set[CodeType] = set()  # code of perdure's own that calls the user's, and may be interrupted in it
+USER_CODE: set[CodeType] = set()  # code of perdure's own that calls the user's, and may be interrupted in it
 
 
-def doorway(function: _F) -> _F:
+def user_code(function: _F) -> _F:
     """Marks an `async def` that runs the user's code: what is interrupted below it is a handler."""
-    DOORWAYS.add(function.__code__)
+    USER_CODE.add(function.__code__)
     return function

@@ -28,7 +28,7 @@ def spending_of(command: Command) -> Spending:
     return command.key, command.principal, command.client_key
 
 
-class InFlight:
+class KeysInFlight:
     """Of one partition."""
 
     def __init__(

@@ -35,7 +35,7 @@ from perdure.streams.turns.pending_calls import Call
 
 if TYPE_CHECKING:
     from perdure.streams.state.tables import Tables
-    from perdure.streams.turns.keys_in_flight import InFlight
+    from perdure.streams.turns.keys_in_flight import KeysInFlight
     from perdure.streams.turns.ports import Transport
 
 BOUND_S = 5.0  # a partition of another node has to answer within it
@@ -88,10 +88,10 @@ _question = msgspec.msgpack.Decoder(Question).decode
 _answer = msgspec.msgpack.Decoder(KnownCallsAnswer).decode
 
 
-class Known:
+class KnownCalls:
     """The calls that one partition of this process knows of: those that were answered, and those in flight."""
 
-    def __init__(self, tables: Tables, flying: InFlight) -> None:
+    def __init__(self, tables: Tables, flying: KeysInFlight) -> None:
         self._tables = tables
         self._flying = flying
 
@@ -147,7 +147,7 @@ class _Line:
         self.waiting: list[tuple[Root, asyncio.Future[Earlier | None]]] = []
 
 
-class Elsewhere:
+class RemoteCalls:
     """The partitions that other nodes serve, as the turns of one partition ask them."""
 
     def __init__(

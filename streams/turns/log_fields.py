@@ -6,7 +6,7 @@ from perdure.schemas.traces import parse_traceparent
 from perdure.streams.turns.activation import Turn
 
 
-def about(turn: Turn) -> dict[str, str]:
+def turn_fields(turn: Turn) -> dict[str, str]:
     """`object`, `offset` (`partition:offset`), and `trace` if whoever asked has told one."""
     told = {"object": turn.command.key}
     if turn.resident is not None:

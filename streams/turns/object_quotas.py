@@ -33,7 +33,7 @@ UNCOUNTED = PRINCIPAL  # nobody who is counted
 RETRY_AFTER_S = 60.0  # somebody has to delete an object first
 
 
-class Makers:
+class ObjectQuotas:
     """Of all partitions of a process. `quota_of(principal)`: how many objects it may have made; None: any number."""
 
     def __init__(self, quota_of: Callable[[str], int | None]) -> None:
@@ -52,7 +52,7 @@ class Makers:
         """How many objects `principal` has made that are there."""
         return sum(made[principal] for made in self._made.values())
 
-    def ruling(self, turn: Turn, outcome: Outcome) -> Outcome:
+    def check_quota(self, turn: Turn, outcome: Outcome) -> Outcome:
         """What a turn comes to: `outcome`, noted if it makes its object, or a refusal if that is one too many."""
         overlay, principal = turn.overlay, turn.command.principal
         assert overlay is not None

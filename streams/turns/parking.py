@@ -8,25 +8,25 @@ from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, parked
 from perdure.schemas.commands import ALARM
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.entries import parked_change
-from perdure.streams.turns.log_fields import about
+from perdure.streams.turns.log_fields import turn_fields
 from perdure.streams.turns.supervision.failure_log import what_of
 
 _logger = structlog.get_logger(__name__)
 
 
-def parking(turn: Turn, times: int, ringing: Ringing) -> Outcome:
+def parking(turn: Turn, times: int, alarm_turns: AlarmTurns) -> Outcome:
     """The outcome of a turn that has not begun; its entry keeps the command, so that it can be driven again."""
     _logger.error(
         "a command is parked: the process died while it ran",
-        **about(turn),
+        **turn_fields(turn),
         what=what_of(turn),
         times=times,
     )
     turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
     outcome = parked(turn.command, times)
     if turn.command.kind == ALARM:
-        return ringing.parked(turn, outcome)
+        return alarm_turns.parked(turn, outcome)
     turn.changes = (parked_change(turn.record),)
     return outcome

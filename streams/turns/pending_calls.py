@@ -26,7 +26,7 @@ from perdure.streams.turns.activation import Resident, Turn
 from perdure.streams.turns.keys_in_flight import Spending, spending_of
 
 if TYPE_CHECKING:
-    from perdure.streams.turns.known_calls import Known
+    from perdure.streams.turns.known_calls import KnownCalls
 
 ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this process
 
@@ -79,11 +79,11 @@ class Peer(Protocol):
         """True if another node serves its partition."""
 
     @property
-    def known(self) -> Known:
+    def known(self) -> KnownCalls:
         """The calls that its partition knows of."""
 
 
-class Exchange:
+class PendingCalls:
     """Of one process. Owners `join` it; it starts to listen with the first call."""
 
     def __init__(self) -> None:

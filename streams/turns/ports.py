@@ -22,8 +22,8 @@ from perdure.schemas.replies import Reply
 from perdure.schemas.seal import Seal
 from perdure.streams.log.base import Log, Progress, silent
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.object_quotas import Makers
-from perdure.streams.turns.pending_calls import Exchange
+from perdure.streams.turns.object_quotas import ObjectQuotas
+from perdure.streams.turns.pending_calls import PendingCalls
 from perdure.streams.turns.run_queue import RunQueue
 from perdure.streams.turns.tracing import Tracing
 
@@ -86,17 +86,17 @@ class Ingress(Protocol):
         """The partition has stopped for good: who waits for it here will hear nothing more of it."""
 
 
-class Gateways(Protocol):
+class RemoteGateways(Protocol):
     """The watch over the gateways of other nodes, as the owners of this one see it."""
 
-    def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: Notified) -> None:
+    def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: SocketNotifier) -> None:
         """A partition is served from now on; `gone` hears of its sockets whose gateway has ended."""
 
     def end(self, partition: int) -> None:
         """It is not served any more."""
 
 
-class Notified(Protocol):
+class SocketNotifier(Protocol):
     """What appends the events of sockets that are gone."""
 
     def notify(self, key: str, id_: str, method: str) -> None: ...
@@ -105,7 +105,7 @@ class Notified(Protocol):
         """Wait until there is room for more."""
 
 
-class Arrivals(Protocol):
+class TransferSource(Protocol):
     """The objects of a class of another app that are to be ours; `script`: the app's name."""
 
     @property
@@ -118,13 +118,13 @@ class Arrivals(Protocol):
         """The entries that make those of `partition` ours; none for the keys in `but_for`."""
 
 
-class OtherApps(Protocol):
+class TransferSources(Protocol):
     """Where transferred classes come from, as an owner sees it."""
 
     async def check(self, step: Step, namespace: str) -> None:
         """Raises an `OperatorError` unless what this step brings is there. Nothing is claimed for it."""
 
-    async def source(self, step: Step, namespace: str) -> Arrivals | None:
+    async def source(self, step: Step, namespace: str) -> TransferSource | None:
         """The objects that come to `namespace` in this step; None: nobody said where that app's data are. Raises as `check`."""
 
 
@@ -160,7 +160,7 @@ class Transport:
     clock_ms: Callable[[], int]
     random: Random
     seal: Seal = UNSEALED
-    pending_calls: Exchange = field(default_factory=Exchange)
+    pending_calls: PendingCalls = field(default_factory=PendingCalls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class TurnServices:
     registry: Registry
     run_queue: RunQueue = field(default_factory=RunQueue)
     tracing: Tracing | None = None
-    object_quotas: Makers | None = None
+    object_quotas: ObjectQuotas | None = None
     outside: Outside | None = None
     after_crash: bool = False
 
@@ -191,7 +191,7 @@ class RecoveryServices:
 
     new_uuid: Callable[[], str]
     migrations: tuple[Step, ...] = ()
-    foreign_apps: OtherApps | None = None
+    foreign_apps: TransferSources | None = None
     progress: Progress = silent
     crash_counts: Callable[[int, int], Mapping[int, int]] = _no_crash
     ingest: Callable[[Tables], Awaitable[object]] = _nothing_to_ingest
@@ -208,4 +208,4 @@ class Ports:
     turns: TurnServices
     recovery: RecoveryServices
     identity: Identity = field(default_factory=Identity)
-    remote_gateways: Gateways | None = None
+    remote_gateways: RemoteGateways | None = None

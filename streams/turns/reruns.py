@@ -35,8 +35,8 @@ from perdure.schemas.errors import (
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.streams.log.base import Topic
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.known_calls import Earlier, Elsewhere, Made
-from perdure.streams.turns.log_fields import about
+from perdure.streams.turns.known_calls import Earlier, Made, RemoteCalls
+from perdure.streams.turns.log_fields import turn_fields
 
 if TYPE_CHECKING:  # it stands on this file
     from perdure.streams.state.tables import Tables
@@ -56,20 +56,20 @@ class Reruns:
         self._pending_calls = transport.pending_calls
         self._tables = tables
         self._partition = tables.partition
-        self._elsewhere = Elsewhere(transport, tables.partition, spawn)
+        self._elsewhere = RemoteCalls(transport, tables.partition, spawn)
         # of turns, by offset and how often they were tried: what partitions of other nodes know, as they are asked
         self._asked: dict[tuple[int, int], dict[int, asyncio.Future[Earlier | None]]] = {}
-        self.lain = 0  # commands below that offset lay on the log when this reign began
+        self.backlog_end = 0  # commands below that offset lay on the log when this reign began
         self._ends: dict[int, int] | None = None  # of the partitions' commands, once this reign had begun
-        self._places: set[int] | None = None  # of commands below `lain` that calls hang on
+        self._places: set[int] | None = None  # of commands below `backlog_end` that calls hang on
 
-    def begin(self, lain: int) -> None:
+    def begin(self, backlog_end: int) -> None:
         """A reign begins: what lies on the log below that offset may have run."""
-        self.lain, self._ends, self._places = lain, None, None
+        self.backlog_end, self._ends, self._places = backlog_end, None, None
         self._asked.clear()
         self._elsewhere.begin()
 
-    def foresee(self, turn: Turn) -> None:
+    def prefetch(self, turn: Turn) -> None:
         """A command with a key that may have run before has come: ask now what other nodes know of its calls."""
         if self._elsewhere.partitions():
             self._ask_elsewhere(turn)
@@ -90,9 +90,9 @@ class Reruns:
 
     def may_have_run(self, turn: Turn) -> bool:
         """True if what the turn calls may have been called already."""
-        return turn.offset < self.lain or turn.again or turn.tries > 0
+        return turn.offset < self.backlog_end or turn.again or turn.tries > 0
 
-    def doubts(self, turn: Turn, error: BaseException | None) -> bool:
+    def must_compare(self, turn: Turn, error: BaseException | None) -> bool:
         """True if a turn that may have run before, and has ended, is to be compared with what it called then."""
         if turn.cut is not None or _not_done(turn, error):
             self._asked.pop((turn.offset, turn.tries), None)
@@ -189,7 +189,7 @@ class Reruns:
             places: set[int] = set()
             for peer in self._pending_calls.peers.values():
                 places |= peer.known.places(self._partition)
-            elsewhere = await self._elsewhere.places(turn, self._tables.done.mark, self.lain)
+            elsewhere = await self._elsewhere.places(turn, self._tables.done.mark, self.backlog_end)
             if elsewhere is not None:  # else each turn asks for itself
                 self._places = places | elsewhere
 
@@ -197,7 +197,9 @@ class Reruns:
 def not_compared(turn: Turn, partitions: list[int]) -> None:
     """Say that a turn was compared without what these partitions know."""
     _logger.warning(
-        "a turn that ran again is not compared with all calls of then", **about(turn), without=partitions
+        "a turn that ran again is not compared with all calls of then",
+        **turn_fields(turn),
+        without=partitions,
     )
 
 

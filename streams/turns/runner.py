@@ -36,19 +36,19 @@ from perdure.streams.log.log_time import LogTime
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import Hold, Mailbox, Resident, Turn
 from perdure.streams.turns.admission import early_outcome
-from perdure.streams.turns.alarm_turns import Ringing
-from perdure.streams.turns.commit import Committing
+from perdure.streams.turns.alarm_turns import AlarmTurns
+from perdure.streams.turns.commit import Committer
 from perdure.streams.turns.eviction import oldest_idle
-from perdure.streams.turns.inline_task import leave_all, run_inline
-from perdure.streams.turns.keys_in_flight import InFlight
+from perdure.streams.turns.inline_task import abandon_all, run_inline
+from perdure.streams.turns.keys_in_flight import KeysInFlight
 from perdure.streams.turns.parking import parking
 from perdure.streams.turns.ports import Counts, PartitionBounds, Transport, TurnServices
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import LOOKS_AFTER_S, SLICE_S
-from perdure.streams.turns.socket_events import GoneSockets, asked_by_the_dead
+from perdure.streams.turns.socket_events import SocketEvents, is_from_ended_gateway
 from perdure.streams.turns.supervision.crash_marker import word_of
-from perdure.streams.turns.supervision.failure_log import Blame
-from perdure.streams.turns.supervision.internal_faults import Inside
+from perdure.streams.turns.supervision.failure_log import FailureLog
+from perdure.streams.turns.supervision.internal_faults import InternalFaults
 from perdure.streams.turns.supervision.unawaited import error_of_cut
 
 if TYPE_CHECKING:  # it stands on this file
@@ -71,7 +71,7 @@ class Turns:
         counts: Counts,
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        ringing: Ringing,
+        alarm_turns: AlarmTurns,
         time: LogTime,
     ) -> None:
         self.transport = transport
@@ -81,24 +81,24 @@ class Turns:
         self._answer, self._queue = transport.ingress.answer, services.run_queue
         self.tables = tables
         self.bounds, self.counts = bounds, counts
-        self.journal, self.ringing, self.time = journal, ringing, time
+        self.journal, self.alarm_turns, self.time = journal, alarm_turns, time
         self.residents: OrderedDict[str, Resident] = OrderedDict()
         self.resident_bytes = 0  # estimated
         self._loop = asyncio.get_running_loop()
-        self.keys_in_flight = InFlight(tables, self.conclude, self._loop.time)
+        self.keys_in_flight = KeysInFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
         self.reruns = Reruns(transport, tables, spawn)
-        self.gone = GoneSockets(transport, tables.partition)
+        self.gone = SocketEvents(transport, tables.partition)
         self._spawn = spawn
         self._lock_is_proof = log.ordered and log.exclusive
         self._after_crash = services.after_crash and self._lock_is_proof
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
-        self._blame = Blame(self._loop.time)
+        self._failures = failures = FailureLog(self._loop.time)
         quotas = self._object_quotas
-        self._committing = Committing(quotas, bounds.entry_bytes, ringing, self._blame, self.instance_gone)
-        self.inside = Inside(self)
+        self._committer = Committer(quotas, bounds.entry_bytes, alarm_turns, failures, self.instance_gone)
+        self.internal_faults = InternalFaults(self)
         self._turn_context = Context()
         if services.outside is not None:
             self._turn_context.run(outside.set, services.outside)
@@ -113,7 +113,7 @@ class Turns:
                 if turn.calling is not None and turn.calling.proof is not None:
                     turn.calling.proof.cancel()  # Tasks of the handler may wait for it
             resident.state.end()
-        self._loop.call_later(ABANDON_AFTER_S, leave_all, self._cancelled)
+        self._loop.call_later(ABANDON_AFTER_S, abandon_all, self._cancelled)
         self.gone.end()
         self.residents.clear()
         self.keys_in_flight.clear()
@@ -128,8 +128,8 @@ class Turns:
             keyed = command.client_key is not None
             if keyed and self.keys_in_flight.is_copy(turn):
                 return
-            if keyed and record.offset < self.reruns.lain:
-                self.reruns.foresee(turn)
+            if keyed and record.offset < self.reruns.backlog_end:
+                self.reruns.prefetch(turn)
             resident = turn.resident = self.resident(command.key)
             if resident.running is None and not resident.mailbox:
                 if keyed:
@@ -151,7 +151,7 @@ class Turns:
                 self.keys_in_flight.enter(command, waits)
             resident.mailbox.append(waits)
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
-            self.inside.failed(turn, error)
+            self.internal_faults.failed(turn, error)
 
     def resident(self, key: str) -> Resident:
         residents = self.residents
@@ -185,10 +185,10 @@ class Turns:
         assert resident is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
-        early = self.ringing.early(turn) if alarm else None
+        early = self.alarm_turns.early(turn) if alarm else None
         if not alarm and (not fresh or command.kind == ADMIN):
             early = early_outcome(turn, self.tables, self._loop.time)
-        if command.socket and not early and asked_by_the_dead(self.transport, command):
+        if command.socket and not early and is_from_ended_gateway(self.transport, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
             self.conclude(turn, early)
@@ -196,13 +196,13 @@ class Turns:
             return
         if self.charged and self.charged.get(turn.offset, 0) >= self.bounds.charges:
             self.counts.parked += 1
-            self.conclude(turn, parking(turn, self.charged[turn.offset], self.ringing))
+            self.conclude(turn, parking(turn, self.charged[turn.offset], self.alarm_turns))
             self._next(resident)
             return
         resident.running = turn
         if self._after_crash and not turn.on_log and nobody_asks_again(command):
             turn.on_log = True
-            self.journal.prove(lambda: self._run_if_reigning(turn))
+            self.journal.prove(lambda: self._run_if_current(turn))
             return
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
@@ -212,7 +212,7 @@ class Turns:
             command = turn.command
         context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
-        handler = self.ringing.handler(turn, self._env) if alarm else resident.handler(command, self._env)
+        handler = self.alarm_turns.handler(turn, self._env) if alarm else resident.handler(command, self._env)
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and turn.until_s is not None:
             turn.timer = self._loop.call_at(turn.until_s, self._expire, turn)
@@ -242,8 +242,8 @@ class Turns:
         if turn.over:  # it is of a reign that is over, or left behind
             return
         try:
-            again = turn.offset < self.reruns.lain or turn.again or turn.tries
-            if again and not compared and self.reruns.doubts(turn, error):
+            again = turn.offset < self.reruns.backlog_end or turn.again or turn.tries
+            if again and not compared and self.reruns.must_compare(turn, error):
                 self._spawn(self._compared(turn, result, error))
                 return
             turn.over = True
@@ -261,13 +261,13 @@ class Turns:
                 note_hint(command.hint, resident, overlay)
             outcome = conclude(command, result, error, overlay)
             if outcome.reply.outcome == FAILED:
-                self._blame.failed(turn, error or outcome.reply)
+                self._failures.failed(turn, error or outcome.reply)
             if self._object_quotas is not None:
-                outcome = self._object_quotas.ruling(turn, outcome)
+                outcome = self._object_quotas.check_quota(turn, outcome)
             if self._tracing is not None:
                 self._tracing.ended(turn, outcome)
             if command.kind == ALARM:
-                outcome = self.ringing.concluded(turn, outcome)
+                outcome = self.alarm_turns.concluded(turn, outcome)
             elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(command):
                 if turn.tries < TRIES:
                     self._run_later(turn, resident)
@@ -277,14 +277,14 @@ class Turns:
             if resident.mailbox is not None:
                 self._next(resident)
         except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
-            self.inside.failed(turn, fault)
+            self.internal_faults.failed(turn, fault)
 
     async def _compared(self, turn: Turn, result: Any, error: BaseException | None) -> None:
         """It may have run before: did it ask for the same? Its object waits, and its deadline counts."""
         try:
             told = await self.reruns.difference(turn, error)
         except Exception as fault:  # noqa: BLE001 - as above
-            self.inside.failed(turn, fault)
+            self.internal_faults.failed(turn, fault)
         else:
             self._ended(turn, result, told or error, True)
 
@@ -293,7 +293,7 @@ class Turns:
         self.instance_gone(resident)
         again = Turn(turn.record, turn.command, resident, turn.offset, turn.until_s, tries=turn.tries + 1)
         resident.running = again
-        self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_reigning, again)
+        self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_current, again)
 
     def _next(self, resident: Resident) -> None:
         mailbox = resident.mailbox
@@ -311,14 +311,14 @@ class Turns:
 
     def _run_soon(self, turn: Turn, resident: Resident) -> None:
         resident.running = turn  # so that a command that arrives meanwhile queues behind it
-        self._queue.put(self._run_if_reigning, turn)
+        self._queue.put(self._run_if_current, turn)
 
     def free(self, resident: Resident) -> None:
         """Nothing runs in it any more, though no turn has ended, or one that failed inside."""
         resident.running = None
         self._next(resident)
 
-    def _run_if_reigning(self, turn: Turn) -> None:
+    def _run_if_current(self, turn: Turn) -> None:
         resident = turn.resident
         assert resident is not None
         if not turn.over and self.residents.get(resident.key) is resident:
@@ -326,7 +326,7 @@ class Turns:
             try:
                 self.run(turn)
             except Exception as error:  # noqa: BLE001 - any fault of perdure's own
-                self.inside.failed(turn, error)
+                self.internal_faults.failed(turn, error)
 
     async def _read_again(self, resident: Resident, offset: int) -> None:
         """A command that waited as its offset only."""
@@ -362,7 +362,7 @@ class Turns:
             self.instance_gone(resident)
         if outcome.entry:
             assert resident is not None
-            committed = self._committing.entry(turn, outcome)
+            committed = self._committer.entry(turn, outcome)
             turn.concluded = True
             resident.ended(committed)
             self.counts.entries += 1

@@ -32,7 +32,7 @@ LOST: Pairs = (("code", str(ABNORMAL)), ("clean", "0"))
 _logger = structlog.get_logger(__name__)
 
 
-def asked_by_the_dead(transport: Transport, command: Command) -> bool:
+def is_from_ended_gateway(transport: Transport, command: Command) -> bool:
     """An upgrade that is run after its gateway has ended, where that is known: nobody would close what it accepts."""
     asked = upgrade_of(command)
     return asked is not None and transport.log.exclusive and not transport.ingress.holds(asked[1])
@@ -55,7 +55,7 @@ class _Event(NamedTuple):
     method: str
 
 
-class GoneSockets:
+class SocketEvents:
     """The events of sockets that are gone, for the objects of one partition: appended until the log has each."""
 
     def __init__(self, transport: Transport, partition: int) -> None:

@@ -27,8 +27,8 @@ class Stepped(msgspec.Struct, eq=False, weakref=True, kw_only=True):
     """
 
     task: asyncio.Task[Any] | None = None
-    left: bool = False
-    came: Any = PENDING
+    abandoned: bool = False
+    ended_with: Any = PENDING
     cancels: int = 0  # before there was a Task
 
     def cancel(self, msg: Any = None) -> bool:
@@ -38,9 +38,9 @@ class Stepped(msgspec.Struct, eq=False, weakref=True, kw_only=True):
         self.cancels += 1
         return True
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Close the handler where it waits and end its Task; `done` is not called for it any more."""
-        self.left = True
+        self.abandoned = True
         self.cancel()
 
     def done(self) -> bool:
@@ -142,7 +142,7 @@ class StandIn(Stepped, eq=False, weakref=True, kw_only=True):
         return self.task
 
 
-def leave_all(turns: Iterable[Stepped]) -> None:
+def abandon_all(turns: Iterable[Stepped]) -> None:
     """Leave those that still run."""
     for turn in list(turns):
-        turn.leave()
+        turn.abandon()

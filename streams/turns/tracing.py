@@ -10,7 +10,7 @@ from perdure.schemas.commands import Command
 from perdure.schemas.replies import Reply
 from perdure.streams.turns.activation import Turn
 
-Asking = Callable[[Turn, Command], Coroutine[Any, Any, Reply]]
+CallFunction = Callable[[Turn, Command], Coroutine[Any, Any, Reply]]
 
 
 class Tracing(Protocol):
@@ -22,5 +22,5 @@ class Tracing(Protocol):
     def ended(self, turn: Turn, outcome: Outcome) -> None:
         """Its handler has ended, and this is what the turn comes to."""
 
-    def calling(self, turn: Turn, asked: Command, ask: Asking) -> Coroutine[Any, Any, Reply]:
+    def calling(self, turn: Turn, asked: Command, ask: CallFunction) -> Coroutine[Any, Any, Reply]:
         """`ask(turn, asked)`, with the call's own `traceparent`. Raises what that raises."""

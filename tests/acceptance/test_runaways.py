@@ -16,7 +16,7 @@ from tests.acceptance.wire import PATIENCE_S, Answer, Wire, ask
 from tests.process import DidNotStart, Server
 
 from perdure.schemas.keys import partition_of
-from perdure.streams.turns.supervision.crash_marker import PoisonPage
+from perdure.streams.turns.supervision.crash_marker import CrashMarker
 
 WILD = Path(__file__).with_name("wild.py")
 STEP_S, HOLD_S, PARTITIONS = 0.4, 1.0, 4
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def charges(deployment: Deployment) -> dict[tuple[int, int], int]:
     """What the next start would charge, and has charged."""
-    page = PoisonPage(deployment.data / "poison")
+    page = CrashMarker(deployment.data / "poison")
     page.close()
     return page.charges
 

@@ -42,12 +42,12 @@ from perdure.streams.transfer.export_objects import ForeignObjects
 from perdure.streams.turns import admission, alarm_turns, commit, runner
 from perdure.streams.turns import calls as calls_module
 from perdure.streams.turns.activation import Resident, Turn
-from perdure.streams.turns.alarm_turns import Ringing
+from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import RunQueue
 from perdure.streams.turns.runner import Turns
-from perdure.streams.turns.socket_events import GoneSockets
-from perdure.streams.turns.supervision.internal_faults import Inside
+from perdure.streams.turns.socket_events import SocketEvents
+from perdure.streams.turns.supervision.internal_faults import InternalFaults
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def alarm_of_any_setting() -> Any:
     """An alarm command runs as long as there is an alarm of its name, whichever setting it is for."""
 
     def early(true: Callable[..., Any]) -> Callable[..., Any]:
-        def trusting(self: Ringing, turn: Turn) -> Any:
+        def trusting(self: AlarmTurns, turn: Turn) -> Any:
             outcome = true(self, turn)
             assert turn.resident is not None
             row = turn.resident.alarm(turn.command.method)
@@ -228,7 +228,7 @@ def alarm_of_any_setting() -> Any:
 
         return trusting
 
-    return _instead(Ringing, "early", early)
+    return _instead(AlarmTurns, "early", early)
 
 
 def alarm_forgotten_at_a_take_over() -> Any:
@@ -330,7 +330,7 @@ def calls_of_an_alarm_hang_on_its_command() -> Any:
 
 def reruns_not_compared() -> Any:
     """A turn that runs again may ask for what it likes."""
-    return _instead(Reruns, "doubts", lambda true: lambda self, turn, error: False)
+    return _instead(Reruns, "must_compare", lambda true: lambda self, turn, error: False)
 
 
 def copy_of_a_call_runs_again() -> Any:
@@ -493,13 +493,13 @@ def refused_event_of_a_lost_socket_forgotten() -> Any:
     """What the log refuses to append of sockets that are gone is left to the next reign."""
 
     def pause(true: Any) -> Any:
-        def forgetful(self: GoneSockets, error: Any) -> None:
+        def forgetful(self: SocketEvents, error: Any) -> None:
             self._waiting.clear()
             self._known.clear()
 
         return forgetful
 
-    return _instead(GoneSockets, "_pause", pause)
+    return _instead(SocketEvents, "_pause", pause)
 
 
 def gateways_watched_for_one_partition() -> Any:
@@ -549,7 +549,7 @@ def fault_inside_keeps_what_was_written() -> Any:
     """A turn that met a fault inside fails, and what its handler had written until then stays."""
 
     def of_alarm(true: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        def careless(self: Inside, turn: Turn, outcome: Outcome) -> Outcome:
+        def careless(self: InternalFaults, turn: Turn, outcome: Outcome) -> Outcome:
             left = turn.overlay
             outcome = true(self, turn, outcome)
             if left is not None:
@@ -558,14 +558,14 @@ def fault_inside_keeps_what_was_written() -> Any:
 
         return careless
 
-    return _instead(Inside, "_of_alarm", of_alarm)
+    return _instead(InternalFaults, "_of_alarm", of_alarm)
 
 
 def fault_inside_told_at_once() -> Any:
     """The failure of a turn that met a fault inside is told before it is journaled."""
 
     def of_alarm(true: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        def hasty(self: Inside, turn: Turn, outcome: Outcome) -> Outcome:
+        def hasty(self: InternalFaults, turn: Turn, outcome: Outcome) -> Outcome:
             command, turns = turn.command, self._turns
             partition = turns.tables.partition
             turns.transport.ingress.answer(
@@ -575,7 +575,7 @@ def fault_inside_told_at_once() -> Any:
 
         return hasty
 
-    return _instead(Inside, "_of_alarm", of_alarm)
+    return _instead(InternalFaults, "_of_alarm", of_alarm)
 
 
 BUGS = (

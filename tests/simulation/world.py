@@ -419,8 +419,8 @@ class Run:
         """Note which turns are compared with what they called before, and with what not."""
         begin, difference = Reruns.begin, Reruns.difference
 
-        def begun(of: Reruns, lain: int) -> None:
-            begin(of, lain)
+        def begun(of: Reruns, backlog_end: int) -> None:
+            begin(of, backlog_end)
             ends = {p: self.broker.streams[Topic.COMMANDS, p].durable for p in range(self.broker.partitions)}
             self._ends_then[of] = ends
 

@@ -32,7 +32,7 @@ from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.object_quotas import Makers
+from perdure.streams.turns.object_quotas import ObjectQuotas
 from perdure.streams.turns.ports import (
     UNSEALED,
     Identity,
@@ -120,7 +120,7 @@ class Realm(Timed):
         shared: bool = False,
         partitions: int = 3,
         bounds: PartitionBounds | None = None,
-        makers: Makers | None = None,
+        makers: ObjectQuotas | None = None,
     ) -> None:
         self.seen: list[Any] = []
         self.faults = Fates()

@@ -20,7 +20,7 @@ from perdure.streams.state.rows import HOUR_MS, STEP_MS, WINDOW_HOURS
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.pending_calls import Call, Exchange
+from perdure.streams.turns.pending_calls import Call, PendingCalls
 from perdure.streams.turns.ports import UNSEALED
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
@@ -458,7 +458,7 @@ def test_a_chain_of_any_length_is_searched() -> None:
             Turn(LogRecord(n, 0, None, None), Command(f"Thing/{n}", CALL, "m"), None, n)
             for n in range(length)
         ]
-        exchange = Exchange()
+        exchange = PendingCalls()
         calls = []
         for n, turn in enumerate(turns):
             command = Command(

@@ -18,7 +18,7 @@ from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.object_quotas import Makers
+from perdure.streams.turns.object_quotas import ObjectQuotas
 from perdure.streams.turns.ports import UNSEALED, PartitionBounds
 from perdure.streams.turns.runner import FIRST_TRY_AGAIN_S
 
@@ -56,8 +56,8 @@ class Thing(DurableObject):
         return self.state.principal
 
 
-def makers(**quotas: int) -> Makers:
-    return Makers(quotas.get)
+def makers(**quotas: int) -> ObjectQuotas:
+    return ObjectQuotas(quotas.get)
 
 
 def code(reply: Reply) -> str:

@@ -17,13 +17,13 @@ from perdure.schemas.errors import DataDirError
 from perdure.schemas.replies import PARKED
 from perdure.streams.log.base import Topic
 from perdure.streams.turns.ports import PartitionBounds
-from perdure.streams.turns.supervision.crash_marker import CHARGES, PoisonPage, place_of, word_of
+from perdure.streams.turns.supervision.crash_marker import CHARGES, CrashMarker, place_of, word_of
 
 DIES = """
 import sys, os, signal
 from pathlib import Path
-from perdure.streams.turns.supervision.crash_marker import PoisonPage, word_of
-page = PoisonPage(Path(sys.argv[1]))
+from perdure.streams.turns.supervision.crash_marker import CrashMarker, word_of
+page = CrashMarker(Path(sys.argv[1]))
 page.now[0] = 0 if sys.argv[2] == "-" else word_of(int(sys.argv[2]), int(sys.argv[3]))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -36,7 +36,7 @@ def die(path: Path, *running: int) -> None:
 
 
 def charges(path: Path) -> dict[tuple[int, int], int]:
-    page = PoisonPage(path)
+    page = CrashMarker(path)
     found = page.charges
     page.close()
     return found
@@ -51,7 +51,7 @@ def test_whoever_ran_when_the_process_was_killed_is_charged_once(tmp_path: Path)
     die(path, 0, 0)
     die(path, 3, 17)
     assert charges(path) == {(3, 17): 2, (0, 0): 1}
-    page = PoisonPage(path)
+    page = CrashMarker(path)
     assert [page.charged(partition, 18) for partition in (3, 0, 1)] == [{17: 2}, {0: 1}, {}]
     page.close()
 
@@ -61,7 +61,7 @@ def test_what_was_lost_with_the_process_is_not_charged(tmp_path: Path) -> None:
     path = tmp_path / "poison"
     die(path, 3, 17)
     die(path, 2, 17)
-    page = PoisonPage(path)
+    page = CrashMarker(path)
     assert [page.charged(3, 17), page.charged(2, 18), page.charged(3, 100)] == [{}, {17: 1}, {}]
     page.close()
     assert charges(path) == {(2, 17): 1}
@@ -72,7 +72,7 @@ def test_a_death_in_a_turn_is_told_to_the_next_start(tmp_path: Path) -> None:
     path = tmp_path / "poison"
     for running in ((3, 17), (), (0, 0)):
         die(path, *running)
-        page = PoisonPage(path)
+        page = CrashMarker(path)
         assert page.died == bool(running)
         page.close()
 
@@ -81,7 +81,7 @@ def test_old_charges_make_room(tmp_path: Path) -> None:
     """The page has a bound; the latest stay."""
     path = tmp_path / "poison"
     for offset in range(CHARGES + 5):
-        page = PoisonPage(path)
+        page = CrashMarker(path)
         page.now[0] = word_of(1, offset)
         page.close()
     assert charges(path) == {(1, offset): 1 for offset in range(5, CHARGES + 5)}
@@ -99,7 +99,7 @@ def test_a_page_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """By its path, before anything runs."""
     (tmp_path / "poison").mkdir()
     with pytest.raises(DataDirError, match=str(tmp_path / "poison")):
-        PoisonPage(tmp_path / "poison")
+        CrashMarker(tmp_path / "poison")
 
 
 def test_a_command_that_was_charged_too_often_is_parked() -> None:

@@ -18,7 +18,7 @@ from perdure.schemas.errors import Refusal
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.turns import known_calls, reruns
-from perdure.streams.turns.known_calls import Earlier, Elsewhere, Known, Made
+from perdure.streams.turns.known_calls import Earlier, KnownCalls, Made, RemoteCalls
 from perdure.streams.turns.ports import UNSEALED, OwnerState
 
 
@@ -119,12 +119,12 @@ def test_a_call_in_a_partition_of_another_node_is_missed() -> None:
     story(Thing, told, shared=True, partitions=2)
 
 
-def silent(self: Elsewhere) -> list[int]:
+def silent(self: RemoteCalls) -> list[int]:
     """Planted: no other node is asked."""
     return []
 
 
-def stored(self: Known, root: Root) -> Earlier:
+def stored(self: KnownCalls, root: Root) -> Earlier:
     """Planted: calls that are under way are not told."""
     return Earlier(
         tuple((key, Made(each.key, "")) for key, each in self._tables.answered_calls.of_root(root))
@@ -147,8 +147,8 @@ def test_a_call_that_is_under_way_on_another_node_is_missed() -> None:
 @pytest.mark.parametrize(
     ("place", "name", "bug", "case"),
     [
-        (Elsewhere, "partitions", silent, test_a_call_in_a_partition_of_another_node_is_missed),
-        (Known, "earlier", stored, test_a_call_that_is_under_way_on_another_node_is_missed),
+        (RemoteCalls, "partitions", silent, test_a_call_in_a_partition_of_another_node_is_missed),
+        (KnownCalls, "earlier", stored, test_a_call_that_is_under_way_on_another_node_is_missed),
     ],
 )
 def test_these_stories_catch_a_planted_bug(

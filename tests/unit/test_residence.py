@@ -11,7 +11,7 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.state import State
 from perdure.schemas.errors import Refusal
-from perdure.streams.turns.eviction import LOOKED_AT, Residence, estimated_bytes
+from perdure.streams.turns.eviction import LOOKED_AT, Evictor, estimated_bytes
 
 MIB = 1 << 20
 
@@ -44,14 +44,14 @@ class Thing(DurableObject):
         return await self.state.get("starts", 0)
 
 
-def residence(reign: Reign, **options: Any) -> Residence:
+def residence(reign: Reign, **options: Any) -> Evictor:
     settings = {
         "idle_s": 60.0,
         "object_bytes": 128 * MIB,
         "memory_bytes": MIB,
         "rss_bytes": lambda: 0,
     } | options
-    return Residence([reign.owner], clock_ms=reign.clock_ms, **settings)
+    return Evictor([reign.owner], clock_ms=reign.clock_ms, **settings)
 
 
 def residents(reign: Reign) -> list[str]:

@@ -447,7 +447,7 @@ def test_a_turn_that_is_left_ends_though_its_handler_ignores_cancellation() -> N
         turn.cancel()
         await asyncio.sleep(1)
         assert not turn.done()
-        turn.leave()
+        turn.abandon()
         assert turn.task is not None
         await asyncio.wait((turn.task,))
         assert turn.ends == []
@@ -543,7 +543,7 @@ def test_the_running_turn_is_told_and_nobody_when_none_runs() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert now()[0] == 0
-        turn.leave()
+        turn.abandon()
         assert turn.task is not None
         await asyncio.wait([turn.task])
         assert (seen, now()[0]) == ([7, 8, 7, 7, 7], 0)

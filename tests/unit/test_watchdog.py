@@ -189,7 +189,7 @@ def test_a_handler_that_holds_on_while_it_is_cancelled_is_interrupted() -> None:
     async def main() -> None:
         turn = step(holds_on())
         await asyncio.sleep(0)
-        turn.leave()
+        turn.abandon()
         assert turn.task is not None
         await asyncio.wait([turn.task])
 

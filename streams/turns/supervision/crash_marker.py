@@ -36,7 +36,7 @@ def place_of(word: int) -> tuple[int, int]:
     return (word >> _OFFSET_BITS) - 1, word & ((1 << _OFFSET_BITS) - 1)
 
 
-class PoisonPage:
+class CrashMarker:
     """The page in the file at `path`, made if it is not there. `now` is where the running turn is to be told.
 
     `died`: the process before this one died in a turn.

@@ -24,7 +24,7 @@ from perdure.schemas.commands import SOCKET
 from perdure.schemas.replies import Reply
 from perdure.schemas.secrecy import MASK
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.log_fields import about
+from perdure.streams.turns.log_fields import turn_fields
 
 LINES = 10
 _TEXT_CHARS = 500  # of what an error says
@@ -36,14 +36,14 @@ _NOT_THEIRS = (*_ROOMS, sysconfig.get_path("stdlib"), sysconfig.get_path("pureli
 _logger = structlog.get_logger("perdure")
 
 
-def users_frames(error: BaseException) -> list[FrameSummary]:
+def user_frames(error: BaseException) -> list[FrameSummary]:
     """The user's own lines in a traceback, the innermost last."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if is_theirs(frame.filename)]
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_file(frame.filename)]
 
 
-def is_theirs(filename: str) -> bool:
+def is_user_file(filename: str) -> bool:
     """Is a file neither perdure's nor a library's?"""
     file = str(Path(filename).resolve())
     return not file.startswith(_NOT_THEIRS) and "site-packages" not in file and not filename.startswith("<")
@@ -51,11 +51,11 @@ def is_theirs(filename: str) -> bool:
 
 def place_of(error: BaseException) -> str:
     """`file:line` of the user's code in which the error arose; empty if none of it was running."""
-    frames = users_frames(error)
+    frames = user_frames(error)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-def told(error: BaseException) -> dict[str, Any]:
+def error_fields(error: BaseException) -> dict[str, Any]:
     """What a log line says of an error: `error`, and as far as the user's code was running `at`, `code` and `via`.
 
     `via`: where the line `at` was called from, the innermost last.
@@ -64,7 +64,7 @@ def told(error: BaseException) -> dict[str, Any]:
     if error.__cause__ is not None:
         place = place_of(error.__cause__)
         fields["cause"] = _words(error.__cause__) + (f" ({place})" if place else "")
-    frames = users_frames(error)
+    frames = user_frames(error)
     if frames:
         fields |= {"at": place_of(error), "code": (frames[-1].line or "")[:_CODE_CHARS]}
     if len(frames) > 1:
@@ -83,7 +83,7 @@ def _without(said: str, words: str) -> str:
     return kind + colon + _WORD.sub(lambda word: MASK if word[0] in said else word[0], rest)
 
 
-class Blame:
+class FailureLog:
     """Of one partition. `clock_s` is any clock that does not jump."""
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
@@ -101,14 +101,16 @@ class Blame:
         self._lines += 1
         if self._lines <= LINES:
             fields = (
-                told(why) if isinstance(why, BaseException) else {"error": why.error and why.error.message}
+                error_fields(why)
+                if isinstance(why, BaseException)
+                else {"error": why.error and why.error.message}
             )
             if turn.command.kind == SOCKET:
                 said = turn.command.body.decode("utf-8", "replace")
                 fields |= {
                     name: _without(said, str(fields[name])) for name in ("error", "cause") if fields.get(name)
                 }
-            _logger.error("a handler failed", **about(turn), what=what_of(turn), **fields)
+            _logger.error("a handler failed", **turn_fields(turn), what=what_of(turn), **fields)
 
 
 def what_of(turn: Turn) -> str:

@@ -24,7 +24,7 @@ from perdure.objects.turn import Outcome, failed_inside
 from perdure.schemas.commands import ALARM
 from perdure.schemas.errors import PartitionBroken, PerdureError
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.log_fields import about
+from perdure.streams.turns.log_fields import turn_fields
 
 if TYPE_CHECKING:  # they stand on this file
     from perdure.streams.turns.runner import Turns
@@ -33,7 +33,9 @@ if TYPE_CHECKING:  # they stand on this file
 def report(error: BaseException, where: str, turn: Turn | None = None) -> None:
     """One log line with the traceback."""
     context = {"message": f"perdure failed inside: {where}; report it", "exception": error}
-    asyncio.get_running_loop().call_exception_handler(context | (about(turn) if turn is not None else {}))
+    asyncio.get_running_loop().call_exception_handler(
+        context | (turn_fields(turn) if turn is not None else {})
+    )
 
 
 def broken(partition: int, error: BaseException) -> PerdureError:
@@ -47,7 +49,7 @@ def broken(partition: int, error: BaseException) -> PerdureError:
     return stopped
 
 
-class Inside:
+class InternalFaults:
     """Ends the turns of one partition that met a fault of perdure's own."""
 
     def __init__(self, turns: Turns) -> None:
@@ -69,7 +71,7 @@ class Inside:
         if turn.timer is not None:
             turn.timer.cancel()  # type: ignore[attr-defined]  # a TimerHandle, which uvloop types as its own
         if not turn.over and turn.task is not None:
-            turn.leave()  # it may run on
+            turn.abandon()  # it may run on
         turn.over = True
         outcome = failed_inside(turn.command)
         turn.time_ms = turn.record.time_ms
@@ -94,8 +96,8 @@ class Inside:
         if turn.command.kind != ALARM:
             return outcome
         if turn.alarm is not None:
-            return self._turns.ringing.concluded(turn, outcome)
-        self._turns.ringing.again(turn)
+            return self._turns.alarm_turns.concluded(turn, outcome)
+        self._turns.alarm_turns.again(turn)
         return Outcome(outcome.reply, False, False, True)
 
     def _as_done(self, turn: Turn, outcome: Outcome) -> None:
@@ -105,6 +107,6 @@ class Inside:
         if turn.resident is not None:
             turn.resident.instance = None
         if turn.command.kind == ALARM:
-            self._turns.ringing.again(turn)
+            self._turns.alarm_turns.again(turn)
         self._turns.counts.dones += 1
         self._turns.journal.add(turn)

@@ -21,7 +21,7 @@ from typing import Any
 from perdure.objects.overlay import current_turn
 from perdure.schemas.errors import ObjectError, PerdureError, TurnEnded
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.supervision.failure_log import is_theirs
+from perdure.streams.turns.supervision.failure_log import is_user_file
 
 HOOK = "_warn_unawaited_coroutine"  # CPython's, in 3.11 to 3.14; a test looks that it is there and called
 Warn = Callable[["CoroutineType[Any, Any, Any]"], None]
@@ -99,7 +99,7 @@ def _ends_a_turn(turn: Turn, coroutine: CoroutineType[Any, Any, Any]) -> bool:
     """Have the turn fail by it, if it was let go of in a line of the user's own; False: the warning is to be given."""
     frame = sys._getframe(2)  # of the code in which the coroutine was freed
     filename, line = frame.f_code.co_filename, frame.f_lineno
-    if not is_theirs(filename):
+    if not is_user_file(filename):
         return False
     if turn.cut is None:
         what = linecache.getline(filename, line).strip() or f"{coroutine.__qualname__}(…)"

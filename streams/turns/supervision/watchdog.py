@@ -167,7 +167,7 @@ def _is_turns_code(frame: FrameType | None) -> bool:
         module = frame.f_globals.get("__name__", "")
         if module in _LOOPS:
             break
-        if module.startswith(_OWNERS_ROOMS) and frame.f_code not in inline_task.DOORWAYS:
+        if module.startswith(_OWNERS_ROOMS) and frame.f_code not in inline_task.USER_CODE:
             return False
         frame = frame.f_back
     return True
