@@ -1,12 +1,17 @@
 """The command line: `perdure COMMAND`.
 
+Each module of this package registers its commands with the app below. Some start a server (`serving.py`,
+`reload.py`), some talk to a running one over HTTP (`calling.py`, `administering.py`), and some work on the data of
+a stopped app (`state.py`, `secret.py`).
+
 Laws
-- An error perdure knows is one line on stderr: whose fault, what, and what to do. No traceback.
-- Arguments are text: bytes that are no UTF-8 end the command before it does anything.
-- Exit codes: 0 done · 1 the outside failed (port, Kafka, data directory, server) · 2 the command or the
-  configuration is wrong · 70 a running node stopped itself.
+- An error that perdure knows is one line on stderr: whose fault it is, what happened, and what to do. There is no
+  traceback.
+- Arguments are text. Bytes that are not UTF-8 end the command before it does anything.
+- Exit codes: 0 done · 1 something outside failed (port, Kafka, data directory, server) · 2 the command or
+  the configuration is wrong · 70 a running node stopped itself.
 - Data goes to stdout, everything else to stderr; `--json` prints data as JSON.
-- What a command needs is imported when it runs, so that `perdure --help` answers at once.
+- A command imports what it needs when it runs, so that `perdure --help` answers at once.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from perdure.api.cli import (
     state,
     token,
 )
-from perdure.api.cli.output import exit_code, tell
+from perdure.api.cli.output import exit_code, print_error
 from perdure.schemas.errors import ConfigError, PerdureError
 from perdure.schemas.secrecy import without_credentials
 
@@ -36,7 +41,7 @@ app = typer.Typer(
     name="perdure",
     help="Durable objects for Python on a Kafka-style log.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # a bug's traceback is for its finder: plain and whole
+    pretty_exceptions_enable=False,  # a bug's traceback is printed plain and whole
     rich_markup_mode="markdown",
 )
 starting.register(app)
@@ -76,12 +81,12 @@ def main(arguments: list[str] | None = None) -> None:
         _check(sys.argv[1:] if arguments is None else arguments)
         app(args=arguments, prog_name="perdure")
     except PerdureError as error:
-        tell(error)
+        print_error(error)
         sys.exit(exit_code(error))
 
 
 def _check(arguments: list[str]) -> None:
-    """Python hides bytes that are no UTF-8 in half characters, which nothing can print or send."""
+    """Raise `ConfigError` for bytes that are not UTF-8: Python turns them into surrogates, which cannot be printed."""
     for number, each in enumerate(arguments, 1):
         if not each.isascii():
             try:

@@ -1,4 +1,4 @@
-"""`python -m perdure.api.cli`: how `perdure dev` starts its server, whatever is on the PATH."""
+"""`python -m perdure.api.cli`: how `perdure dev` starts its server, independent of the PATH."""
 
 from perdure.api.cli import main
 

@@ -15,7 +15,7 @@ from perdure.api.cli.options import AsJson
 from perdure.api.cli.output import without_rich
 from perdure.schemas.errors import ConfigError, OperatorError
 
-_TIMEOUT_S = 40.0  # the server's own deadline should speak first
+_TIMEOUT_S = 40.0  # longer than the server's own deadline, whose error says more
 Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="The server.")]
 Token = Annotated[
     str | None,
@@ -26,18 +26,21 @@ Token = Annotated[
         show_default=False,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Object = Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The object.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="As `perdure parked list` shows it, such as 0:17.")]
-Prefix = Annotated[str, typer.Option("--prefix", help="Only names that begin so.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="So many on one page.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="The id that `perdure parked list` shows, such as 0:17.")
+]
+Prefix = Annotated[str, typer.Option("--prefix", help="Only names that begin with this text.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="Rows on one page.")]
 Cursor = Annotated[
-    str | None, typer.Option("--cursor", help="Go on behind an earlier page.", show_default=False)
+    str | None,
+    typer.Option("--cursor", help="Continue after the page that printed this cursor.", show_default=False),
 ]
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="See and settle the objects of a running server.", no_args_is_help=True)
+    group = typer.Typer(help="Inspect and manage the objects of a running server.", no_args_is_help=True)
     for function, example in (
         (list_, "list Counter --prefix a"),
         (show, "show Counter/alice"),
@@ -53,7 +56,10 @@ def register(app: typer.Typer) -> None:
         name = function.__name__.rstrip("_")
         group.command(name, epilog=f"Example: `perdure objects {example}`")(function)
     app.add_typer(group, name="objects")
-    group = typer.Typer(help="Commands and alarms that were given up.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Commands and alarms that are parked: they failed too often and run no more.",
+        no_args_is_help=True,
+    )
     group.command("list", epilog="Example: `perdure parked list --json`")(parked)
     group.command(epilog="Example: `perdure parked redrive 0:17`")(redrive)
     group.command(epilog="Example: `perdure parked drop 0:17 --yes`")(drop)
@@ -68,7 +74,9 @@ def register(app: typer.Typer) -> None:
 def list_(
     namespace: Annotated[
         str | None,
-        typer.Argument(help="Whose objects; without it the namespaces are listed.", show_default=False),
+        typer.Argument(
+            help="The namespace to list; without it the namespaces are listed.", show_default=False
+        ),
     ] = None,
     prefix: Prefix = "",
     limit: Limit = 100,
@@ -77,21 +85,21 @@ def list_(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the objects of a namespace that exist, or the namespaces."""
+    """List the objects that exist in a namespace, or the namespaces."""
     if namespace is None:
-        told = _ask("GET", "namespaces", url, token)
-        _print(told, told["namespaces"], "namespaces", as_json=as_json)
+        result = _request("GET", "namespaces", url, token)
+        _print(result, result["namespaces"], "namespaces", as_json=as_json)
         return
     query = _page(limit, cursor, prefix)
-    told = _ask("GET", f"objects/{quote(namespace, safe='')}", url, token, query=query)
-    _print(told, told["objects"], f"objects in {namespace}{_so(prefix)}", as_json=as_json)
+    result = _request("GET", f"objects/{quote(namespace, safe='')}", url, token, query=query)
+    _print(result, result["objects"], f"objects in {namespace}{_prefixed(prefix)}", as_json=as_json)
 
 
 def show(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Show an object: whether it is in memory, paused, what waits for it."""
-    told = _ask("GET", _path(target), url, token)
-    paused = told["paused"]
-    _print(told, {**told, "paused": paused and _dated(paused)}, as_json=as_json)
+    """Show an object: whether it is in memory, whether it is paused, and what waits for it."""
+    result = _request("GET", _path(target), url, token)
+    paused = result["paused"]
+    _print(result, {**result, "paused": paused and _dated(paused)}, as_json=as_json)
 
 
 def state(
@@ -103,21 +111,21 @@ def state(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an object keeps."""
-    told = _ask("GET", _path(target, "state"), url, token, query=_page(limit, cursor, prefix))
-    _print(told, told["values"], f"values in {target}{_so(prefix)}", as_json=as_json)
+    """Show the stored values of an object."""
+    result = _request("GET", _path(target, "state"), url, token, query=_page(limit, cursor, prefix))
+    _print(result, result["values"], f"values in {target}{_prefixed(prefix)}", as_json=as_json)
 
 
 def alarms(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Show the alarms of an object."""
-    told = _ask("GET", _path(target, "alarms"), url, token)
-    _print(told, told["alarms"], f"alarms of {target}", as_json=as_json)
+    result = _request("GET", _path(target, "alarms"), url, token)
+    _print(result, result["alarms"], f"alarms of {target}", as_json=as_json)
 
 
 def sockets(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Show the WebSockets of an object."""
-    told = _ask("GET", _path(target, "sockets"), url, token)
-    _print(told, told["sockets"], f"WebSockets of {target}", as_json=as_json)
+    result = _request("GET", _path(target, "sockets"), url, token)
+    _print(result, result["sockets"], f"WebSockets of {target}", as_json=as_json)
 
 
 def turns(
@@ -128,9 +136,9 @@ def turns(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the last turns of an object that changed something or failed, the newest first."""
-    told = _ask("GET", _path(target, "turns"), url, token, query=_page(limit, cursor))
-    _print(told, told["turns"], f"turns of {target} that changed something or failed", as_json=as_json)
+    """Show the last turns of an object that changed something or failed, newest first."""
+    result = _request("GET", _path(target, "turns"), url, token, query=_page(limit, cursor))
+    _print(result, result["turns"], f"turns of {target} that changed something or failed", as_json=as_json)
 
 
 def delete(
@@ -140,35 +148,37 @@ def delete(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete all that an object has: values, alarms, WebSockets. Its name can be used anew."""
-    _sure(f"delete all that {target} has", yes=yes)
-    _act("DELETE", _path(target), url, token, as_json=as_json)
+    """Delete everything an object has: values, alarms, WebSockets. Its name can be used again."""
+    _confirm(f"delete everything {target} has", yes=yes)
+    _do("DELETE", _path(target), url, token, as_json=as_json)
 
 
 def pause(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Let nothing of an object run until it is resumed; what comes for it waits."""
-    _act("POST", _path(target, "pause"), url, token, as_json=as_json)
+    """Run nothing of an object until it is resumed; commands for it wait."""
+    _do("POST", _path(target, "pause"), url, token, as_json=as_json)
 
 
 def resume(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Let a paused object go on."""
-    _act("POST", _path(target, "resume"), url, token, as_json=as_json)
+    """Resume a paused object."""
+    _do("POST", _path(target, "resume"), url, token, as_json=as_json)
 
 
 def skip(
     target: Object,
-    offset: Annotated[int, typer.Argument(min=0, help="Of the command, as `perdure objects show` has it.")],
+    offset: Annotated[
+        int, typer.Argument(min=0, help="Offset of the command, as `perdure objects show` prints it.")
+    ],
     yes: Yes = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give up the command that an object works on, or that is the next one to run."""
-    _sure(f"give up command {offset} of {target}", yes=yes)
-    _act("POST", _path(target, "skip"), url, token, as_json=as_json, body={"offset": offset})
+    """Give up the command that an object runs now, or the next one to run; nothing of it is kept."""
+    _confirm(f"give up command {offset} of {target}", yes=yes)
+    _do("POST", _path(target, "skip"), url, token, as_json=as_json, body={"offset": offset})
 
 
-# What is parked
+# Parked commands and alarms
 
 
 def parked(
@@ -178,40 +188,40 @@ def parked(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the commands and alarms that were given up and wait for somebody to look at them."""
-    told = _ask("GET", "parked", url, token, query=_page(limit, cursor))
-    _print(told, told["parked"], "parked commands or alarms", as_json=as_json)
+    """List the parked commands and alarms, which wait for an operator to redrive or drop them."""
+    result = _request("GET", "parked", url, token, query=_page(limit, cursor))
+    _print(result, result["parked"], "parked commands or alarms", as_json=as_json)
 
 
 def redrive(id_: Id, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Have it run again."""
-    _act("POST", f"parked/{quote(id_, safe='')}/redrive", url, token, as_json=as_json)
+    """Run a parked command or alarm again."""
+    _do("POST", f"parked/{quote(id_, safe='')}/redrive", url, token, as_json=as_json)
 
 
 def drop(
     id_: Id, yes: Yes = False, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False
 ) -> None:
-    """Forget it."""
-    _sure(f"forget what is parked at {id_}", yes=yes)
-    _act("POST", f"parked/{quote(id_, safe='')}/drop", url, token, as_json=as_json)
+    """Drop a parked command or alarm: it will never run."""
+    _confirm(f"drop what is parked at {id_}", yes=yes)
+    _do("POST", f"parked/{quote(id_, safe='')}/drop", url, token, as_json=as_json)
 
 
 # The node
 
 
 def partitions(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Show what the server knows of each partition."""
-    told = _ask("GET", "partitions", url, token)
-    _print(told, told["partitions"], as_json=as_json)
+    """Show the state of each partition."""
+    result = _request("GET", "partitions", url, token)
+    _print(result, result["partitions"], as_json=as_json)
 
 
 def memory(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Show what takes the server's memory, estimated."""
-    told = _ask("GET", "memory", url, token)
-    _print(told, told, as_json=as_json)
+    """Show an estimate of what takes the server's memory."""
+    result = _request("GET", "memory", url, token)
+    _print(result, result, as_json=as_json)
 
 
-# How it asks and prints
+# Requests and output
 
 
 def _path(target: str, what: str = "") -> str:
@@ -220,30 +230,30 @@ def _path(target: str, what: str = "") -> str:
 
 
 def _page(limit: int, cursor: str | None, prefix: str = "") -> dict[str, str]:
-    said = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
-    return {name: value for name, value in said.items() if value}
+    parameters = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
+    return {name: value for name, value in parameters.items() if value}
 
 
-def _so(prefix: str) -> str:
+def _prefixed(prefix: str) -> str:
     return f" that begin with {prefix}" if prefix else ""
 
 
-def _sure(what: str, *, yes: bool) -> None:
+def _confirm(what: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"this would {what}, and this is not a terminal, so you cannot be asked: add --yes")
-    typer.confirm(f"This will {what}. Go on?", abort=True, err=True)
+        raise ConfigError(f"this would {what}, and there is no terminal to confirm it in: add --yes")
+    typer.confirm(f"This will {what}. Continue?", abort=True, err=True)
 
 
-def _act(
+def _do(
     method: str, path: str, url: str, token: str | None, *, as_json: bool, body: dict[str, Any] | None = None
 ) -> None:
-    told = _ask(method, path, url, token, body=body)
-    _print(told, told, as_json=as_json)
+    result = _request(method, path, url, token, body=body)
+    _print(result, result, as_json=as_json)
 
 
-def _ask(
+def _request(
     method: str,
     path: str,
     url: str,
@@ -253,7 +263,7 @@ def _ask(
     body: dict[str, Any] | None = None,
 ) -> Any:
     with without_rich():
-        import httpx  # with rich comes its own command line
+        import httpx  # together with rich it would load its own command line
 
     from perdure.api.client.answers import code_of, error_of
     from perdure.api.client.app import answer_of, checked_url
@@ -272,23 +282,27 @@ def _ask(
     except httpx.ConnectError:
         raise no_server(url) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise OperatorError(f"{url} gave no answer ({error!r}): it may be done or not") from None
+        raise OperatorError(
+            f"{url} gave no answer ({error!r}): the request may or may not have taken effect"
+        ) from None
     try:
-        told = answer.json()
+        result = answer.json()
     except ValueError:
-        told = None
-    if answer.status_code == 200 and told is not None:
-        return told
-    came = answer_of(answer)
-    if code_of(came) is not None and (problem := error_of(came)) is not None:
+        result = None
+    if answer.status_code == 200 and result is not None:
+        return result
+    whole = answer_of(answer)
+    if code_of(whole) is not None and (problem := error_of(whole)) is not None:
         raise problem
-    raise OperatorError(f"{url} answered {answer.status_code}, which is not an answer of a perdure server")
+    raise OperatorError(
+        f"{url} answered {answer.status_code}, which is not an answer of a perdure server: check the URL"
+    )
 
 
-def _print(told: Any, shown: Any, what: str = "", *, as_json: bool) -> None:
-    """`shown` of what was told, for people; if that is nothing, a line says that there are none of `what`."""
+def _print(result: Any, shown: Any, what: str = "", *, as_json: bool) -> None:
+    """Print `result` as JSON, or `shown`, a part of it, for people; if that is empty, `what` says of what there is none."""
     if as_json:
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     if isinstance(shown, dict):
         for name, value in shown.items():
@@ -296,24 +310,24 @@ def _print(told: Any, shown: Any, what: str = "", *, as_json: bool) -> None:
     else:
         for each in shown:
             typer.echo(each if isinstance(each, str) else _line(each))
-    if told.get("cursor"):
-        typer.echo(f"more: --cursor {told['cursor']}", err=True)
+    if result.get("cursor"):
+        typer.echo(f"more: --cursor {result['cursor']}", err=True)
     elif not shown:
         typer.echo(f"no {what}", err=True)
 
 
 def _line(row: dict[str, Any]) -> str:
-    """`name=value` of what there is to say."""
-    said = (
+    """A row as `name=value` pairs, without its empty fields."""
+    pairs = (
         f"{name}={value if isinstance(value, (str, int)) else json.dumps(value)}"
         for name, value in _dated(row).items()
         if value not in (None, "", [])
     )
-    return "  ".join(said)
+    return "  ".join(pairs)
 
 
 def _dated(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with its times as people read them: `time_ms` is `time`."""
+    """A row with readable times: `time_ms` becomes `time`."""
     return dict(_time(name, value) for name, value in row.items())
 
 
@@ -321,7 +335,7 @@ def _time(name: str, value: Any) -> tuple[str, Any]:
     if name.endswith("_ms") and isinstance(value, int):
         try:
             at = datetime.fromtimestamp(value // 1000, UTC)
-        except (ValueError, OverflowError, OSError):  # after the last year that a date can have
+        except (ValueError, OverflowError, OSError):  # later than the last year of `datetime`
             return name, value
         shown = at.replace(microsecond=value % 1000 * 1000).isoformat(timespec="milliseconds")
         return name.removesuffix("_ms"), shown.replace("+00:00", "Z")

@@ -1,9 +1,12 @@
 """`perdure bench`: what a million requests cost on this machine.
 
+It starts a server of its own on a temporary directory, loads it over HTTP (`load.py`), and prints rates, latencies,
+CPU time and bytes on disk.
+
 Laws
-- What is reported per core-second is the server's own CPU time: the client's is not counted, so the figure
-  holds although both share the machine.
-- Bytes per request are what the data directory grew by, after the server has stopped and flushed.
+- Figures per core-second count the server's CPU time only, so that they hold although client and server share the
+  machine.
+- Bytes per request are the growth of the data directory, after the server has stopped and flushed.
 """
 
 from __future__ import annotations
@@ -36,12 +39,13 @@ def register(app: typer.Typer) -> None:
 def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of each load.")] = 3.0,
     connections: Annotated[int, typer.Option(min=1, max=1000, help="Clients at once.")] = 32,
-    objects: Annotated[int, typer.Option(min=1, help="Counters the load is spread over.")] = 1000,
+    objects: Annotated[int, typer.Option(min=1, help="Counters that the load is spread over.")] = 1000,
     log: Annotated[
         str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="A running server with the namespace Counter, instead of an own one.")
+        str | None,
+        typer.Option(help="A running server with the namespace Counter, instead of a temporary one."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +106,7 @@ def _measure(url: str, pid: int | None, method: str, load: dict[str, Any]) -> di
 
 @contextlib.contextmanager
 def _server(data: Path, log: str | None) -> Iterator[tuple[str, int]]:
-    """A server of the bench's own app in a process of its own, stopped and flushed at the end."""
+    """Run a server of the benchmark's app in a process of its own; at the end it is stopped and has flushed."""
     app = Path(__file__).with_name("bench_app.py")
     command = [sys.executable, "-m", "perdure.api.cli", "serve", str(app), "--data", str(data), "--port", "0"]
     command += ["--json"] if log is None else ["--json", "--log", log]
@@ -113,7 +117,7 @@ def _server(data: Path, log: str | None) -> Iterator[tuple[str, int]]:
             readable, _, _ = select.select([process.stdout], [], [], _START_S)
             line = process.stdout.readline() if readable else ""
             if not line:
-                raise OperatorError("the server to be measured did not start; what it said is above")
+                raise OperatorError("the server to measure did not start; its error is printed above")
             yield json.loads(line)["url"], process.pid
             process.send_signal(signal.SIGTERM)
             process.wait(_STOP_S)

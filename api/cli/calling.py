@@ -1,6 +1,11 @@
 """`perdure call`: one RPC to an object of a running server.
 
-Law: `--timeout` is for all of it. One attempt is made, so that what it came to is told as it is.
+The command uses the client (`perdure.connect`) and prints the result as JSON.
+
+Law: `--timeout` covers the whole call, and only one attempt is made, so that the printed outcome is that attempt's.
+
+An argument such as `-1` is a number, not an option. Click's `ignore_unknown_options` would accept it too, but then a
+mistyped option such as `--tiemout` would be sent to the object as an argument; the 12 lines of `_Call` keep the error.
 """
 
 from __future__ import annotations
@@ -18,14 +23,14 @@ from perdure.api.cli.output import without_rich
 from perdure.schemas.errors import ConfigError, OperatorError
 
 DEFAULT_URL = "http://127.0.0.1:8787"
-_TIMEOUT_S = 35.0  # a server's own deadline, 30 s if nobody says otherwise, should speak first
+_TIMEOUT_S = 35.0  # longer than the server's own deadline (30 s by default), whose error says more
 _BELOW_ZERO = re.compile(r"-(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 _OPTION = re.compile(r"--[^=]+")  # its value follows
-_MARK = "\0"  # is in no argument of a process
+_MARK = "\0"  # cannot be part of a process's argument
 
 
 class _Call(TyperCommand):
-    """A number below zero is an argument wherever it stands; by itself, the parser takes it for an option."""
+    """A command whose negative numbers are arguments wherever they stand; the parser alone takes them for options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
@@ -49,16 +54,17 @@ def call(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ARG]...", help="Each as JSON, else as a string; such as begins with -: behind a --."
+            metavar="[ARG]...",
+            help="Read as JSON, or as a string if it is not JSON. Put arguments that begin with - after --.",
         ),
     ] = None,
     url: Annotated[str, typer.Option(envvar="PERDURE_URL", help="The server.")] = DEFAULT_URL,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Seconds that all of it may take.")
+        float, typer.Option("--timeout", help="Seconds that the whole call may take.")
     ] = _TIMEOUT_S,
     key: Annotated[
         str | None,
-        typer.Option("--idempotency-key", help="Ask again with the same key, and it is done once."),
+        typer.Option("--idempotency-key", help="A call repeated with the same key takes effect once."),
     ] = None,
     token: Annotated[
         str | None,
@@ -82,18 +88,18 @@ def call(
         raise ConfigError(f"--timeout {timeout_s:g}: give a number of seconds above 0")
     namespace, name = object_named(target)
     values = [_value(text) for text in arguments or ()]
-    try:  # what cannot be asked at all, as JSON may hold half characters, and a key a line's end
+    try:  # what cannot be sent: JSON may hold lone surrogates, and a key a line break
         a_call(key_of(namespace, name), method, tuple(values), {}, Options(timeout_s, key))
         idempotency_key_of(key)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
 
-    async def asked() -> Any:  # with await: without, a timeout is for each wait on the network
+    async def run() -> Any:  # the async client: the other's timeout is for each wait on the network
         async with perdure.connect(url, token=token, timeout=timeout_s, retry=False) as app:
             return await app.get(namespace, name, idempotency_key=key)._method(method)(*values)
 
     try:
-        result = asyncio.run(asked())
+        result = asyncio.run(run())
     except Unreachable:
         raise no_server(url) from None
     typer.echo(json.dumps(result, ensure_ascii=False))

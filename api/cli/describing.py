@@ -1,4 +1,4 @@
-"""`perdure openapi` and `perdure asyncapi`: the documents of an app, without a server."""
+"""`perdure openapi` and `perdure asyncapi`: print the documents of an app without starting a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from perdure.api.cli.options import AlwaysJson, EnvName, Log, PathArgument
 
-if TYPE_CHECKING:  # they are loaded when they are needed: `--help` is quick
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from perdure.api.loading import LoadedApp
     from perdure.objects.registry import Registry
 
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def openapi(path: PathArgument = Path(), env: EnvName = None, as_json: AlwaysJson = True) -> None:
-    """Print the OpenAPI 3.1 document of an app: what a server of it has at /openapi.json."""
+    """Print the OpenAPI 3.1 document of an app, which its server has at /openapi.json."""
     from perdure.api.openapi.document import document
 
     app, registry = _loaded(path, env, {})
@@ -48,7 +48,7 @@ def _loaded(path: Path, env: str | None, flags: dict[str, Any]) -> tuple[LoadedA
     return app, Registry.build(app.classes, app.config)
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(document: dict[str, Any]) -> None:
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

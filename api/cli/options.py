@@ -1,4 +1,4 @@
-"""What several commands are told: which app, where its data are, on which log, in which environment."""
+"""Options that several commands share: which app, where its data is, on which log, in which environment."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ Data = Annotated[
 Log = Annotated[str | None, typer.Option("--log", help="embedded, or kafka://host:port[,host:port].")]
 EnvName = Annotated[str | None, typer.Option("--env", help="Environment: [env.NAME] of the configuration.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-AlwaysJson = Annotated[bool, typer.Option("--json", help="As JSON, which it always is.")]
+AlwaysJson = Annotated[bool, typer.Option("--json", help="Accepted for symmetry: the output is always JSON.")]

@@ -1,4 +1,4 @@
-"""What the commands print, and with which code they exit."""
+"""What the commands print on stderr, and the code they exit with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXIT_TAKEN = 75  # EX_TEMPFAIL: another process has what this one wants
 
 @contextmanager
 def without_rich() -> Iterator[None]:
-    """What is imported here does not find rich, which takes 50 ms and which some import though they may never show it."""
+    """Hide rich from imports made inside: it takes 50 ms to load, and some libraries import it without using it."""
     if "rich" in sys.modules:
         yield
         return
@@ -26,26 +26,26 @@ def without_rich() -> Iterator[None]:
 
 
 def show_code(error: BaseException) -> None:
-    """On stderr, the user's own lines on the way to an error in their code, the one where it arose last."""
+    """Print the user's own lines that led to an error on stderr; the line that raised it is last."""
     import traceback
 
     from perdure.streams.turns.supervision.failure_log import user_frames
 
     if isinstance(error, SyntaxError):
-        lines = traceback.format_exception_only(error)[:-1]  # its last one has been told
+        lines = traceback.format_exception_only(error)[:-1]  # the last line has been printed already
     else:
         lines = [f"  {frame.filename}:{frame.lineno}\n    {frame.line}\n" for frame in user_frames(error)]
     print("".join(lines), end="", file=sys.stderr, flush=True)
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of a command that failed with it: who must act."""
+    """The exit code of a command that failed with this error."""
     from perdure.schemas.errors import ConfigError
 
     return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
 
 
-def tell(error: BaseException) -> None:
-    """One line on stderr: the error's code, which says whose fault it is, and its text."""
+def print_error(error: BaseException) -> None:
+    """Print an error as one line on stderr: its code, which says whose fault it is, and its text."""
     code = getattr(error, "code", type(error).__name__)
     print(f"perdure: {code}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

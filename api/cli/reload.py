@@ -1,16 +1,22 @@
-"""Runs `perdure serve` as a child, starts a new one when the app's files change, and stops the old one gently.
+"""The supervisor of `perdure dev`: runs `perdure serve` as a child and replaces it when the app's files change.
+
+The new child loads the app while the old one still serves; only then the old one finishes its requests and ends, and
+the new one opens the data. `watchfiles` reports the changes; its `run_process` would stop the old server first, so
+that an app with a syntax error would serve nothing. The two-phase hand-over is what these 300 lines are for.
 
 Laws
-- One child at a time has the data directory: the new one loads the app, and says so; then the old one ends its requests
-  and goes, and the new one goes on. What cannot be loaded is told, and the code of before is served until it is mended.
-  If something is taken that it wants while it loads (a port, a lock), the old one has to go first.
-- The socket is this process's: who connects between two children waits for the next one. While there is none to come
-  before the code changes, this process answers everybody with 503 (standin.py), so that nobody hangs.
-- A child that ends by itself for an error in the app (exit code 2) is started again after the next change, not before.
-  One that is ended by a signal is started again at once, as a server in production is; after `FALLS` of them in a row,
-  after the next change. What ends the first one in another way (a port in use, a full disk) ends this process too; once
-  a child has served, this process stays.
+- One child at a time has the data directory. If the app cannot be loaded, the error is printed and the previous code
+  stays in service until it is corrected. If the new child needs something that is taken while it loads (a port, a
+  lock), the old one ends first.
+- The socket belongs to this process: a client that connects between two children waits for the next one. While no
+  child will come before the code changes, this process answers with 503 (placeholder.py), so that no request hangs.
+- A child that ends with an error in the app (exit code 2) is started again after the next change, not earlier. One
+  that a signal ended is started again at once, as a server in production is; after `FALLS` in a row, after the next
+  change. If the first child ends in another way (a port in use, a full disk), this process ends too; once a child
+  has served, this process stays.
 - Ctrl-C and SIGTERM end the child, then this process, with exit code 0.
+
+[test_dev.py]
 """
 
 from __future__ import annotations
@@ -27,21 +33,21 @@ from pathlib import Path
 
 from watchfiles import Change, DefaultFilter, awatch
 
-from perdure.api.cli.output import EXIT_CONFIG, EXIT_TAKEN, tell
-from perdure.api.cli.standin import standing_in
+from perdure.api.cli.output import EXIT_CONFIG, EXIT_TAKEN, print_error
+from perdure.api.cli.placeholder import placeholder
 from perdure.api.server import bind
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, PerdureError
 
 FALLS = 5  # more than it takes until a command that kills its server is parked
-STOP_S = 10.0  # for requests in flight; then it is killed: what it acknowledged is durable
+STOP_S = 10.0  # for requests in flight; then the child is killed: what it acknowledged is durable
 _SUFFIXES = (".py", ".toml", ".dev.vars")
 _TESTS = ("test_", "conftest.")
 _BACKLOG = 1024
 
 
 class CodeFilter(DefaultFilter):
-    """Changes of Python and TOML files and of secrets, outside of tests, the data directory and folders of tools."""
+    """A filter that passes changes of code, configuration and secrets, but not of tests, data or tools' folders."""
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(ignore_paths=[data_dir])
@@ -52,7 +58,7 @@ class CodeFilter(DefaultFilter):
 
 
 class _Door:
-    """The socket that the children take over. `read` gives the configuration as it stands now."""
+    """The listening socket that the children take over; `read` returns the current configuration."""
 
     def __init__(self, read: Callable[[], Config]) -> None:
         self._read = read
@@ -60,9 +66,9 @@ class _Door:
         self._listener: socket.socket | None = None
 
     def open(self) -> socket.socket:
-        """Listening at the configured address. Raises as `bind` does."""
+        """Listen at the configured address and return the socket. Raises what `bind` raises."""
         config: Config | None = None
-        with contextlib.suppress(ConfigError):  # the child tells it
+        with contextlib.suppress(ConfigError):  # the child prints it
             config = self._read()
         if config is not None and (config.host, config.port) != self._address:
             listener = bind(config)
@@ -73,7 +79,7 @@ class _Door:
 
     @property
     def listener(self) -> socket.socket:
-        """As it was opened last."""
+        """The socket that was opened last."""
         assert self._listener is not None
         return self._listener
 
@@ -83,12 +89,12 @@ class _Door:
 
 
 class _Child:
-    """A server that was started. `ended`: its exit code, once it has ended; negative if a signal has ended it."""
+    """A server process. `ended` becomes its exit code, negative if a signal ended it."""
 
     def __init__(self, process: Process, line: socket.socket) -> None:
         self.ended: asyncio.Future[int] = asyncio.ensure_future(process.wait())
         self._process = process
-        self._line = line  # our end of what its life hangs on: when that closes, it goes
+        self._line = line  # our end of the lifeline: the child ends when it closes
         self._ready: asyncio.Future[bool] | None = None
 
     @classmethod
@@ -110,20 +116,21 @@ class _Child:
         return cls(process, ours)
 
     def says(self) -> asyncio.Future[bool]:
-        """That it is so far: that it has loaded the app, then that it serves.
+        """True once the child reports its next step: first that it has loaded the app, then that it serves.
 
-        If it does not get there it ends; whatever it has left behind may hold the line open.
+        A child that fails to get there ends, but a process that it left behind may hold the line open, so wait for
+        `ended`, too.
         """
-        return asyncio.ensure_future(self._heard())
+        return asyncio.ensure_future(self._received())
 
-    async def _heard(self) -> bool:
+    async def _received(self) -> bool:
         with contextlib.suppress(ConnectionError):
             return bool(await asyncio.get_running_loop().sock_recv(self._line, 1))
         return False
 
     def go_on(self) -> None:
-        """It may open the data, and serve."""
-        with contextlib.suppress(OSError):  # it has ended
+        """Let the child open the data and serve."""
+        with contextlib.suppress(OSError):  # the child has ended
             self._line.send(b"\n")
         self._ready = self.says()
 
@@ -132,7 +139,7 @@ class _Child:
         return self._ready is not None and self._ready.done() and self._ready.result()
 
     async def end(self) -> int:
-        """Stop it, if it goes on; its exit code."""
+        """Stop the child if it still runs, and return its exit code."""
         if not self.ended.done():
             self._signal(signal.SIGTERM)
             await asyncio.wait((self.ended,), timeout=STOP_S)
@@ -146,13 +153,13 @@ class _Child:
         return code
 
     def _signal(self, sig: signal.Signals) -> None:
-        # not by `terminate`: that looks first whether it has ended, and then its exit code is lost to `wait`
+        # not by `terminate`: it checks first whether the process has ended, and then `wait` loses its exit code
         with contextlib.suppress(ProcessLookupError):  # it ended just now
             os.kill(self._process.pid, sig)
 
 
 class _Supervisor:
-    """Attends to the child that serves, and to the next one. Takes the arguments of `supervise`."""
+    """The loop that starts, watches and replaces children. Takes the arguments of `supervise`."""
 
     def __init__(
         self, arguments: list[str], folder: Path, data_dir: Path, read: Callable[[], Config]
@@ -167,23 +174,23 @@ class _Supervisor:
             folder, watch_filter=CodeFilter(data_dir), stop_event=self._stop, raise_interrupt=False
         )
         self._watch = self._next_change()
-        self._child: _Child | None = None  # it has the data
-        self._has_served = False  # a child that has ended
-        self._falls = 0  # of children that signals ended, in a row
+        self._child: _Child | None = None  # the one that has the data
+        self._has_served = False  # True if a child that has ended had served
+        self._falls = 0  # children in a row that signals ended
 
     def _next_change(self) -> asyncio.Future[set[tuple[Change, str]] | None]:
         return asyncio.ensure_future(anext(self._changes, None))
 
     async def run(self) -> int:
-        """Until a signal; the exit code."""
+        """Run until a signal, and return the exit code."""
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, self._stop.set)
         code: int | None = None
         try:
             while code is None:
-                code = await self._bring_up()
+                code = await self._start_child()
                 if code is None:
-                    code = await self._attend()
+                    code = await self._watch_child()
         finally:
             self._stop.set()
             try:
@@ -194,27 +201,27 @@ class _Supervisor:
                     await self._watch
         return code
 
-    async def _bring_up(self) -> int | None:
-        """Start a child in place of the one that serves, if it can load the app; the code to end with, if any."""
+    async def _start_child(self) -> int | None:
+        """Start a child in place of the one that serves, if it can load the app; the exit code if this process must end."""
         try:
             child = await _Child.start(self._arguments, self._door.open().fileno())
         except PerdureError as error:
             if not self._served:
                 raise
-            tell(error)  # the address that it is to have now is another's
+            print_error(error)  # the newly configured address is taken
             return None
         loaded = await self._loaded(child)
         if not loaded:
             code = await child.end()
-            if loaded is None:  # the code has changed once more
+            if loaded is None:  # the code has changed again
                 return None
             if self._child is None:
                 return self._final(code)
             if code == EXIT_TAKEN:
-                _say("what it wants may be the server's of before: that one ends, and it is tried once more")
+                _say("what is taken may belong to the previous server: stopping it and trying once more")
                 await self._end()
-                return await self._bring_up()
-            _say("the code of before is served until this is mended")
+                return await self._start_child()
+            _say("the previous code is served until this is corrected")
             return None
         if self._child is not None:
             _say("code changed: restarting once requests in flight have ended")
@@ -224,25 +231,25 @@ class _Supervisor:
         return None
 
     async def _loaded(self, child: _Child) -> bool | None:
-        """Has it loaded the app? None: the code has changed before that, or a signal has come."""
+        """True if the child has loaded the app; None if the code changed first or a signal arrived."""
         says = child.says()
         try:
             while not child.ended.done() and not self._watch.done():
                 serving = () if self._child is None else (self._child.ended,)
-                waited_for = (says, child.ended, self._watch, *serving)
+                awaited = (says, child.ended, self._watch, *serving)
                 await asyncio.wait(
-                    {each for each in waited_for if not each.done()}, return_when=asyncio.FIRST_COMPLETED
+                    {each for each in awaited if not each.done()}, return_when=asyncio.FIRST_COMPLETED
                 )
                 if says.done() and says.result():
                     return True
                 if self._child is not None and self._child.ended.done():
-                    await self._end()  # it has died meanwhile: nothing serves now
+                    await self._end()  # it ended meanwhile: nothing serves now
         finally:
             says.cancel()
         return False if child.ended.done() else None
 
-    async def _attend(self) -> int | None:
-        """Until a child is to be started; the code to end with, if any."""
+    async def _watch_child(self) -> int | None:
+        """Wait until a child must be started; the exit code if this process must end."""
         if self._child is not None:
             await asyncio.wait((self._watch, self._child.ended), return_when=asyncio.FIRST_COMPLETED)
             if not self._child.ended.done():
@@ -256,14 +263,14 @@ class _Supervisor:
                 return final
         if not self._watch.done() and not self._stop.is_set():
             _say(f"waiting for a change in {self._folder}")
-            async with standing_in(self._door.listener, self._folder):
+            async with placeholder(self._door.listener, self._folder):
                 await asyncio.wait((self._watch,))
             if not self._stop.is_set():
                 _say("code changed: restarting")
         return self._take_change()
 
     async def _end(self) -> int:
-        """End the child that has the data, if there is one."""
+        """End the child that has the data, if there is one; returns its exit code."""
         if self._child is None:
             return 0
         child, self._child = self._child, None
@@ -289,7 +296,7 @@ class _Supervisor:
 def _named(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # one of those that have no name
+    except ValueError:  # a real-time signal
         return f"signal {number}"
 
 
@@ -298,5 +305,13 @@ def _say(text: str) -> None:
 
 
 async def supervise(arguments: list[str], folder: Path, data_dir: Path, read: Callable[[], Config]) -> int:
-    """Serve with these arguments of `perdure serve` until a signal; returns the exit code. Raises as `bind` does."""
+    """Run and replace servers until a signal; returns the exit code.
+
+    arguments: those of `perdure serve`.
+    folder: where changes of the app's files are watched.
+    data_dir: the data directory, whose changes are ignored.
+    read: returns the current configuration, or raises `ConfigError`.
+
+    Raises what `bind` raises if the first address cannot be had.
+    """
     return await _Supervisor(arguments, folder, data_dir, read).run()

@@ -1,4 +1,4 @@
-"""`perdure secret`: the secret that perdure's own commands are sealed with: which one it is, a new one, another one."""
+"""`perdure secret`: show, create and rotate the secret that perdure's own commands are sealed with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def create(as_json: AsJson = False) -> None:
-    """Print a new secret, for PERDURE_SEAL_SECRET or the file that seal_secret_file names."""
+    """Print a new secret, for PERDURE_SEAL_SECRET or the file named by seal_secret_file."""
     from perdure.streams.secret import new_secret
 
     secret = new_secret()
@@ -35,24 +35,24 @@ def create(as_json: AsJson = False) -> None:
 def show(
     path: PathArgument = Path(), data: Data = None, env: EnvName = None, as_json: AsJson = False
 ) -> None:
-    """Show where an app's secret is and the ids of those that are accepted, the current one first; never a secret."""
+    """Show where an app's secret is kept and the ids of the accepted ones, the current first; never a secret itself."""
     from perdure.streams.datadir import is_data_dir, no_data_dir
     from perdure.streams.secret import configured, kept_in
 
     config = _config(path, data, env)
-    found = configured(config)
+    secrets = configured(config)
     where = _where(config)
-    if found is None:
+    if secrets is None:
         if not is_data_dir(config.data_dir):
             raise no_data_dir(config.data_dir)
-        found = kept_in(config.data_dir)
-    _print(config, where, found, as_json=as_json)
+        secrets = kept_in(config.data_dir)
+    _print(config, where, secrets, as_json=as_json)
 
 
 def rotate(
     path: PathArgument = Path(), data: Data = None, env: EnvName = None, as_json: AsJson = False
 ) -> None:
-    """Seal with a new secret from the next start on; the previous ones are still accepted. The app must be stopped."""
+    """Seal with a new secret from the next start on; previous ones stay accepted. The app must be stopped."""
     from contextlib import closing
 
     from perdure.streams.opening import open_data
@@ -62,12 +62,12 @@ def rotate(
     config = _config(path, data, env)
     if configured(config) is not None:
         raise ConfigError(
-            f"the secret of {config.name} comes from {_where(config)}: put a new one (perdure secret create) before the "
-            "old one there, `new,old`, on every node, and restart them"
+            f"the secret of {config.name} comes from {_where(config)}: put a new one (perdure secret create) in front of "
+            "the old one there, `new,old`, on every node, and restart them"
         )
     with closing(open_data(config, must_exist=True)):
-        found = replace(config.data_dir)
-    _print(config, _where(config), found, as_json=as_json)
+        secrets = replace(config.data_dir)
+    _print(config, _where(config), secrets, as_json=as_json)
 
 
 def _config(path: Path, data: Path | None, env: str | None) -> Config:
@@ -84,10 +84,10 @@ def _where(config: Config) -> str:
     return str(config.seal_secret_file or config.data_dir / FILE)
 
 
-def _print(config: Config, where: str, found: tuple[str, ...] | None, *, as_json: bool) -> None:
+def _print(config: Config, where: str, secrets: tuple[str, ...] | None, *, as_json: bool) -> None:
     from perdure.schemas.seal import Seal
 
-    ids = list(Seal(*found, app=config.name).ids) if found else []
+    ids = list(Seal(*secrets, app=config.name).ids) if secrets else []
     if as_json:
         typer.echo(json.dumps({"app": config.name, "secret": where, "ids": ids}))
         return

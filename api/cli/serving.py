@@ -1,9 +1,13 @@
-"""`perdure serve` and `perdure dev`: one serves, the other starts `serve` anew whenever the app's code changes.
+"""`perdure serve` and `perdure dev`: one serves, the other restarts `serve` whenever the app's code changes.
+
+`serve` loads the app, makes the node and runs the HTTP server. `dev` is a supervisor (`reload.py`) that runs `serve`
+as its child.
 
 Laws
-- `dev` keeps all state: each start recovers what the one before had acknowledged.
-- The server `dev` started never outlives it, not even when `dev` is killed: a line ties them together. Over it the server
-  says that it has loaded the app, is told when the data are its own, and says that it serves.
+- `dev` keeps all state: each start recovers what the previous server had acknowledged.
+- The server that `dev` started never outlives it, not even when `dev` is killed: a socket pair, the lifeline, ties
+  them together. Over it the server reports that it has loaded the app, waits until the data directory is free, and
+  reports that it serves.
 """
 
 from __future__ import annotations
@@ -22,7 +26,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perdure.api.cli.options import Data, EnvName, Log
-from perdure.api.cli.output import EXIT_CONFIG, EXIT_STOPPED_ITSELF, EXIT_TAKEN, show_code, tell, without_rich
+from perdure.api.cli.output import (
+    EXIT_CONFIG,
+    EXIT_STOPPED_ITSELF,
+    EXIT_TAKEN,
+    print_error,
+    show_code,
+    without_rich,
+)
 
 if TYPE_CHECKING:
     from perdure.api.loading import LoadedApp
@@ -39,7 +50,7 @@ Partitions = Annotated[
     int | None, typer.Option(help="Partitions of a new app. [default: 8]", show_default=False)
 ]
 Public = Annotated[
-    bool, typer.Option("--insecure-public", help="Let other machines in without a token, knowingly.")
+    bool, typer.Option("--insecure-public", help="Accept requests from other machines without a token.")
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the address and the namespaces as one line of JSON.")
@@ -78,7 +89,7 @@ def serve(
     dev_vars: Dev = False,
 ) -> None:
     """Serve an app until SIGTERM or Ctrl-C; requests in flight are finished."""
-    with without_rich():  # which structlog would take along for tracebacks that logs.py does not show
+    with without_rich():  # structlog would import it for tracebacks, which logs.py prints itself
         from perdure.api import server
         from perdure.api.telemetry import logs
     from perdure.api.loading import load_app, load_config
@@ -97,9 +108,9 @@ def serve(
         "log_level": log_level,
     }
     _follow(lifeline_fd)
-    # the app may log while it is imported
+    # before the app is imported, which may log
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
-    with _shown_code(dev_vars):
+    with _code_of_errors(dev_vars):
         loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars, opens_data=True)
     tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
@@ -107,7 +118,7 @@ def serve(
 
     def ready(bound_port: int) -> None:
         _announce(loaded, bound_port, list(registry.types), as_json=as_json, dev=dev_vars)
-        _say_so(lifeline_fd)
+        _report(lifeline_fd)
 
     with nullcontext() if tracing is None else closing(tracing):
         reason = server.run(
@@ -117,16 +128,16 @@ def serve(
             listen_fd=listen_fd,
         )
     if reason is not None:
-        tell(reason)
+        print_error(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
 
 
 def _follow(lifeline_fd: int | None) -> None:
-    """Below `dev`: end as by SIGTERM when that has gone, however it went and whatever this process does then."""
+    """As a child of `dev`: raise SIGTERM when `dev` has ended, however it ended and whatever this process does then."""
 
     def look() -> None:
         line = select.poll()
-        line.register(lifeline, 0)  # that it is hung up is told unasked
+        line.register(lifeline, 0)  # a hang-up is reported without asking for it
         line.poll()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -136,25 +147,27 @@ def _follow(lifeline_fd: int | None) -> None:
 
 
 def _take_over(lifeline_fd: int | None) -> None:
-    """Below `dev`: say that the app is loaded, and wait until the server of before has gone."""
+    """As a child of `dev`: report that the app is loaded, and wait until the previous server has ended."""
     if lifeline_fd is None:
         return
-    interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: it just ends
-    _say_so(lifeline_fd)
+    interrupted = signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # nothing has begun, so the process may just end
+    _report(lifeline_fd)
     if not os.read(lifeline_fd, 1):
         raise typer.Exit(0)
     signal.signal(signal.SIGINT, interrupted)
 
 
-def _say_so(lifeline_fd: int | None) -> None:
+def _report(lifeline_fd: int | None) -> None:
     if lifeline_fd is not None:
-        with suppress(OSError):  # nobody listens any more: it will be told to go
+        with suppress(OSError):  # `dev` has ended; SIGTERM follows
             os.write(lifeline_fd, b"\n")
 
 
 @contextmanager
-def _shown_code(dev: bool) -> Iterator[None]:
-    """While the app is loaded: for people, code that cannot be loaded is shown with what is wrong."""
+def _code_of_errors(dev: bool) -> Iterator[None]:
+    """While the app is loaded under `dev`: print the user's lines of an error with the error itself."""
     from perdure.schemas.errors import ConfigError
 
     try:
@@ -162,7 +175,7 @@ def _shown_code(dev: bool) -> Iterator[None]:
     except ConfigError as error:
         if not dev or error.__cause__ is None:
             raise
-        tell(error)
+        print_error(error)
         show_code(error.__cause__)
         raise typer.Exit(EXIT_TAKEN if _is_taken(error.__cause__) else EXIT_CONFIG) from None
 
@@ -181,7 +194,7 @@ def dev(
     log_format: LogFormat = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Serve an app and start it anew when its code changes; state is kept."""
+    """Serve an app and restart it when its code changes; state is kept."""
     import asyncio
 
     from perdure.api.cli.reload import supervise
@@ -202,7 +215,7 @@ def dev(
     def read() -> Config:
         return load_config(path, env_name=env, environ=os.environ, flags=flags, dev=True)
 
-    # A wrong configuration is told at once; later ones are told by the server, and wait for a correction.
+    # A wrong configuration ends `dev` at once; a later one is reported by the server, which waits for a correction.
     data_dir = load_config(
         path, env_name=env, environ=os.environ, flags=flags, dev=True, opens_data=True
     ).data_dir.resolve()

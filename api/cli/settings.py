@@ -1,4 +1,4 @@
-"""`perdure config show`: the configuration as it is after file, environment and flags."""
+"""`perdure config show`: the effective configuration, after file, environment variables and flags."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _is_tables(value: object) -> bool:
 
 
 def _toml(value: Any) -> str:
-    """A value in TOML; there it is written as in JSON, but for tables. TOML has no null: what has no value is not there."""
+    """A value as TOML, which is written as JSON except for tables. TOML has no null: such values are left out."""
     if isinstance(value, dict):
         return (
             "{ "

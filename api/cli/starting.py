@@ -1,9 +1,10 @@
-"""`perdure init`: a project to begin with, that runs and whose tests pass.
+"""`perdure init`: a project to begin with, which runs and whose tests pass.
+
+The files of the project are those in `templates/`; only `$name` and `$version` are filled in.
 
 Laws
-- A file that is there is never written over.
-- With an `app.py` of somebody's own nothing is made or promised that is about the counter.
-- What it makes stands in `templates/`: `$name` and `$version` are put in, nothing else.
+- A file that exists is never overwritten.
+- Beside an `app.py` of the user's own, no file is made that describes or tests the counter.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from perdure.api.cli.options import AsJson
 from perdure.schemas.errors import ConfigError, OperatorError
 
 _SUFFIX = ".tmpl"
-_RENAMED = {"gitignore": ".gitignore"}  # under its own name tools would obey it here
-_NO_FILES_OF_A_PROJECT = {".git", ".venv", ".DS_Store"}
+_RENAMED = {"gitignore": ".gitignore"}  # under its real name tools would apply it to this repository
+_IGNORED = {".git", ".venv", ".DS_Store"}
 _APP = Path("app.py")
-_OF_THE_APP = {Path("README.md"), Path("tests/test_app.py")}  # they speak of the counter that is in it
+_OF_THE_APP = {Path("README.md"), Path("tests/test_app.py")}  # they are about the counter in it
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
@@ -37,10 +38,10 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="NAME", help="The folder to make; its name is the app's.")
+        Path, typer.Argument(metavar="NAME", help="The folder to make; its name becomes the app's.")
     ],
     force: Annotated[
-        bool, typer.Option("--force", help="Also in a folder that is not empty; what is there stays.")
+        bool, typer.Option("--force", help="Work in a folder that is not empty, too; existing files stay.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,21 +55,19 @@ def init(
             "such as: my-shop"
         )
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; name a folder that is not there yet")
-    there = (
-        sorted({each.name for each in folder.iterdir()} - _NO_FILES_OF_A_PROJECT) if folder.exists() else []
-    )
+        raise ConfigError(f"{folder} is a file; name a folder that does not exist yet")
+    there = sorted({each.name for each in folder.iterdir()} - _IGNORED) if folder.exists() else []
     if there and not force:
         raise ConfigError(
             f"{folder} is not empty ({', '.join(there[:3])}{', …' if len(there) > 3 else ''}); name a new folder, "
-            "or say --force to add what is missing there"
+            "or add --force to create the missing files there"
         )
     words = {"name": name, "version": version("perdure")}
     try:
         project = {path: Template(text).substitute(words) for path, text in _templates()}
-        if no_file := [path for path in project if _is_no_file(folder / path)]:
+        if blocked := [path for path in project if _is_not_a_file(folder / path)]:
             raise ConfigError(
-                f"{folder / no_file[0]} is there and no file; move it away, or name a new folder"
+                f"{folder / blocked[0]} exists and is not a file; move it away, or name a new folder"
             )
         own = _is_other(folder / _APP, project[_APP])
         left = [
@@ -81,14 +80,20 @@ def init(
     missing = [str(path) for path in sorted(_OF_THE_APP) if own and not (folder / path).exists()]
     if as_json:
         made = sorted({str(path) for path in project} - {*left, *missing})
-        told = {"app": name, "folder": str(folder.resolve()), "made": made, "left": left, "not_made": missing}
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        result = {
+            "app": name,
+            "folder": str(folder.resolve()),
+            "made": made,
+            "left": left,
+            "not_made": missing,
+        }
+        typer.echo(json.dumps(result, ensure_ascii=False))
     else:
-        _tell(folder, left, missing, own=own)
+        _print_next(folder, left, missing, own=own)
 
 
 def _templates() -> Iterator[tuple[Path, str]]:
-    """Each file of a project and what it holds."""
+    """Each file of a project and its content."""
 
     def inside(folder: Traversable, where: Path) -> Iterator[tuple[Path, str]]:
         for each in sorted(folder.iterdir(), key=lambda entry: entry.name):
@@ -101,7 +106,7 @@ def _templates() -> Iterator[tuple[Path, str]]:
     yield from inside(files("perdure.api.cli") / "templates", Path())
 
 
-def _is_no_file(path: Path) -> bool:
+def _is_not_a_file(path: Path) -> bool:
     return (path.exists() or path.is_symlink()) and not path.is_file()
 
 
@@ -110,7 +115,7 @@ def _is_other(file: Path, text: str) -> bool:
 
 
 def _write(file: Path, text: str) -> bool:
-    """Make the file; False if it is there already."""
+    """Make the file; False if it exists already."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as opened:
@@ -120,11 +125,11 @@ def _write(file: Path, text: str) -> bool:
     return True
 
 
-def _tell(folder: Path, left: list[str], missing: list[str], *, own: bool) -> None:
+def _print_next(folder: Path, left: list[str], missing: list[str], *, own: bool) -> None:
     if left:
-        typer.echo(f"left as they were: {', '.join(left)}")
+        typer.echo(f"left unchanged: {', '.join(left)}")
     if missing:
-        typer.echo(f"not made, as they are about the app.py of `perdure init`: {', '.join(missing)}")
+        typer.echo(f"not made, because they describe the app.py of `perdure init`: {', '.join(missing)}")
     if own:
         typer.echo("The objects are those of your app.py. Next:\n")
     else:

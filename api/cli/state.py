@@ -1,6 +1,6 @@
-"""`perdure verify` and `perdure state rebuild`: check an app's log and state, or make the state anew.
+"""`perdure verify` and `perdure state rebuild`: check an app's log and state, or build the state again from the log.
 
-Both work on the data of a stopped app; a running one holds it.
+Both work on the data of a stopped app; a running one has it locked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument
-from perdure.api.cli.output import exit_code, tell
+from perdure.api.cli.output import exit_code, print_error
 from perdure.schemas.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ OK, FAILED = "OK", "FAILED"
 
 def register(app: typer.Typer) -> None:
     app.command("verify", epilog="Example: `perdure verify app.py --data /var/lib/app`")(_on_data(verify))
-    group = typer.Typer(help="Look after the state files.", no_args_is_help=True)
+    group = typer.Typer(help="Maintain the state files.", no_args_is_help=True)
     for work, options in ((rebuild, "--data /var/lib/app"), (adopt, "--log kafka://broker:9092")):
         name = work.__name__
         group.command(name, epilog=f"Example: `perdure state {name} app.py {options}`")(_on_data(work))
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _on_data(work: Callable[[Callable[[], Config], bool], None]) -> Callable[..., None]:
-    """The command that does `work(config of the app, as_json)`, with the options that all of them have."""
+    """A command that runs `work(config of the app, as_json)`, with the options that all of them share."""
 
     def command(
         path: PathArgument = Path(),
@@ -51,7 +51,7 @@ def _on_data(work: Callable[[Callable[[], Config], bool], None]) -> Callable[...
 def verify(config: Callable[[], Config], as_json: bool) -> None:
     """Replay the journal and compare it with the state; the last line is OK, or FAILED with exit code 1.
 
-    On stderr stands why it failed: the place where log and state differ, or what could not be read.
+    The reason of a failure is on stderr: the place where log and state differ, or what could not be read.
     """
     import asyncio
 
@@ -64,13 +64,13 @@ def verify(config: Callable[[], Config], as_json: bool) -> None:
     except Exception as error:
         known, code = isinstance(error, PerdureError), getattr(error, "code", type(error).__name__)
         if known:
-            tell(error)
+            print_error(error)
         if as_json:
             typer.echo(json.dumps({"result": FAILED, "code": code, "reason": str(error)}, indent=2))
         else:
             typer.echo(FAILED)
         if not known:
-            raise  # a bug: its traceback is for its finder
+            raise  # a bug: its traceback is printed
         raise typer.Exit(exit_code(error)) from None
     _print({**findings, "result": OK}, as_json=as_json)
 
@@ -88,7 +88,7 @@ def rebuild(config: Callable[[], Config], as_json: bool) -> None:
 
 
 def adopt(config: Callable[[], Config], as_json: bool) -> None:
-    """Take the Kafka topics that are there for the app's own, after one was restored or made again."""
+    """Accept the existing Kafka topics as the app's own, after one was restored or created again."""
     import asyncio
 
     from perdure.streams.rebuild.adopt_topics import adopt as take

@@ -1,4 +1,4 @@
-"""`perdure token create`: makes a bearer token, shows it once, and the lines by which a server knows it."""
+"""`perdure token create`: makes a bearer token, shows it once, and prints the configuration that accepts it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def _group() -> None:
 
 
 def create(
-    name: Annotated[str, typer.Argument(help="Its name: the principal of requests that are made with it.")],
+    name: Annotated[str, typer.Argument(help="Its name, which is the principal of requests made with it.")],
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="What it may: call:NAMESPACE, read:NAMESPACE, subscribe:NAMESPACE (* for all), admin, metrics."
+            help="A right: call:NAMESPACE, read:NAMESPACE, subscribe:NAMESPACE (* for all), admin, metrics."
         ),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="When it ends, such as 2030-01-01T00:00:00Z.", show_default=False)
+        str | None, typer.Option(help="When it expires, such as 2030-01-01T00:00:00Z.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token: it goes to whoever is to have it, and is shown only now; the lines go to the configuration."""
+    """Make a token for a client, shown only now, and print the lines that go into the configuration."""
     import secrets
     from datetime import UTC, datetime
 
@@ -45,7 +45,7 @@ def create(
 
     if not scope:
         raise ConfigError(
-            "a token without a --scope may nothing; say what it may, such as --scope call:Counter"
+            "a token without a --scope has no rights; name at least one, such as --scope call:Counter"
         )
     text = token_of(secrets.token_bytes(TOKEN_BYTES))
     try:
@@ -60,12 +60,14 @@ def create(
             f'--expires "{expires}" is not a time; write one such as 2030-01-01T00:00:00Z'
         ) from None
     if token.expires is not None and token.expires <= datetime.now(UTC):
-        raise ConfigError(f'--expires "{expires}" is over already: name a time to come, or leave it out')
+        raise ConfigError(f'--expires "{expires}" is in the past: name a later time, or leave it out')
     shown: dict[str, Any] = token.model_dump(mode="json", exclude_none=True)
     if as_json:
         typer.echo(json.dumps({"token": text, **shown}, ensure_ascii=False))
         return
-    typer.echo(f"the token, shown only now: {text}", err=True)  # never among the lines that go into a file
+    typer.echo(
+        f"the token, shown only now: {text}", err=True
+    )  # on stderr, apart from the lines that go into a file
     typer.echo("[[tokens]]")
     for key in ("name", "sha256", "scopes"):
         typer.echo(f"{key} = {json.dumps(shown[key], ensure_ascii=False)}")

@@ -371,8 +371,8 @@ def test_data_of_another_app_is_refused(counter: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--expires 2020-01-01T00:00:00Z", '--expires "2020-01-01T00:00:00Z" is over already'),
-        ("--expires 2020-01-01T00:00:00+14:00", "is over already"),
+        ("--expires 2020-01-01T00:00:00Z", '--expires "2020-01-01T00:00:00Z" is in the past'),
+        ("--expires 2020-01-01T00:00:00+14:00", "is in the past"),
         ("--expires 2999-01-01T00:00:00", "needs a time zone"),
         ("--scope calls:Cart", '"calls:Cart" is not a scope; use call:NAMESPACE'),
         ("--scope call:", '"call:" is not a scope'),

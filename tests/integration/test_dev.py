@@ -58,7 +58,7 @@ def dev(app: Path, data: Path, port: int | None = 0) -> Iterator[Dev]:
 
 
 def test_dev_serves_changed_code_on_kept_state(counter: Path, tmp_path: Path) -> None:
-    """A saved change is served with the state of before; a broken one is told, and the code of before goes on."""
+    """A saved change is served with the state kept; a broken one is reported, and the previous code stays in service."""
     app = tmp_path / "app" / "counter.py"
     app.parent.mkdir()
     text = counter.read_text()
@@ -69,7 +69,7 @@ def test_dev_serves_changed_code_on_kept_state(counter: Path, tmp_path: Path) ->
         assert httpx.post(running.object_url()).json() == {"count": 11}
         app.write_text("1 / 0\n")
         assert f"{app}:1: ZeroDivisionError" in running.line_with("config-error")
-        running.line_with("the code of before is served until this is mended")
+        running.line_with("the previous code is served until this is corrected")
         assert httpx.post(url).json() == {"count": 21}
         app.write_text(text)
         assert httpx.post(running.object_url()).json() == {"count": 22}
@@ -188,7 +188,7 @@ def test_code_that_cannot_be_parsed_is_told_while_the_old_is_served(counter: Pat
         running.line_with(f"config-error: {counter}:{line}: SyntaxError")
         running.line_with(f'File "{counter}", line {line}')
         running.line_with("def broken(:")
-        running.line_with("the code of before is served until this is mended")
+        running.line_with("the previous code is served until this is corrected")
         assert httpx.post(url).json() == {"count": 1}
         counter.write_text(text.replace("count += 1", "count += 10"))
         assert running.object_url() == url, "the port was to be any free one, and stays"
@@ -245,13 +245,13 @@ raise RuntimeError("no more")
 
 
 def test_an_app_that_takes_a_port_while_it_is_loaded_is_reloaded(counter: Path, tmp_path: Path) -> None:
-    """The server of before has it: that one ends first, and its state is there for the new one."""
+    """The previous server has it: that one ends first, and its state is there for the new one."""
     text = counter.read_text() + TAKES % free_ports(1)[0]
     counter.write_text(text)
     with dev(counter, tmp_path / "data") as running:
         assert httpx.post(running.object_url()).json() == {"count": 1}
         counter.write_text(text.replace("count += 1", "count += 10"))
-        running.line_with("that one ends, and it is tried once more")
+        running.line_with("stopping it and trying once more")
         assert httpx.post(running.object_url()).json() == {"count": 11}
 
 
@@ -309,7 +309,7 @@ def test_what_a_broken_app_leaves_behind_holds_nobody_up(counter: Path, tmp_path
     with dev(counter, tmp_path / "data") as running:
         assert httpx.post(url := running.object_url()).json() == {"count": 1}
         counter.write_text(LEAVES)
-        running.line_with("the code of before is served until this is mended")
+        running.line_with("the previous code is served until this is corrected")
         assert httpx.post(url).json() == {"count": 2}
         counter.write_text(text)
         assert httpx.post(running.object_url()).json() == {"count": 3}
@@ -317,7 +317,7 @@ def test_what_a_broken_app_leaves_behind_holds_nobody_up(counter: Path, tmp_path
 
 
 def test_an_address_that_is_another_s_is_told_and_dev_stays(counter: Path, tmp_path: Path) -> None:
-    """The server of before goes on at its own."""
+    """The previous server stays at its own address."""
     config = counter.parent / "perdure.toml"
     config.write_text(f'main = "{counter.name}"\nport = 0\n')
     with (

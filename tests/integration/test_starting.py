@@ -58,7 +58,7 @@ def test_with_force_what_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "README.md").write_text("mine\n")
     assert init(str(tmp_path), "--force") == 0
     told = capsys.readouterr().out
-    assert "left as they were: README.md\n" in told
+    assert "left unchanged: README.md\n" in told
     assert "is ready" in told
     assert (tmp_path / "README.md").read_text() == "mine\n"
     assert (tmp_path / "tests" / "test_app.py").exists()
@@ -71,8 +71,10 @@ def test_with_an_app_of_ones_own_nothing_is_made_or_said_of_the_counter(
     (tmp_path / "app.py").write_text("x = 1\n")
     assert init(str(tmp_path), "--force") == 0
     told = capsys.readouterr().out
-    assert "left as they were: app.py\n" in told
-    assert "not made, as they are about the app.py of `perdure init`: README.md, tests/test_app.py\n" in told
+    assert "left unchanged: app.py\n" in told
+    assert (
+        "not made, because they describe the app.py of `perdure init`: README.md, tests/test_app.py\n" in told
+    )
     assert not any(word in told for word in ("is ready", "Counter", "-m pytest"))
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         ".gitignore",
@@ -97,7 +99,7 @@ def test_what_stands_for_a_file_and_is_none_is_refused(
     else:
         (tmp_path / "app.py").symlink_to("nowhere")
     assert init(str(tmp_path), "--force") == 2
-    assert "app.py is there and no file" in capsys.readouterr().err
+    assert "app.py exists and is not a file" in capsys.readouterr().err
     assert [each.name for each in tmp_path.iterdir()] == ["app.py"]
 
 

@@ -53,8 +53,8 @@ def test_an_answer_of_something_else_is_the_operators_to_mend(told: Told) -> Non
     """It is not taken for an error of perdure's."""
     code, out, err = told(httpx.Response(404, json={"detail": "nope"}), "partitions", "--url", "http://x")
     assert (code, out) == (1, "")
-    assert (
-        err == "perdure: operator-error: http://x answered 404, which is not an answer of a perdure server\n"
+    assert err == (
+        "perdure: operator-error: http://x answered 404, which is not an answer of a perdure server: check the URL\n"
     )
 
 

@@ -1,4 +1,7 @@
-"""Answers in place of a server that cannot be started: everybody is told so at once, and nothing is done."""
+"""The placeholder server of `perdure dev`: answers each request with 503 while the app cannot be started.
+
+It listens on the socket that the app's server will take over, so that no request hangs while the code is broken.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from pathlib import Path
 from perdure.api.problems import UNAVAILABLE_STATUS, problem
 from perdure.schemas.errors import Unavailable
 
-_HEAD_S = 5.0  # for a request's head
-_REST_S = 1.0  # for whoever still sends, to read the answer
+_HEAD_S = 5.0  # to receive a request's head
+_REST_S = 1.0  # to drain the rest, so that a client that still sends reads the answer
 
 
 @asynccontextmanager
-async def standing_in(listener: socket.socket, folder: Path) -> AsyncIterator[None]:
-    """Answer all who connect to `listener`, which stays open, with 503 for as long as this is entered."""
+async def placeholder(listener: socket.socket, folder: Path) -> AsyncIterator[None]:
+    """Answer every connection to `listener` with 503 while this context is entered; `listener` stays open."""
     answer = _answer(
         f"the app cannot be started, and nothing was done: the terminal of `perdure dev` says why. It is started "
         f"again after the next change in {folder}"
@@ -40,7 +43,7 @@ async def standing_in(listener: socket.socket, folder: Path) -> AsyncIterator[No
                     pass
         writer.close()
 
-    # of the same queue of connections; closing it leaves `listener` as it is
+    # a duplicate has the same queue of connections; closing it leaves `listener` open
     server = await asyncio.start_server(serve, sock=listener.dup())
     try:
         yield
