@@ -37,7 +37,7 @@ from perdure.schemas.access import quota_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.opening import clock_ms, new_uuid, open_data, say_zones, start_log
 from perdure.streams.owner.maintenance import Maintenance
 from perdure.streams.owner.owner import Owner
@@ -137,7 +137,7 @@ class Node:
         self.log = log = await start_log(config, data, self.name)
         log.on_stopped = self._stop
         opened.push("the log", log.close)
-        app_uuid = await found(log, config.name, data.app_uuid)
+        app_uuid = await bootstrap_log(log, config.name, data.app_uuid)
         self.store = store = RocksStore(data.state_path)
         opened.push_blocking("the store", store.close)
         drop_older(store, log.partitions)

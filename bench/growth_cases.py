@@ -50,13 +50,13 @@ def done_ahead(n: int) -> Step:
     for offset in range(1, n + 1):
         tables.done.add(offset)
     tables.memtables.open.records = 1
-    tables.seal()
+    tables.freeze()
     next_offset = iter(range(n + 1, 2 * n + 100_000))
 
     def step() -> None:
         tables.done.add(next(next_offset))
         tables.memtables.open.records = 1
-        tables.seal()
+        tables.freeze()
 
     return step
 
@@ -68,7 +68,7 @@ def unwritten_rows(n: int) -> Step:
         tables.memtables.set_row(b"a" + (0).to_bytes(2, "big") + f"Thing/{at}\0".encode(), b"")
         if at % 500 == 499:
             tables.memtables.open.records = 1
-            tables.seal()
+            tables.freeze()
     return lambda: tables.alarms.of("Thing/none")
 
 

@@ -26,7 +26,7 @@ from perdure.objects.names import ObjectId
 from perdure.objects.overlay import Overlay, View
 from perdure.objects.zones import zone as zone_of
 from perdure.schemas.alarms import TTL
-from perdure.schemas.cache import Remembered
+from perdure.schemas.cache import PureCache
 from perdure.schemas.effects import AlarmChange, AlarmRow, alarm_row
 from perdure.schemas.errors import ConfigError, ObjectError
 
@@ -132,7 +132,7 @@ def _next_time(asked: tuple[str, str, int]) -> int:
     return round(found.timestamp()) * 1000
 
 
-_next_times = Remembered(_next_time, 1024)  # many objects have the same expression, and ring together
+_next_times = PureCache(_next_time, 1024)  # many objects have the same expression, and ring together
 
 
 # What becomes of one that rang

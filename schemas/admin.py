@@ -19,7 +19,7 @@ MADE = "made"  # of a `Change`
 OF_COMMAND, OF_ALARM = b"c", b"a"  # what is parked
 
 
-class Asked(msgspec.Struct, gc=False, frozen=True):
+class Act(msgspec.Struct, gc=False, frozen=True):
     """The body of an act, JSON. `at`: the offset of the command to give up, or the place of what is parked."""
 
     at: str = ""
@@ -67,14 +67,14 @@ class Paused(msgspec.Struct, array_like=True, gc=False, frozen=True):
     command: int
 
 
-_decode = msgspec.json.Decoder(Asked).decode
+_decode = msgspec.json.Decoder(Act).decode
 _decode_record = msgspec.msgpack.Decoder(tuple[bytes | None, bytes | None, Headers]).decode
 encode_record = msgspec.msgpack.Encoder().encode
 decode_parked = msgspec.msgpack.Decoder(ParkedItem).decode
 decode_paused = msgspec.msgpack.Decoder(Paused).decode
 
 
-def asked_of(body: bytes) -> Asked:
+def act_of(body: bytes) -> Act:
     """The body of an act. Raises `MalformedCommand`."""
     try:
         return _decode(body)

@@ -31,7 +31,7 @@ class Backoff:
         return min(self._first_s * 2.0**doublings, self._longest_s) * (0.5 + self._random.random())
 
     @property
-    def tells(self) -> bool:
+    def worth_logging(self) -> bool:
         """True if the attempt that failed last deserves a line in the log."""
         return self.attempts & (self.attempts - 1) == 0
 

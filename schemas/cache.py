@@ -18,7 +18,7 @@ V = TypeVar("V")
 _ABSENT: Any = object()
 
 
-class Remembered(dict[K, V]):
+class PureCache(dict[K, V]):
     """`remembered[argument]`; as a dict it is the young half."""
 
     __slots__ = ("_ask", "_half", "_old")

@@ -14,7 +14,7 @@ import unicodedata
 from functools import lru_cache
 from struct import Struct
 
-from perdure.schemas.cache import Remembered
+from perdure.schemas.cache import PureCache
 from perdure.schemas.errors import BadKey
 
 MAX_NAME_BYTES = 512
@@ -106,4 +106,4 @@ def murmur2(data: bytes) -> int:
     return digest ^ digest >> 15
 
 
-_hashes: Remembered[str, int] = Remembered(lambda key: murmur2(key.encode()) & 0x7FFFFFFF, _KEYS_REMEMBERED)
+_hashes: PureCache[str, int] = PureCache(lambda key: murmur2(key.encode()) & 0x7FFFFFFF, _KEYS_REMEMBERED)

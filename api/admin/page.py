@@ -135,7 +135,7 @@ class _Admin:
     async def _act(self, asked: PageRequest, key: str, act: str, at: str = "") -> Problem:
         waiting = ReplyFuture()
         principal = "" if asked.grant is None else asked.grant.principal
-        self._gateway.administer(waiting, key, act, msgspec.json.encode(acts.Asked(at)), principal)
+        self._gateway.administer(waiting, key, act, msgspec.json.encode(acts.Act(at)), principal)
         answer = await waiting.future
         place = (b"perdure-command", b"%d:%d" % (answer.partition, answer.offset))
         reply = answer.reply

@@ -52,7 +52,7 @@ from perdure.api.worker.worker import Worker
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.access import Grant
-from perdure.schemas.cache import Remembered
+from perdure.schemas.cache import PureCache
 from perdure.schemas.commands import CALL, FETCH, call_body, parse_arguments
 from perdure.schemas.errors import (
     InvalidArguments,
@@ -112,7 +112,7 @@ class HttpDoor:
         self.body_bytes = body_bytes
         self._pages = pages
         self.answered: Counter[int] = Counter()  # by status
-        self._targets: Remembered[bytes, _Target] = Remembered(self._resolved, 65_536)
+        self._targets: PureCache[bytes, _Target] = PureCache(self._resolved, 65_536)
 
     # A request that is complete
 

@@ -59,7 +59,7 @@ from perdure.schemas.keys import namespace_of, partition_of
 from perdure.schemas.replies import Pairs, Reply
 from perdure.schemas.seal import Seal
 from perdure.schemas.values import decode_value
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.memory.broker import MemoryBroker
 from perdure.streams.log.memory.log import MemoryLog
 from perdure.streams.owner.owner import Owner
@@ -235,7 +235,7 @@ class World:
         self._log.kill()
         for owner in self._owners:
             if self._random.random() < 0.5:
-                owner.tables.seal()
+                owner.tables.freeze()
             while self._random.random() < 0.5 and owner.tables.write_memtable():
                 pass
         self._store.crash(self._random.randrange(self._store.unflushed + 1))
@@ -272,7 +272,7 @@ class World:
     async def _begin(self) -> None:
         config, registry = self._config, self._registry
         self._log = log = MemoryLog(self._broker, f"start {next(self._starts)}")
-        await found(log, config.name, _UUID)
+        await bootstrap_log(log, config.name, _UUID)
         self._gateway = gateway = Gateway(
             log, node=f"w{next(self._uuids)}", deadline_s=config.deadline_s, clock_ms=self._clock_ms
         )

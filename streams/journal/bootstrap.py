@@ -1,10 +1,13 @@
-"""Founding an app's log: the header at offset 0 of each journal partition, which says whose it is.
+"""The bootstrap of an app's log: the header at offset 0 of each journal partition, which names the app.
+
+A node checks the headers before it owns anything, and writes those that are missing.
 
 Laws
-- The header of partition 0 decides the app's uuid; who comes second takes what stands there.
-- A journal that is empty beside topics of an app that was served is not founded: its records are lost, and it says so.
-- A journal names the ids of the topics that it belongs with, in each claim; others are refused, whatever they hold.
-- A log of another app, or with another partition count or hash function, is refused, naming both.
+- The header of partition 0 decides the app's uuid; a node that finds one there takes it over. [test_topics.py]
+- If a journal is empty and other topics show that the app was served before, no header is written: the journal's records
+  are lost, and the error says so. [test_topics.py]
+- Each claim names the ids of the topics that belong to the journal; other topics are refused, whatever they hold.
+- A log of another app, or with another partition count or hash function, is refused, and the error names both.
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ from perdure.schemas.journal import HASH_FUNCTION, Claim, Header, decode_record,
 from perdure.schemas.seal import fingerprint
 from perdure.streams.log.base import Headers, Log, Record, Topic, recreated
 
-SCAN = 10_000  # commands that are looked at for a trace of perdure, where there is no journal
+SCAN = 10_000  # commands that are searched for a trace of perdure, where there is no journal
 
 _logger = structlog.get_logger(__name__)
 
 
 class _OneRecord:
-    """A header or claim that is appended by who is no owner."""
+    """A source of one record: a header or claim that is appended without an owner."""
 
     def __init__(self, record: Header | Claim) -> None:
         self._record: Record | None = Record(None, encode_unchained(record))
@@ -55,7 +58,7 @@ async def append_one(log: Log, partition: int, record: Header | Claim) -> int:
     return offset
 
 
-async def found(log: Log, app: str, new_uuid: str) -> str:
+async def bootstrap_log(log: Log, app: str, new_uuid: str) -> str:
     """Give every journal partition its header if it has none; the app's uuid.
 
     Raises `ConfigError` for another app's log, `OutcomeUnknown` if an append's outcome is not known.
@@ -69,11 +72,11 @@ async def found(log: Log, app: str, new_uuid: str) -> str:
         header = await _read_header(log, partition)
         if partition == 0:
             app_uuid = header.app_uuid
-        found_, mine = header, Header(app, app_uuid, partition, log.partitions)
-        if found_ != mine:
+        mine = Header(app, app_uuid, partition, log.partitions)
+        if header != mine:
             raise ConfigError(
-                f"the journal of partition {partition} belongs to app {found_.app!r} #{fingerprint(found_.app_uuid)}, partition "
-                f"{found_.partition} of {found_.partitions}, hash {found_.hash_function}; this node is for {app!r} "
+                f"the journal of partition {partition} belongs to app {header.app!r} #{fingerprint(header.app_uuid)}, partition "
+                f"{header.partition} of {header.partitions}, hash {header.hash_function}; this node is for {app!r} "
                 f"#{fingerprint(app_uuid)}, partition {partition} of {log.partitions}, hash {HASH_FUNCTION}: use another app "
                 "name or data directory, or the settings it was created with"
             )
@@ -93,18 +96,18 @@ async def _read_header(log: Log, partition: int) -> Header:
 
 
 async def _check_never_served(log: Log, partition: int) -> None:
-    """The journal is empty. Raises `LogCorrupt` if the other topics show that an app was served with them.
+    """Raises `LogCorrupt` if the journal is empty and the other topics show that the app was served before.
 
-    What clients produced before the first start shows nothing of the kind; whatever passed a door, was answered, kept
-    among the dead or trimmed does.
+    Commands that clients produced before the first start show nothing. Commands sent by a gateway, trimmed commands,
+    replies and dead letters do.
     """
     trace = await _trace_of_serving(log, partition)
     if trace is None or (await log.bounds(Topic.JOURNAL, partition)).end > 0:
-        return  # another node may have founded it meanwhile, and serve
+        return  # another node may have written the header meanwhile, and serve
     raise LogCorrupt(
         f"the journal of partition {partition} is empty, and this app was served before: {trace}. The journal was "
-        "deleted, or deleted and created again; with it all state is gone that a backup does not have, and nothing was "
-        "changed. Restore the topic from a backup; or delete all topics of the app, to begin it again with nothing"
+        "deleted, or deleted and created again; all state that is not in a backup is lost with it. Nothing was changed. "
+        "Restore the topic from a backup, or delete all topics of the app to begin it again with nothing"
     )
 
 
@@ -129,10 +132,10 @@ def _is_ours(headers: Headers) -> bool:
 
 
 def check_topics(log: Log, partition: int, claim: Claim) -> None:
-    """Are the topics those that the newest claim names? Raises `LogCorrupt`; logs it if the claim names none."""
+    """Raises `LogCorrupt` if the topics are not those that the newest claim names; logs a line if it names none."""
     if log.topic_ids and not claim.topics:
         _logger.warning(
-            "the topics are taken for those of this journal: from now on no others are",
+            "the topics are accepted as those of this journal; others are refused from now on",
             partition=partition,
             reason="the newest claim was written by an earlier version, which did not name them",
         )

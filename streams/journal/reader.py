@@ -1,4 +1,7 @@
-"""What a reader makes of a journal record: the one rule of ownership, used by everybody.
+"""The one rule of ownership: which records of a journal count.
+
+Several nodes may append to one partition's journal; the owner, its successors, rebuilds and checks all read it through
+`JournalReader`, so that they agree on which records count.
 
 Laws
 - Offset 0 holds the header, and offsets follow one another without a gap.
@@ -31,13 +34,13 @@ from perdure.schemas.journal import (
 )
 
 NO_EPOCH = -1
-# The parts of a linked record's value; as constants, since one made anew costs as much as the cut.
+# The parts of a linked record's value; as constants, since making one costs as much as the slicing.
 _PAYLOAD, _LINK = slice(None, -CHAIN_BYTES), slice(-CHAIN_BYTES, None)
 _BODY = slice(1, None)  # of a payload
 
 
 class Position(NamedTuple):
-    """Where a reader stands: the next offset, whose epoch it is, the next seq and the chain so far."""
+    """A reader's position: the next offset, the epoch in force, the next seq and the chain so far."""
 
     offset: int = 0
     epoch: int = NO_EPOCH
@@ -49,7 +52,7 @@ START = Position()
 
 
 class JournalReader:
-    """Folds offsets and values of one journal partition into what counts."""
+    """The reader of one journal partition: takes offsets and values in order, returns the records that count."""
 
     __slots__ = ("chain", "epoch", "exclusive", "name", "offset", "seq", "void")
 
@@ -64,7 +67,7 @@ class JournalReader:
         return Position(self.offset, self.epoch, self.seq, self.chain)
 
     def move(self, position: Position) -> None:
-        """Go where the writer of the records, who knows them, says that they lead."""
+        """Move to the position that the records' writer says they lead to."""
         self.offset, self.epoch, self.seq, self.chain = position
 
     def step(self, offset: int, value: bytes | None) -> JournalRecord | None:
@@ -95,7 +98,7 @@ class JournalReader:
         return record
 
     def _step_unlinked(self, offset: int, value: bytes | None) -> Header | Claim | None:
-        """A header, a claim, or what cannot be where it is."""
+        """The header or claim at `offset`, None if the claim is void. Raises `LogCorrupt` for anything else."""
         try:
             record = decode_record(value)
         except LogCorrupt as error:

@@ -1,11 +1,14 @@
-"""The owner's side of one journal partition: what waits to be appended, and what came of it.
+"""The owner's side of one journal partition: what waits to be appended, and the outcome of each append.
+
+When a turn ends, its owner adds it here. The log's writer takes what has gathered as one batch, and when the batch is
+acknowledged the owner folds its entries and emits their replies.
 
 Laws
-- One batch is outstanding; its items keep the order in which their turns ended.
-- An acked offset that is the expected one settles the batch. A larger one is a gap, to be read first; a
-  smaller one is an unknown outcome. Nothing is settled but through `settled`.
-- A batch's last record carries the offsets done without an entry, the low mark and the out mark.
-- Of a done that was answered already only its offset is kept; it goes with the very next batch, and hurries none.
+- One batch is outstanding; its items keep the order in which their turns ended. [test_owner.py]
+- A batch that was acknowledged at the expected offset is settled. At a larger one there is a gap, which is read first; a
+  smaller one is an unknown outcome. Nothing is settled except by `settled`. [test_rivals.py]
+- A batch's last record carries the offsets done without an entry, the low watermark and the output watermark.
+- Of a completion that was answered already only its offset is kept; it goes with the next batch, and requests none.
 - After `failed` or `close` nothing computed before is appended again.
 """
 
@@ -31,52 +34,52 @@ from perdure.streams.log.base import Log, Record, Writer
 
 
 class Item(Protocol):
-    """A turn that has ended: with an entry (and its encoded form), or as a `done` that waits for its answer."""
+    """A turn that has ended: with an entry and its encoded form, or as a completion without one."""
 
     offset: int
     entry: Entry | None
     encoded: bytes
 
 
-class Proof:
-    """A place in the queue: `told()` when what was added before it is durable. Nothing is written for it."""
+class DurabilityBarrier:
+    """A place in the queue: `passed()` is called when what was added before it is durable. Nothing is written for it."""
 
-    __slots__ = ("encoded", "entry", "offset", "told")
+    __slots__ = ("encoded", "entry", "offset", "passed")
 
-    def __init__(self, told: Callable[[], None]) -> None:
+    def __init__(self, passed: Callable[[], None]) -> None:
         self.offset = -1
         self.entry: Entry | None = None
         self.encoded = b""
-        self.told = told
+        self.passed = passed
 
 
 class Marks(Protocol):
-    """Who knows how far things have been let out."""
+    """The source of an owner's watermarks: how far its output has been emitted."""
 
     def marks(self) -> tuple[int, int]:
-        """(low mark, out mark) as they stand now."""
+        """(low watermark, output watermark) as they stand now."""
 
 
 class JournalBatch:
-    """What is under way: the items it settles, and what folding its records leads to."""
+    """The batch that is being appended: the items it settles, and the position that folding its records leads to."""
 
-    __slots__ = ("answered", "count", "dones", "entries", "folded", "marks", "position", "proofs")
+    __slots__ = ("answered", "barriers", "completions", "count", "entries", "folded", "marks", "position")
 
-    def __init__(self, entries: list[Item], dones: list[Item], answered: Sequence[int]) -> None:
+    def __init__(self, entries: list[Item], completions: list[Item], answered: Sequence[int]) -> None:
         self.entries = entries
-        self.dones = dones
-        self.answered = answered  # offsets done, whose answers have gone, as runs
+        self.completions = completions
+        self.answered = answered  # offsets done and already answered, as runs
         self.count = 0  # records
         self.folded: list[Entry] = []
-        self.marks = NoOp(0, 0)  # what its last record says of the batch
-        self.proofs: list[Proof] = []  # whom it proves what they wait for
+        self.marks = NoOp(0, 0)  # the fields of its last record
+        self.barriers: list[DurabilityBarrier] = []  # passed once it is durable
         self.position = Position()  # after its last record; the offset is known when it is acknowledged
 
 
 class Journal:
-    """Appends what an owner's turns did. `settled(batch, first_offset)` and `lost(error)` tell the owner.
+    """Appends what an owner's turns did, and calls `settled(batch, first_offset)` or `lost(error)` with the outcome.
 
-    `settled` gives False if it cannot say yet (a gap is to be read); the owner calls `proceed` later.
+    `settled` returns False if it is not decided yet (a gap has to be read first); the owner calls `proceed` later.
     """
 
     def __init__(
@@ -97,29 +100,29 @@ class Journal:
         self._answered: list[int] = []  # as runs
         self._batch: JournalBatch | None = None
         self._alone: Sequence[Record] = ()  # records that are appended before there are entries of turns
-        self._told: Callable[[int | BaseException], None] | None = None
+        self._appended: Callable[[int | BaseException], None] | None = None
         self._clean = False
-        self._proofs = 0  # how many of those that wait are proofs
+        self._barriers = 0  # how many of the waiting items are barriers
         self.position = Position()  # after everything handed to the log so far
 
     # Beginning
 
-    def begin(self, record: Header | Claim, told: Callable[[int | BaseException], None]) -> None:
-        """Append a header or claim through a new writer; `told` hears its offset, or the error."""
+    def begin(self, record: Header | Claim, appended: Callable[[int | BaseException], None]) -> None:
+        """Append a header or claim through a new writer; `appended` is called with its offset, or the error."""
         self.close()
         self._writer = self._log.writer(self._partition, self)
-        self.alone((Record(None, encode_unchained(record)),), told)
+        self.alone((Record(None, encode_unchained(record)),), appended)
 
-    def alone(self, records: Sequence[Record], told: Callable[[int | BaseException], None]) -> None:
-        """Append a batch before there are entries of turns; `told` hears the first one's offset, or the error."""
+    def alone(self, records: Sequence[Record], appended: Callable[[int | BaseException], None]) -> None:
+        """Append a batch before there are entries of turns; `appended` is called with the first one's offset, or the error."""
         if self._writer is None:
-            told(
+            appended(
                 OutcomeUnknown(
                     f"the writer of partition {self._partition} was lost before a record was appended"
                 )
             )
             return
-        self._alone, self._told = records, told
+        self._alone, self._appended = records, appended
         self._writer.request()
 
     def own(self, position: Position) -> None:
@@ -130,25 +133,25 @@ class Journal:
         """Append nothing more and forget what waits."""
         if self._writer is not None:
             self._writer.close()
-        self._writer, self._batch, self._told, self._alone = None, None, None, ()
+        self._writer, self._batch, self._appended, self._alone = None, None, None, ()
         self._clean = False
-        self._proofs = 0
+        self._barriers = 0
         self._waiting.clear()
         self._answered = []
 
     # Adding
 
     def add(self, item: Item) -> None:
-        """A turn has ended: its entry, or its offset as done, is to be appended, and somebody waits for that."""
+        """Append the entry of a turn that has ended, or its offset as done; a caller waits for the append."""
         waiting = self._waiting
         waiting.append(item)
-        if len(waiting) == 1:  # else it has been requested, or is when the batch under way is settled
-            self.hurry()
+        if len(waiting) == 1:  # otherwise one is requested, or will be when the batch under way is settled
+            self.request_commit()
 
     def add_answered(self, offset: int) -> None:
-        """A command is done and needs no entry, and nobody waits to hear it."""
+        """Append the offset of a command that is done without an entry; no caller waits for the append."""
         answered = self._answered
-        if not answered:  # else it has been requested, or is when the batch under way is settled
+        if not answered:  # otherwise one is requested, or will be when the batch under way is settled
             assert self._writer is not None, "an owner that does not own appended"
             self._writer.request(urgent=False)
         elif answered[-2] + answered[-1] == offset:
@@ -156,33 +159,33 @@ class Journal:
             return
         answered += (offset, 1)
 
-    def prove(self, told: Callable[[], None]) -> None:
-        """Call `told` when all that was added so far is durable, by an append that is sent from now on.
+    def add_barrier(self, passed: Callable[[], None]) -> None:
+        """Call `passed` when all that was added so far is durable, by an append that is sent from now on.
 
-        A no-op goes if nothing else does. Whoever waits when this reign ends is told nothing.
+        A no-op is appended if nothing else is. If this epoch ends first, `passed` is not called.
         """
-        self._proofs += 1
-        self._waiting.append(Proof(told))
-        self.hurry()
+        self._barriers += 1
+        self._waiting.append(DurabilityBarrier(passed))
+        self.request_commit()
 
-    def hurry(self) -> None:
-        """Somebody waits for what was added."""
+    def request_commit(self) -> None:
+        """Have what was added appended soon: a caller waits for it."""
         assert self._writer is not None, "an owner that does not own appended"
         self._writer.request()
 
     def sign_off(self) -> None:
-        """Append one last record that says the stop was clean."""
+        """Append a last record that says that the stop was clean."""
         self._clean = True
-        self.hurry()
+        self.request_commit()
 
     @property
     def open(self) -> bool:
-        """Is there a writer to append through? It goes when an append's outcome is unknown."""
+        """True if there is a writer to append through; there is none after an append whose outcome is unknown."""
         return self._writer is not None
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing is under way."""
+        """True if nothing waits and nothing is under way."""
         return not self._waiting and not self._answered and self._batch is None and not self._clean
 
     # What the log's writer calls
@@ -194,7 +197,7 @@ class Journal:
             return ()
         try:
             return self._encode(self._take(max_bytes))
-        except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
+        except Exception as error:  # noqa: BLE001 - a fault of perdure itself stops this partition, not the log
             self.broke(error)
             return ()
 
@@ -209,17 +212,17 @@ class Journal:
         return taken
 
     def _encode(self, items: list[Item]) -> list[Record]:
-        proofs: list[Proof] = []
-        if self._proofs:
-            proofs = [item for item in items if type(item) is Proof]
-            items = [item for item in items if type(item) is not Proof]
-            self._proofs -= len(proofs)
+        barriers: list[DurabilityBarrier] = []
+        if self._barriers:
+            barriers = [item for item in items if type(item) is DurabilityBarrier]
+            items = [item for item in items if type(item) is not DurabilityBarrier]
+            self._barriers -= len(barriers)
         entries = [item for item in items if item.entry is not None]
-        dones = [item for item in items if item.entry is None]
+        completions = [item for item in items if item.entry is None]
         answered, self._answered = self._answered, []
-        self._batch = batch = JournalBatch(entries, dones, answered)
-        batch.proofs = proofs
-        done = runs([item.offset for item in dones], answered)
+        self._batch = batch = JournalBatch(entries, completions, answered)
+        batch.barriers = barriers
+        done = runs([item.offset for item in completions], answered)
         low, out = self._marks.marks()
         _, epoch, seq, chain = self.position
         clean, self._clean = self._clean and not self._waiting, self._clean and bool(self._waiting)
@@ -246,34 +249,32 @@ class Journal:
 
     def acked(self, first_offset: int) -> None:
         if self._alone:
-            told, self._alone, self._told = self._told, (), None
-            if told is not None:
-                told(first_offset)
+            appended, self._alone, self._appended = self._appended, (), None
+            if appended is not None:
+                appended(first_offset)
             return
         if self._batch is not None and self._settled(self._batch, first_offset):
             self.proceed()
 
     def proceed(self) -> None:
-        """The batch that was under way is settled: the next may go."""
+        """The batch that was under way is settled: append the next."""
         self._batch = None
         if self._waiting or self._clean:
-            self.hurry()
+            self.request_commit()
         elif self._answered and self._writer is not None:
-            self._writer.request(
-                urgent=False
-            )  # nobody waits for them: a commit of their own would be for nobody
+            self._writer.request(urgent=False)  # no caller waits for them: they need no commit of their own
 
     def broke(self, error: BaseException) -> None:
-        """What was added, or is under way, is not certain any more: this reign is over."""
+        """The outcome of what was added, or is under way, is no longer certain: end this epoch."""
         self.close()
         self._lost(error)
 
     def failed(self, error: BaseException) -> None:
-        told = self._told
+        appended = self._appended
         self.close()
-        if told is not None:
-            told(error)
+        if appended is not None:
+            appended(error)
         else:
-            if not isinstance(error, OperatorError):  # else it would fail each time: no new claim helps
+            if not isinstance(error, OperatorError):  # which would fail each time: a new claim does not help
                 error = OutcomeUnknown(f"an append to the journal of partition {self._partition}: {error}")
             self._lost(error)

@@ -41,7 +41,7 @@ from perdure.schemas.admin import (
     Change,
     ParkedItem,
     Place,
-    asked_of,
+    act_of,
     decode_record,
     nothing_parked,
     place_of,
@@ -177,7 +177,7 @@ class Administration:
     # Giving up a command
 
     def _skip(self, turn: Turn, resident: Resident) -> None:
-        place = place_of(asked_of(turn.command.body).at)
+        place = place_of(act_of(turn.command.body).at)
         running, reply = resident.running, admin_reply(skipped=f"{self._tables.partition}:{place}")
         if running is not None and type(running) is not Hold:
             if running.offset != place.offset or running.cut is not None:
@@ -238,7 +238,7 @@ class Administration:
     # What is parked
 
     def _settle(self, turn: Turn, *, drop: bool) -> None:
-        place = place_of(asked_of(turn.command.body).at)
+        place = place_of(act_of(turn.command.body).at)
         parked, key = self._tables.admin.parked(place), turn.command.key
         shown = f"{self._tables.partition}:{place}"
         if parked is None or parked.key != key or self._settled_already(turn, place, parked):

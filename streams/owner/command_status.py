@@ -150,7 +150,7 @@ async def confirm_ownership(owner: Owner) -> None:
     if owner.log.exclusive:
         return
     proved = asyncio.Event()
-    owner.journal.prove(proved.set)
+    owner.journal.add_barrier(proved.set)
     try:
         async with asyncio.timeout(PROOF_S):
             await proved.wait()

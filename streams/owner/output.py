@@ -240,7 +240,7 @@ class OutputGate:
         if self._again is not None:
             return
         pause_s = self._backoff.failed()
-        if self._backoff.tells:
+        if self._backoff.worth_logging:
             _logger.warning(
                 "what a partition lets out does not arrive, and is sent again",
                 partition=self._partition,

@@ -358,14 +358,14 @@ class Owner:
             self.output.commands.add_run(first, count)
             self.undone -= count
         turn: Any
-        for turn in (*batch.dones, *batch.entries):
+        for turn in (*batch.completions, *batch.entries):
             if turn.entry is not None and turn.resident is not None:
                 turn.resident.settled()
             if turn.command.client_key is not None:
                 self.turns.forget_key(turn)
-        for proof in batch.proofs:
-            proof.told()
-        self.undone -= len(batch.entries) + len(batch.dones)
+        for barrier in batch.barriers:
+            barrier.passed()
+        self.undone -= len(batch.entries) + len(batch.completions)
         if self._paused and self.undone < self.bounds.undone // 2 and self.tail is not None:
             self._paused = False
             self.tail.resume()
@@ -377,7 +377,7 @@ class Owner:
         `unsettled` and by the keys in flight, as all turns do before the fold.
         """
         output = self.output
-        for turn in batch.dones:
+        for turn in batch.completions:
             assert isinstance(turn, Turn)
             assert turn.reply is not None
             command = turn.command

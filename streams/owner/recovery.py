@@ -80,7 +80,7 @@ async def live(owner: Owner) -> None:
                 owner.error = error
                 owner.end_epoch()
                 pause_s = backoff.failed()
-                if backoff.tells:
+                if backoff.worth_logging:
                     log_attempt(owner, backoff.attempts, error)
                 await asyncio.sleep(pause_s)
     except Fenced as error:

@@ -14,7 +14,7 @@ from typing import Any
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.journal import Claim
-from perdure.streams.journal.bootstrap import append_one, found
+from perdure.streams.journal.bootstrap import append_one, bootstrap_log
 from perdure.streams.opening import new_uuid, open_data, start_log
 
 
@@ -26,7 +26,7 @@ async def adopt(config: Config) -> dict[str, Any]:
         try:
             if not log.topic_ids:
                 raise ConfigError(f"{config.log}: its topics have no ids, so there is nothing to adopt")
-            await found(log, config.name, data.app_uuid)
+            await bootstrap_log(log, config.name, data.app_uuid)
             for partition in range(log.partitions):
                 claim = Claim(new_uuid(), "adopt", gethostname(), getpid(), None, dict(log.topic_ids))
                 await append_one(log, partition, claim)

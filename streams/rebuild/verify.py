@@ -19,7 +19,7 @@ from typing import Any
 from perdure.schemas.config import Config
 from perdure.schemas.errors import DataDirError, StoreCorrupt
 from perdure.streams.datadir import DataDir
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Log, Progress, Topic, silent
 from perdure.streams.opening import open_data, start_log
 from perdure.streams.rebuild.coordinator import Helpers
@@ -42,7 +42,7 @@ async def verify(config: Config, progress: Progress = silent) -> dict[str, Any]:
         opened.callback(data.close)
         log = await start_log(config, data, "verify")
         opened.push_async_callback(log.close)
-        app_uuid = await found(log, config.name, data.app_uuid)
+        app_uuid = await bootstrap_log(log, config.name, data.app_uuid)
         live = RocksStore(data.state_path)
         opened.callback(live.close)
         scratch = data.path / "verify.tmp"
@@ -135,7 +135,7 @@ async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]
         opened.callback(data.close)
         log = await start_log(config, data, "rebuild")
         opened.push_async_callback(log.close)
-        await found(log, config.name, data.app_uuid)
+        await bootstrap_log(log, config.name, data.app_uuid)
         began = time.perf_counter()
         _remove(data.state_path)
         store = RocksStore(data.state_path)

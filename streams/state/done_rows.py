@@ -30,8 +30,8 @@ class DoneRows:
         self._kept = set(done.words)
         return done
 
-    def seal(self, done: Watermark, memtable: Memtable) -> None:
-        """Have `memtable`, which is being sealed, write what has changed since the one before."""
+    def freeze(self, done: Watermark, memtable: Memtable) -> None:
+        """Have `memtable`, which is being frozen, write what has changed since the one before."""
         kept, unkept = self._kept, []
         for word, bits in done.changed().items():
             if bits is not None:

@@ -67,6 +67,6 @@ async def fold(log: Readable, tables: Tables, end: int, progress: Progress = sil
 
 async def write_out(tables: Tables) -> None:
     """Write everything folded so far, in pieces between which the loop goes on."""
-    tables.seal()
+    tables.freeze()
     while tables.write_memtable():  # noqa: ASYNC110 - as above
         await asyncio.sleep(0)

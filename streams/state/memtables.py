@@ -1,7 +1,7 @@
 """Memtables: the rows that are folded and not written yet, over the store.
 
-Folding an entry puts rows into the open memtable. Once that is large enough it is sealed, and an owner or a rebuild
-writes sealed memtables to the store, the oldest first, between other work. Reads look through all of them, then into
+Folding an entry puts rows into the open memtable. Once that is large enough it is frozen, and an owner or a rebuild
+writes frozen memtables to the store, the oldest first, between other work. Reads look through all of them, then into
 the store. `Values` is the kind of row that reads meet most, so it has a place of its own in a memtable.
 
 Laws
@@ -29,11 +29,11 @@ class Memtable:
         "_in_order",
         "cleared",
         "closing",
+        "frozen",
         "keys",
         "records",
         "removed",
         "rows",
-        "sealed",
         "size",
         "values",
     )
@@ -47,12 +47,12 @@ class Memtable:
         self.closing: list[tuple[bytes, bytes | None]] = []  # the meta row and the done words
         self.size = 0  # rows, about
         self.records = 0
-        self.sealed = False  # nothing more is folded into it
+        self.frozen = False  # nothing more is folded into it
         self._in_order: list[bytes] | None = None  # the names of `rows`, sorted when first needed
 
     def between(self, start: bytes, end: bytes) -> list[bytes]:
         """The names among `rows` with start <= name < end. An open memtable is searched in full: it is small."""
-        if not self.sealed:
+        if not self.frozen:
             return [row for row in self.rows if start <= row < end]
         names = self._in_order
         if names is None:
@@ -61,31 +61,31 @@ class Memtable:
 
 
 class Memtables:
-    """The memtables of one partition: `open` takes what is folded, the oldest of `sealed` is written next."""
+    """The memtables of one partition: `open` takes what is folded, the oldest of `frozen` is written next."""
 
-    __slots__ = ("_value", "open", "sealed", "store")
+    __slots__ = ("_value", "frozen", "open", "store")
 
     def __init__(self, store: Store, number: bytes) -> None:
         self.store = store
-        self.sealed: deque[Memtable] = deque()
+        self.frozen: deque[Memtable] = deque()
         self.open = Memtable()
         self._value = b"v" + number
 
-    def seal(self) -> None:
+    def freeze(self) -> None:
         """Close the open memtable, so that it can be written, and begin another."""
-        self.open.sealed = True
-        self.sealed.append(self.open)
+        self.open.frozen = True
+        self.frozen.append(self.open)
         self.open = Memtable()
 
     def write_oldest(self) -> bool:
-        """Write the oldest sealed memtable, in one batch; False if there was none."""
-        if not self.sealed:
+        """Write the oldest frozen memtable, in one batch; False if there was none."""
+        if not self.frozen:
             return False
-        memtable = self.sealed[0]
+        memtable = self.frozen[0]
         cleared = (self._value + key.encode() + b"\0" for key in memtable.cleared)
         removed = [*memtable.removed, *((prefix, after(prefix)) for prefix in cleared)]
         self.store.write(removed, self._rows(memtable))
-        self.sealed.popleft()
+        self.frozen.popleft()
         return True
 
     def _rows(self, memtable: Memtable) -> Iterator[tuple[bytes, bytes | None]]:
@@ -100,15 +100,15 @@ class Memtables:
     @property
     def unwritten(self) -> int:
         """How many journal records are folded and not written."""
-        return self.open.records + sum(memtable.records for memtable in self.sealed)
+        return self.open.records + sum(memtable.records for memtable in self.frozen)
 
     def newest_first(self) -> Sequence[Memtable]:
         """All of them, the newest first."""
-        return (self.open, *reversed(self.sealed))
+        return (self.open, *reversed(self.frozen))
 
     def row(self, row: bytes) -> bytes | None:
         """A row of any kind other than values and spent keys."""
-        for memtable in (self.open, *reversed(self.sealed)):
+        for memtable in (self.open, *reversed(self.frozen)):
             value = memtable.rows.get(row, ABSENT)
             if value is not ABSENT:
                 return value  # type: ignore[return-value]  # not the marker: bytes or None
@@ -147,7 +147,7 @@ class Memtables:
             row = start + rest
             value = keys.get(row)
             if value is None:
-                for memtable in self.sealed:  # in one of them at most: it is spent once
+                for memtable in self.frozen:  # in one of them at most: it is spent once
                     if (value := memtable.keys.get(row)) is not None:
                         break
                 else:
@@ -178,7 +178,7 @@ class Values:
     def get(self, key: str, name: str) -> bytes | None:
         """The encoded value of `name` in object `key`."""
         memtables = self._memtables
-        for memtable in (memtables.open, *reversed(memtables.sealed)):
+        for memtable in (memtables.open, *reversed(memtables.frozen)):
             values = memtable.values.get(key)
             if values is not None:
                 value = values.get(name, ABSENT)

@@ -144,7 +144,7 @@ class Tables:
         else:
             self._fold_other(record, offset)
         if self.memtables.open.size >= MEMTABLE_ROWS:
-            self.seal()
+            self.freeze()
         return record
 
     def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
@@ -158,7 +158,7 @@ class Tables:
         self._fold_marks(marks)
         self.meta.clean = marks.clean
         if self.memtables.open.size >= MEMTABLE_ROWS:
-            self.seal()
+            self.freeze()
 
     def _fold_other(self, record: JournalRecord, offset: int) -> None:
         if isinstance(record, NoOp):
@@ -284,7 +284,7 @@ class Tables:
 
     # Writing
 
-    def seal(self) -> None:
+    def freeze(self) -> None:
         """Close the open memtable, so that everything folded so far can be written."""
         memtable = self.memtables.open
         if not memtable.records and not memtable.size:
@@ -293,17 +293,17 @@ class Tables:
         reader = self.reader
         meta.offset, meta.epoch, meta.seq, meta.chain = reader.position
         meta.watermark = self.done.mark
-        self._done_rows.seal(self.done, memtable)
+        self._done_rows.freeze(self.done, memtable)
         memtable.closing.append((self._meta_row, encode_row(meta)))
-        self.memtables.seal()
+        self.memtables.freeze()
 
     def write_memtable(self) -> bool:
-        """Write the oldest sealed memtable, in one batch; False if there was none (`seal` makes one)."""
+        """Write the oldest frozen memtable, in one batch; False if there was none (`freeze` makes one)."""
         return self.memtables.write_oldest()
 
     def write_all(self) -> None:
         """Write everything folded so far."""
-        self.seal()
+        self.freeze()
         while self.write_memtable():
             pass
 

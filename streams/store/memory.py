@@ -1,4 +1,4 @@
-"""The store's twin in memory: the same laws, with a crash that can be asked for.
+"""The store's twin in memory: the same laws, with crashes on demand.
 
 Laws
 - A read of a row that begins with one of `broken` fails, as where a disk refuses to read.

@@ -181,7 +181,7 @@ class Calls:
         calling = self._of(turn, "asked whether it is durable")
         if calling.proof is None:
             calling.proof = self._loop.create_future()
-            self._journal.prove(_resolving(calling.proof))
+            self._journal.add_barrier(_resolving(calling.proof))
         if not calling.proof.done():
             await asyncio.shield(calling.proof)  # several calls of the turn may wait for it
 

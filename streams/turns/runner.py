@@ -202,7 +202,7 @@ class Turns:
         resident.running = turn
         if self._after_crash and not turn.on_log and nobody_asks_again(command):
             turn.on_log = True
-            self.journal.prove(lambda: self._run_if_current(turn))
+            self.journal.add_barrier(lambda: self._run_if_current(turn))
             return
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()

@@ -138,7 +138,7 @@ class SocketEvents:
         if self._again is not None:
             return
         pause_s = self._backoff.failed()
-        if self._backoff.tells:
+        if self._backoff.worth_logging:
             _logger.warning(
                 "events of sockets that are gone could not be appended, and are appended again",
                 partition=self._partition,

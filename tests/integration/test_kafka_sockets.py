@@ -19,7 +19,7 @@ from tests.unit.test_sockets import OLD_GATEWAY, Room, socket
 from perdure.objects.durable import Env
 from perdure.objects.registry import ObjectType, Registry
 from perdure.schemas.commands import FETCH, NOBODY, Command, sealed_record
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.kafka import queues
 from perdure.streams.log.kafka.log import KafkaLog
@@ -82,7 +82,7 @@ def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
         log = KafkaLog(kafka.bootstrap, "test-" + uuid.uuid4().hex[:12], 1, clock_ms=clock_ms)
         await log.start()
         try:
-            await found(log, "app", "app-uuid")
+            await bootstrap_log(log, "app", "app-uuid")
             seen, store = list[Any](), MemoryStore()
             gateway = OLD_GATEWAY
             monkeypatch.setattr(Doors, "holds", lambda self, name: True)

@@ -91,8 +91,8 @@ def offset_outside_the_batch() -> Any:
 
     def write_memtable(true: Callable[[Tables], bool]) -> Callable[[Tables], bool]:
         def torn(self: Tables) -> bool:
-            if self.memtables.sealed:
-                memtable = self.memtables.sealed[0]
+            if self.memtables.frozen:
+                memtable = self.memtables.frozen[0]
                 self.store.write((), memtable.closing)
                 memtable.closing = []
             return true(self)
@@ -182,7 +182,7 @@ def answered_without_trace() -> Any:
             answered, self._answered = self._answered, []
             records = true(self, kept)
             assert isinstance(self._batch, JournalBatch)
-            self._batch.dones = [item for item in items if item.entry is None]
+            self._batch.completions = [item for item in items if item.entry is None]
             self._batch.answered = answered
             return records
 

@@ -35,7 +35,7 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.schemas.seal import Seal
 from perdure.streams import failpoints
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.memory.log import Faults, MemoryBroker, MemoryLog
 from perdure.streams.owner.owner import Owner
@@ -226,7 +226,7 @@ class Node:
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
         self.sockets = SocketRegistry(door, self.log, UNSEALED, node=self.name)
-        await found(self.log, "sim", APP_UUID)
+        await bootstrap_log(self.log, "sim", APP_UUID)
         ports = Ports(
             Transport(self.log, door, run.clock_ms, self.random),
             TurnServices(registry),
@@ -298,7 +298,7 @@ class Node:
             await asyncio.sleep(self.random.random() * 0.3)
             for owner in self.owners:
                 if self.random.random() < 0.7:
-                    owner.tables.seal()
+                    owner.tables.freeze()
                 while self.random.random() < 0.8 and owner.tables.write_memtable():
                     pass
                 residents = owner.turns.residents

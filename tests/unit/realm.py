@@ -23,7 +23,7 @@ from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import OK, Reply
 from perdure.schemas.values import decode_value
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import LogRecord, Record, Topic
 from perdure.streams.log.memory.broker import Faults, MemoryBroker
 from perdure.streams.log.memory.log import MemoryLog
@@ -154,7 +154,7 @@ class Realm(Timed):
         node = f"n{next(self._nodes)}"
         self.log = MemoryLog(self.broker, node)
         self.logs.append(self.log)
-        await found(self.log, "app", "app-uuid")
+        await bootstrap_log(self.log, "app", "app-uuid")
         uuids = count()
         ports = Ports(
             Transport(self.log, self.doors, self.clock_ms, Random(1), self.seal),

@@ -15,7 +15,7 @@ import msgspec
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.registry import ObjectType, Registry
-from perdure.schemas.admin import OF_ALARM, Asked, Place
+from perdure.schemas.admin import OF_ALARM, Act, Place
 from perdure.schemas.commands import (
     ADMIN,
     CALL,
@@ -32,7 +32,7 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.schemas.sockets import Frame, parse_frame
 from perdure.schemas.values import decode_value
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Headers, LogRecord, Record, Topic
 from perdure.streams.log.memory.broker import Faults, MemoryBroker
 from perdure.streams.log.memory.log import MemoryLog
@@ -139,7 +139,7 @@ class Reign(Timed):
 
     async def begin(self, state: OwnerState = OwnerState.SERVING) -> None:
         """Own partition 0 and serve it, or come to another end."""
-        await found(self.log, "app", "app-uuid")
+        await bootstrap_log(self.log, "app", "app-uuid")
         ports = Ports(
             Transport(self.log, self.doors, self.clock_ms, Random(1), self.seal),
             TurnServices(self.registry, after_crash=self.careful),
@@ -232,7 +232,7 @@ def settled(owner: Owner, key: str, act: str, alarm: str = "default") -> Record:
     row = owner.tables.alarms.get(key, alarm)
     assert row is not None
     assert row.parked
-    asked = Asked(str(Place(OF_ALARM, row.set_at)))
+    asked = Act(str(Place(OF_ALARM, row.set_at)))
     command = Command(key, ADMIN, act, body=msgspec.json.encode(asked), reply_to=NOBODY)
     return Record(*sealed_record(command, owner.ports.transport.seal))
 

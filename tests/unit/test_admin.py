@@ -10,7 +10,7 @@ from tests.unit.reign import Reign, story
 from tests.unit.test_owner import Thing, code, result
 
 from perdure.api.admin.views import memory, state, summary
-from perdure.schemas.admin import DELETE, PAUSE, REDRIVE, RESUME, SKIP, Asked
+from perdure.schemas.admin import DELETE, PAUSE, REDRIVE, RESUME, SKIP, Act
 from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
 from perdure.schemas.config import Config, Limits
 from perdure.schemas.errors import Unavailable
@@ -21,9 +21,7 @@ from perdure.streams.turns.eviction import half_of_memory
 
 async def act(reign: Reign, name: str, what: str, at: str = "") -> Reply:
     """Have it done to a Thing; its answer."""
-    command = Command(
-        f"Thing/{name}", ADMIN, what, body=msgspec.json.encode(Asked(at)), id="i", reply_to=LOCAL
-    )
+    command = Command(f"Thing/{name}", ADMIN, what, body=msgspec.json.encode(Act(at)), id="i", reply_to=LOCAL)
     offset = reign.append(Record(*sealed_record(command, reign.owner.ports.transport.seal)))
     return (await reign.told(offset))[0]
 

@@ -24,12 +24,12 @@ def test_the_log_hears_of_few_attempts() -> None:
     backoff, told = Backoff(0.1, 1.0, Random(1)), []
     for n in range(1, 1_001):
         backoff.failed()
-        if backoff.tells:
+        if backoff.worth_logging:
             told.append(n)
     assert told == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
     backoff.reset()
     assert backoff.failed() <= 0.15
-    assert backoff.tells
+    assert backoff.worth_logging
 
 
 def test_two_that_failed_together_do_not_come_back_together() -> None:

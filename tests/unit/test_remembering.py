@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.schemas.cache import Remembered
+from perdure.schemas.cache import PureCache
 
 
-def asked_of(most: int) -> tuple[Remembered[int, int], list[int]]:
+def asked_of(most: int) -> tuple[PureCache[int, int], list[int]]:
     """One over a function that fails below zero, and what that was asked."""
     asked: list[int] = []
 
@@ -17,7 +17,7 @@ def asked_of(most: int) -> tuple[Remembered[int, int], list[int]]:
             raise ValueError(number)
         return number // 2
 
-    return Remembered(half, most), asked
+    return PureCache(half, most), asked
 
 
 def test_it_is_asked_once_for_each_argument() -> None:

@@ -24,7 +24,7 @@ from perdure.schemas.errors import ConfigError, DataDirError, LogCorrupt
 from perdure.schemas.journal import Claim, decode_record
 from perdure.schemas.seal import Seal, id_of, secrets_in
 from perdure.streams import secret as sealing
-from perdure.streams.journal.bootstrap import append_one, found
+from perdure.streams.journal.bootstrap import append_one, bootstrap_log
 from perdure.streams.log.base import Headers, Record, Topic
 from perdure.streams.turns.ports import UNSEALED, OwnerState
 from perdure.streams.virtual_time import VirtualLoop
@@ -112,7 +112,7 @@ def test_an_upgrade_takes_what_was_sealed_before_and_nothing_of_that_kind_after(
         assert froms == [-1, 1, -1, 1, -1, 1]
 
     async def main(reign: Reign) -> None:
-        await found(reign.log, "app", UUID)
+        await bootstrap_log(reign.log, "app", UUID)
         await append_one(reign.log, 0, Claim("u", "n"))  # as the version before writes it
         reign.append(asked(as_before, 1))
         reign.seal = Seal(NEW, founding=UUID)
@@ -256,7 +256,7 @@ def test_no_error_shows_the_uuid() -> None:
 
     async def whole() -> None:
         reign = Reign({"Thing": Thing})
-        await found(reign.log, "app", "the-uuid-of-another")
+        await bootstrap_log(reign.log, "app", "the-uuid-of-another")
         await reign.begin(OwnerState.STOPPED)
         assert isinstance(reign.owner.error, LogCorrupt)
         message = str(reign.owner.error)
@@ -264,7 +264,7 @@ def test_no_error_shows_the_uuid() -> None:
         assert UUID not in message
         assert message.count("#") == 2
         with pytest.raises(ConfigError) as refused:
-            await found(reign.log, "other", UUID)
+            await bootstrap_log(reign.log, "other", UUID)
         assert "uuid" not in str(refused.value)
         await reign.end()
 

@@ -263,7 +263,7 @@ def test_reads_see_everything_folded_written_or_not(seed: int) -> None:
         if isinstance(record, EntryRecord):
             model.fold(record.entry, offset)
         if random.random() < 0.4:
-            tables.seal()
+            tables.freeze()
         if random.random() < 0.3:
             tables.write_memtable()
         model.check(tables)
@@ -285,7 +285,7 @@ def test_rows_do_not_depend_on_how_the_journal_was_cut(seed: int, piece_rows: in
         while tables.reader.offset < len(journal.values):
             tables.apply(tables.reader.offset, journal.values[tables.reader.offset])
             if random.random() < 0.3:
-                tables.seal()
+                tables.freeze()
             while random.random() < 0.4 and tables.write_memtable():
                 pass
             if random.random() < 0.1:
@@ -325,7 +325,7 @@ def test_a_memtable_never_claims_more_than_it_holds() -> None:
     tables = Tables(store, 0)
     for offset, value in enumerate(journal.values):
         tables.apply(offset, value)
-    tables.seal()
+    tables.freeze()
     while tables.write_memtable():
         found = Tables(store, 0)
         for n in range(found.reader.offset - 2):

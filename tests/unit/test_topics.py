@@ -10,7 +10,7 @@ from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import ConfigError, LogCorrupt
 from perdure.schemas.journal import Claim, decode_record
 from perdure.streams.journal import bootstrap
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Bounds, Record, Topic
 from perdure.streams.log.memory.log import MemoryLog
 from perdure.streams.turns.ports import OwnerState
@@ -97,10 +97,10 @@ def test_an_empty_journal_beside_traces_of_an_app_is_not_founded(
             stream.durable = 0
         reign.broker.accept(reign.broker.streams[topic, 0], [record])
         if trace is None:
-            await found(reign.log, "app", "another-uuid")
+            await bootstrap_log(reign.log, "app", "another-uuid")
             return
         with pytest.raises(LogCorrupt, match=f"was served before: .*{trace}.*Restore the topic"):
-            await found(reign.log, "app", "another-uuid")
+            await bootstrap_log(reign.log, "app", "another-uuid")
         assert reign.broker.streams[Topic.JOURNAL, 0].end == 0
 
     story(Thing, told, shared=True, check=False)
@@ -115,7 +115,7 @@ def test_trimmed_commands_are_a_trace() -> None:
             stream.records.clear()
             stream.durable = stream.start = 7 if stream.topic is Topic.COMMANDS else 0
         with pytest.raises(LogCorrupt, match="its commands were trimmed up to offset 7"):
-            await found(reign.log, "app", "another-uuid")
+            await bootstrap_log(reign.log, "app", "another-uuid")
 
     story(Thing, told, shared=True, check=False)
 
@@ -133,7 +133,7 @@ def test_a_journal_that_another_node_founds_meanwhile_is_taken(monkeypatch: pyte
         await reign.call("a", "add")
         monkeypatch.setattr(MemoryLog, "bounds", slow)
         monkeypatch.setattr(bootstrap, "append_one", _nothing)
-        assert await found(reign.log, "app", "app-uuid") == "app-uuid"
+        assert await bootstrap_log(reign.log, "app", "app-uuid") == "app-uuid"
         monkeypatch.undo()
 
     story(Thing, told, shared=True)

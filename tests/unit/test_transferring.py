@@ -18,7 +18,7 @@ from perdure.schemas.keys import object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, Reply
 from perdure.schemas.values import encode_value
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.journal.reader import Position
 from perdure.streams.opening import open_data, start_embedded
 from perdure.streams.state.tables import Tables
@@ -117,7 +117,7 @@ async def elsewhere(path: Path, *, ran: bool = True) -> None:
     with closing(open_data(other)) as data:
         if ran:
             log = await start_embedded(other, data)
-            await found(log, "theirs", data.app_uuid)
+            await bootstrap_log(log, "theirs", data.app_uuid)
             await log.close()
 
 

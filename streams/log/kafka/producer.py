@@ -151,7 +151,7 @@ class ProducerManager:
                 self._lost.append(producer)
                 self._loss.set()
                 pause_s = self._backoff.failed()
-                if self._backoff.tells:
+                if self._backoff.worth_logging:
                     _logger.warning(
                         "a Kafka producer could not be started: trying again",
                         bootstrap=self._endpoint.bootstrap,

@@ -259,7 +259,7 @@ class Tails:
 
     async def _ask_again(self, backoff: Backoff, why: str) -> None:
         pause_s = backoff.failed()
-        if backoff.tells:
+        if backoff.worth_logging:
             _logger.warning("Kafka returns no records: trying again", reason=why, attempts=backoff.attempts)
         await asyncio.sleep(pause_s)
         await self._client.force_metadata_update()
