@@ -62,7 +62,7 @@ def test_topics_of_an_earlier_version_are_adopted_once_and_loudly() -> None:
         for warnings in (1, 0):
             with capture_logs() as logged:
                 await reign.begin()
-            assert [each["log_level"] for each in logged if "are taken for" in each["event"]] == [
+            assert [each["log_level"] for each in logged if "are accepted as" in each["event"]] == [
                 "warning"
             ] * warnings
             await reign.end()
