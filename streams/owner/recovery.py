@@ -212,11 +212,11 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
     empty = []
     to = Destination(owner.log, owner.journal, tables, owner.ports.recovery.foreign_apps)
     for namespace, _, script in step.transferred:
-        come = await move_in(to, step, namespace)
-        await _fold_as_ours(owner, come.end, epoch)
-        if not come.whole:
+        imported = await move_in(to, step, namespace)
+        await _fold_as_ours(owner, imported.end, epoch)
+        if not imported.whole:
             raise OutcomeUnknown(f"partition {owner.partition}: {namespace} has moved in only in part")
-        if not come.found:
+        if not imported.available:
             empty.append((namespace, script))
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)
     again = await _fold_as_ours(owner, offset + 1, epoch)

@@ -1,8 +1,9 @@
-"""`perdure state adopt`: take the topics that are there for those of the app, whatever its journal says.
+"""`perdure state adopt`: accept the existing topics as those of the app, whatever its journal says.
 
-For topics that were restored from a backup, or lost for good and made again empty. The journal names the ids of the topics
-that it belongs with in each claim; this appends a claim to each partition that names those of today. A node that runs is
-fenced by it. What does not hold together otherwise (state ahead of the log, commands that are missing) is refused as before.
+For topics that were restored from a backup, or lost for good and created again empty. Each claim in a journal
+names the ids of the topics that it belongs with; `adopt` appends a claim to each partition that names today's
+ids. A running node is fenced by it. Other inconsistencies (state ahead of the log, missing commands) are
+refused as without it. [test_topics.py]
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from perdure.streams.opening import new_uuid, open_data, start_log
 
 
 async def adopt(config: Config) -> dict[str, Any]:
-    """Append the claims; the partitions and the ids of the topics. Raises `ConfigError` for a log without such ids."""
+    """Append the claims; returns the number of partitions and the topics' ids.
+
+    Raises `ConfigError` for a log whose topics have no ids.
+    """
     data = open_data(config)
     try:
         log = await start_log(config, data, "adopt")

@@ -1,10 +1,15 @@
-"""Whoever builds state anew and has helpers for it: who folds what, and how it comes into the store.
+"""The coordinator of a rebuild: gives partitions to worker processes, and ingests the files that they fold.
+
+A node that finds no state, and `perdure state rebuild`, start workers (`worker.py`) if there is enough to
+fold; the process that starts them folds the smallest share itself.
 
 Laws
-- Helpers are asked where the store has nothing of a partition, and only for what is on the log then: the rest is
-  its owner's to fold, as after any restart.
-- A partition comes from a helper whole or not at all; what no helper brings, for whatever reason, its owner folds.
-- No helper is left when `close` returns. What cannot be removed of its folder then goes with the next start.
+- Workers get partitions of which the store has nothing, and fold only what is on the log at that time: the
+  owner folds the rest, as after any restart. [tests/acceptance/test_helpers.py]
+- A partition comes from a worker whole or not at all; what no worker delivers, for whatever reason, its owner
+  folds. [tests/acceptance/test_helpers.py]
+- No worker is left when `close` returns. Files of theirs that cannot be removed then are removed by the next
+  start.
 """
 
 from __future__ import annotations
@@ -30,8 +35,8 @@ from perdure.streams.state.fold import Folded
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
 
-WORTH_RECORDS = 200_000  # a second of one processor; to start a helper takes a third of one
-MOST_HELPERS = 3  # unless the configuration says so: each takes some 100 MB while it works
+WORTH_RECORDS = 200_000  # a second of one processor; starting a worker takes a third of one
+MOST_HELPERS = 3  # unless the configuration says otherwise: each takes some 100 MB while it works
 # -P: what lies in the current directory is the user's
 PROGRAM = (sys.executable, "-P", "-m", "perdure.streams.rebuild.worker")
 _LINE_BYTES = 1 << 20  # each names some 20 files
@@ -41,9 +46,10 @@ _decode = msgspec.json.Decoder(Message).decode
 
 
 def shares(sizes: Mapping[int, int], number: int) -> list[list[int]]:
-    """Partitions in so many shares of about the same size, the smallest share first.
+    """Partitions in `number` shares of about the same size, the smallest share first. [test_shares_are_fair]
 
-    sizes: partition -> records. Greedy, the largest partition first: no share is off by more than one partition.
+    sizes: partition -> records. Greedy, the largest partition first: no share is off by more than one
+    partition.
     """
     made: list[list[int]] = [[] for _ in range(number)]
     weights = [0] * number
@@ -55,7 +61,12 @@ def shares(sizes: Mapping[int, int], number: int) -> list[list[int]]:
 
 
 class Helpers:
-    """The helpers of one store that is built anew. `config` says which log, `folder` is their own and may be removed."""
+    """The worker processes that rebuild one store.
+
+    config: the app's configuration, which names the log.
+    store: the store that ingests their files.
+    folder: a folder of their own, which may be removed.
+    """
 
     def __init__(self, config: Config, store: RocksStore, folder: Path) -> None:
         self._config = config
@@ -66,32 +77,32 @@ class Helpers:
         self._awaited: dict[int, asyncio.Future[FoldedWhole | None]] = {}
 
     async def start(self, log: Log, tables: Sequence[Tables], progress: Progress) -> None:
-        """Give helpers a share of what is to be folded, if that is worth it."""
-        await remove_folder(self._folder)  # of a process that was killed
+        """Start workers for a share of what is to be folded, if that is worth it."""
+        await remove_folder(self._folder)  # the remains of a process that was killed
         new = [each.partition for each in tables if each.reader.offset == 0]
-        number = min(self._number(), len(new) - 1)  # there must be something left for this process
+        number = min(self._number(), len(new) - 1)  # something is left for this process
         if number <= 0:
             return
         try:
             ends = {partition: (await log.bounds(Topic.JOURNAL, partition)).end for partition in new}
         except LogUnreachable:
-            return  # whoever folds asks again, for as long as it takes
+            return  # the owner that folds asks again, for as long as necessary
         if sum(ends.values()) < WORTH_RECORDS:
             return
-        _, *given = shares(ends, number + 1)  # the smallest is for this process, which has the more to do
+        _, *given = shares(ends, number + 1)  # the smallest is for this process, which has more to do
         for share in given:
-            await self._ask({each: ends[each] for each in share}, progress)
+            await self._start_worker({each: ends[each] for each in share}, progress)
 
     def _number(self) -> int:
-        asked = self._config.rebuild_helpers
-        if asked is not None:
-            return asked
+        configured = self._config.rebuild_helpers
+        if configured is not None:
+            return configured
         processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         return min(processors - 1, MOST_HELPERS)
 
-    async def _ask(self, ends: dict[int, int], progress: Progress) -> None:
+    async def _start_worker(self, ends: dict[int, int], progress: Progress) -> None:
         config = self._config
-        folder = self._folder / new_uuid()  # nobody else's, not even of a helper that dies slowly
+        folder = self._folder / new_uuid()  # shared with no other worker, not even one that dies slowly
         job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(folder), ends)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -108,10 +119,10 @@ class Helpers:
         self._readers.append(asyncio.create_task(self._listen(process, ends, progress)))
 
     async def _listen(self, process: Process, ends: Mapping[int, int], progress: Progress) -> None:
-        """Hear what a helper tells until it ends; whatever happens, nobody waits for it any longer then."""
+        """Receive a worker's messages until it ends; then no partition waits for it any longer."""
         reason = ""
         try:
-            reason = await self._hear(process, progress)
+            reason = await self._receive(process, progress)
             code = await process.wait()
             reason = reason or f"exit status {code}"
         except (
@@ -119,50 +130,50 @@ class Helpers:
             KeyError,
             OSError,
             msgspec.MsgspecError,
-        ) as error:  # no line of a helper's, or none at all
+        ) as error:  # not a line of a worker, or no line at all
             reason = f"it wrote a line that is not part of the protocol: {error!r}"
             _kill(process)
         finally:
             missing = [partition for partition in ends if not self._awaited[partition].done()]
             if missing:
-                told = "a helper of the rebuild ended (%s); folding partitions %s here"
-                _logger.warning(told, reason, ", ".join(map(str, missing)))
+                text = "a helper of the rebuild ended (%s); folding partitions %s here"
+                _logger.warning(text, reason, ", ".join(map(str, missing)))
             for partition in missing:
                 self._awaited[partition].set_result(None)
 
-    async def _hear(self, process: Process, progress: Progress) -> str:
-        """Take what a helper tells until it says no more; why it failed, if it said that."""
+    async def _receive(self, process: Process, progress: Progress) -> str:
+        """Take messages until the worker's stdout ends; returns why it failed, if it reported that."""
         assert process.stdout is not None
         async for line in process.stdout:
             match _decode(line):
                 case FoldedSoFar(partition, records, total):
                     progress(partition, records, total)
                 case FoldedWhole() as whole:
-                    if not self._awaited[whole.partition].done():  # else nobody waits any more
+                    if not self._awaited[whole.partition].done():  # otherwise no partition waits any more
                         self._awaited[whole.partition].set_result(whole)
                 case Failed(reason):
                     return reason
         return ""
 
     def has(self, partition: int) -> bool:
-        """Is a helper asked for this partition?"""
+        """True if a worker folds this partition."""
         return partition in self._awaited
 
     async def ingest(self, tables: Tables) -> Folded | None:
-        """Take in what a helper has folded of this partition, when it is whole; None: nothing, fold it here."""
+        """Ingest what a worker has folded of this partition, once it is whole. None: fold it here."""
         awaited = self._awaited.get(tables.partition)
         if awaited is None or tables.reader.offset or (whole := await awaited) is None:
             return None
         try:
             self._store.take_in([Path(file) for file in whole.files])
-        except (StorageFailed, StoreCorrupt) as error:  # all of them or none: nothing has come of it
+        except (StorageFailed, StoreCorrupt) as error:  # all of them or none: the store is unchanged
             _logger.warning("partition %s is folded once more, here: %s", tables.partition, error)
             return None
         tables.load()
         return Folded(whole.records, whole.entries)
 
     async def close(self) -> None:
-        """End the helpers, and whoever waits for one."""
+        """End the workers, and cancel those that wait for one."""
         for awaited in self._awaited.values():
             awaited.cancel()
         for process in self._processes:
@@ -172,5 +183,5 @@ class Helpers:
 
 
 def _kill(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it may have ended, and nobody has been told yet
+    with contextlib.suppress(ProcessLookupError):  # it may have ended, and its exit is not noticed yet
         process.kill()

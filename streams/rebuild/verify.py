@@ -1,9 +1,10 @@
-"""I6 as a command: is the state what the log says? And its remedy: build the state anew.
+"""`perdure verify` compares the state with the log; `perdure state rebuild` builds it from scratch.
 
 Laws
-- Neither makes a data directory or a log: what is not there cannot be checked.
-- `verify` changes nothing that lasts. It replays the journal from zero into an empty store, checking every link
-  of the hash chain, and compares all rows with the live ones, byte for byte, at the live ones' applied offset.
+- Neither creates a data directory or a log: what is not there cannot be checked.
+- `verify` changes nothing that lasts. It replays the journal from zero into an empty store, checking every
+  link of the hash chain, and compares all rows with the live ones, byte for byte, at the live ones' applied
+  offset. [tests/acceptance/test_damage.py]
 - `rebuild` removes the state only once the log has been opened, and never touches the log.
 """
 
@@ -37,7 +38,7 @@ async def verify(config: Config, progress: Progress = silent) -> dict[str, Any]:
     Raises `StoreCorrupt` naming partition, row and both values if they differ, `LogCorrupt` for the log,
     `DataDirError` if a running node has the directory or there is none.
     """
-    async with AsyncExitStack() as opened:  # closes each of them whatever the others do
+    async with AsyncExitStack() as opened:  # closes each of them, whatever the others do
         data = _there(config)
         opened.callback(data.close)
         log = await start_log(config, data, "verify")
@@ -59,7 +60,7 @@ async def verify(config: Config, progress: Progress = silent) -> dict[str, Any]:
 
 
 def _there(config: Config) -> DataDir:
-    """The data directory of an app that has run; nothing is made. Raises `DataDirError`."""
+    """The data directory of an app that has run; nothing is created. Raises `DataDirError`."""
     data = open_data(config, must_exist=True)
     if not config.kafka_brokers and not data.has_log:
         data.close()
@@ -94,7 +95,7 @@ async def _verify_partition(
 
 
 def _compare(live: Store, replayed: Store, partition: int, applied: int) -> int:
-    """How many rows are the same. Raises `StoreCorrupt` for the first that is not."""
+    """The number of equal rows. Raises `StoreCorrupt` for the first difference."""
     rows = 0
     for start, end in ranges_of(partition):
         left, right = live.scan(start, end), replayed.scan(start, end)
@@ -126,7 +127,7 @@ def _shown(row: Row) -> str:
 
 
 async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]:
-    """Remove the state files and fold the whole journal anew.
+    """Remove the state files and fold the whole journal from scratch.
 
     Returns counts: partitions, journal_records, entries, seconds. Raises like `verify`.
     """
@@ -159,12 +160,12 @@ async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]
 
 
 async def _build(log: Log, tables: Tables, helpers: Helpers, progress: Progress) -> Folded:
-    """Bring a partition's rows up to the end of its journal; how much that was."""
+    """Fold a partition up to the end of its journal; returns the counts."""
     end = (await log.bounds(Topic.JOURNAL, tables.partition)).end
-    brought = await helpers.ingest(tables) or Folded(0, 0)
+    ingested = await helpers.ingest(tables) or Folded(0, 0)
     records, entries = await fold(log, tables, end, progress)
     tables.write_all()
-    return Folded(brought.records + records, brought.entries + entries)
+    return Folded(ingested.records + records, ingested.entries + entries)
 
 
 def _remove(state: Path) -> None:

@@ -1,12 +1,12 @@
-"""A helper of a rebuild: a process that folds some partitions into files, which the node takes in.
+"""The worker of a rebuild: a process that folds some partitions into files, which the node ingests.
 
-    python -m perdure.streams.rebuild.worker     its job comes on stdin, one line of JSON; what it tells goes to stdout
+    python -m perdure.streams.rebuild.worker     reads its job on stdin and writes messages to stdout, as JSON
 
 Laws
-- It only reads the log. What it makes is in its own folder.
-- A partition is told as whole when its files are. Whatever goes wrong ends the helper: who gave the job folds what is
-  missing itself, and so finds what is wrong again.
-- It ends with whoever started it: when its stdin does, whatever it is doing.
+- It only reads the log. Its files are in a folder of its own.
+- A partition is reported complete once all its files are written. Any failure ends the worker; the node then
+  folds the missing partitions itself and meets the fault there. [tests/acceptance/test_helpers.py]
+- It ends with the process that started it: when its stdin ends, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from perdure.streams.store.rocks import RocksStore
 
 
 class Job(msgspec.Struct):
-    """What a helper is asked for: to fold each of these partitions of this log up to its end, in `folder`."""
+    """The job of a worker: fold each of these partitions of a log up to its end, in `folder`."""
 
     name: str
     log: str
@@ -44,12 +44,12 @@ class Job(msgspec.Struct):
 
     @property
     def config(self) -> Config:
-        """As much of the app's configuration as says which log it is."""
+        """The part of the app's configuration that names the log."""
         return Config(name=self.name, log=self.log, data_dir=Path(self.data_dir), partitions=self.partitions)
 
 
 class FoldedSoFar(msgspec.Struct, tag=True):
-    """How many records of a partition are folded, of how many."""
+    """Progress: how many records of a partition are folded, of how many."""
 
     partition: int
     records: int
@@ -57,7 +57,7 @@ class FoldedSoFar(msgspec.Struct, tag=True):
 
 
 class FoldedWhole(msgspec.Struct, tag=True):
-    """All of a partition is folded, and its rows are in `files`."""
+    """The report that all of a partition is folded, and its rows are in `files`."""
 
     partition: int
     records: int
@@ -66,7 +66,7 @@ class FoldedWhole(msgspec.Struct, tag=True):
 
 
 class Failed(msgspec.Struct, tag=True):
-    """The helper ends, and why."""
+    """The report that the worker ends, and why."""
 
     reason: str
 
@@ -74,8 +74,8 @@ class Failed(msgspec.Struct, tag=True):
 Message = FoldedSoFar | FoldedWhole | Failed
 
 
-async def work(job: Job, tell: Callable[[Message], None]) -> None:
-    """Do the job, telling of it. Raises as `open_reading` and `fold` do."""
+async def work(job: Job, emit: Callable[[Message], None]) -> None:
+    """Do the job and emit messages about it. Raises as `open_reading` and `fold` do."""
     folder = Path(job.folder)
     async with AsyncExitStack() as opened:
         log = await open_reading(job.config)
@@ -84,9 +84,9 @@ async def work(job: Job, tell: Callable[[Message], None]) -> None:
         opened.callback(store.close)
         for partition, end in job.ends.items():
             tables = Tables(store, partition, exclusive=log.exclusive)
-            folded = await fold(log, tables, end, lambda *far: tell(FoldedSoFar(*far)))
+            folded = await fold(log, tables, end, lambda *far: emit(FoldedSoFar(*far)))
             tables.write_all()
-            tell(FoldedWhole(partition, *folded, _export(store, partition, folder)))
+            emit(FoldedWhole(partition, *folded, _export(store, partition, folder)))
 
 
 def _export(store: RocksStore, partition: int, folder: Path) -> list[str]:
@@ -106,12 +106,12 @@ def _end_with_stdin() -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which ends its helpers
-    # Lines are for the node alone: whatever else writes to stdout goes to stderr.
+    # Lines are for the node alone: other output to stdout goes to stderr.
     lines = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
-    def tell(what: Message) -> None:
-        lines.write(msgspec.json.encode(what) + b"\n")
+    def emit(message: Message) -> None:
+        lines.write(msgspec.json.encode(message) + b"\n")
         lines.flush()
 
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
@@ -120,9 +120,9 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     try:
-        asyncio.run(work(job, tell))
+        asyncio.run(work(job, emit))
     except PerdureError as error:
-        tell(Failed(str(error)))
+        emit(Failed(str(error)))
 
 
 if __name__ == "__main__":

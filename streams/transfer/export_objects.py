@@ -1,8 +1,10 @@
-"""The objects of a class of another app, as what makes them ours: entries of no command.
+"""Export: the objects of a class of another app, as the journal entries that import them.
 
 Laws
-- Values come, also those that expire, and alarms, also parked ones. WebSockets, spent keys and pauses do not.
-- No entry is larger than `ENTRY_BYTES`, but for one whose only value is.
+- Values are exported, also those that expire, and alarms, also parked ones. WebSockets, spent keys and pauses
+  are not. [tests/integration/test_migrations.py]
+- No entry is larger than `ENTRY_BYTES`, except one whose only value is.
+  [test_no_entry_is_larger_than_its_bound]
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ from perdure.streams.state.tables import Tables
 ENTRY_BYTES = 1 << 20  # of values and alarms in one entry, or one value
 YIELD_EVERY = 64  # objects
 _MOVED = Reply(OK, 204)
-_ALARM_BYTES = 64  # of one in an entry, beside its texts
+_ALARM_BYTES = 64  # of one alarm in an entry, without its texts
 _VALUE_BYTES = 16
 
 
 class ForeignObjects:
-    """The objects of a class of the app `script`, by the partition of ours that each belongs to.
+    """The objects of a class of the app `script`, by the partition of this app that each belongs to.
 
-    Their namespace is `theirs` there, and `ours` here; `tables` are the partitions there.
+    theirs, ours: the class's namespace in that app and in this one.
+    tables: the partitions of that app.
+    partitions: how many this app has.
     """
 
     def __init__(
@@ -38,26 +42,26 @@ class ForeignObjects:
         self._theirs = theirs
         self._ours = ours
         self._tables = tables
-        # of a partition here, and one there: their names alone, for there may be millions
+        # [partition here][partition there]: names only, since there may be millions
         self._names: list[list[list[str]]] = [[[] for _ in tables] for _ in range(partitions)]
 
     async def find(self) -> None:
-        """Look for its objects, once for all partitions: a namespace is sought through key by key."""
-        found = 0
+        """Collect the names of the objects, once for all partitions: a namespace is scanned key by key."""
+        count = 0
         for there, tables in enumerate(self._tables):
             for key in objects_of(tables, self._theirs, "", None):
                 name = name_of(key)
                 self._names[partition_of(object_key(self._ours, name), len(self._names))][there].append(name)
-                found += 1
-                if found % YIELD_EVERY == 0:
+                count += 1
+                if count % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
 
     def count(self, partition: int) -> int:
-        """How many objects are for `partition`."""
+        """How many objects belong to `partition`."""
         return sum(map(len, self._names[partition]))
 
     def entries(self, partition: int, but_for: Container[str] = ()) -> Iterator[Entry]:
-        """What makes its objects ours, as far as they belong into `partition`; none for the keys in `but_for`."""
+        """The entries that import the objects of `partition`, without those whose keys are in `but_for`."""
         for tables, names in zip(self._tables, self._names[partition], strict=True):
             for name in names:
                 ours = object_key(self._ours, name)
@@ -76,7 +80,10 @@ def moved(
     clear: bool = False,
     summary: str = "",
 ) -> Entry:
-    """An entry of no command that gives an object these. `clear`: it loses what it had."""
+    """An entry without a command that gives an object these values and alarms.
+
+    `clear`: it first loses all others.
+    """
     return Entry(
         NO_COMMAND,
         key,
@@ -109,7 +116,10 @@ def _entries(tables: Tables, theirs: str, ours: str, summary: str) -> Iterator[E
 
 
 def _holdings(tables: Tables, key: str) -> Iterator[tuple[str, bytes | AlarmChange, int]]:
-    """What an object holds: the values, then the alarms, each with its name and about the bytes it takes in an entry."""
+    """The values of an object, then its alarms.
+
+    Each with its name and about the bytes it takes in an entry.
+    """
     for name, value in tables.values.scan(key, "", None):
         yield name, value, len(name.encode()) + len(value) + _VALUE_BYTES
     for name, row in tables.alarms.of(key).items():

@@ -1,11 +1,15 @@
-"""Classes that come from another app: its data, opened and held while they are read (export_objects.py) and written (import_objects.py).
+"""Foreign apps: the data of another app, opened and held while its objects are exported and imported here.
+
+A transfer step of a migration names a class of another app. Its data directory, or its topics on the same
+Kafka, are opened when the step needs them (`export_objects.py` reads them, `import_objects.py` writes here).
 
 Laws
-- It is a copy: what the other app's objects hold stays, and goes when that app deletes the class. While it is read nobody
-  writes it: a data directory is locked, and on Kafka the partitions are claimed, so that a node that serves them stops.
-- Nothing is claimed before all that is to come is known to be there. What was acknowledged before a claim is read: up to
-  where the claim lies, for the end that a broker tells proves nothing.
-- No code of either app runs.
+- A transfer copies: the other app keeps its objects until it deletes the class. While they are read no process
+  writes them: a data directory is locked, and on Kafka the partitions are claimed, so that a node that serves
+  them stops.
+- Nothing is claimed before everything that is to be copied is known to be there. What was acknowledged before
+  the claim is read: up to the claim itself, since the end that a broker reports proves nothing.
+- No code of either app runs. [tests/integration/test_migrations.py]
 """
 
 from __future__ import annotations
@@ -34,16 +38,19 @@ from perdure.streams.transfer.export_objects import ForeignObjects
 
 
 class _App:
-    """Another app, as it is held: its partitions' tables, folded to their journals' ends, and what was found in them."""
+    """Another app whose data are held: its partitions' tables, folded to their journals' ends."""
 
     def __init__(self, log: Log, tables: Sequence[Tables]) -> None:
         self.tables = tables
-        self.sources: dict[str, ForeignObjects] = {}  # by the namespace they come to
+        self.sources: dict[str, ForeignObjects] = {}  # by the namespace in this app
         self._log = log
-        self._ours = log.exclusive  # nobody else writes there
+        self._ours = log.exclusive  # no other process writes there
 
     async def claim(self, name: str) -> None:
-        """Whoever serves it stops, and what was acknowledged until then is read. Raises `OutcomeUnknown`."""
+        """Stop the nodes that serve it, and read what was acknowledged until then.
+
+        Raises `OutcomeUnknown`.
+        """
         if self._ours:
             return
         me = name, gethostname(), getpid(), None, dict(self._log.topic_ids)
@@ -54,83 +61,86 @@ class _App:
 
 
 class ForeignApps:
-    """Where transferred classes come from. Other apps' data are opened when a step needs them, and held until `close`.
+    """The other apps from which classes are transferred, each opened when needed and held until `close`.
 
-    `config` is that of the app they come to; `scratch` a folder of its own that may be removed.
+    config: the configuration of this app.
+    scratch: a folder of its own, which may be removed.
+    partitions: how many this app has.
     """
 
     def __init__(self, config: Config, scratch: Path, partitions: int) -> None:
         self._config = config
         self._scratch = scratch
         self._partitions = partitions
-        self._lock = asyncio.Lock()  # partitions begin at once
+        self._lock = asyncio.Lock()  # partitions begin concurrently
         self._opened: dict[tuple[str, Path | None], _App | None] = {}
-        self._wrong: OperatorError | None = None  # told to each partition, and found out once
+        self._wrong: OperatorError | None = None  # raised in each partition, and looked for once
         self._held = AsyncExitStack()
 
     async def check(self, step: Step, namespace: str) -> None:
-        """Is there what this step brings? Nothing is claimed for it.
+        """Check that the class which this step transfers is there. Nothing is claimed.
 
-        Raises `ConfigError` if there is no such class, `DataDirError` if its data are in use, `LogUnreachable`.
+        Raises `ConfigError` if there is no such class, `DataDirError` if its data are in use,
+        `LogUnreachable`.
         """
-        asked = self._asked(step, namespace)
+        wanted = self._wanted(step, namespace)
         async with self._lock:
-            if (app := await self._app(asked)) is not None:
-                self._namespace(asked, step, app)
+            if (app := await self._app(wanted)) is not None:
+                self._namespace(wanted, step, app)
 
     async def source(self, step: Step, namespace: str) -> ForeignObjects | None:
-        """Where `namespace` comes from in this step; None: nobody said where that app's data are. Raises as `check`."""
-        asked = self._asked(step, namespace)
+        """The objects that become `namespace` in this step. None: the app is not there. Raises as `check`."""
+        wanted = self._wanted(step, namespace)
         async with self._lock:
-            app = await self._app(asked)
+            app = await self._app(wanted)
             if app is not None and namespace not in app.sources:
-                theirs = self._namespace(asked, step, app)
+                theirs = self._namespace(wanted, step, app)
                 await app.claim(f"transfer to {self._config.name}")
-                source = ForeignObjects(asked.from_script, theirs, namespace, app.tables, self._partitions)
+                source = ForeignObjects(wanted.from_script, theirs, namespace, app.tables, self._partitions)
                 await source.find()
                 app.sources[namespace] = source
             return None if app is None else app.sources[namespace]
 
     async def close(self) -> None:
-        """Let go of the other apps' data."""
+        """Close the other apps' data."""
         async with self._lock:
             self._opened.clear()
             try:
                 await self._held.aclose()
             finally:
-                await remove_folder(self._scratch)  # also what a process left that was killed
+                await remove_folder(self._scratch)  # also the remains of a process that was killed
 
-    def _asked(self, step: Step, namespace: str) -> TransferredClass:
+    def _wanted(self, step: Step, namespace: str) -> TransferredClass:
         (migration,) = (each for each in self._config.migrations if each.tag == step.tag)
         return next(each for each in migration.transferred_classes if each.to == namespace)
 
-    def _namespace(self, asked: TransferredClass, step: Step, app: _App) -> str:
+    def _namespace(self, wanted: TransferredClass, step: Step, app: _App) -> str:
         try:
-            return _namespace_of(asked, step.tag, app.tables)
+            return _namespace_of(wanted, step.tag, app.tables)
         except ConfigError as error:
             self._wrong = error
             raise
 
-    async def _app(self, asked: TransferredClass) -> _App | None:
+    async def _app(self, wanted: TransferredClass) -> _App | None:
         if self._wrong is not None:
             raise self._wrong
-        place = asked.from_script, asked.data.resolve() if asked.data is not None else None
+        place = wanted.from_script, wanted.data.resolve() if wanted.data is not None else None
         if place not in self._opened:
             try:
-                self._opened[place] = await self._open(asked)
+                self._opened[place] = await self._open(wanted)
             except OperatorError as error:
                 self._wrong = error
                 raise
         return self._opened[place]
 
-    async def _open(self, asked: TransferredClass) -> _App | None:
-        """The app, held; what was opened of it is closed again if it cannot be read. None: it is not there."""
+    async def _open(self, wanted: TransferredClass) -> _App | None:
+        """Open and hold the app; close it again if it cannot be read. None: it is not there."""
         async with AsyncExitStack() as opened:
-            log = await (self._embedded(asked, opened) if asked.data is not None else self._shared(asked))
+            log = await (self._embedded(wanted, opened) if wanted.data is not None else self._shared(wanted))
             if log is None:
                 return None
             opened.push_async_callback(log.close)
-            scratch = self._scratch / str(len(self._opened))  # of a number: names of apps may be anything
+            scratch = self._scratch / str(len(self._opened))  # a number: names of apps may contain anything
             await remove_folder(scratch)
             opened.push_async_callback(remove_folder, scratch)
             store = RocksStore(scratch)
@@ -143,20 +153,20 @@ class ForeignApps:
             self._held.push_async_callback(opened.pop_all().aclose)
             return _App(log, tables)
 
-    async def _embedded(self, asked: TransferredClass, opened: AsyncExitStack) -> Log:
-        path = asked.data
+    async def _embedded(self, wanted: TransferredClass, opened: AsyncExitStack) -> Log:
+        path = wanted.data
         assert path is not None
-        told = {"name": asked.from_script, "data_dir": path, "partitions": app_in(path).partitions}
-        data = open_data(other := self._config.model_copy(update=told))
+        changes = {"name": wanted.from_script, "data_dir": path, "partitions": app_in(path).partitions}
+        data = open_data(other := self._config.model_copy(update=changes))
         opened.callback(data.close)
         if not data.has_log:
             raise ConfigError(
-                f"{path} has no log: the app {asked.from_script} was not run on the embedded log there"
+                f"{path} has no log: the app {wanted.from_script} was not run on the embedded log there"
             )
         return await start_embedded(other, data)
 
-    async def _shared(self, asked: TransferredClass) -> Log | None:
-        other = self._config.model_copy(update={"name": asked.from_script})
+    async def _shared(self, wanted: TransferredClass) -> Log | None:
+        other = self._config.model_copy(update={"name": wanted.from_script})
         partitions = await kafka_partitions(other) if other.kafka_brokers else 0
         if not partitions:
             return None
@@ -170,9 +180,9 @@ async def _read(log: Log, tables: Tables, end: int) -> None:
     await write_out(tables)
 
 
-def _namespace_of(asked: TransferredClass, tag: str, tables: Sequence[Tables]) -> str:
-    """The namespace that the class has over there. Raises `ConfigError`."""
-    if not tables[0].steps:  # it has no migrations: each class is a namespace of its own name
+def _namespace_of(wanted: TransferredClass, tag: str, tables: Sequence[Tables]) -> str:
+    """The namespace of the class in the other app. Raises `ConfigError`."""
+    if not tables[0].steps:  # no migrations: each class is a namespace of its own name
         living = {name: name for each in tables for name in namespaces_of(each)}
     else:
         living = {}
@@ -180,11 +190,11 @@ def _namespace_of(asked: TransferredClass, tag: str, tables: Sequence[Tables]) -
             living |= {each[0]: each[1] for each in (*step.created, *step.renamed, *step.transferred)}
             living = {namespace: name for namespace, name in living.items() if namespace not in step.deleted}
     for namespace, name in living.items():
-        if name == asked.source:
+        if name == wanted.source:
             return namespace
     known = ", ".join(sorted(set(living.values()))) or "none"
     what = "class" if tables[0].steps else "object of a class"
     raise ConfigError(
-        f'migration "{tag}": the app "{asked.from_script}" has no {what} {asked.source}; it has: {known}. '
-        f"If {asked.to} is to begin empty, put it into new_classes instead"
+        f'migration "{tag}": the app "{wanted.from_script}" has no {what} {wanted.source}; it has: {known}. '
+        f"If {wanted.to} is to begin empty, put it into new_classes instead"
     )

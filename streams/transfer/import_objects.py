@@ -1,10 +1,12 @@
-"""Moving in: what the objects of a class from another app hold, appended to our journal.
+"""Import: the objects of another app's class, appended to this journal in front of the migration's step.
 
 Laws
-- An object comes as entries of no command. What a copy that was cut short has left is emptied first, and then it is made
-  once more, of all that is there now; so it goes until the migration's step is in the journal behind it.
-- What this app wrote itself stays: of two objects of one name ours does.
-- Nothing is appended behind a rival's claim but the batch that met it, and the loop is left between objects.
+- An object is imported as entries without a command. What an interrupted copy left is cleared first, and the
+  copy is made again from everything that is there then, until the migration's step is in the journal behind
+  it. [tests/simulation]
+- What this app wrote itself stays: of two objects with one name, this app's own is kept.
+- Nothing is appended behind a rival's claim except the batch that met it, and the event loop runs between
+  objects. [test_while_a_large_app_is_looked_through_the_loop_goes_on]
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ YIELD_EVERY = 64  # entries
 
 
 class Destination(NamedTuple):
-    """The partition that objects move into, and where they come from."""
+    """The partition that objects are imported into, and the apps they are imported from."""
 
     log: Log
     journal: Journal
@@ -48,18 +50,23 @@ class Destination(NamedTuple):
 
 
 class MovedIn(NamedTuple):
-    """`end`: the journal's offset behind what was appended; `whole`: that is all, with nobody's record in between.
+    """The result of an import into one partition.
 
-    `found`: did anybody say where the data are?
+    end: the journal's offset behind what was appended.
+    whole: True if all of it was appended, without a record of another owner in between.
+    available: True if the other app is there.
     """
 
     end: int
     whole: bool
-    found: bool
+    available: bool
 
 
 async def check_moves(transfers: TransferSources | None, steps: Sequence[Step]) -> None:
-    """Before anything is claimed: is there what these steps bring? Raises as `TransferSources.check`."""
+    """Check, before anything is claimed, that the classes of these steps are there.
+
+    Raises as `TransferSources.check`.
+    """
     if transfers is not None:
         for step in steps:
             for namespace, _, _ in step.transferred:
@@ -67,7 +74,7 @@ async def check_moves(transfers: TransferSources | None, steps: Sequence[Step]) 
 
 
 async def move_in(to: Destination, step: Step, namespace: str) -> MovedIn:
-    """Append to the journal what its partition gets of a transferred class.
+    """Append to the journal the objects of a transferred class that belong to its partition.
 
     Raises as `TransferSources.source`, and `OutcomeUnknown`.
     """
@@ -82,17 +89,17 @@ async def move_in(to: Destination, step: Step, namespace: str) -> MovedIn:
         entries = chain(entries, source.entries(tables.partition, own))
     end, whole = await _append_all(to, entries)
     if source is not None:
-        told = {"partition": tables.partition, "namespace": namespace, "from": source.script}
-        told |= {"objects": source.count(tables.partition), "own_that_stay": len(own)}
-        _logger.info("objects have moved in", extra=told)
+        fields = {"partition": tables.partition, "namespace": namespace, "from": source.script}
+        fields |= {"objects": source.count(tables.partition), "own_that_stay": len(own)}
+        _logger.info("objects have moved in", extra=fields)
     return MovedIn(end, whole, source is not None)
 
 
 async def _own(to: Destination, namespace: str) -> set[str]:
-    """The objects there are of a namespace that commands have written to, and no such copy alone."""
-    tables, found = to.tables, set[str]()
+    """The existing objects of a namespace that commands of this app have written to."""
+    tables, own = to.tables, set[str]()
     if next(objects_of(tables, namespace, "", None), None) is None:
-        return found
+        return own
     async for chunk in to.log.read(Topic.JOURNAL, tables.partition, 0, tables.reader.offset):
         for each in chunk:
             record = decode_record(each.value)
@@ -101,18 +108,18 @@ async def _own(to: Destination, namespace: str) -> set[str]:
             key = record.entry.key
             if (
                 key.startswith(f"{namespace}/")
-                and key not in found
+                and key not in own
                 and tables.counts(record.epoch, each.offset)
             ):
-                found.add(key)
+                own.add(key)
         await asyncio.sleep(0)
-    return {key for key in found if is_there(tables, key)}
+    return {key for key in own if is_there(tables, key)}
 
 
 async def _append_all(to: Destination, entries: Iterable[Entry]) -> tuple[int, bool]:
-    """Append these, batch by batch; the offset behind them, and whether nobody else's record came between.
+    """Append the entries, batch by batch; returns the offset behind them, and True if all were appended.
 
-    At such a one it ends: it may be a rival's claim.
+    It ends at a record of another owner in between: that may be a rival's claim.
     """
     position, name = to.tables.reader.position, to.tables.reader.name
     end, size = position.offset, 0
