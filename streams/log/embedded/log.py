@@ -1,18 +1,20 @@
-"""The embedded log: one RocksDB for all topics and partitions, one group commit for all who wait.
+"""The embedded log: one RocksDB for all topics and partitions, and one group commit for all that waits.
+
+A command that is appended here reaches its owner's tail in the same pass of the event loop. The entry of its turn goes
+into the same batch, and one fsync makes both durable; then the reply leaves.
 
 Laws
-- `append` places a record in the open batch: accepted, not durable. Tails get all that was accepted in a pass of
-  the event loop in one go: code that has just run is fast, so turns in a row cost half.
+- `append` places a record in the open batch: it is accepted, not durable. Tails get all records that were accepted in a
+  pass of the event loop together, because turns that run in a row cost half.
 - A commit seals the open batch, after the journal's writers have put their records behind the commands
   in it, so that a command and its entry share one fsync. One commit is in flight at a time.
-- What a commit made durable is told in log order, on the event loop, after its fsync.
-- A write or fsync that failed is never tried again and nothing after it is accepted: what was pending
-  has an unknown outcome, later appends are `Unavailable`, `on_stopped` is told.
-- Nobody waiting means nothing to hurry for: what nobody waits for is committed after `LINGERS` times `LINGER_S`.
-- When the log falls silent a mark follows the last commit, so that a flipped bit in that commit cannot
-  pass for a torn tail (see wal_check.py).
-
-The open batch has no bound of its own: it holds what the doors let in during one fsync.
+- Receipts and writers are called back in log order, on the event loop, after the fsync.
+- A write or fsync that failed is never tried again, and nothing after it is accepted: what was pending has an unknown
+  outcome, later appends are `Unavailable`, and `on_stopped` is called.
+- Records that nothing waits for are committed after `LINGERS` times `LINGER_S`.
+- When the log falls silent a mark follows the last commit. Otherwise a flipped bit in that commit would look like a torn
+  end (see wal_check.py).
+- The open batch has no bound of its own: it holds what admission lets in during one fsync.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ from perdure.streams.log.log_time import log_time
 
 LINGER_S = 0.010
 LINGERS = 5
-FILL_BYTES = 2**31  # all: what was requested before a batch is sealed lies in it, or `shares_write` would lie
-PACKED_BYTES = 2048  # records that are larger are not kept twice in memory
+FILL_BYTES = 2**31  # all of it: what is requested before a batch is sealed must lie in it (`shares_write`)
+PACKED_BYTES = 2048  # larger records are not kept in memory twice
 
 
-def _nobody_listens(error: BaseException) -> None:
+def _raise(error: BaseException) -> None:
     raise error
 
 
@@ -62,16 +64,16 @@ class EmbeddedLog(Local):
         assert 0 < partitions <= 2**16, "a partition is a u16"
         self.path = path
         self.partitions = partitions
-        self.on_stopped: Callable[[BaseException], None] = _nobody_listens
+        self.on_stopped: Callable[[BaseException], None] = _raise
         self.torn: Cut | None = None
         self._clock_ms = clock_ms
         self._must_exist = must_exist
         self._refusal: Unavailable | None = Unavailable(f"the log in {path} is not started")
         self._streams: dict[Topic, list[EmbeddedStream]] = {}
         self._writers: dict[int, EmbeddedWriter] = {}
-        self._accepted: dict[EmbeddedStream, None] = {}  # sets that keep their order: whose tails are behind,
-        self._requested: dict[EmbeddedWriter, None] = {}  # and who has asked to append
-        self._open_batch = CommitBatch(self._hurry)
+        self._accepted: dict[EmbeddedStream, None] = {}  # sets that keep their order: with records for tails,
+        self._requested: dict[EmbeddedWriter, None] = {}  # and with records to append
+        self._open_batch = CommitBatch(self._request_commit)
         self._shared: CommitBatch | None = self._open_batch  # a journal record requested now goes into it
         self._in_flight: CommitBatch | None = None
         self._urgent = False
@@ -80,7 +82,7 @@ class EmbeddedLog(Local):
         self._timer: asyncio.TimerHandle | None = None
         self._commits = self._commits_seen = 0
         self._unmarked = False
-        self._waiting: list[asyncio.Future[None]] = []  # for the end of the commit in flight
+        self._waiting: list[asyncio.Future[None]] = []  # until the commit in flight is over
 
     # --- opening and closing
 
@@ -91,7 +93,7 @@ class EmbeddedLog(Local):
         )
         try:
             self._database, self.torn = await asyncio.shield(opening)
-        except asyncio.CancelledError:  # the thread goes on: what it opens must not stay open
+        except asyncio.CancelledError:  # the thread goes on, and what it opens must not stay open
             with suppress(Exception):
                 (await opening)[0].close()
             raise
@@ -112,14 +114,14 @@ class EmbeddedLog(Local):
         if not self._streams:
             return
         while self._refusal is None and (self._open_batch.count or self._requested or self._in_flight):
-            self._hurry()
+            self._request_commit()
             await self._commit_over()
         if self._refusal is None:
             self._refusal = Unavailable(f"the log in {self.path} is closed")
         if self._timer is not None:
             self._timer.cancel()
         streams, self._streams = self._streams, {}
-        with ExitStack() as closing:  # each of them whatever the others do, the last one first
+        with ExitStack() as closing:  # each of them even if others fail, the last one first
             closing.callback(self._close_database)
             closing.callback(self._sync.close)
             for tail in [tail for topic in streams.values() for each in topic for tail in each.tails]:
@@ -177,14 +179,14 @@ class EmbeddedLog(Local):
             return
         self._requested[writer] = None
         if urgent:
-            self._hurry()
-        if self._timer is None:  # for the mark behind it, if nothing else comes
+            self._request_commit()
+        if self._timer is None:  # for the mark behind it, if nothing follows
             self._timer = self._loop.call_later(LINGER_S, self._tick)
 
     # --- committing
 
-    def _hurry(self) -> None:
-        """Somebody waits for the open batch: seal it as soon as no commit is in flight."""
+    def _request_commit(self) -> None:
+        """Seal the open batch as soon as no commit is in flight: something waits for it."""
         if self._urgent:
             return
         self._urgent = True
@@ -197,29 +199,29 @@ class EmbeddedLog(Local):
             self._loop.call_soon(self._pass)
 
     def _tick(self) -> None:
-        """Commit what nobody waits for; behind the last commit before a silence, a mark."""
+        """Commit what nothing waits for; write a mark behind the last commit before a silence."""
         self._timer = None
         if self._refusal is not None:
             return
         if self._open_batch.count or self._requested:
             self._lingered += 1
             if self._lingered >= LINGERS:
-                self._hurry()
+                self._request_commit()
         elif self._in_flight is None and self._commits == self._commits_seen:
             if not self._unmarked:
                 return
             self._open_batch.write.put(MARK_KEY, b"")
             self._open_batch.count += 1
-            self._hurry()
+            self._request_commit()
         self._commits_seen = self._commits
         self._timer = self._loop.call_later(LINGER_S, self._tick)
 
     def _pass(self) -> None:
-        """The tails get what was accepted; if somebody waits for the open batch by then, it is sealed."""
+        """Deliver accepted records to the tails; then seal the open batch if something waits for it."""
         try:
             hand_over(self._accepted)
         finally:
-            self._passing = False  # not before: whoever hurries while it hands over is served below
+            self._passing = False  # only now: a commit requested by a receiver is served below
         if self._urgent and self._refusal is None and self._in_flight is None:
             self._seal()
 
@@ -228,8 +230,8 @@ class EmbeddedLog(Local):
         batch = self._open_batch
         try:
             self._fill(batch)
-            hand_over(self._accepted)  # before it is no longer in memory
-        except Exception as error:  # noqa: BLE001 - a source that raises is a programmer's error: stop loudly
+            hand_over(self._accepted)  # while the records are in memory
+        except Exception as error:  # noqa: BLE001 - a source that raises is a bug: stop loudly
             self._stop(error)
             return
         if not batch.count:
@@ -237,24 +239,24 @@ class EmbeddedLog(Local):
             self._wake()
             return
         self._in_flight = batch
-        self._open_batch = self._shared = CommitBatch(self._hurry)
-        batch.hurry = None
+        self._open_batch = self._shared = CommitBatch(self._request_commit)
+        batch.request_commit = None
         small = batch.small
         try:
             failpoints.hit("log.before_write")
-            # Into the WAL file and the memtable: quick, but it holds the GIL, so not in the thread.
+            # Into the WAL file and the memtable: quick, but it holds the GIL, so a thread would not help.
             self._database.write(batch.write)
             failpoints.hit("log.after_write")
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
             self._stop(operating_error(error, self.path, "write"))
             return
-        del batch.write  # its records may be kept by others for long
+        del batch.write  # its records may be kept for long
         for stream in batch.touched:
             stream.wrote()
         self._sync.sync(batch, [(stream, stream.next) for stream in batch.touched], small=small)
 
     def _fill(self, batch: CommitBatch) -> None:
-        """Put the journal's records behind the commands. What is requested from now on comes later."""
+        """Put the journal's records behind the commands. A request from now on is for the next batch."""
         self._shared = None
         requested, self._requested = self._requested, {}
         for writer in requested:
@@ -268,10 +270,10 @@ class EmbeddedLog(Local):
                     self._place(stream, batch, record, None)
             else:
                 self._place_unseen(stream, batch, records)
-            batch.waiters.append((batch.count, partial(writer.told, first)))
+            batch.waiters.append((batch.count, partial(writer.finished, first)))
 
     def _place_unseen(self, stream: EmbeddedStream, batch: CommitBatch, records: Sequence[Record]) -> None:
-        """As `_place`, but cheaper: nobody looks at them before they are in the database."""
+        """As `_place`, but cheaper: nothing reads the records before they are in the database."""
         clock_ms = self._clock_ms()
         stream.last_time_ms = time_ms = log_time(stream.last_time_ms, clock_ms, clock_ms)
         offset, prefix, put = stream.next, stream.prefix, batch.write.put
@@ -314,16 +316,16 @@ class EmbeddedLog(Local):
         await over
 
     def _stop(self, error: BaseException) -> None:
-        """Fail all that is pending, accept nothing more, tell the node."""
+        """Fail all that is pending, accept nothing more, call `on_stopped`."""
         if self._refusal is not None:
             return
         self._refusal = Unavailable(f"the log in {self.path} has stopped: {error}")
         unknown = OutcomeUnknown(f"the log in {self.path} stopped before this was known: {error}")
         last = self._open_batch
-        last.waiters += ((last.count + 1, partial(writer.told, -1)) for writer in self._writers.values())
+        last.waiters += ((last.count + 1, partial(writer.finished, -1)) for writer in self._writers.values())
         for batch in (self._in_flight, last):
             if batch is not None and (raised := batch.finish(unknown)) is not None:
-                self._loop.call_exception_handler({"message": "told of a stopped log", "exception": raised})
+                self._loop.call_exception_handler({"message": "a log's callback failed", "exception": raised})
         self._in_flight = None
         self._wake()
         self.on_stopped(error)
@@ -334,7 +336,7 @@ class EmbeddedLog(Local):
         self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]
     ) -> EmbeddedTail:
         stream = self._streams[topic][partition]
-        return EmbeddedTail(stream, start, deliver, self._loop, self._stop, self._hurry)
+        return EmbeddedTail(stream, start, deliver, self._loop, self._stop, self._request_commit)
 
     async def read(
         self, topic: Topic, partition: int, start: int, end: int
@@ -354,12 +356,12 @@ class EmbeddedLog(Local):
                 chunk = stream.scan(start, min(end, stream.durable), READ_CHUNK)
                 start += len(chunk)
                 yield chunk
-                await asyncio.sleep(0)  # a long read must not keep the others waiting
+                await asyncio.sleep(0)  # so that a long read does not delay the event loop
                 continue
             if self._refusal is not None:
                 raise self._refusal
             if stream.written <= start < stream.next:
-                self._hurry()
+                self._request_commit()
             await self._commit_over()
 
     async def bounds(self, topic: Topic, partition: int) -> Bounds:
@@ -379,17 +381,12 @@ class EmbeddedLog(Local):
         batch.count += 1
         stream.start = before
         trimmed = self._loop.create_future()
-
-        def told(error: BaseException | None) -> None:
-            if not trimmed.done():
-                trimmed.set_result(error)
-
-        batch.tell(batch.count, told)
+        batch.when_over(batch.count, lambda error: None if trimmed.done() else trimmed.set_result(error))
         if (error := await trimmed) is not None:
             raise error
 
     async def sizes(self) -> dict[Topic, int]:
-        """What the tables and the memtable take, shared out by the number and mean size of the records."""
+        """The size of tables and memtable, divided among the topics by the number and mean size of their records."""
         weights = {
             topic: sum((s.durable - s.start) * s.mean_bytes(s.start, s.durable) for s in streams)
             for topic, streams in self._streams.items()

@@ -1,13 +1,17 @@
-"""One stream of the embedded log as it stands in memory, and its tails.
+"""The state in memory of one (topic, partition) of the embedded log, and the tails that read it.
+
+A command that was appended becomes visible here: the tail of its partition's owner gets it in the same pass of the event
+loop, before it is durable.
 
 Laws
-- start <= durable <= written <= held <= next: kept, fsynced, in the database, let go of, promised.
-- A tail hands over each record from its start once, in order, one call at a time: a record appended
-  from within `deliver` comes after that call has returned.
-- A tail that is behind or paused holds no records: it reads them again from the database, a chunk per
-  pass of the event loop, and from the open batch at the end.
-- Nor does the open batch hold what its live tails have: memory that is free again at once is near when the next
-  request needs some. A tail that comes too late for it has the batch written, and reads it from the database.
+- start <= durable <= written <= held <= next. Offsets from `start` on are kept; those below `durable` are fsynced, below
+  `written` in the database, below `held` no longer in memory, and below `next` given to records.
+- A tail delivers each record from its start once, in order, one call at a time: a record appended from within `deliver`
+  follows after that call has returned. [test_embedded_tail.py]
+- A tail that is behind or paused holds no records: it reads them again from the database, a chunk per pass of the event
+  loop, and from the open batch at the end. [test_embedded_tail.py]
+- The open batch does not hold records that all live tails have, because memory that is free at once is in the CPU's cache
+  for the next request. A tail that is too late requests a commit, and reads the records from the database.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ CHUNK = 256  # about 1 ms of the event loop
 
 
 class EmbeddedStream(Rows):
-    """One (topic, partition)."""
+    """One (topic, partition): its offsets, the records that are only in memory, and its tails."""
 
     __slots__ = (
         "durable",
@@ -49,12 +53,12 @@ class EmbeddedStream(Rows):
         self.durable = self.written = self.held = self.next = known.next
         self.last_time_ms = known.last_time_ms
         self.unwritten: list[LogRecord] = []  # in the open batch: from offset `held` on
-        self.live: tuple[EmbeddedTail, ...] = ()  # the tails that have all there is
-        self.late: list[EmbeddedTail] = []  # those that wait for what lies between `written` and `held`
+        self.live: tuple[EmbeddedTail, ...] = ()  # the tails that have every record
+        self.late: list[EmbeddedTail] = []  # those that wait for records between `written` and `held`
         self.tails: set[EmbeddedTail] = set()
 
     def wrote(self) -> None:
-        """The open batch is in the database."""
+        """The open batch was written into the database."""
         self.written = self.held = self.next
         self.unwritten = []
         late, self.late = self.late, []
@@ -62,7 +66,7 @@ class EmbeddedStream(Rows):
             tail.pump_soon()
 
     def hand_over(self) -> None:
-        """Give the live tails what they have not seen yet, and let go of what all of them have."""
+        """Deliver new records to the live tails, and keep none that all of them have."""
         for tail in self.live:
             tail.take()
         if self.live and all(tail.next == self.next for tail in self.live):
@@ -70,20 +74,35 @@ class EmbeddedStream(Rows):
 
 
 class TailState(Enum):
-    BEHIND = "reading what is there"
+    """What a tail does."""
+
+    BEHIND = "reading older records"
     LIVE = "given each record as it is appended"
     PAUSED = "paused"
     CLOSED = "closed"
 
 
-_LIVE = TailState.LIVE  # found once: an enum's members are looked up slowly
+_LIVE = TailState.LIVE  # looked up once: the members of an enum are slow to look up
 
 
 class EmbeddedTail:
-    """See `perdure.streams.log.base.Tail`. `stopped` is told of a stream that cannot be read on; `hurry` has the open batch written."""
+    """See `perdure.streams.log.base.Tail`.
+
+    `stopped` is called if the stream cannot be read further; `request_commit` has the open batch written.
+    """
 
     blocked = ""
-    __slots__ = ("_busy", "_deliver", "_hurry", "_loop", "_pumping", "_state", "_stopped", "_stream", "next")
+    __slots__ = (
+        "_busy",
+        "_deliver",
+        "_loop",
+        "_pumping",
+        "_request_commit",
+        "_state",
+        "_stopped",
+        "_stream",
+        "next",
+    )
 
     def __init__(
         self,
@@ -92,14 +111,14 @@ class EmbeddedTail:
         deliver: Callable[[LogRecord], None],
         loop: asyncio.AbstractEventLoop,
         stopped: Callable[[BaseException], None],
-        hurry: Callable[[], None],
+        request_commit: Callable[[], None],
     ) -> None:
         self._stream = stream
         self.next = start
         self._deliver = deliver
         self._loop = loop
         self._stopped = stopped
-        self._hurry = hurry
+        self._request_commit = request_commit
         self._busy = False
         self._pumping = False
         self._state = TailState.PAUSED
@@ -124,12 +143,12 @@ class EmbeddedTail:
         self._stream.tails.discard(self)
 
     def take(self) -> None:
-        """Take what was appended since the last time."""
-        if not self._busy:  # else appended from within a delivery: whoever delivers goes on to it
-            self._hand_unwritten()
+        """Deliver what was appended since the last time."""
+        if not self._busy:  # if it was appended from within a delivery, the loop that delivers goes on to it
+            self._deliver_unwritten()
 
-    def _hand(self, records: Iterable[LogRecord]) -> None:
-        """Hand over what follows, until the tail is told otherwise."""
+    def _deliver_all(self, records: Iterable[LogRecord]) -> None:
+        """Deliver these records, until the tail's state changes."""
         self._busy = True
         state, deliver = self._state, self._deliver
         try:
@@ -143,11 +162,13 @@ class EmbeddedTail:
             self._stopped(error)
         self._busy = False
 
-    def _hand_unwritten(self) -> None:
+    def _deliver_unwritten(self) -> None:
         stream = self._stream
-        assert self._state is not _LIVE or self.next >= stream.held, "a live tail has all that was let go"
+        assert self._state is not _LIVE or self.next >= stream.held, (
+            "a live tail has all that is not in memory"
+        )
         while self._state is _LIVE and (more := stream.unwritten[self.next - stream.held :]):
-            self._hand(more)  # and then what was appended meanwhile
+            self._deliver_all(more)  # and then what was appended meanwhile
 
     def _join(self) -> None:
         self._state = TailState.LIVE
@@ -159,7 +180,7 @@ class EmbeddedTail:
         self._state = state
 
     def pump_soon(self) -> None:
-        """Read on, if it is behind."""
+        """Read further in a later pass of the event loop, if the tail is behind."""
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -178,21 +199,21 @@ class EmbeddedTail:
             self.close()
             self._stopped(error)
             return
-        self._hand(chunk)
+        self._deliver_all(chunk)
         if self._state is not TailState.BEHIND:
             return
         if self.next < stream.written:
             self.pump_soon()
         elif self.next < stream.held:
             stream.late.append(self)
-            self._hurry()
+            self._request_commit()
         else:
             self._join()
-            self._hand_unwritten()
+            self._deliver_unwritten()
 
 
 def hand_over(accepted: dict[EmbeddedStream, None]) -> None:
-    """Give the tails of these streams what they have not seen yet, what is appended meanwhile too; empties it."""
+    """Deliver new records to the tails of these streams, also those appended meanwhile; empties `accepted`."""
     while accepted:
         stream, _ = accepted.popitem()
         stream.hand_over()

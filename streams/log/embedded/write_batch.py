@@ -1,8 +1,11 @@
-"""The embedded log's write batch, and what `append` and `writer` give out for it.
+"""The records that the embedded log commits together, the receipts of these records, and the journal's writers.
+
+Each appended record goes into the open `CommitBatch`. When it is sealed, `log.py` writes it with one write and one fsync,
+and then calls back everything that waits for its outcome.
 
 Laws
-- A batch is open, then sealed, then over; whoever asks for its outcome is told once.
-- All are told in log order, and one that raises does not keep the others from being told.
+- A batch is open, then sealed, then over. Each callback that waits for its outcome is called once.
+- Callbacks are called in log order, and one that raises does not prevent the others. [test_embedded_tail.py]
 """
 
 from __future__ import annotations
@@ -21,36 +24,36 @@ SMALL_RECORDS, SMALL_BYTES = 2, 64 * 1024
 
 
 class CommitBatch:
-    """Records that become durable together, and who is to be told."""
+    """Records that become durable together, and the callbacks that wait for that."""
 
-    __slots__ = ("count", "error", "hurry", "last_change", "over", "touched", "waiters", "write")
+    __slots__ = ("count", "error", "last_change", "over", "request_commit", "touched", "waiters", "write")
 
-    def __init__(self, hurry: Callable[[], None]) -> None:
+    def __init__(self, request_commit: Callable[[], None]) -> None:
         self.write = WriteBatch(raw_mode=True)
         self.count = 0
-        self.last_change = 0  # the number that RocksDB gave its last change, once it is written
+        self.last_change = 0  # the number that RocksDB gave to its last change, once it is written
         self.touched: list[EmbeddedStream] = []
         self.waiters: list[tuple[int, Outcome]] = []  # with their place in the batch
-        self.hurry: Callable[[], None] | None = hurry  # None once it is sealed
+        self.request_commit: Callable[[], None] | None = request_commit  # None once it is sealed
         self.over = False
         self.error: BaseException | None = None
 
     @property
     def small(self) -> bool:
-        """Is it about one command and its entry, and not a large one? Ask before it is written."""
+        """True if it holds about one command with its entry, and they are not large. Valid until it is written."""
         return self.count <= SMALL_RECORDS and self.write.size_in_bytes() <= SMALL_BYTES
 
-    def tell(self, place: int, then: Outcome) -> None:
-        """Call `then` when the outcome is known, and see to it that this is soon."""
+    def when_over(self, place: int, then: Outcome) -> None:
+        """Call `then` when the outcome is known, and request a commit, so that this is soon."""
         if self.over:
             then(self.error)
             return
         self.waiters.append((place, then))
-        if self.hurry is not None:
-            self.hurry()
+        if self.request_commit is not None:
+            self.request_commit()
 
     def finish(self, error: BaseException | None) -> Exception | None:
-        """Tell all, in log order; returns what the first of them to fail raised."""
+        """Call back all that wait, in log order; returns the first exception that one of them raised."""
         self.over, self.error = True, error
         waiters, self.waiters = self.waiters, []
         waiters.sort(key=_place_of)
@@ -64,12 +67,12 @@ class CommitBatch:
 
 
 class Appended(LogRecord, eq=False):
-    """A record in memory, and its own `perdure.streams.log.base.Receipt`; it stands at this place in the batch `write`."""
+    """A record that was appended, and its own `perdure.streams.log.base.Receipt`; `place` is its place in the batch `write`."""
 
     place: int = 0
 
     def when_durable(self, then: Outcome) -> None:
-        self.write.tell(self.place, then)
+        self.write.when_over(self.place, then)
 
 
 class RefusedReceipt:
@@ -86,27 +89,27 @@ class RefusedReceipt:
 
 
 class EmbeddedWriter:
-    """See `perdure.streams.log.base.Writer`. `ask(writer, urgent)` asks the log for a fill."""
+    """See `perdure.streams.log.base.Writer`. `fill_soon(writer, urgent)` requests that the log fills from it."""
 
-    __slots__ = ("_ask", "closed", "source", "stream")
+    __slots__ = ("_fill_soon", "closed", "source", "stream")
 
     def __init__(
-        self, stream: EmbeddedStream, source: WriterSource, ask: Callable[[EmbeddedWriter, bool], None]
+        self, stream: EmbeddedStream, source: WriterSource, fill_soon: Callable[[EmbeddedWriter, bool], None]
     ) -> None:
         self.stream = stream
         self.source = source
         self.closed = False
-        self._ask = ask
+        self._fill_soon = fill_soon
 
     def request(self, *, urgent: bool = True) -> None:
         if not self.closed:
-            self._ask(self, urgent)
+            self._fill_soon(self, urgent)
 
     def close(self) -> None:
         self.closed = True
 
-    def told(self, first_offset: int, error: BaseException | None) -> None:
-        """The outcome of the batch that lies at `first_offset`."""
+    def finished(self, first_offset: int, error: BaseException | None) -> None:
+        """The batch that lies at `first_offset` is durable, or failed with `error`."""
         if self.closed:
             return
         if error is None:
