@@ -3,11 +3,14 @@
 A node checks the headers before it owns anything, and writes those that are missing.
 
 Laws
-- The header of partition 0 decides the app's uuid; a node that finds one there takes it over. [test_topics.py]
-- If a journal is empty and other topics show that the app was served before, no header is written: the journal's records
-  are lost, and the error says so. [test_topics.py]
-- Each claim names the ids of the topics that belong to the journal; other topics are refused, whatever they hold.
-- A log of another app, or with another partition count or hash function, is refused, and the error names both.
+- The header of partition 0 decides the app's uuid; a node that finds one there takes it over.
+  [test_topics.py]
+- If a journal is empty and other topics show that the app was served before, no header is written: the
+  journal's records are lost, and the error says so. [test_topics.py]
+- Each claim names the ids of the topics that belong to the journal; other topics are refused, whatever they
+  hold.
+- A log of another app, or with another partition count or hash function, is refused, and the error names
+  both.
 """
 
 from __future__ import annotations
@@ -98,8 +101,8 @@ async def _read_header(log: Log, partition: int) -> Header:
 async def _check_never_served(log: Log, partition: int) -> None:
     """Raises `LogCorrupt` if the journal is empty and the other topics show that the app was served before.
 
-    Commands that clients produced before the first start show nothing. Commands sent by a gateway, trimmed commands,
-    replies and dead letters do.
+    Commands that clients produced before the first start show nothing. Commands sent by a gateway, trimmed
+    commands, replies and dead letters do.
     """
     trace = await _trace_of_serving(log, partition)
     if trace is None or (await log.bounds(Topic.JOURNAL, partition)).end > 0:
@@ -132,7 +135,8 @@ def _is_ours(headers: Headers) -> bool:
 
 
 def check_topics(log: Log, partition: int, claim: Claim) -> None:
-    """Raises `LogCorrupt` if the topics are not those that the newest claim names; logs a line if it names none."""
+    """Raises `LogCorrupt` if the topics are not those that the newest claim names; logs a line if it names
+    none."""
     if log.topic_ids and not claim.topics:
         _logger.warning(
             "the topics are accepted as those of this journal; others are refused from now on",

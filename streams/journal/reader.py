@@ -1,14 +1,15 @@
 """The one rule of ownership: which records of a journal count.
 
-Several nodes may append to one partition's journal; the owner, its successors, rebuilds and checks all read it through
-`JournalReader`, so that they agree on which records count.
+Several nodes may append to one partition's journal; the owner, its successors, rebuilds and checks all read
+it through `JournalReader`, so that they agree on which records count.
 
 Laws
 - Offset 0 holds the header, and offsets follow one another without a gap.
-- A claim counts only if it follows the newest epoch that counts, or does not say which it follows: so of two nodes that
-  claim behind the same epoch the first one wins, and one that was away takes nothing from its successor.
-- An entry, no-op or migration counts only if its epoch is the newest claim's offset and its seq is the next one;
-  everything else is void, for every reader. (On an exclusive log nothing may be void.)
+- A claim counts only if it follows the newest epoch that counts, or does not say which it follows: so of two
+  nodes that claim behind the same epoch the first one wins, and one that was away takes nothing from its
+  successor.
+- An entry, no-op or migration counts only if its epoch is the newest claim's offset and its seq is the next
+  one; everything else is void, for every reader. (On an exclusive log nothing may be void.)
 - What counts must continue the chain; if it doesn't, the journal was tampered with or damaged.
 Pure: values in, values out.
 """
@@ -52,7 +53,8 @@ START = Position()
 
 
 class JournalReader:
-    """The reader of one journal partition: takes offsets and values in order, returns the records that count."""
+    """The reader of one journal partition: takes offsets and values in order, returns the records that
+    count."""
 
     __slots__ = ("chain", "epoch", "exclusive", "name", "offset", "seq", "void")
 
@@ -98,7 +100,10 @@ class JournalReader:
         return record
 
     def _step_unlinked(self, offset: int, value: bytes | None) -> Header | Claim | None:
-        """The header or claim at `offset`, None if the claim is void. Raises `LogCorrupt` for anything else."""
+        """The header or claim at `offset`, None if the claim is void.
+
+        Raises `LogCorrupt` for anything else.
+        """
         try:
             record = decode_record(value)
         except LogCorrupt as error:

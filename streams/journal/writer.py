@@ -1,14 +1,15 @@
 """The owner's side of one journal partition: what waits to be appended, and the outcome of each append.
 
-When a turn ends, its owner adds it here. The log's writer takes what has gathered as one batch, and when the batch is
-acknowledged the owner folds its entries and emits their replies.
+When a turn ends, its owner adds it here. The log's writer takes what has gathered as one batch, and when the
+batch is acknowledged the owner folds its entries and emits their replies.
 
 Laws
 - One batch is outstanding; its items keep the order in which their turns ended. [test_owner.py]
-- A batch that was acknowledged at the expected offset is settled. At a larger one there is a gap, which is read first; a
-  smaller one is an unknown outcome. Nothing is settled except by `settled`. [test_rivals.py]
+- A batch that was acknowledged at the expected offset is settled. At a larger one there is a gap, which is
+  read first; a smaller one is an unknown outcome. Nothing is settled except by `settled`. [test_rivals.py]
 - A batch's last record carries the offsets done without an entry, the low watermark and the output watermark.
-- Of a completion that was answered already only its offset is kept; it goes with the next batch, and requests none.
+- Of a completion that was answered already only its offset is kept; it goes with the next batch, and requests
+  none.
 - After `failed` or `close` nothing computed before is appended again.
 """
 
@@ -42,7 +43,10 @@ class Item(Protocol):
 
 
 class DurabilityBarrier:
-    """A place in the queue: `passed()` is called when what was added before it is durable. Nothing is written for it."""
+    """A place in the queue: `passed()` is called when what was added before it is durable.
+
+    Nothing is written for it.
+    """
 
     __slots__ = ("encoded", "entry", "offset", "passed")
 
@@ -61,7 +65,7 @@ class Marks(Protocol):
 
 
 class JournalBatch:
-    """The batch that is being appended: the items it settles, and the position that folding its records leads to."""
+    """The batch that is being appended: the items that it settles, and the position after its records."""
 
     __slots__ = ("answered", "barriers", "completions", "count", "entries", "folded", "marks", "position")
 
@@ -77,9 +81,10 @@ class JournalBatch:
 
 
 class Journal:
-    """Appends what an owner's turns did, and calls `settled(batch, first_offset)` or `lost(error)` with the outcome.
+    """Appends what an owner's turns did; calls `settled(batch, first_offset)` or `lost(error)`.
 
-    `settled` returns False if it is not decided yet (a gap has to be read first); the owner calls `proceed` later.
+    `settled` returns False if it is not decided yet (a gap has to be read first); the owner calls `proceed`
+    later.
     """
 
     def __init__(
@@ -108,13 +113,13 @@ class Journal:
     # Beginning
 
     def begin(self, record: Header | Claim, appended: Callable[[int | BaseException], None]) -> None:
-        """Append a header or claim through a new writer; `appended` is called with its offset, or the error."""
+        """Append a header or claim through a new writer; call `appended` with its offset, or the error."""
         self.close()
         self._writer = self._log.writer(self._partition, self)
         self.alone((Record(None, encode_unchained(record)),), appended)
 
     def alone(self, records: Sequence[Record], appended: Callable[[int | BaseException], None]) -> None:
-        """Append a batch before there are entries of turns; `appended` is called with the first one's offset, or the error."""
+        """Append a batch before there are entries; call `appended` with its first offset, or the error."""
         if self._writer is None:
             appended(
                 OutcomeUnknown(
@@ -180,7 +185,7 @@ class Journal:
 
     @property
     def open(self) -> bool:
-        """True if there is a writer to append through; there is none after an append whose outcome is unknown."""
+        """True if there is a writer to append through; False after an append of unknown outcome."""
         return self._writer is not None
 
     @property

@@ -2,7 +2,7 @@
 
 Once an entry is durable, it is folded into the `Tables` of its partition (`tables.py`): values, alarms,
 sockets, spent client keys, answered calls, and which commands are done. Folded rows wait in memory
-(`memtables.py`) and are written to the store later, in pieces; reads see both. Outside an owner the same fold
+(`memtables.py`) and are written to the store later; reads see both. Outside an owner the same fold
 checks and rebuilds state (`fold.py`).
 
 Laws

@@ -1,10 +1,10 @@
 """Administration as rows: which objects are paused, and which commands and alarms are parked.
 
-A parked command or alarm failed for the last time and waits for an operator, who runs it again or drops it; a paused
-object runs no turns until it is resumed.
+A parked command or alarm failed for the last time and waits for an operator, who runs it again or drops it; a
+paused object runs no turns until it is resumed.
 
-Rows (p = partition, u16 big endian): `h p key` a paused object · `p p c offset` a parked command by its offset ·
-`p p a offset` a parked alarm by the journal offset of the entry that parked it.
+Rows (p = partition, u16 big endian): `h p key` a paused object · `p p c offset` a parked command by its
+offset · `p p a offset` a parked alarm by the journal offset of the entry that parked it.
 
 Laws
 - A parked command's row has its whole record: it can be run again after the log has trimmed it.
@@ -32,7 +32,7 @@ from perdure.streams.state.rows import encode_row
 
 
 class AdminRows:
-    """What administration left in one partition; `number` is the partition as rows have it."""
+    """The paused objects and parked items of one partition; `number` is the partition as rows have it."""
 
     def __init__(self, memtables: Memtables, number: bytes) -> None:
         self._memtables = memtables

@@ -1,13 +1,13 @@
 """Alarms as rows: each twice, by its object and by the time it is due.
 
-Turns read an object's alarms by its key; the owner's alarm clock reads the partition's alarms in the order in which
-they are due.
+Turns read an object's alarms by its key; the owner's alarm clock reads the partition's alarms in the order in
+which they are due.
 
-Rows (p = partition, u16 big endian): `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by the ms
-it is due, empty.
+Rows (p = partition, u16 big endian): `a p key NUL name` an alarm · `t p due key NUL name` the same alarm by
+the ms it is due, empty.
 
-Law: an alarm has a row by time exactly while it is set and not parked; a parked one has a row among the parked
-(admin_rows.py) instead. [test_tables.py]
+Law: an alarm has a row by time exactly while it is set and not parked; a parked one has a row among the
+parked (admin_rows.py) instead. [test_tables.py]
 """
 
 from __future__ import annotations

@@ -1,20 +1,23 @@
 """Answered calls and sends as rows: kept until their caller's low watermark has passed them.
 
-A turn that calls another object may run again after a crash, and then calls again. The row of the first call gives the
-second one the same answer, so that the called object runs once.
+A turn that calls another object may run again after a crash, and then calls again. The row of the first call
+gives the second one the same answer, so that the called object runs once.
 
-Rows (p = partition, u16 big endian): `c p caller's-partition offset h parent:content n` an answered call, by its key ·
-`… s n` a send, `… c n` a call by order, as earlier versions wrote them · `x p window parent:content n` a call whose key
-derives from a client's key · `l p caller's-partition` how far that partition's calls and sends are over (`Passed`).
+Rows (p = partition, u16 big endian): `c p caller's-partition offset h parent:content n` an answered call, by
+its key · `… s n` a send, `… c n` a call by order, as earlier versions wrote them · `x p window parent:content
+n` a call whose key derives from a client's key · `l p caller's-partition` how far that partition's calls and
+sends are over (`Passed`).
 
 Laws
-- A partition's low watermark travels with its calls and sends. When it enters a new block of `BLOCK` offsets, the
-  commands here up to the one that brought it may still be copies, or originals that wait: a send has been passed when
-  it is on the log, not when it has run. So rows below the block are removed, by one range, when all of those are done.
+- A partition's low watermark travels with its calls and sends. When it enters a new block of `BLOCK` offsets,
+  the commands here up to the one that brought it may still be copies, or originals that wait: a send has been
+  passed when it is on the log, not when it has run. So rows below the block are removed, by one range, when
+  all of those are done.
 - A call from below that floor that arrives later is a late copy: it is never run. [test_calls.py]
-- A call of a client's key is kept as long as the key: `WINDOW_HOURS` of the tables' age, in windows of so many hours,
-  each removed by one range. [test_calls_again.py]
-- A row whose reply is unavailable says that the call ran, called others, and was not done: it is run again, and goes on.
+- A call of a client's key is kept as long as the key: `WINDOW_HOURS` of the tables' age, in windows of so
+  many hours, each removed by one range. [test_calls_again.py]
+- A row whose reply is unavailable says that the call ran, called others, and was not done: it is run again,
+  and goes on.
 - All of this follows from the order of the journal alone.
 """
 
@@ -52,8 +55,8 @@ class KeptCall(AnsweredCall, array_like=True, frozen=True):
 
 
 class Passed(msgspec.Struct, array_like=True, frozen=True):
-    """How far a calling partition's calls are over: below `floor`, and below `next` once all commands here up to `at`
-    are done."""
+    """The progress of a calling partition: its calls below `floor` are over, and those below `next` once all
+    commands here up to `at` are done."""
 
     floor: int = 0
     next: int = 0
@@ -76,7 +79,10 @@ class AnsweredCalls:
         self._by_order: set[bytes] | None = None  # places that have calls by order; None: not read yet
 
     def load(self, meta: Meta, done: Watermark) -> None:
-        """Forget what was read. From now on `meta` has the tables' age, and `done` which commands are done."""
+        """Forget what was read.
+
+        From now on `meta` has the tables' age, and `done` which commands are done.
+        """
         self._meta, self._done = meta, done
         self._passed.clear()
         self._by_order = None
@@ -145,7 +151,8 @@ class AnsweredCalls:
         return {int.from_bytes(row[5:13], "big") for row, _ in self._memtables.rows(prefix, after(prefix))}
 
     def fold(self, entry: Entry, key: CallKey) -> None:
-        """Fold the entry of a call or send: keep its answer, and remove those that its low watermark has passed."""
+        """Fold the entry of a call or send: keep its answer, and remove those that its low watermark has
+        passed."""
         if key.partition == NOWHERE:
             age_ms = self._meta.age_ms
             kept = (entry.key, entry.summary, entry.payload_hash, entry.command, entry.reply, age_ms)
@@ -167,7 +174,8 @@ class AnsweredCalls:
                 self._by_order.add(self._place_row(key.partition, key.offset)[3:])
 
     def grow_older(self, before_ms: int) -> None:
-        """The tables' age has grown: remove the calls of client keys that were kept before the last window."""
+        """The tables' age has grown: remove the calls of client keys that were kept before the last
+        window."""
         window = self._meta.age_ms // WINDOW_MS
         if window != before_ms // WINDOW_MS:
             self._memtables.remove_rows(self._kept, self._kept + max(window - 1, 0).to_bytes(4, "big"))

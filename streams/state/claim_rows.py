@@ -1,7 +1,7 @@
 """Claims as rows: at which journal offsets an owner's claim counts.
 
-An epoch is the journal offset of its owner's claim. These rows say later whether a record of some epoch counted: output
-that names its epoch and journal offset is genuine only then.
+An epoch is the journal offset of its owner's claim. These rows say later whether a record of some epoch
+counted: output that names its epoch and journal offset is genuine only then.
 
 Rows (p = partition, u16 big endian): `e p offset` a claim that counts, empty.
 """

@@ -2,12 +2,12 @@
 
 Quotas of objects are counted by these rows.
 
-Rows (p = partition, u16 big endian): `o p key` the principal that created an object · `u p principal` how many of
-those exist.
+Rows (p = partition, u16 big endian): `o p key` the principal that created an object · `u p principal` how
+many of those exist.
 
 Laws
-- An object is created by the entry that says so, and exists until one empties it as a whole (`delete_all`, its
-  deletion, that of its namespace). An object whose values were removed one by one still counts.
+- An object is created by the entry that says so, and exists until one empties it as a whole (`delete_all`,
+  its deletion, that of its namespace). An object whose values were removed one by one still counts.
 - The count of a principal is the number of its objects; both follow from the journal alone. [test_makers.py]
 """
 

@@ -1,6 +1,7 @@
 """The done offsets above the watermark as rows: `d p word`, 512 offsets to a row.
 
-Below the watermark every command is done; above it a row says which are, so that a start does not run them again.
+Below the watermark every command is done; above it a row says which are, so that a start does not run them
+again.
 
 Law: a memtable writes only the words that have changed, however many offsets are done behind one slow turn.
 [test_tables.py]

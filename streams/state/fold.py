@@ -16,20 +16,21 @@ from perdure.streams.store.base import Store
 
 _logger = structlog.get_logger(__name__)
 FLUSH_EVERY_RECORDS = 500_000
-# not at every 700th object, of which a fold makes millions and no rings; what is young is looked at in pieces of about 1 ms,
-# and all of it, which at a million objects in memory takes a second, as rarely as can be
+# not at every 700th object: a fold makes millions of objects and no reference cycles. Young objects are
+# collected in steps of about 1 ms; a full collection, a second at a million objects, is as rare as possible
 GC_THRESHOLD = (5_000, 4, 2_500)
 
 
 class Folded(NamedTuple):
-    """How many records of a journal were read, and how many of them were entries that count."""
+    """The counts of a fold: records read, and entries among them that count."""
 
     records: int
     entries: int
 
 
 def drop_older(store: Store, partitions: int) -> None:
-    """Remove the rows of each partition that an earlier perdure wrote in a format of its own: its journal has it all."""
+    """Remove the rows of each partition that an earlier perdure wrote in another format: the journal has
+    everything."""
     older = []
     for partition in range(partitions):
         meta = store.get(b"m" + partition.to_bytes(2, "big"))
@@ -37,8 +38,9 @@ def drop_older(store: Store, partitions: int) -> None:
             store.write(ranges_of(partition), ())
             older.append(partition)
     if older:
-        told = "the state of some partitions has an older format: it is built again from the log"
-        _logger.warning(told, partitions=older)
+        _logger.warning(
+            "the state of some partitions has an older format: it is rebuilt from the log", partitions=older
+        )
 
 
 async def fold(log: Readable, tables: Tables, end: int, progress: Progress = silent) -> Folded:
@@ -50,7 +52,7 @@ async def fold(log: Readable, tables: Tables, end: int, progress: Progress = sil
         for each in chunk:
             if type(tables.apply(each.offset, each.value)) is EntryRecord:
                 entries += 1
-        while tables.write_memtable():  # noqa: ASYNC110 - this yields between pieces, it does not wait
+        while tables.write_memtable():  # noqa: ASYNC110 - this yields between memtables, it does not wait
             await asyncio.sleep(0)
         records += len(chunk)
         unflushed += len(chunk)
@@ -66,7 +68,7 @@ async def fold(log: Readable, tables: Tables, end: int, progress: Progress = sil
 
 
 async def write_out(tables: Tables) -> None:
-    """Write everything folded so far, in pieces between which the loop goes on."""
+    """Write everything folded so far, one memtable per step of the event loop."""
     tables.freeze()
     while tables.write_memtable():  # noqa: ASYNC110 - as above
         await asyncio.sleep(0)

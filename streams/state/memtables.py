@@ -1,13 +1,16 @@
 """Memtables: the rows that are folded and not written yet, over the store.
 
-Folding an entry puts rows into the open memtable. Once that is large enough it is frozen, and an owner or a rebuild
-writes frozen memtables to the store, the oldest first, between other work. Reads look through all of them, then into
-the store. `Values` is the kind of row that reads meet most, so it has a place of its own in a memtable.
+Folding an entry puts rows into the open memtable. Once that is large enough it is frozen, and an owner or a
+rebuild writes frozen memtables to the store, the oldest first, between other work. Reads look through all of
+them, then into the store. `Values` is the kind of row that reads meet most, so it has a place of its own in a
+memtable.
 
 Laws
 - Reads see everything folded, written or not, the newest memtable first. [test_tables.py]
-- A memtable is written as one batch: first the ranges it removes, then its rows, then its closing rows. [test_tables.py]
-- Scanning rows of one kind costs what is found, plus the open memtable: not all that waits to be written. [test_growth.py]
+- A memtable is written as one batch: first the ranges it removes, then its rows, then its closing rows.
+  [test_tables.py]
+- Scanning rows of one kind costs what is found, plus the open memtable: not all that waits to be written.
+  [test_bench.py]
 """
 
 from __future__ import annotations
@@ -51,7 +54,10 @@ class Memtable:
         self._in_order: list[bytes] | None = None  # the names of `rows`, sorted when first needed
 
     def between(self, start: bytes, end: bytes) -> list[bytes]:
-        """The names among `rows` with start <= name < end. An open memtable is searched in full: it is small."""
+        """The names among `rows` with start <= name < end.
+
+        An open memtable is searched in full: it is small.
+        """
         if not self.frozen:
             return [row for row in self.rows if start <= row < end]
         names = self._in_order

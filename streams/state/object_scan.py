@@ -1,10 +1,13 @@
-"""Which objects of a partition there are, found in its tables.
+"""The scan for the objects of a partition, in its tables.
+
+There is no list of objects: administration, migrations and the check for classes that were renamed find them
+by the rows that they have.
 
 Laws
-- An object is there if it has a value, an alarm or a WebSocket, or is paused.
-- Names come in the order of their UTF-8 bytes. What is read grows with the objects that are passed, not with what they
-  hold: from one object's first row the next object's is sought.
-- Between two objects the tables may change: what is told of each is true when it is told.
+- An object exists if it has a value, an alarm or a WebSocket, or is paused. [test_listing.py]
+- Names are in the order of their UTF-8 bytes. The rows read grow with the number of objects, not with what
+  they hold: from one object's first row the scan seeks the next object's. [test_listing.py]
+- Between two objects the tables may change: each result is true when it is yielded.
 """
 
 from __future__ import annotations
@@ -26,17 +29,17 @@ def objects_of(tables: Tables, namespace: str, low: str, high: str | None) -> It
     """Keys of the objects of `namespace` in a partition whose names are from `low` on and below `high`."""
     prefix = f"{namespace}/".encode()
     end = after(prefix) if high is None else prefix + high.encode("utf-8", "surrogatepass")
-    at = prefix + low.replace("\0", "\1").encode("utf-8", "surrogatepass")  # behind a name: behind its rows
+    at = prefix + low.replace("\0", "\1").encode("utf-8", "surrogatepass")  # after a name is after its rows
     waiting = sorted(key for key in map(str.encode, _unwritten(tables)) if at <= key < end)
     waiting.reverse()  # the next one is the last
     while True:
         while waiting and waiting[-1] < at:
             waiting.pop()
-        found = [each for kind in _KINDS if (each := _next(tables, kind, at, end)) is not None]
-        found += waiting[-1:]
-        if not found:
+        heads = [each for kind in _KINDS if (each := _next(tables, kind, at, end)) is not None]
+        heads += waiting[-1:]
+        if not heads:
             return
-        first = min(found)
+        first = min(heads)
         key = first.decode()
         if is_there(tables, key):
             yield key
@@ -44,7 +47,7 @@ def objects_of(tables: Tables, namespace: str, low: str, high: str | None) -> It
 
 
 def namespaces_of(tables: Tables) -> Iterator[str]:
-    """The namespaces of a partition that there is an object of."""
+    """The namespaces of a partition that have an object."""
     seen = set()
     for key in _unwritten(tables):
         namespace = key.partition("/")[0]
@@ -52,14 +55,14 @@ def namespaces_of(tables: Tables) -> Iterator[str]:
             seen.add(namespace)
             yield namespace
     at, end = b"", b"\xff"
-    while found := [each for kind in _KINDS if (each := _next(tables, kind, at, end)) is not None]:
-        name, _, _ = min(found).partition(b"/")
+    while heads := [each for kind in _KINDS if (each := _next(tables, kind, at, end)) is not None]:
+        name, _, _ = min(heads).partition(b"/")
         yield name.decode()
         at = after(name + b"/")
 
 
 def warn_of_the_unserved(all_tables: Iterable[Tables], served: Mapping[str, str]) -> None:
-    """Tell of namespaces that there are objects of and no class: one that was renamed without saying so, most likely.
+    """Warn of namespaces that have objects and no class: most likely a class was renamed without a migration.
 
     `served`: namespace → the name of its class.
     """
@@ -67,23 +70,23 @@ def warn_of_the_unserved(all_tables: Iterable[Tables], served: Mapping[str, str]
     for namespace in sorted(
         {each for tables in all_tables for each in namespaces_of(tables)} - served.keys()
     ):
-        told = "objects of %s are kept and not served: no class stands behind that namespace. "
+        text = "objects of %s are kept and not served: no class has that namespace. "
         if (home := homes.get(namespace)) is None:
-            told += (
-                "If its class has another name now, or is to go with its data, say so in [[migrations]]: renamed_classes, "
-                "deleted_classes"
+            text += (
+                "If its class has another name now, or is to be deleted with its data, declare that in [[migrations]]: "
+                "renamed_classes, deleted_classes"
             )
-            _logger.warning(told, namespace)
+            _logger.warning(text, namespace)
         else:  # migrations speak of classes: to delete this one would delete the objects of another namespace
-            told += (
+            text += (
                 "The class %s is that of %s, so deleted_classes would delete the objects of %s. To serve or delete those "
-                "of %s give that class another name (renamed_classes), then make %s anew by a later migration (new_classes)"
+                "of %s give that class another name (renamed_classes), then create %s again in a later migration (new_classes)"
             )
-            _logger.warning(told, namespace, namespace, home, home, namespace, namespace)
+            _logger.warning(text, namespace, namespace, home, home, namespace, namespace)
 
 
 def is_there(tables: Tables, key: str) -> bool:
-    """Is there anything of object `key`?"""
+    """True if object `key` exists."""
     if key in tables.admin.paused:
         return True
     for _ in tables.values.scan(key, "", None):
@@ -92,16 +95,16 @@ def is_there(tables: Tables, key: str) -> bool:
 
 
 def _unwritten(tables: Tables) -> set[str]:
-    """The keys of objects that may be there and not in the store yet."""
-    found = set(tables.admin.paused)
+    """The keys of objects that may exist without a row in the store yet."""
+    keys = set(tables.admin.paused)
     number = tables.partition.to_bytes(2, "big")
     heads = tuple(kind + number for kind in _KINDS)
-    for piece in tables.memtables.newest_first():
-        found.update(piece.values)
-        for row in piece.rows:
+    for memtable in tables.memtables.newest_first():
+        keys.update(memtable.values)
+        for row in memtable.rows:
             if row.startswith(heads):
-                found.add(row[3:].partition(b"\0")[0].decode())
-    return found
+                keys.add(row[3:].partition(b"\0")[0].decode())
+    return keys
 
 
 def _next(tables: Tables, kind: bytes, at: bytes, end: bytes) -> bytes | None:

@@ -1,11 +1,12 @@
 """Which offsets are done: a watermark, and a bitmap of what is done above it.
 
-Turns of different objects finish in any order. Below the watermark everything is done; above it, behind one slow
-turn, millions of offsets may be done. They are kept as words of 512 bits, so a busy hour behind a paused object
-costs a few hundred KiB, and what is written is only the words that have changed.
+Turns of different objects finish in any order. Below the watermark everything is done; above it, behind one
+slow turn, millions of offsets may be done. They are kept as words of 512 bits, so a busy hour behind a paused
+object costs a few hundred KiB, and what is written is only the words that have changed.
 
 Laws
-- Every offset below `mark` is done; `mark` itself is not; `words` holds the done ones above, as bits, and no zero.
+- Every offset below `mark` is done; `mark` itself is not; `words` holds the done ones above, as bits, and no
+  zero.
 - Offsets are only ever added. The same set has one form, whatever the order of adding.
 - No operation walks all that is done above the mark, except `words`'s own readers at a start (`runs`).
 """
@@ -31,7 +32,7 @@ class Watermark:
         self._changed: set[int] = set()
 
     def add(self, offset: int) -> None:
-        """`offset` is done. Adding it twice changes nothing."""
+        """Note that `offset` is done. Adding it twice changes nothing."""
         if offset == self.mark:
             self.mark = offset + 1
             if self.words:
@@ -42,7 +43,7 @@ class Watermark:
             self._changed.add(word)
 
     def add_run(self, first: int, count: int) -> None:
-        """`count` offsets from `first` on are done."""
+        """Note that `count` offsets from `first` on are done."""
         end = first + count
         if end <= self.mark or not count:
             return
@@ -61,7 +62,7 @@ class Watermark:
         self._advance()
 
     def load(self, word: int, bits: bytes) -> None:
-        """Take over a word as `changed` gave it before, which is kept already."""
+        """Take over a word that `changed` returned in an earlier process; it counts as written."""
         self.words[word] = int.from_bytes(bits, "little")
 
     def _set(self, word: int, bits: int) -> None:
@@ -69,7 +70,7 @@ class Watermark:
         self._changed.add(word)
 
     def _advance(self) -> None:
-        """Move the mark over what is done already; what lies below it is kept no more."""
+        """Move the mark over what is done already; what lies below it is dropped."""
         words, mark = self.words, self.mark
         while (bits := words.get(word := mark >> _SHIFT)) is not None:
             bit = mark & _MASK
@@ -88,7 +89,7 @@ class Watermark:
 
     @property
     def end(self) -> int:
-        """The offset from which on none is done. Looks at each word once."""
+        """The first offset above all that are done. Reads each word once."""
         if not self.words:
             return self.mark
         last = max(self.words)
@@ -98,7 +99,7 @@ class Watermark:
         return offset < self.mark or bool(self.words.get(offset >> _SHIFT, 0) >> (offset & _MASK) & 1)
 
     def changed(self) -> dict[int, bytes | None]:
-        """The words that have changed since this was asked last, as 64 bytes each; None: nothing is left of it."""
+        """The words that have changed since the last call, as 64 bytes each; None: the word is gone."""
         changed, self._changed = self._changed, set()
         words = self.words
         return {

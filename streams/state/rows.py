@@ -1,4 +1,8 @@
-"""The rows of a partition's tables: where those of each kind lie, and what the meta row and those of spent client keys hold."""
+"""Where the rows of each kind lie in the store, and the contents of the meta row and of spent client keys.
+
+A row's key begins with a letter for its kind and the number of its partition, so that each kind of a
+partition is one range.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,12 @@ WINDOW_HOURS = 25  # 24, and one for clocks that were wrong: each jump ages the 
 WINDOW_MS = WINDOW_HOURS * HOUR_MS
 BUCKET_MS = WINDOW_MS // 2  # see spent_keys.py
 BY_KEY = (b"v", b"a", b"w")  # tables whose rows begin with the object's key
-STEP_MS = 60_000  # of age, for what passes between one command with an entry and the next
+STEP_MS = 60_000  # the most that the age grows from one command with an entry to the next
 
 
 def ranges_of(partition: int) -> list[Range]:
-    """Where all rows of a partition lie, a range (start, end) for each kind; kinds that do not exist yet included."""
+    """Where all rows of a partition lie, a range (start, end) for each kind; kinds that do not exist yet
+    included."""
     number, behind = partition.to_bytes(2, "big"), (partition + 1).to_bytes(2, "big")
     kinds = (bytes((letter,)) for letter in range(ord("a"), ord("z") + 1))
     return [(kind + number, kind + behind) for kind in kinds]
@@ -46,7 +51,7 @@ def of_namespace(number: bytes, namespace: str, age_ms: int) -> Iterator[Range]:
 
 
 class Meta(msgspec.Struct, array_like=True):
-    """The meta row: what the rows beside it are a fold of."""
+    """The meta row of a partition: the position in the journal that its rows are the fold of."""
 
     format: int = FORMAT
     app_uuid: str = ""
@@ -70,7 +75,7 @@ class Meta(msgspec.Struct, array_like=True):
 
 
 class SpentKey(msgspec.Struct, array_like=True, frozen=True):
-    """What a client key was spent on, and at which age of the tables."""
+    """A client key that was used: for which command, its reply, and the age of the tables then."""
 
     age_ms: int
     payload_hash: bytes

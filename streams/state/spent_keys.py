@@ -1,8 +1,9 @@
 """Spent client keys as rows: `k p bucket key NUL principal NUL client-key`.
 
-A client that gives a key with a command may send it again: the key's row holds the first one's reply. A bucket holds
-the keys that were spent within half a window of the tables' age (see tables.py). So the window reaches over three of
-them at most, which is one read each, and forgotten keys are removed by one range per bucket.
+A client that gives a key with a command may send it again: the key's row holds the first one's reply. A
+bucket holds the keys that were spent within half a window of the tables' age (see tables.py). So the window
+reaches over three of them at most, which is one read each, and forgotten keys are removed by one range per
+bucket.
 """
 
 from __future__ import annotations

@@ -1,23 +1,26 @@
 """The tables of one partition: the fold of its journal, written to the store later, in memtables.
 
-An owner hands each batch of entries to `applied` once it is durable; a start or a rebuild hands each journal record to
-`apply`. Both put rows into the memtables (memtables.py). Each kind of row has a class, to which a table belongs: readers
-use `tables.values.get(…)`, `tables.alarms.due(…)` and so on.
+An owner hands each batch of entries to `applied` once it is durable; a start or a rebuild hands each journal
+record to `apply`. Both put rows into the memtables (memtables.py). Each kind of row has a class, to which a
+table belongs: readers use `tables.values.get(…)`, `tables.alarms.due(…)` and so on.
 
-Rows (p = partition, u16 big endian): `v` values, see memtables.py · `a` and `t` alarms, see alarm_rows.py · `w` WebSockets,
-see socket_rows.py · `k` spent client keys, see spent_keys.py · `c`, `x` and `l` calls, see answered_calls.py · `o` and `u`
-creators, see creator_rows.py · `h` and `p` administration, see admin_rows.py · `e` claims, see claim_rows.py · `d` done
-offsets, see done_rows.py · `m p` the meta row · `g p` the migrations that have run.
+Rows (p = partition, u16 big endian): `v` values, see memtables.py · `a` and `t` alarms, see alarm_rows.py ·
+`w` WebSockets, see socket_rows.py · `k` spent client keys, see spent_keys.py · `c`, `x` and `l` calls, see
+answered_calls.py · `o` and `u` creators, see creator_rows.py · `h` and `p` administration, see admin_rows.py
+· `e` claims, see claim_rows.py · `d` done offsets, see done_rows.py · `m p` the meta row · `g p` the
+migrations that have run.
 
 Laws
-- State = fold(journal): the rows at a journal offset are the same bytes, whichever records shared a memtable and however
-  often they were folded. (A `delete` of what is absent included.) [test_tables.py]
-- A memtable is whole records in journal order, coalesced, and one write with the meta row and done words that it
-  leads to. [test_tables.py]
-- The fold's clock is the log time of the command with the highest offset that has an entry (see streams/log/log_time.py).
-- The tables' age passes with it, by `STEP_MS` at most from one such command to the next, so that one command's wrong
-  clock ages nothing. A client key is forgotten after `WINDOW_HOURS` of age, 24 h or more: it is no longer read at once,
-  and removed with its bucket when the age enters a new one. Never by a local timer.
+- State = fold(journal): the rows at a journal offset are the same bytes, whichever records shared a memtable
+  and however often they were folded. (A `delete` of what is absent included.) [test_tables.py]
+- A memtable is whole records in journal order, coalesced, and one write with the meta row and done words that
+  it leads to. [test_tables.py]
+- The fold's clock is the log time of the command with the highest offset that has an entry (see
+  streams/log/log_time.py).
+- The tables' age passes with it, by `STEP_MS` at most from one such command to the next, so that one
+  command's wrong clock ages nothing. A client key is forgotten after `WINDOW_HOURS` of age, 24 h or more: it
+  is no longer read at once, and removed with its bucket when the age enters a new one. Never by a local
+  timer.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ MEMTABLE_ROWS = 500  # about 1 ms of the event loop
 
 
 class TablesInfo(NamedTuple):
-    """What recovery and administration ask of the tables."""
+    """The figures of the tables that recovery and administration use."""
 
     offset: int
     watermark: int
@@ -98,7 +101,8 @@ class Tables:
         self.load()
 
     def load(self) -> None:
-        """Read what is kept in memory of the store's rows: at the beginning, and when a helper has written them."""
+        """Read what is kept in memory of the store's rows: at the beginning, and when a helper has written
+        them."""
         data = self.store.get(self._meta_row)
         self.meta = meta = decode_meta(data, self.partition) if data else Meta()
         name = f"journal of partition {self.partition}"
@@ -310,7 +314,8 @@ class Tables:
     # Reading
 
     def counts(self, epoch: int, offset: int) -> bool:
-        """True if `epoch` was the newest claim where the folded journal record at `offset` lies; False: it is void."""
+        """True if `epoch` was the newest claim where the folded journal record at `offset` lies; False: it is
+        void."""
         return self.reader.epoch == epoch or not self._claims.any_between(epoch, offset)
 
     # Checking

@@ -1,10 +1,14 @@
-"""The store: ordered bytes to bytes, a fold of the journal. In RocksDB (rocks.py), or in memory for tests.
+"""The contract of a store: a map of bytes to bytes in key order, in RocksDB (rocks.py) or in memory
+(memory.py).
+
+The tables of all partitions are written to one store, lazily; after a crash the journal has what the store
+lost.
 
 Laws
-- One `write` is all or nothing after any crash, and writes survive in order: what is found is a prefix of
-  them (of those of each partition, where some were taken in). There is no WAL: the journal is it. Only `flush`
-  makes everything written so far survive.
-- A scan that ended early because of damage raises; it never looks complete.
+- One `write` is all or nothing after any crash, and writes survive in order: after a crash there is a prefix
+  of them (for each partition its own, where files were ingested). There is no WAL: the journal serves as one.
+  Only `flush` makes everything written so far survive. [contract/test_store.py]
+- A scan that ended early because of damage raises; it never looks complete. [contract/test_store.py]
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ Range = tuple[bytes, bytes]  # first key, key after the last
 
 
 class Store(Protocol):
-    """What the tables need of a store."""
+    """A sorted map of rows, as the tables use it."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
@@ -27,6 +31,6 @@ class Store(Protocol):
         """Remove the ranges, then put the rows (None deletes): all in one batch."""
 
     def flush(self) -> None:
-        """Make all that was written survive. Blocks for some ms: call it in a thread."""
+        """Make everything written so far survive a crash. Blocks for some ms: call it in a thread."""
 
     def close(self) -> None: ...

@@ -1,8 +1,8 @@
 """The store's twin in memory: the same laws, with crashes on demand.
 
 Laws
-- A read of a row that begins with one of `broken` fails, as where a disk refuses to read.
-- `crash(keep)` forgets everything after the last flush but the first `keep` writes since: RocksDB may have
+- A read of a row that begins with one of `broken` fails, as on a disk that refuses to read.
+- `crash(keep)` forgets everything after the last flush except the first `keep` writes: RocksDB may have
   flushed on its own between any two writes.
 """
 
@@ -18,7 +18,7 @@ _Write = tuple[list[Range], list[tuple[bytes, bytes | None]]]
 
 
 class MemoryStore:
-    """A sorted map. Ships with the product: tests of users' objects run on it."""
+    """A sorted map in memory. It ships with the product: users' tests run on it."""
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
@@ -51,7 +51,7 @@ class MemoryStore:
 
     @property
     def unflushed(self) -> int:
-        """Writes that a crash may forget."""
+        """How many writes a crash may forget."""
         return len(self._since)
 
     def crash(self, keep: int) -> None:

@@ -1,8 +1,9 @@
-"""The store in RocksDB.
+"""The store in RocksDB, which an owner's node keeps in its data directory.
 
 Laws, beside those of base.py
-- One column family, so that one memtable flush takes whole writes.
-- Files that `export` made are taken in all together or not at all, and what was taken in survives.
+- One column family, so that a flush of RocksDB's memtable takes whole writes.
+- Files written by `export` are ingested all together or not at all, and survive from then on.
+  [contract/test_store.py]
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class RocksStore:
             self._db.flush(True)
 
     def export(self, start: bytes, end: bytes, file: Path) -> bool:
-        """Write the rows with start <= key < end to a file that another store can `take_in`; False: there are none."""
+        """Write the rows with start <= key < end to a file that another store can `take_in`; False if there
+        are none."""
         writer = None
         for key, value in self.scan(start, end):
             with self._errors():
@@ -103,7 +105,7 @@ class RocksStore:
         return True
 
     def take_in(self, files: Iterable[Path]) -> None:
-        """Move files of `export` in here; no row of them may be here, nor any between theirs."""
+        """Ingest files of `export`, by moving them. The store may have no row in the range of any of them."""
         options = IngestExternalFileOptions()
         options.set_move_files(True)
         with self._errors():
@@ -126,10 +128,10 @@ class RocksStore:
 
 
 def _filter(options: Options) -> None:
-    """Let RocksDB know without a look at them that a file, or a memtable, does not have a key: 10 bits for each row.
+    """Add bloom filters of 10 bits a row, so that RocksDB skips files and memtables that do not have a key.
 
-    Most reads are for what is not there, such as client keys, or lies in one of many files. What was written without
-    filters is read as before.
+    Most reads are of keys that do not exist, such as client keys, or that lie in one of many files. Files
+    written without filters can still be read.
     """
     blocks = BlockBasedOptions()
     blocks.set_bloom_filter(10, False)
@@ -139,7 +141,7 @@ def _filter(options: Options) -> None:
 
 
 class _Errors:
-    """Gives what RocksDB raises its name in our tree."""
+    """A context that raises what RocksDB raised as an error of `perdure.schemas.errors`."""
 
     __slots__ = ("_store",)
 
