@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -12,8 +15,10 @@ from typing import NamedTuple
 
 import pytest
 from structlog.testing import capture_logs
+from tests.contract.logs import PATIENCE_S
 from tests.contract.test_log import contents
 from tests.integration.test_embedded_log import child, nothing, run
+from tests.process import clean_environ
 
 from perdure.schemas.errors import DataDirError, LogCorrupt
 from perdure.streams.log.base import Topic
@@ -33,9 +38,48 @@ class Dead(NamedTuple):
     last: list[int]
 
 
+DIES_AT_AN_ANSWER = """
+import asyncio, os, signal, sys, time
+from pathlib import Path
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.embedded.acked_page import Acked
+from perdure.streams.log.embedded.log import EmbeddedLog
+
+async def main():
+    log = EmbeddedLog(Path(sys.argv[1]), 2, clock_ms=lambda: time.time_ns() // 1_000_000)
+    await log.start()
+    for n in range(5):
+        known = asyncio.get_running_loop().create_future()
+        receipt = log.append(Topic.COMMANDS, 0, Record(b"key", b"command %d" % n))
+        receipt.when_durable((lambda error: os.kill(os.getpid(), signal.SIGKILL)) if n == 4 else known.set_result)
+        assert await known is None
+
+"""
+
+
 def dead(path: Path, failpoint: str) -> Dead:
     """Run a log until it is killed at a step."""
     child(path, 500, failpoint=failpoint)
+    return remains(path)
+
+
+def dead_at_an_answer(path: Path, fault: str = "") -> Dead:
+    """Run a log until it is killed in the very step in which a fifth record is told to be durable; `fault`: code before it."""
+    program = f"{DIES_AT_AN_ANSWER}{fault}\nasyncio.run(main())\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return remains(path)
+
+
+def remains(path: Path) -> Dead:
+    """What a process that was killed has left."""
     wal, starts, last = max(path.glob("*.log")), [], []
 
     def visit(position: int, payload: bytes) -> None:
@@ -63,6 +107,15 @@ def test_the_page_says_what_was_acknowledged(tmp_path: Path) -> None:
     assert acked_in(found.path) == found.last[-1]
     found = unacknowledged(tmp_path / "b")
     assert acked_in(found.path) == found.last[-2]
+
+
+def test_the_page_is_written_before_the_answer(tmp_path: Path) -> None:
+    """A process that dies as it answers: what it answered for is in the page."""
+    found = dead_at_an_answer(tmp_path / "log")
+    assert acked_in(found.path) == found.last[-1]
+    os.truncate(found.wal, found.starts[-1] + 3)
+    with pytest.raises(LogCorrupt, match="were acknowledged"):
+        run(nothing, found.path)
 
 
 def refuses(found: Dead, places: Iterable[int], torn: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.test_acked import acknowledged, nothing, run
+from tests.integration.test_acked import acknowledged, dead_at_an_answer, nothing, run
 from tests.integration.test_http import (
     door,
 )
@@ -21,6 +21,7 @@ from tests.unit.test_http1 import HEAD_BYTES, Told
 from perdure.api.http1 import heads, parser
 from perdure.schemas.errors import LogCorrupt
 from perdure.streams.log.embedded import records
+from perdure.streams.log.embedded.acked_page import acked_in
 
 __all__ = ["door"]
 
@@ -135,4 +136,23 @@ def test_a_page_that_is_not_looked_at_is_noticed(tmp_path: Path, monkeypatch: py
     with pytest.raises(LogCorrupt, match="were acknowledged"):
         run(nothing, found.path)
     monkeypatch.setattr(records, "acked_in", lambda folder: 0)
+    run(nothing, found.path)
+
+
+LATE = """
+true = Acked.store
+
+def late(self, number):
+    true(self, getattr(self, "due", number))
+    self.due = number
+
+Acked.store = late
+"""
+
+
+def test_a_page_that_is_written_after_the_answer_is_noticed(tmp_path: Path) -> None:
+    """One commit late: the page does not know of what was answered last, and that is cut off."""
+    found = dead_at_an_answer(tmp_path / "log", LATE)
+    assert acked_in(found.path) == found.last[-2]
+    os.truncate(found.wal, found.starts[-1] + 3)
     run(nothing, found.path)
