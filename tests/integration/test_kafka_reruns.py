@@ -24,7 +24,7 @@ from perdure.schemas.journal import Entry, EntryRecord, decode_record
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, OK, Reply
 from perdure.schemas.values import decode_value
-from perdure.streams.journal.bootstrap import found
+from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.opening import clock_ms
@@ -33,7 +33,7 @@ from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.known_calls import Elsewhere
+from perdure.streams.turns.known_calls import RemoteCalls
 from perdure.streams.turns.ports import (
     Identity,
     OwnerState,
@@ -65,7 +65,7 @@ class Nodes:
         await log.start()
         name = f"n{next(self._numbers)}"
         uuids = count()
-        await found(log, "app", "app-uuid")
+        await bootstrap_log(log, "app", "app-uuid")
         ports = Ports(
             Transport(log, self.doors, clock_ms, Random(1)),
             TurnServices(self._registry),
@@ -180,6 +180,6 @@ def test_a_turn_that_calls_the_same_is_done_and_each_call_once(kafka: Kafka, cli
 
 def test_a_planted_bug_is_noticed(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that asks no other: the turn is told that it is done."""
-    monkeypatch.setattr(Elsewhere, "partitions", silent)
+    monkeypatch.setattr(RemoteCalls, "partitions", silent)
     with pytest.raises(AssertionError):
         test_a_turn_that_calls_something_else_is_failed_and_both_calls_are_named(kafka, None)
