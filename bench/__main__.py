@@ -21,7 +21,7 @@ from bench.sides import CACHE, REPO, SIDES, Build, Side
 
 SYSTEMS = ("limiter", "calls", "alarms", "listing", "edits")
 MEASUREMENTS = ("compare", "broadcast", *SYSTEMS, "memory", "restart", "syncs")
-INTERRUPTED = 130  # what a shell makes of SIGINT
+INTERRUPTED = 130  # a shell's exit code for SIGINT
 USUAL: dict[str, Any] = {"rounds": 3, "seconds": 3.0, "out": REPO / "bench"}
 USUAL |= {"objects": 1_000_000, "resident": 100_000, "alarms": 10_000}
 QUICK: dict[str, Any] = {"rounds": 1, "seconds": 1.0, "out": CACHE / "quick"}
@@ -48,25 +48,25 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--alarms", type=int, help="alarms that are due at once (10000; quick 2000)")
     parser.add_argument("--sockets", type=int, default=1_000, help="sockets of a broadcast (1000)")
     parser.add_argument("--out", type=Path, help="where results go (bench/; quick: the cache)")
-    asked = parser.parse_args(words)
-    for name, value in (QUICK if asked.quick else USUAL).items():
-        if getattr(asked, name) is None:
-            setattr(asked, name, value)
-    asked.sides, asked.scenarios = asked.sides.split(","), asked.scenarios.split(",")
-    _check_names(parser, asked)
-    return asked
+    options = parser.parse_args(words)
+    for name, value in (QUICK if options.quick else USUAL).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    options.sides, options.scenarios = options.sides.split(","), options.scenarios.split(",")
+    _check_names(parser, options)
+    return options
 
 
-def _check_names(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
+def _check_names(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     known = {"measurements": (*MEASUREMENTS, "report"), "sides": tuple(SIDES), "scenarios": tuple(SCENARIOS)}
     for option, names in known.items():
-        for name in getattr(asked, option):
+        for name in getattr(options, option):
             if name not in names:
-                parser.error(f"{option}: {name!r} is none of {', '.join(names)}")
+                parser.error(f"{option}: {name!r} is not one of {', '.join(names)}")
 
 
 def _prepared(names: list[str], build: str | None) -> tuple[dict[str, Side], dict[str, str]]:
-    """The sides that can run here, the one of commit `build` too, and why the others cannot."""
+    """The sides that can run here, including that of commit `build`, and why the others cannot."""
     sides = SIDES if build is None else {**SIDES, Build.name: Build(build)}
     names = names if build is None else [*names, Build.name]
     ready: dict[str, Side] = {}
@@ -82,7 +82,7 @@ def _prepared(names: list[str], build: str | None) -> tuple[dict[str, Side], dic
 
 
 def _write(campaign: Campaign) -> None:
-    """`results.md` and `results.json` from the rows there are."""
+    """Write `results.md` and `results.json` from the rows made so far."""
     page = report.Page(
         at=datetime.now(UTC),
         machine=machine.facts(campaign.work),
@@ -99,19 +99,19 @@ def _write(campaign: Campaign) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Runs what was asked; gives the exit code: 1 if anything that was asked is missing from the report."""
-    asked = _arguments(words)
-    sizes = {name: getattr(asked, name) for name in ("seconds", "objects", "resident", "sockets", "alarms")}
+    """Run the requested measurements; the exit code is 1 if any of them is missing from the report."""
+    options = _arguments(words)
+    sizes = {name: getattr(options, name) for name in ("seconds", "objects", "resident", "sockets", "alarms")}
     try:
         load.wrk_path()
-        runs = Runs(asked.out / "runs.jsonl", {**sizes, "code": fingerprint(REPO)}, is_fresh=asked.fresh)
+        runs = Runs(options.out / "runs.jsonl", {**sizes, "code": fingerprint(REPO)}, is_fresh=options.fresh)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    sides, absent = _prepared(asked.sides, asked.side_build)
-    plan = Plan(rounds=asked.rounds, scenarios=tuple(asked.scenarios), **sizes)
+    sides, absent = _prepared(options.sides, options.side_build)
+    plan = Plan(rounds=options.rounds, scenarios=tuple(options.scenarios), **sizes)
     campaign = Campaign(plan, runs, fresh(CACHE / "run"), sides, absent)
-    for name in asked.measurements or MEASUREMENTS:
+    for name in options.measurements or MEASUREMENTS:
         if name == "report":
             continue  # written in any case
         try:
@@ -120,7 +120,7 @@ def main(words: list[str]) -> int:
             print(f"left out: {name}: {error}", file=sys.stderr)
             absent[name] = str(error)
         except KeyboardInterrupt:
-            print(f"\nstopped; the runs so far are in {runs.path}, run again to go on", file=sys.stderr)
+            print(f"\nstopped; the runs so far are in {runs.path}, run again to continue", file=sys.stderr)
             return INTERRUPTED
     _write(campaign)
     return 1 if absent else 0

@@ -1,9 +1,9 @@
-"""Which measurement is made when.
+"""The order of measurements: which one is made when, and which rows exist already.
 
 Laws
 - Sides of one scenario follow each other within a round; each round begins with the next side.
-- A side takes part in every round, or in every so many (`Side.every`); what is compared with nobody is made once.
-- A row that is there already is not made again.
+- A side takes part in every n-th round (`Side.every`); a measurement without a comparison is made once.
+- A row that exists is not made again.
 - A side that fails is reported, kept out of that scenario's later rounds, and stops nothing else.
 """
 
@@ -35,7 +35,7 @@ SYNCED = ("c1", "w32", "r32")  # the others differ from these in speed only
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked: how often, how long, and how much."""
+    """The sizes of a benchmark: how often, how long, and how much."""
 
     rounds: int
     seconds: float
@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass
 class Campaign:
-    """A benchmark in progress: the plan, the rows there are, and what went wrong."""
+    """A benchmark in progress: its plan, the rows made so far, and what failed."""
 
     plan: Plan
     runs: Runs
@@ -81,7 +81,7 @@ class Campaign:
             self._once("memory", side.name, "memory", 0, make)
 
     def restart(self) -> None:
-        """perdure's way back after SIGKILL, and without its store."""
+        """perdure's restart after SIGKILL, and its rebuild without the store."""
         for side in self._perdures():
             make = functools.partial(self._restart_then_rebuild, side)
             self._once("rebuild", side.name, "rebuild", 0, make)
@@ -106,7 +106,7 @@ class Campaign:
         self._systems("limiter", systems.limiter, self.plan.seconds)
 
     def calls(self) -> None:
-        """One object that asks another."""
+        """One object that calls another."""
         self._systems("calls", systems.calls, self.plan.seconds)
 
     def alarms(self) -> None:
@@ -126,7 +126,7 @@ class Campaign:
             self._once(name, side.name, name, 0, functools.partial(make, side, *size, 0, self.work))
 
     def _once(self, kind: str, side: str, scenario: str, round_: int, make: Callable[[], Row]) -> None:
-        """Makes and keeps a row unless it is there, with a line of progress."""
+        """Make and keep a row unless it exists, with a line of progress."""
         what = f"{kind} {side}" if kind == scenario else f"{kind} {side} {scenario}"
         if what in self.absent or self.runs.has(kind, side, scenario, round_):
             return

@@ -1,7 +1,7 @@
-"""What can go wrong with a measurement. Nothing here is raised by perdure itself."""
+"""Errors of a measurement. perdure itself raises none of them."""
 
 from __future__ import annotations
 
 
 class BenchError(Exception):
-    """A measurement cannot be made or cannot be trusted; the message names the remedy."""
+    """A measurement cannot be made or cannot be trusted; the message says what to do."""

@@ -1,9 +1,9 @@
-"""What a load does not show: memory, the way back after a kill, the rebuild, a broadcast.
+"""The measurements beside load: memory, the restart after a kill, the rebuild, a broadcast.
 
 Laws
 - perdure is killed by SIGKILL in the middle of writes, and only perdure: the broker stays.
-- After each way back a sample of objects is read: each must hold at least one acknowledged write.
-- The store is deleted while nothing runs, so that what comes back came from the log alone.
+- After each restart a sample of objects is read: each must hold at least one acknowledged write.
+- The store is deleted while nothing runs, so that all state that returns is from the log alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STORE = "state"  # perdure's folder of RocksDB tables within its data directory
 
 
 def memory(side: Perdure, objects: int, work: Path) -> Row:
-    """Resident memory empty, and per object: after writing each, and after reading each in a fresh process."""
+    """Resident memory empty, and per object after writing each, and after reading each once restarted."""
     side = side.at("/objects/Counter/o", env=STAY)
     data = fresh(work / "data")
     with Group(fresh(work / "logs")) as group:
@@ -83,7 +83,7 @@ def summed(exposition: str, name: str) -> float:
 
 
 def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
-    """Seconds to ready after SIGKILLs under load, then entries a second of rebuilds without the store: medians."""
+    """Medians: seconds to ready after SIGKILL under load, and entries/s of rebuilds without the store."""
     data = fresh(work / "data")
     with Group(fresh(work / "logs")) as group:
         port = side.start(group, data)
@@ -116,7 +116,9 @@ def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
 
 
 def _limit_rebuild(side: Perdure, data: Path, acknowledged: int, work: Path) -> float:
-    """Seconds that the smallest program takes that rebuilds from the same log, its start included; 0 on Kafka.
+    """Seconds that the smallest program takes that rebuilds from the same log, its start included.
+
+    0 on Kafka.
 
     Raises BenchError if the program fails.
     """
@@ -140,7 +142,10 @@ def _limit_rebuild(side: Perdure, data: Path, acknowledged: int, work: Path) -> 
 def _kill_under_load(
     side: Perdure, group: Group, data: Path, port: int, objects: int, after_s: float = 3.0
 ) -> tuple[int, float, int]:
-    """Kills perdure while wrk writes; gives the new port, the seconds to ready, and the writes acknowledged."""
+    """Kills perdure while wrk writes.
+
+    Gives the new port, the seconds to ready, and the writes acknowledged.
+    """
     answered: list[int] = []
 
     def write() -> None:
@@ -189,7 +194,7 @@ ROOMS = {"perdure": "/objects/Room/bench", "perdure-kafka": "/objects/Room/bench
 
 
 def socket_client(script: str, url: str, *words: int) -> dict[str, Any]:
-    """What a script of peers/sockets tells of `url`. Raises BenchError if it fails."""
+    """The figures that a script of peers/sockets prints for `url`. Raises BenchError if it fails."""
     python = environment("socket-venv", SOCKET_CLIENT)
     command = [str(python), str(PEERS / "sockets" / script), url, *map(str, words)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)

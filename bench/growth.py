@@ -1,7 +1,7 @@
-"""`python -m bench.growth [CASE ...]`: what perdure's bookkeeping costs as what waits grows.
+"""`python -m bench.growth [CASE ...]`: how the cost of perdure's bookkeeping grows with what waits.
 
 Each case builds n things that wait (done offsets, rows, busy objects) and measures the processor time of one
-recurring step over them. A step is to cost the same for any n (order 0), or at most in proportion (order 1).
+recurring step over them. A step should cost the same for any n (order 0), or at most in proportion (order 1).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def cost(case: Case, n: int) -> Cost:
 
 
 def order(costs: Sequence[Cost]) -> float:
-    """The exponent of n that the costs grow by, from the least n to the greatest."""
+    """The exponent of n with which the costs grow, from the smallest n to the largest."""
     first, last = costs[0], costs[-1]
     return math.log(max(last.ms, 1e-6) / max(first.ms, 1e-6)) / math.log(last.n / first.n)
 
@@ -69,18 +69,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, an object for each case")
     options = parser.parse_args(words)
     if unknown := [name for name in options.cases if name not in CASES]:
-        parser.error(f"unknown case {unknown[0]!r}; there are {known}")
-    structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr)
-    )  # what is printed is read by programs
+        parser.error(f"unknown case {unknown[0]!r}; known cases: {known}")
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is read by programs
     show = (lambda line: None) if options.json else print
     for name in options.cases or CASES:
         show(f"{name}: {CASES[name].what}")
-        found = measured(CASES[name], show)
+        figures = measured(CASES[name], show)
         if options.json:
-            print(json.dumps(found))
+            print(json.dumps(figures))
         else:
-            show(f"  grows with n to the power of {found['order']:.2f}")
+            show(f"  grows with n to the power of {figures['order']:.2f}")
     return 0
 
 

@@ -114,7 +114,10 @@ def _sweeper(turns: _Turns, *, short_of_memory: bool = False) -> Evictor:
 
 
 def busy_in_front(n: int) -> Step:
-    """n objects at work were used longest ago, 5,000 idle ones after them. The step: a sweep that evicts those."""
+    """n objects at work were used longest ago, 5,000 idle ones after them.
+
+    The step: a sweep that evicts those.
+    """
     sweeper = _sweeper(_Turns(n, 5_000))
     return sweeper.sweep
 

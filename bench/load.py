@@ -2,8 +2,8 @@
 
 Laws
 - wrk runs on one thread and reports through its script's `done`, not through its human output.
-- `answered` counts 2xx answers only. What was in flight when the time ran out was sent but is not counted:
-  at most one request per client.
+- `answered` counts 2xx answers only. A request in flight when the time runs out was sent but is not
+  counted: at most one per client.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GRACE_S = 60
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests of one sort go: objects are `{prefix}{number}{suffix}`."""
+    """A kind of request: its method, and the path of each object, `{prefix}{number}{suffix}`."""
 
     method: str
     prefix: str
@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of wrk saw. Times in milliseconds, `per_s` answers a second."""
+    """The result of one run of wrk: times in milliseconds, `per_s` in answers a second."""
 
     answered: int
     per_s: float
@@ -67,16 +67,16 @@ def parse(output: str) -> Load:
 
 
 def wrk_path() -> str:
-    """Where wrk is; installs it with apt-get as root. Raises BenchError if it cannot be had."""
-    found = shutil.which("wrk")
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+    """Where wrk is; installs it with apt-get as root. Raises BenchError if that fails."""
+    wrk = shutil.which("wrk")
+    if wrk is None and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "install", "-y", "-q", "wrk"], capture_output=True, check=False)
-        found = shutil.which("wrk")
-    if found is None:
+        wrk = shutil.which("wrk")
+    if wrk is None:
         raise BenchError(
             "wrk is not installed; install it (apt-get install wrk, brew install wrk) and run again"
         )
-    return found
+    return wrk
 
 
 def run(
@@ -92,8 +92,9 @@ def run(
 ) -> Load:
     """Loads `127.0.0.1:port` for `seconds` (wrk counts whole ones, so it is rounded, at least 1).
 
-    `start` asks for the objects in order from there instead of at random; with a `stride` the n-th of them is object
-    n * stride % objects. `keys`: each request has an idempotency key that begins so. Raises BenchError if wrk fails.
+    With `start`, objects are requested in order from there instead of at random; with a `stride` the n-th of
+    them is object n * stride % objects. `keys`: each request has an idempotency key that begins so. Raises
+    BenchError if wrk fails.
     """
     whole_s = max(1, round(seconds))
     command = [wrk_path(), "-t1", f"-c{clients}", f"-d{whole_s}s", f"--timeout={ANSWER_TIMEOUT_S}s"]
@@ -125,16 +126,18 @@ def run(
 
 
 def touch_in_order(port: int, target: Target, *, objects: int, clients: int) -> int:
-    """Sends at least one request to each of the objects 0 to `objects` - 1, in order; gives the answers counted.
+    """Sends at least one request to each of the objects 0 to `objects` - 1, in order.
 
-    What was in flight at the end of one run of wrk is asked again by the next. Raises BenchError on any error
+    Gives the answers counted.
+
+    Requests in flight at the end of one run of wrk are sent again by the next. Raises BenchError on any error
     answer, and if ten seconds bring no more answers than there are clients.
     """
     answered = start = 0
     while start < objects:
         seconds = max(1.0, (objects - start) / 20_000)
         load = run(port, target, clients=clients, objects=objects, seconds=min(seconds, 10.0), start=start)
-        if load.clean and load.answered <= clients:  # too slow for a second: ask again from the same place
+        if load.clean and load.answered <= clients:  # too slow for a second: repeat from the same place
             load = run(port, target, clients=clients, objects=objects, seconds=10.0, start=start)
         if not load.clean or load.answered <= clients:
             raise BenchError(f"the server on port {port} did not take the load: {load}")

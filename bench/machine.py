@@ -1,4 +1,4 @@
-"""What the kernel says: processor time, memory, disk, and the facts about this machine.
+"""Readings of the kernel: processor time, memory, disk, and the facts about this machine.
 
 Laws
 - A process counts with all its descendants, those that have ended and were waited for too.
@@ -22,7 +22,7 @@ PROC = Path("/proc")
 
 
 class Stat(NamedTuple):
-    """From `/proc/PID/stat`: the parent and the processor seconds, ended children included."""
+    """A reading of `/proc/PID/stat`: the parent, and the processor seconds including ended children."""
 
     parent: int
     cpu_s: float
@@ -42,7 +42,7 @@ def _stats() -> dict[int, Stat]:
             try:
                 stats[int(entry.name)] = parse_stat((entry / "stat").read_text())
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended while we looked
+                continue  # it ended meanwhile
     return stats
 
 

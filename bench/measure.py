@@ -2,8 +2,8 @@
 
 Laws
 - The counters are summed after every run: acknowledged <= sum <= acknowledged + cut. Acknowledged writes are
-  the 2xx answers wrk counted in warm-up and load; cut are those in flight when wrk's time ran out, at most one
-  per client and run of wrk. A sum outside is an error, and so is any answer that is not 2xx.
+  the 2xx answers wrk counted in warm-up and load; cut are those in flight when wrk's time ran out, at most
+  one per client and run of wrk. A sum outside is an error, and so is any answer that is not 2xx.
 - Processor time is that of the server's processes alone, over the load alone.
 - fsyncs are counted in a run of its own, under strace, whose speed is not used.
 """
@@ -25,11 +25,11 @@ from bench.servers import Group, fresh
 from bench.sides import Side
 
 WARMUP_CLIENTS = 32
-STRIDE = 618_033  # the golden section of a million: what is asked for one after the other lies far apart
+STRIDE = 618_033  # the golden section of a million: objects requested one after the other lie far apart
 
 
 def check_exact(total: int, acknowledged: int, cut: int) -> None:
-    """Raises BenchError if the counters' sum misses an acknowledged write or holds one that nobody sent."""
+    """Raises BenchError if the counters' sum misses an acknowledged write or has one never sent."""
     if not acknowledged <= total <= acknowledged + cut:
         raise BenchError(
             f"the counts are not exact: the counters sum to {total}, {acknowledged} writes were acknowledged and "
@@ -50,7 +50,7 @@ def warm(side: Side, group: Group, port: int, scenario: Scenario, seconds: float
 
 
 def loaded(side: Side, group: Group, port: int, scenario: Scenario, seconds: float, first: int = 0) -> Load:
-    """The scenario's own load; `first`: how many objects were asked for before, of a scattered one."""
+    """The scenario's own load; `first`: how many objects were requested before, if it is scattered."""
     target = side.write if scenario.writes else side.read
     more = _more(scenario, first, "load")
     return clean(
@@ -63,7 +63,7 @@ def _more(scenario: Scenario, first: int, keys: str) -> dict[str, Any]:
     return more | {"start": first, "stride": STRIDE} if scenario.scattered else more
 
 
-def asked_for(scenario: Scenario, count: int) -> Iterable[int]:
+def requested(scenario: Scenario, count: int) -> Iterable[int]:
     """The objects that the first `count` requests may have been for."""
     if not scenario.scattered:
         return range(scenario.objects)
@@ -112,7 +112,7 @@ def measure(side: Side, scenario: Scenario, round_: int, seconds: float, work: P
         cpu = machine.cpu_s(group.pids()) - cpu
         disk = machine.disk_bytes(data) - disk
         acknowledged = warmed + (seen.answered if scenario.writes else 0)
-        total = sum(side.counts(port, asked_for(scenario, first + seen.answered + scenario.clients)))
+        total = sum(side.counts(port, requested(scenario, first + seen.answered + scenario.clients)))
     check_exact(total, acknowledged, WARMUP_CLIENTS + (scenario.clients if scenario.writes else 0))
     shutil.rmtree(data)
     return row("load", side.name, scenario.name, round_) | {
@@ -129,10 +129,10 @@ def measure(side: Side, scenario: Scenario, round_: int, seconds: float, work: P
 
 def strace_path() -> str:
     """Raises BenchError if strace is missing."""
-    found = shutil.which("strace")
-    if found is None:
+    strace = shutil.which("strace")
+    if strace is None:
         raise BenchError("strace is not installed: no fsyncs are counted (apt-get install strace)")
-    return found
+    return strace
 
 
 def count_syncs(side: Side, scenario: Scenario, seconds: float, work: Path) -> Row:

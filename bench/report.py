@@ -61,8 +61,8 @@ begins with the next side. Restate and perdure on Kafka, which start slowly, tak
 
 The rule of the sum: all counters are read by GET after the load; acknowledged <= sum <= acknowledged + cut, where
 acknowledged are the 2xx answers that wrk counted and cut is one request per client and run of wrk, those in flight
-when its time ran out. A run outside the rule, or with any other answer, is no result: that side is left out of that
-scenario, and it is said above."""
+when its time ran out. A run outside the rule, or with any other answer, is not a result: that side is left out of that
+scenario, as listed above."""
 
 
 RATIOS = """\
@@ -88,7 +88,7 @@ FIGURE_HEAD = (
 
 @dataclass(frozen=True)
 class Page:
-    """What the report shows beside the runs."""
+    """The facts that the report shows beside the runs."""
 
     at: datetime
     machine: Mapping[str, str]

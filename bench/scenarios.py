@@ -15,7 +15,7 @@ Metric = Literal["per_s", "p50_ms"]
 
 @dataclass(frozen=True)
 class Scenario:
-    """One load: so many clients, each with one request in flight, on so many objects."""
+    """One load: a number of clients, each with one request in flight, on a number of objects."""
 
     name: str
     clients: int
@@ -24,7 +24,7 @@ class Scenario:
     metric: Metric  # what the scenario is judged by
     says: str
     keyed: bool = False  # each request has an idempotency key of its own
-    scattered: bool = False  # objects that nobody has asked for before, all over the place
+    scattered: bool = False  # objects that were never requested before, far apart
     beside: str = ""  # the scenario, of the same side, that it is compared with; other sides do not take part
 
 

@@ -28,7 +28,7 @@ Command = Sequence[str | Path]
 
 READY_TIMEOUT_S = 120.0
 POLL_S = 0.005
-# of the time waited so far, at least: asked 200 times a second, who rebuilds would spend 3 % on answering
+# of the time waited so far, at least: polled 200 times a second, a rebuilding node would spend 3 % on answers
 POLL_SHARE = 0.01
 STOP_TIMEOUT_S = 15.0
 SYNC_CALL = re.compile(r"\b(?:fdatasync|fsync)\(")
@@ -70,7 +70,10 @@ class Group:
             self.end(name, signal.SIGTERM)
 
     def spawn(self, name: str, command: Command, *, cwd: Path, env: Mapping[str, str] | None = None) -> int:
-        """Starts a process in a session of its own, standard output and error to `{name}.log`; gives its pid."""
+        """Starts a process in a session of its own, standard output and error to `{name}.log`.
+
+        Gives its pid.
+        """
         assert name not in self.processes, name
         words = [str(word) for word in command]
         if self.traced:
@@ -101,14 +104,14 @@ class Group:
         """Signals the process's group and waits; kills the group if it does not end in time."""
         process = self.processes.pop(name)
         for which in (how, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):  # the whole group has ended: what was wanted
+            with contextlib.suppress(ProcessLookupError):  # the whole group has ended already
                 os.killpg(process.pid, which)
             try:
                 process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 continue
             return
-        raise BenchError(f"process {process.pid} ({name}) does not die; log: {self.log(name)}")
+        raise BenchError(f"process {process.pid} ({name}) does not end; log: {self.log(name)}")
 
     def check(self) -> None:
         """Raises BenchError with the end of the log if a process has ended."""
@@ -127,9 +130,9 @@ class Group:
         """Waits for a line of the log that matches; gives the match's first group."""
         ends = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < ends:
-            found = re.search(pattern, self.log(name).read_text(errors="replace"), re.MULTILINE)
-            if found:
-                return found[1]
+            match = re.search(pattern, self.log(name).read_text(errors="replace"), re.MULTILINE)
+            if match:
+                return match[1]
             self.check()
             time.sleep(POLL_S)
         raise BenchError(f"{name} never wrote {pattern!r}:\n{self.log_end(name)}")
@@ -137,11 +140,11 @@ class Group:
     def wait_ready(
         self, port: int, path: str, method: str = "GET", timeout_s: float = READY_TIMEOUT_S
     ) -> float:
-        """Asks until the answer is 200; gives the seconds it took. Raises BenchError after `timeout_s`."""
+        """Polls until the answer is 200; gives the seconds it took. Raises BenchError after `timeout_s`."""
         began = time.monotonic()
         status = 0
         while time.monotonic() < began + timeout_s:
-            status = ask_status(port, path, method)
+            status = status_of(port, path, method)
             if status == 200:
                 return time.monotonic() - began
             self.check()
@@ -150,8 +153,8 @@ class Group:
         raise BenchError(f"{late}; logs:\n{self.log_ends()}")
 
 
-def ask_status(port: int, path: str, method: str) -> int:
-    """The status of one request; 0 if nobody answers."""
+def status_of(port: int, path: str, method: str) -> int:
+    """The status of one request; 0 if no server answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request(method, path)

@@ -1,4 +1,4 @@
-"""The sides of the comparison: how each is installed, started on its best settings, and asked.
+"""The sides of the comparison: how each is installed, started on its best settings, and sent requests.
 
 Laws
 - A side that cannot run here says why and is left out; it never stops the others.
@@ -84,14 +84,14 @@ def platform_binary(package: str) -> str:
 
 
 class Side:
-    """One program that keeps counters, and how to ask it."""
+    """One program that keeps counters: how to install, start and query it."""
 
     name: ClassVar[str]
     settings: ClassVar[str]
     write: Target
     read: Target
     warmup_s: ClassVar[float] = 2.0
-    every: ClassVar[int] = 1  # it takes part in every so many rounds: those that start slowly in fewer
+    every: ClassVar[int] = 1  # it takes part in every n-th round; a side that starts slowly in fewer
 
     def prepare(self) -> None:
         """Installs what is needed; raises BenchError, with the remedy, if the side cannot run here."""
@@ -108,20 +108,23 @@ class Side:
         return int(json.loads(body)["count"])
 
     def counts(self, port: int, numbers: Iterable[int]) -> Iterator[int]:
-        """The counters of these objects, read one after the other. Raises BenchError on any answer but a 200."""
-        return map(self.count_in, self._asked(port, self.read, numbers))
+        """The counters of these objects, read one after the other.
+
+        Raises BenchError on any answer but a 200.
+        """
+        return map(self.count_in, self._bodies(port, self.read, numbers))
 
     def touch(self, port: int, objects: int, clients: int) -> None:
         """Adds one to each of the first `objects` counters, none cut off. Raises BenchError like `counts`."""
 
         def share(first: int) -> None:
-            for _ in self._asked(port, self.write, range(first, objects, clients)):
+            for _ in self._bodies(port, self.write, range(first, objects, clients)):
                 pass
 
         with ThreadPoolExecutor(clients) as pool:
             list(pool.map(share, range(min(clients, objects))))
 
-    def _asked(self, port: int, target: Target, numbers: Iterable[int]) -> Iterator[bytes]:
+    def _bodies(self, port: int, target: Target, numbers: Iterable[int]) -> Iterator[bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READ_TIMEOUT_S)
         for number in numbers:
             path = target.path(number)
@@ -292,7 +295,7 @@ class Perdure(Side):
         headers: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Self:
-        """This side asked for other objects: `path` and a number, of `app`, served with `env` beside its own."""
+        """This side with other objects: `path` and a number, of `app`, served with `env` beside its own."""
         other = copy.copy(self)
         other.app, other.env = app, env or {}
         other.write = Target("POST", path, suffix, headers or {})

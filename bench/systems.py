@@ -1,7 +1,7 @@
-"""What the systems of the examples are asked for beyond a counter: decisions, calls, alarms, long lists, long documents.
+"""The work of the example systems beyond a counter: decisions, calls, alarms, long lists, long documents.
 
 Laws
-- perdure's own sides only: nobody else has the same of all of these.
+- perdure's own sides only: no peer has an equal of all of these.
 - Each run is a fresh server on a fresh directory, and checks that what it measured has happened.
 """
 

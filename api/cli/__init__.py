@@ -1,15 +1,15 @@
 """The command line: `perdure COMMAND`.
 
 Each module of this package registers its commands with the app below. Some start a server (`serving.py`,
-`reload.py`), some talk to a running one over HTTP (`calling.py`, `administering.py`), and some work on the data of
-a stopped app (`state.py`, `secret.py`).
+`reload.py`), some talk to a running one over HTTP (`calling.py`, `administering.py`), and some work on the
+data of a stopped app (`state.py`, `secret.py`).
 
 Laws
-- An error that perdure knows is one line on stderr: whose fault it is, what happened, and what to do. There is no
-  traceback.
+- An error that perdure knows is one line on stderr: whose fault it is, what happened, and what to do. There
+  is no traceback.
 - Arguments are text. Bytes that are not UTF-8 end the command before it does anything.
-- Exit codes: 0 done · 1 something outside failed (port, Kafka, data directory, server) · 2 the command or
-  the configuration is wrong · 70 a running node stopped itself.
+- Exit codes: 0 done · 1 something outside failed (port, Kafka, data directory, server) · 2 the command or the
+  configuration is wrong · 70 a running node stopped itself.
 - Data goes to stdout, everything else to stderr; `--json` prints data as JSON.
 - A command imports what it needs when it runs, so that `perdure --help` answers at once.
 """
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _check(arguments: list[str]) -> None:
-    """Raise `ConfigError` for bytes that are not UTF-8: Python turns them into surrogates, which cannot be printed."""
+    """Raise `ConfigError` for bytes that are not UTF-8, which Python turns into unprintable surrogates."""
     for number, each in enumerate(arguments, 1):
         if not each.isascii():
             try:

@@ -267,7 +267,7 @@ def _request(
 
     from perdure.api.client.answers import code_of, error_of
     from perdure.api.client.app import answer_of, checked_url
-    from perdure.api.client.asking import authorization
+    from perdure.api.client.requests import authorization
 
     url, headers = checked_url(url), authorization(token)
     try:
@@ -300,7 +300,10 @@ def _request(
 
 
 def _print(result: Any, shown: Any, what: str = "", *, as_json: bool) -> None:
-    """Print `result` as JSON, or `shown`, a part of it, for people; if that is empty, `what` says of what there is none."""
+    """Print `result` as JSON, or `shown`, a part of it, for people.
+
+    If that is empty, `what` says of what there is none.
+    """
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return

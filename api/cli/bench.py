@@ -1,11 +1,11 @@
 """`perdure bench`: what a million requests cost on this machine.
 
-It starts a server of its own on a temporary directory, loads it over HTTP (`load.py`), and prints rates, latencies,
-CPU time and bytes on disk.
+It starts a server of its own on a temporary directory, loads it over HTTP (`load.py`), and prints rates,
+latencies, CPU time and bytes on disk.
 
 Laws
-- Figures per core-second count the server's CPU time only, so that they hold although client and server share the
-  machine.
+- Figures per core-second count the server's CPU time only, so that they hold although client and server share
+  the machine.
 - Bytes per request are the growth of the data directory, after the server has stopped and flushed.
 """
 
@@ -106,7 +106,10 @@ def _measure(url: str, pid: int | None, method: str, load: dict[str, Any]) -> di
 
 @contextlib.contextmanager
 def _server(data: Path, log: str | None) -> Iterator[tuple[str, int]]:
-    """Run a server of the benchmark's app in a process of its own; at the end it is stopped and has flushed."""
+    """Run a server of the benchmark's app in a process of its own.
+
+    At the end it is stopped and has flushed.
+    """
     app = Path(__file__).with_name("bench_app.py")
     command = [sys.executable, "-m", "perdure.api.cli", "serve", str(app), "--data", str(data), "--port", "0"]
     command += ["--json"] if log is None else ["--json", "--log", log]

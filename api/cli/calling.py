@@ -2,10 +2,12 @@
 
 The command uses the client (`perdure.connect`) and prints the result as JSON.
 
-Law: `--timeout` covers the whole call, and only one attempt is made, so that the printed outcome is that attempt's.
+Law: `--timeout` covers the whole call, and only one attempt is made, so that the printed outcome is that
+attempt's.
 
-An argument such as `-1` is a number, not an option. Click's `ignore_unknown_options` would accept it too, but then a
-mistyped option such as `--tiemout` would be sent to the object as an argument; the 12 lines of `_Call` keep the error.
+An argument such as `-1` is a number, not an option. Click's `ignore_unknown_options` would accept it too, but
+then a mistyped option such as `--tiemout` would be sent to the object as an argument; the 12 lines of `_Call`
+keep the error.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ _MARK = "\0"  # cannot be part of a process's argument
 
 
 class _Call(TyperCommand):
-    """A command whose negative numbers are arguments wherever they stand; the parser alone takes them for options."""
+    """A command whose negative numbers are arguments wherever they stand.
+
+    The parser alone takes them for options.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
@@ -81,15 +86,15 @@ def call(
         import httpx  # noqa: F401  # with rich comes its own command line
 
     import perdure
-    from perdure.api.client.asking import Options, a_call, idempotency_key_of, key_of
     from perdure.api.client.attempts import Unreachable
+    from perdure.api.client.requests import Options, call_request, idempotency_key_of, key_of
 
     if not 0 < timeout_s < math.inf:
         raise ConfigError(f"--timeout {timeout_s:g}: give a number of seconds above 0")
     namespace, name = object_named(target)
     values = [_value(text) for text in arguments or ()]
     try:  # what cannot be sent: JSON may hold lone surrogates, and a key a line break
-        a_call(key_of(namespace, name), method, tuple(values), {}, Options(timeout_s, key))
+        call_request(key_of(namespace, name), method, tuple(values), {}, Options(timeout_s, key))
         idempotency_key_of(key)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None

@@ -1,7 +1,8 @@
 """The load of `perdure bench`: keep-alive connections that each send the next request after the last answer.
 
-It is own code on bare asyncio streams, because the client shares the machine with the server: it takes 20 µs of CPU a
-request, and httpx with 32 connections took over 1 ms. wrk is not a Python package; the repository's `bench/` uses it.
+It is own code on bare asyncio streams, because the client shares the machine with the server: it takes 20 µs
+of CPU a request, and httpx with 32 connections took over 1 ms. wrk is not a Python package; the repository's
+`bench/` uses it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ EXIT_TAKEN = 75  # EX_TEMPFAIL: another process has what this one wants
 
 @contextmanager
 def without_rich() -> Iterator[None]:
-    """Hide rich from imports made inside: it takes 50 ms to load, and some libraries import it without using it."""
+    """Hide rich from imports made inside: it takes 50 ms, and some libraries import it without using it."""
     if "rich" in sys.modules:
         yield
         return

@@ -1,6 +1,7 @@
 """The placeholder server of `perdure dev`: answers each request with 503 while the app cannot be started.
 
-It listens on the socket that the app's server will take over, so that no request hangs while the code is broken.
+It listens on the socket that the app's server will take over, so that no request hangs while the code is
+broken.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _REST_S = 1.0  # to drain the rest, so that a client that still sends reads the 
 async def placeholder(listener: socket.socket, folder: Path) -> AsyncIterator[None]:
     """Answer every connection to `listener` with 503 while this context is entered; `listener` stays open."""
     answer = _answer(
-        f"the app cannot be started, and nothing was done: the terminal of `perdure dev` says why. It is started "
-        f"again after the next change in {folder}"
+        f"the app cannot be started, and nothing was done: the terminal of `perdure dev` says why. It is "
+        f"started again after the next change in {folder}"
     )
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

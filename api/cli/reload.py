@@ -1,19 +1,21 @@
-"""The supervisor of `perdure dev`: runs `perdure serve` as a child and replaces it when the app's files change.
+"""The supervisor of `perdure dev`: runs `perdure serve` as a child, and replaces it when files change.
 
-The new child loads the app while the old one still serves; only then the old one finishes its requests and ends, and
-the new one opens the data. `watchfiles` reports the changes; its `run_process` would stop the old server first, so
-that an app with a syntax error would serve nothing. The two-phase hand-over is what these 300 lines are for.
+The new child loads the app while the old one still serves; only then the old one finishes its requests and
+ends, and the new one opens the data. `watchfiles` reports the changes; its `run_process` would stop the old
+server first, so that an app with a syntax error would serve nothing. The two-phase hand-over is what these
+300 lines are for.
 
 Laws
-- One child at a time has the data directory. If the app cannot be loaded, the error is printed and the previous code
-  stays in service until it is corrected. If the new child needs something that is taken while it loads (a port, a
-  lock), the old one ends first.
-- The socket belongs to this process: a client that connects between two children waits for the next one. While no
-  child will come before the code changes, this process answers with 503 (placeholder.py), so that no request hangs.
-- A child that ends with an error in the app (exit code 2) is started again after the next change, not earlier. One
-  that a signal ended is started again at once, as a server in production is; after `FALLS` in a row, after the next
-  change. If the first child ends in another way (a port in use, a full disk), this process ends too; once a child
-  has served, this process stays.
+- One child at a time has the data directory. If the app cannot be loaded, the error is printed and the
+  previous code stays in service until it is corrected. If the new child needs something that is taken while
+  it loads (a port, a lock), the old one ends first.
+- The socket belongs to this process: a client that connects between two children waits for the next one.
+  While no child will come before the code changes, this process answers with 503 (placeholder.py), so that no
+  request hangs.
+- A child that ends with an error in the app (exit code 2) is started again after the next change, not
+  earlier. One that a signal ended is started again at once, as a server in production is; after `FALLS` in a
+  row, after the next change. If the first child ends in another way (a port in use, a full disk), this
+  process ends too; once a child has served, this process stays.
 - Ctrl-C and SIGTERM end the child, then this process, with exit code 0.
 
 [test_dev.py]
@@ -47,7 +49,7 @@ _BACKLOG = 1024
 
 
 class CodeFilter(DefaultFilter):
-    """A filter that passes changes of code, configuration and secrets, but not of tests, data or tools' folders."""
+    """A filter for changes of code, configuration and secrets, without tests, data or tools' folders."""
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(ignore_paths=[data_dir])
@@ -118,8 +120,8 @@ class _Child:
     def says(self) -> asyncio.Future[bool]:
         """True once the child reports its next step: first that it has loaded the app, then that it serves.
 
-        A child that fails to get there ends, but a process that it left behind may hold the line open, so wait for
-        `ended`, too.
+        A child that fails to get there ends, but a process that it left behind may hold the line open, so
+        wait for `ended`, too.
         """
         return asyncio.ensure_future(self._received())
 
@@ -153,7 +155,7 @@ class _Child:
         return code
 
     def _signal(self, sig: signal.Signals) -> None:
-        # not by `terminate`: it checks first whether the process has ended, and then `wait` loses its exit code
+        # not by `terminate`: it looks first whether the process has ended, and `wait` loses its exit code
         with contextlib.suppress(ProcessLookupError):  # it ended just now
             os.kill(self._process.pid, sig)
 
@@ -202,7 +204,10 @@ class _Supervisor:
         return code
 
     async def _start_child(self) -> int | None:
-        """Start a child in place of the one that serves, if it can load the app; the exit code if this process must end."""
+        """Start a child in place of the one that serves, if it can load the app.
+
+        The exit code if this process must end.
+        """
         try:
             child = await _Child.start(self._arguments, self._door.open().fileno())
         except PerdureError as error:

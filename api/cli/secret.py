@@ -35,7 +35,10 @@ def create(as_json: AsJson = False) -> None:
 def show(
     path: PathArgument = Path(), data: Data = None, env: EnvName = None, as_json: AsJson = False
 ) -> None:
-    """Show where an app's secret is kept and the ids of the accepted ones, the current first; never a secret itself."""
+    """Show where an app's secret is kept and the ids of the accepted ones, the current first.
+
+    Never a secret itself.
+    """
     from perdure.streams.datadir import is_data_dir, no_data_dir
     from perdure.streams.secret import configured, kept_in
 
@@ -62,8 +65,8 @@ def rotate(
     config = _config(path, data, env)
     if configured(config) is not None:
         raise ConfigError(
-            f"the secret of {config.name} comes from {_where(config)}: put a new one (perdure secret create) in front of "
-            "the old one there, `new,old`, on every node, and restart them"
+            f"the secret of {config.name} comes from {_where(config)}: put a new one (perdure secret create) in "
+            "front of the old one there, `new,old`, on every node, and restart them"
         )
     with closing(open_data(config, must_exist=True)):
         secrets = replace(config.data_dir)

@@ -1,13 +1,13 @@
 """`perdure serve` and `perdure dev`: one serves, the other restarts `serve` whenever the app's code changes.
 
-`serve` loads the app, makes the node and runs the HTTP server. `dev` is a supervisor (`reload.py`) that runs `serve`
-as its child.
+`serve` loads the app, makes the node and runs the HTTP server. `dev` is a supervisor (`reload.py`) that runs
+`serve` as its child.
 
 Laws
 - `dev` keeps all state: each start recovers what the previous server had acknowledged.
-- The server that `dev` started never outlives it, not even when `dev` is killed: a socket pair, the lifeline, ties
-  them together. Over it the server reports that it has loaded the app, waits until the data directory is free, and
-  reports that it serves.
+- The server that `dev` started never outlives it, not even when `dev` is killed: a socket pair, the lifeline,
+  ties them together. Over it the server reports that it has loaded the app, waits until the data directory is
+  free, and reports that it serves.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def serve(
 
 
 def _follow(lifeline_fd: int | None) -> None:
-    """As a child of `dev`: raise SIGTERM when `dev` has ended, however it ended and whatever this process does then."""
+    """As a child of `dev`: raise SIGTERM when `dev` has ended, in whatever way it ended."""
 
     def look() -> None:
         line = select.poll()
@@ -215,7 +215,7 @@ def dev(
     def read() -> Config:
         return load_config(path, env_name=env, environ=os.environ, flags=flags, dev=True)
 
-    # A wrong configuration ends `dev` at once; a later one is reported by the server, which waits for a correction.
+    # A wrong configuration ends `dev` at once; later the server reports it, and `dev` waits for a correction.
     data_dir = load_config(
         path, env_name=env, environ=os.environ, flags=flags, dev=True, opens_data=True
     ).data_dir.resolve()

@@ -64,7 +64,10 @@ def _is_tables(value: object) -> bool:
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML, which is written as JSON except for tables. TOML has no null: such values are left out."""
+    """A value as TOML, which is written as JSON except for tables.
+
+    TOML has no null: such values are left out.
+    """
     if isinstance(value, dict):
         return (
             "{ "

@@ -1,4 +1,4 @@
-"""`perdure verify` and `perdure state rebuild`: check an app's log and state, or build the state again from the log.
+"""`perdure verify` and `perdure state rebuild`: check an app's log and state, or rebuild the state.
 
 Both work on the data of a stopped app; a running one has it locked.
 """

@@ -1,4 +1,4 @@
-"""`perdure token create`: makes a bearer token, shows it once, and prints the configuration that accepts it."""
+"""`perdure token create`: makes a bearer token, and prints the configuration that accepts it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""What an answer of the HTTP door comes to: a response, or the error that was raised on the server.
+"""Turns an HTTP answer into a response, or into the error that the server raised.
 
 Laws
-- Only problem+json with a type of perdure's, and what comes from something in between (no `perdure-command`), is an
-  error. Whatever else an object answers is its answer, of any status.
-- The class is the server's own, by its code; a code that no class has is an error by its status.
+- An error is problem+json with a type of perdure's, or an error status from a server in between (without
+  `perdure-command`). Everything else is the object's own answer, whatever its status.
+- An error's class is the server's own, found by its code; a code without a class becomes an error by its
+  status.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _BY_STATUS: dict[int, type[PerdureError]] = {
     401: Unauthenticated,
     403: Forbidden,
     429: OverQuota,
-    502: OutcomeUnknown,  # of a proxy
+    502: OutcomeUnknown,  # from a proxy
     503: Unavailable,
     504: OutcomeUnknown,
     507: StorageFailed,
@@ -53,7 +54,9 @@ class RawResponse(NamedTuple):
 
 
 class ClientResponse(FetchedResponse):
-    """An object's response to the client's `fetch`. Unlike those of a `FetchedResponse`, its methods are not awaited.
+    """An object's response to the client's `fetch`.
+
+    Unlike those of a `FetchedResponse`, its methods are not awaited.
 
     Attributes:
         status: the HTTP status, an int.
@@ -73,35 +76,35 @@ class ClientResponse(FetchedResponse):
 
 
 def _problem(answer: RawResponse) -> dict[str, Any] | None:
-    """The problem of perdure's that it is, if it is one."""
+    """The JSON of a problem of perdure's, or None for any other answer."""
     if not answer.headers.get("content-type", "").startswith("application/problem+json"):
         return None
     try:
-        told = msgspec.json.decode(answer.body)
+        problem = msgspec.json.decode(answer.body)
     except ValueError:
         return None
-    ours = isinstance(told, dict) and str(told.get("type", "")).startswith(_TYPE)
-    return told if ours else None
+    ours = isinstance(problem, dict) and str(problem.get("type", "")).startswith(_TYPE)
+    return problem if ours else None
 
 
 def code_of(answer: RawResponse) -> str | None:
-    """The code of perdure's error that it is, if it is one."""
-    told = _problem(answer)
-    return None if told is None else str(told["type"])[len(_TYPE) :]
+    """The code of a problem of perdure's, or None for any other answer."""
+    problem = _problem(answer)
+    return None if problem is None else str(problem["type"])[len(_TYPE) :]
 
 
 def error_of(answer: RawResponse) -> PerdureError | None:
-    """The error that it is, if it is one."""
+    """The error that an answer stands for, or None if it is a result or a response."""
     status = answer.status
-    told = _problem(answer)
-    if told is None:
+    problem = _problem(answer)
+    if problem is None:
         if status < 400 or COMMAND in answer.headers:
             return None
         text = answer.body[:300].decode("utf-8", "replace")
         return _by_status(status)(f"HTTP {status}, not from perdure: {text}")
-    code, message = str(told["type"])[len(_TYPE) :], str(told.get("detail", ""))
+    code, message = str(problem["type"])[len(_TYPE) :], str(problem.get("detail", ""))
     if (status == 409 and code != KeyConflict.code) or code in _REFUSED.get(status, ()):
-        return Refusal(message, code=code, detail=told.get("data"))
+        return Refusal(message, code=code, detail=problem.get("data"))
     if code == Unauthenticated.code:
         message = f"{message}; {_HOW_TO_SHOW_IT}"
     named = error_named(code)
@@ -117,9 +120,10 @@ def _by_status(status: int) -> type[PerdureError]:
 
 
 def result_of(answer: RawResponse, method: Method | None = None) -> Any:
-    """What a method returned, as its annotation says if the method is known.
+    """The return value of a method, of the annotated type if the method is known.
 
-    Raises `BadReply` if it cannot be that, and `OutcomeUnknown` if it is not a perdure server's answer.
+    Raises `BadReply` if it does not fit the annotation, and `OutcomeUnknown` if it is not a perdure server's
+    answer.
     """
     try:
         return json_result(answer.body) if method is None else method.result(answer.body)

@@ -1,8 +1,11 @@
-"""`perdure.connect`: an app on a server, asked with or without `await`.
+"""`perdure.connect`: the connection to an app on a server, used with or without `await`.
+
+A stub builds a request and hands it to `App._send` or `SyncApp._send`, which drives the steps of `attempts`
+over httpx.
 
 Laws
-- Both styles drive the same steps (`attempts`); what is here of each is how to send and how to pause.
-- Who waits for a connection has sent nothing, and is told so before the attempt ends.
+- Both styles drive the same steps; each has its own way to send and to pause, and nothing else.
+- A call that waits for a free connection has sent nothing, and learns so before its attempt ends.
 - The token goes into `Authorization` of every request and nowhere else.
 """
 
@@ -19,8 +22,9 @@ from typing import Any, TypeVar, overload
 import httpx
 
 from perdure.api.client.answers import RawResponse
-from perdure.api.client.asking import (
-    Asking,
+from perdure.api.client.attempts import Attempt, Lost, Policy, Wait, attempts
+from perdure.api.client.requests import (
+    ObjectRequest,
     Options,
     authorization,
     current_trace,
@@ -28,7 +32,6 @@ from perdure.api.client.asking import (
     key_of,
     seconds_of,
 )
-from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
 from perdure.api.client.sockets import Reopening
 from perdure.api.client.stubs import Stub, SyncStub
 from perdure.objects.durable import DurableObject
@@ -39,7 +42,7 @@ from perdure.schemas.errors import ConfigError
 TIMEOUT_S = 60.0
 CONNECTIONS = 100
 _CONNECT_S = 5.0
-_CONNECT_PART = 0.9  # of an attempt at most: what was never sent is known to be so before the attempt ends
+_CONNECT_PART = 0.9  # of an attempt at most, so that a request that was never sent is known as such
 _NONE_FREE = Lost(False, f"none of the client's {CONNECTIONS} connections was free in time, nothing was sent")
 _BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
 _TRANSPORT = (
@@ -51,7 +54,7 @@ Object = TypeVar("Object", bound=DurableObject)
 
 
 class Settings:
-    """What both styles have: where, who, how long, and the clock and chance of the pauses."""
+    """The settings of a connection: URL, token, timeout, retries, and the clock and randomness of pauses."""
 
     def __init__(
         self,
@@ -88,15 +91,16 @@ class Settings:
 
     def http(self) -> dict[str, Any]:
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # one object's would go to all others
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # objects must not share cookies
         return {"base_url": self.url, "headers": self.headers, "limits": limits, "cookies": no_cookies}
 
 
 class Connections:
-    """Those of an app that is asked with `await`: `take` one, `give` it back.
+    """The connection pool of an async app: `take` a connection, `give` it back.
 
-    Each is a client of httpx's with one connection. The pool inside of such a client looks, for each request, at all of
-    its connections and all that wait: some hundred in one take seconds. The one used last is used next.
+    Each is an httpx client with one connection. The pool inside an httpx client scans all its connections and
+    waiters for each request, so that some hundred connections in one client take seconds. The connection used
+    last is used next.
     """
 
     def __init__(self, make: Callable[[], httpx.AsyncClient], most: int) -> None:
@@ -106,7 +110,7 @@ class Connections:
         self._idle = self._all[:]
 
     async def take(self, wait_s: float) -> httpx.AsyncClient:
-        """One that nobody else uses. Raises `TimeoutError`."""
+        """A connection that is free. Raises `TimeoutError` if none is within `wait_s`."""
         async with asyncio.timeout(wait_s):
             await self._places.acquire()
         if not self._idle:
@@ -124,12 +128,12 @@ class Connections:
 
 
 class App:
-    """A running app, whose objects are called with `await`: what `async with perdure.connect(…) as app` gives."""
+    """A running app, whose objects are called with `await`: `async with perdure.connect(…) as app`."""
 
     def __init__(self, settings: Settings, pause: Callable[[float], Awaitable[None]]) -> None:
         self._settings = settings
         self._pause = pause
-        made = settings.http() | {"verify": httpx.create_ssl_context()}  # slow to make: one for all
+        made = settings.http() | {"verify": httpx.create_ssl_context()}  # slow to make, so all share one
         self._connections = Connections(lambda: httpx.AsyncClient(**made), CONNECTIONS)
 
     @overload
@@ -168,34 +172,38 @@ class App:
         kind: the object's class, for typed arguments and results, or the name of its namespace.
         name: the object's name. An object need not be created.
         timeout: seconds for each call with all its attempts; by default that of `connect`.
-        idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with a key is
+        idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with
+            a key is
             for one call.
-        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there is one.
+        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there
+        is one.
 
-        A type checker sees the class, and so its methods; the client's `fetch` and `websocket` it sees on a stub got
-        by name. Raises `BadKey` for a name that cannot be one, ValueError for an invalid timeout or idempotency key,
-        TypeError for a class that is not a subclass of `DurableObject`.
+        A type checker sees the class, and so its methods; the client's `fetch` and `websocket` it sees on a
+        stub got by name. Raises `BadKey` for a name that cannot be one, ValueError for an invalid timeout or
+        idempotency key, TypeError for a class that is not a subclass of `DurableObject`.
         """
         options = self._settings.options(timeout, idempotency_key, traceparent)
         key, methods = _named(kind, name)
         return Stub(key, methods, options, self._send, partial(self._settings.reopening, self._pause))
 
-    async def _send(self, asking: Asking, options: Options, read: Callable[[RawResponse], Any]) -> Any:
-        steps = attempts(asking.name, self._settings.policy(options))
-        came: RawResponse | Lost | None = None
+    async def _send(
+        self, request: ObjectRequest, options: Options, read: Callable[[RawResponse], Any]
+    ) -> Any:
+        steps = attempts(request.name, self._settings.policy(options))
+        outcome: RawResponse | Lost | None = None
         try:
             while True:
-                step = steps.send(came)
+                step = steps.send(outcome)
                 if isinstance(step, Wait):
                     await self._pause(step.seconds)
-                    came = None
+                    outcome = None
                 else:
-                    came = await self._attempt(asking, step)
+                    outcome = await self._attempt(request, step)
         except StopIteration as done:
             answer: RawResponse = done.value
         return read(answer)
 
-    async def _attempt(self, asking: Asking, step: Ask) -> RawResponse | Lost:
+    async def _attempt(self, request: ObjectRequest, step: Attempt) -> RawResponse | Lost:
         until_s = asyncio.get_running_loop().time() + step.timeout_s
         try:
             client = await self._connections.take(step.timeout_s * _CONNECT_PART)
@@ -204,7 +212,7 @@ class App:
         try:
             left_s = until_s - asyncio.get_running_loop().time()
             async with asyncio.timeout(left_s):
-                return answer_of(await client.request(**_request(asking, left_s)))
+                return answer_of(await client.request(**_request(request, left_s)))
         except _TRANSPORT as error:
             return _lost(error)
         finally:
@@ -212,7 +220,7 @@ class App:
 
 
 class SyncApp:
-    """A running app, whose objects are called without `await`: what `with perdure.connect(…) as app` gives."""
+    """A running app, whose objects are called without `await`: `with perdure.connect(…) as app`."""
 
     def __init__(self, settings: Settings, pause: Callable[[float], None]) -> None:
         self._settings = settings
@@ -233,9 +241,11 @@ class SyncApp:
         kind: the object's class, for typed arguments and results, or the name of its namespace.
         name: the object's name. An object need not be created.
         timeout: seconds for each call with all its attempts; by default that of `connect`.
-        idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with a key is
+        idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with
+            a key is
             for one call.
-        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there is one.
+        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there
+        is one.
 
         A type checker accepts any method with any arguments. Raises what `App.get` raises.
         """
@@ -243,30 +253,30 @@ class SyncApp:
         reopening = partial(self._settings.reopening, self._pause)
         return SyncStub(*_named(kind, name), options, self._send, reopening)
 
-    def _send(self, asking: Asking, options: Options, read: Callable[[RawResponse], Any]) -> Any:
-        steps = attempts(asking.name, self._settings.policy(options))
-        came: RawResponse | Lost | None = None
+    def _send(self, request: ObjectRequest, options: Options, read: Callable[[RawResponse], Any]) -> Any:
+        steps = attempts(request.name, self._settings.policy(options))
+        outcome: RawResponse | Lost | None = None
         try:
             while True:
-                step = steps.send(came)
+                step = steps.send(outcome)
                 if isinstance(step, Wait):
                     self._pause(step.seconds)
-                    came = None
+                    outcome = None
                 else:
-                    came = self._attempt(asking, step)
+                    outcome = self._attempt(request, step)
         except StopIteration as done:
             answer: RawResponse = done.value
         return read(answer)
 
-    def _attempt(self, asking: Asking, step: Ask) -> RawResponse | Lost:
+    def _attempt(self, request: ObjectRequest, step: Attempt) -> RawResponse | Lost:
         try:
-            return answer_of(self._http.request(**_request(asking, step.timeout_s)))
+            return answer_of(self._http.request(**_request(request, step.timeout_s)))
         except _TRANSPORT as error:
             return _lost(error)
 
 
 class Connection:
-    """What `perdure.connect` returns: `async with` gives an `App`, `with` a `SyncApp`."""
+    """The connection that `perdure.connect` returns: `async with` gives an `App`, `with` a `SyncApp`."""
 
     def __init__(
         self,
@@ -300,7 +310,7 @@ class Connection:
 
 
 def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, Methods | None]:
-    """Key and methods, if they are known here."""
+    """An object's key, and its methods if its class is given."""
     if isinstance(kind, str):
         return key_of(kind, name), None
     if not (isinstance(kind, type) and issubclass(kind, DurableObject)):
@@ -311,7 +321,7 @@ def _named(kind: type[DurableObject] | str, name: str) -> tuple[str, Methods | N
     return key_of(kind.__name__, name), _methods_of(known)
 
 
-@lru_cache(256)  # else they would be made again for each stub
+@lru_cache(256)  # otherwise they would be made again for each stub
 def _methods_of(kind: Any) -> Methods:
     return methods_of(kind)
 
@@ -320,29 +330,29 @@ def checked_url(url: str) -> str:
     """The URL of a server, without a slash at its end. Raises `ConfigError`."""
     if url.startswith("kafka:"):
         raise ConfigError(
-            f"connect({url!r}): Kafka as a transport is not there yet; give the URL of a server's HTTP port"
+            f"connect({url!r}): the client does not speak to Kafka; give the URL of a server's HTTP port"
         )
     try:
         parsed = httpx.URL(url)
-        parsed.host.encode("idna")  # as a socket will
+        parsed.host.encode("idna")  # as the socket will do
     except httpx.InvalidURL as error:
         raise ConfigError(f'"{url}": {error}') from None
     except UnicodeError as error:
-        raise ConfigError(f'"{url}": this is not the name of a host ({error})') from None
+        raise ConfigError(f'"{url}": this is not a valid host name ({error})') from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(f'"{url}" must start with http:// or https:// and name a host')
     if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise ConfigError(f'"{url}": a port is 1 to 65535')
+        raise ConfigError(f'"{url}": a port is a number from 1 to 65535')
     return url.rstrip("/")
 
 
-def _request(asking: Asking, timeout_s: float) -> dict[str, Any]:
+def _request(request: ObjectRequest, timeout_s: float) -> dict[str, Any]:
     before_s = timeout_s * _CONNECT_PART
     return {
-        "method": asking.method,
-        "url": asking.path,
-        "headers": asking.headers,
-        "content": asking.body,
+        "method": request.method,
+        "url": request.path,
+        "headers": request.headers,
+        "content": request.body,
         "timeout": httpx.Timeout(timeout_s, connect=min(before_s, _CONNECT_S), pool=before_s),
     }
 
@@ -358,5 +368,5 @@ def _lost(error: Exception) -> Lost:
     if isinstance(error, _BEFORE_SENT):
         return Lost(False, f"no server answers ({error or type(error).__name__})")
     if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return Lost(True, "no answer came in time")
+        return Lost(True, "no answer arrived in time")
     return Lost(True, f"the connection was lost before an answer ({str(error) or type(error).__name__})")

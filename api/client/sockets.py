@@ -1,10 +1,14 @@
-"""A WebSocket to an object that is opened again when it is lost.
+"""A WebSocket to an object, opened again when the connection is lost.
+
+It uses the `websockets` package for the connection and `attempts` for the retries.
 
 Laws
-- Lost are: no close at all (1006), going away (1001), restart (1012), too slow (1013). Any other close is the
-  application's word and ends the iteration.
-- What was sent while it was lost is not sent again: nobody knows what arrived. `on_reconnect` is where to re-sync.
-- Only receiving opens it anew; a refusal (401, 403, 404, …) is raised, as is the deadline's end.
+- A connection is lost without a close frame (1006), or with going away (1001), restart (1012) or too slow
+  (1013). Any other close is the application's and ends the iteration.
+- A message sent to a lost connection is not sent again, since it may have arrived. `on_reconnect` is where to
+  re-sync.
+- Only receiving opens the socket again; a refusal (401, 403, 404, …) is raised, and so is the end of the
+  deadline.
 """
 
 from __future__ import annotations
@@ -16,17 +20,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from perdure.api.client.answers import RawResponse
-from perdure.api.client.attempts import Ask, Lost, Policy, Wait, attempts
+from perdure.api.client.attempts import Attempt, Lost, Policy, Wait, attempts
 from perdure.objects.http import Headers
 from perdure.schemas.errors import CallerError, Unavailable
 
 _LOST = frozenset((1001, 1006, 1012, 1013))
-_NO_PONG = 1011  # what the package closes with when a ping is not answered
+_NO_PONG = 1011  # the package closes with it when a ping is not answered
 _Opened = TypeVar("_Opened")
 
 
 class Reopening(NamedTuple):
-    """How to open it: the whole URL, headers of each attempt, and how long to try. `pause` is its style's own."""
+    """The way to open a socket again: URL, headers, how long to try, and a sync or async `pause`."""
 
     url: str
     headers: dict[str, str]
@@ -35,49 +39,52 @@ class Reopening(NamedTuple):
 
 
 class Opening(Generic[_Opened]):
-    """As a call is made: attempts, with pauses. Opening changes nothing that could be done twice.
+    """One opening of a socket, as attempts with pauses.
 
-    Do what `next` says until `opened` is there; `came` is told of each attempt.
+    It is repeated without a key, since opening changes nothing.
+
+    Carry out each step that `next` returns, and pass the outcome of an attempt to `attempted`, until `opened`
+    is set.
     """
 
     def __init__(self, how: Reopening) -> None:
         self._url = how.url
         self._steps = attempts(f"WebSocket {how.url}", how.policy)
-        self._came: RawResponse | Lost | None = None
+        self._outcome: RawResponse | Lost | None = None
         self.opened: _Opened | None = None
 
-    def next(self) -> Ask | Wait:
-        """What to do. Raises a `PerdureError` when nothing more is to be tried."""
-        came, self._came = self._came, None
+    def next(self) -> Attempt | Wait:
+        """The next step. Raises a `PerdureError` when no further attempt is made."""
+        outcome, self._outcome = self._outcome, None
         try:
-            return self._steps.send(came)
+            return self._steps.send(outcome)
         except StopIteration as done:
-            told = f"{self._url}: answered {done.value.status} instead of a WebSocket"
-            raise CallerError(told) from None
+            problem = f"{self._url}: answered {done.value.status} instead of a WebSocket"
+            raise CallerError(problem) from None
 
-    def came(self, what: _Opened | RawResponse | Lost) -> None:
-        """What an attempt came to."""
+    def attempted(self, what: _Opened | RawResponse | Lost) -> None:
+        """Take the outcome of an attempt."""
         if isinstance(what, (RawResponse, Lost)):
-            self._came = what
+            self._outcome = what
         else:
             self._steps.close()
             self.opened = what
 
 
 def refused(error: InvalidStatus) -> RawResponse:
-    """What the server answered in place of a WebSocket."""
-    told = error.response
-    pairs = tuple((name.lower(), value) for name, value in told.headers.raw_items())
-    return RawResponse(told.status_code, Headers(pairs), bytes(told.body or b""))
+    """The answer of a server that refused the WebSocket."""
+    response = error.response
+    pairs = tuple((name.lower(), value) for name, value in response.headers.raw_items())
+    return RawResponse(response.status_code, Headers(pairs), bytes(response.body or b""))
 
 
 def no_server(error: Exception) -> Lost:
-    """Nobody answered, or nothing that makes sense."""
+    """The outcome of an attempt that no server answered, or not with a valid handshake."""
     return Lost(False, f"no server answers ({error or type(error).__name__})")
 
 
 def is_lost(error: ConnectionClosed) -> bool:
-    """True if a socket that ended this way is opened again."""
+    """True if a socket that ended this way must be opened again."""
     if error.rcvd is not None:
         return error.rcvd.code in _LOST
     return error.sent is None or error.sent.code == _NO_PONG
@@ -86,11 +93,11 @@ def is_lost(error: ConnectionClosed) -> bool:
 class Socket:
     """A WebSocket to an object: `async with stub.websocket() as ws`, then `async for message in ws`.
 
-    A lost connection (no close frame, or 1001, 1012, 1013) is opened again while receiving, for as long as the stub's
-    timeout allows; messages of the meantime are lost. Any other close ends the iteration.
+    A lost connection (no close frame, or 1001, 1012, 1013) is opened again while receiving, for as long as
+    the stub's timeout allows; messages of the meantime are lost. Any other close ends the iteration.
 
     Attributes:
-        reconnects: how often it has opened again.
+        reconnects: how often it has been opened again.
     """
 
     def __init__(
@@ -112,7 +119,8 @@ class Socket:
     async def send(self, message: str | bytes) -> None:
         """Send a message: str as text, bytes as binary.
 
-        Raises `Unavailable` if the connection is lost: nothing was sent; receive, which opens it again, then send.
+        Raises `Unavailable` if the connection is lost: nothing was sent; receive, which opens it again, then
+        send.
         """
         try:
             await self._there().send(message)
@@ -120,7 +128,10 @@ class Socket:
             raise Unavailable(f"{self._how.url}: the socket is closed, nothing was sent ({error})") from error
 
     async def receive(self) -> str | bytes:
-        """The next message. Raises `websockets.exceptions.ConnectionClosed` when the application closed the socket."""
+        """The next message.
+
+        Raises `websockets.exceptions.ConnectionClosed` when the application closed the socket.
+        """
         while True:
             try:
                 return await self._there().recv()
@@ -128,7 +139,7 @@ class Socket:
                 if self._closed or not is_lost(error):
                     raise
             connection = await self._open()
-            if self._closed:  # meanwhile, by another task
+            if self._closed:  # by another task meanwhile
                 await connection.close()
                 raise Unavailable(f"{self._how.url}: the socket was closed")
             self._connection = connection
@@ -152,7 +163,7 @@ class Socket:
 
     def _there(self) -> ClientConnection:
         if self._connection is None:
-            raise RuntimeError("a socket is used inside of: async with stub.websocket() as ws")
+            raise RuntimeError("use a socket inside of: async with stub.websocket() as ws")
         return self._connection
 
     async def _open(self) -> ClientConnection:
@@ -161,10 +172,10 @@ class Socket:
             if isinstance(step := opening.next(), Wait):
                 await self._how.pause(step.seconds)
             else:
-                opening.came(await self._attempt(step))
+                opening.attempted(await self._attempt(step))
         return opening.opened
 
-    async def _attempt(self, step: Ask) -> ClientConnection | RawResponse | Lost:
+    async def _attempt(self, step: Attempt) -> ClientConnection | RawResponse | Lost:
         try:
             return await connect(
                 self._how.url,

@@ -1,9 +1,10 @@
-"""Objects as a client sees them: `app.get(Counter, "alice")` or `app.get("Counter", "alice")`.
+"""Stubs, the objects as a client sees them: `app.get(Counter, "alice")` or `app.get("Counter", "alice")`.
 
 Laws
-- A stub is a name and options; it asks nothing until one of its methods is called.
-- From a class, a method that is not there is found at once; by name, only the server knows.
-- Whether a call returns its value or something to be awaited is its app's: stubs are the same.
+- A stub is a key and options; it sends nothing until one of its methods is called.
+- With a class, an unknown method raises `AttributeError` at once; with a name, only the server knows the
+  methods.
+- Whether a call returns its value or an awaitable depends on its app only.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from functools import partial
 from typing import Any
 
 from perdure.api.client.answers import ClientResponse, RawResponse, result_of
-from perdure.api.client.asking import Asking, Options, a_call, a_fetch, path_of, rooted
+from perdure.api.client.requests import ObjectRequest, Options, call_request, fetch_request, path_of, rooted
 from perdure.api.client.sockets import Reopening, Socket
 from perdure.api.client.sync_sockets import SyncSocket
 from perdure.objects.rpc import Methods
 
-Send = Callable[[Asking, Options, Callable[[RawResponse], Any]], Any]
+Send = Callable[[ObjectRequest, Options, Callable[[RawResponse], Any]], Any]
 
 
 class _Stub:
@@ -50,8 +51,8 @@ class _Stub:
         known = None if self._methods is None else self._methods[name]
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            asking = a_call(self._key, name, args, kwargs, self._options, known)
-            return self._send(asking, self._options, partial(result_of, method=known))
+            request = call_request(self._key, name, args, kwargs, self._options, known)
+            return self._send(request, self._options, partial(result_of, method=known))
 
         return method
 
@@ -73,8 +74,8 @@ class Stub(_Stub):
 
     Every name other than `fetch` and `websocket` is one of the object's methods. A call is repeated, with one
     idempotency key, until it has an answer or its timeout has passed, and so takes effect once. It raises the
-    server's errors, such as the object's `Refusal`; `Unreachable`, an `Unavailable`, if no server could be reached;
-    `OutcomeUnknown` if an attempt may have taken effect and no answer came in time.
+    server's errors, such as the object's `Refusal`; `Unreachable`, an `Unavailable`, if no server could be
+    reached; `OutcomeUnknown` if an attempt may have taken effect and no answer came in time.
     """
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -98,11 +99,11 @@ class Stub(_Stub):
         body: instead of `json`, str, sent as UTF-8, or bytes.
         headers: a mapping of names to values, printable ASCII.
 
-        Raises perdure's own errors; ValueError for a method, path or header that cannot be sent, TypeError for `json`
-        with `body` or a value that is not JSON: then nothing was sent.
+        Raises perdure's own errors; ValueError for a method, path or header that cannot be sent, TypeError
+        for `json` with `body` or a value that is not JSON: then nothing was sent.
         """
-        asking = a_fetch(self._key, method, path, json, body, headers, self._options)
-        answered: ClientResponse = await self._send(asking, self._options, _response)
+        request = fetch_request(self._key, method, path, json, body, headers, self._options)
+        answered: ClientResponse = await self._send(request, self._options, _response)
         return answered
 
     def websocket(
@@ -111,7 +112,8 @@ class Stub(_Stub):
         """A WebSocket to the object, for `async with`. It opens again by itself when the connection is lost.
 
         path: the path below the object, with its query.
-        on_reconnect: awaited with the socket each time it has opened again, before further messages are received.
+        on_reconnect: awaited with the socket each time it has opened again, before further messages are
+            received.
         """
         return Socket(self._socket_at(path), on_reconnect)
 
@@ -140,11 +142,11 @@ class SyncStub(_Stub):
         body: instead of `json`, str, sent as UTF-8, or bytes.
         headers: a mapping of names to values, printable ASCII.
 
-        Raises perdure's own errors; ValueError for a method, path or header that cannot be sent, TypeError for `json`
-        with `body` or a value that is not JSON: then nothing was sent.
+        Raises perdure's own errors; ValueError for a method, path or header that cannot be sent, TypeError
+        for `json` with `body` or a value that is not JSON: then nothing was sent.
         """
-        asking = a_fetch(self._key, method, path, json, body, headers, self._options)
-        answered: ClientResponse = self._send(asking, self._options, _response)
+        request = fetch_request(self._key, method, path, json, body, headers, self._options)
+        answered: ClientResponse = self._send(request, self._options, _response)
         return answered
 
     def websocket(
@@ -153,6 +155,7 @@ class SyncStub(_Stub):
         """A WebSocket to the object, for `with`. It opens again by itself when the connection is lost.
 
         path: the path below the object, with its query.
-        on_reconnect: called with the socket each time it has opened again, before further messages are received.
+        on_reconnect: called with the socket each time it has opened again, before further messages are
+            received.
         """
         return SyncSocket(self._socket_at(path), on_reconnect)

@@ -1,4 +1,4 @@
-"""As sockets.py, without `await`: the same laws, for programs that have a thread to wait in."""
+"""The socket of `sockets.py` without `await`: the same laws, for programs that wait in a thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.sync.client import ClientConnection, connect
 
 from perdure.api.client.answers import RawResponse
-from perdure.api.client.attempts import Ask, Lost, Wait
+from perdure.api.client.attempts import Attempt, Lost, Wait
 from perdure.api.client.sockets import Opening, Reopening, is_lost, no_server, refused
 from perdure.schemas.errors import Unavailable
 
@@ -20,7 +20,7 @@ class SyncSocket:
     It opens again as the asynchronous one does. One thread receives, others may send.
 
     Attributes:
-        reconnects: how often it has opened again.
+        reconnects: how often it has been opened again.
     """
 
     def __init__(self, reopening: Reopening, on_reconnect: Callable[[SyncSocket], None] | None) -> None:
@@ -40,7 +40,8 @@ class SyncSocket:
     def send(self, message: str | bytes) -> None:
         """Send a message: str as text, bytes as binary.
 
-        Raises `Unavailable` if the connection is lost: nothing was sent; receive, which opens it again, then send.
+        Raises `Unavailable` if the connection is lost: nothing was sent; receive, which opens it again, then
+        send.
         """
         try:
             self._there().send(message)
@@ -48,9 +49,12 @@ class SyncSocket:
             raise Unavailable(f"{self._how.url}: the socket is closed, nothing was sent ({error})") from error
 
     def receive(self, timeout: float | None = None) -> str | bytes:
-        """The next message. Raises `websockets.exceptions.ConnectionClosed` when the application closed the socket.
+        """The next message.
 
-        timeout: seconds to wait on one connection, after which TimeoutError is raised; None waits without a limit.
+        Raises `websockets.exceptions.ConnectionClosed` when the application closed the socket.
+
+        timeout: seconds to wait on one connection, after which TimeoutError is raised; None waits without a
+        limit.
         """
         while True:
             try:
@@ -59,7 +63,7 @@ class SyncSocket:
                 if self._closed or not is_lost(error):
                     raise
             connection = self._open()
-            if self._closed:  # meanwhile, by another thread
+            if self._closed:  # by another thread meanwhile
                 connection.close()
                 raise Unavailable(f"{self._how.url}: the socket was closed")
             self._connection = connection
@@ -83,7 +87,7 @@ class SyncSocket:
 
     def _there(self) -> ClientConnection:
         if self._connection is None:
-            raise RuntimeError("a socket is used inside of: with stub.websocket() as ws")
+            raise RuntimeError("use a socket inside of: with stub.websocket() as ws")
         return self._connection
 
     def _open(self) -> ClientConnection:
@@ -92,10 +96,10 @@ class SyncSocket:
             if isinstance(step := opening.next(), Wait):
                 self._how.pause(step.seconds)
             else:
-                opening.came(self._attempt(step))
+                opening.attempted(self._attempt(step))
         return opening.opened
 
-    def _attempt(self, step: Ask) -> ClientConnection | RawResponse | Lost:
+    def _attempt(self, step: Attempt) -> ClientConnection | RawResponse | Lost:
         try:
             return connect(
                 self._how.url,

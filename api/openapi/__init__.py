@@ -1,4 +1,4 @@
-"""The documents of an app: OpenAPI for its doors, AsyncAPI for its topics, and a page to read.
+"""The documents of an app: OpenAPI for its HTTP paths, AsyncAPI for its topics, and a page to read.
 
 `document.py` and `asyncapi.py` make them from the app's classes, `mounted.py` serves them, and `html.py` is
 the page.

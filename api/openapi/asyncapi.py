@@ -1,10 +1,11 @@
 """The AsyncAPI 3.0 document of an app: the records that any Kafka client may write to it, and those it answers with.
 
 Laws
-- Like the OpenAPI document it is made of the classes alone, gives the same bytes in every process, and has a hash of what
-  it says for a version.
-- All objects are in it: no Worker stands before the topics, and who may write to them is the broker's to say.
-- What only perdure itself may send (schemas/commands.py) is not in it.
+- Like the OpenAPI document it is made of the classes alone, gives the same bytes in every process, and has a
+  hash of its content for a version.
+- All objects are in it: no Worker stands before the topics, and the broker decides which clients may write to
+  them.
+- Commands that only perdure itself may send (schemas/commands.py) are not in it.
 """
 
 from __future__ import annotations
@@ -27,34 +28,36 @@ from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILAB
 _BINDING = "0.5.0"  # of https://github.com/asyncapi/bindings/tree/master/kafka
 _ABOUT = """Commands for objects, and their replies, as records of Kafka topics.
 
-- A record's key is the object's, such as `Room/a`. It decides the partition as Java's clients do (murmur2): of other libraries
-  set the partitioner so.
-- A record without headers is a call. Headers are UTF-8, all optional unless it is said that they are required. Others are ignored.
-- A reply lies in the partition of its command, under the object's key, unless the command says something else. It may come
-  twice after a crash, with the same `message-id`.
-- What is no command is answered with an error, and lies in the topic of dead letters with the reason."""
-_EMBEDDED = "\n\nThis app runs on the embedded log, which no Kafka client reaches: start it with `--log kafka://HOST:PORT` for that."
+- A record's key is the object's, such as `Room/a`. It decides the partition as in Java's clients (murmur2): set
+  the partitioner of other libraries to that.
+- A record without headers is a call. Headers are UTF-8, and optional unless listed as required.
+- A reply is written to the partition of its command, under the object's key, unless the command says otherwise. It
+  may appear twice after a crash, with the same `message-id`.
+- A record that is not a command is answered with an error, and copied to the dead letters with the reason."""
+_EMBEDDED = (
+    "\n\nThis app runs on the embedded log, which Kafka clients cannot reach: use `--log kafka://HOST:PORT`."
+)
 _TEXT: Json = {"type": "string"}
 _COMMAND_HEADERS: Json = {
     "type": "object",
     "properties": {
         "perdure-v": {"const": "1", "description": "The format of the record."},
         "perdure-kind": {"const": "call"},
-        "id": {**_TEXT, "description": "Comes back as `correlation-id`."},
+        "id": {**_TEXT, "description": "Returned as `correlation-id`."},
         "reply-to": {
             **_TEXT,
-            "description": "`PARTITION/KEY`: where the reply goes in the topic of replies; `none`: nobody wants it.",
+            "description": "`PARTITION/KEY`: the reply's place in the topic of replies; `none`: no reply.",
         },
         "idempotency-key": {
             **_TEXT,
             "minLength": 1,
             "maxLength": MAX_CLIENT_KEY_CHARS,
-            "description": "It is done once, however often it is sent with this key within 24 h.",
+            "description": "A command takes effect once, however often it is sent with this key within 24 h.",
         },
         "deadline": {
             **_TEXT,
             "pattern": "^[0-9]{1,12}$",
-            "description": "Milliseconds after the record's time, from which on nobody waits for it.",
+            "description": "Milliseconds after the record's time, after which the command has expired.",
         },
         "traceparent": {**_TEXT, "description": "W3C Trace Context."},
     },
@@ -101,11 +104,11 @@ _SCHEMAS: Json = {
         "properties": {
             "error": {
                 "type": "object",
-                "description": "Its code is stable, as the `type` of a problem over HTTP; its text says what to do.",
+                "description": "Its code is stable, as a problem's `type` over HTTP; its text says what to do.",
                 "properties": {
                     "code": _TEXT,
                     "message": _TEXT,
-                    "detail": {"description": "What a Refusal brings."},
+                    "detail": {"description": "The detail of a Refusal."},
                 },
                 "required": ["code", "message"],
             }
@@ -116,8 +119,8 @@ _SCHEMAS: Json = {
 _CORRELATED: Json = {"location": "$message.header#/correlation-id"}
 
 
-class _Asked(NamedTuple):
-    """What an object can be asked: the record of a command, and that of the reply to it."""
+class _Operation(NamedTuple):
+    """An operation of an object: the record of a command, and that of its reply."""
 
     namespace: str
     at: str
@@ -126,14 +129,14 @@ class _Asked(NamedTuple):
     reply: Json
 
     @property
-    def told(self) -> str:
+    def reply_at(self) -> str:
         return f"{self.at}.reply"
 
 
 def asyncapi(config: Config, registry: Registry) -> Json:
     """The document of an app."""
-    found = signatures(registry.types)
-    asked = list(_asked(registry, found))
+    described_types = signatures(registry.types)
+    operations = list(_operations(registry, described_types))
     whole: Json = {
         "asyncapi": "3.0.0",
         "info": {
@@ -148,29 +151,29 @@ def asyncapi(config: Config, registry: Registry) -> Json:
             for at, broker in enumerate(config.kafka_brokers)
         },
         "channels": {
-            "commands": _channel(config, "commands", [each.at for each in asked]),
-            "replies": _channel(config, "replies", [*(each.told for each in asked), "error"]),
+            "commands": _channel(config, "commands", [each.at for each in operations]),
+            "replies": _channel(config, "replies", [*(each.reply_at for each in operations), "error"]),
             "dead": _channel(config, "dead", ["dead"]),
         },
-        "operations": {**{each.at: _operation(each) for each in asked}, "dead": _DEAD_LETTERS},
+        "operations": {**{each.at: _operation(each) for each in operations}, "dead": _DEAD_LETTERS},
         "components": {
-            "messages": {**_messages(asked), "error": _error(), "dead": _dead()},
-            "schemas": {**_SCHEMAS, **found.definitions},
+            "messages": {**_messages(operations), "error": _error(), "dead": _dead()},
+            "schemas": {**_SCHEMAS, **described_types.definitions},
         },
     }
     whole["info"]["version"] = sha256(msgspec.json.encode(whole)).hexdigest()[:12]
     return whole
 
 
-def _asked(registry: Registry, found: Signatures) -> Iterator[_Asked]:
+def _operations(registry: Registry, described_types: Signatures) -> Iterator[_Operation]:
     for namespace in sorted(registry.types):
         kind = registry.types[namespace]
         for name, method in sorted(kind.methods.items()):
             key, docstring = (namespace, name), method.function.__doc__
-            call, result = _call(name, found.bodies[key]), _result(found.results[key])
-            yield _Asked(namespace, f"{namespace}.{name}", docstring, call, result)
+            call, result = _call(name, described_types.bodies[key]), _result(described_types.results[key])
+            yield _Operation(namespace, f"{namespace}.{name}", docstring, call, result)
         if kind.cls.fetch is not DurableObject.fetch:
-            yield _Asked(namespace, f"{namespace}.fetch", kind.cls.fetch.__doc__, _FETCH, _FETCHED)
+            yield _Operation(namespace, f"{namespace}.fetch", kind.cls.fetch.__doc__, _FETCH, _FETCHED)
 
 
 def _channel(config: Config, topic: str, messages: list[str]) -> Json:
@@ -183,25 +186,25 @@ def _channel(config: Config, topic: str, messages: list[str]) -> Json:
     }
 
 
-def _messages(asked: list[_Asked]) -> Json:
+def _messages(operations: list[_Operation]) -> Json:
     made: Json = {}
-    for each in asked:
+    for each in operations:
         binding = {"kafka": {"key": key_of(each.namespace), "bindingVersion": _BINDING}}
         made[each.at] = {"name": each.at, **described(each.docstring), **each.command, "bindings": binding}
-        made[each.told] = {"name": each.told, **each.reply}
+        made[each.reply_at] = {"name": each.reply_at, **each.reply}
     return made
 
 
-def _operation(asked: _Asked) -> Json:
+def _operation(operation: _Operation) -> Json:
     return {
         "action": "receive",
         "channel": {"$ref": "#/channels/commands"},
-        **described(asked.docstring),
-        "tags": [{"name": asked.namespace}],
-        "messages": [_in("commands", asked.at)],
+        **described(operation.docstring),
+        "tags": [{"name": operation.namespace}],
+        "messages": [_in("commands", operation.at)],
         "reply": {
             "channel": {"$ref": "#/channels/replies"},
-            "messages": [_in("replies", asked.told), _in("replies", "error")],
+            "messages": [_in("replies", operation.reply_at), _in("replies", "error")],
         },
     }
 
@@ -256,7 +259,7 @@ _FETCHED: Json = {
 _DEAD_LETTERS: Json = {
     "action": "send",
     "channel": {"$ref": "#/channels/dead"},
-    "summary": "What was no command.",
+    "summary": "Records that were not commands.",
     "messages": [_in("dead", "dead")],
 }
 
@@ -264,7 +267,7 @@ _DEAD_LETTERS: Json = {
 def _error() -> Json:
     return {
         "name": "error",
-        "summary": "Why a command came to nothing.",
+        "summary": "The reason why a command failed.",
         "headers": _schema("ErrorHeaders"),
         "payload": _schema("Error"),
         "correlationId": _CORRELATED,
@@ -272,11 +275,11 @@ def _error() -> Json:
 
 
 def _dead() -> Json:
-    reason = {"reason": _TEXT, "command": {**_TEXT, "description": "Where it lay: `PARTITION:OFFSET`."}}
+    reason = {"reason": _TEXT, "command": {**_TEXT, "description": "The record's place: `PARTITION:OFFSET`."}}
     return {
         "name": "dead",
-        "summary": "A record that was no command, as it came, with the reason in its headers.",
+        "summary": "A record that was not a command, unchanged, with the reason in its headers.",
         "headers": {"type": "object", "properties": reason, "required": list(reason)},
-        "payload": {"description": "As it came."},
+        "payload": {"description": "The record's value, unchanged."},
         "contentType": "application/octet-stream",
     }

@@ -1,8 +1,9 @@
-"""The OpenAPI 3.1 document of an app: what its doors take and answer, made of its classes alone.
+"""The OpenAPI 3.1 document of an app: what its HTTP paths accept and answer, made of its classes alone.
 
 Laws
-- Nothing is run for it, and the same app gives the same bytes in every process. Its version is a hash of what it says.
-- What cannot be reached is not in it: objects behind a Worker that is alone in front, tickets where nothing is guarded.
+- No code of the app runs for it, and the same app gives the same bytes in every process. Its version is a
+  hash of its content.
+- A path that cannot be reached is not in it: objects behind a Worker, tickets where access is not guarded.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ _ABOUT = """Each object has a name, its own state, and does one thing at a time.
 
 - `POST /rpc/NAMESPACE/NAME/METHOD` with `{"args": […], "kwargs": {…}}` calls a method.
 - `/objects/NAMESPACE/NAME/PATH` is answered by the object's `fetch`, whatever the HTTP method.
-- Errors are `application/problem+json`; their types are stable. 503: not done, ask again. 504: the outcome is unknown.
-- Arguments are read as pydantic reads them: where the schema says integer, `"2"` is one too."""
-_BEHIND = """The objects of this app are behind its Worker, which answers all paths that are not here."""
+- Errors are `application/problem+json`; their types are stable. 503: not done, send it again. 504: the outcome is unknown.
+- Arguments are read as pydantic reads them: where the schema says integer, `"2"` is accepted, too."""
+_BEHIND = (
+    """The objects of this app are behind its Worker, which answers all paths that are not listed here."""
+)
 
 
 def document(config: Config, registry: Registry, *, has_worker: bool) -> Json:
@@ -31,12 +34,12 @@ def document(config: Config, registry: Registry, *, has_worker: bool) -> Json:
     reachable = not has_worker or config.expose or config.guarded
     kinds = registry.types if reachable else {}
     of_app = About(config.guarded, reachable, has_worker and config.expose, tuple(sorted(kinds)))
-    found = objects.signatures(kinds)
-    paths: Json = objects.paths(of_app, kinds, found)
+    described_types = objects.signatures(kinds)
+    paths: Json = objects.paths(of_app, kinds, described_types)
     for page in sorted(DESCRIBED):
         paths |= DESCRIBED[page](of_app)
     components: Json = {
-        "schemas": {**SCHEMAS, **found.definitions},
+        "schemas": {**SCHEMAS, **described_types.definitions},
         "responses": objects.answers(of_app),
         "parameters": PARAMETERS,
         "headers": HEADERS,

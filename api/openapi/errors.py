@@ -1,10 +1,10 @@
-"""Which problems are answered where: by status, from the tree of errors and the table of their statuses.
+"""The problems of each operation, by status, from the tree of errors and the table of their statuses.
 
 Laws
-- A code is listed under the status that api/problems.py gives it. What is new in the tree of errors is in the
-  document without a word here.
-- Statuses that an object chooses with codes of its own (409) or that its faults have (500) list codes as examples;
-  with all others no other code is answered.
+- A code is listed under the status that api/problems.py gives it. A new error in the tree appears in the
+  document without a change here.
+- Codes are examples under the statuses of an object's refusals (409) and faults (500), where an app has codes
+  of its own; under all others the list is complete.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from perdure.schemas.replies import FAILED
 GUARDED = ("unauthenticated", "forbidden", "over-quota")
 ANY_PAGE = ("malformed-command",)
 UNAVAILABLE = ("unavailable",)
-# Told at a door of their own, or before there is a request: see docs/errors.md
+# Answered by pages of their own, or before there is a request: see docs/errors.md
 _ELSEWHERE = frozenset((*GUARDED, "no-such-path", "not-exposed", "worker-failed", "unknown-command"))
 _ELSEWHERE |= {"method-not-allowed", "origin-refused", "host-refused", "bad-frame"}
-# Of administration; of a namespace, which a path of an object names; a root that is never told as such
+# Administration; a namespace, which an object's path names; a root that is never answered as such
 _ELSEWHERE |= {"not-parked", "not-at-head", "unknown-namespace", "operator-error"}
 _ROOTS = (PerdureError, CallerError)
 _OPEN = (409, 500)
-_BEFORE = {  # in plain text, before a request is one
-    400: "What came is no HTTP request.",
-    408: "The headers took over 10 s, or the body came at less than 1 KiB/s.",
+_BEFORE = {  # in plain text, before a request is complete
+    400: "The bytes are not an HTTP request.",
+    408: "The headers took over 10 s, or the body arrived at less than 1 KiB/s.",
     431: "The headers are larger than `limits.header_bytes`.",
     503: "Too many connections.",
 }
@@ -50,7 +50,7 @@ def _tree(cls: type[PerdureError]) -> Iterator[type[PerdureError]]:
 
 
 def status_of(cls: type[PerdureError]) -> int:
-    """The status of an error that is answered to whoever asked."""
+    """The HTTP status with which an error is answered."""
     fallback = OF_OUTCOME[FAILED] if issubclass(cls, ObjectError) else UNAVAILABLE_STATUS
     return STATUS.get(cls.code, fallback)
 
@@ -68,21 +68,24 @@ OF_FETCH = tuple(code for code in OF_OBJECTS if code not in _ONLY_OF_CALLS)
 
 
 def by_status(codes: Iterable[str]) -> dict[int, list[str]]:
-    """These codes under their statuses, both in order."""
-    found: dict[int, list[str]] = defaultdict(list)
+    """These codes by status, both in order."""
+    listed: dict[int, list[str]] = defaultdict(list)
     for code in sorted(set(codes)):
-        found[CODES[code]].append(code)
-    if "handler-failed" in found[500]:
-        found[500] = sorted({*found[500], "too-large"})  # from an object it is the object's fault
-    return {status: found[status] for status in sorted(found) if found[status]}
+        listed[CODES[code]].append(code)
+    if "handler-failed" in listed[500]:
+        listed[500] = sorted({*listed[500], "too-large"})  # with 500 if the object's answer is too large
+    return {status: listed[status] for status in sorted(listed) if listed[status]}
 
 
 def answer(status: int, codes: list[str], *, command: bool = False, anything: bool = False) -> Json:
-    """The answer with these problems. `command`: it names one; `anything`: an object may answer with it, too."""
+    """The answer with these problems.
+
+    `command`: it names a command; `anything`: an object may answer with it, too.
+    """
     types = [f"urn:perdure:problem:{code}" for code in codes]
     kind = {"examples": types} if status in _OPEN else {"enum": types}
-    told = ", ".join(f"`{code}`" for code in codes)
-    and_others = ", and what the object calls its refusals" if status == 409 else ""
+    names = ", ".join(f"`{code}`" for code in codes)
+    and_others = ", and the codes of the object's refusals" if status == 409 else ""
     content: Json = {
         PROBLEM_JSON: {
             "schema": {
@@ -100,12 +103,12 @@ def answer(status: int, codes: list[str], *, command: bool = False, anything: bo
     headers = {name: reference("headers", header) for name, header in _HEADERS.get(status, {}).items()}
     if command:
         headers["perdure-command"] = reference("headers", "Command")
-    made: Json = {"description": f"{HTTPStatus(status).phrase}: {told}{and_others}.", "content": content}
+    made: Json = {"description": f"{HTTPStatus(status).phrase}: {names}{and_others}.", "content": content}
     return {**made, "headers": headers} if headers else made
 
 
 def too_early() -> Json:
-    """The answers to what never became a request."""
+    """The answers to a request that was never complete."""
     return {
         f"Early{status}": {"description": text, "content": {"text/plain": {"schema": {"type": "string"}}}}
         for status, text in _BEFORE.items()

@@ -1,6 +1,9 @@
-"""The document as one page for people: no scripts, nothing from elsewhere, lines of curl to copy.
+"""The OpenAPI document as one HTML page: no scripts, nothing loaded from elsewhere, `curl` commands to copy.
 
-Law: all that came from the app (names, docstrings, schemas) is text, and escaped as such; the header allows no script.
+These 230 lines stand in for the bundle of Redoc (1.1 MB of script) or Scalar (3.6 MB), which would need a CDN
+or a copy in the wheel, and a policy that allows scripts on the origin where an app's own cookies may be.
+
+Law: everything from the app (names, docstrings, schemas) is escaped text, and the header allows no script.
 """
 
 from __future__ import annotations
@@ -43,11 +46,11 @@ HTML_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 _VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
-_DEEP = 3  # an example that refers to itself ends here
+_DEEP = 3  # where an example that refers to itself ends
 
 
 def html_of(document: Json, port: int) -> str:
-    """The page. `port` is in its first line to copy; 0: not known."""
+    """The page. `port` is the one of its first command to copy; 0 if it is not known."""
     return "".join(_Page(document, port).parts())
 
 
@@ -66,7 +69,7 @@ class _Page:
         yield f'<p><a href="/openapi.json">openapi.json</a>, version {escape(info["version"])}</p><nav>'
         for tag in tags:
             yield f'<a href="#{escape(tag["name"])}">{escape(tag["name"])}</a>'
-        yield "</nav><p>The lines to copy want this once:</p>"
+        yield "</nav><p>The commands below need these variables:</p>"
         setting = f"PERDURE=http://127.0.0.1:{self.port}"
         yield f"<pre>{setting}{' TOKEN=pdr_…' if self.guarded else ''}</pre>"
         for tag in tags:
@@ -79,7 +82,7 @@ class _Page:
         yield "</body></html>"
 
     def _path(self, path: str, item: Json) -> Iterator[str]:
-        """All methods of a path at once: where there are several they differ in nothing else."""
+        """One section for all methods of a path, which differ in nothing else."""
         verbs = [verb for verb in _VERBS if verb in item]
         verb = "post" if "post" in item else verbs[0]
         operation = item[verb]
@@ -90,8 +93,8 @@ class _Page:
         yield f"<pre>{escape(self._curl(verb, path, operation))}</pre>"
         body = self._json_in(operation.get("requestBody"))
         yield from _details("Arguments", self._arguments(body) if body else ())
-        found = operation["responses"].get("200", {})
-        if (schema := self._json_in(found)) is not None:
+        success = operation["responses"].get("200", {})
+        if (schema := self._json_in(success)) is not None:
             yield f"<p>Answers {_type(schema.get('properties', {}).get('result', schema))}</p>"
         rows = [(name, self._resolved(each)) for name, each in operation["responses"].items()]
         cells = [f"<tr><th>{name}</th><td>{escape(each['description'])}</td></tr>" for name, each in rows]
@@ -141,7 +144,7 @@ class _Page:
         return {"kwargs": named}
 
     def _example(self, schema: Any, depth: int = 0) -> Any:
-        """Some value that may fit."""
+        """A value that may fit the schema."""
         if not isinstance(schema, dict) or depth > _DEEP:
             return None
         schema = self._resolved(schema)
@@ -160,20 +163,20 @@ class _Page:
         plain = {"integer": 1, "number": 1.5, "string": "text", "boolean": True, "array": []}
         return plain.get(str(schema.get("type")))
 
-    def _resolved(self, told: Json) -> Json:
-        while isinstance(at := told.get("$ref"), str):
+    def _resolved(self, schema: Json) -> Json:
+        while isinstance(at := schema.get("$ref"), str):
             _, _, kind, name = at.split("/")
-            told = self.whole["components"][kind][name]
-        return told
+            schema = self.whole["components"][kind][name]
+        return schema
 
-    def _json_in(self, told: Json | None) -> Json | None:
-        content = self._resolved(told or {}).get("content", {})
+    def _json_in(self, content_of: Json | None) -> Json | None:
+        content = self._resolved(content_of or {}).get("content", {})
         schema: Json | None = content.get("application/json", {}).get("schema")
         return schema
 
 
 def _parameters(body: Json) -> Iterator[tuple[str, Json, bool]]:
-    """(name, schema, is it required) of all that a call takes, in order."""
+    """The parameters of a call in order: name, schema, and True if it is required."""
     shapes = body.get("anyOf", [body])
     by_name, by_position = shapes[0]["properties"], shapes[-1]["properties"]
     if "args" not in by_position:
@@ -196,9 +199,9 @@ def _parameters(body: Json) -> Iterator[tuple[str, Json, bool]]:
 
 
 def _details(title: str, parts: Any) -> Iterator[str]:
-    if found := list(parts):
+    if inner := list(parts):
         yield f"<details><summary>{title}</summary>"
-        yield from found
+        yield from inner
         yield "</details>"
 
 
@@ -224,8 +227,8 @@ def _words(schema: Any) -> str:
         return f"[{_words(schema.get('items'))}]"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"{{name: {_words(schema['additionalProperties'])}}}"
-    told = " | ".join(kind) if isinstance(kind, list) else str(kind)
-    return f"{told} ({schema['format']})" if "format" in schema else told
+    words = " | ".join(kind) if isinstance(kind, list) else str(kind)
+    return f"{words} ({schema['format']})" if "format" in schema else words
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`GET /openapi.json`, `/docs` and `/asyncapi.json`: made when they are first asked for, then kept."""
+"""`GET /openapi.json`, `/docs` and `/asyncapi.json`: made at the first request for one, then kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perdure.api.problems import Problem
 from perdure.objects.registry import Registry
 from perdure.schemas.config import Config
 
-if TYPE_CHECKING:  # what makes the pages is imported by the first that asks for one
+if TYPE_CHECKING:  # the modules that make the pages are imported by the first request
     from perdure.api.openapi.parts import Json
 
 _JSON = [(b"content-type", b"application/json")]

@@ -1,4 +1,4 @@
-"""The paths of objects: a method each at `/rpc/…`, and `/objects/…` where a class answers requests."""
+"""The paths of objects: one per method at `/rpc/…`, and `/objects/…` where a class has a `fetch`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANYTHING: Json = {"*/*": {}}
 
 
 def signatures(kinds: Mapping[str, ObjectType]) -> Signatures:
-    """What all methods of an app take and give."""
+    """The parameters and results of all methods of an app."""
     methods = {
         (namespace, name): method
         for namespace in sorted(kinds)
@@ -31,15 +31,15 @@ def answers(about: About) -> Json:
     """The answers that operations refer to: `Call409` of a method, `Fetch409` of a fetch."""
     more = GUARDED if about.guarded else ()
     accepted = json_answer(
-        "It is durable, and runs until it is done; with `Prefer: respond-async`.",
+        "With `Prefer: respond-async`: the command is durable and will run.",
         reference("schemas", "Accepted"),
         Location="Location",
     )
-    found: Json = {
+    made: Json = {
         "Accepted": accepted,
         "FetchAccepted": {**accepted, "content": {**accepted["content"], **_ANYTHING}},
         "Fetched": {
-            "description": "What the object answers.",
+            "description": "The object's response.",
             "headers": {"perdure-command": reference("headers", "Command")},
             "content": _ANYTHING,
         },
@@ -47,11 +47,11 @@ def answers(about: About) -> Json:
     }
     for name, codes, anything in (("Call", OF_OBJECTS, False), ("Fetch", OF_FETCH, True)):
         for status, listed in by_status((*codes, *more)).items():
-            found[f"{name}{status}"] = answer(status, listed, command=True, anything=anything)
-    return found
+            made[f"{name}{status}"] = answer(status, listed, command=True, anything=anything)
+    return made
 
 
-def paths(about: About, kinds: Mapping[str, ObjectType], found: Signatures) -> Json:
+def paths(about: About, kinds: Mapping[str, ObjectType], described_types: Signatures) -> Json:
     """The path items of all namespaces."""
     made: Json = {}
     for namespace in sorted(kinds):
@@ -62,7 +62,9 @@ def paths(about: About, kinds: Mapping[str, ObjectType], found: Signatures) -> J
             key = (namespace, name)
             made[f"/rpc/{namespace}/{{name}}/{name}"] = {
                 "parameters": [reference("parameters", "name")],
-                "post": _call(about, namespace, method, found.bodies[key], found.results[key]),
+                "post": _call(
+                    about, namespace, method, described_types.bodies[key], described_types.results[key]
+                ),
             }
     return made
 
@@ -71,8 +73,8 @@ def tags(kinds: Mapping[str, ObjectType]) -> list[Json]:
     """A tag for each namespace, described by its class."""
     made = []
     for namespace in sorted(kinds):
-        told = inspect.cleandoc(kinds[namespace].cls.__doc__ or "")
-        made.append({"name": namespace, "description": told} if told else {"name": namespace})
+        text = inspect.cleandoc(kinds[namespace].cls.__doc__ or "")
+        made.append({"name": namespace, "description": text} if text else {"name": namespace})
     return made
 
 
@@ -87,7 +89,7 @@ def _call(about: About, namespace: str, method: Method, body: Schema, result: Sc
         "requestBody": {"required": not _may_be_empty(body), "content": content},
         "responses": {
             "200": json_answer(
-                "What it returned.",
+                "The method's result.",
                 {
                     "type": "object",
                     "properties": {"result": result},
@@ -104,7 +106,7 @@ def _call(about: About, namespace: str, method: Method, body: Schema, result: Sc
 
 
 def _may_be_empty(body: Schema) -> bool:
-    """Can the method be called without a body, which is as good as `{}`?"""
+    """True if the method can be called without a body, which counts as `{}`."""
     return any("required" not in shape for shape in body.get("anyOf", (body,)))
 
 
@@ -148,6 +150,6 @@ def _headers() -> list[Json]:
 
 def _problems(about: About, name: str, codes: tuple[str, ...]) -> Json:
     listed = by_status((*codes, *(GUARDED if about.guarded else ())))
-    told: Json = {str(status): reference("responses", f"{name}{status}") for status in listed}
+    problems: Json = {str(status): reference("responses", f"{name}{status}") for status in listed}
     early = {key.removeprefix("Early"): reference("responses", key) for key in too_early()}
-    return dict(sorted((told | early).items()))
+    return dict(sorted((problems | early).items()))

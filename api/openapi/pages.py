@@ -1,7 +1,7 @@
-"""perdure's own pages, described: one function for each, in `DESCRIBED`, under the page's name.
+"""The descriptions of perdure's own pages: one function per page, in `DESCRIBED`, under the page's name.
 
-A page that is mounted (api/node.py) has its description here; tests hold the two lists against each other. Left out is
-administration: the document is for an app's callers, and docs/admin.md for those who run it.
+Each page that api/node.py mounts has its description here; a test compares the two lists. Administration is
+left out: the document is for an app's clients, and docs/admin.md for its operators.
 """
 
 from __future__ import annotations
@@ -20,20 +20,28 @@ LEFT_OUT = frozenset(("admin",))
 _TEXT: Json = {"schema": {"type": "string"}}
 
 
-def _operation(about: About, page: str, summary: str, found: Json, *codes: str, **more: object) -> Json:
-    """An operation of a page that answers `found` or problems; `page` is the first part of its path."""
+def _operation(about: About, page: str, summary: str, success: Json, *codes: str, **more: object) -> Json:
+    """The operation of a page.
+
+    about: what the document depends on.
+    page: the first part of the page's path.
+    summary: what it answers.
+    success: its answers other than problems, by status.
+    codes: the codes of its problems.
+    more: further keys of the operation.
+    """
     right = PAGES[page]
     guard = (*GUARDED, *UNAVAILABLE) if about.guarded and right is not None else ()
     listed = by_status((*ANY_PAGE, *codes, *guard))
     problems = {
-        str(status): answer(status, told) for status, told in listed.items() if str(status) not in found
+        str(status): answer(status, names) for status, names in listed.items() if str(status) not in success
     }
     early = {key.removeprefix("Early"): reference("responses", key) for key in too_early()}
     return {
         "summary": summary,
         "tags": [TAG],
         **more,
-        "responses": dict(sorted((found | problems | early).items())),
+        "responses": dict(sorted((success | problems | early).items())),
         **secured(about, right),
     }
 
@@ -44,9 +52,11 @@ def _state(*words: str, **more: Json) -> Json:
 
 
 def livez(about: About) -> Json:
-    found = {"200": json_answer("It runs.", _state("alive"))}
+    success = {"200": json_answer("The process runs.", _state("alive"))}
     return {
-        "/livez": {"get": _operation(about, "livez", "Does the process run?", found, operationId="livez")}
+        "/livez": {
+            "get": _operation(about, "livez", "Whether the process runs.", success, operationId="livez")
+        }
     }
 
 
@@ -61,28 +71,32 @@ def readyz(about: About) -> Json:
         "required": ["partition", "state", "reason"],
     }
     state = _state("ready", "not ready", partitions={"type": "array", "items": partition})
-    not_ready = json_answer("Some partitions do not serve: which, and why.", state)
-    not_ready["content"]["text/plain"] = _TEXT  # of a server that has no room for the connection
-    found = {"200": json_answer("Every partition serves.", state), "503": not_ready}
+    not_ready = json_answer("Some partitions do not serve; the answer says which, and why.", state)
+    not_ready["content"]["text/plain"] = _TEXT  # from a server without room for the connection
+    success = {"200": json_answer("Every partition serves.", state), "503": not_ready}
     return {
         "/readyz": {
-            "get": _operation(about, "readyz", "Does every partition serve?", found, operationId="readyz")
+            "get": _operation(
+                about, "readyz", "Whether every partition serves.", success, operationId="readyz"
+            )
         }
     }
 
 
 def metrics(about: About) -> Json:
-    found = {"200": {"description": "Prometheus' text format.", "content": {"text/plain": _TEXT}}}
+    success = {"200": {"description": "Prometheus' text format.", "content": {"text/plain": _TEXT}}}
     return {
-        "/metrics": {"get": _operation(about, "metrics", "Counts and gauges.", found, operationId="metrics")}
+        "/metrics": {
+            "get": _operation(about, "metrics", "Counts and gauges.", success, operationId="metrics")
+        }
     }
 
 
 def ticket(about: About) -> Json:
-    """There where access is guarded."""
+    """The page of tickets, which exists where access is guarded."""
     if not about.guarded:
         return {}
-    asked = {
+    body = {
         "type": "object",
         "properties": {
             "object": about.key,
@@ -90,44 +104,49 @@ def ticket(about: About) -> Json:
         "required": ["object"],
         "additionalProperties": False,
     }
-    told = {
+    ticket_schema = {
         "type": "object",
         "properties": {"ticket": {"type": "string"}, "expires_in": {"const": TICKET_S}},
         "required": ["ticket", "expires_in"],
     }
-    found = {"200": json_answer("Put it into the query of the WebSocket's address.", told)}
+    success = {
+        "200": json_answer("The ticket, which goes into the query of the WebSocket's URL.", ticket_schema)
+    }
     codes = ("bad-key", "unknown-namespace", "too-large")
     operation = _operation(
         about,
         "ticket",
-        "A ticket for one WebSocket of one object, where no header can be set.",
-        found,
+        "A ticket for one WebSocket of one object, for clients that cannot set headers.",
+        success,
         *codes,
         operationId="ticket",
-        requestBody={"required": True, "content": {"application/json": {"schema": asked}}},
+        requestBody={"required": True, "content": {"application/json": {"schema": body}}},
     )
     return {"/ticket": {"post": operation}}
 
 
 def commands(about: About) -> Json:
-    """There where objects are: what became of a command can be asked by who could send it."""
+    """The page of a command's outcome, which exists where objects are reachable.
+
+    A client that may send may read it.
+    """
     if not about.objects:
         return {}
     id_ = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     wait = {
         "name": "wait",
         "in": "query",
-        "description": f"So many seconds it waits for the command, {MAX_WAIT_S:g} at most.",
+        "description": f"Seconds to wait for the command, {MAX_WAIT_S:g} at most.",
         "schema": {"type": "integer", "minimum": 0, "maximum": 99_999, "default": 0},
     }
-    found = {
-        "200": json_answer("What is known of it.", _command(), Retry_After="RetryAfter"),
+    success = {
+        "200": json_answer("The command's status and outcome.", _command(), Retry_After="RetryAfter"),
     }
     operation = _operation(
         about,
         "commands",
-        "What became of a command.",
-        found,
+        "The status and outcome of a command.",
+        success,
         "unknown-command",
         "no-such-path",
         *UNAVAILABLE,
@@ -147,8 +166,8 @@ def _command() -> Json:
         "properties": {
             "status": {"type": "integer"},
             "headers": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
-            "body": {"description": "What is JSON."},
-            "base64": {"type": "string", "description": "What is not."},
+            "body": {"description": "The body, if it is JSON."},
+            "base64": {"type": "string", "description": "The body, if it is not JSON."},
         },
         "required": ["status", "headers"],
     }
@@ -168,25 +187,27 @@ def _command() -> Json:
 
 
 def this_document(about: About) -> Json:
-    found = {"200": json_answer("OpenAPI 3.1.", {"type": "object"})}
+    success = {"200": json_answer("OpenAPI 3.1.", {"type": "object"})}
     return {
         "/openapi.json": {
-            "get": _operation(about, "openapi.json", "This document.", found, operationId="openapi")
+            "get": _operation(about, "openapi.json", "This document.", success, operationId="openapi")
         }
     }
 
 
 def records(about: About) -> Json:
-    found = {"200": json_answer("AsyncAPI 3.0.", {"type": "object"})}
+    success = {"200": json_answer("AsyncAPI 3.0.", {"type": "object"})}
     summary = "The records that Kafka clients may write and read."
-    operation = _operation(about, "asyncapi.json", summary, found, operationId="asyncapi")
+    operation = _operation(about, "asyncapi.json", summary, success, operationId="asyncapi")
     return {"/asyncapi.json": {"get": operation}}
 
 
 def docs(about: About) -> Json:
-    found = {"200": {"description": "A page without scripts.", "content": {"text/html": _TEXT}}}
+    success = {"200": {"description": "A page without scripts.", "content": {"text/html": _TEXT}}}
     return {
-        "/docs": {"get": _operation(about, "docs", "This document, for people.", found, operationId="docs")}
+        "/docs": {
+            "get": _operation(about, "docs", "This document as a web page.", success, operationId="docs")
+        }
     }
 
 

@@ -1,6 +1,6 @@
-"""The parts of which descriptions of paths are made: schemas, headers, parameters, answers.
+"""The parts that descriptions of paths are made of: schemas, headers, parameters, answers.
 
-Law: what is said here once is referred to everywhere else, so that the document of a large app stays readable.
+Law: a part is defined once and referred to everywhere, so that the document of a large app stays readable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ BEARER = "bearer"
 NAME_FORMAT = "perdure-name"
 KEY_FORMAT = "perdure-key"
 PROBLEM_JSON = "application/problem+json"
-# Controls, separators and what nobody sees; with NFC and the unassigned, which no pattern can say, this is `object_key`.
+# Controls, separators and invisible characters. With NFC and unassigned characters, which a pattern cannot
+# express, this is `object_key`.
 _INVISIBLE = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f"
     r"\u205f-\u206f\u3000\ue000-\uf8ff\ufeff\ufff0-\ufffb\ufffe-\uffff"
@@ -34,7 +35,7 @@ SCHEMAS: Json = {
         "pattern": NAME_PATTERN,
         "description": (
             f"1 to {MAX_NAME_BYTES} bytes of printable UTF-8 in Unicode's NFC form, without `/`, not `.` or `..`. "
-            "What is not canonical is refused, never repaired."
+            "A name that is not canonical is refused, never repaired."
         ),
     },
     "Problem": {
@@ -45,8 +46,8 @@ SCHEMAS: Json = {
             "title": {"type": "string"},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": {"type": "string"},
-            "data": {"description": "What a Refusal brings with it."},
-            "command": {"type": "string", "description": "Where to ask what became of the command."},
+            "data": {"description": "The detail of a Refusal."},
+            "command": {"type": "string", "description": "The URL of the command's outcome."},
         },
         "required": ["type", "title", "status", "detail"],
     },
@@ -63,18 +64,18 @@ SCHEMAS: Json = {
 
 HEADERS: Json = {
     "Command": {
-        "description": "Where the request's command lies on the log: `partition:offset`.",
+        "description": "The place of the request's command on the log: `partition:offset`.",
         "schema": {"type": "string", "pattern": "^[0-9]+:[0-9]+$"},
     },
     "RetryAfter": {
-        "description": "Seconds to wait before asking again.",
+        "description": "Seconds to wait before the next request.",
         "schema": {"type": "integer", "minimum": 1},
     },
     "Location": {
-        "description": "Where to ask what becomes of the command.",
+        "description": "The URL of the command's outcome.",
         "schema": {"type": "string"},
     },
-    "WwwAuthenticate": {"description": "How to say who asks.", "schema": {"const": "Bearer"}},
+    "WwwAuthenticate": {"description": "The way to authenticate.", "schema": {"const": "Bearer"}},
 }
 
 PARAMETERS: Json = {
@@ -89,15 +90,15 @@ PARAMETERS: Json = {
         "name": "path",
         "in": "path",
         "required": True,
-        "description": "What the object sees as its path; it may hold `/`.",
+        "description": "The path that the object sees; it may contain `/`.",
         "schema": {"type": "string"},
     },
     "idempotency-key": {
         "name": "Idempotency-Key",
         "in": "header",
         "description": (
-            "The request is done once, however often it is sent with this key within 24 h: the second answer is the "
-            "stored first one. 409 while the first is in flight, 422 for another request with the same key."
+            "The request takes effect once, however often it is sent with this key within 24 h: the second answer "
+            "is the stored first one. 409 while the first is in flight, 422 for another request with the same key."
         ),
         "schema": {
             "type": "string",
@@ -109,14 +110,17 @@ PARAMETERS: Json = {
     "prefer": {
         "name": "Prefer",
         "in": "header",
-        "description": "`respond-async`: 202 as soon as the request is durable; nobody waits for it.",
+        "description": "`respond-async`: 202 as soon as the request is durable, without its result.",
         "schema": {"type": "string", "enum": ["respond-async"]},
     },
 }
 
 
 class About(NamedTuple):
-    """What a description depends on. `objects`: `/objects` and `/rpc` are there; `anonymous`: for everybody."""
+    """The facts that a document depends on.
+
+    `objects`: `/objects` and `/rpc` exist; `anonymous`: they need no token.
+    """
 
     guarded: bool
     objects: bool
@@ -135,7 +139,7 @@ def key_of(*namespaces: str) -> Json:
         "type": "string",
         "format": KEY_FORMAT,
         "pattern": f"^(?:{'|'.join(namespaces)})/{_NAME}",
-        "description": "A namespace and the name of an object, `Room/a`.",
+        "description": "A namespace and the name of an object, such as `Room/a`.",
     }
 
 
@@ -144,24 +148,27 @@ def reference(kind: str, name: str) -> Json:
 
 
 def json_answer(description: str, schema: Json, **headers: str) -> Json:
-    """An answer in JSON; `headers`: name → which of `HEADERS`, with `_` for `-`."""
-    told: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
+    """An answer in JSON; `headers` maps names, with `_` for `-`, to those in `HEADERS`."""
+    made: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
     if headers:
-        told["headers"] = {
+        made["headers"] = {
             name.replace("_", "-"): reference("headers", header) for name, header in headers.items()
         }
-    return told
+    return made
 
 
 def described(docstring: str | None) -> Json:
-    """Summary and description of a docstring: its first paragraph, and the rest."""
+    """The summary and description of a docstring: its first paragraph, and the rest."""
     first, _, rest = cleandoc(docstring or "").partition("\n\n")
-    told = {"summary": " ".join(first.split()), "description": rest.strip()}
-    return {key: text for key, text in told.items() if text}
+    texts = {"summary": " ".join(first.split()), "description": rest.strip()}
+    return {key: text for key, text in texts.items() if text}
 
 
 def secured(about: About, right: str | None, *, anonymous: bool = False) -> Json:
-    """Which right an operation needs; None: none. `anonymous`: nobody need say who asks."""
+    """The security of an operation: the right it needs, None for none.
+
+    `anonymous`: it works without a token, too.
+    """
     if not about.guarded:
         return {}
     if right is None:

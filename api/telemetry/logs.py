@@ -1,13 +1,15 @@
-"""The log of a process: one line of JSON per event, or for people in a terminal; always on stderr.
+"""The log of a process: one line of JSON per event, or a readable form in a terminal; always on stderr.
 
     {"event": "a handler failed", "object": "Counter/a", "offset": "3:17", "trace": "4bf9…", "level": "error", …}
 
 Laws
-- `structlog` and the standard library's `logging` come out alike, perdure's lines and the app's.
-- A line that is logged while a turn runs says which object, where on the log, in which trace: the line asks the turn,
-  a turn does nothing for it.
+- Lines of `structlog` and of the standard library's `logging` look alike, perdure's and the app's.
+- A line that is logged while a turn runs names the object, the place on the log and the trace. The line reads
+  them from the turn, so that a turn without lines pays nothing.
 - No secret leaves in a line (see api/telemetry/redact.py).
 - In a terminal an error shows the user's own lines, not perdure's.
+
+[test_logs.py]
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.log_fields import of_trace, turn_fields
 from perdure.streams.turns.supervision.failure_log import error_fields
 
-# they tell of each request or connect, with its URL; what matters of it perdure tells itself
+# they log each request or connection with its URL; perdure logs what matters of it itself
 _QUIET = {"aiokafka": logging.CRITICAL, "httpx": logging.WARNING, "httpcore": logging.WARNING}
 _QUIET |= {"urllib3": logging.WARNING, "asyncio": logging.WARNING, "websockets": logging.WARNING}
 _LOADED = re.compile(r"^perdure_app\d+_")
-_BELOW = ("cause", "via", "at", "code", "exception")  # shown under a line, for people
+_BELOW = ("cause", "via", "at", "code", "exception")  # shown below a line in a terminal
 
 
 def set_up(config: Config, *, dev: bool, stream: TextIO | None = None) -> None:
-    """From here on this process logs as `config` says. `dev`: for somebody who looks on."""
+    """Set up the log of this process as `config` says; `dev`: readable even if stderr is not a terminal."""
     stream = stream or sys.stderr
     pretty = config.log_format == "pretty" or (config.log_format == "auto" and (dev or stream.isatty()))
     scrubbed = Scrubber(config, _credentials).event
@@ -82,7 +84,7 @@ def set_up(config: Config, *, dev: bool, stream: TextIO | None = None) -> None:
 
 
 def _of_turn(_: Any, __: str, event: EventDict) -> EventDict:
-    """What the line concerns, if it does not say so itself: the turn in which it is logged."""
+    """Add the fields of the turn in which a line is logged, unless the line has them."""
     running = current_turn.get()
     if isinstance(running, Turn):
         return {**event, **{name: value for name, value in turn_fields(running).items() if name not in event}}
@@ -92,18 +94,18 @@ def _of_turn(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def _credentials() -> list[str]:
-    """Those of the request that the Worker answers just now, if one of it is running."""
+    """The credentials in the request that the Worker is answering, if this code runs in the Worker."""
     running = current_turn.get()
     return credentials_in(running.headers) if isinstance(running, WorkerCaller) else []
 
 
 def _plain_name(_: Any, __: str, event: EventDict) -> EventDict:
-    """A module of the app by the name that its author gave it (see api/loading.py)."""
+    """Show an app's module under the name of its file (see api/loading.py)."""
     event["logger"] = _LOADED.sub("", event["logger"])
     return event
 
 
-# For people
+# In a terminal
 
 
 def _console(stream: TextIO) -> structlog.dev.ConsoleRenderer:
@@ -116,7 +118,7 @@ def _console(stream: TextIO) -> structlog.dev.ConsoleRenderer:
 
 
 def _users_lines(logger: Any, name: str, event: EventDict) -> EventDict:
-    """In place of a traceback what `told` says of its error, if the user's code was running."""
+    """In place of a traceback, the fields of its error, if the user's code was running."""
     error = event.get("exc_info")
     if isinstance(error, tuple):
         error = error[1]

@@ -1,5 +1,7 @@
-"""What /metrics tells, in Prometheus' text format. Everything is counted where it happens, as plain numbers;
-reading them is all that is done here, so that counting costs a command next to nothing.
+"""The page /metrics, in Prometheus' text format.
+
+Everything is counted where it happens, as plain numbers, so that counting costs a command next to nothing;
+this module only reads the numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from perdure.api.gateway import Gateway
 from perdure.streams.owner.owner import Owner
 from perdure.streams.turns.ports import OwnerState
 
-if TYPE_CHECKING:  # the first scrape imports it: with it come an HTTP server and a client of its own
+if TYPE_CHECKING:  # imported by the first scrape, since it brings an HTTP server and client
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
@@ -21,12 +23,12 @@ _COUNTS = {
     "commands": "Commands taken from the log",
     "entries": "Turns that ended with a journal entry",
     "dones": "Commands that ended without one (reads, expired, duplicates)",
-    "dead": "Records that were no commands",
+    "dead": "Records that were not commands",
     "parked": "Commands given up because the process died each time they ran",
     "runaways": "Turns interrupted because their handler did not await",
     "claims": "Claims of the partition by this node",
     "alarms_due": "Commands appended for alarms that came due",
-    "alarms_fired": "Runs of alarms that did what they should",
+    "alarms_fired": "Runs of alarms that succeeded",
     "alarms_failed": "Runs of alarms that failed, each retry counted",
     "alarms_parked": "Alarms given up after their last retry",
     "evictions": "Objects that left memory",
@@ -101,7 +103,7 @@ class _Node:
 def exposition(
     owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
 ) -> Callable[[], bytes]:
-    """A function that gives the text of /metrics as it is now."""
+    """A function that returns the current text of /metrics."""
 
     @cache
     def registry() -> CollectorRegistry:

@@ -1,4 +1,4 @@
-"""The page `/readyz`: does this node serve all its partitions, and if not, which of them it does not and why."""
+"""The page `/readyz`: whether this node serves all its partitions, and why not."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ _JSON = [(b"content-type", b"application/json")]
 
 
 def readiness(owners: Sequence[Owner], log: Log, serves: Callable[[], bool]) -> Problem:
-    """200 if all owners serve, the log has no troubles and the node as a whole serves; else 503, and what is wrong.
+    """200 if all owners and the node as a whole serve and the log has no troubles.
 
-    `partitions` are those that are not served, `topics` what is wrong with the topics on Kafka.
+    503 with the reasons otherwise.
+
+    In the answer, `partitions` are those that are not served, and `topics` the faults of topics on Kafka.
     """
     broken = [
         {"partition": owner.partition, "state": owner.state.value, "reason": str(owner.error or "")}
@@ -26,6 +28,6 @@ def readiness(owners: Sequence[Owner], log: Log, serves: Callable[[], bool]) -> 
     ]
     troubles = [trouble._asdict() for trouble in log.troubles]
     ready = not broken and not troubles and serves()
-    told = {"status": "ready" if ready else "not ready", "partitions": broken}
-    body = msgspec.json.encode(told | {"topics": troubles} if troubles else told)
+    page = {"status": "ready" if ready else "not ready", "partitions": broken}
+    body = msgspec.json.encode(page | {"topics": troubles} if troubles else page)
     return 200 if ready else 503, _JSON, body

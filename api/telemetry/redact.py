@@ -1,9 +1,12 @@
-"""Keeps secrets out of log lines: values that the configuration holds, and what looks like one.
+"""Keeps secrets out of log lines: secret values of the configuration, and text that looks like a secret.
 
 Laws
-- A value under a telling name goes, whatever it is; within texts go headers, parameters of URLs, bearer tokens and
-  JSON Web Tokens. Hiding too much costs a look at the code, hiding too little a secret.
-- What cannot be looked into is looked at as the text that would be shown.
+- A value under a telling name (`token`, `password`, …) is masked, whatever it is. Within texts, credential
+  headers, URL parameters, bearer tokens and JSON Web Tokens are masked. Masking too much costs a look at the
+  code, masking too little a secret.
+- A value of an unknown type is masked as the text that would be shown.
+
+[test_logs.py]
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from perdure.schemas.secrecy import MASK
 _NAMES = "authorization|cookie|token|secret|passw|credential|ticket|api[-_]?key|private[-_]?key"
 _TELLING = re.compile(_NAMES, re.IGNORECASE)
 _WORD = re.compile(r"[\w-]+")
-_SHORTEST = 4  # characters: what is shorter stands in half of all texts
+_SHORTEST = 4  # characters: a shorter value occurs in half of all texts
 _DEEPEST = 6
 _TEXTS = tuple(
     (re.compile(pattern, re.IGNORECASE), shown)
@@ -38,20 +41,23 @@ _TEXTS = tuple(
 
 
 class Scrubber:
-    """For the app of one configuration. `private` gives the credentials of whoever asks just now."""
+    """A filter of one app's log lines.
+
+    `private` returns the credentials of the request that is being answered.
+    """
 
     def __init__(self, config: Config, private: Callable[[], Iterable[str]] = tuple) -> None:
         self._private = private
-        values = {*config.secret_values.values(), *_telling_values(config.vars)}
+        values = {*config.secret_values.values(), *_secret_values(config.vars)}
         longest_first = sorted((each for each in values if len(each) >= _SHORTEST), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def event(self, _: Any, __: str, event: Mapping[str, Any]) -> dict[str, Any]:
-        """As a processor of structlog: the event without what must not leave."""
+        """A processor of structlog: the event with its secrets masked."""
         return {name: self._shown(name, value, 0) for name, value in event.items()}
 
     def text(self, text: str) -> str:
-        """What may be shown of a text."""
+        """The text with its secrets masked."""
         for private in self._private():
             text = text.replace(private, MASK)
         if self._known is not None:
@@ -72,22 +78,22 @@ class Scrubber:
         if isinstance(value, Mapping) and depth < _DEEPEST:
             return {self.text(str(key)): self._shown(key, inner, depth + 1) for key, inner in value.items()}
         if isinstance(value, (list, tuple)) and depth < _DEEPEST:
-            # a header as a pair tells by its first part what the second is
+            # a header as a pair: its first part names the second
             named = _name(value[0]) if len(value) == 2 else None
             return [self._shown(named if at else None, each, depth + 1) for at, each in enumerate(value)]
         return self.text(repr(value))
 
 
 def credentials_in(headers: Pairs) -> list[str]:
-    """What in a request's headers is nobody else's business, in the pieces in which code handles it."""
-    found: list[str] = []
+    """The credentials in a request's headers, whole and in the pieces in which code handles them."""
+    credentials: list[str] = []
     for name, value in headers:
         if name in NEVER_LOGGED:
             pieces = (
                 piece for part in value.split(";") for piece in (part.strip(), part.partition("=")[2].strip())
             )
-            found += [value, value.partition(" ")[2], *pieces]
-    return sorted({each for each in found if len(each) >= _SHORTEST}, key=len, reverse=True)
+            credentials += [value, value.partition(" ")[2], *pieces]
+    return sorted({each for each in credentials if len(each) >= _SHORTEST}, key=len, reverse=True)
 
 
 def _name(value: object) -> str | None:
@@ -95,12 +101,12 @@ def _name(value: object) -> str | None:
     return text if isinstance(text, str) and _WORD.fullmatch(text) else None
 
 
-def _telling_values(table: Mapping[str, Any], told: bool = False) -> set[str]:
-    found: set[str] = set()
+def _secret_values(table: Mapping[str, Any], is_secret: bool = False) -> set[str]:
+    values: set[str] = set()
     for name, value in table.items():
-        telling = told or _TELLING.search(name) is not None
+        secret = is_secret or _TELLING.search(name) is not None
         if isinstance(value, Mapping):
-            found |= _telling_values(value, telling)
-        elif isinstance(value, str) and telling:
-            found.add(value)
-    return found
+            values |= _secret_values(value, secret)
+        elif isinstance(value, str) and secret:
+            values.add(value)
+    return values

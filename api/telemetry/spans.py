@@ -6,10 +6,12 @@
           Stock.take  Stock/tea 1:9                  the other's turn
 
 Laws
-- What travels is `traceparent`, on commands and with `perdure.fetch`; a turn's sends and calls are its children.
-- Names of spans are few: namespaces and the methods there are. Names of objects are in attributes of turns, and nothing
-  of what was asked or answered is anywhere.
-- An alarm rings in a trace of its own.
+- Commands and `perdure.fetch` carry `traceparent`; a turn's sends and calls are its children.
+- Names of spans are few: namespaces and existing methods. Names of objects are attributes of turns only, and
+  no part of a request or an answer is in a span.
+- An alarm runs in a trace of its own.
+
+[test_tracing.py]
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ from perdure.streams.turns.tracing import CallFunction
 
 
 def exporting(service: str | None) -> Spans:
-    """Sends spans where the environment says. `service`: its name, None if the environment has that too."""
+    """The spans of this process, sent where the environment says.
+
+    `service`: its name, None if the environment has one.
+    """
     resource = Resource.create({} if service is None else {"service.name": service})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -56,12 +61,12 @@ def exporting(service: str | None) -> Spans:
 
 
 class Spans:
-    """Of one process; `close` sends what is left."""
+    """The tracer of one process; `close` sends the spans that are left."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("perdure")
-        self._turns: WeakKeyDictionary[Turn, Span] = WeakKeyDictionary()  # those that run
+        self._turns: WeakKeyDictionary[Turn, Span] = WeakKeyDictionary()  # turns that run
 
     def close(self) -> None:
         self._provider.shutdown()
@@ -74,7 +79,16 @@ class Spans:
     def trace_request(
         self, asker: ReplyListener, key: str, kind: str, method: str, traceparent: str
     ) -> tuple[ReplyListener, str]:
-        """A door's command is about to be appended: who is to be told in place of `asker`, and its `traceparent`."""
+        """Start the span of a command that is about to be appended.
+
+        asker: receives the reply.
+        key: the object's key.
+        kind: the command's kind.
+        method: the HTTP method or the name of the object's method.
+        traceparent: that of the request.
+
+        Returns the listener to use in place of `asker`, which ends the span, and the command's `traceparent`.
+        """
         namespace = namespace_of(key)
         attributes: dict[str, str | int] = {"perdure.namespace": namespace}
         name = f"websocket {namespace}"
@@ -84,12 +98,12 @@ class Spans:
             attributes |= {"http.request.method": verb, "http.route": route}
             name = f"{verb} {route}"
         span = self._start(name, traceparent, SpanKind.SERVER, attributes)
-        return _Told(asker, span), _traceparent(span)
+        return _SpanListener(asker, span), _traceparent(span)
 
     async def worker(
         self, method: str, traceparent: str, answer: Callable[[str], Awaitable[Problem]]
     ) -> Problem:
-        """`answer(traceparent)`, of the Worker's request."""
+        """Answer a request of the Worker by `answer(traceparent)`, within a span."""
         with self._around(
             f"{method} worker", traceparent, SpanKind.SERVER, {"http.request.method": method}
         ) as span:
@@ -145,8 +159,8 @@ class Spans:
             span.end()
 
 
-class _Told:
-    """Whoever waits for a door's command; its answer ends the span."""
+class _SpanListener:
+    """A reply listener that ends the span of a command, and passes the answer on."""
 
     __slots__ = ("_asker", "_span")
 
@@ -176,7 +190,7 @@ def _name_of(turn: Turn) -> str:
     assert resident is not None
     what = command.kind
     if what == CALL and command.method in resident.kind.methods:
-        what = command.method  # one that there is: a client may ask for any
+        what = command.method  # an existing method: a client may call any name
     return f"{namespace_of(command.key)}.{what}"
 
 
@@ -205,7 +219,7 @@ def _failed(span: Span, code: str) -> None:
 
 
 def _context(traceparent: str) -> Context:
-    """What makes a span the child of another's; none of the process's own context."""
+    """A context that makes a span the child of `traceparent`, independent of the process's own context."""
     parent = parse_traceparent(traceparent) if traceparent else None
     if parent is None:
         return Context()

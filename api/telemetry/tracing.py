@@ -1,4 +1,4 @@
-"""Whether this process traces: the environment says it, in the words of OpenTelemetry.
+"""Decides whether this process traces, from OpenTelemetry's environment variables.
 
 `OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) turns it on; `OTEL_SDK_DISABLED=true` and
 `OTEL_TRACES_EXPORTER=none` turn it off. Everything else (headers, sampling, the service's name) is read by
@@ -20,16 +20,19 @@ _logger = structlog.get_logger("perdure")
 
 
 def tracing_of(app: str, environ: Mapping[str, str]) -> Spans | None:
-    """What traces an app of this name; None if nobody asked for it, or the extra is not installed."""
-    asked = next((name for name in _ENDPOINTS if environ.get(name)), None)
+    """The spans of an app of this name.
+
+    None if the environment does not turn tracing on, or the extra is missing.
+    """
+    endpoint = next((name for name in _ENDPOINTS if environ.get(name)), None)
     disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if asked is None or disabled or environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+    if endpoint is None or disabled or environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
         return None
     try:
         from perdure.api.telemetry.spans import exporting
     except ImportError:
         _logger.warning(
-            f"{asked} is set, but nothing is traced, because OpenTelemetry is not installed: "
+            f"{endpoint} is set, but nothing is traced, because OpenTelemetry is not installed: "
             "pip install 'opentelemetry-sdk>=1.30,<2' 'opentelemetry-exporter-otlp-proto-http>=1.30,<2'"
         )
         return None

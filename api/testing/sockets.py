@@ -1,7 +1,7 @@
-"""A WebSocket as its client sees it, in a world of `perdure.testing`: no connection, the same events and frames.
+"""A WebSocket as its client sees it, in a world of `perdure.testing`: without a connection, with the same events.
 
 Laws
-- What is sent becomes an event on the log, what comes back is a frame that left after its turn's commit.
+- A sent message becomes an event on the log; a received one is a frame that left after its turn's commit.
 - A socket ends once: by its client, by its object, or with the process that held it (1006).
 """
 
@@ -42,10 +42,13 @@ class Socket:
         self._end.send(data)
 
     async def receive(self) -> str | bytes:
-        """The next message. Raises `SocketClosed` once the socket has closed and all its messages are read."""
+        """The next message.
+
+        Raises `SocketClosed` once the socket has closed and all its messages are read.
+        """
         frame = await self._end.frames.get()
         if isinstance(frame, SocketClosed):
-            self._end.frames.put_nowait(frame)  # for whoever asks again
+            self._end.frames.put_nowait(frame)  # for the next call of `receive`
             raise frame
         return frame
 
@@ -55,7 +58,7 @@ class Socket:
 
 
 class End:
-    """What the gateway knows of it: an asker while it opens, then a connection."""
+    """The gateway's end of a socket under test: a reply listener while it opens, then a connection."""
 
     def __init__(self, sockets: SocketRegistry, key: str) -> None:
         self.key = key
@@ -71,7 +74,7 @@ class End:
 
     @property
     def socket(self) -> str:
-        """What makes a request for this socket of a fetch."""
+        """The value that makes a fetch command a request for this socket."""
         return f"{self._id} {self._sockets.address}"
 
     # As a `ReplyListener`
@@ -102,13 +105,13 @@ class End:
         self.leave(code, reason, clean=False)
 
     def ended(self) -> None:
-        """An event had its turn."""
+        """Do nothing: an event has had its turn."""
 
     def lost(self, error: BaseException) -> None:
-        self.close(1011, "a message may not have been taken")
+        self.close(1011, "a message may not have been processed")
 
     def ping(self) -> None:
-        """The client is there."""
+        """Do nothing: the client is always reachable."""
 
     # As its client
 
@@ -127,7 +130,7 @@ class End:
             self.close(code, reason)
 
     def died(self) -> None:
-        """The process that held it was killed."""
+        """Close the socket as when the process that held it is killed."""
         self.close(ABNORMAL, "the process was killed")
 
     def _event(self, method: str, body: bytes, *facts: tuple[str, str]) -> None:

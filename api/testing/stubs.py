@@ -1,4 +1,4 @@
-"""Objects as a test sees them, in a world of `perdure.testing`: `env.Counter.get("alice")` and what can be asked of it."""
+"""Stubs of a world of `perdure.testing`: `env.Counter.get("alice")`, and the calls that it takes."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from perdure.schemas.commands import Command, check_client_key
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import Reply
 
-Ask = Callable[[Command, str | None], Coroutine[Any, Any, Reply]]  # what is asked, and the client's key
+Submit = Callable[[Command, str | None], Coroutine[Any, Any, Reply]]  # of a command and the idempotency key
 
 
 class Namespace:
     """The objects of one class: `env.Counter`."""
 
-    def __init__(self, ask: Ask, kind: ObjectType) -> None:
-        self._ask = ask
+    def __init__(self, submit: Submit, kind: ObjectType) -> None:
+        self._submit = submit
         self._methods = kind.methods
         self.name = kind.namespace
 
     def get(self, name: str) -> Stub:
         """A stub of the object called `name`. Raises `BadKey` for a name that cannot be one."""
-        return Stub(self._ask, object_key(self.name, name), self._methods)
+        return Stub(self._submit, object_key(self.name, name), self._methods)
 
 
 class Stub:
     """An object under test, called as a client would: `await stub.increment(2)`.
 
-    Every name other than `fetch` and `keyed` is one of the object's methods. A call raises the object's `Refusal`,
-    `HandlerFailed` if its code failed, `CallerError`, `Unavailable`, and `OutcomeUnknown` if `World.restart` came before
-    the answer.
+    Every name other than `fetch` and `keyed` is one of the object's methods. A call raises the object's
+    `Refusal`, `HandlerFailed` if its code failed, `CallerError`, `Unavailable`, and `OutcomeUnknown` if
+    `World.restart` came before the answer.
 
     Attributes:
         key: `Namespace/name`, such as `Counter/alice`.
     """
 
-    def __init__(self, ask: Ask, key: str, methods: Methods, client_key: str | None = None) -> None:
-        self._ask = ask
+    def __init__(self, submit: Submit, key: str, methods: Methods, client_key: str | None = None) -> None:
+        self._submit = submit
         self._methods = methods
         self._client_key = client_key
         self.key = key
@@ -52,7 +52,7 @@ class Stub:
 
     def keyed(self, client_key: str) -> Stub:
         """A stub of the same object whose calls carry this idempotency key. Raises `MalformedCommand`."""
-        return Stub(self._ask, self.key, self._methods, check_client_key(client_key))
+        return Stub(self._submit, self.key, self._methods, check_client_key(client_key))
 
     async def fetch(
         self,
@@ -73,7 +73,7 @@ class Stub:
         """
         if json is not None:
             body = encode_json(json)
-        reply = await self._ask(fetch_of(self.key, request, method, headers, body), self._client_key)
+        reply = await self._submit(fetch_of(self.key, request, method, headers, body), self._client_key)
         return Response(reply.body, reply.status, reply.headers)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -81,6 +81,6 @@ class Stub:
 
         async def method(*args: Any, **kwargs: Any) -> Any:
             command = call_of(self.key, name, args, kwargs, methods=self._methods)
-            return result_of(await self._ask(command, self._client_key), name, self._methods)
+            return result_of(await self._submit(command, self._client_key), name, self._methods)
 
         return method

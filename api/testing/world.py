@@ -14,19 +14,22 @@
             await env.restart()                                       # the process is killed, another one starts
             assert env.state(alice) == {"count": 3}
 
-Objects call and send to each other there as in a server. `env.alarms(alice)` says when her alarms ring (`advance` lets
-them), `await env.connect(alice)` opens a WebSocket to her.
+Objects call and send to each other as in a server. `env.alarms(alice)` returns when her alarms are due
+(`advance` runs them), and `await env.connect(alice)` opens a WebSocket to her.
 
-`@story` makes a plain test function of it, which pytest runs with its fixtures, without a plugin. `run(main())` does
-the same for a coroutine. A test of an hour takes milliseconds, and runs the same way each time.
+`@story` turns the coroutine into a plain test function, which pytest runs with its fixtures, without a
+plugin. `run(main())` does the same for a coroutine. A test of an hour takes milliseconds, and runs the same
+way each time.
 
 Laws
-- Nothing here decides what an object does: what is asked goes through a gateway, a log and an owner as it does in a
-  server on the embedded log. What an answer says is durable.
-- Time is virtual: it moves when the test or a handler waits, to the next moment at which something happens.
-  Threads and sockets do not work there; give the objects doubles of what they would reach through them (`vars`).
-- `restart` loses what a SIGKILL may lose: the batch under way, and what the store had not flushed; which of it, `seed`
-  decides.
+- Nothing here decides what an object does: a call goes through a gateway, a log and an owner as in a server
+  on the embedded log. The result of a call is durable.
+- Time is virtual: when the test or a handler waits, it moves to the next moment at which something happens.
+  Threads and sockets do not work there; give the objects test doubles for them (`vars`).
+- `restart` loses what a SIGKILL may lose: the batch in flight, and what the store had not flushed. `seed`
+  decides which part of it.
+
+[test_testing.py]
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ from perdure.streams.virtual_time import VirtualLoop
 
 __all__ = ["Namespace", "Socket", "SocketClosed", "Stub", "World", "run", "story", "world"]
 
-START_MS = 1_700_000_000_000  # when every world begins: 2023-11-14 22:13:20 UTC
+START_MS = 1_700_000_000_000  # where the clock of a world starts: 2023-11-14 22:13:20 UTC
 PARTITIONS = 2
 _UUID = "world"
 _P = ParamSpec("_P")
@@ -95,14 +98,14 @@ def story(test: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
     """
 
     @functools.wraps(test)
-    def told(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def run_test(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         return run(test(*args, **kwargs))
 
-    return told
+    return run_test
 
 
 class _Outside:
-    """The world outside, as a test has it."""
+    """The transport of `perdure.fetch` in a test, which calls the test's own function."""
 
     def __init__(self, answer: Answering) -> None:
         self._answer = answer
@@ -181,7 +184,10 @@ class World:
         return self._clock_ms()
 
     async def advance(self, seconds: float) -> None:
-        """Let `seconds` of virtual time pass. Alarms that come due run, in order; then the store is flushed."""
+        """Let `seconds` of virtual time pass.
+
+        Alarms that come due run, in order; then the store is flushed.
+        """
         await asyncio.sleep(seconds)
         for owner in self._owners:
             owner.tables.write_all()
@@ -223,7 +229,10 @@ class World:
         return Socket(end)
 
     async def crash(self, stub: Stub) -> None:
-        """Drop the object from memory, once its running command has ended. Its attributes are lost, its state stays."""
+        """Drop the object from memory, once its running command has ended.
+
+        Its attributes are lost, its state stays.
+        """
         turns = self._owner(stub.key).turns
         while (resident := turns.residents.get(stub.key)) is not None and not resident.idle:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.001)
@@ -231,7 +240,10 @@ class World:
             turns.evict(resident)
 
     async def restart(self) -> None:
-        """Kill the process and start another one on the data it left. Calls that wait raise `OutcomeUnknown`."""
+        """Kill the process and start another one on the data it left.
+
+        Calls that wait raise `OutcomeUnknown`.
+        """
         self._log.kill()
         for owner in self._owners:
             if self._random.random() < 0.5:
@@ -244,7 +256,10 @@ class World:
         await self._begin()
 
     async def break_storage(self, stub: Stub) -> None:
-        """Make every read of the object's state fail, until `heal_storage`. The object is dropped from memory first."""
+        """Make every read of the object's state fail, until `heal_storage`.
+
+        The object is dropped from memory first.
+        """
         await self.crash(stub)
         owner = self._owner(stub.key)
         owner.tables.write_all()
@@ -337,10 +352,12 @@ def world(
     bindings: further names in `self.env`, each with a class's name.
     config: the text of a `perdure.toml`.
     env: the environment whose `[env.NAME]` is used.
-    outside: answers `perdure.fetch`: an async function of the `Request`, whose `path` is the URL, to a `Response`.
+    outside: answers `perdure.fetch`: an async function of the `Request`, whose `path` is the URL, to a
+        `Response`.
     seed: decides what `restart` loses; the same seed gives the same run.
 
-    Raises `ConfigError` for a configuration that does not fit the classes, RuntimeError outside `story` and `run`.
+    Raises `ConfigError` for a configuration that does not fit the classes, RuntimeError outside `story` and
+    `run`.
     """
     if not isinstance(asyncio.get_running_loop(), VirtualLoop):
         raise RuntimeError(  # noqa: TRY004 - no argument has a wrong type

@@ -1,7 +1,7 @@
 """Objects that only the benchmark needs: a room, a pair that calls, alarms at a time, many keys.
 
 Laws
-- Each does the least that its measurement is about; what it stores lies one value per key.
+- Each does no more than its measurement needs; what it stores lies one value per key.
 - `Front` and its `Back` lie in different partitions, so that no call stays in one.
 """
 
@@ -54,7 +54,7 @@ class Front(DurableObject):
 
 
 class Bell(DurableObject):
-    """`POST ?at=MS` sets an alarm for that time, in ms since 1970; GET tells how often it has rung."""
+    """`POST ?at=MS` sets an alarm for that time, in ms since 1970; GET returns how often it has run."""
 
     async def fetch(self, request: Request) -> Response:
         if request.method == "POST":
@@ -66,7 +66,7 @@ class Bell(DurableObject):
 
 
 class Shelf(DurableObject):
-    """`POST ?keys=N` puts N small values; GET reads all of them and tells how many there are."""
+    """`POST ?keys=N` puts N small values; GET reads all of them and returns their number."""
 
     async def fetch(self, request: Request) -> Response:
         if request.method == "POST":

@@ -15,7 +15,7 @@ from bench.growth import Cost, order
 from bench.growth_cases import CASES, Case
 from bench.load import Load, parse
 from bench.machine import descendants, disk_bytes, parse_stat
-from bench.measure import asked_for, check_exact
+from bench.measure import check_exact, requested
 from bench.ratios import Spread, by_round, paired, spread
 from bench.runs import Row, Runs, fingerprint
 from bench.scenarios import SCENARIOS, Budget, Scenario
@@ -263,11 +263,11 @@ def test_each_case_of_growth_can_be_measured(case: Case) -> None:
 def test_a_scattered_load_asks_for_each_object_once() -> None:
     """So the counters to be summed are known without asking all of a million."""
     scattered = SCENARIOS["w32m"]
-    first = list(asked_for(scattered, 10_000))
+    first = list(requested(scattered, 10_000))
     assert len(set(first)) == 10_000
     assert max(first) > 0.99 * scattered.objects
-    assert len(set(asked_for(scattered, 2 * scattered.objects))) == scattered.objects
-    assert list(asked_for(SCENARIOS["w32"], 5)) == list(range(1_000))
+    assert len(set(requested(scattered, 2 * scattered.objects))) == scattered.objects
+    assert list(requested(SCENARIOS["w32"], 5)) == list(range(1_000))
 
 
 def test_a_scenario_is_compared_with_another_of_the_same_side(tmp_path: Path) -> None:

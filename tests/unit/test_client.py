@@ -22,8 +22,8 @@ from perdure import (
     Unavailable,
 )
 from perdure.api.client.answers import COMMAND, RawResponse, error_of
-from perdure.api.client.asking import Options, a_call, current_trace
-from perdure.api.client.attempts import LONGEST_S, Ask, Lost, Policy, Unreachable, Wait, attempts, pause_s
+from perdure.api.client.attempts import LONGEST_S, Attempt, Lost, Policy, Unreachable, Wait, attempts, pause_s
+from perdure.api.client.requests import Options, call_request, current_trace
 from perdure.api.client.sockets import is_lost
 from perdure.api.client.stubs import SyncStub
 from perdure.api.problems import Problem, problem_of, problem_of_reply
@@ -234,7 +234,7 @@ def test_each_call_has_a_key_of_its_own_or_the_one_given() -> None:
 def test_a_given_trace_is_sent_on() -> None:
     """And none, if nobody traces."""
     trace = f"00-{'1' * 32}-{'2' * 16}-01"
-    assert a_call("Counter/a", "x", (), {}, Options(1.0, None, trace)).headers["traceparent"] == trace
+    assert call_request("Counter/a", "x", (), {}, Options(1.0, None, trace)).headers["traceparent"] == trace
     assert current_trace() is None
 
 
@@ -290,4 +290,4 @@ def test_a_type_checker_sees_the_methods_of_a_class(tmp_path: Path) -> None:
 
 def test_an_ask_is_a_step() -> None:
     """The first step of a call is an attempt, which may last no longer than the call."""
-    assert next(attempts("x", Policy(2.0, lambda: 0.0, lambda: 0.0))) == Ask(2.0)
+    assert next(attempts("x", Policy(2.0, lambda: 0.0, lambda: 0.0))) == Attempt(2.0)

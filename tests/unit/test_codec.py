@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from perdure.api.client.answers import RawResponse, result_of
-from perdure.api.client.asking import Options, a_call
+from perdure.api.client.requests import Options, call_request
 from perdure.api.door.http import _call_of
 from perdure.objects import wire
 from perdure.objects.codec import Codec, Unfit
@@ -258,7 +258,7 @@ def test_what_is_sent_arrives_and_comes_back(name: str) -> None:
         for known in (method, None):
             if known is None and name in ("union", "generic"):
                 continue  # by name alone nobody can tell
-            asked = a_call("Echo/a", name, (), {"value": value}, Options(1.0), known)
+            asked = call_request("Echo/a", name, (), {"value": value}, Options(1.0), known)
             body = run(Command("Echo/a", CALL, name, body=_call_of(name, asked.body)))
             SEEN.append(result_of(RawResponse(200, Headers(()), body), method))
         assert [each for each in SEEN if not same(each, value)] == [], (value, SEEN)

@@ -25,7 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Entry(msgspec.Struct, array_like=True):
-    """What a turn did."""
+    """The effects of one turn."""
 
     epoch: int
     seq: int

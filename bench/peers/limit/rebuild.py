@@ -1,11 +1,13 @@
 """`python -m bench.peers.limit.rebuild LOG PARTITIONS DIRECTORY`: the smallest rebuild with perdure's promise.
 
-Reads perdure's journal from its RocksDB log, checks the chain, decodes each record, and puts the values into a RocksDB in
-DIRECTORY, 500 rows a batch, each batch with the place that it leads to; prints how many records there were.
+Reads perdure's journal from its RocksDB log, checks the chain, decodes each record, and puts the values into
+a RocksDB in DIRECTORY, 500 rows a batch, each batch with the place that it leads to; prints how many records
+there were.
 
 Laws
 - A broken chain, and with it a record that is missing in the middle, ends it, as it ends perdure.
-- Nothing else of a record is looked at: no ownership, no client keys, no alarms, no marks. So it is for counters only.
+- Nothing else of a record is looked at: no ownership, no client keys, no alarms, no marks. So it is for
+  counters only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The limit loop on Kafka as an ASGI application.
 
 Laws
-- A POST is answered after its command came back from the log and its journal record is acknowledged by all replicas.
-- A GET is a command too, answered after a journal record that was sent later: the least that proves that nobody else
-  has the partition.
+- A POST is answered after its command came back from the log and its journal record is acknowledged by all
+  replicas.
+- A GET is a command too, answered after a journal record that was sent later: the least that proves that no
+  other process has the partition.
 - At most one batch of a partition is under way; records gather behind it.
 """
 
@@ -24,7 +25,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Told = Callable[[], None]
+Callback = Callable[[], None]
 
 PARTITIONS = 8
 COMMANDS, JOURNAL = "limit.commands", "limit.journal"
@@ -38,16 +39,16 @@ class Appender:
     def __init__(self, producer: Any, place: TopicPartition) -> None:
         self._producer = producer
         self._place = place
-        self._waiting: list[tuple[bytes | None, bytes, Told | None]] = []
+        self._waiting: list[tuple[bytes | None, bytes, Callback | None]] = []
         self._sending: asyncio.Task[None] | None = None
 
-    def add(self, key: bytes | None, value: bytes, told: Told | None) -> None:
-        self._waiting.append((key, value, told))
+    def add(self, key: bytes | None, value: bytes, callback: Callback | None) -> None:
+        self._waiting.append((key, value, callback))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def _send(self) -> None:
-        await asyncio.sleep(0)  # what comes in the same pass of the loop goes along
+        await asyncio.sleep(0)  # records of the same pass of the loop join the batch
         while self._waiting:
             records, self._waiting = self._waiting, []
             batch = self._producer.create_batch()
@@ -56,9 +57,9 @@ class Appender:
             batch.close()
             sent = await self._producer.send_batch(batch, self._place.topic, partition=self._place.partition)
             await sent
-            for _, _, told in records:
-                if told is not None:
-                    told()
+            for _, _, callback in records:
+                if callback is not None:
+                    callback()
 
 
 class LimitLoop:
@@ -124,8 +125,8 @@ class LimitLoop:
 
     async def _own(self) -> None:
         while True:
-            found = await self._consumer.getmany(timeout_ms=1000)
-            for place, commands in found.items():
+            batches = await self._consumer.getmany(timeout_ms=1000)
+            for place, commands in batches.items():
                 for command in commands:
                     self._turn(command, self._journals[place.partition])
 

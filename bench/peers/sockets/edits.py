@@ -2,8 +2,8 @@
 # picows lives in an environment of its own, where this file runs: `python edits.py URL LONG SHORT SAMPLES`.
 """The round trip of an edit in a long document and in a short one: from sending it until it comes back.
 
-The documents are `URL-long` and `URL-short`, filled with LONG and SHORT edits first; SAMPLES edits of each follow, by
-turns. Prints one JSON object: {"long_ms", "short_ms"}, a list each.
+The documents are `URL-long` and `URL-short`, filled with LONG and SHORT edits first; SAMPLES edits of each
+follow, by turns. Prints one JSON object: {"long_ms", "short_ms"}, a list each.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""What is asked of an object, as an HTTP request: path, headers, body, and its name in errors."""
+"""The HTTP request of a call or a fetch: path, headers, body, and its name in errors.
+
+A stub builds it once; all attempts of the call send the same request. What cannot be sent is refused here.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,24 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1 and 5.5; a m
 _VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
 
 _KEY = re.compile(rf"[!-~]([ -~]{{0,{MAX_CLIENT_KEY_CHARS - 2}}}[!-~])?")
-_LONGEST_S = 1e9  # thirty years; sockets and locks count not much further
+_LONGEST_S = 1e9  # thirty years; sockets and locks cannot count much further
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 
 
 class Options(NamedTuple):
-    """Of the calls of a stub. An empty `traceparent` is none; the current span's, if there is one, takes its place."""
+    """The options of a stub's calls.
+
+    Without a `traceparent`, that of the current span is sent, if there is one.
+    """
 
     timeout_s: float
     idempotency_key: str | None = None
     traceparent: str | None = None
 
 
-class Asking(NamedTuple):
-    """One logical call; all its attempts send just this."""
+class ObjectRequest(NamedTuple):
+    """The request of one logical call; all its attempts send the same."""
 
     method: str
     path: str
@@ -51,44 +57,57 @@ class Asking(NamedTuple):
 
 
 def seconds_of(timeout: float) -> float:
-    """A usable `timeout`. Raises `ValueError`."""
+    """The timeout as a float, at most `_LONGEST_S`.
+
+    Raises `ValueError` for one that is not a number above 0.
+    """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
         raise ValueError(f"timeout={timeout!r}: a timeout is a finite number of seconds above 0")
     return float(min(timeout, _LONGEST_S))
 
 
 def idempotency_key_of(key: str | None) -> str | None:
-    """A usable `idempotency_key`; None: each call gets its own. Raises `ValueError`, for an empty one too."""
+    """The idempotency key, or None, with which each call gets its own.
+
+    Raises `ValueError` for one that cannot be sent.
+    """
     if key is None or (isinstance(key, str) and _KEY.fullmatch(key)):
         return key
     raise ValueError(
-        f"idempotency_key={key!r}: an idempotency key has 1 to {MAX_CLIENT_KEY_CHARS} printable characters; as a header "
-        "carries it, they are ASCII, without spaces around them"
+        f"idempotency_key={key!r}: an idempotency key has 1 to {MAX_CLIENT_KEY_CHARS} printable ASCII "
+        "characters, without spaces around them, because a header carries it"
     )
 
 
 def path_of(door: str, key: str) -> str:
-    """Where an object is, at `/objects` or `/rpc`."""
+    """The path of an object below `/objects` or `/rpc`."""
     namespace, _, name = key.partition("/")
     return f"/{door}/{quote(namespace, safe='')}/{quote(name, safe='')}"
 
 
 def key_of(namespace: str, name: str) -> str:
-    """The canonical key. Raises `BadKey`, before anything is sent."""
+    """The canonical key of an object. Raises `BadKey` before anything is sent."""
     return object_key(namespace, name)
 
 
-def a_call(
+def call_request(
     key: str,
     method: str,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     to: Options,
     known: Method | None = None,
-) -> Asking:
-    """A method called; `known`: itself, if its class is. Raises `ValueError` for a key that is no header.
+) -> ObjectRequest:
+    """The request of a method call.
 
-    Raises `InvalidArguments` for arguments that a known method does not take, `TypeError` for some that are not JSON.
+    key: the object's key.
+    method: the method's name.
+    args, kwargs: its arguments.
+    to: the options of the stub.
+    known: the method itself, if the object's class is known here.
+
+    Raises `ValueError` for an idempotency key that cannot be a header, `InvalidArguments` for arguments that
+    a known method does not take, `TypeError` for arguments that are not JSON.
     """
     try:
         if known is not None:
@@ -99,10 +118,10 @@ def a_call(
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"the arguments of {method} for {key} are not JSON: {error}") from error
     headers = {"content-type": "application/json"}
-    return Asking("POST", f"{path_of('rpc', key)}/{quote(method, safe='')}", _with(headers, to), body)
+    return ObjectRequest("POST", f"{path_of('rpc', key)}/{quote(method, safe='')}", _with(headers, to), body)
 
 
-def a_fetch(
+def fetch_request(
     key: str,
     method: str,
     path: str,
@@ -110,30 +129,35 @@ def a_fetch(
     body: str | bytes | None,
     headers: Mapping[str, str] | None,
     to: Options,
-) -> Asking:
-    """A request. Raises `TypeError` for two bodies, or one that is not JSON; `ValueError` for no method, no header."""
+) -> ObjectRequest:
+    """The request of a `fetch`; the parameters are those of `Stub.fetch`, `to` the options of the stub.
+
+    Raises `TypeError` for two bodies or one that is not JSON, `ValueError` for a method, path or header that
+    cannot be sent.
+    """
     if not _NAME.fullmatch(method):
         raise ValueError(
             f'{method!r} is not an HTTP method, nothing was sent; the method comes first: fetch("POST", "/path")'
         )
     if json is not None and body is not None:
         raise TypeError("fetch takes json= or body=, not both")
-    told = {name.lower(): value for name, value in (headers or {}).items()}
+    pairs = {name.lower(): value for name, value in (headers or {}).items()}
     if json is not None:
         body = encode_json(json)
-        told.setdefault("content-type", "application/json")
+        pairs.setdefault("content-type", "application/json")
     raw = body.encode() if isinstance(body, str) else body or b""
-    return Asking(method.upper(), path_of("objects", key) + rooted(path), _with(told, to), raw)
+    return ObjectRequest(method.upper(), path_of("objects", key) + rooted(path), _with(pairs, to), raw)
 
 
 def rooted(path: str) -> str:
-    """A path below an object's. Raises `ValueError` for one with `.` or `..` in it.
+    """A path below an object's own. Raises `ValueError` for one with `.` or `..` in it.
 
-    HTTP clients resolve those before they send: what somebody typed into a path would reach another object.
+    HTTP clients resolve those before they send, so that user input in a path could reach another object.
     """
     if {".", ".."} & set(re.split("[?#]", path, maxsplit=1)[0].split("/")):
         raise ValueError(
-            f"the path {path[:60]!r} has a . or .. that leads elsewhere, nothing was sent: put it into the query or body"
+            f"the path {path[:60]!r} has a . or .. that leads to another object, nothing was sent: "
+            "put it into the query or body"
         )
     return path if path.startswith("/") else f"/{path}"
 
@@ -145,26 +169,29 @@ def _with(headers: dict[str, str], to: Options) -> dict[str, str]:
     for name, value in headers.items():
         if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
             raise ValueError(
-                f"the header {name!r} cannot be sent, nothing was: a value is printable ASCII without spaces around "
-                "it (no line's end); what else there is to say goes into the body"
+                f"the header {name!r} cannot be sent, nothing was sent: a value is printable ASCII without "
+                "line breaks and without spaces around it; put anything else into the body"
             )
     return headers
 
 
 def authorization(token: str | None) -> dict[str, str]:
-    """The header that shows a token. Raises `ConfigError`, which does not show it, for what can be none."""
+    """The header that carries a token.
+
+    Raises `ConfigError`, without the token's text, for one that is not valid.
+    """
     if token is None:
         return {}
     if _TOKEN.fullmatch(token):
         return {"authorization": f"Bearer {token}"}
-    wrong = "has a character that none has, as a line's end or a space" if token else "is empty"
+    wrong = "has a character that no token has, such as a line break or a space" if token else "is empty"
     raise ConfigError(
-        f"the token (token=…, PERDURE_TOKEN) {wrong}: give just what `perdure token create` printed"
+        f"the token (token=…, PERDURE_TOKEN) {wrong}: give exactly what `perdure token create` printed"
     )
 
 
 def current_trace() -> str | None:
-    """`traceparent` of OpenTelemetry's current span, if the program uses OpenTelemetry."""
+    """The `traceparent` of OpenTelemetry's current span, or None if there is none."""
     if (trace := sys.modules.get("opentelemetry.trace")) is None:
         return None
     span = trace.get_current_span().get_span_context()
