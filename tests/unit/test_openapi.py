@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from perdure import DurableObject, Request, Response
 from perdure.api.access.guard import Access
-from perdure.api.node import Node
+from perdure.api.doors import pages_for
 from perdure.api.openapi.document import document
 from perdure.api.openapi.errors import CODES, OF_OBJECTS
 from perdure.api.openapi.html import HTML_HEADERS, html_of
@@ -271,19 +271,22 @@ def parts(whole: dict[str, Any]) -> set[str]:
 )
 def test_every_page_that_is_there_is_described(settings: dict[str, Any], has_worker: bool) -> None:
     """And no other; objects are where they can be reached."""
-
-    async def pages() -> set[str]:
-        config = Config(name="shop", **settings)
-        node = Node(
-            config, Registry.build({"Shop": Shop}, config), cast("Any", pages if has_worker else None)
-        )
-        node.gateway = cast("Any", None)  # it is there once the node is open
-        return set(node._pages(cast("Access", object()) if config.guarded else None)) - LEFT_OUT
-
-    reachable = not has_worker or bool(settings)
-    assert parts(made(has_worker=has_worker, **settings)) == asyncio.run(pages()) | (
-        {"objects", "rpc"} if reachable else set()
+    config, unused = Config(name="shop", **settings), cast("Any", None)
+    registry, access = Registry.build({"Shop": Shop}, config), cast("Access", object())
+    pages = pages_for(
+        config,
+        registry,
+        unused,
+        (),
+        access=access if config.guarded else None,
+        has_worker=has_worker,
+        dev=False,
+        ready=unused,
+        metrics=unused,
     )
+    reachable = not has_worker or bool(settings)
+    objects = {"objects", "rpc"} if reachable else set()
+    assert parts(made(has_worker=has_worker, **settings)) == (set(pages) - LEFT_OUT) | objects
 
 
 def test_rights_are_said_where_access_is_guarded() -> None:
