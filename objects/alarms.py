@@ -1,11 +1,11 @@
-"""Alarms as an object has them: set, looked at, removed, and what becomes of one that rang.
+"""Alarms of an object: setting, reading and removing them, and what a run does to its alarm.
 
 Laws
 - Setting and removing belong to the turn. An alarm rings in a turn of its own, never before its time.
 - An alarm that rings is gone for its own turn (one with a cron expression: set to its next time); what the turn sets
   stands. All of that is one entry with what the turn writes.
 - A run that fails is made again after 2 s, then 4, 8, 16, 32 and 64; after that the alarm is parked: it stays and is
-  listed, and rings no more until somebody drives it again.
+  listed, and does not run again until an operator redrives it. [test_alarms.py]
 - A run that was not done (a call of it was unavailable, say) is continued: the next one is given the answers of the
   calls that were answered. After a run that failed, the next one makes its own calls. [test_alarms_again.py]
 - What comes next is a pure function of the alarm's row and the turn's log time. When log time steps back, what it gave
@@ -87,7 +87,7 @@ class Alarm:
 
 
 def due_at(when: When, now_ms: int) -> int:
-    """`when` in ms since 1970, never before `now_ms`. Raises TypeError or ValueError for what is no time."""
+    """`when` in ms since 1970, never before `now_ms`. Raises TypeError or ValueError for a value that is not a time."""
     if isinstance(when, timedelta):
         due_ms = now_ms - (-when // _MS)
     elif isinstance(when, datetime):
@@ -118,37 +118,37 @@ def next_due(cron: str, zone: str, after_ms: int) -> int:
     return _next_times[cron, zone, after_ms // 1000]
 
 
-def _next_time(asked: tuple[str, str, int]) -> int:
+def _next_time(key: tuple[str, str, int]) -> int:
     from cronsim import CronSim, CronSimError  # few apps have a cron
 
-    cron, zone, after_s = asked
+    cron, zone, after_s = key
     after = (_EPOCH + after_s * timedelta(seconds=1)).astimezone(zone_of(zone))
     try:
-        found = next(CronSim(cron, after))
+        following = next(CronSim(cron, after))
     except CronSimError as error:
         raise ValueError(f"cron={cron!r}: {error}: five fields such as */5 * * * *") from error
     except StopIteration as error:
         raise ValueError(f"cron={cron!r} names no time in the next 50 years") from error
-    return round(found.timestamp()) * 1000
+    return round(following.timestamp()) * 1000
 
 
 _next_times = PureCache(_next_time, 1024)  # many objects have the same expression, and ring together
 
 
-# What becomes of one that rang
+# After a run
 
 
 def after_success(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
-    """It is gone, or set to its next time. Raises ValueError if its cron expression names none."""
+    """The alarm is removed, or set to its next time. Raises ValueError if its cron expression names none."""
     if not row.cron:
         return AlarmChange(name, None)
     return AlarmChange(name, next_due(row.cron, row.zone, max(now_ms, row.due_ms)), 0, row.cron, row.zone)
 
 
 def after_failure(name: str, row: AlarmRow, now_ms: int, *, goes_on: bool = False) -> AlarmChange:
-    """It is put off, or, after the last retry, parked. What removes expired values is never parked.
+    """The alarm is postponed, or, after the last retry, parked; the one that removes expired values never is.
 
-    `goes_on`: the run was not done, so the next one, whenever that is, goes on with what it has called.
+    `goes_on`: the run was not done, so the next one, whenever that is, continues with the answers of its calls.
     """
     failed, since = row.attempt + 1, row.series if goes_on else -1
     if row.attempt >= RETRIES and name != TTL:
@@ -170,7 +170,7 @@ def retimed(name: str, row: AlarmRow, now_ms: int) -> AlarmChange | None:
         return None
     try:
         due_ms = _retry_at(row.attempt, now_ms) if row.attempt else next_due(row.cron, row.zone, now_ms)
-    except ValueError:  # its time zone is not known any more, for example
+    except ValueError:  # for example, its time zone is no longer known
         return None
     if due_ms >= row.due_ms:
         return None
@@ -188,7 +188,7 @@ OnRing = Callable[[Any, AlarmInfo], Awaitable[Any]]
 
 
 def alarm_of(cls: type) -> OnRing | None:
-    """What rings on instances of `cls`; None if it defines no `alarm`. Raises `ConfigError` for one that cannot."""
+    """The alarm handler of `cls`; None if it defines no `alarm`. Raises `ConfigError` for an unusable one."""
     function: OnRing | None = getattr(cls, "alarm", None)
     if function is None:
         return None
@@ -212,7 +212,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class AlarmMethods:
-    """The part of `self.state` that is about alarms."""
+    """The part of `self.state` that sets, lists and removes alarms."""
 
     __slots__ = ()
 
@@ -286,12 +286,12 @@ class AlarmMethods:
                 rows.pop(change.name, None)
             else:
                 rows[change.name] = row
-        found = [
+        listed = [
             Alarm(name, row.due_ms, row.cron, row.zone, row.attempt, row.parked)
             for name, row in rows.items()
             if not name.startswith("\0")
         ]
-        return sorted(found, key=lambda alarm: (alarm.due_ms, alarm.name))
+        return sorted(listed, key=lambda alarm: (alarm.due_ms, alarm.name))
 
     def _alarm(self, name: str) -> AlarmRow | None:
         """As the turn sees it."""

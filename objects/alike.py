@@ -1,7 +1,8 @@
-"""Whether a value came through JSON as what it was.
+"""Whether a value that was sent as JSON is received as the same value.
 
-Law: `alike(x, x)` for every x that is made of the types that arguments may have; a value of another type or with
-another part is not alike, except where Python itself takes one for the other (1 and 1.0, a member of an IntEnum and its int).
+Law: `alike(x, x)` for every x made of the types that arguments may have; a value of another type or with
+another part is not alike, except where Python itself treats the two as equal (1 and 1.0, a member of an
+IntEnum and its int). [test_codec.py]
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ import msgspec
 from pydantic import BaseModel
 
 
-def alike(sent: Any, came: Any) -> bool:
-    """True if `came` is what `sent` was."""
-    kind = type(came)
+def alike(sent: Any, received: Any) -> bool:
+    """True if `received` equals `sent`, with the same types."""
+    kind = type(received)
     if type(sent) is not kind:
-        if isinstance(sent, int | float) and isinstance(came, int | float):
-            return sent == came
-        return not parts(came) and isinstance(sent, kind) and bool(sent == came)
-    if isinstance(came, dict):
-        return sent.keys() == came.keys() and all(alike(sent[key], came[key]) for key in came)
-    if isinstance(came, list | tuple):
-        return len(sent) == len(came) and all(map(alike, sent, came))
-    if (inner := parts(came)) is not None:
+        if isinstance(sent, int | float) and isinstance(received, int | float):
+            return sent == received
+        return not parts(received) and isinstance(sent, kind) and bool(sent == received)
+    if isinstance(received, dict):
+        return sent.keys() == received.keys() and all(alike(sent[key], received[key]) for key in received)
+    if isinstance(received, list | tuple):
+        return len(sent) == len(received) and all(map(alike, sent, received))
+    if (inner := parts(received)) is not None:
         return alike(parts(sent), inner)
-    return bool(sent == came) or foreign(sent) == foreign(came) == {"nan"}
+    return bool(sent == received) or foreign(sent) == foreign(received) == {"nan"}
 
 
 def parts(value: Any) -> dict[str, Any] | None:
@@ -42,7 +43,10 @@ def parts(value: Any) -> dict[str, Any] | None:
 
 
 def foreign(value: Any) -> set[str]:
-    """The types of what lies in the value that are not JSON's own, such as `bytes`; of a number that JSON has not, `nan`."""
+    """The types in the value that JSON does not have, such as `bytes`.
+
+    `nan` for a number that it does not have.
+    """
     if value is None or isinstance(value, str | int):
         return set()
     if isinstance(value, float):

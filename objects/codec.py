@@ -1,13 +1,14 @@
 """The codec: a value of an annotated type as JSON, and the value again.
 
-Whatever goes to a method or comes from it is written and read here: calls and sends between objects, `/rpc`, records,
-the client, and `perdure.testing`.
+Arguments and results of methods are written and read here: for calls and sends between objects, `/rpc`,
+records, the client, and `perdure.testing`.
 
 Laws
-- `decode(encode(x))` equals x and is of the annotated type, or `encode` raises `Unfit`.
+- `decode(encode(x))` equals x and is of the annotated type, or `encode` raises `Unfit`. [test_codec.py]
 - Equal values give equal bytes, in every process.
-- What does not fit the annotation itself, such as a dict for a model, is written as it is over HTTP, if that fits.
-- Where there is no annotation an argument is one of JSON's own types; a result is written as JSON and read as that.
+- A value that does not fit the annotation itself, such as a dict for a model, is written as over HTTP, if
+  that fits.
+- Without an annotation an argument is one of JSON's own types; a result is written as JSON and read as JSON.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from perdure.objects.alike import alike, foreign, parts
 from perdure.objects.wire import built, nodes, schema_of, struct_of, wired
 
-# what pydantic reads alike from Python's values and from JSON
+# types that pydantic reads alike from Python's values and from JSON
 _PLAIN = frozenset(("int", "str", "bool", "float", "none", "nullable", "list", "dict", "union", "default"))
-# what JSON may give back as another value of the same annotation; what is not here it cannot
+# types of which JSON may give back another value of the same annotation
 _DOUBTFUL = frozenset(
     ("union", "datetime", "time", "timedelta", "decimal", "enum", "literal", "call", "complex", "date", "url")
 )
 _CODE = frozenset(("function-before", "function-after", "function-wrap", "function-plain"))
 _UNREADABLE = frozenset(
     ("is-instance", "is-subclass", "callable", "generator")
-)  # nothing such is made of JSON
+)  # no value of these is made of JSON
 _CHANGING = ("strip_whitespace", "to_lower", "to_upper")
 _MISMATCH = "Pydantic serializer warnings"
 NO_ANNOTATION = "is not JSON, and no annotation says how it is read"
@@ -44,7 +45,8 @@ _SHOWN = 5
 class Unfit(ValueError):
     """A value that does not fit its annotation, or would arrive as another one.
 
-    `problems`: where inside of it, as one would write it (`.price`, `[3]`, empty: the whole), and what is wrong.
+    `problems`: where inside of it, as one would write it (`.price`, `[3]`, empty: the whole), and what is
+    wrong.
     """
 
     def __init__(self, *problems: tuple[str, str]) -> None:
@@ -53,10 +55,10 @@ class Unfit(ValueError):
 
 
 class Codec:
-    """Writes and reads values of one type. Raises what pydantic raises for a type of which it can make nothing.
+    """Writer and reader of values of one type. Raises what pydantic raises for a type that it cannot handle.
 
-    `plain`: pydantic reads the type alike from Python's values and from JSON. `is_open`: part of it has no annotation.
-    `readable`: values of it can be made of JSON.
+    `plain`: pydantic reads the type alike from Python's values and from JSON. `is_open`: part of it has no
+    annotation. `readable`: values of it can be made of JSON.
     """
 
     __slots__ = (
@@ -74,19 +76,19 @@ class Codec:
 
     def __init__(self, hint: Any, *, of_result: bool = False) -> None:
         schema = schema_of(hint)
-        found = list(nodes(schema))
-        kinds = {each["type"] for each in found}
-        keys = {each.get("keys_schema", _TEXT)["type"] for each in found if each["type"] == "dict"}
-        changing = any(each.get(name) for each in found for name in _CHANGING)
-        has_struct = any(struct_of(each) is not None for each in found)
+        schemas = list(nodes(schema))
+        kinds = {each["type"] for each in schemas}
+        keys = {each.get("keys_schema", _TEXT)["type"] for each in schemas if each["type"] == "dict"}
+        changing = any(each.get(name) for each in schemas for name in _CHANGING)
+        has_struct = any(struct_of(each) is not None for each in schemas)
         self.is_open = "any" in kinds
-        # not compared: what users' code makes of a value, and a result that is JSON where nothing is annotated
+        # not compared: values that users' code makes, and a result that is JSON where nothing is annotated
         self._compared = not (_CODE & kinds or changing or (of_result and self.is_open))
         self.plain = kinds - {"any"} <= _PLAIN and keys <= {"str", "any"} and not {"any", "float"} <= kinds
         self.readable = has_struct or not _UNREADABLE & kinds
         self._scalar = _SCALARS.get(schema["type"]) if schema.keys() <= {"type", "metadata"} else None
         self._doubtful = bool(_DOUBTFUL & kinds) or bool(keys - {"str"}) or has_struct
-        self._classes = tuple(each["cls"] for each in found if each["type"] in ("model", "dataclass"))
+        self._classes = tuple(each["cls"] for each in schemas if each["type"] in ("model", "dataclass"))
         self._of_result = of_result
         validator, serializer = built(wired(schema, json_value if of_result else only_json))
         self._validate = validator.validate_json
@@ -100,36 +102,36 @@ class Codec:
                 return b"%d" % value
             text = self._to_json(value, by_alias=True, round_trip=not self._of_result, warnings="error")
         except PydanticSerializationError as error:
-            told = str(error)
-            if _MISMATCH not in told or NO_ANNOTATION in told:
-                raise Unfit(("", _reason(told))) from None
+            message = str(error)
+            if _MISMATCH not in message or NO_ANNOTATION in message:
+                raise Unfit(("", _reason(message))) from None
             return self._as_json(value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise Unfit(("", _reason(str(error)))) from None
         if kind is self._scalar:
             return text
-        came = self._made(text)
+        received = self._made(text)
         doubtful = self._doubtful or any(each.__subclasses__() for each in self._classes)
-        if self._compared and doubtful and not alike(value, came):
-            raise Unfit(("", f"{_shown(value)} would arrive as {_shown(came)}"))
+        if self._compared and doubtful and not alike(value, received):
+            raise Unfit(("", f"{_shown(value)} would arrive as {_shown(received)}"))
         return text
 
     def written(self, value: Any) -> bytes:
-        """The value as JSON, of which perhaps no value can be made again."""
+        """The value as JSON, which perhaps cannot be read back."""
         return self._to_json(value, by_alias=True)
 
     def decode(self, text: bytes | str) -> Any:
-        """The value that is written so. Raises pydantic's `ValidationError`."""
+        """The value of a JSON text. Raises pydantic's `ValidationError`."""
         return self._validate(text)
 
     def _as_json(self, value: Any) -> bytes:
-        """What is not of the type, as JSON of which something of the type is made."""
+        """A value of another type, as JSON from which a value of this type is made."""
         try:
             text = to_json(by_name(value))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise Unfit(("", _reason(str(error)))) from None
-        came = self._made(text)
-        if not (self._of_result and self.is_open) and (lost := foreign(value) - foreign(came)):
+        received = self._made(text)
+        if not (self._of_result and self.is_open) and (lost := foreign(value) - foreign(received)):
             raise Unfit(("", f"a {min(lost)} in it would arrive as something else"))
         return text
 
@@ -145,7 +147,7 @@ _TEXT = {"type": "str"}
 
 
 def problems_of(error: ValidationError) -> list[tuple[str, str]]:
-    """Where in a value, and what is wrong there; no more than five."""
+    """(where in a value, what is wrong there), five at most."""
     return [
         ("".join(map(_step, each["loc"])), each["msg"])
         for each in error.errors(include_url=False, include_input=False, include_context=False)[:_SHOWN]
@@ -153,7 +155,10 @@ def problems_of(error: ValidationError) -> list[tuple[str, str]]:
 
 
 def only_json(value: Any) -> Any:
-    """An argument, or part of one, without an annotation. Raises ValueError for what would not arrive as it is."""
+    """An argument, or part of one, without an annotation.
+
+    Raises ValueError if it would arrive as another value.
+    """
     if value is None or isinstance(value, int | str):
         return value
     if isinstance(value, float):
@@ -167,7 +172,10 @@ def only_json(value: Any) -> Any:
 
 
 def json_value(value: Any) -> Any:
-    """A result, or part of one, without an annotation. Raises ValueError for what JSON cannot say."""
+    """A result, or part of one, without an annotation.
+
+    Raises ValueError for a number that JSON does not have.
+    """
     if value is None or isinstance(value, int | str):
         return value
     return lowered(value, _refused) if _quickly(value) is None else value
@@ -176,7 +184,8 @@ def json_value(value: Any) -> Any:
 def encode_json(value: Any) -> bytes:
     """A value without an annotation as JSON: models and other types of arguments as their own annotations say.
 
-    Raises ValueError for what JSON cannot say, such as NaN, and TypeError for what cannot be written as JSON.
+    Raises ValueError for a number that JSON does not have, such as NaN, and TypeError for a value that cannot
+    be written as JSON.
     """
     text = _quickly(value)
     return to_json(lowered(value, _refused)) if text is None else text.encode()
@@ -191,16 +200,19 @@ def _quickly(value: Any) -> str | None:
     except ValueError as error:
         if "Circular" in str(error):
             raise
-        return None  # for the number that it has there is a better text
+        return None  # `lowered` reports the number with a better text
 
 
 def by_name(value: Any) -> Any:
-    """An argument as JSON's values, of whose annotation the sender knows nothing: as the types of arguments are written."""
+    """An argument whose annotation the sender does not know, as JSON's values."""
     return lowered(value, _as_text)
 
 
 def lowered(value: Any, number: Callable[[float], Any]) -> Any:
-    """A value as JSON's values; `number` makes one of a number that JSON does not have. Raises ValueError or TypeError."""
+    """A value as JSON's values; `number` converts numbers that JSON does not have.
+
+    Raises ValueError, TypeError.
+    """
     if value is None or isinstance(value, int | str):
         return value
     if isinstance(value, float):
@@ -214,7 +226,7 @@ def lowered(value: Any, number: Callable[[float], Any]) -> Any:
     kind: Any = type(value)
     try:
         text = _of_class(kind).written(value) if parts(value) is not None else _by_type(value)
-    except PydanticUserError:  # it has fields that are nothing to pydantic
+    except PydanticUserError:  # it has fields that pydantic cannot handle
         text = _by_type(value)
     return lowered(from_json(text), number)
 
@@ -252,28 +264,28 @@ def _name_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _reason(told: str) -> str:
-    """What pydantic says of what went wrong, without how it came by it."""
-    if "surrogates not allowed" in told:
+def _reason(message: str) -> str:
+    """pydantic's reason, without the wrapping of its own errors."""
+    if "surrogates not allowed" in message:
         return "a str with half a surrogate pair cannot be sent"
-    told = told.partition("; use sys.")[0]  # of an int with more digits than Python reads
+    message = message.partition("; use sys.")[0]  # of an int with more digits than Python reads
     for wrapped in ("ValueError: ", "TypeError: ", "Error serializing to JSON: "):
-        told = told.rpartition(wrapped)[2]
-    return told
+        message = message.rpartition(wrapped)[2]
+    return message
 
 
 def _shown(value: Any) -> str:
     """A value in an error: its type, and itself if it is short."""
     try:
-        told = repr(value)
+        text = repr(value)
     except Exception:  # noqa: BLE001 - the user's own __repr__
-        told = ""
+        text = ""
     kind = type(value).__name__
     return (
-        f"{kind} {told}"
-        if 0 < len(told) <= 40 and not told.startswith(kind)
-        else told
-        if 0 < len(told) <= 60
+        f"{kind} {text}"
+        if 0 < len(text) <= 40 and not text.startswith(kind)
+        else text
+        if 0 < len(text) <= 60
         else f"a {kind}"
     )
 

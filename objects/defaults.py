@@ -1,6 +1,7 @@
 """Default values as a JSON Schema shows them: the same in every process.
 
-A set has another order in each process. pydantic puts some in order, in some of its versions, and msgspec none.
+The order of a set differs between processes. pydantic sorts some sets, in some of its versions, and msgspec
+none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 
 
 def sets_in_order(encoded: Any, value: Any) -> Any:
-    """`encoded`, the JSON of `value`, with what sets have become in order, however deep they lie."""
+    """`encoded`, the JSON of `value`, with the lists that sets have become sorted, at any depth."""
     if isinstance(encoded, list) and isinstance(value, Collection) and len(encoded) == len(value):
         parts = [sets_in_order(one, other) for one, other in zip(encoded, value, strict=True)]
         return in_order(parts) if isinstance(value, AbstractSet) else parts
@@ -28,13 +29,13 @@ def sets_in_order(encoded: Any, value: Any) -> Any:
 
 
 def in_order(encoded: list[Any]) -> list[Any]:
-    """These parts of a set, in the one order that they have in each process."""
+    """The members of a set, in an order that is the same in each process."""
     return sorted(encoded, key=_place)
 
 
 def fields_of(kinds: Iterable[Any]) -> dict[type, tuple[inspect.Field, ...]]:
-    """Of all classes with default values that msgspec finds in `kinds`: their fields. Generic ones are left out."""
-    found: dict[type, tuple[inspect.Field, ...]] = {}
+    """The fields of all classes with default values that msgspec finds in `kinds`, except generic ones."""
+    fields: dict[type, tuple[inspect.Field, ...]] = {}
     seen = set()
     waiting: list[Any] = list(inspect.multi_type_info(kinds))
     while waiting:
@@ -44,17 +45,17 @@ def fields_of(kinds: Iterable[Any]) -> dict[type, tuple[inspect.Field, ...]]:
         seen.add(id(each))
         has_fields = isinstance(each, inspect.StructType | inspect.DataclassType)
         if has_fields and not getattr(each.cls, "__parameters__", ()):
-            found[each.cls] = each.fields
+            fields[each.cls] = each.fields
         for name in each.__struct_fields__:
             part = getattr(each, name)
             parts = part if isinstance(part, tuple) else (part,)
             waiting += (each for each in parts if isinstance(each, inspect.Type | inspect.Field))
-    return found
+    return fields
 
 
 def _parts(value: Any, encoded: dict[str, Any]) -> dict[str, Any]:
-    """What the names in `encoded` stand for in `value`."""
-    if isinstance(value, Mapping):  # a key of it may have become another text
+    """The parts of `value` by the names that they have in `encoded`."""
+    if isinstance(value, Mapping):  # a key may have become another text
         return dict(zip(encoded, value.values(), strict=False)) if len(encoded) == len(value) else {}
     if isinstance(value, BaseModel):
         names = {field.serialization_alias: name for name, field in type(value).model_fields.items()}

@@ -1,4 +1,4 @@
-"""Randomness of a turn: the same whenever it runs again, so that what it asks of others is the same too."""
+"""Randomness of a turn: the same whenever it runs again, so that it makes the same calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RandomMethods:
-    """The part of `State` that draws."""
+    """The part of `self.state` that draws random numbers."""
 
     __slots__ = ()
 
@@ -23,8 +23,10 @@ class RandomMethods:
 
     @property
     def random(self) -> Random:
-        """A `random.Random` of the running turn: the same numbers when the turn runs again after a crash, or when its
-        command is repeated under its idempotency key. Tasks that run side by side draw in the order in which they ask.
+        """A `random.Random` of the running turn.
+
+        It gives the same numbers when the turn runs again after a crash, or when its command is repeated under its
+        idempotency key. Tasks that run side by side draw in the order in which they ask.
         """
         self.inside()
         return cast("Caller", self._turn).random

@@ -1,4 +1,4 @@
-"""`DurableObject`: the class a user writes, and what it finds on `self`."""
+"""`DurableObject`, the base class of a user's classes, with its `env` and the bindings in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from perdure.schemas.keys import namespace_of, object_key
 class Binding:
     """A namespace of objects, as an attribute of `self.env`: `self.env.STOCK.get("tea")`.
 
-    `methods` are those of its class: by their annotations arguments and results are written and read.
+    `methods` are those of its class; their annotations define how arguments and results are written and read.
     """
 
     namespace: str
@@ -96,7 +96,7 @@ class DurableObject:
         self.env = env
 
     async def start(self) -> None:
-        """Called before the first command after the object came into memory. Its writes belong to that command's turn."""
+        """Called before the first command after the object was loaded into memory. Its writes belong to that turn."""
 
     async def fetch(self, request: Request) -> Response:
         """Answer an HTTP request. A class that does not define it answers 404."""

@@ -1,4 +1,4 @@
-"""What a turn does besides writing values: alarms, sockets, and what it sends.
+"""Effects: what a turn does besides writing values, which is setting alarms, using sockets, and sending.
 
 Laws
 - Effects belong to the turn's overlay: they count if it commits, and are forgotten with it.
@@ -16,7 +16,7 @@ from perdure.schemas.sockets import frame_out
 
 
 class AtOnce:
-    """What a method returns that has done what it does, so that it may be awaited too."""
+    """The result of a method that is already done, so that it may be awaited too."""
 
     def __await__(self) -> Generator[None, None, None]:
         return
@@ -39,7 +39,7 @@ class SentFrame:
         self.numbers: set[tuple[str, int]] = set()
 
     def to(self, gateway: str, number: int) -> bool:
-        """One more receiver; False if it is one already."""
+        """Add a receiver; False if it is one already."""
         if (gateway, number) in self.numbers:
             return False
         self.numbers.add((gateway, number))
@@ -61,7 +61,7 @@ class SentFrame:
 
 
 class Effects:
-    """Of one turn so far. By name or id the last change counts; outbox and frames keep their order.
+    """The effects of one turn. By name or id the last change counts; outbox and frames keep their order.
 
     `accepted` is the id of the socket that the turn accepted; `listeners` → the socket with its listeners.
     """
@@ -77,7 +77,7 @@ class Effects:
         self.listeners: dict[str, Any] | None = None
 
     def send(self, type_: str, data: bytes | str, gateway: str, number: int) -> None:
-        """A frame for one socket, joined with the one before if that is the same for another socket."""
+        """Send a frame to one socket, joined with the previous frame if that has the same data."""
         if self.frames is None:
             self.frames = []
         if self.frames:
@@ -87,20 +87,20 @@ class Effects:
         self.send_all(SentFrame(type_, data)).to(gateway, number)
 
     def send_all(self, frame: SentFrame) -> SentFrame:
-        """A frame of its own; its receivers are added to what this returns."""
+        """Send a frame whose receivers are added to the object returned."""
         if self.frames is None:
             self.frames = []
         self.frames.append(frame)
         return frame
 
     def outs(self, key: str) -> tuple[Out, ...]:
-        """Everything that object `key` lets out with this turn besides its reply."""
+        """Everything that object `key` emits with this turn besides its reply."""
         if self.frames is None:
             return tuple(self.outbox)
         return (*self.outbox, *(out for frame in self.frames for out in frame.outs(key)))
 
     def copy(self) -> Effects:
-        """As they stand now, to come back to."""
+        """A copy of the effects so far, for a rollback."""
         same = Effects()
         same.alarms, same.sockets, same.outbox = dict(self.alarms), dict(self.sockets), list(self.outbox)
         same.frames = None if self.frames is None else [frame.copy() for frame in self.frames]

@@ -1,8 +1,8 @@
-"""When a value that is put with `expiration` or `expiration_ttl` expires.
+"""Expiration: when a value that is put with `expiration` or `expiration_ttl` expires.
 
 Laws
-- Users speak in seconds, as on Cloudflare KV; inside it is ms since 1970.
-- The clock is the command's log time, so a turn that runs again comes to the same.
+- Users give seconds, as on Cloudflare KV; inside, times are ms since 1970.
+- The clock is the command's log time, so a turn that runs again gets the same expiration. [test_expiry.py]
 - A time that has passed is refused, as Cloudflare KV does; its least lifetime of 60 s does not apply.
 """
 
@@ -16,10 +16,10 @@ _YEAR_10000_MS = 253_402_300_800_000
 
 
 def expires_at(now_ms: int, expiration: float | None, expiration_ttl: float | None) -> int:
-    """The time in ms since 1970; one of the two is given, in seconds.
+    """When the value expires, in ms since 1970; `expiration` or `expiration_ttl` is given, in seconds.
 
-    Raises ObjectError if both are given, TypeError for what is no number, ValueError for a time that is not after
-    now or after the year 9999 (which is what ms in the place of seconds come to).
+    Raises ObjectError if both are given, TypeError for a value that is not a number, ValueError for a time
+    that is not after now, or is after the year 9999 (as ms given in place of seconds would be).
     """
     if expiration is not None and expiration_ttl is not None:
         raise ObjectError("put takes expiration or expiration_ttl, not both")

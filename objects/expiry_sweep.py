@@ -1,8 +1,9 @@
-"""Removing the rows of values that have expired: what the alarm of a partition's clock runs inside an object's turn.
+"""The expiry sweep: removes the rows of expired values, in a turn of the object that an alarm starts.
 
 Laws
 - A value is removed only if it expires when its hidden name says so: one that was put again since stays.
-- One sweep fits one turn, whatever the names are: the rest is for the next one.
+  [test_ttl.py]
+- One sweep fits into one turn, whatever the names are; the next one removes the rest. [test_ttl.py]
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class ExpirySweep:
     def sweep(self, limit: int = MAX_LISTED) -> int | None:
         """Remove the rows of values that have expired, at most `limit`, the earliest first.
 
-        A value that was put again since, with another expiration or none, stays. Returns when the next one that
-        remains expires, in ms since 1970 (it may be due already), None if none remains.
+        A value that was put again since, with another expiration or none, stays. Returns when the next one
+        that remains expires, in ms since 1970 (it may be due already), None if none remains.
         """
         overlay, now_ms = self._writable(), self._now_ms
         noted: list[tuple[int, str]] = []

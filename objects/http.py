@@ -1,4 +1,4 @@
-"""Requests and responses as objects see them.
+"""HTTP requests and responses as objects see them.
 
 Laws
 - Both are plain values: nothing here does I/O, and reading a request twice gives the same.
@@ -37,8 +37,8 @@ class Headers(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         wanted = name.lower()
-        for found, value in self.pairs:
-            if found == wanted:
+        for header, value in self.pairs:
+            if header == wanted:
                 return value
         raise KeyError(name)
 
@@ -50,7 +50,7 @@ class Headers(Mapping[str, str]):
 
     def get_list(self, name: str) -> list[str]:
         """All values of the header `name`, in the order in which they were sent; an empty list if there is none."""
-        return [value for found, value in self.pairs if found == name.lower()]
+        return [value for header, value in self.pairs if header == name.lower()]
 
 
 class Request:
@@ -61,7 +61,7 @@ class Request:
         path: for an object the path behind its name, for a Worker the whole path; still percent-encoded, `/` if empty.
         query_string: what follows `?`, without it; empty if there is none.
         body: the whole body, bytes.
-        principal: who sent the request, where access is guarded: the name of the token, the `sub` of the JWT, or `@`
+        principal: the sender of the request, where access is guarded: the name of the token, the `sub` of the JWT, or `@`
             and the key of the calling object. Empty otherwise.
     """
 
@@ -196,7 +196,7 @@ class FetchedResponse(Response):
 
     __slots__ = ()
 
-    headers: Headers  # type: ignore[assignment]  # who reads a response asks for names; see `pairs_of`
+    headers: Headers  # type: ignore[assignment]  # a response is read by names; see `pairs_of`
 
     def __init__(self, status: int, headers: Pairs, body: bytes) -> None:
         self.status = status
@@ -213,7 +213,7 @@ class FetchedResponse(Response):
         """The body as text; bytes that are not UTF-8 become U+FFFD."""
         return self.body.decode("utf-8", "replace")
 
-    async def json(self) -> Any:  # type: ignore[override]  # of a class it makes one, of an answer it reads it
+    async def json(self) -> Any:  # type: ignore[override]  # the class method writes JSON, this reads it
         """The body, parsed as JSON. Raises ValueError if it is not JSON."""
         return msgspec.json.decode(self.body)
 

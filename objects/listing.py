@@ -1,11 +1,12 @@
-"""What `list` and `items` give: which names their options mean, and the page or the values made of the rows.
+"""`list` and `items`: the range of names that their options mean, and the page or values of its rows.
 
 Laws
-- Names come in the order of their UTF-8 bytes. `start` is inclusive, `start_after` and `end` are exclusive, also
-  in reverse.
-- What has expired is not there. Perdure's own names, which begin with NUL, lie below every range.
-- A page takes from the rows what it shows and one more, and closes them: what is read does not grow with the state.
-- A cursor is ASCII that needs no quoting in a URL; with the options of the page that gave it, it goes on behind it.
+- Names come in the order of their UTF-8 bytes. `start` is inclusive, `start_after` and `end` are exclusive,
+  also in reverse.
+- Expired values are left out. perdure's own names, which begin with NUL, lie below every range.
+- A page reads the rows that it shows and one more: the cost does not grow with the state. [test_listing.py]
+- A cursor is ASCII that needs no quoting in a URL; with the options of the page that gave it, it goes on
+  behind it.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def bounds(
 ) -> tuple[str, str | None]:
     """The names that the options mean: from the first (inclusive) to the last (exclusive, None = no end).
 
-    Raises TypeError for an option that is no str, ObjectError for `start` with `start_after`, ValueError for what is
-    no cursor.
+    Raises TypeError for an option that is not a str, ObjectError for `start` with `start_after`, ValueError
+    for a text that is not a cursor.
     """
     for option, given in (("start", start), ("start_after", start_after), ("end", end), ("cursor", cursor)):
         if given is not None and not isinstance(given, str):
@@ -110,29 +111,29 @@ def checked_limit(limit: int) -> int:
 
 def page_of(rows: Rows, limit: int, now_ms: int) -> Listing:
     """The page of at most `limit` names that `rows` begin with."""
-    found: list[ListedKey] = []
+    keys: list[ListedKey] = []
     with closing(rows):
         for name, encoded in rows:
             expires_ms = expiry_of(encoded)
             if expires_ms is not None and expires_ms <= now_ms:
                 continue
-            if len(found) == limit:
-                return Listing(found, False, cursor_behind(found[-1].name))
-            found.append(ListedKey(name, None if expires_ms is None else seconds(expires_ms)))
-    return Listing(found)
+            if len(keys) == limit:
+                return Listing(keys, False, cursor_behind(keys[-1].name))
+            keys.append(ListedKey(name, None if expires_ms is None else seconds(expires_ms)))
+    return Listing(keys)
 
 
 def values_of(rows: Rows, limit: int | None, now_ms: int) -> dict[str, Any]:
     """The names and values, at most `limit`, that `rows` begin with."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     with closing(rows):
         for name, encoded in rows:
             if encoded[0] == EXT_32 and is_due(encoded, now_ms):
                 continue
-            found[name] = decode_value(encoded)
-            if len(found) == limit:
+            values[name] = decode_value(encoded)
+            if len(values) == limit:
                 break
-    return found
+    return values
 
 
 def cursor_behind(name: str) -> str:

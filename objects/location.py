@@ -1,9 +1,9 @@
-"""Where an object was asked to live: recorded with it, for the day on which there is a choice of places.
+"""Location hints: where an object should live, recorded with it until there is a choice of places.
 
 Laws
-- The first hint that reaches the object in a turn which commits is kept, under a hidden name of its state; later ones
-  are not: an object is placed once. `delete_all` forgets it.
-- It decides nothing yet: every id routes to one place, with and without.
+- The first hint that reaches the object in a turn which commits is kept, under a hidden name of its state;
+  later ones are not: an object is placed once. `delete_all` forgets it.
+- A hint has no effect yet: every id routes to one place, with a hint or without.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ MAX_HINT_CHARS = 32
 
 
 def checked_hint(hint: str | None) -> str:
-    """A hint as it goes with a command, empty for None. Raises ValueError for one that is no short word."""
+    """A hint as it goes with a command, empty for None.
+
+    Raises ValueError for one that is not a short word.
+    """
     if hint is None:
         return ""
     if (
@@ -36,7 +39,7 @@ def checked_hint(hint: str | None) -> str:
 
 
 def note_hint(hint: str, view: View, overlay: Overlay) -> None:
-    """A turn whose command gave this hint is about to commit `overlay`: keep it, if it is the object's first."""
+    """Keep the hint of a command whose turn is about to commit `overlay`, if it is the object's first."""
     try:
         known = None if overlay.cleared else view.get(PLACE)
     except Exception:  # noqa: BLE001 - whatever the store raises: a hint is not worth a turn that has succeeded
@@ -46,7 +49,7 @@ def note_hint(hint: str, view: View, overlay: Overlay) -> None:
 
 
 class LocationMethods:
-    """The part of `self.state` that tells it."""
+    """The part of `self.state` that reports the location hint."""
 
     __slots__ = ()
 

@@ -2,7 +2,8 @@
 
 Laws
 - A msgspec Struct is made by msgspec, everything else by pydantic where it can, with the rules these have.
-- What does not fit is `UnfitValue`, which names the object, the key, the type and what is wrong.
+- A value that does not fit raises `UnfitValue`, which names the object, the key, the type and the problem.
+  [test_models.py]
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def fitted(value: Any, kind: Any, key: str, name: str) -> Any:
     try:
         return make(value)
     except ValidationError as error:
-        raise UnfitValue(_unfit(key, name, kind, _told(error))) from None
+        raise UnfitValue(_unfit(key, name, kind, _problems(error))) from None
     except msgspec.ValidationError as error:
         raise UnfitValue(_unfit(key, name, kind, str(error))) from None
-    except PydanticUserError as error:  # a name of a type that is not there is found only now
+    except PydanticUserError as error:  # only now is a missing name of a type noticed
         raise _no_type(kind, error) from None
 
 
@@ -46,10 +47,10 @@ def _maker(kind: Any) -> Callable[[Any], Any]:
     except (
         PydanticUserError,
         NameError,
-    ) as error:  # it may be made of Structs, of which pydantic knows nothing
+    ) as error:  # it may be made of Structs, which pydantic does not know
         try:
             msgspec.json.schema(kind)
-        except Exception:  # noqa: BLE001 - whatever msgspec says, pydantic's reason is the one to tell
+        except Exception:  # noqa: BLE001 - whatever msgspec raises, pydantic's reason is reported
             raise _no_type(kind, error) from None
         return partial(msgspec.convert, type=kind)
 
@@ -61,15 +62,15 @@ def _no_type(kind: Any, error: Exception) -> ObjectError:
     return ObjectError(f"get: nothing can be made into a {_called(kind)}: {error}")
 
 
-def _unfit(key: str, name: str, kind: Any, told: str) -> str:
-    return f"state[{name!r}] of {key} does not fit {_called(kind)}: {told}"
+def _unfit(key: str, name: str, kind: Any, problem: str) -> str:
+    return f"state[{name!r}] of {key} does not fit {_called(kind)}: {problem}"
 
 
 def _called(kind: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)
 
 
-def _told(error: ValidationError) -> str:
+def _problems(error: ValidationError) -> str:
     return "; ".join(
         f"{'.'.join(map(str, each['loc'])) or 'value'}: {each['msg']}"
         for each in error.errors(include_url=False, include_input=False, include_context=False)[:5]

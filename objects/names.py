@@ -1,4 +1,4 @@
-"""Who an object is, and the names that its users give to values: str that do not begin with NUL."""
+"""The id of an object, and the names of values in its state: str that do not begin with NUL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ObjectId:
 
 
 def utf8_bytes(name: str) -> int:
-    """The length of its UTF-8. Raises `UnstorableValue` if it has none."""
+    """The length of the name in UTF-8. Raises `UnstorableValue` if it cannot be encoded."""
     try:
         return len(name.encode())
     except UnicodeEncodeError as error:
@@ -40,7 +40,7 @@ def utf8_bytes(name: str) -> int:
 
 
 def named(name: object) -> str:
-    """`name` if it can be one of a user's. Raises TypeError or ObjectError."""
+    """`name` if users may give it to a value. Raises TypeError or ObjectError."""
     if type(name) is not str:
         raise TypeError(f"a name in state is a str, not {type(name).__name__}")
     if name.startswith("\0"):
@@ -51,7 +51,7 @@ def named(name: object) -> str:
 
 
 def each_named(names: Any) -> list[str]:
-    """Several names. Raises as `named`, also for what is no iterable."""
+    """Several names. Raises as `named`, also for a value that is not an iterable."""
     if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
         raise TypeError(
             f"a name in state is a str, and several are a list of them, not {type(names).__name__}"

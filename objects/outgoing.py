@@ -1,9 +1,10 @@
-"""`perdure.fetch`: an HTTP request to the world outside, from a handler or a Worker.
+"""`perdure.fetch`: an HTTP request to the outside world, from a handler or a Worker.
 
 Laws
-- Nothing goes out before what it was computed from is durable: the running turn is asked first (`synced`).
-- What fails outside is a `FetchFailed`, which a handler may catch and live with.
-- Of perdure's own only `traceparent` is added to what the caller sends.
+- Nothing goes out before what it was computed from is durable: `synced` of the running turn is awaited
+  first. [test_outgoing.py]
+- A failure outside is a `FetchFailed`, which a handler may catch.
+- perdure adds only `traceparent` to the headers that the caller sends.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from perdure.schemas.errors import TurnEnded
 from perdure.schemas.replies import Pairs
 
 _ABSENT: Any = object()
-# they concern one connection, or are made anew from what is sent
+# they concern one connection, or are derived from what is sent
 _NOT_PASSED_ON = frozenset(
     ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 )
 
 
 class Outside(Protocol):
-    """The port to the world outside."""
+    """The port to the outside world."""
 
     async def request(
         self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None

@@ -1,8 +1,8 @@
-"""What one turn has written so far, laid over what was committed.
+"""The overlay: what one turn has written so far, laid over the committed state.
 
 Laws
-- Nothing of the overlay is seen by anybody until the turn commits; rollback is forgetting it, or going back to
-  what `save` gave.
+- No other turn or client sees the overlay until the turn commits; a rollback drops it, or restores what
+  `save` returned. [test_state_model.py]
 - A storage failure is never rolled back: a turn that met one does not commit.
 - Names are sorted by their UTF-8 bytes, which is the order of Python's str.
 """
@@ -35,11 +35,11 @@ class View(Protocol):
         """The object's alarms by name, parked ones too. Raises like `get`."""
 
     def alarm(self, name: str) -> AlarmRow | None:
-        """The one of that name. Raises like `get`."""
+        """The alarm of that name. Raises like `get`."""
 
     @property
     def rings(self) -> bool:
-        """Does its class define `alarm`?"""
+        """True if its class defines `alarm`."""
 
     def sockets(self) -> Mapping[str, SocketRow]:
         """The object's WebSockets by id."""
@@ -55,7 +55,7 @@ class TurnLimits:
 
 
 class Saved(NamedTuple):
-    """An overlay as it was."""
+    """A copy of an overlay, to restore."""
 
     changes: dict[str, bytes | None]
     cleared: bool
@@ -67,7 +67,8 @@ class Saved(NamedTuple):
 class Overlay(msgspec.Struct, eq=False):
     """`changes`: name -> encoded value, None = deleted. `cleared`: all that was committed is gone.
 
-    `effects`: what it did besides. `first_expiry`: the earliest time, in ms since 1970, at which something put in this turn expires.
+    `effects`: what it did besides. `first_expiry`: the earliest time, in ms since 1970, at which something
+    put in this turn expires.
     """
 
     changes: dict[str, bytes | None] = {}  # each has one of its own
@@ -88,7 +89,7 @@ class Overlay(msgspec.Struct, eq=False):
         return self.effects
 
     def set(self, name: str, encoded: bytes | None) -> None:
-        """Write without asking for limits: for perdure's own names."""
+        """Write without checking limits: for perdure's own names."""
         size_bytes = len(encoded or b"")
         if name in self.changes:
             size_bytes -= len(self.changes[name] or b"")
@@ -107,13 +108,13 @@ class Overlay(msgspec.Struct, eq=False):
         self.cleared = True
 
     def save(self) -> Saved:
-        """What `restore` goes back to."""
+        """A copy for `restore`."""
         return Saved(
             self.changes.copy(), self.cleared, self.size_bytes, self.first_expiry, _copied(self.effects)
         )
 
     def restore(self, saved: Saved) -> None:
-        """Forget what was written since `save`."""
+        """Drop what was written since `save`."""
         self.changes = saved.changes.copy()
         self.cleared = saved.cleared
         self.size_bytes = saved.size_bytes
@@ -135,17 +136,17 @@ def merged(
     """`base` in order with `changes` laid over it; `names` are the changed names in range, in order."""
     mine = iter(names)
     name = next(mine, None)
-    for found, value in base:
-        while name is not None and (name > found if reverse else name < found):
+    for stored, value in base:
+        while name is not None and (name > stored if reverse else name < stored):
             if (changed := changes[name]) is not None:
                 yield name, changed
             name = next(mine, None)
-        if name == found:
-            if (changed := changes[found]) is not None:
-                yield found, changed
+        if name == stored:
+            if (changed := changes[stored]) is not None:
+                yield stored, changed
             name = next(mine, None)
         else:
-            yield found, value
+            yield stored, value
     while name is not None:
         if (changed := changes[name]) is not None:
             yield name, changed

@@ -1,6 +1,7 @@
-"""What a turn may ask of its owner beside its state: the ports that this room is given from outside.
+"""The ports of a turn: what it may request from its owner besides its state.
 
-Law: whoever runs user code sets `current_turn` to a `Caller`, and to nothing else; stubs and `state.sync()` find it there.
+Law: the code that runs user code sets `current_turn` to a `Caller`, and to nothing else; stubs and
+`state.sync()` read it.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from perdure.schemas.replies import Reply
 class Caller(Protocol):
     """A turn (or a Worker's request) as its calls see it.
 
-    A `Command` given here says what is asked: key, kind, method, path, headers, body. The rest of the envelope
-    (id, reply-to, key, deadline, principal, chain) is the caller's to fill; `socket` too, if it is not empty: then the
-    WebSocket of the request that is being answered is passed on, where there is one. A turn has none to pass on.
+    A `Command` given here has the request's own parts: key, kind, method, path, headers, body. The rest of
+    the envelope (id, reply-to, key, deadline, principal, chain) is the caller's to fill; `socket` too, if it
+    is not empty: then the WebSocket of the request that is being answered is passed on, where there is one. A
+    turn has none to pass on.
     """
 
     @property
     def traceparent(self) -> str:
-        """Of the command that runs; empty if it has none."""
+        """The `traceparent` of the command that runs; empty if it has none."""
 
     @property
     def principal(self) -> str:
-        """Who sent the command that runs, see `Request.principal`."""
+        """The sender of the command that runs, see `Request.principal`."""
 
     async def call(self, command: Command) -> Reply:
         """The answer of another object, an error reply too; once, however often the turn runs.
@@ -36,17 +38,17 @@ class Caller(Protocol):
         """
 
     def send(self, command: Command) -> None:
-        """Let the command go, once, when the turn has committed. Raises `TurnEnded`."""
+        """Send the command, once, when the turn has committed. Raises `TurnEnded`."""
 
     async def synced(self) -> None:
-        """Return when all that the turn has seen is durable, and it is certain that its owner still is it.
+        """Return when all that the turn has seen is durable and its owner certainly still owns the partition.
 
         Raises `TurnEnded`.
         """
 
     def new_id(self) -> str:
-        """32 hex digits that nobody else gets; the same when the turn runs again. Raises `TurnEnded`."""
+        """32 hex digits that are unique, and the same when the turn runs again. Raises `TurnEnded`."""
 
     @property
     def random(self) -> Random:
-        """Of a turn: random numbers that are the same when it runs again. Raises `TurnEnded`."""
+        """Random numbers that are the same when the turn runs again. Raises `TurnEnded`."""

@@ -4,7 +4,7 @@ Laws
 - A namespace is named once, by the migration that creates it, and never changes; without any migration each
   class is a namespace of its own name.
 - A class is bound by its own name too, unless the configuration gives that name to something else.
-- Everything that does not fit is a `ConfigError` at start, naming the thing and the remedy.
+- A mismatch is a `ConfigError` at start, which names the thing and the remedy. [test_registry.py]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.schemas.errors import ConfigError, UnknownNamespace
 
 
 class ObjectType:
-    """A namespace with its class, the methods that may be called, and what runs when an alarm rings."""
+    """The type of the objects in one namespace: its class, its callable methods, and its alarm handler."""
 
     __slots__ = ("alarm", "cls", "methods", "namespace")
 
@@ -48,7 +48,7 @@ class Registry:
                 raise ConfigError(
                     f"a migration makes the class {name}, which the app does not define: {_known(classes)}"
                 )
-        # without any migration, not: with none left
+        # when no migration is configured, not when none is left to run
         namespaces = made if config.migrations else {name: name for name in classes}
         homes = {name: namespace for namespace, name in namespaces.items()}
         for binding in config.bindings:
@@ -63,7 +63,7 @@ class Registry:
         return cls(types, Env({**own_names, **config.vars, **config.secret_values, **bindings}))
 
     def type_of(self, namespace: str) -> ObjectType:
-        """Raises `UnknownNamespace` naming those there are."""
+        """The type of the objects in `namespace`. Raises `UnknownNamespace`, which names those that exist."""
         object_type = self.types.get(namespace)
         if object_type is None:
             known = ", ".join(sorted(self.types)) or "none"

@@ -1,9 +1,11 @@
-"""What a response or a request of an object is made of, as JSON.
+"""The JSON of bodies: of an object's responses and of the requests that it sends.
 
 Laws
-- A number that JSON cannot say (NaN, an infinity) is an error, wherever in the value it stands: as null it would
-  reach the client as something else than was meant. A model's own floats are the texts that its annotations read.
-- Only what JSON could hide such a number of is looked through, as it has a null: all others cost a search for a few bytes.
+- A number that JSON does not have (NaN, an infinity) is an error, wherever in the value it is: a null would
+  reach the client with another meaning. A model's own floats are the texts that its annotations read.
+  [test_results.py]
+- Only JSON with a null in it may hide such a number, and is checked; all other values cost a search for a few
+  bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def encode_json(value: Any) -> bytes:
 
 
 def _of_model(value: Any) -> msgspec.Raw:
-    """What msgspec does not know, as pydantic writes it."""
+    """A value that msgspec does not know, as pydantic writes it."""
     if isinstance(value, BaseModel):
         return msgspec.Raw(encode_any(value))
     raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be written as JSON")
@@ -43,7 +45,7 @@ _encode = msgspec.json.Encoder(enc_hook=_of_model).encode
 
 
 def _nothing(_: object) -> None:
-    """In place of what msgspec writes as it is: it is JSON already."""
+    """Replace a value that msgspec writes unchanged: it is JSON already."""
 
 
 def _check_plain(plain: Any) -> None:

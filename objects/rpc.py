@@ -1,10 +1,11 @@
-"""Calling an object's methods: which may be called, with what, and what comes back.
+"""RPC: which methods of an object may be called, with which arguments, and what they return.
 
 Laws
 - Only `async def` methods that the user's class defines may be called; none with a leading underscore, none
-  of perdure's own names. One that has the name of something every stub has is refused when the class is loaded.
-- Arguments are validated against the method's annotations before a turn begins to write, and by a caller that knows
-  the class before they are sent.
+  of perdure's own names. A method with a name that every stub has itself is refused when the class is loaded.
+  [test_rpc.py]
+- Arguments are validated against the method's annotations before a turn begins to write, and by a caller that
+  knows the class before they are sent.
 - Arguments and results are written and read by one codec (objects/codec.py), by their annotations.
 """
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 RESERVED = frozenset(("fetch", "start", "alarm", "websocket_message", "websocket_close", "websocket_error"))
 OF_STUBS = frozenset(
     ("id", "key", "keyed", "send", "websocket")
-)  # what stubs have beside methods and `fetch`
+)  # the names of stubs besides methods and `fetch`
 
 Methods = Mapping[str, "Method"]
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
@@ -62,7 +63,7 @@ class Parameter(NamedTuple):
 
 
 class Method:
-    """One callable method: writes and reads its arguments and its result, by its annotations."""
+    """One callable method, which writes and reads its arguments and its result by its annotations."""
 
     __slots__ = (
         "_by_name",
@@ -134,17 +135,17 @@ class Method:
         return b'{"args":[%b],"kwargs":{%b}}' % (b",".join(placed), b",".join(named))
 
     def _named(self, name: str, placed: int) -> Parameter | None:
-        found = self._by_name.get(name, self._further)
-        if found is not None and found in self._ordered[:placed]:
+        parameter = self._by_name.get(name, self._further)
+        if parameter is not None and parameter in self._ordered[:placed]:
             raise self._unfit((name, "", "Got multiple values for argument"))
-        return found
+        return parameter
 
     def _written(self, parameter: Parameter | None, name: str | int, value: Any) -> bytes:
         if parameter is None:
-            told = (
+            problem = (
                 "Unexpected positional argument" if isinstance(name, int) else "Unexpected keyword argument"
             )
-            raise self._unfit((name, "", told))
+            raise self._unfit((name, "", problem))
         try:
             return parameter.codec.encode(value)
         except Unfit as error:
@@ -152,28 +153,28 @@ class Method:
             raise self._unfit(*((named, where, what) for where, what in error.problems)) from None
 
     def bind(self, args: list[Any], kwargs: dict[str, Any]) -> Bound:
-        """(args, kwargs) as the annotations want them. Raises `InvalidArguments`."""
-        if "self" in kwargs:  # pydantic before 2.12 would take it for its own
+        """(args, kwargs), validated and converted by the annotations. Raises `InvalidArguments`."""
+        if "self" in kwargs:  # pydantic before 2.12 would use it itself
             raise self._unfit(("self", "", "Unexpected keyword argument"))
         try:
             return self._capture(*args, **kwargs)
         except ValidationError as error:
-            raise self._unfit(*self._told(error)) from None
+            raise self._unfit(*self._problems(error)) from None
 
-    def _told(self, error: ValidationError) -> list[tuple[str | int, str, str]]:
-        """Each argument by its name, though the client gave it by its place."""
-        found: list[tuple[str | int, str, str]] = []
-        for each, (_, told) in zip(
+    def _problems(self, error: ValidationError) -> list[tuple[str | int, str, str]]:
+        """(argument, where in it, what is wrong): by name, also where the client gave it by position."""
+        problems: list[tuple[str | int, str, str]] = []
+        for each, (_, what) in zip(
             error.errors(include_url=False, include_input=False), problems_of(error), strict=False
         ):
             first, *rest = each["loc"] or ("?",)
             if isinstance(first, int) and first < len(self._ordered):
                 first = self._ordered[first].name
-            found.append((first, "".join(f".{step}" for step in rest), told))
-        return found
+            problems.append((first, "".join(f".{step}" for step in rest), what))
+        return problems
 
     def _unfit(self, *problems: tuple[str | int, str, str]) -> InvalidArguments:
-        """The error that names the method, each argument, what is wrong with it, and what is expected."""
+        """The error that names the method, each argument, its problem, and what is expected."""
         texts = []
         for name, where, what in problems[:_MOST]:
             known = self._by_name.get(str(name)) or next(
@@ -184,7 +185,7 @@ class Method:
         return InvalidArguments(f"{self.name}(): {'; '.join(texts)}")
 
     def _validated(self, name: str, hint: Any) -> Any:
-        """An annotation as pydantic is to read it from JSON that has been made into Python's values."""
+        """An annotation by which pydantic reads JSON that is already parsed into Python's values."""
         if get_origin(hint) is Unpack:
             fields = {each.name: each for each in _fields(hint)}
             made = {each.name: _from_json(each.hint, each.codec) for each in fields.values()}
@@ -195,39 +196,42 @@ class Method:
         return _from_json(hint, next(each.codec for each in known if each is not None and each.name == name))
 
     def reply(self, result: Any) -> bytes:
-        """What the method returned, as the body of the reply. Raises `BadReply`."""
+        """The body of the reply with the method's result. Raises `BadReply`."""
         if self._result is None:
             return open_reply(self.name, result)
         try:
             return b'{"result":%b}' % self._result.encode(result)
         except Unfit as error:
-            told = f"what {self.name} returned does not fit its annotation, {self._shown}: {error}"
-            raise BadReply(told + missing_await(result)) from error
+            text = f"what {self.name} returned does not fit its annotation, {self._shown}: {error}"
+            raise BadReply(text + missing_await(result)) from error
 
     def result(self, body: bytes) -> Any:
-        """What the method returned, of the body of its reply. Raises ValueError for no reply, `BadReply` for no such result."""
+        """The method's result, from the body of its reply.
+
+        Raises ValueError if that is not a reply, `BadReply` if the result does not fit.
+        """
         text = _result_of(body).result
         if self._result is None:
             return json.loads(bytes(text))
         try:
             return self._result.decode(bytes(text))
         except ValidationError as error:
-            told = "; ".join(f"{where} {what}".strip() for where, what in problems_of(error))
+            problems = "; ".join(f"{where} {what}".strip() for where, what in problems_of(error))
             raise BadReply(
-                f"what {self.name} returned does not fit its annotation, {self._shown}: {told}"
+                f"what {self.name} returned does not fit its annotation, {self._shown}: {problems}"
             ) from None
 
 
 def _fields(hint: Any) -> list[Parameter]:
     """The parameters that `**kwargs: Unpack[…]` stands for."""
     (fields,) = get_args(hint)
-    found = []
+    parameters = []
     for name, each in get_type_hints(fields, include_extras=True).items():
         said = get_origin(each)  # which `__required_keys__` misses where annotations are texts
         required = said is Required or (said is not NotRequired and name in fields.__required_keys__)
         inner = get_args(each)[0] if said in (Required, NotRequired) else each
-        found.append(Parameter(name, Codec(inner), shown(inner), required, inner))
-    return found
+        parameters.append(Parameter(name, Codec(inner), shown(inner), required, inner))
+    return parameters
 
 
 def _from_json(hint: Any, codec: Codec) -> Any:
@@ -237,7 +241,7 @@ def _from_json(hint: Any, codec: Codec) -> Any:
 
 
 def open_reply(name: str, result: Any) -> bytes:
-    """What a method without annotation returned, as the body of the reply. Raises `BadReply`."""
+    """The body of the reply with the result of a method without annotation. Raises `BadReply`."""
     try:
         return b'{"result":%b}' % encode_json(result)
     except (ValueError, TypeError, RecursionError) as error:
@@ -245,7 +249,7 @@ def open_reply(name: str, result: Any) -> bytes:
 
 
 class OfJson:
-    """Makes a value of a type of what its JSON was read as."""
+    """A validator that makes a value of a type from its parsed JSON."""
 
     __slots__ = ("codec",)
 
@@ -264,14 +268,17 @@ _result_of = msgspec.json.Decoder(_Answer).decode
 
 
 def json_result(body: bytes) -> Any:
-    """What a method returned whose annotations are not known. Raises ValueError for no reply."""
+    """The result of a method whose annotations are not known.
+
+    Raises ValueError if the body is not a reply.
+    """
     return json.loads(bytes(_result_of(body).result))
 
 
 def mirrored(function: Callable[..., Any], annotated: Callable[[str, Any], Any]) -> Callable[..., Bound]:
     """A function with the parameters of `function` (less self) that returns its arguments.
 
-    `annotated` gives the annotation of each, of its name and the annotation that it has.
+    `annotated(name, annotation)` returns the annotation that each of them gets.
     """
 
     def capture(*args: Any, **kwargs: Any) -> Bound:
@@ -290,7 +297,10 @@ def mirrored(function: Callable[..., Any], annotated: Callable[[str, Any], Any])
 
 
 def codec_of_result(hint: Any) -> Codec | None:
-    """The codec of a method's results; None if they are JSON: without an annotation, or with one that JSON cannot give back."""
+    """The codec of a method's results.
+
+    None: they are JSON, without an annotation or with one that JSON cannot carry.
+    """
     if hint is Any or hint is object:
         return None
     try:
@@ -301,7 +311,7 @@ def codec_of_result(hint: Any) -> Codec | None:
 
 
 def shown(hint: Any) -> str:
-    """An annotation, as one would write it."""
+    """An annotation as it is written in source code."""
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if isinstance(hint, type) and not get_args(hint):
@@ -310,7 +320,7 @@ def shown(hint: Any) -> str:
 
 
 def missing_await(result: Any) -> str:
-    """What a handler that returned a coroutine probably lacks; the coroutine is closed."""
+    """A hint for a handler that returned a coroutine: an `await` is missing. Closes the coroutine."""
     if not isinstance(result, CoroutineType):
         return ""
     result.close()
@@ -318,9 +328,11 @@ def missing_await(result: Any) -> str:
 
 
 def methods_of(cls: type[DurableObject]) -> dict[str, Method]:
-    """The methods of `cls` that may be called. Raises `ConfigError` for annotations that cannot be used, and for a name
-    that stubs have themselves."""
-    found = {}
+    """The methods of `cls` that may be called.
+
+    Raises `ConfigError` for annotations that cannot be used, and for a name that stubs have themselves.
+    """
+    methods = {}
     for name in dir(cls):
         function = inspect.getattr_static(cls, name)
         if name.startswith("_") or name in RESERVED:
@@ -331,12 +343,12 @@ def methods_of(cls: type[DurableObject]) -> dict[str, Method]:
                     f"{cls.__module__}.{cls.__qualname__}.{name}: a stub has a {name!r} of its own, so this method "
                     "could not be called: rename it, or begin it with an underscore if it is not to be called"
                 )
-            found[name] = Method(cls, name, function)
-    return found
+            methods[name] = Method(cls, name, function)
+    return methods
 
 
 def method_named(methods: Methods, name: str, namespace: str) -> Method:
-    """The method called `name`. Raises `UnknownMethod` naming those there are."""
+    """The method called `name`. Raises `UnknownMethod`, which names those that exist."""
     method = methods.get(name)
     if method is None:
         known = ", ".join(sorted(methods)) or "none"

@@ -1,10 +1,11 @@
-"""What methods take and give, as JSON Schema: read from the schemas by which their arguments are validated.
+"""Signatures: methods' arguments and results as JSON Schema, from the schemas that validate the arguments.
 
 Laws
-- The body of a call has as many shapes as there are ways to split its arguments between `args` and `kwargs`, and
-  fits one of them exactly if the method can be called with it.
+- The body of a call has as many shapes as there are ways to split its arguments between `args` and `kwargs`,
+  and fits one of them exactly if the method can be called with it.
 - The same methods give the same schemas, in every process.
-- What JSON cannot be is said: of an argument that no call fits, of a result that it may be anything.
+- An annotation that JSON cannot carry is stated: such an argument fits no call, such a result may be
+  anything.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _OF_THE_APP = re.compile(
 
 
 class Signatures(NamedTuple):
-    """Of each method, by (namespace, name), the body of its call and its result; `definitions` is what they refer to."""
+    """Schemas by (namespace, method name): the body of a call and its result.
+
+    `definitions` are what they refer to.
+    """
 
     bodies: Mapping[tuple[str, str], Schema]
     results: Mapping[tuple[str, str], Schema]
@@ -39,7 +43,7 @@ class Signatures(NamedTuple):
 
 
 def signatures_of(methods: Mapping[tuple[str, str], Method]) -> Signatures:
-    """What these methods take and give."""
+    """The schemas of these methods."""
     inputs: list[tuple[tuple[str, str], Any, TypeAdapter[Any]]] = []
     for key, method in methods.items():
         called: Any = mirrored(method.function, lambda _, hint: hint)  # pydantic takes a function for a type
@@ -74,9 +78,9 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _of_structs(schemas: list[Any]) -> tuple[dict[Any, Schema], dict[str, Schema]]:
-    """The schemas of the Structs in there, and what they refer to."""
-    found = (struct_of(node) for schema in schemas for node in nodes(schema))
-    kinds = list(dict.fromkeys(each for each in found if each is not None))
+    """The schemas of the Structs in these schemas, and the definitions that they refer to."""
+    classes = (struct_of(node) for schema in schemas for node in nodes(schema))
+    kinds = list(dict.fromkeys(each for each in classes if each is not None))
     within = fields_of(kinds)
     reference = _REFERENCE.replace("{name}", "struct.{name}")
     made, components = msgspec.json.schema_components([*kinds, *within], ref_template=reference)
@@ -99,7 +103,7 @@ class _Generator(GenerateJsonSchema):
         return shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
 
     def _shapes(self, schema: core_schema.ArgumentsSchema) -> Iterator[Schema]:
-        """One for each number of arguments that come by position."""
+        """One schema for each number of arguments that are given by position."""
         arguments = schema["arguments_schema"]
         ordered = [each for each in arguments if each.get("mode") != "keyword_only"]
         named = [each for each in arguments if each.get("mode") == "keyword_only"]
@@ -132,7 +136,7 @@ class _Generator(GenerateJsonSchema):
         )
 
     def _argument(self, argument: core_schema.ArgumentsParameter) -> Schema:
-        """With its name as its title: by position it has no other."""
+        """The schema of an argument, with its name as its title: by position it has no other."""
         return {"title": self.get_argument_name(argument), **self.generate_inner(argument["schema"])}
 
     def is_instance_schema(self, schema: core_schema.IsInstanceSchema) -> Schema:
@@ -140,12 +144,12 @@ class _Generator(GenerateJsonSchema):
         return super().is_instance_schema(schema) if known is None else dict(known)
 
     def handle_ref_overrides(self, json_schema: Schema) -> Schema:
-        """What refers to a Struct stays: pydantic has no definition of it."""
+        """Keep references to Structs: pydantic has no definition of them."""
         of_struct = json_schema.get("$ref", "").startswith(_REFERENCE.format(name="struct."))
         return json_schema if of_struct else super().handle_ref_overrides(json_schema)
 
     def bytes_schema(self, schema: core_schema.BytesSchema) -> Schema:
-        """base64, unless a model of the app says something else of its own."""
+        """base64, unless a model of the app configures another encoding."""
         made = super().bytes_schema(schema)
         if made.get("format") == "binary" and "ser_json_bytes" not in self._config.config_dict:
             made["format"] = "base64url"

@@ -32,7 +32,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 async def handle_event(instance: DurableObject, command: Command) -> None:
-    """Tell the object what happened on one of its sockets: the handler of a socket command."""
+    """Handle a socket command: call the object's method, or its listeners, for the event."""
     socket = instance.state.heard(command)
     if socket is None:
         return
@@ -50,7 +50,7 @@ async def handle_event(instance: DurableObject, command: Command) -> None:
     else:
         event = Event(ERROR, error=BadFrame(command.body.decode("utf-8", "replace")))
     if isinstance(socket, ListenerSocket):
-        await socket.hear(event)
+        await socket.dispatch(event)
     elif event.type == MESSAGE:
         assert event.data is not None
         await settled(instance.websocket_message(socket, event.data))

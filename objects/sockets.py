@@ -1,11 +1,11 @@
-"""WebSockets as an object sees them: the gateway has the connection, the object a row that says so.
+"""WebSockets as an object sees them: the gateway has the connection, and the object a row for it.
 
 Laws
 - What is sent, closed, tagged or attached belongs to the turn: it counts if the turn commits, and leaves after that.
 - An event of a socket that the object does not have (any more) reaches no user code.
 - Handler style lives in rows alone, so the object may leave memory. Listener style has functions in memory: when the
   instance goes, its sockets of that style are closed with 1012.
-- Sending to a socket that has gone does nothing: any socket may go at any moment.
+- Sending to a closed socket does nothing: any socket may close at any moment. [test_sockets.py]
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class ListenerSocket(WebSocket):
             raise ValueError(f"a WebSocket has the events message, close and error, not {type_!r}")
         self._listeners.append((type_, listener))
 
-    async def hear(self, event: Event) -> None:
+    async def dispatch(self, event: Event) -> None:
         for type_, listener in tuple(self._listeners):
             if type_ == event.type:
                 await settled(listener(event))
@@ -197,8 +197,8 @@ class SocketMethods:
 
         Raises `Refusal` (code `upgrade-required`, HTTP 426) if the request does not ask for a WebSocket.
         """
-        del request  # the turn's own command says it: nobody can accept for another request
-        id_, gateway = self._asked_upgrade()
+        del request  # the turn's own command says it: a turn cannot accept for another request
+        id_, gateway = self._requested_upgrade()
         named = tuple(tags)
         if len(named) > MAX_TAGS or not all(type(tag) is str and len(tag) <= MAX_TAG_CHARS for tag in named):
             raise ValueError(f"a WebSocket has at most {MAX_TAGS} tags, each a str up to {MAX_TAG_CHARS}")
@@ -250,34 +250,34 @@ class SocketMethods:
         row = self._socket_row(SETTINGS)
         return None if row is None else _decode_pair(row.attachment)
 
-    # How pairs, the turn and its owner use it
+    # For pairs, the turn and its owner
 
     def accept_pair(self, server: ListenerSocket) -> None:
         """Accept the turn's request for the server's end of a pair. Raises as `accept_websocket` does."""
-        id_, gateway = self._asked_upgrade()
+        id_, gateway = self._requested_upgrade()
         server.bind(self, id_)
         self._accept(SocketChange(id_, gateway, listener=True))
         effects = self._effects()
         effects.listeners = (effects.listeners or {}) | {id_: server}
 
     def concerns(self, command: Command) -> bool:
-        """True if an instance is needed for this event, while none is in memory. What needs none is done here."""
+        """True if an instance is needed for this event, while none is in memory. Otherwise the event is handled here."""
         row = self._socket_row(command.path)
         if row is not None and row.listener:
             self.heard(command)
         return row is not None and not row.listener
 
     def heard(self, command: Command) -> WebSocket | None:
-        """The socket whose event this is; None if there is nobody to tell. Closed ones leave the object here."""
+        """The socket whose event this is; None if no code receives it. Closed sockets leave the object here."""
         row = self._socket_row(command.path) if command.path else None
         if row is None:
             return None
         socket: WebSocket | None = self._socket(command.path)
         assert socket is not None
         if row.listener and not isinstance(socket, ListenerSocket):  # the instance that listened is gone
-            socket, told = None, self._socket(command.path)
+            socket, restarted = None, self._socket(command.path)
             if command.method != CLOSED:
-                self._close(told.id, told._number, SERVICE_RESTART, "the object was restarted")
+                self._close(restarted.id, restarted._number, SERVICE_RESTART, "the object was restarted")
         if command.method == CLOSED:
             if socket is not None:
                 socket._last = row
@@ -285,7 +285,7 @@ class SocketMethods:
         return None if command.method == GONE else socket
 
     def kept(self, sockets: dict[str, SocketChange], listeners: dict[str, ListenerSocket] | None) -> None:
-        """The turn that made these changes has committed."""
+        """Take over the changes of a turn that has committed."""
         if listeners:
             self._listening = (self._listening or {}) | listeners
         for id_, change in sockets.items():
@@ -295,22 +295,22 @@ class SocketMethods:
                         known.pop(id_, None)
 
     def instance_gone(self) -> list[str]:
-        """The instance has left memory: the ids of the sockets that were heard by it."""
+        """The instance has left memory; returns the ids of the sockets that it listened to."""
         lost, self._listening = list(self._listening or ()), None
         return lost
 
     def _effects(self) -> Effects:
         return self._writable().effect()
 
-    def _asked_upgrade(self) -> tuple[str, str]:
+    def _requested_upgrade(self) -> tuple[str, str]:
         effects = self.inside().effects
-        asked = upgrade_of(self._turn.command)
-        if asked is None:
-            told = "this is a WebSocket: connect with ws://, or send Upgrade: websocket"
-            raise Refusal(told, code=UPGRADE_REQUIRED)
+        upgrade = upgrade_of(self._turn.command)
+        if upgrade is None:
+            text = "this is a WebSocket: connect with ws://, or send Upgrade: websocket"
+            raise Refusal(text, code=UPGRADE_REQUIRED)
         if effects is not None and effects.accepted:
             raise ObjectError("the request's WebSocket has been accepted already: one request is one socket")
-        return asked
+        return upgrade
 
     def _accept(self, change: SocketChange) -> None:
         settings = self._socket_row(SETTINGS)

@@ -1,11 +1,11 @@
 """An object's storage as a turn sees it: an overlay of the turn's own writes over what was committed.
 
 Laws
-- A turn reads its own writes. Nothing of the overlay is seen by anybody until the turn commits.
-- Values go in and come out as copies.
-- The handle works inside its turn only; code that outlives the turn meets `TurnEnded`.
+- A turn reads its own writes. No other turn or client sees them until the turn commits. [test_state_model.py]
+- Values are stored and returned as copies.
+- The handle works inside its turn only; code that outlives the turn gets `TurnEnded`.
 - A turn that met a storage failure cannot write any more and never commits.
-- A value whose time has come by the command's log time is not there, for any method. Its row goes later, by `sweep`:
+- A value that has expired by the command's log time is not there, for any method. Its row goes later, by `sweep`:
   each put of an expiring value also writes a hidden name, which no user can give or see.
 """
 
@@ -80,7 +80,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
         self._overlay = Overlay()
         self._now_ms = 0
         self.innermost: Transaction | None = None  # entered last; one of a turn that is over does not count
-        self._sockets: dict[str, WebSocket] | None = None  # those that were asked for, by id
+        self._sockets: dict[str, WebSocket] | None = None  # those that were used, by id
         self._listening: dict[str, ListenerSocket] | None = None  # those the instance listens to
 
     @property
@@ -96,7 +96,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
 
     @property
     def principal(self) -> str:
-        """Who sent the command: see `Request.principal`. Empty where access is not guarded."""
+        """The sender of the command: see `Request.principal`. Empty where access is not guarded."""
         self.inside()
         return cast("Caller", self._turn).principal
 
@@ -143,13 +143,13 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
     def _get_each(self, names: builtins.list[str], default: Any, kind: Any) -> dict[str, Any]:
         if default is not None:
             raise TypeError("get of several names takes no default: those that are not there are left out")
-        found = {}
+        values = {}
         for name in names:
             encoded = self._lookup(name)
             if encoded is not None and not is_due(encoded, self._now_ms):
                 value = decode_value(encoded)
-                found[name] = value if kind is None else fitted(value, kind, self.id.key, name)
-        return found
+                values[name] = value if kind is None else fitted(value, kind, self.id.key, name)
+        return values
 
     @overload
     async def put(
@@ -283,14 +283,14 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
         self.inside()
         await cast("Caller", self._turn).synced()
 
-    # How the turn uses it
+    # For the turn
 
     def begin(self, turn: object, overlay: Overlay, now_ms: int) -> None:
         """Bind the handle to a turn."""
         self._turn, self._overlay, self._now_ms = turn, overlay, now_ms
 
     def end(self) -> None:
-        """From here on the handle belongs to nobody."""
+        """Release the handle from its turn."""
         self._turn = None
 
     @property

@@ -1,9 +1,9 @@
-"""Stubs: another object as a handler sees it, and what its answers come to.
+"""Stubs: another object as a handler sees it. Here calls become commands, and replies results or errors.
 
 Laws
-- A stub is a name only. Who calls is found where the code runs (`current_turn`); outside a turn there is nobody.
-- An answer that is an error is raised again in the caller with its type and message; a `Refusal` with its code
-  and detail. What is raised for a call says so (`of_call`), so that it is not taken for the caller's own.
+- A stub is a name only. The caller is the running turn (`current_turn`); outside a turn there is none.
+- An error reply is raised again in the caller with its type and message; a `Refusal` with its code and detail. An
+  error that was raised for a call is marked (`of_call`), so that it is not mistaken for the caller's own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from perdure.schemas.sockets import PASSED_ON
 
 _OF_THE_HOP = NEVER_LOGGED | {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"}
 _KIN: dict[str, tuple[type[PerdureError], type[PerdureError]]] = {
-    # outcome -> what its codes may name, and what it is if they name nothing of it
+    # outcome -> the errors that its codes may name, and the error for any other code
     REJECTED: (CallerError, CallerError),
     FAILED: (PerdureError, HandlerFailed),
     PARKED: (ObjectError, HandlerFailed),
@@ -44,11 +44,11 @@ _KIN: dict[str, tuple[type[PerdureError], type[PerdureError]]] = {
 
 
 def caller() -> Caller:
-    """Whoever runs this code. Raises `TurnEnded` outside a turn."""
-    found: Any = current_turn.get(None)
-    if found is None:
+    """The running turn or Worker request. Raises `TurnEnded` outside one."""
+    turn: Any = current_turn.get(None)
+    if turn is None:
         raise TurnEnded("an object is called from a handler: there is no turn here that could wait for it")
-    running: Caller = found
+    running: Caller = turn
     return running
 
 
@@ -147,7 +147,7 @@ class Sender:
 
 
 def check_method(key: str, name: str) -> None:
-    """Raises AttributeError for a name that no method has which can be called."""
+    """Raises AttributeError for a name that a callable method cannot have."""
     if name.startswith("_"):
         raise AttributeError(
             f"{key}: {name!r} is not a method that can be called: it begins with an underscore"
@@ -159,7 +159,7 @@ async def _called(command: Command, methods: Methods | None) -> Any:
 
 
 def result_of(reply: Reply, name: str, methods: Methods | None) -> Any:
-    """What a call returned, as its annotation says if the method is known. Raises `BadReply` if it cannot be that."""
+    """The result of a call, by its annotation if the method is known. Raises `BadReply` if it does not fit."""
     return json_result(reply.body) if methods is None else methods[name].result(reply.body)
 
 
@@ -179,7 +179,7 @@ def call_of(
         try:
             body = method_named(methods, name, namespace_of(key)).encode(args, kwargs)
         except PerdureError as error:
-            error.of_call = True  # as if the other had refused it
+            error.of_call = True  # as if the other object had refused it
             raise
     else:
         try:
@@ -222,21 +222,21 @@ def fetch_of(
 
 
 def answered(reply: Reply) -> Reply:
-    """The reply if it is none of an error; else that error is raised."""
+    """The reply, unless it is an error reply: then its error is raised."""
     if reply.error is None:
         return reply
     raise error_of(reply)
 
 
 def error_of(reply: Reply) -> PerdureError:
-    """What a caller is to see of an error reply."""
-    told = reply.error
-    assert told is not None
+    """The error that a caller gets for an error reply."""
+    info = reply.error
+    assert info is not None
     if reply.outcome == REFUSED:
-        return Refusal(told.message, code=told.code, detail=told.detail)
+        return Refusal(info.message, code=info.code, detail=info.detail)
     kin, default = _KIN.get(reply.outcome, (Unavailable, Unavailable))
-    named = error_named(told.code)
+    named = error_named(info.code)
     known = named is not None and issubclass(named, kin) and not issubclass(named, Refusal)
-    error = named(told.message) if named is not None and known else default(told.message)
+    error = named(info.message) if named is not None and known else default(info.message)
     error.of_call = True
     return error

@@ -1,7 +1,8 @@
-"""Transactions inside a turn: a part of it that is kept or forgotten as a whole.
+"""Transactions inside a turn: a part of it that is kept or undone as a whole.
 
 Laws
-- Left by an exception or after `rollback`, the overlay is what it was at entry; the exception goes on.
+- Left by an exception or after `rollback`, the overlay is what it was at entry; the exception propagates.
+  [test_transaction.py]
 - What a transaction keeps belongs to the turn, and is durable with it and not before.
 - Transactions nest: one ends before the one around it. A storage failure is not rolled back.
 - A turn that uses none pays nothing; one that does pays a copy of what the turn has written so far.
@@ -43,7 +44,7 @@ class Transaction:
         state = self._state
         self._overlay = overlay = state.inside()
         around = state.innermost
-        if around is not None and around._overlay is overlay:  # else a turn that is over left it open
+        if around is not None and around._overlay is overlay:  # otherwise a turn that is over left it open
             self._around = around
         self._saved = overlay.save()
         state.innermost = self
@@ -88,7 +89,7 @@ class Transaction:
             raise ObjectError(f"this transaction of {self._state.id} {what}")
         return self._state
 
-    # As the state has them
+    # The methods of `State`
 
     async def get(self, name: Any, default: Any = None, **options: Any) -> Any:
         """As `State.get`."""

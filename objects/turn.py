@@ -1,13 +1,16 @@
-"""One turn: given a command, a class and ports, what are the effects?
+"""One turn as a function: from a command, a class and ports to an outcome and its effects.
+
+`handling` gives the coroutine that runs the user's handler; `conclude` makes an `Outcome` of how it ended.
 
 Laws
 - What a turn commits (`conclude`) is a pure function of its record: the command, what the handler returned
-  or raised, and the overlay it left. No clock, no I/O.
+  or raised, and the overlay it left. No clock, no I/O. [test_turn.py]
 - Success commits the overlay. A `Refusal` and arguments that do not fit roll back and keep the instance;
   anything else that is raised rolls back and drops it.
-- A turn that met a storage failure commits nothing, whatever its handler made of it.
-- Only a turn that returned, changed nothing and has no client key ends without an entry (`entry` False);
-  so do those that were not done at all (expired, or a call of theirs was unavailable; or, if they come again, of unknown outcome).
+- A turn that met a storage failure commits nothing, however its handler ended.
+- Only a turn that returned, changed nothing and has no client key ends without an entry (`entry` False); so
+  do those that were not done at all (expired, or a call of theirs was unavailable, or, if they will be
+  repeated, of unknown outcome).
 """
 
 from __future__ import annotations
@@ -66,7 +69,10 @@ _HEARD = Reply(OK, 204)
 
 
 class Outcome(msgspec.Struct, gc=False, frozen=True):
-    """What a turn comes to. `commit`: its overlay counts. `entry`: it needs an entry, else a `done` will do."""
+    """The outcome of a turn. `commit`: its overlay counts.
+
+    `entry`: it needs an entry; if not, a `done` suffices.
+    """
 
     reply: Reply
     commit: bool
@@ -75,7 +81,7 @@ class Outcome(msgspec.Struct, gc=False, frozen=True):
 
 
 def handling(instance: DurableObject, kind: ObjectType, command: Command) -> Coroutine[Any, Any, Any]:
-    """The coroutine that handles `command` on a started instance. Raises what a bad call raises."""
+    """The coroutine that handles `command` on a started instance. Raises the errors of an invalid call."""
     if command.kind == FETCH:
         return instance.fetch(Request.of(command))
     if command.kind == ALARM:
@@ -94,16 +100,14 @@ async def _calling(instance: DurableObject, kind: ObjectType, command: Command) 
 
 async def _ringing(instance: DurableObject, kind: ObjectType, command: Command) -> Response:
     if kind.alarm is None:
-        raise ObjectError(
-            f"an alarm of {command.key} has a due alarm, but its class no longer defines alarm()"
-        )
+        raise ObjectError(f"{command.key} has a due alarm, but its class no longer defines alarm()")
     ring = parse_ring(command.body)
     await kind.alarm(instance, AlarmInfo(command.method, ring.due, ring.attempt))
     return Response(None, 204)
 
 
 def conclude(command: Command, result: Any, error: BaseException | None, overlay: Overlay) -> Outcome:
-    """What the turn of `command` comes to, from what its handler returned or raised."""
+    """The outcome of the turn of `command`, from what its handler returned or raised."""
     if overlay.failure is not None:
         return _after_storage_failure(command, result, error, overlay.failure)
     if error is None:
@@ -121,29 +125,32 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
     if isinstance(error, Expired) or (isinstance(error, Unavailable) and error.of_call):
         return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
     if isinstance(error, OutcomeUnknown) and error.of_call and comes_again(command):
-        # then it makes the same call, and is told what that came to
+        # the repeated turn makes the same call, and gets its outcome
         return Outcome(error_reply(UNAVAILABLE, error.code, str(error)), False, False, True)
     return _failed(command, error)
 
 
 def not_done(error: PerdureError) -> Outcome:
-    """The outcome of a command that was not run: nothing changed, ask again (or, its caller's error, don't)."""
+    """The outcome of a command that was not run.
+
+    Nothing changed, and the caller may ask again unless it is at fault.
+    """
     kind = REJECTED if isinstance(error, CallerError) else UNAVAILABLE
     return Outcome(error_reply(kind, error.code, str(error)), False, False, False)
 
 
 def failed_inside(command: Command) -> Outcome:
     """The outcome of a command that met a fault of perdure's own."""
-    told = f"perdure failed inside while {command.key} worked on this command: its log has it{_UNCHANGED}"
-    return Outcome(error_reply(FAILED, FailedInside.code, told), False, True, True)
+    text = f"perdure failed inside while {command.key} worked on this command: its log has it{_UNCHANGED}"
+    return Outcome(error_reply(FAILED, FailedInside.code, text), False, True, True)
 
 
 def parked(command: Command, times: int) -> Outcome:
     """The outcome of a command that is given up: the process died `times` times while its turn ran."""
-    told = (
+    text = (
         f"{times} times the process died while {command.key} worked on this command: it is parked and not run"
     )
-    return Outcome(error_reply(PARKED, Parked.code, told + _UNCHANGED), False, True, False)
+    return Outcome(error_reply(PARKED, Parked.code, text + _UNCHANGED), False, True, False)
 
 
 def _after_storage_failure(
@@ -170,7 +177,10 @@ def _refused(command: Command, error: Refusal) -> Outcome:
 
 
 def refused_reply(error: Refusal) -> Reply:
-    """The reply of a refusal. It travels as JSON: its code must be a word and its detail JSON. Raises `BadReply`."""
+    """The reply of a refusal. It is sent as JSON: its code must be a word and its detail JSON.
+
+    Raises `BadReply`.
+    """
     try:
         detail = msgspec.json.decode(encode_json(error.detail))
     except Exception as bad:
@@ -179,7 +189,10 @@ def refused_reply(error: Refusal) -> Reply:
 
 
 def _word(code: object) -> str:
-    """A refusal's code as it travels: a str, the value of a str enum, or the name of an `HTTPStatus` (`not-found`)."""
+    """A refusal's code as it travels.
+
+    A str, the value of a str enum, or the name of an `HTTPStatus` (`not-found`).
+    """
     if isinstance(code, HTTPStatus):
         return code.name.lower().replace("_", "-")
     if isinstance(code, Enum):
@@ -190,7 +203,7 @@ def _word(code: object) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """What an error says, even if saying it fails."""
+    """An error's message, even if its `__str__` fails."""
     try:
         return str(error)[:500]
     except Exception:  # noqa: BLE001 - an error's own __str__ is the user's code
@@ -201,42 +214,42 @@ def _failed(command: Command, error: BaseException) -> Outcome:
     code = error.code if isinstance(error, PerdureError) else "handler-failed"
     if isinstance(error, asyncio.CancelledError):
         error = RuntimeError("its handler was cancelled from inside")
-    told = _text(error) if not isinstance(error, RecursionError) else "it recursed too deeply"
-    told = told.removesuffix(_UNCHANGED)  # another object's failure says it too
-    message = f"{command.key} failed: {type(error).__name__}: {told}{missing_await(error)}{_UNCHANGED}"
+    text = _text(error) if not isinstance(error, RecursionError) else "it recursed too deeply"
+    text = text.removesuffix(_UNCHANGED)  # another object's failure ends with it too
+    message = f"{command.key} failed: {type(error).__name__}: {text}{missing_await(error)}{_UNCHANGED}"
     return Outcome(error_reply(FAILED, code, message), False, True, True)
 
 
 def missing_await(error: BaseException) -> str:
-    """What a handler lacks that took a coroutine for what it would have given."""
-    told = _text(error) if isinstance(error, (TypeError, AttributeError, BadReply)) else ""
-    if "coroutine" not in told or "`await`" in told:
+    """A hint for a handler that used a coroutine as if it were its result: an `await` is missing."""
+    text = _text(error) if isinstance(error, (TypeError, AttributeError, BadReply)) else ""
+    if "coroutine" not in text or "`await`" in text:
         return ""
     return ": an `await` is missing before the call that gave the coroutine"
 
 
 def entry_failed(command: Command, error: Exception) -> Outcome:
-    """The outcome of a turn whose entry cannot be journaled: too large, or it holds what no log can."""
+    """The outcome of a turn whose entry cannot be journaled: it is too large, or cannot be encoded."""
     if isinstance(error, TooLarge):
         return Outcome(error_reply(FAILED, error.code, f"{command.key}: {error}"), False, True, True)
     return _failed(command, BadReply(f"what it answers or sends cannot be written: {_text(error)}"))
 
 
 def comes_again(command: Command) -> bool:
-    """True if a turn that was not done is gone on with: repeated under its key, or as the next run of its alarm."""
+    """True if a turn that was not done continues: repeated under its key, or as the next run of its alarm."""
     return command.client_key is not None or command.kind == ALARM
 
 
 def nobody_asks_again(command: Command) -> bool:
-    """Is it one whose sender hears nothing, and would not send it again?"""
+    """True if its sender gets no reply, and would not send it again."""
     return command.reply_to == NOBODY or command.kind == SOCKET
 
 
 def given_up(outcome: Outcome) -> Outcome:
-    """Of such a command that could not be done, again and again: it failed, and that is journaled."""
+    """The outcome of a command without retries that repeatedly could not be done: failed, and journaled."""
     error = outcome.reply.error
-    code, told = (error.code, error.message) if error is not None else ("unavailable", "")
-    return Outcome(error_reply(FAILED, code, told), False, True, True)
+    code, text = (error.code, error.message) if error is not None else ("unavailable", "")
+    return Outcome(error_reply(FAILED, code, text), False, True, True)
 
 
 def _reply(command: Command, result: Any) -> Reply:
@@ -252,7 +265,7 @@ def _reply(command: Command, result: Any) -> Reply:
 
 
 def response_reply(result: Any) -> Reply:
-    """The reply that what a `fetch` returned comes to. Raises `BadReply`."""
+    """The reply for what a `fetch` returned. Raises `BadReply`."""
     if not isinstance(result, Response):
         raise BadReply(
             f"fetch returned {type(result).__name__}, not a perdure.Response{missing_await_before(result)}"
@@ -290,7 +303,10 @@ def _check_upgrade(reply: Reply, result: Any, effects: Effects | None) -> None:
 
 @lru_cache(1024)
 def _wrong_header(headers: Pairs) -> str:
-    """The first header that cannot be sent, if there is one; a class answers with few different sets of them."""
+    """The first header that cannot be sent, if there is one.
+
+    A class answers with few different sets of them.
+    """
     for name, value in headers:
         if not _is_header(name, value):
             return f"{name!r}: {value!r}"

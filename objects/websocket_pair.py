@@ -1,4 +1,4 @@
-"""`WebSocketPair`: WebSockets in listener style, for those who come from Cloudflare.
+"""`WebSocketPair`: WebSockets in listener style, as on Cloudflare Workers.
 
     client, server = WebSocketPair()
     server.accept()

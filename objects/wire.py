@@ -1,12 +1,12 @@
-"""pydantic's schema of a type, changed so that JSON carries each of its values: what objects/codec.py is made of.
+"""pydantic's schema of a type, changed so that JSON carries each of its values; for objects/codec.py.
 
-A type's schema says how pydantic reads and writes it. Its defaults lose values on the way through JSON; the rules
-that are laid over it here do not.
+A type's schema says how pydantic reads and writes it. Its defaults lose values on the way through JSON; the
+rules that are laid over it here do not.
 
 Laws
-- What a type says itself (a serializer, a model's own configuration) stands.
-- bytes are base64, NaN and infinities are the texts `NaN`, `Infinity` and `-Infinity` wherever the annotation is float,
-  members of sets are sorted by their JSON: equal values give equal bytes in every process.
+- A type's own serializer, or a model's own configuration, takes precedence.
+- bytes are base64, NaN and infinities are the texts `NaN`, `Infinity` and `-Infinity` wherever the annotation
+  is float, members of sets are sorted by their JSON: equal values give equal bytes in every process.
 - A msgspec Struct is read and written by msgspec, wherever in the type it stands.
 """
 
@@ -33,7 +33,7 @@ Node = dict[str, Any]
 
 
 def schema_of(hint: Any) -> Node:
-    """pydantic's schema of a type. Raises what pydantic raises, and NameError, for one that has none."""
+    """pydantic's schema of a type. Raises pydantic's errors, and NameError, for a type without one."""
     schema: Any = TypeAdapter(
         tuple[hint], config=LOOSE
     ).core_schema  # alone, a model would take no configuration
@@ -44,7 +44,7 @@ def schema_of(hint: Any) -> Node:
 
 
 def nodes(schema: Any) -> Iterator[Node]:
-    """All the parts of a schema that are schemas, as far as they have to do with JSON."""
+    """All the parts of a schema that are schemas and concern JSON."""
     if isinstance(schema, dict):
         if isinstance(schema.get("type"), str):
             yield schema
@@ -66,8 +66,11 @@ def struct_of(node: Node) -> type[msgspec.Struct] | None:
 
 
 def wired(schema: Any, open_value: Callable[[Any], Any]) -> Any:
-    """The schema with the rules of this module; `open_value` looks at values for which there is no annotation, before
-    they are written, and returns what is written."""
+    """The schema with the rules of this module.
+
+    `open_value(value)` is called for each value without an annotation before it is written, and returns what is
+    written.
+    """
     if isinstance(schema, list):
         return [wired(each, open_value) for each in schema]
     if isinstance(schema, tuple):
@@ -104,10 +107,10 @@ def wired(schema: Any, open_value: Callable[[Any], Any]) -> Any:
 
 
 def built(schema: Any) -> tuple[SchemaValidator, SchemaSerializer]:
-    """What reads and what writes by a schema."""
+    """The validator and the serializer of a schema."""
     classes = {each["cls"] for each in nodes(schema) if each["type"] in _CONFIGURED and "cls" in each}
     make: Any = (SchemaValidator, SchemaSerializer)
-    try:  # else a model's own would take the place of its part of the schema
+    try:  # `_use_prebuilt`: a model's own would take the place of its part of the schema
         validator, serializer = (each(schema, WIRE, _use_prebuilt=False) for each in make)
     except TypeError:  # pydantic before 2.13: it takes those of classes that are complete
         complete = [each for each in classes if each.__dict__.get("__pydantic_complete__")]
@@ -122,7 +125,10 @@ def built(schema: Any) -> tuple[SchemaValidator, SchemaSerializer]:
 
 
 def finite(value: Any) -> Any:
-    """A value that was read where there is no annotation. Raises ValueError for a number that JSON does not have."""
+    """A value that was read where there is no annotation.
+
+    Raises ValueError for a number that JSON does not have.
+    """
     if isinstance(value, float):
         if not isfinite(value):
             raise ValueError("the number is beyond every float, and no annotation says float")
@@ -149,7 +155,7 @@ def _reader(struct: type[msgspec.Struct]) -> Callable[[Any], Any]:
         try:
             return msgspec.convert(value, struct)
         except msgspec.ValidationError as error:
-            try:  # it has the texts of numbers that JSON does not have
+            try:  # it may have the texts of numbers that JSON does not have
                 return msgspec.convert(value, struct, strict=not _says_no_number(value))
             except msgspec.ValidationError:
                 raise ValueError(str(error)) from None

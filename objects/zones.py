@@ -1,12 +1,13 @@
 """Time zones by name, by the newer of two sets of rules: the system's files, or the package `tzdata`.
 
-Python's own `zoneinfo` takes the system's files wherever there are any, however old. Governments change their rules at
-short notice, and a container's image is often older than the packages in it.
+Python's own `zoneinfo` takes the system's files wherever there are any, however old. Governments change their
+rules at short notice, and a container's image is often older than the packages in it.
 
 Laws
-- The newer version is taken; the package, if both are the same or the system does not say which it has.
-- A name that the package does not know is the system's to know.
-- It is decided once per process, at the first use; a row of an alarm carries the times that came of it.
+- The newer version is used; the package's, if both are the same or the system's version is unknown.
+  [test_zones.py]
+- A name that the package does not have is looked up in the system's files.
+- The choice is made once per process, at the first use; an alarm's row carries the times computed from it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Rules(NamedTuple):
 
 
 def _rank(version: str) -> tuple[int, int, str]:
-    """Versions as they come after one another: 2025b, 2025c, 2026a. Anything else is older."""
+    """The rank of a version: 2025b < 2025c < 2026a. Any other text is older."""
     match = _VERSION.fullmatch(version)
     return (0, 0, "") if match is None else (int(match[1]), len(match[2]), match[2])
 
@@ -75,7 +76,7 @@ def _of_package() -> str:
 
 
 def _of_system(folder: Path) -> str:
-    """What a folder of time zones says of its version: `# version 2025b` in tzdata.zi, or a file +VERSION."""
+    """The version of a folder of time zones: `# version 2025b` in tzdata.zi, or a file +VERSION."""
     for name in ("tzdata.zi", "+VERSION"):
         try:
             with (folder / name).open(encoding="ascii", errors="replace") as file:
@@ -93,8 +94,8 @@ def zone(name: str) -> tzinfo:
     if name in ("", "UTC"):
         return UTC
     try:
-        found = _from_package(name) if rules().of_package else None
-        return found or ZoneInfo(name)
+        packaged = _from_package(name) if rules().of_package else None
+        return packaged or ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"zone={name!r} is not a time zone: use a name such as Europe/Berlin") from error
 
