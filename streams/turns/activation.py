@@ -1,10 +1,13 @@
-"""Objects in memory and their turns: one turn at a time per object, different objects at once.
+"""Activations: objects in memory, their mailboxes, and their turns.
+
+A `Turn` is one command on its way through its object. A `Resident` is an object in memory: it runs one turn at a time,
+keeps the commands that wait in a `Mailbox`, and holds what its turns wrote until the tables have folded it.
 
 Laws
-- Commands of one object are taken in log order; the next turn may start as soon as the one before has ended,
-  on what it committed (speculation), durable or not.
+- Commands of one object are taken in log order. The next turn may start as soon as the previous one has ended, on
+  what that committed, whether or not it is durable (speculation). [test_owner.py]
 - `unsettled` holds what ended turns committed and the tables have not folded yet, turn by turn; `cache` is a bounded
-  copy of what was read or written. Both only ever hold what the next turn must see.
+  copy of what was read or written. Neither ever holds anything that the next turn must not see.
 - An idle object has no queue, no task and no lock.
 """
 
@@ -31,10 +34,10 @@ from perdure.streams.log.base import LogRecord
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.inline_task import TaskLike, user_code
 
-if TYPE_CHECKING:  # they stand on this file
+if TYPE_CHECKING:  # they import this file
     from perdure.streams.turns.calls import Calls, TurnCalls
 
-PACE_OF = 9  # turns, by which it is guessed how long a mailbox will take
+PACE_OF = 9  # the number of turns from which the waiting time is estimated
 CACHED_VALUES = 64  # per resident; more is read again from the store
 NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
 _ABSENT = object()
@@ -42,7 +45,7 @@ _Row = TypeVar("_Row")
 
 
 class Turn(TaskLike, eq=False, weakref=True):
-    """One command on its way through its object, from the log to its answer."""
+    """One command on its way through its object, from the log to its answer. It is the `Caller` of its handler."""
 
     record: LogRecord
     command: Command
@@ -60,7 +63,7 @@ class Turn(TaskLike, eq=False, weakref=True):
     on_log: bool = False  # for certain, of one that waited for that
     timer: object = None
     calling: TurnCalls | None = None
-    tries: int = 0  # in which it could not be done, of a command that nobody waits for
+    tries: int = 0  # that could not be completed, of a command that its sender does not repeat
     again: bool = False  # its key was seen before, of a turn that had called others and was not done
     alarm: AlarmRow | None = None  # of a turn that an alarm made, as it stood when it rang
     changes: tuple[Change, ...] = ()  # for its entry
@@ -99,13 +102,13 @@ class Turn(TaskLike, eq=False, weakref=True):
 
     @property
     def state(self) -> State:
-        """That of the object in which it runs."""
+        """The state of its object."""
         assert self.resident is not None
         return self.resident.state
 
 
 class Hold(Turn, eq=False, weakref=True):
-    """Stands where a turn of a paused object would run, so that none does: its commands wait as behind any turn."""
+    """The placeholder for the running turn of a paused object: commands wait behind it as behind any turn."""
 
     @classmethod
     def of(cls, resident: Resident) -> Hold:
@@ -113,7 +116,7 @@ class Hold(Turn, eq=False, weakref=True):
 
 
 class Mailbox(deque["Turn | int"]):
-    """What waits for one object, the oldest first; commands beyond a bound as their offsets only."""
+    """The commands that wait for one object, oldest first; those beyond a bound as their offsets only."""
 
     __slots__ = ("_moved_s",)
 
@@ -129,9 +132,9 @@ class Mailbox(deque["Turn | int"]):
         times.append(now_s)
 
     def wait_s(self) -> float:
-        """About how long one that comes now will wait; 0.0 as long as that cannot be told.
+        """Return about how long a command that arrives now will wait; 0.0 while that is unknown.
 
-        By the median of the last times between two turns: one slow turn does not make all that come next too late.
+        It uses the median of the last times between two turns, so one slow turn does not have later commands refused.
         """
         times = self._moved_s
         if len(times) < PACE_OF:
@@ -140,7 +143,7 @@ class Mailbox(deque["Turn | int"]):
 
 
 class Resident:
-    """An object in memory. `view`-side methods (`get`, `scan`) are what its state reads."""
+    """An object in memory. Its state reads through `get`, `scan`, `alarm`, `alarms` and `sockets`."""
 
     __slots__ = (
         "cache",
@@ -171,17 +174,17 @@ class Resident:
         # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded it
         self.unsettled: deque[Overlay | None] | None = None
         self.socket_rows: dict[str, SocketRow] | None = (
-            None  # all of them, durable or not, once somebody asked
+            None  # all of them, durable or not, once they were read
         )
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, waits or is under way: it may be evicted."""
+        """True if nothing runs, waits or is in flight: the object may be evicted."""
         return self.running is None and not self.unsettled and not self.mailbox
 
     @property
     def hold(self) -> Hold | None:
-        """What keeps turns from beginning, of a paused object; deletions that came after it stand before it."""
+        """The hold of a paused object, if it is paused. Deletions that arrived later stand before it."""
         if type(self.running) is Hold:
             return self.running
         for each in self.mailbox or ():
@@ -193,11 +196,11 @@ class Resident:
 
     @property
     def paused(self) -> bool:
-        """Does no turn begin after the one that runs, and deletions?"""
+        """True if no turn begins after the running one, apart from deletions."""
         return self.hold is not None
 
     def handler(self, command: Command, env: Env) -> Coroutine[Any, Any, Any]:
-        """What handles `command`; the first turn of a residence makes the instance and starts it."""
+        """Return what handles `command`; the first turn after an activation makes the instance and starts it."""
         if self.instance is not None:
             return handling(self.instance, self.kind, command)
         return self._first(command, env)
@@ -205,13 +208,13 @@ class Resident:
     @user_code
     async def _first(self, command: Command, env: Env) -> Any:
         if command.kind == SOCKET and not self.state.concerns(command):
-            return None  # nobody is told, so nobody is woken
+            return None  # no handler takes the event, so no instance is made
         turn, instance = self.running, self.kind.cls(self.state, env)
         await instance.start()
         assert turn is not None
         assert turn.overlay is not None
         wrote = not turn.overlay.empty
-        if not wrote and self.running is turn:  # else it was left behind while it started
+        if not wrote and self.running is turn:  # otherwise it was abandoned while it started
             self.instance = instance
         result = await handling(instance, self.kind, command)
         if wrote and self.running is turn:
@@ -222,16 +225,16 @@ class Resident:
     # The view of its state
 
     def get(self, name: str) -> bytes | None:
-        found = self.cache.get(name, _ABSENT)
-        if found is not _ABSENT:
-            return found  # type: ignore[return-value]  # not the marker: bytes or None
+        value = self.cache.get(name, _ABSENT)
+        if value is not _ABSENT:
+            return value  # type: ignore[return-value]  # not the marker: bytes or None
         if self.unsettled:
             for overlay in reversed(self.unsettled):
                 if overlay is None:
                     continue
-                found = overlay.changes.get(name, _ABSENT)
-                if found is not _ABSENT:
-                    return found  # type: ignore[return-value]  # as above
+                value = overlay.changes.get(name, _ABSENT)
+                if value is not _ABSENT:
+                    return value  # type: ignore[return-value]  # as above
                 if overlay.cleared:
                     return None
         value = self.tables.values.get(self.key, name)
@@ -325,7 +328,7 @@ class Resident:
 
 
 def is_deletion(waiting: Turn | int) -> bool:
-    """Is it the deletion of an object? No other act of administration waits in a mailbox."""
+    """True if it is the deletion of an object. No other act of administration waits in a mailbox."""
     return type(waiting) is Turn and waiting.command.kind == ADMIN
 
 

@@ -1,4 +1,8 @@
-"""What an owner makes of a record before a turn: is it a command of this partition, and is it still to be run?"""
+"""Admission: what happens to a record before its turn.
+
+`admitted` decides whether a record is a command of this partition. `early_outcome` decides whether a command still
+has to run: not if its idempotency key is spent, its deadline has passed, or it is a deletion.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +48,10 @@ def admitted(
 
 
 def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome | None:
-    """The outcome of a command that is not run: it has expired, its client key is spent, or it is a deletion; None: run it."""
+    """Return the outcome of a command that is not run (expired, key spent, or a deletion); None: run it."""
     command = turn.command
-    if command.client_key is not None and (told := _outcome_of_key(turn, command.client_key, tables)):
-        return told  # whatever the time: it has happened, or must not
+    if command.client_key is not None and (outcome := _outcome_of_key(turn, command.client_key, tables)):
+        return outcome  # whatever the time: it has run, or must not
     if turn.until_s is not None and clock_s() > turn.until_s:
         return not_done(
             Expired(f"its deadline of {command.deadline_ms} ms passed before {command.key} was free")
@@ -58,9 +62,9 @@ def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> O
 
 
 def copy_outcome(copy: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome:
-    """The outcome of a copy of a call that has ended: the same; if that was not done, neither is this.
+    """Return the outcome of a copy of a call that has ended: the same; if the first was not done, neither is the copy.
 
-    One that ran only now would overtake the commands that came behind it.
+    A copy that ran only now would overtake the commands behind the first one.
     """
     first = early_outcome(copy, tables, clock_s)
     return first or not_done(AskAgain("the call of which this is a copy was not done: ask again"))
@@ -79,7 +83,7 @@ def _outcome_of_key(turn: Turn, client_key: str, tables: Tables) -> Outcome | No
 
 
 def _outcome_of_copy(turn: Turn, key: CallKey, tables: Tables) -> Outcome | None:
-    """What a call from a turn comes to if it is not the first of its key; None: it is, or that one was not done."""
+    """Return the outcome of a call that is not the first of its key; None: it is the first, or that one was not done."""
     if key.partition != NOWHERE and key.offset < tables.answered_calls.passed(key.partition).floor:
         return not_done(Expired(f"a late copy: the turn that called ({key}) is over"))
     answered = tables.answered_calls.get(key)
@@ -91,7 +95,7 @@ def _outcome_of_copy(turn: Turn, key: CallKey, tables: Tables) -> Outcome | None
 
 
 def _outcome_again(turn: Turn, reply: Reply) -> Outcome | None:
-    """What was stored; None if that says that it was not done, though it had called others: it goes on."""
+    """Return the stored outcome; None if the turn was not done after it had called others: it continues."""
     if reply.outcome == UNAVAILABLE:
         turn.again = True
         return None

@@ -1,13 +1,17 @@
-"""The turns that alarms make: whether one is run, what runs, and what becomes of the alarm.
+"""The turns that alarms start: whether one runs, what runs, and what becomes of the alarm.
 
-Laws
-- An alarm command runs only if the alarm still stands as the command says, this object's turns that are not durable
-  yet included, and is due by log time. Else it is a mere `done`.
-- A run that was not done is gone on with by the next: its calls hang on the same setting, so those that were answered are
-  not made again, and what it asks for is compared. One that failed is not: the next one makes its own calls.
-- The change of the alarm is part of the turn's own entry, whatever the turn comes to: success and failure alike.
-- What removes expired values, and a due time that is set again after a step back of log time, run no code of the
-  user's. A parked alarm is driven again or dropped by administration (streams/owner/administration.py).
+The alarm clock (owner/alarm_clock.py) appends a command when an alarm is due; the runner asks `AlarmTurns` whether that
+command still has to run, for its handler, and for the outcome once the handler has ended.
+
+Laws [test_alarms.py, test_alarms_again.py]
+- An alarm command runs only if the alarm still stands as the command says, unacknowledged turns of its object
+  included, and is due by log time. Otherwise it is only marked as done.
+- A run that was not done is continued by the next one: its calls belong to the same setting of the alarm, so answered
+  calls are not made again, and the requests of both runs are compared. After a failed run the next one makes its own
+  calls.
+- The change of the alarm is part of the turn's own entry, after success and after failure.
+- The removal of expired values, and a due time that is set again after a step back of log time, run no code of the
+  user's. A parked alarm is driven again or dropped by administration (owner/administration.py).
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ _logger = structlog.get_logger(__name__)
 
 
 class Clock(Protocol):
-    """Who sent the command: it hears when its turn begins, and when to send it again."""
+    """The alarm clock, as the turns see it: it sent the command, and sends it again if it has to."""
 
     def begun(self, key: str, name: str) -> None: ...
 
@@ -46,14 +50,14 @@ class Clock(Protocol):
 
 
 class AlarmTurns:
-    """Of one partition."""
+    """The alarm turns of one partition."""
 
     def __init__(self, counts: Counts, clock: Clock) -> None:
         self._counts = counts
         self._clock = clock
 
     def early(self, turn: Turn) -> Outcome | None:
-        """The outcome of a command that is not run; None: run it."""
+        """Return the outcome of a command that is not run; None: run it."""
         command, resident = turn.command, turn.resident
         assert resident is not None
         name = command.method
@@ -77,18 +81,18 @@ class AlarmTurns:
         return None
 
     def again(self, turn: Turn) -> None:
-        """The turn was not done: its alarm stays set and comes again."""
+        """Have the alarm of a turn that was not done ring again: it stays set."""
         self._clock.again(turn.command.key, turn.command.method, AGAIN_S)
 
     def handler(self, turn: Turn, env: Env) -> Coroutine[Any, Any, Response]:
-        """What runs; the turn's overlay is there."""
+        """Return the coroutine that runs; the turn's overlay must be set."""
         return self._sweep(turn) if turn.command.method == TTL else self._ring(turn, env)
 
     @user_code
     async def _ring(self, turn: Turn, env: Env) -> Response:
         resident, name = turn.resident, turn.command.method
         assert resident is not None
-        _change(turn, after_success(name, _row(turn), turn.time_ms))  # the handler may set it anew
+        _change(turn, after_success(name, _row(turn), turn.time_ms))  # the handler may set it again
         await resident.handler(turn.command, env)
         return Response(None, 204)
 
@@ -99,7 +103,7 @@ class AlarmTurns:
         return Response(None, 204)
 
     def concluded(self, turn: Turn, outcome: Outcome) -> Outcome:
-        """What the turn comes to: a failed one is an entry too, which puts the alarm off or parks it."""
+        """Return the final outcome: a failed turn has an entry too, which postpones the alarm or parks it."""
         row, name, counts = _row(turn), turn.command.method, self._counts
         of_user = name != TTL
         if outcome.commit:
@@ -112,14 +116,14 @@ class AlarmTurns:
         _change(turn, change)
         counts.alarms_failed += of_user
         error = outcome.reply.error
-        code, told = (error.code, error.message) if error is not None else ("handler-failed", "")
+        code, text = (error.code, error.message) if error is not None else ("handler-failed", "")
         if change.parked:
             counts.alarms_parked += 1
-            _logger.warning("alarm parked", **turn_fields(turn), alarm=name, error=told)
-        return Outcome(error_reply(FAILED, code, told), True, True, outcome.drop_instance)
+            _logger.warning("alarm parked", **turn_fields(turn), alarm=name, error=text)
+        return Outcome(error_reply(FAILED, code, text), True, True, outcome.drop_instance)
 
     def failed_after_all(self, turn: Turn, outcome: Outcome) -> Outcome:
-        """It was taken for a success at first."""
+        """Return the outcome of a turn that was counted as a success, and whose entry cannot be made."""
         if not _row(turn).parked and turn.command.method != TTL:
             self._counts.alarms_fired -= 1
         return self.concluded(turn, outcome)
@@ -148,7 +152,7 @@ def _retime(turn: Turn, row: AlarmRow) -> Outcome:
 
 
 def note_expiry(resident: Resident, overlay: Overlay) -> None:
-    """The turn put a value that expires: see to it that the alarm which removes it comes in time."""
+    """The turn put a value that expires: set the alarm that removes it, if none is due before."""
     first_ms = overlay.first_expiry
     assert first_ms is not None
     try:

@@ -1,15 +1,18 @@
-"""Calls and sends of one partition's turns: how a turn speaks to other objects.
+"""Calls and sends: how the turns of one partition reach other objects.
 
-Laws
-- A call leaves when the turn's own command and all the turn has seen are durable and an append sent after that
-  command arrived has been acknowledged in its place (`synced`; once per turn, nothing new is seen without it).
-- A call is known by what the turn hangs on, what it asks, and how many equal ones are under way or answered
-  (schemas/calls.py); whoever asks under the same key again is given the stored answer. So an append whose outcome is
-  unknown is made again, until the deadline; and a call that ended without an answer is the same one when it is made again.
-- The deadline is what is left of the caller's. Past it: `Expired` if the callee says so, the last reason if nothing
-  was appended, else `OutcomeUnknown`.
-- A turn that called an object which waits for it fails with `Deadlock`: at once if the chain of callers names it;
-  after `PROBE_S` if calls cross. Of a ring one call is taken out of the mailbox it stands in, so it never runs.
+A call appends a command to the log, as a client's request does, and waits for its reply through `PendingCalls`. A send
+is part of the turn's entry and leaves once that is durable.
+
+Laws [test_calls.py, test_calls_again.py, test_sends.py]
+- A call leaves when the turn's own command and all that the turn has read are durable, and an append sent after that
+  command arrived has been acknowledged (`synced`; once a turn, since nothing new is read without it).
+- The key of a call is made of the turn's root, the request, and the number of equal requests in flight or answered
+  (schemas/calls.py). The same key gets the stored reply again. So an append whose outcome is unknown is repeated until
+  the deadline, and a call that ended without a reply is the same call when it is repeated.
+- The deadline is what is left of the caller's. Past it: `Expired` if the callee reports that, the last reason if
+  nothing was appended, `OutcomeUnknown` otherwise.
+- A turn that called an object which waits for it fails with `Deadlock`: at once if the chain of callers names it,
+  after `PROBE_S` if calls cross. One call of a ring is withdrawn from its mailbox, so it never runs.
 - A send is a record in the entry's outbox, under the key `send:{partition}:{offset}:{n}`.
 """
 
@@ -66,23 +69,23 @@ from perdure.streams.turns.runner import Turns
 from perdure.streams.turns.tracing import Tracing
 
 CALL_MS = 30_000  # of a call whose caller has no deadline itself
-GRACE_S = 2.0  # the callee's own word on an expired call is waited for so long
-RETRY_S = (0.05, 1.0)  # first and longest pause before a call is let out again; doubling, with jitter
-PROBE_S, PROBE_MOST_S = 0.2, 3.2  # a call that waits is looked at after that time, and then ever more rarely
+GRACE_S = 2.0  # how long the callee's own `Expired` is awaited
+RETRY_S = (0.05, 1.0)  # first and longest pause before a call is repeated; doubling, with jitter
+PROBE_S, PROBE_MOST_S = 0.2, 3.2  # first and longest time until a waiting call is checked for a ring
 
 
 class TurnCalls:
-    """What one turn has called and sent so far; made when it first does."""
+    """The calls and sends of one turn so far; made by its first one."""
 
-    __slots__ = ("asked", "called", "fresh", "ids", "proof", "random", "root", "sends", "taken", "waiting")
+    __slots__ = ("called", "fresh", "ids", "proof", "random", "requests", "root", "sends", "taken", "waiting")
 
     def __init__(self, root: Root) -> None:
         self.root = root
         self.sends = self.ids = 0
         self.called = False
-        self.taken: dict[str, int] = {}  # content -> the numbers under way or answered, as bits
-        self.asked: dict[CallKey, Made] = {}  # all calls, of a turn that may have run before
-        self.fresh: list[Made] = []  # of these, those that were not known where they went
+        self.taken: dict[str, int] = {}  # content -> the numbers in flight or answered, as bits
+        self.requests: dict[CallKey, Made] = {}  # all calls, of a turn that may have run before
+        self.fresh: list[Made] = []  # those of them that their partitions did not know
         self.waiting: dict[Call, None] = {}
         self.proof: asyncio.Future[None] | None = None
         self.random: Random | None = None
@@ -95,7 +98,11 @@ class TurnCalls:
 
 
 class Calls:
-    """Of one owner. `low_mark` tells its partition's; `check_room` is what its doors ask; `has_taken`, `elsewhere`: see `Peer`."""
+    """Makes the calls and sends of one owner's turns, and is the `Peer` that other owners call.
+
+    `low_mark()` returns the partition's low watermark; `check_room(key)` raises if the gateway would refuse a command.
+    `has_taken`, `elsewhere`: see `Peer`.
+    """
 
     def __init__(
         self,
@@ -129,33 +136,33 @@ class Calls:
         """See `Peer`."""
         return self._turns.residents.get(key)
 
-    # What a turn may ask; see `perdure.objects.ports.Caller`
+    # What a turn may do; see `perdure.objects.ports.Caller`
 
-    def call(self, turn: Turn, asked: Command) -> Coroutine[Any, Any, Reply]:
+    def call(self, turn: Turn, request: Command) -> Coroutine[Any, Any, Reply]:
         tracing = self._tracing
-        return self._call(turn, asked) if tracing is None else tracing.calling(turn, asked, self._call)
+        return self._call(turn, request) if tracing is None else tracing.calling(turn, request, self._call)
 
-    async def _call(self, turn: Turn, asked: Command) -> Reply:
-        calling = self._of(turn, f"called {asked.key}")
+    async def _call(self, turn: Turn, request: Command) -> Reply:
+        calling = self._of(turn, f"called {request.key}")
         own = turn.command
         chain = (*own.chain, link(own.key, self._partition, turn.offset))
-        if any(key_of_link(each) == asked.key for each in chain):
-            told = " -> ".join((*chain, asked.key))
-            raise Deadlock(f"{own.key} called {asked.key}, which waits for it: {told}")
+        if any(key_of_link(each) == request.key for each in chain):
+            text = " -> ".join((*chain, request.key))
+            raise Deadlock(f"{own.key} called {request.key}, which waits for it: {text}")
         until_s = turn.until_s if turn.until_s is not None else self._loop.time() + CALL_MS / 1000
-        key = calling.take(content_of(asked))
+        key = calling.take(content_of(request))
         if self._turns.reruns.may_have_run(turn):
-            calling.asked[key] = made_of(asked)
+            calling.requests[key] = made_of(request)
         reply = call = None
         try:
             await self.synced(turn)
-            partition = partition_of(asked.key, self._log.partitions)
+            partition = partition_of(request.key, self._log.partitions)
             id_ = self._pending_calls.new_id(partition, self._transport.clock_ms())
             left_ms = max(int((until_s - self._loop.time()) * 1000), 0)
-            command = self._enveloped(asked, turn, key, id_, self._pending_calls.address, chain, left_ms)
+            command = self._enveloped(request, turn, key, id_, self._pending_calls.address, chain, left_ms)
             call = Call(turn, command, partition)
             calling.waiting[call] = None
-            if key in calling.asked:
+            if key in calling.requests:
                 reply = await self._reply_of_then(calling, call, key)
             if reply is None:
                 reply = await self._reply(call, until_s)
@@ -167,13 +174,13 @@ class Calls:
                 free_number(calling.taken, key.content, key.n)
         return reply
 
-    def send(self, turn: Turn, asked: Command) -> None:
-        calling = self._of(turn, f"sent to {asked.key}")
+    def send(self, turn: Turn, request: Command) -> None:
+        calling = self._of(turn, f"sent to {request.key}")
         calling.sends += 1
         key = CallKey(SEND_KEY, self._partition, turn.offset, calling.sends)
-        partition = partition_of(asked.key, self._log.partitions)
+        partition = partition_of(request.key, self._log.partitions)
         id_ = f"{partition}-{turn.time_ms:x}-{self._partition}-s{turn.offset:x}.{calling.sends:x}"
-        sent = sealed_record(self._enveloped(asked, turn, key, id_, NOBODY, ()), self._transport.seal)
+        sent = sealed_record(self._enveloped(request, turn, key, id_, NOBODY, ()), self._transport.seal)
         assert turn.overlay is not None
         turn.overlay.effect().outbox.append(Out(Topic.COMMANDS.value, partition, *sent))
 
@@ -200,20 +207,20 @@ class Calls:
 
     def _of(self, turn: Turn, what: str) -> TurnCalls:
         if turn.over or turn.cut is not None:
-            told = f"{turn.command.key} {what} outside its turn: await what you start inside the handler"
-            raise TurnEnded(told)
+            text = f"{turn.command.key} {what} outside its turn: await what you start inside the handler"
+            raise TurnEnded(text)
         if turn.calling is None:
             turn.calling = TurnCalls(root_of(turn.command, self._partition, turn.offset))
         return turn.calling
 
     def _named(self, calling: TurnCalls) -> str:
-        """The turn's own name: the same when it runs again, and when it is repeated under its key."""
+        """Return a name of the turn that is the same when it runs again, and when it is repeated under its key."""
         root = calling.root
         return f"{self._app_uuid}:{root.parent or f'{root.partition}:{root.offset}'}"
 
     def _enveloped(
         self,
-        asked: Command,
+        request: Command,
         turn: Turn,
         key: CallKey,
         id_: str,
@@ -223,39 +230,39 @@ class Calls:
     ) -> Command:
         own = turn.command
         return replace(
-            asked,
+            request,
             id=id_,
             reply_to=reply_to,
             deadline_ms=deadline_ms,
             client_key=str(key),
             principal=PRINCIPAL + own.key,
-            traceparent=asked.traceparent or own.traceparent,
+            traceparent=request.traceparent or own.traceparent,
             chain=chain,
             mark=self._mark(turn),
-            socket="",  # what a turn accepts is its own
+            socket="",  # a socket that a turn accepts is its own
         )
 
     async def _reply_of_then(self, calling: TurnCalls, call: Call, key: CallKey) -> Reply | None:
-        """What the call was answered when the turn ran before, if its partition is here and can tell."""
+        """Return the reply to this call from the previous run, if its partition is here and has it."""
         peer = self._pending_calls.peers.get(call.partition)
         if peer is None or peer.elsewhere():
             if not await self._turns.reruns.made_elsewhere(call.turn, call.partition, key):
-                calling.fresh.append(calling.asked[key])
+                calling.fresh.append(calling.requests[key])
             return None
         reply = peer.known.reply_to(key)
         if reply is None and peer.turn_of(spending_of(call.command)) is None:
-            calling.fresh.append(calling.asked[key])
+            calling.fresh.append(calling.requests[key])
         return reply
 
     def _mark(self, turn: Turn) -> int:
-        """The low mark of the partition that the turn's calls hang on."""
+        """Return the low watermark of the partition of the turn's root."""
         root = None if turn.calling is None else turn.calling.root
         if root is None or not root.parent:
             return self._low_mark()
         return 0 if root.partition == NOWHERE else turn.command.mark
 
     async def _reply(self, call: Call, until_s: float) -> Reply:
-        """The answer, asked for again while that is safe and there is time."""
+        """Return the reply; repeat the call while that is safe and there is time."""
         pause_s = RETRY_S[0]
         trouble: PerdureError | None = None
         try:
@@ -284,11 +291,11 @@ class Calls:
         raise trouble
 
     def _check_ring(self, call: Call) -> None:
-        """A call that found no room waits for whoever fills it. Raises `Deadlock` if that is itself."""
+        """Raises `Deadlock` if a call that found no room waits for its own turn."""
         if not call.no_room or call.unknown is not None or isinstance(self._pending_calls.queued(call), Turn):
             return
         if ring := self._pending_calls.ring(call):
-            raise Deadlock(_told(call, ring))
+            raise Deadlock(_ring_text(call, ring))
 
     async def _attempt(self, call: Call, left_ms: int) -> Reply:
         """Append it and wait. Raises `Unavailable` (not appended) or `OutcomeUnknown`."""
@@ -321,14 +328,16 @@ class Calls:
             timer.cancel()
 
     def _look(self, call: Call, future: asyncio.Future[Reply], due_s: float, waited_s: float) -> None:
-        """It waits for long: too long, or for itself? A ring is closed by its newest call, which is young: so each may
-        be looked at ever more rarely."""
+        """Fail a waiting call that is past its deadline, or part of a ring.
+
+        The newest call closes a ring, so each call may be checked less and less often.
+        """
         if future.done() or call.turn.over:
             return
         left_s = due_s - self._loop.time()
         if left_s <= 0:
-            told = f"the call of {call.command.key} was not answered within {call.command.deadline_ms} ms"
-            call.failed(OutcomeUnknown(f"{told}: it may run or have run"))
+            text = f"the call of {call.command.key} was not answered within {call.command.deadline_ms} ms"
+            call.failed(OutcomeUnknown(f"{text}: it may run or have run"))
             return
         if not self._broke_ring(call):
             again_s = min(waited_s, left_s)
@@ -337,18 +346,18 @@ class Calls:
     # Rings
 
     def _broke_ring(self, call: Call) -> bool:
-        """True if it waited for itself, and does not any more."""
+        """True if the call was part of a ring, which is broken now."""
         pending = self._pending_calls
         queued = pending.queued(call)
         ring = [] if queued is None else pending.ring(call)
         if not ring:
             return False
-        told = _told(call, ring)
+        text = _ring_text(call, ring)
         if isinstance(queued, Turn):
-            reply = error_reply(FAILED, Deadlock.code, told)
+            reply = error_reply(FAILED, Deadlock.code, text)
             pending.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
         else:
-            call.failed(Deadlock(told))  # it waits on the log, and may run later
+            call.failed(Deadlock(text))  # it waits on the log, and may run later
         return True
 
     # As a `Peer`
@@ -360,7 +369,7 @@ class Calls:
         return self._turns.keys_in_flight.turn_of(spending)
 
 
-def _told(call: Call, ring: list[Turn]) -> str:
+def _ring_text(call: Call, ring: list[Turn]) -> str:
     names = [*(turn.command.key for turn in ring), call.turn.command.key]
     return f"{names[0]} called {call.command.key}, and they wait for each other: {' -> '.join(names)}"
 

@@ -1,8 +1,10 @@
-"""What an ended turn commits: its entry, made and measured, and what its object sees of it from then on.
+"""Commit: the entry of an ended turn, and what its object sees of it from then on.
+
+The runner hands over each turn whose outcome needs an entry; the entry then goes to the journal.
 
 Laws
-- An entry that cannot be (too large, or of values that no log can hold) is that of a failed turn, which commits nothing but
-  its alarm's or its socket's change.
+- If the entry cannot be made (it is too large, or a value cannot be encoded), the turn fails. The entry of that
+  failure commits nothing but the change of the turn's alarm or socket. [test_large_records.py]
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from perdure.streams.turns.supervision.failure_log import FailureLog
 
 
 class Committer:
-    """Of one partition. `instance_gone(resident)` is called for one whose instance may hold what is not committed."""
+    """Makes the entries of one partition's turns. `instance_gone(resident)` is called if an instance may hold
+    values that were not committed.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Committer:
         self._instance_gone = instance_gone
 
     def entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
-        """Set the turn's entry and commit what it holds, which is returned. One that cannot be is a failure."""
+        """Set the turn's entry, commit its overlay and return that; None if it commits nothing."""
         overlay, resident = turn.overlay, turn.resident
         assert overlay is not None
         assert resident is not None
@@ -67,7 +71,7 @@ class Committer:
         return committed
 
     def _small_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
-        """The entry of a turn whose own cannot be; what it commits all the same: its alarm's or its socket's change."""
+        """Set the entry of a turn whose own cannot be made. It commits only the change of its alarm or its socket."""
         committed = None
         if turn.command.kind == ALARM:
             outcome, committed = self._ringing.failed_after_all(turn, outcome), turn.overlay

@@ -1,4 +1,4 @@
-"""The deletion of an object: what its turn comes to. No code of the user's runs."""
+"""The deletion of an object: its turn, which runs no code of the user's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _REASON = "the object was deleted"
 
 
 def admin_reply(**what: object) -> Reply:
-    """The answer to an act that was done."""
+    """Return the reply to an act of administration that was carried out."""
     return Reply(OK, 200, (("content-type", "application/json"),), msgspec.json.encode(what))
 
 
 def deletion(turn: Turn) -> Outcome:
-    """All values and alarms go, and all sockets, which are closed; it is journaled even if there was nothing."""
+    """Remove all values and alarms, and close all sockets. It is journaled even if there was nothing to remove."""
     resident = turn.resident
     assert resident is not None
     turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()

@@ -1,4 +1,4 @@
-"""Journal entries from turns and from records that are no commands. Values in, values out."""
+"""Journal entries: made from ended turns, and from records that are not commands. Values in, values out."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
 
 
 def _hash_of(record: LogRecord) -> bytes:
-    """`record_hash` of it, from what the log wrote for it where that is at hand."""
+    """Return its `record_hash`, computed from the bytes that the log wrote if they are at hand."""
     packed = record.packed
     if packed[:2] == _TIMED:
         return blake2b(b"\x93" + packed[10:], digest_size=16).digest()
@@ -67,9 +67,9 @@ def _hash_of(record: LogRecord) -> bytes:
 
 
 def parked_change(record: LogRecord) -> Change:
-    """What the entry of a command that is parked says beside: the record itself, which the log may trim.
+    """Return the change that a parked command's entry holds: the record itself, since the log may trim it.
 
-    One over `WHOLE_BYTES` is not kept: it cannot be driven again, only dropped.
+    A record over `WHOLE_BYTES` is not kept: that command cannot be driven again, only dropped.
     """
     if size_bytes(record) > WHOLE_BYTES:
         return Change("parked")
@@ -77,19 +77,19 @@ def parked_change(record: LogRecord) -> Change:
 
 
 def summary_of(command: Command) -> str:
-    """What a command asks, for people."""
+    """Return a command's request in a form for people."""
     return f"{command.kind} {command.method} {command.path}"[:SUMMARY_CHARS]
 
 
 def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[str, ...]]:
     if None not in changes.values():
-        return changes, ()  # type: ignore[return-value]  # the turn is over: nobody changes them any more
+        return changes, ()  # type: ignore[return-value]  # the turn is over: they do not change any more
     puts = {name: value for name, value in changes.items() if value is not None}
     return puts, tuple(name for name, value in changes.items() if value is None)
 
 
 def dead_letter(record: LogRecord, error: PerdureError, partition: int) -> Entry:
-    """The entry for a record that is no command: an error reply and a record for `{app}.dead`.
+    """Return the entry for a record that is not a command: an error reply and a record for `{app}.dead`.
 
     Whatever the record holds, the entry stays below `WHOLE_BYTES` and some KiB: of a larger one the letter has the
     beginning, its size and its hash, and where it lies.

@@ -1,13 +1,17 @@
-"""How long objects stay in memory: while they are used, as long as there is room, and if they are not too large.
+"""Eviction: how long objects stay in memory.
 
-Laws
-- Only memory goes with an eviction: attributes, never state. An object at work, or with anything under way, stays.
-- Who was used longest ago goes first. There is no timer and no clock per object: its last turn's log time tells.
-- An object at work that an eviction meets goes to the end of the order, as one that is being used: however many
-  are at work for long, they hide no idle one behind them, and none is looked at twice before the others.
-- A sweep is taken in steps of a few ms, between which the loop goes on.
-- One that is larger than `object_bytes` loses its instance after the turn that runs, and that is told.
-- Sizes are estimates: a bounded walk over the instance, of a few objects a second.
+An `Evictor` sweeps the objects of all partitions of a node once a second. It evicts objects that are idle, that are
+too large, and, if memory is short, those that were used longest ago.
+
+Laws [test_residence.py]
+- Eviction removes memory only: attributes, never state. An object that is busy, or has unacknowledged writes, stays.
+- The object used longest ago goes first. There is no timer and no clock per object: the log time of its last turn
+  counts.
+- A busy object that a sweep meets moves to the end of the order. However many objects are busy for long, they do not
+  hide an idle one behind them, and none is visited twice before the others.
+- A sweep runs in steps of a few ms, between which the event loop continues.
+- An object over `object_bytes` loses its instance after the running turn, with a line in the log.
+- Sizes are estimates: a bounded walk over a few instances a second.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ _logger = structlog.get_logger(__name__)
 
 
 class ActivationHolder(Protocol):
-    """What is asked of the turns of a partition."""
+    """The turns of a partition, as far as eviction needs them."""
 
     residents: OrderedDict[str, Resident]
     resident_bytes: int
@@ -55,7 +59,7 @@ class ActivationHolder(Protocol):
 
 
 class Evicting(Protocol):
-    """What is asked of an owner."""
+    """An owner, as far as eviction needs it."""
 
     @property
     def turns(self) -> ActivationHolder: ...
@@ -65,7 +69,7 @@ class Evicting(Protocol):
 
 
 class Evictor:
-    """Of all partitions of a node. `rss_bytes` gives the process's memory, 0 if it cannot be told."""
+    """The eviction of a node's objects. `rss_bytes` returns the process's memory, 0 if it is unknown."""
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class Evictor:
 
     @classmethod
     def of(cls, owners: Sequence[Evicting], limits: Limits, clock_ms: Callable[[], int]) -> Self:
-        """As the configuration has it."""
+        """Make one from the configuration."""
         return cls(
             owners,
             clock_ms=clock_ms,
@@ -104,12 +108,12 @@ class Evictor:
                 await asyncio.sleep(0)
 
     def sweep(self) -> None:
-        """One round: evict who is idle, who is too large, and, if memory is short, who was used longest ago."""
+        """Run one round: evict objects that are idle, too large, or, if memory is short, used longest ago."""
         for _ in self.steps():
             pass
 
     def steps(self) -> Iterator[None]:
-        """One round, as steps between which other work may go on."""
+        """Run one round in steps, between which other work may run."""
         before_ms = self._clock_ms() - self._idle_ms
         for owner in self._owners:
             yield from _evict(owner.turns, len(owner.turns.residents), before_ms)
@@ -226,7 +230,7 @@ class _Walk:
 
 
 def process_bytes() -> int:
-    """The process's resident memory; 0 where /proc does not tell."""
+    """Return the process's resident memory in bytes; 0 where /proc does not exist."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -234,7 +238,7 @@ def process_bytes() -> int:
 
 
 def half_of_memory() -> int:
-    """Half of the machine's memory, or of what the control group allows."""
+    """Return half of the machine's memory, or of the control group's limit, in bytes."""
     allowed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         text = Path("/sys/fs/cgroup/memory.max").read_text().strip()

@@ -4,13 +4,13 @@ Most handlers never suspend: their awaits are answered from memory. To schedule 
 than the rest of the turn. From Python 3.12 on the handler is an eager Task, which runs its first step where it is
 made. Before, a stand-in is the current task in every step, and a Task is made only if the handler suspends.
 
-Laws
-- `done(turn, result, error)` is called exactly once, at once or from the loop; never for one that was left.
+Laws [test_stepping.py]
+- `done(turn, result, error)` is called exactly once, at once or from the loop; never for one that was abandoned.
 - What the handler raises, SystemExit and CancelledError too, is handed over, never raised into the loop. So is a
   KeyboardInterrupt where Ctrl-C cannot have raised it (see `signals_are_the_loops`).
 - `asyncio.current_task()` is the same in every step of a handler. The task of the code that steps it, which may be
   another handler, is current again afterwards.
-- A Task whose handler ignores its cancellation ends all the same when it is left, so that a loop that waits
+- A Task whose handler ignores its cancellation ends all the same when it is abandoned, so that a loop that waits
   for its Tasks can close.
 - While a handler's code runs, and only then, `now()[0]` holds the word of its turn (0 if it was given none): the
   innermost one's, if a step led to another.
@@ -50,12 +50,12 @@ _now: memoryview = memoryview(bytearray(8)).cast("q")
 
 
 def now() -> memoryview:
-    """One signed 64-bit number: the word of the turn whose code is running, 0 if none is."""
+    """Return one signed 64-bit number: the word of the turn whose code is running, 0 if none is."""
     return _now
 
 
 def write_word_to(page: memoryview | None) -> None:
-    """From here on the running turn's word is written into `page`, which may outlive the process; None: no more."""
+    """Write the running turn's word into `page` from now on, which may outlive the process; None: stop that."""
     global _now
     _now = memoryview(bytearray(8)).cast("q") if page is None else page
 
@@ -77,7 +77,7 @@ def is_ctrl_c(error: BaseException) -> bool:
 
 
 class _Raised:
-    """What a handler has raised."""
+    """Holds the error that a handler has raised."""
 
     __slots__ = ("error",)
 
@@ -86,7 +86,7 @@ class _Raised:
 
 
 _ENDED: Any = object()  # in place of what a handler waits for
-_LEFT: Any = object()  # the same, and nothing is to be made of it
+_ABANDONED: Any = object()  # the same, and `done` must not be called
 _Steps = Generator[Any, Any, None]
 
 
@@ -123,21 +123,21 @@ def _throw(steps: _Steps, error: BaseException) -> Any:
 
 
 def _close(steps: _Steps, _: object) -> Any:
-    steps.close()  # it was left behind: what it says to that is not an answer
-    return _LEFT
+    steps.close()  # it was abandoned: what it does then is not an answer
+    return _ABANDONED
 
 
 @types.coroutine
 def _rest(steps: _Steps, waits_for: Any, turn: Stepped, word: int, done: Done) -> Generator[Any, Any, None]:
     """The steps after the one that `waits_for` came of, up to the call of `done`."""
-    while waits_for is not _ENDED and waits_for is not _LEFT:
+    while waits_for is not _ENDED and waits_for is not _ABANDONED:
         try:
             yield waits_for  # nothing is sent to a Task
         except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the handler
             waits_for = _advance(turn, _close if turn.abandoned else _throw, steps, error, word)
         else:
             waits_for = _advance(turn, next, steps, _ENDED, word)
-    if waits_for is not _LEFT:
+    if waits_for is not _ABANDONED:
         _finish(turn, done)
 
 
@@ -163,7 +163,7 @@ if sys.version_info >= (3, 12):
     ) -> None:
         """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
 
-        `word` stands for the turn, not 0 and below 2**62, for those who look on from outside (see `now`).
+        `word` stands for the turn, not 0 and below 2**62, for observers outside this thread's code (see `now`).
         """
         whole = _whole(coro, turn, word, done)
         task = _Task(whole, loop=loop, name="turn", context=context, eager_start=True)
@@ -211,7 +211,7 @@ else:
     ) -> None:
         """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
 
-        `word` stands for the turn, not 0 and below 2**62, for those who look on from outside (see `now`).
+        `word` stands for the turn, not 0 and below 2**62, for observers outside this thread's code (see `now`).
         """
         page, outer = _now, 0
         caller = asyncio.current_task(loop)

@@ -1,10 +1,13 @@
-"""The keys in flight in one partition: from the arrival of a command until what its turn came to is durable.
+"""The keys in flight of one partition: from the arrival of a command until its outcome is durable.
+
+A client's command whose key is in flight is refused; a copy of a call between objects waits for the first one.
 
 Laws
-- A copy of a call whose key is in flight joins the first one and is answered as that was, also that it was not done.
-  It is journaled right behind it: no later command of the object can be found done, after a crash, and the copy not.
-- A call that was written by order, before calls were known by content, is joined by its new name too.
-- Nothing here is looked for by walking a mailbox.
+- A copy of a call whose key is in flight joins the first one and gets the same answer, also if that was not done.
+  It is journaled directly behind the first: after a crash, no later command of the object can be done and the copy
+  not. [test_calls_again.py]
+- A call that was written by order, before calls were known by content, is also joined under its new name.
+- No lookup walks a mailbox.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ Spending = tuple[str, str, str]  # object key, principal, client key
 
 
 def spending_of(command: Command) -> Spending:
-    """What the command spends: it has a key."""
+    """Return the key that the command spends; it must have one."""
     assert command.client_key is not None
     return command.key, command.principal, command.client_key
 
 
 class KeysInFlight:
-    """Of one partition."""
+    """The keys in flight of one partition, and the copies that wait for each."""
 
     def __init__(
         self, tables: Tables, conclude: Callable[[Turn, Outcome], None], clock_s: Callable[[], float]
@@ -39,14 +42,14 @@ class KeysInFlight:
         self._clock_s = clock_s
         self._turns: dict[Spending, Turn | int] = {}  # an offset, of one that waits on the log only
         self._joined: dict[Spending, list[Turn]] = {}
-        # (object key, partition, offset of the caller) -> number by order -> (hash of what is asked, what it spends)
+        # (object key, partition, offset of the caller) -> number by order -> (hash of the request, the key it spends)
         self._by_order: dict[tuple[str, int, int], dict[int, tuple[bytes, Spending]]] = {}
 
     def __contains__(self, spending: Spending) -> bool:
         return spending in self._turns
 
     def clear(self) -> None:
-        """The reign is over."""
+        """Remove all keys: the epoch is over."""
         self._turns.clear()
         self._joined.clear()
         self._by_order.clear()
@@ -61,15 +64,15 @@ class KeysInFlight:
             calls[key.n] = payload_hash(command), spending
 
     def is_copy(self, turn: Turn) -> bool:
-        """True if the key of its command is in flight: it is answered as the first one, or, of a client's, refused."""
+        """True if its key is in flight. A copy of a call then gets the first one's answer; a client's command is refused."""
         command = turn.command
         spending = spending_of(command)
         key = call_key(command.principal, spending[2])
         if key is None:
             if spending not in self._turns:
                 return False
-            said = f"a command with the idempotency key {command.client_key!r} is in flight"
-            self._conclude(turn, not_done(KeyConflict(said)))
+            text = f"a command with the idempotency key {command.client_key!r} is in flight"
+            self._conclude(turn, not_done(KeyConflict(text)))
             return True
         place = spending if spending in self._turns else self._first_by_order(command, key)
         if place is None:
@@ -95,13 +98,13 @@ class KeysInFlight:
         if not flying or not key.content or key.parent:
             return None
         hashed = payload_hash(command)
-        equal = {n: spending for n, (asked, spending) in flying.items() if asked == hashed}
+        equal = {n: spending for n, (request, spending) in flying.items() if request == hashed}
         answered = self._tables.answered_calls.by_order(key.partition, key.offset)
         numbers = sorted({*equal, *(n for n, each in answered if each.payload_hash == hashed)})
         return equal.get(numbers[key.n - 1]) if 0 < key.n <= len(numbers) else None
 
     def forget(self, command: Command) -> None:
-        """What it came to is durable."""
+        """Remove a command's key: its outcome is durable."""
         spending = spending_of(command)
         self._turns.pop(spending, None)
         key = call_key(command.principal, spending[2])
@@ -113,7 +116,7 @@ class KeysInFlight:
                 self._by_order.pop(place, None)
 
     def turn_of(self, spending: Spending) -> Turn | int | None:
-        """The turn in flight under this key, or where its command lies, of one that waits on the log only."""
+        """Return the turn in flight under this key, or the offset of its command if only that is in memory."""
         return self._turns.get(spending)
 
     def calls(self) -> Iterator[tuple[CallKey, Spending, Turn | int]]:

@@ -1,15 +1,15 @@
-"""Calls that partitions know of: in this process, and in those that other nodes serve.
+"""The calls that partitions know of: those of this process, and those that other nodes serve.
 
-A turn that may have run before is compared with the calls it made then (reruns.py). A partition of another node is asked
-for them by a record in its commands, sealed, which its owner answers when it takes the record: so all calls that lay before
-it on the log are known there. The answer waits for durability as every answer does, so a fenced owner gives none.
+A turn that may have run before is compared with the calls it made then (reruns.py). A partition of another node is
+queried by a signed record in its commands, which its owner answers when it takes the record: so every call that lay
+before it on the log is known there. The answer waits for durability like every answer, so a fenced owner gives none.
 
-Laws
-- Asking changes nothing: it is a `done`, and runs in no object. [test_reruns_elsewhere.py]
-- Questions to one partition are asked together: one record is under way to each, with all roots that wait.
-- A partition that has not answered within `BOUND_S` is left out, and for `SILENT_S` not asked again: the turn is compared
-  without it, and the log of the process says so. One partition that is down holds up no other for longer.
-- Nothing is asked where all partitions are of this process.
+Laws [test_reruns_elsewhere.py]
+- A query changes nothing: it is only marked as done, and runs in no object.
+- Queries to one partition are batched: one record is in flight to each, with all roots that wait.
+- A partition that has not answered within `BOUND_S` is left out, and not queried for `SILENT_S`: the turn is compared
+  without it, with a line in the log. One partition that is down delays no other for longer.
+- There are no queries where all partitions are served by this process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from perdure.streams.turns.ports import Transport
 
 BOUND_S = 5.0  # a partition of another node has to answer within it
-SILENT_S = 30.0  # one that has not is left alone
+SILENT_S = 30.0  # a partition that has not is not queried for so long
 ROOTS = 500  # in one record at most
 AGAIN_S = 0.1  # after a partition that just begins has said so
 _logger = structlog.get_logger(__name__)
@@ -64,14 +64,14 @@ def made_of(command: Command) -> Made:
 
 
 class Earlier(msgspec.Struct, array_like=True, frozen=True):
-    """What a partition knows of the calls with one root. `by_order`: those of before calls were known by content."""
+    """The calls with one root that a partition knows. `by_order`: those made before calls were known by content."""
 
     calls: tuple[tuple[CallKey, Made], ...] = ()
     by_order: tuple[Made, ...] = ()
 
 
 class Question(msgspec.Struct, array_like=True, frozen=True):
-    """The body of the record. `places`: (partition, first, end) of its commands whose calls are asked for; or none."""
+    """The body of the record. `places`: (partition, first, end) of its commands whose calls are wanted; or None."""
 
     roots: tuple[Root, ...] = ()
     places: tuple[int, int, int] | None = None
@@ -102,7 +102,7 @@ class KnownCalls:
 
     def earlier(self, root: Root) -> Earlier:
         """The calls with this root."""
-        found = {
+        calls = {
             key: Made(each.key, each.summary, each.payload_hash)
             for key, each in self._tables.answered_calls.of_root(root)
         }
@@ -114,10 +114,10 @@ class KnownCalls:
             if key.root != root:
                 continue
             if key.content:
-                found[key] = made_of(waits.command) if isinstance(waits, Turn) else Made(spending[0], "")
+                calls[key] = made_of(waits.command) if isinstance(waits, Turn) else Made(spending[0], "")
             elif isinstance(waits, Turn):
                 by_order[key.n] = made_of(waits.command)
-        return Earlier(tuple(found.items()), tuple(by_order.values()))
+        return Earlier(tuple(calls.items()), tuple(by_order.values()))
 
     def places(self, partition: int) -> set[int]:
         """The offsets of that partition's commands that calls hang on."""
@@ -127,14 +127,14 @@ class KnownCalls:
     def answer(self, body: bytes) -> Reply:
         """The reply to a `Question`. Raises `MalformedCommand`."""
         try:
-            asked = _question(body)
+            question = _question(body)
         except msgspec.DecodeError as error:
             raise MalformedCommand(f"the body of a question for calls: {error}") from error
         places: tuple[int, ...] = ()
-        if asked.places is not None:
-            partition, first, end = asked.places
+        if question.places is not None:
+            partition, first, end = question.places
             places = tuple(sorted(each for each in self.places(partition) if first <= each < end))
-        return Reply(OK, 200, (), _encode(KnownCallsAnswer(tuple(map(self.earlier, asked.roots)), places)))
+        return Reply(OK, 200, (), _encode(KnownCallsAnswer(tuple(map(self.earlier, question.roots)), places)))
 
 
 class _Line:
@@ -148,7 +148,7 @@ class _Line:
 
 
 class RemoteCalls:
-    """The partitions that other nodes serve, as the turns of one partition ask them."""
+    """The calls known to partitions of other nodes, as one partition's turns query them."""
 
     def __init__(
         self, transport: Transport, partition: int, spawn: Callable[[Coroutine[Any, Any, None]], None]
@@ -160,53 +160,53 @@ class RemoteCalls:
         self._silent: dict[int, float] = {}  # partition -> the loop's time until which it is not asked
 
     def begin(self) -> None:
-        """A reign begins."""
+        """Start from scratch: an epoch begins."""
         self._lines.clear()
         self._silent.clear()
 
     def partitions(self) -> list[int]:
-        """Those that another node serves, or should."""
+        """Return the partitions that another node serves, or should serve."""
         log, peers = self._transport.log, self._transport.pending_calls.peers
         if log.exclusive:
             return []
         return [p for p in range(log.partitions) if (peer := peers.get(p)) is None or peer.elsewhere()]
 
     def ask(self, turn: Turn, root: Root) -> dict[int, asyncio.Future[Earlier | None]]:
-        """What each of them knows of the calls with this root; None: it did not answer."""
+        """Return, for each of them, what it knows of the calls with this root; None: it did not answer."""
         loop = asyncio.get_running_loop()
-        found: dict[int, asyncio.Future[Earlier | None]] = {}
+        calls: dict[int, asyncio.Future[Earlier | None]] = {}
         for partition in self.partitions():
-            future = found[partition] = loop.create_future()
+            future = calls[partition] = loop.create_future()
             line = self._lines.setdefault(partition, _Line())
             line.waiting.append((root, future))
             if not line.busy:
                 line.busy = True
                 self._spawn(self._serve(line, partition, turn))
-        return found
+        return calls
 
     async def places(self, turn: Turn, first: int, end: int) -> set[int] | None:
         """The commands of this partition with first <= offset < end that calls there hang on; None: not all answered."""
         question = Question(places=(self._partition, first, end))
-        answers = await asyncio.gather(*(self._asked(turn, p, question) for p in self.partitions()))
-        found: set[int] = set()
+        answers = await asyncio.gather(*(self._query(turn, p, question) for p in self.partitions()))
+        calls: set[int] = set()
         for answer in answers:
             if answer is None:
                 return None
-            found.update(answer.places)
-        return found
+            calls.update(answer.places)
+        return calls
 
     async def _serve(self, line: _Line, partition: int, turn: Turn) -> None:
         try:
             while line.waiting:
-                asked, line.waiting = line.waiting[:ROOTS], line.waiting[ROOTS:]
-                answer = await self._asked(turn, partition, Question(tuple(root for root, _ in asked)))
-                for n, (_, future) in enumerate(asked):
+                batch, line.waiting = line.waiting[:ROOTS], line.waiting[ROOTS:]
+                answer = await self._query(turn, partition, Question(tuple(root for root, _ in batch)))
+                for n, (_, future) in enumerate(batch):
                     if not future.done():
                         future.set_result(None if answer is None else answer.earlier[n])
         finally:
             line.busy = False
 
-    async def _asked(self, turn: Turn, partition: int, question: Question) -> KnownCallsAnswer | None:
+    async def _query(self, turn: Turn, partition: int, question: Question) -> KnownCallsAnswer | None:
         """The answer; None if there is none within the bound."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + BOUND_S

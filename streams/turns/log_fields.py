@@ -1,4 +1,4 @@
-"""What a log line says of the command that it concerns: which object, where on the log, in which trace."""
+"""The fields of a log line about a turn: its object, its place on the log, its trace."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from perdure.streams.turns.activation import Turn
 
 
 def turn_fields(turn: Turn) -> dict[str, str]:
-    """`object`, `offset` (`partition:offset`), and `trace` if whoever asked has told one."""
-    told = {"object": turn.command.key}
+    """Return `object`, `offset` (`partition:offset`), and `trace` if the command carries one."""
+    fields = {"object": turn.command.key}
     if turn.resident is not None:
-        told["offset"] = f"{turn.resident.tables.partition}:{turn.offset}"
+        fields["offset"] = f"{turn.resident.tables.partition}:{turn.offset}"
     if trace := of_trace(turn.command.traceparent):
-        told |= trace
-    return told
+        fields |= trace
+    return fields
 
 
 def of_trace(traceparent: str) -> dict[str, str]:
-    """`trace`, if it is one."""
+    """Return the `trace` field; empty if `traceparent` is not valid."""
     parent = parse_traceparent(traceparent) if traceparent else None
     return {} if parent is None else {"trace": parent.trace_id}

@@ -1,12 +1,15 @@
-"""Quotas of objects: how many each principal has made, and what comes of a turn that would make one too many.
+"""Object quotas: how many objects each principal has created, and the refusal of one too many.
 
-Laws
-- Counted is what a node's partitions have, durable or not yet: what is made meanwhile counts at once, so that of a hundred
-  that come together as many get through as are left.
-- An object is made by the first turn that writes a value to it, for whoever sent that turn's command. A turn that makes
-  one over the quota commits nothing, and neither does one of which it cannot be read who made its object.
-- What objects ask of objects counts against nobody, and so does all that comes without a principal.
-- Replay asks nobody: what was made is made, whatever the quota is now.
+The runner consults `ObjectQuotas.check_quota` when a handler has ended, before its outcome becomes an entry; the
+committer reports what was committed. Counts are read from the tables when a partition is served.
+
+Laws [test_makers.py]
+- The count covers all partitions of this node, durable or not. An object counts as soon as its turn ends, so of a
+  hundred concurrent creations only as many succeed as the quota has left.
+- The first turn that writes a value creates the object, on behalf of the principal of that turn's command. A turn
+  that exceeds the quota commits nothing; neither does a turn whose object's creator cannot be read.
+- Calls between objects, and commands without a principal, are not counted.
+- Replay checks no quota: an object that was created stays, whatever the quota is now.
 """
 
 from __future__ import annotations
@@ -27,33 +30,33 @@ from perdure.streams.state.creator_rows import CreatorRows
 if TYPE_CHECKING:  # they stand on this file
     from perdure.streams.turns.activation import Resident, Turn
 
-# who made an object in memory: a principal, or one of these (no principal from outside is called so)
+# the creator of an object in memory: a principal, or one of these (no client's principal has such a name)
 EMPTY = ""  # it has no values
-UNCOUNTED = PRINCIPAL  # nobody who is counted
-RETRY_AFTER_S = 60.0  # somebody has to delete an object first
+UNCOUNTED = PRINCIPAL  # its creator is not counted
+RETRY_AFTER_S = 60.0  # an object has to be deleted first
 
 
 class ObjectQuotas:
-    """Of all partitions of a process. `quota_of(principal)`: how many objects it may have made; None: any number."""
+    """The object counts of all partitions of a process. `quota_of(principal)`: its quota; None: unlimited."""
 
     def __init__(self, quota_of: Callable[[str], int | None]) -> None:
         self._quota_of = quota_of
         self._made: dict[int, Counter[str]] = {}  # by partition, those that it serves
 
     def begin(self, partition: int, creators: CreatorRows) -> None:
-        """A partition is served from here on."""
+        """Start counting a partition: it is served from now on."""
         self._made[partition] = Counter(dict(creators.counts()))
 
     def end(self, partition: int) -> None:
-        """It is served no more."""
+        """Stop counting a partition."""
         self._made.pop(partition, None)
 
     def count(self, principal: str) -> int:
-        """How many objects `principal` has made that are there."""
+        """Return the number of existing objects that `principal` created."""
         return sum(made[principal] for made in self._made.values())
 
     def check_quota(self, turn: Turn, outcome: Outcome) -> Outcome:
-        """What a turn comes to: `outcome`, noted if it makes its object, or a refusal if that is one too many."""
+        """Return `outcome`, or a refusal if the turn would create one object too many. Notes a creation in `turn.changes`."""
         overlay, principal = turn.overlay, turn.command.principal
         assert overlay is not None
         counts = bool(principal) and not principal.startswith(PRINCIPAL) and _puts(overlay)
@@ -69,21 +72,21 @@ class ObjectQuotas:
         quota = self._quota_of(principal)
         count = self.count(principal)
         if quota is not None and count - (maker == principal) >= quota:
-            told = (
+            text = (
                 f"{principal} has made {count} objects, and may have made {quota} (quotas): delete some first"
             )
-            refused = replace(not_done(OverQuota(told)), drop_instance=True)
+            refused = replace(not_done(OverQuota(text)), drop_instance=True)
             return given_up(refused) if nobody_asks_again(turn.command) else refused
         turn.changes = (*turn.changes, Change(MADE))
         return outcome
 
     def committed(self, turn: Turn, overlay: Overlay) -> None:
-        """A turn has committed this."""
+        """Update the counts after a commit."""
         resident = turn.resident
         assert resident is not None
         made = self._made[resident.tables.partition]
         if overlay.cleared:
-            made[_maker(turn)] -= 1  # of what nobody made nobody asks the count
+            made[_maker(turn)] -= 1  # the count of EMPTY and UNCOUNTED is never read
             resident.maker = EMPTY
         if _makes(turn):
             resident.maker = turn.command.principal
@@ -93,7 +96,7 @@ class ObjectQuotas:
 
 
 def _makes(turn: Turn) -> bool:
-    """Does the turn's entry say that it makes its object?"""
+    """True if the turn's entry says that it creates its object."""
     return any(change.what == MADE for change in turn.changes)
 
 
@@ -101,12 +104,12 @@ def _maker(turn: Turn) -> str:
     resident = turn.resident
     assert resident is not None
     if resident.maker is None:
-        resident.maker = _found(resident)
+        resident.maker = _read_creator(resident)
     return resident.maker
 
 
-def _found(resident: Resident) -> str:
-    """Who made an object that has just come into memory: its rows tell, nothing of it is under way."""
+def _read_creator(resident: Resident) -> str:
+    """Return the creator of an object that was just activated, from its rows: none of its turns is in flight."""
     maker = resident.tables.creators.of(resident.key)
     if maker is not None:
         return maker

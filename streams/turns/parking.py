@@ -1,4 +1,4 @@
-"""What a command comes to that is not run any more, because the process died each time it was: it is parked."""
+"""Parking: the outcome of a command that is not run again, because the process died each time it ran."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _logger = structlog.get_logger(__name__)
 
 
 def parking(turn: Turn, times: int, alarm_turns: AlarmTurns) -> Outcome:
-    """The outcome of a turn that has not begun; its entry keeps the command, so that it can be driven again."""
+    """Return the outcome of a turn that is parked in place of being run. Its entry keeps the command for a redrive."""
     _logger.error(
         "a command is parked: the process died while it ran",
         **turn_fields(turn),

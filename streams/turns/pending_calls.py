@@ -1,12 +1,15 @@
-"""The exchange of a node: who of its turns waits for the answer of which call, and who of them wait for each other.
+"""The pending calls of a node: which turn waits for the reply to which call, and which turns wait for each other.
 
-Laws
-- A call is expected here before it is appended, and answered at most once, by its id.
-- The exchange has an address of its own, apart from the doors': owners of this process hand over directly, others
-  write to `{app}.replies`, which is read from the first call on.
-- Turns wait in a ring if each of them waits for a call that stands in a mailbox behind the next one's object's
-  running turn, or finds no room there. A call that runs, or has ended and is not durable yet, is no such wait: what
-  it waits for counts.
+A call is registered here before it is appended, and is completed by its id when a reply arrives: directly from an
+owner of this process, or over `{app}.replies` from an owner of another one.
+
+Laws [test_calls.py, test_pending_calls.py]
+- A call is expected here before it is appended, and answered at most once.
+- The address for replies differs from the gateway's. Owners of this process hand replies over directly; others write
+  to `{app}.replies`, which is read from the first call on.
+- Turns wait in a ring if each of them waits for a call that is in a mailbox behind the running turn of the next one's
+  object, or that finds no room there. A call that runs, or has ended and is not durable yet, does not count as
+  waiting: the calls that it waits for count.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this
 
 
 class Call:
-    """One call under way: `command` as it is appended, `turn` whose call it is."""
+    """One call that waits for its reply: `command` as it is appended, `turn` is the caller."""
 
     __slots__ = ("command", "future", "no_room", "partition", "tried", "turn", "unknown")
 
@@ -41,9 +44,9 @@ class Call:
         self.command = command
         self.partition = partition
         self.future: asyncio.Future[Reply] | None = None
-        self.tried = False  # whether or not it was appended
+        self.tried = False  # an append was attempted
         self.no_room = False  # its object's mailbox is full: it was not appended, and is tried again
-        self.unknown: OutcomeUnknown | None = None  # it may have happened, whatever is tried next
+        self.unknown: OutcomeUnknown | None = None  # an earlier attempt may have run
 
     def answered(self, reply: Reply) -> None:
         if self.future is not None and not self.future.done():
@@ -55,22 +58,22 @@ class Call:
 
 
 class Peer(Protocol):
-    """An owner of this process, as the exchange sees it."""
+    """An owner of this process, as other owners' calls see it."""
 
     def resident(self, key: str) -> Resident | None:
         """The object, if it is in memory."""
 
     @property
     def check_room(self) -> Callable[[str], None]:
-        """Raises what a door would be told before it appends to an object's mailbox."""
+        """A function that raises if the gateway would refuse a command for that object now."""
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
-        """Take a turn out of its object's mailbox: this is what it came to."""
+        """Take a turn out of its object's mailbox and conclude it with this outcome."""
 
     def turn_of(self, spending: Spending) -> Turn | int | None:
-        """The turn that is in flight under this key; its offset, if it waits on the log only."""
+        """Return the turn in flight under this key; its offset if only that is in memory."""
 
-    # What is asked for a turn that runs again, see reruns.py
+    # For turns that run again, see reruns.py
 
     def has_taken(self, end: int) -> bool:
         """True if all commands below that offset have been taken, or its partition has stopped for good."""
@@ -84,7 +87,7 @@ class Peer(Protocol):
 
 
 class PendingCalls:
-    """Of one process. Owners `join` it; it starts to listen with the first call."""
+    """The pending calls of one process. Owners `join` it; it reads `{app}.replies` from the first call on."""
 
     def __init__(self) -> None:
         self.address = ON_THE_SPOT
@@ -98,7 +101,7 @@ class PendingCalls:
         self._listening: asyncio.Lock | None = None
 
     def join(self, log: Log, node: str, partition: int, peer: Peer) -> None:
-        """An owner of this process is there to be called, and to call."""
+        """Register an owner of this process, which can be called and can call."""
         self.peers[partition] = peer
         self._log, self._node = log, node
         if not log.exclusive:
@@ -106,9 +109,9 @@ class PendingCalls:
             self.address = f"{self._place}/calls.{node}"
 
     async def listen(self) -> None:
-        """Hear the answers that owners of other processes give. Raises what reading the log raises."""
+        """Read the replies that owners of other processes write. Raises what reading the log raises."""
         log = self._log
-        assert log is not None, "somebody calls whose owner has not joined"
+        assert log is not None, "a call was made before its owner joined"
         if log.exclusive or self._tail is not None:
             return
         if self._listening is None:
@@ -119,7 +122,7 @@ class PendingCalls:
                 self._tail = log.tail(Topic.REPLIES, self._place, end, self._replied)
 
     def close(self) -> None:
-        """Hear nothing more."""
+        """Stop reading replies."""
         if self._tail is not None:
             self._tail.close()
 
@@ -140,32 +143,32 @@ class PendingCalls:
         if reply_to != self.address:
             return False
         call = self._expected.pop(id_, None)
-        if call is not None:  # else its caller has gone, or has its answer
+        if call is not None:  # otherwise its caller is gone, or has its reply
             call.answered(reply)
         return True
 
     def stopped(self, partition: int, error: BaseException) -> None:
-        """Tell the calls to a partition that has stopped for good."""
+        """Fail the calls to a partition that has stopped for good."""
         for call in [call for call in self._expected.values() if call.partition == partition]:
             self.forget(call)
             call.failed(OutcomeUnknown(f"the call of {call.command.key} may run or have run: {error}"))
 
     def _replied(self, record: LogRecord) -> None:
         if record.key != self.address.partition("/")[2].encode():
-            return  # for somebody else
+            return  # for another node or a gateway
         try:
-            answered = parse_reply(record.value, record.headers)
+            message = parse_reply(record.value, record.headers)
         except ValueError:
-            return  # anybody may write to the topic; what is no reply of ours is nothing to us
-        self.answer(self.address, answered.correlation_id, answered.reply)
+            return  # other programs may write to the topic: ignore what is not a reply
+        self.answer(self.address, message.correlation_id, message.reply)
 
-    # Who waits for whom
+    # Rings of turns that wait for each other
 
     def ring(self, call: Call) -> list[Turn]:
-        """The turns that wait for each other because of this call, its own first; none if there is no such ring."""
+        """Return the turns that wait for each other because of this call, its own first; empty if there is no ring."""
         path = [call.turn]
         seen: set[Turn] = set()
-        under_way = [iter((call,))]  # what each turn of the path waits for, as far as it was not looked at
+        under_way = [iter((call,))]  # for each turn of the path, the calls that are still to be examined
         while under_way:
             blocker = None
             for each in under_way[-1]:
@@ -186,7 +189,7 @@ class PendingCalls:
         return []
 
     def blocker(self, call: Call) -> Turn | None:
-        """The turn that must end before this call does: its own, or the one that it stands behind."""
+        """Return the turn that must end before this call does: its own, or the one it waits behind."""
         peer = self.peers.get(call.partition)
         resident = None if peer is None else peer.resident(call.command.key)
         running = None if resident is None else resident.running
@@ -203,7 +206,7 @@ class PendingCalls:
 
 
 def _waits(own: Turn | int | None) -> bool:
-    """True if it stands in a mailbox: it does not run, and has not ended."""
+    """True if it waits in a mailbox: it does not run, and has not ended."""
     if own is None or isinstance(own, int):
         return own is not None
     resident = own.resident

@@ -40,7 +40,7 @@ class OwnerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PartitionBounds:
-    """Limits of one partition; what lies over one is refused at the doors or waits on the log."""
+    """Limits of one partition; commands beyond one are refused by the gateway or wait on the log."""
 
     mailbox: int = 10_000
     undone: int = 1_000_000
@@ -53,7 +53,7 @@ class PartitionBounds:
 
 @dataclass(slots=True)
 class Counts:
-    """Since the start of the process."""
+    """Counters of one owner since the start of the process."""
 
     commands: int = 0
     entries: int = 0
@@ -71,33 +71,33 @@ class Counts:
 
 
 class Ingress(Protocol):
-    """The doors of this process, as an owner sees them."""
+    """The gateway of this process, as an owner sees it."""
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
-        """Hand over a reply; False if `reply_to` is no door of this process."""
+        """Hand over a reply; False if `reply_to` is not this process's gateway."""
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """Hand over a frame for WebSockets, let out as n-th by the entry at journal `offset`; False: it goes by log."""
+        """Hand over a frame for WebSockets, the n-th of the entry at journal `offset`; False: it must go by the log."""
 
     def holds(self, gateway: str) -> bool:
-        """Is it this start of this process that holds the sockets of `gateway`?"""
+        """True if this process, since its start, holds the sockets of `gateway`."""
 
     def stopped(self, partition: int, error: BaseException) -> None:
-        """The partition has stopped for good: who waits for it here will hear nothing more of it."""
+        """Fail the requests that wait for a partition that has stopped for good."""
 
 
 class RemoteGateways(Protocol):
     """The watch over the gateways of other nodes, as the owners of this one see it."""
 
     def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: SocketNotifier) -> None:
-        """A partition is served from now on; `gone` hears of its sockets whose gateway has ended."""
+        """Watch a partition that is served from now on; `gone` receives its sockets whose gateway has ended."""
 
     def end(self, partition: int) -> None:
-        """It is not served any more."""
+        """Stop watching a partition."""
 
 
 class SocketNotifier(Protocol):
-    """What appends the events of sockets that are gone."""
+    """Appends the events of sockets that are gone."""
 
     def notify(self, key: str, id_: str, method: str) -> None: ...
 
@@ -106,26 +106,26 @@ class SocketNotifier(Protocol):
 
 
 class TransferSource(Protocol):
-    """The objects of a class of another app that are to be ours; `script`: the app's name."""
+    """The objects of another app's class that a migration transfers; `script`: that app's name."""
 
     @property
     def script(self) -> str: ...
 
     def count(self, partition: int) -> int:
-        """How many objects are for `partition`."""
+        """Return the number of objects for `partition`."""
 
     def entries(self, partition: int, but_for: Container[str] = ()) -> Iterator[Entry]:
-        """The entries that make those of `partition` ours; none for the keys in `but_for`."""
+        """Yield the entries that import the objects of `partition`, except the keys in `but_for`."""
 
 
 class TransferSources(Protocol):
-    """Where transferred classes come from, as an owner sees it."""
+    """The data of the apps from which classes are transferred, as an owner sees them."""
 
     async def check(self, step: Step, namespace: str) -> None:
-        """Raises an `OperatorError` unless what this step brings is there. Nothing is claimed for it."""
+        """Raises an `OperatorError` unless the data for this step are available. No partition is claimed for it."""
 
     async def source(self, step: Step, namespace: str) -> TransferSource | None:
-        """The objects that come to `namespace` in this step; None: nobody said where that app's data are. Raises as `check`."""
+        """Return the objects that this step transfers to `namespace`; None: that app's data are not configured. Raises as `check`."""
 
 
 async def _nothing_to_ingest(tables: Tables) -> None:
@@ -149,7 +149,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """What carries commands and replies: the log, and what stamps, signs and receives the records on it.
+    """The means to send and answer commands: the log, and what stamps, signs and receives its records.
 
     `ingress` and `pending_calls` are the two places in this process where replies are awaited: those of clients,
     and those of turns that called other objects.
@@ -165,7 +165,7 @@ class Transport:
 
 @dataclass(frozen=True, slots=True)
 class TurnServices:
-    """What a turn needs beside its object: the app's classes, the node's run queue, and what watches turns.
+    """The services for turns: the app's classes, the node's run queue, and what observes turns.
 
     `object_quotas`: counts the objects that each principal created; None: they are not counted. `outside`: serves
     `perdure.fetch`. `after_crash`: the previous process died while it ran a turn's code.
@@ -181,7 +181,7 @@ class TurnServices:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryServices:
-    """What an owner needs while it begins, and not after that.
+    """The services for recovery, which an owner needs only while it begins.
 
     `progress(partition, done, total)` is called with the number of journal records replayed so far.
     `crash_counts(partition, end)` returns the offsets below `end` of commands during which the process died, and how
@@ -199,7 +199,7 @@ class RecoveryServices:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What an owner gets from its process. The owner hands each part only to those of its parts that need it.
+    """The services that an owner gets from its process. It passes on each group only to the parts that need it.
 
     `remote_gateways` watches the gateways of other nodes: needed on a log that nodes share.
     """

@@ -1,16 +1,20 @@
-"""Turns that may have run before: what they called then, and whether they have asked for the same.
+"""Reruns: turns that may have run before, and whether they make the same calls again.
 
-Laws
-- A turn may have run before if its command lay on the log when this reign began, if its key was seen in a turn that
-  called and was not done, if it is an alarm's and the run before was not done, or if it is tried again by itself. All others are compared with nothing.
-- What such a turn had made before and has not asked for again when it ends is `NonDeterministic`: both calls are named,
-  and the turn commits nothing, whatever its handler made of it, also if it ends by an error of its own.
-- A turn that is not done after all is not compared: it runs again.
-- Each partition of this process is asked, once it has taken what lay on its log: which calls of this root were answered
-  there, or are in flight. One that has stopped is not: its failure is its own. Those of other nodes are asked over the log
-  (known_calls.py), before the turn's first call to one of them, or at its end.
-- A command with a key that called others, or may have, and ends as not done leaves an entry that says so, so that the
-  next one under its key is known to go on with it.
+After a crash or a take-over a turn may run a second time. Its calls of the first run have been answered, or are in
+flight; `Reruns` compares them with those of the second run before the turn commits.
+
+Laws [test_calls_again.py, test_reruns_elsewhere.py]
+- A turn may have run before if its command lay on the log when this epoch began, if its key was seen in a turn that
+  called and was not done, if it is an alarm's and the previous run was not done, or if this owner repeats it. All
+  other turns are not compared.
+- If such a turn ends without having repeated a call that it made before, that is `NonDeterministic`: both calls are
+  named, and the turn commits nothing, whatever its handler did, also if it ends with an error of its own.
+- A turn that is not done is not compared: it runs again.
+- Each partition of this process is consulted once it has taken what lay on its log: which calls of this root were
+  answered there, or are in flight. A stopped partition is left out: its failure is its own. Partitions of other nodes
+  are queried over the log (known_calls.py), before the turn's first call to one of them, or at its end.
+- A command with a key that called others, or may have, and ends as not done leaves an entry that says so. The next one
+  under its key then continues it.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.known_calls import Earlier, Made, RemoteCalls
 from perdure.streams.turns.log_fields import turn_fields
 
-if TYPE_CHECKING:  # it stands on this file
+if TYPE_CHECKING:  # it imports this file
     from perdure.streams.state.tables import Tables
     from perdure.streams.turns.ports import Transport
 
@@ -47,7 +51,7 @@ LOOK_S = (0.002, 0.2)  # first and longest pause while a partition takes what li
 
 
 class Reruns:
-    """Of one partition's turns."""
+    """Compares the turns of one partition that may have run before with their earlier calls."""
 
     def __init__(
         self, transport: Transport, tables: Tables, spawn: Callable[[Coroutine[Any, Any, None]], None]
@@ -57,34 +61,34 @@ class Reruns:
         self._tables = tables
         self._partition = tables.partition
         self._elsewhere = RemoteCalls(transport, tables.partition, spawn)
-        # of turns, by offset and how often they were tried: what partitions of other nodes know, as they are asked
-        self._asked: dict[tuple[int, int], dict[int, asyncio.Future[Earlier | None]]] = {}
-        self.backlog_end = 0  # commands below that offset lay on the log when this reign began
-        self._ends: dict[int, int] | None = None  # of the partitions' commands, once this reign had begun
+        # by a turn's offset and number of tries: what partitions of other nodes know of its calls
+        self._queries: dict[tuple[int, int], dict[int, asyncio.Future[Earlier | None]]] = {}
+        self.backlog_end = 0  # commands below that offset lay on the log when this epoch began
+        self._ends: dict[int, int] | None = None  # of the partitions' commands, once this epoch had begun
         self._places: set[int] | None = None  # of commands below `backlog_end` that calls hang on
 
     def begin(self, backlog_end: int) -> None:
-        """A reign begins: what lies on the log below that offset may have run."""
+        """Start from scratch: an epoch begins, and commands below that offset may have run."""
         self.backlog_end, self._ends, self._places = backlog_end, None, None
-        self._asked.clear()
+        self._queries.clear()
         self._elsewhere.begin()
 
     def prefetch(self, turn: Turn) -> None:
-        """A command with a key that may have run before has come: ask now what other nodes know of its calls."""
+        """Query other nodes early for the calls of a command with a key that may have run before."""
         if self._elsewhere.partitions():
-            self._ask_elsewhere(turn)
+            self._query_elsewhere(turn)
 
-    def _ask_elsewhere(self, turn: Turn) -> dict[int, asyncio.Future[Earlier | None]]:
+    def _query_elsewhere(self, turn: Turn) -> dict[int, asyncio.Future[Earlier | None]]:
         place = turn.offset, turn.tries
-        asked = self._asked.get(place)
-        if asked is None:
+        query = self._queries.get(place)
+        if query is None:
             root = root_of(turn.command, self._partition, turn.offset)
-            asked = self._asked[place] = self._elsewhere.ask(turn, root)
-        return asked
+            query = self._queries[place] = self._elsewhere.ask(turn, root)
+        return query
 
     async def made_elsewhere(self, turn: Turn, partition: int, key: CallKey) -> bool:
         """True if a partition of another node knew that call before this run of the turn made it."""
-        answer = self._ask_elsewhere(turn).get(partition)
+        answer = self._query_elsewhere(turn).get(partition)
         earlier = None if answer is None else await asyncio.shield(answer)
         return earlier is not None and any(each == key for each, _ in earlier.calls)
 
@@ -93,15 +97,15 @@ class Reruns:
         return turn.offset < self.backlog_end or turn.again or turn.tries > 0
 
     def must_compare(self, turn: Turn, error: BaseException | None) -> bool:
-        """True if a turn that may have run before, and has ended, is to be compared with what it called then."""
+        """True if an ended turn that may have run before has to be compared with its earlier calls."""
         if turn.cut is not None or _not_done(turn, error):
-            self._asked.pop((turn.offset, turn.tries), None)
+            self._queries.pop((turn.offset, turn.tries), None)
             return False
         kept = turn.again or turn.tries > 0 or comes_again(turn.command)
         return kept or self._places is None or turn.offset in self._places
 
     async def difference(self, turn: Turn, error: BaseException | None) -> PerdureError | None:
-        """What the turn fails with instead of how it ended; None: it has asked for all that it asked for before."""
+        """Return the error that the turn fails with; None: it has repeated all its earlier calls."""
         command = turn.command
         root = root_of(command, self._partition, turn.offset)
         try:
@@ -116,7 +120,7 @@ class Reruns:
             failed = Unavailable(f"the earlier calls of {command.key} could not be looked up: {trouble}")
             failed.of_call = True
             return failed
-        asked = {} if turn.calling is None else turn.calling.asked
+        requests = {} if turn.calling is None else turn.calling.requests
         before: dict[CallKey, Made] = {}
         by_order: list[Made] = []
         here = (
@@ -125,23 +129,23 @@ class Reruns:
         for earlier in (*here, *elsewhere):
             before.update(earlier.calls)
             by_order += earlier.by_order
-        missing = [made for key, made in before.items() if key not in asked] + _missing(by_order, asked)
+        missing = [made for key, made in before.items() if key not in requests] + _missing(by_order, requests)
         if not missing:
             return None
         fresh = [] if turn.calling is None else turn.calling.fresh
         now = fresh[0] if fresh else "nothing in its place"
-        told = f"{command.key} ran again and called something else: {now} now, {missing[0]} before"
+        text = f"{command.key} ran again and called something else: {now} now, {missing[0]} before"
         if error is not None:
-            told += f"; it ended with {type(error).__name__}: {error}"
-        return NonDeterministic(told)
+            text += f"; it ended with {type(error).__name__}: {error}"
+        return NonDeterministic(text)
 
     def kept(self, turn: Turn, outcome: Outcome) -> Outcome:
-        """The outcome of a turn without an entry: with one, if the next command under its key is to know that it called."""
+        """Give an outcome an entry if the next command under the turn's key has to know that it called others."""
         command = turn.command
         assert command.client_key is not None
         key = call_key(command.principal, command.client_key)
         if key is not None and not key.content:
-            return outcome  # what it called hangs on its place, and it is not asked for again
+            return outcome  # its calls belong to its offset, and no other command repeats them
         called = turn.calling is not None and turn.calling.called
         if not called and (outcome.reply.outcome != UNAVAILABLE or not self.may_have_run(turn)):
             return outcome
@@ -157,21 +161,22 @@ class Reruns:
     # How
 
     async def _known_elsewhere(self, turn: Turn) -> list[Earlier]:
-        """What partitions of other nodes know of the turn's calls, of those that answer within the bound."""
+        """Return what partitions of other nodes know of the turn's calls, if they answer within the bound."""
         kept = turn.again or turn.tries > 0 or comes_again(turn.command)
         if not kept and self._places is not None and turn.offset not in self._places:
             return []
-        asked = self._ask_elsewhere(turn)
-        found = {partition: await asyncio.shield(answer) for partition, answer in asked.items()}
-        self._asked.pop((turn.offset, turn.tries), None)
-        if missing := [partition for partition, earlier in found.items() if earlier is None]:
+        query = self._query_elsewhere(turn)
+        known = {partition: await asyncio.shield(answer) for partition, answer in query.items()}
+        self._queries.pop((turn.offset, turn.tries), None)
+        if missing := [partition for partition, earlier in known.items() if earlier is None]:
             not_compared(turn, missing)
-        return [earlier for earlier in found.values() if earlier is not None]
+        return [earlier for earlier in known.values() if earlier is not None]
 
     async def _all_taken(self, turn: Turn, *, fresh: bool) -> None:
         """Return when each partition of this process has taken all that lay on its log.
 
-        When this is called, if `fresh`, else when the reign began: what was called before that began lay there then.
+        `fresh`: up to the end of the log as it is now; otherwise as it was when the epoch began, which holds all calls
+        made before.
         """
         ends = None if fresh else self._ends
         if ends is None:
@@ -190,12 +195,12 @@ class Reruns:
             for peer in self._pending_calls.peers.values():
                 places |= peer.known.places(self._partition)
             elsewhere = await self._elsewhere.places(turn, self._tables.done.mark, self.backlog_end)
-            if elsewhere is not None:  # else each turn asks for itself
+            if elsewhere is not None:  # otherwise each turn queries for itself
                 self._places = places | elsewhere
 
 
 def not_compared(turn: Turn, partitions: list[int]) -> None:
-    """Say that a turn was compared without what these partitions know."""
+    """Log that a turn was compared without what these partitions know."""
     _logger.warning(
         "a turn that ran again is not compared with all calls of then",
         **turn_fields(turn),
@@ -203,9 +208,9 @@ def not_compared(turn: Turn, partitions: list[int]) -> None:
     )
 
 
-def _missing(before: list[Made], asked: dict[CallKey, Made]) -> list[Made]:
-    """Of calls by order those that were not asked for again: they are known by what they asked only."""
-    left = [(made.key, made.payload_hash) for made in asked.values()]
+def _missing(before: list[Made], requests: dict[CallKey, Made]) -> list[Made]:
+    """Return the calls by order that were not repeated: only their content identifies them."""
+    left = [(made.key, made.payload_hash) for made in requests.values()]
     missing = []
     for made in before:
         what = made.key, made.payload_hash
@@ -217,7 +222,7 @@ def _missing(before: list[Made], asked: dict[CallKey, Made]) -> list[Made]:
 
 
 def _not_done(turn: Turn, error: BaseException | None) -> bool:
-    """True if it is to run again whatever it had asked for."""
+    """True if it has to run again whatever it had called."""
     if turn.overlay is not None and turn.overlay.failure is not None:
         return True
     if isinstance(error, OutcomeUnknown):

@@ -1,16 +1,16 @@
 """The run queue of a node: what may run in this pass of the event loop, and what waits for a later one.
 
-The turns of all objects, the timers and the sockets of a node share one thread. Without a bound, the commands that were
-accepted in one pass would all run in it: 200 commands of 20 ms for one object would keep everybody else waiting for 4 s.
+The turns of all objects, the timers and the sockets of a node share one thread. Without a bound, the commands accepted
+in one pass would all run in it: 200 commands of 20 ms for one object would delay everything else by 4 s.
 
-Laws
-- While the slice of the current pass (`SLICE_S`) is not spent, a step runs where it stands, without a callback.
-- After that steps wait here, in order of arrival. An object waits with one turn; its other commands stay in its
-  mailbox. So after each of its turns a busy object gives way to all others that wait.
-- After a slice the event loop has its way for as many passes as the slice took ms (uvloop accepts one connection in each),
-  but for no longer than the slice took. In these what comes new has one slice in all, and everything else, `/livez`
-  included, as much as it needs. Then comes a slice for those who wait.
-- A slice ends with the step that spends it, and each slice of the queue runs one step at least: both sides go on.
+Laws [test_run_queue.py, test_busy_objects.py]
+- While the slice of the current pass (`SLICE_S`) is not spent, a step runs at once, without a callback.
+- After that, steps wait here in order of arrival. An object waits with one turn; its other commands stay in its
+  mailbox. So a busy object yields to all waiting ones after each of its turns.
+- After a slice the event loop runs for as many passes as the slice took ms (uvloop accepts one connection in each),
+  but no longer than the slice took. In these passes new commands share one slice, and everything else, `/livez`
+  included, has as much time as it needs. Then comes a slice for the waiting steps.
+- A slice ends with the step that spends it, and each slice of the queue runs at least one step: both sides progress.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 
 SLICE_S = 0.005
 PASS_EACH_S = 0.001
-LOOKS_AFTER_S = 0.001  # so much spent, it is found out whether the event loop had its way since
+LOOKS_AFTER_S = 0.001  # spent in one pass; then the end of the pass has to be noticed
 
 
 class RunQueue:
-    """One for all that shares an event loop. `clock` gives seconds; that of the loop by default.
+    """The queue of all turns that share an event loop. `clock` returns seconds; the loop's own by default.
 
     The clock must move within a step: uvloop's own does not.
     """
@@ -45,7 +45,7 @@ class RunQueue:
     )
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        self.spent_s = 0.0  # since the event loop had its way last, as far as that is known
+        self.spent_s = 0.0  # in this pass of the event loop, as far as its start was noticed
         self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._armed = False
         self._fresh = True  # what comes new has a slice in the next pass
@@ -61,7 +61,7 @@ class RunQueue:
     def run(self, step: Callable[[Any], None], argument: Any) -> bool:
         """Call `step(argument)` here and now if the slice is not spent; False if it is: `put` it.
 
-        `Turns.take` has it written out, since each command comes by there.
+        `Turns.take` has this inlined, since it runs for each command.
         """
         if self.spent_s >= SLICE_S:
             return False
@@ -73,7 +73,7 @@ class RunQueue:
         return True
 
     def look(self) -> None:
-        """Much has been spent in this pass: see that its end is noticed, and give way if the slice is spent."""
+        """Arrange for the end of this pass to be noticed, and yield to the loop if the slice is spent."""
         if self.spent_s >= SLICE_S:
             self._give_way(self.clock(), self.spent_s)
         if not self._armed:

@@ -1,14 +1,15 @@
-"""The turns of one partition: which objects are in memory, what runs in them, what it comes to.
+"""The runner: runs the turns of one partition, one at a time for each object.
 
-Laws
-- One turn at a time per object, in log order; a slow object delays only itself, a busy one no other (see run_queue.py).
-- A turn ends once: by its handler, at its deadline, or with the reign. What ends a turn is all that is heard of it.
-- A client key is in flight from the arrival of its command until what its turn came to is durable. A copy of a call
-  from a turn, whose key is in flight, is answered then as the first one was, also that it was not done.
-- A handler that ignores its cancellation is left behind after `ABANDON_AFTER_S`, and its instance with it.
-- A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler made of it.
-- A command that was running when the process died, `bounds.charges` times, is parked: journaled, told, not run. After
-  such a death what comes again by itself, alarms and the like, is on the log for good before it runs, so that it can be charged.
+The owner calls `take` for each command. It runs at once, or waits in its object's mailbox or in the run queue. Its
+handler runs in `inline_task.py`; `conclude` gives its outcome to the journal.
+
+Laws [test_turn.py, test_owner.py]
+- One turn at a time for each object, in log order. A slow or busy object delays no other (run_queue.py).
+- A turn ends once: with its handler, at its deadline, or with the epoch. What happens after that is ignored.
+- A handler that ignores its cancellation is abandoned after `ABANDON_AFTER_S`, and its instance with it.
+- A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler returned.
+- A command in which the process died `bounds.charges` times is parked, not run. After such a death, alarms and calls
+  run only once they are durable, so that a crash can be counted. [test_poison.py]
 """
 
 from __future__ import annotations
@@ -51,16 +52,16 @@ from perdure.streams.turns.supervision.failure_log import FailureLog
 from perdure.streams.turns.supervision.internal_faults import InternalFaults
 from perdure.streams.turns.supervision.unawaited import error_of_cut
 
-if TYPE_CHECKING:  # it stands on this file
+if TYPE_CHECKING:  # it imports this file
     from perdure.streams.turns.calls import Calls
 
-TRIES = 6  # more of what nobody waits for, while it cannot be done
+TRIES = 6  # more, of a command that its sender does not repeat, while it cannot be completed
 FIRST_TRY_AGAIN_S = 0.5  # doubling
 ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is left behind
 
 
 class Turns:
-    """Of one partition. `take` is given commands in log order; what they come to goes to the journal."""
+    """Runs the commands of one partition. `take` receives them in log order; their outcomes go to the journal."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class Turns:
             self._turn_context.run(outside.set, services.outside)
 
     def drop_all(self) -> None:
-        """The reign is over: instances and overlays go, nothing that still runs is heard of again."""
+        """Drop all instances and overlays: the epoch is over. What still runs has no effect any more."""
         for resident in self.residents.values():
             if (turn := resident.running) is not None:
                 self._over(turn)
@@ -119,7 +120,7 @@ class Turns:
         self.keys_in_flight.clear()
 
     def take(self, record: LogRecord, command: Command) -> None:
-        """The next command: it runs now, or waits for those before it in its object's mailbox."""
+        """Take the next command: it runs now, or waits behind earlier ones in its object's mailbox."""
         fresh = record.memo is not None and self._lock_is_proof  # it was appended in this pass
         ms = command.deadline_ms
         until_s = self._loop.time() + ms / 1000 if fresh and ms is not None else self.time.until_s(command)
@@ -171,7 +172,7 @@ class Turns:
         return resident
 
     def evict(self, resident: Resident) -> None:
-        """An idle object leaves memory; its next command makes it anew."""
+        """Remove an idle object from memory; its next command activates it again."""
         assert resident.idle, f"{resident.key} is at work"
         del self.residents[resident.key]
         self.instance_gone(resident)
@@ -180,7 +181,7 @@ class Turns:
     # Running
 
     def run(self, turn: Turn, fresh: bool = False) -> None:
-        """`fresh`: it has just been appended, and has no key."""
+        """Run a turn. `fresh`: its command has just been appended, and has no key."""
         command, resident = turn.command, turn.resident
         assert resident is not None
         failpoints.hit("owner.before_turn")
@@ -218,12 +219,11 @@ class Turns:
             turn.timer = self._loop.call_at(turn.until_s, self._expire, turn)
 
     def _expire(self, turn: Turn) -> None:
-        deadline_ms, key = turn.command.deadline_ms, turn.command.key
-        text = f"its deadline of {deadline_ms} ms passed while {key} worked on it: rolled back"
-        self.cut_short(turn, Expired(text))
+        deadline, key = f"its deadline of {turn.command.deadline_ms} ms", turn.command.key
+        self.cut_short(turn, Expired(f"{deadline} passed while {key} worked on it: rolled back"))
 
     def cut_short(self, turn: Turn, error: PerdureError) -> None:
-        """End a turn that runs, from outside: that is what it comes to."""
+        """End a running turn from outside, with this error."""
         if turn.timer is not None:
             turn.timer.cancel()  # type: ignore[attr-defined]  # as in `_over`
         turn.cut = error
@@ -238,8 +238,8 @@ class Turns:
             turn.timer = None
 
     def _ended(self, turn: Turn, result: Any, error: BaseException | None, compared: bool = False) -> None:
-        """Its handler has ended. `compared`: with what it asked for when it ran before, if it may have."""
-        if turn.over:  # it is of a reign that is over, or left behind
+        """Its handler has ended. `compared`: with the calls of an earlier run, if there may have been one."""
+        if turn.over:  # of an epoch that is over, or abandoned
             return
         try:
             again = turn.offset < self.reruns.backlog_end or turn.again or turn.tries
@@ -280,16 +280,16 @@ class Turns:
             self.internal_faults.failed(turn, fault)
 
     async def _compared(self, turn: Turn, result: Any, error: BaseException | None) -> None:
-        """It may have run before: did it ask for the same? Its object waits, and its deadline counts."""
+        """Compare a turn that may have run before with its earlier calls. Its object waits, and its deadline counts."""
         try:
-            told = await self.reruns.difference(turn, error)
+            difference = await self.reruns.difference(turn, error)
         except Exception as fault:  # noqa: BLE001 - as above
             self.internal_faults.failed(turn, fault)
         else:
-            self._ended(turn, result, told or error, True)
+            self._ended(turn, result, difference or error, True)
 
     def _run_later(self, turn: Turn, resident: Resident) -> None:
-        """Nobody would send it again: it is not done until it is done, and its object's others wait behind it."""
+        """Repeat a turn whose sender would not; the other commands of its object wait behind it."""
         self.instance_gone(resident)
         again = Turn(turn.record, turn.command, resident, turn.offset, turn.until_s, tries=turn.tries + 1)
         resident.running = again
@@ -314,7 +314,7 @@ class Turns:
         self._queue.put(self._run_if_current, turn)
 
     def free(self, resident: Resident) -> None:
-        """Nothing runs in it any more, though no turn has ended, or one that failed inside."""
+        """Let the next turn begin: nothing runs in the object, though no turn has ended normally."""
         resident.running = None
         self._next(resident)
 
@@ -329,12 +329,12 @@ class Turns:
                 self.internal_faults.failed(turn, error)
 
     async def _read_again(self, resident: Resident, offset: int) -> None:
-        """A command that waited as its offset only."""
+        """Read a command that waited as its offset only."""
         async for chunk in self.log.read(Topic.COMMANDS, self.tables.partition, offset, offset + 1):
             for record in chunk:
                 mailbox = resident.mailbox
                 if resident.running is not None or not mailbox or mailbox[0] != offset:
-                    return  # it was paused meanwhile, or what waited there was given up
+                    return  # it was paused meanwhile, or the mailbox was dropped
                 mailbox.popleft()
                 command = parse_admitted(record.key, record.value, record.headers)
                 record = self.time.read_again(record)
@@ -344,7 +344,7 @@ class Turns:
                 self._run_soon(turn, resident)
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
-        """A turn that waits in its object's mailbox is not to run: this is what it comes to, or it has been answered."""
+        """Take a waiting turn out of its mailbox and conclude it with `outcome`, or with its early outcome if it has one."""
         resident = turn.resident
         assert resident is not None
         assert resident.mailbox is not None
@@ -352,7 +352,7 @@ class Turns:
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
         self.conclude(turn, early_outcome(turn, self.tables, self._loop.time) or outcome)
 
-    # What a turn comes to
+    # Outcomes
 
     def conclude(self, turn: Turn, outcome: Outcome) -> None:
         command, resident = turn.command, turn.resident
@@ -376,7 +376,7 @@ class Turns:
             self._lock_is_proof
             and (resident is None or not resident.unsettled)
             and command.client_key is None
-            and outcome.reply.outcome == OK  # what was not done may be done yet, if this reign breaks
+            and outcome.reply.outcome == OK  # a command that was not done may still run, if this epoch breaks
             and self.log.shares_write(turn.record)
         ):
             self.journal.add_answered(turn.offset)
@@ -388,13 +388,13 @@ class Turns:
                 self.keys_in_flight.answer_copies(turn)
 
     def instance_gone(self, resident: Resident | None) -> None:
-        """An instance leaves memory, by eviction or failure: the sockets that it listened to are closed."""
+        """Drop an instance after an eviction or a failure, and close the sockets that it listened to."""
         if resident is not None:
             resident.instance = None
             for id_ in resident.state.instance_gone():
                 self.gone.notify(resident.key, id_, GONE)
 
     def forget_key(self, turn: Turn) -> None:
-        """What a turn with a client key came to is durable."""
-        if turn.resident is not None:  # one without it was told 409
+        """Free the key of a turn whose outcome is durable."""
+        if turn.resident is not None:  # one without it was answered with 409
             self.keys_in_flight.forget(turn.command)

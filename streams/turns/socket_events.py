@@ -1,10 +1,12 @@
-"""Events of WebSockets that no gateway sends, and what is left of a socket that has closed.
+"""Events of WebSockets that no gateway sends, and the removal of closed sockets.
 
-Laws
-- A row goes with the turn of its close, whatever the handler makes of it.
-- An event that finds no row of its socket does nothing, so one that is sent twice does no harm.
-- An event that the log refuses, or may not have, is appended again in the same reign, after a pause that grows. However
-  many there are, `AT_ONCE` of a partition are under way.
+`SocketEvents` appends the close events of sockets whose gateway or instance is gone, until the log has each.
+
+Laws [test_gateway_watch.py, test_sockets.py]
+- A socket's row is removed by the turn of its close, whatever the handler does.
+- An event that finds no row of its socket does nothing, so a repeated event does no harm.
+- An event that the log refuses, or may not have, is appended again in the same epoch, after a growing pause. At most
+  `AT_ONCE` events of a partition are in flight.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ _logger = structlog.get_logger(__name__)
 
 
 def is_from_ended_gateway(transport: Transport, command: Command) -> bool:
-    """An upgrade that is run after its gateway has ended, where that is known: nobody would close what it accepts."""
-    asked = upgrade_of(command)
-    return asked is not None and transport.log.exclusive and not transport.ingress.holds(asked[1])
+    """True for an upgrade whose gateway is known to have ended: the socket it accepts would never be closed."""
+    upgrade = upgrade_of(command)
+    return upgrade is not None and transport.log.exclusive and not transport.ingress.holds(upgrade[1])
 
 
 def removal(command: Command) -> Overlay | None:
-    """What a turn commits although its handler failed: the row of a socket that has closed; None: nothing."""
+    """Return what a turn commits although its handler failed: the removal of a closed socket's row; None: nothing."""
     if command.method != CLOSED:
         return None
     overlay = Overlay()
@@ -83,7 +85,7 @@ class SocketEvents:
         await self._room.wait()
 
     def end(self) -> None:
-        """The reign is over: what is not on the log is found again by the next one."""
+        """Forget all events: the epoch is over. The next one finds again what is not on the log."""
         self._reign += 1
         self._known.clear()
         self._waiting.clear()

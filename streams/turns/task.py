@@ -1,11 +1,11 @@
-"""What a turn knows of the task in which it runs, and, before Python 3.12, what stands in for that task.
+"""The task of a turn: what a turn knows of the task in which it runs, and, before Python 3.12, the stand-in for that task.
 
-A turn is cancelled and left through its `Stepped`. On Python 3.11 a `StandIn`, which is a `Stepped` too, is what
+A turn is cancelled and abandoned through its `Stepped`. On Python 3.11 a `StandIn`, which is a `Stepped` too, is what
 `asyncio.current_task()` returns in every step of the handler: a Task is made only if the handler suspends.
 
-Laws
-- A cancellation that comes before there is a Task takes effect at the first suspension.
-- A stand-in has every public method of `asyncio.Task`, and what anyio reads of one.
+Laws [test_stepping.py]
+- A cancellation before there is a Task takes effect at the first suspension.
+- A stand-in has every public method of `asyncio.Task`, and the private ones that anyio reads.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PENDING: Any = object()
 
 
 class Stepped(msgspec.Struct, eq=False, weakref=True, kw_only=True):
-    """What runs a handler step by step. `task`: its Task, once it has suspended; `came`: of it, until that is taken.
+    """A handler that runs step by step. `task`: its Task, once it has suspended; `ended_with`: its result, until taken.
 
-    A Struct, like all that is made for each turn: it costs a third of a class with an `__init__`.
+    It is a Struct, like everything that is made for each turn: that costs a third of a class with an `__init__`.
     """
 
     task: asyncio.Task[Any] | None = None
@@ -143,6 +143,6 @@ class StandIn(Stepped, eq=False, weakref=True, kw_only=True):
 
 
 def abandon_all(turns: Iterable[Stepped]) -> None:
-    """Leave those that still run."""
+    """Abandon those that still run."""
     for turn in list(turns):
         turn.abandon()

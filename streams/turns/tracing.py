@@ -1,4 +1,4 @@
-"""What an owner tells whoever traces; nobody does unless it is asked for, and then an owner has none to tell."""
+"""Hooks that an owner calls for tracing. Tracing is off by default: then `TurnServices.tracing` is None."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CallFunction = Callable[[Turn, Command], Coroutine[Any, Any, Reply]]
 
 
 class Tracing(Protocol):
-    """Hears of turns and calls (see api/telemetry/spans.py). None of it may raise."""
+    """The hooks: called for each turn and each call (see api/telemetry/spans.py). They must not raise."""
 
     def began(self, turn: Turn) -> None:
-        """Its handler is about to run. Gives the turn's command the `traceparent` of what comes of it."""
+        """The handler is about to run. Sets the `traceparent` that the turn's own calls carry."""
 
     def ended(self, turn: Turn, outcome: Outcome) -> None:
-        """Its handler has ended, and this is what the turn comes to."""
+        """The handler has ended with this outcome."""
 
-    def calling(self, turn: Turn, asked: Command, ask: CallFunction) -> Coroutine[Any, Any, Reply]:
-        """`ask(turn, asked)`, with the call's own `traceparent`. Raises what that raises."""
+    def calling(self, turn: Turn, request: Command, call: CallFunction) -> Coroutine[Any, Any, Reply]:
+        """Return `call(turn, request)` with the call's own `traceparent` set. Raises what that raises."""

@@ -1,17 +1,19 @@
-"""Which command kills the process: a page of memory, mapped from a file, that outlives it.
+"""The crash marker: which command kills the process. It is a page of memory, mapped from a file, that outlives it.
 
 The file holds 64-bit words in the machine's byte order: first the word of the turn whose code is running (0: none),
-then pairs of a command's word and how often it was charged, the latest first.
+then pairs of a command's word and its number of crashes, the latest first.
 
-Laws
-- While a turn's code runs the page names its command; the page is clear whenever none runs. So a process that died
-  leaves the name of the one command that can have killed it, and those that waited or were under way are innocent.
-- The next start charges that command once, and clears the page. What is charged is kept until `CHARGES` others were.
-- An offset names a command only while the log has it: what ran and was lost with the process before it was durable is
-  not charged, so that whoever gets its offset is not taken for it. What sends it again by itself (an alarm that is due, a
-  message from an object) would send it for ever: after a death in a turn (`died`) such commands run once they are durable.
-- The kernel keeps the page when the process dies: nothing is fsynced. After a power loss it may say what was true
-  some seconds before; at the worst one command is charged once too often.
+Laws [test_poison.py, test_runaways.py]
+- The page names a command while its turn's code runs, and is clear otherwise. So a process that died leaves the name
+  of the one command that can have killed it; commands that waited or were suspended are innocent.
+- The next start counts one crash for that command, and clears the page. A count is kept until `CHARGES` other commands
+  were counted.
+- An offset names a command only while the log has it. A command that was lost with the process before it was durable
+  is not counted, so that the command that gets its offset is not mistaken for it. Senders that repeat by themselves (a
+  due alarm, a call from an object) would repeat it forever: after a crash in a turn (`died`) such commands run only
+  once they are durable.
+- The kernel keeps the page when the process dies: nothing is fsynced. After a power loss the page may be some seconds
+  old; at worst one crash is counted once too often.
 """
 
 from __future__ import annotations
@@ -23,23 +25,23 @@ from perdure.streams.mapped_page import Page
 
 CHARGES = 64
 _OFFSET_BITS = 48
-_WORD = (1 << 60) - 1  # higher bits are marks of whoever looks on
+_WORD = (1 << 60) - 1  # the watchdog marks a word in the higher bits
 
 
 def word_of(partition: int, offset: int) -> int:
-    """What stands for the command at `offset`: positive, below 2**60."""
+    """Return the word for the command at `offset`: positive, below 2**60."""
     return (partition + 1) << _OFFSET_BITS | offset
 
 
 def place_of(word: int) -> tuple[int, int]:
-    """(partition, offset) of a word."""
+    """Return the (partition, offset) of a word."""
     return (word >> _OFFSET_BITS) - 1, word & ((1 << _OFFSET_BITS) - 1)
 
 
 class CrashMarker:
-    """The page in the file at `path`, made if it is not there. `now` is where the running turn is to be told.
+    """The page in the file at `path`, created if it is missing. The running turn's word belongs in `now`.
 
-    `died`: the process before this one died in a turn.
+    `died`: the previous process died in a turn.
 
     Raises `DataDirError` if the file cannot be made or mapped.
     """
@@ -53,10 +55,10 @@ class CrashMarker:
         self._charge(self.now[0] & _WORD)
 
     def charged(self, partition: int, end: int) -> dict[int, int]:
-        """Offset → how often the process died while that command of the partition ran.
+        """Return, by offset, how often the process died while that command of the partition ran.
 
-        `end` is the end of the partition's commands, before this process has added any: what was charged to offsets
-        from there on was lost, and is forgotten.
+        `end` is the end of the partition's commands before this process has added any. Commands at offsets from there
+        on were lost, and their counts are dropped.
         """
         lost = [place for place in self.charges if place[0] == partition and place[1] >= end]
         for place in lost:
@@ -66,7 +68,7 @@ class CrashMarker:
         return {offset: count for (home, offset), count in self.charges.items() if home == partition}
 
     def close(self) -> None:
-        """Nothing runs any more."""
+        """Unmap the page: nothing runs any more."""
         with ExitStack() as closing:
             closing.callback(self._page.close)
             closing.callback(self.now.release)

@@ -1,9 +1,9 @@
-"""Where a handler went wrong: one line in the log for whoever wrote it.
+"""The failure log: one line about a handler that failed, for its author.
 
 Laws
-- The place is the innermost line of the traceback that is neither perdure's nor a library's, if there is one. Of a
-  group of errors the first counts.
-- What a WebSocket's client has said is in no line: an error that quotes it is shown without those words.
+- The place is the innermost line of the traceback that belongs neither to perdure nor to a library, if there is one.
+  For an exception group the first error counts.
+- No line quotes what a WebSocket's client sent: the words of the message are masked in the error's text.
 - A flood of failures is counted, not printed: at most `LINES` a second.
 """
 
@@ -37,28 +37,28 @@ _logger = structlog.get_logger("perdure")
 
 
 def user_frames(error: BaseException) -> list[FrameSummary]:
-    """The user's own lines in a traceback, the innermost last."""
+    """Return the frames of a traceback that are in the user's code, innermost last."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_file(frame.filename)]
 
 
 def is_user_file(filename: str) -> bool:
-    """Is a file neither perdure's nor a library's?"""
+    """True if a file belongs neither to perdure nor to a library."""
     file = str(Path(filename).resolve())
     return not file.startswith(_NOT_THEIRS) and "site-packages" not in file and not filename.startswith("<")
 
 
 def place_of(error: BaseException) -> str:
-    """`file:line` of the user's code in which the error arose; empty if none of it was running."""
+    """Return the `file:line` of the user's code in which the error arose; empty if none was running."""
     frames = user_frames(error)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
-    """What a log line says of an error: `error`, and as far as the user's code was running `at`, `code` and `via`.
+    """Return a log line's fields about an error: `error`, and if the user's code was running, `at`, `code` and `via`.
 
-    `via`: where the line `at` was called from, the innermost last.
+    `via`: the callers of the line `at`, innermost last.
     """
     fields: dict[str, Any] = {"error": _words(error)}
     if error.__cause__ is not None:
@@ -77,14 +77,14 @@ def _words(error: BaseException) -> str:
     return f"{words}: {_words(error.exceptions[0])}" if isinstance(error, BaseExceptionGroup) else words
 
 
-def _without(said: str, words: str) -> str:
-    """The words of an error, those masked that were also said in a message."""
+def _without(message: str, words: str) -> str:
+    """Return the text of an error, without the words that are also in a message."""
     kind, colon, rest = words.partition(": ")
-    return kind + colon + _WORD.sub(lambda word: MASK if word[0] in said else word[0], rest)
+    return kind + colon + _WORD.sub(lambda word: MASK if word[0] in message else word[0], rest)
 
 
 class FailureLog:
-    """Of one partition. `clock_s` is any clock that does not jump."""
+    """Writes the failures of one partition's handlers. `clock_s` is any clock that does not jump."""
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
         self._clock_s = clock_s
@@ -92,7 +92,7 @@ class FailureLog:
         self._lines = 0
 
     def failed(self, turn: Turn, why: BaseException | Reply) -> None:
-        """A handler raised, or what it returned is no reply, which says so."""
+        """Log that a handler raised, or that its return value cannot be a reply."""
         second = int(self._clock_s())
         if second != self._second:
             if self._lines > LINES:
@@ -106,14 +106,16 @@ class FailureLog:
                 else {"error": why.error and why.error.message}
             )
             if turn.command.kind == SOCKET:
-                said = turn.command.body.decode("utf-8", "replace")
+                message = turn.command.body.decode("utf-8", "replace")
                 fields |= {
-                    name: _without(said, str(fields[name])) for name in ("error", "cause") if fields.get(name)
+                    name: _without(message, str(fields[name]))
+                    for name in ("error", "cause")
+                    if fields.get(name)
                 }
             _logger.error("a handler failed", **turn_fields(turn), what=what_of(turn), **fields)
 
 
 def what_of(turn: Turn) -> str:
-    """What was asked of the object, without its name; what stands behind `?` is between it and its client."""
+    """Return the request in a few words, without the object's name and without the query, which may be private."""
     command = turn.command
     return f"{command.kind} {command.method} {command.path.partition('?')[0]}".strip()[:200]

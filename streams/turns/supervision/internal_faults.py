@@ -1,17 +1,18 @@
-"""Faults of perdure's own: one that meets a turn fails that command, one that may have broken a partition stops that partition.
+"""Internal faults: errors of perdure's own. One that meets a turn fails that command; one that may have broken a
+partition stops that partition.
 
-Whatever perdure does for a turn around its handler may raise what nobody foresaw. Each is reported with its traceback, by
-way of the event loop's exception handler, and then it depends on how far the turn was:
+The code around a handler may raise an unforeseen error. Each is reported with its traceback, through the event loop's
+exception handler. What follows depends on how far the turn was:
 
-| where | what becomes of it |
+| where | what follows |
 |---|---|
 | before its trace is handed to the journal | the command fails with `internal-error`, as an entry that commits nothing |
 | while that entry is made | the same answer, as a done: it spends no key; an alarm rings again |
-| from then on (the journal's queue, the settling of a batch, the fold) | the partition stops: `PartitionBroken` |
+| from then on (the journal's queue, the acknowledgement of a batch, the fold) | the partition stops: `PartitionBroken` |
 
-Laws
-- A turn that failed inside commits nothing; its object loses its instance and what it had read, and its next command runs.
-- A partition that has stopped answers nothing more under this reign; the others of the node go on.
+Laws [test_inside.py]
+- A turn that met a fault commits nothing. Its object loses its instance and its cache, and its next command runs.
+- A stopped partition answers nothing more in this epoch; the others of the node continue.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from perdure.schemas.errors import PartitionBroken, PerdureError
 from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.log_fields import turn_fields
 
-if TYPE_CHECKING:  # they stand on this file
+if TYPE_CHECKING:  # they import this file
     from perdure.streams.turns.runner import Turns
 
 
 def report(error: BaseException, where: str, turn: Turn | None = None) -> None:
-    """One log line with the traceback."""
+    """Write one log line with the traceback."""
     context = {"message": f"perdure failed inside: {where}; report it", "exception": error}
     asyncio.get_running_loop().call_exception_handler(
         context | (turn_fields(turn) if turn is not None else {})
@@ -39,12 +40,12 @@ def report(error: BaseException, where: str, turn: Turn | None = None) -> None:
 
 
 def broken(partition: int, error: BaseException) -> PerdureError:
-    """What stops a partition for `error`: that itself, if perdure raised it on purpose."""
+    """Return the error that stops a partition: `error` itself if perdure raised it on purpose."""
     if isinstance(error, PerdureError):
         return error
     report(error, f"partition {partition} stops")
-    told = f"partition {partition} has stopped for a fault of perdure's own ({type(error).__name__}: {error}): report it"
-    stopped = PartitionBroken(told)
+    text = f"partition {partition} has stopped for a fault of perdure's own ({type(error).__name__}: {error}): report it"
+    stopped = PartitionBroken(text)
     stopped.__cause__ = error
     return stopped
 
@@ -56,7 +57,7 @@ class InternalFaults:
         self._turns = turns
 
     def failed(self, turn: Turn, error: Exception) -> None:
-        """`error` was raised in place of what was to be done for `turn`."""
+        """End `turn`, for which perdure's own code raised `error`."""
         if turn.concluded:
             self._turns.journal.broke(error)
             return
@@ -91,7 +92,7 @@ class InternalFaults:
             turns.free(resident)
 
     def _of_alarm(self, turn: Turn, outcome: Outcome) -> Outcome:
-        """The same, and what becomes of the alarm, if the turn was an alarm's."""
+        """Return `outcome`, with the change of the alarm if an alarm started the turn."""
         turn.overlay, turn.changes = Overlay(), ()
         if turn.command.kind != ALARM:
             return outcome
@@ -101,7 +102,7 @@ class InternalFaults:
         return Outcome(outcome.reply, False, False, True)
 
     def _as_done(self, turn: Turn, outcome: Outcome) -> None:
-        """Answered and done, without an entry."""
+        """Answer the command and mark it as done, without an entry."""
         turn.entry, turn.encoded, turn.overlay = None, b"", None
         turn.reply, turn.concluded = outcome.reply, True
         if turn.resident is not None:

@@ -1,11 +1,11 @@
-"""A coroutine that a handler made and never awaited did nothing: the turn says so and fails, in place of silence.
+"""Unawaited coroutines: a coroutine that a handler made and never awaited did nothing, so the turn fails with a message.
 
-Laws
-- Python notices by itself, when it frees the coroutine, and calls `warnings._warn_unawaited_coroutine`: that one
-  function is wrapped. Filters, `showwarning` and `catch_warnings` are as the program has them. A turn that awaits what it
-  makes pays nothing.
-- Only a line of the user's own code counts. What the handler raised itself comes first.
-- Outside of turns the warning is what it was.
+Laws [test_unawaited.py]
+- Python itself notices when it frees the coroutine, and calls `warnings._warn_unawaited_coroutine`: only that function
+  is wrapped. Filters, `showwarning` and `catch_warnings` stay as the program has set them. A turn that awaits its
+  coroutines pays nothing.
+- Only a line of the user's own code counts. An error that the handler raised itself comes first.
+- Outside of turns the warning is unchanged.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _STDLIBS = ("warnings", "_py_warnings")
 
 
 class NeverAwaited(ObjectError):
-    """Ends the turn as any `ObjectError` does."""
+    """The error of a turn that left a coroutine unawaited; it ends the turn as any `ObjectError` does."""
 
     def instead_of(self, error: BaseException | None) -> BaseException:
-        """What the turn failed by: this, unless its handler raised something else than what came of this."""
+        """Return the turn's error: this one, unless its handler raised an unrelated one."""
         return self if error is None or isinstance(error, TurnEnded) else error
 
 
 def error_of_cut(cut: PerdureError, error: BaseException | None) -> BaseException:
-    """What a turn that was cut short failed with; `error`: what its handler made of that."""
+    """Return the error of a turn that was cut short; `error`: what its handler raised then."""
     if isinstance(cut, NeverAwaited):
         return cut.instead_of(error)
     return cut.with_traceback(error.__traceback__ if error is not None else None)
 
 
 class _Hook:
-    """The wrapper, which is in place while anybody watches: the watches of several worlds end in any order."""
+    """The wrapper, in place while there is a watch: the watches of several test worlds end in any order."""
 
     watches = 0
     before: Warn | None = None
@@ -67,7 +67,7 @@ class _Hook:
     def unwatch(self) -> None:
         self.watches -= 1
         if self.watches == 0 and getattr(warnings, HOOK, None) is self:
-            # else it was wrapped by others meanwhile, who still call this: it stays, and passes on
+            # otherwise other code has wrapped it and still calls this one, which then only passes the warning on
             setattr(warnings, HOOK, self.before)
             self.before = None
 
@@ -76,7 +76,7 @@ _hook = _Hook()
 
 
 def watch() -> Callable[[], None]:
-    """From here on turns fail by what they do not await; returns what undoes it.
+    """Fail turns that leave a coroutine unawaited, from now on; returns a function that undoes it.
 
     A Python without the hook warns, as it does without perdure.
     """
@@ -96,7 +96,7 @@ def _warn(coroutine: CoroutineType[Any, Any, Any]) -> None:
 
 
 def _ends_a_turn(turn: Turn, coroutine: CoroutineType[Any, Any, Any]) -> bool:
-    """Have the turn fail by it, if it was let go of in a line of the user's own; False: the warning is to be given."""
+    """Fail the turn if the coroutine was dropped in a line of the user's code; False: Python's warning applies."""
     frame = sys._getframe(2)  # of the code in which the coroutine was freed
     filename, line = frame.f_code.co_filename, frame.f_lineno
     if not is_user_file(filename):

@@ -1,17 +1,17 @@
-"""Ends turns that do not let go of the thread: a handler that loops for ever must not stop its process.
+"""The watchdog: ends turns that do not return the thread. A handler that loops forever must not stop its process.
 
 The kernel sends a signal a few times per `step_s`; its handler runs in the main thread, between two bytecodes of
-whatever is running there. It marks the step that it finds (`inline_task.now`); any other step, and every end of one,
-removes the mark. So a turn pays nothing for being watched, and a process that was stopped for a while is not taken
+the code that is running there. It marks the current step (`inline_task.now`); any other step, and the end of a step,
+removes the mark. So a turn pays nothing for supervision, and a process that was stopped for a while is not mistaken
 for one that hangs.
 
-Laws
+Laws [test_watchdog.py, test_runaways.py]
 - Only code of a turn is interrupted: handlers and what they call, never the owner's own code below or above it.
   A turn that was interrupted fails with `Runaway`, even if its handler caught the interruption.
-- A call into C that never looks for signals cannot be interrupted. After `hold_s` it ends the process, with all
-  stacks on stderr: by a thread, if the call let go of Python's lock; else, on Linux, by a timer on the main
-  thread's CPU time. What holds the lock and uses no CPU is not noticed.
-- It is off where signals do not work: outside the main thread, and where somebody else uses SIGALRM.
+- A call into C that does not check for signals cannot be interrupted. After `hold_s` it ends the process, with all
+  stacks on stderr: by a thread if the call released Python's lock; otherwise, on Linux, by a timer on the main
+  thread's CPU time. A call that holds the lock and uses no CPU is not noticed.
+- The watchdog is off where signals do not work: outside the main thread, and where other code uses SIGALRM.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from perdure.streams.turns.supervision.crash_marker import place_of
 
 EXIT_HELD = 70
 LOOKS = 10  # of the thread, per hold_s
-RETRY_S = 0.001  # after a tick that came while the turn was in code that is not to be interrupted
+RETRY_S = 0.001  # after a tick in code that must not be interrupted
 _SEEN = 1 << 61
 _OWNERS_ROOMS = ("perdure.streams.", "perdure.api.")
 _LOOPS = frozenset(("asyncio.base_events", "asyncio.events", "asyncio.runners"))
@@ -69,7 +69,7 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> bool:
-        """True if it watches from now on."""
+        """Start; True if turns are watched from now on."""
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
             return False
         if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
@@ -82,7 +82,7 @@ class Watchdog:
         return True
 
     def stop(self) -> None:
-        """Watch no more; without effect if it does not."""
+        """Stop; no effect if turns are not watched."""
         if self._thread is None:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -110,16 +110,16 @@ class Watchdog:
         if self._seen * self._tick_s + self._retries * RETRY_S >= self.step_s + self.hold_s:
             self._end("was interrupted again and again, and did not stop")
         if _is_turns_code(frame):
-            told = f"it ran for {self.step_s:g} s without awaiting, and was interrupted"
+            text = f"it ran for {self.step_s:g} s without awaiting, and was interrupted"
             turn = current_turn.get(None)
             if isinstance(turn, Turn):
-                turn.cut = Runaway(told)
-            raise Interrupted(told)
+                turn.cut = Runaway(text)
+            raise Interrupted(text)
         self._again = True
         signal.setitimer(signal.ITIMER_REAL, RETRY_S, self._tick_s)
 
     def _same_step(self, again: bool) -> bool:
-        """Is the step that runs the one that ran at the last tick? Marks it."""
+        """True if the current step already ran at the last tick. Marks it."""
         page = inline_task.now()
         word = page[0]
         if word:
@@ -142,12 +142,12 @@ class Watchdog:
     # Beside it
 
     def _look_on(self) -> None:
-        """Is one and the same turn running at each look, and no tick was heard since the first?"""
+        """End the process if the same turn runs at each look, and no tick has arrived since the first."""
         last, held = (0, 0), 0
         while not self._stop.wait(self.hold_s / LOOKS):
-            found = (self._ticks, inline_task.now()[0])
-            held = held + 1 if found == last and found[1] else 0
-            last = found
+            look = (self._ticks, inline_task.now()[0])
+            held = held + 1 if look == last and look[1] else 0
+            last = look
             if held >= LOOKS:
                 self._end("holds on in one call, which cannot be interrupted")
 
@@ -160,7 +160,7 @@ class Watchdog:
 
 
 def _is_turns_code(frame: FrameType | None) -> bool:
-    """Does the frame belong to a turn, with nothing of an owner between it and the step?"""
+    """True if the frame belongs to a turn, with no code of an owner between it and the step."""
     if frame is None or frame.f_code in inline_task.STEPS:
         return False
     while frame is not None and frame.f_code not in inline_task.STEPS:
@@ -174,7 +174,7 @@ def _is_turns_code(frame: FrameType | None) -> bool:
 
 
 class _CpuTimer:
-    """SIGVTALRM, which prints all stacks and ends the process, when this thread has used so much CPU time."""
+    """A timer on this thread's CPU time. Its signal, SIGVTALRM, prints all stacks and ends the process."""
 
     def __init__(self, libc: Any, timer: ctypes.c_void_p, seconds: float) -> None:
         self._libc = libc
