@@ -181,6 +181,23 @@ def test_each_tail_delivers_each_record_once_and_in_order(todo: list[tuple[str, 
         run(test, Path(folder))
 
 
+def test_a_tail_that_its_receiver_pauses_delivers_nothing_more(tmp_path: Path) -> None:
+    """Neither live, in the middle of what was appended together, nor behind, in the middle of a chunk."""
+
+    async def test(one: OneStream) -> None:
+        one.open(0)
+        for value in (PLAIN, PAUSES, PLAIN):
+            one.append(value)
+        one.commit()
+        one.open(0)
+        await one.turn()
+        assert [reader.offsets for reader in one.readers] == [[0, 1], [0, 1]]
+        await one.settle()
+        assert [reader.offsets for reader in one.readers] == [[0, 1, 2], [0, 1, 2]]
+
+    run(test, tmp_path)
+
+
 def test_what_all_live_tails_have_is_not_kept_in_memory(tmp_path: Path) -> None:
     """A tail that is opened too late for it has the open batch written, and reads it from the database."""
 
