@@ -1,16 +1,18 @@
-"""The log: what everything above it may ask, whichever log it is.
+"""The contract of a log, which everything above it uses, whichever log is configured.
+
+A command is appended to a log, read from it by its owner's tail, and its entry is appended to the journal by a `Writer`.
 
 Laws
 - A record's offset never changes; offsets of one (topic, partition) rise, with gaps on some logs.
-- `append` never blocks. Its receipt becomes durable, or fails: `Unavailable` = certainly not written,
-  `OutcomeUnknown` = may or may not be there, now or later. Nothing is appended twice.
-- The journal is written through one `Writer` per partition, one batch outstanding. A batch's records
-  are contiguous and in order, or (after `failed`) may be there or not, now or later.
-- `tail` delivers accepted records in order from an offset, to one receiver; `read` sees only durable ones.
+- `append` never blocks. Its receipt becomes durable, or fails: `Unavailable` means certainly not written,
+  `OutcomeUnknown` that it may be written, now or later. Nothing is appended twice.
+- The journal is written through one `Writer` per partition, one batch at a time. The records of a batch are contiguous
+  and in order; after `failed` they may be on the log or not, now or later.
+- `tail` delivers accepted records in order from an offset, to one receiver; `read` returns only durable ones.
 - `ordered`: a durable record implies that all earlier ones, of any topic, are durable.
-- `exclusive`: nobody but this process can write.
+- `exclusive`: no other process can write.
 - A record's stamp (`LogRecord.time_ms`) is the time by the log's clock when it was appended. It may be wrong, and may
-  fall: what counts is the log time that an owner makes of it (log_time.py).
+  fall: what counts is the log time that an owner makes of it (log_time.py). [all: tests/contract/test_log.py]
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Topic(StrEnum):
 
 
 class Record(msgspec.Struct, gc=False, frozen=True):
-    """What is appended: a Kafka record before the log has given it a place and a time."""
+    """A record to append, before the log has given it an offset and a time."""
 
     key: bytes | None
     value: bytes | None
@@ -44,7 +46,7 @@ class Record(msgspec.Struct, gc=False, frozen=True):
 
 
 def size_bytes(record: Record | LogRecord) -> int:
-    """The record's size in a batch on Kafka, or a little more; on any log it is what bounds are compared with."""
+    """The record's size in a batch on Kafka, or a little more; on any log bounds are compared with it."""
     size = 40 + (len(record.key) if record.key else 0) + (len(record.value) if record.value else 0)
     for name, value in record.headers:
         size += 4 * len(name) + len(value) + 10
@@ -52,11 +54,11 @@ def size_bytes(record: Record | LogRecord) -> int:
 
 
 class LogRecord(msgspec.Struct, eq=False):
-    """A record in its place.
+    """A record on the log, at its offset.
 
-    `memo` may carry the decoded form of a record that was appended by this process, so that the tail
-    need not decode it again; `write` identifies the write batch it lies in (see `Log.shares_write`). `packed`: what the log
-    wrote for it, the MessagePack of time, key, value and headers, if it was appended by this process and is small.
+    `memo` may carry the decoded form of a record that was appended by this process, so that its reader need not decode
+    it again. `write` identifies the batch it lies in (see `Log.shares_write`). `packed` is what the log wrote for it, the
+    MessagePack of time, key, value and headers, if it was appended by this process and is small.
     """
 
     offset: int
@@ -73,68 +75,68 @@ class LogRecord(msgspec.Struct, eq=False):
 
 
 class Receipt(Protocol):
-    """What `append` gives at once."""
+    """The result of `append`: it reports when the record is durable, or that it failed."""
 
     @property
     def offset(self) -> int | None:
         """The record's offset if the log knows it already (embedded: at once; Kafka: when durable)."""
 
     def when_durable(self, then: Callable[[BaseException | None], None]) -> None:
-        """Call `then(None)` when the record is durable, `then(error)` if that is not so or not known.
+        """Call `then(None)` when the record is durable, or `then(error)`; at once if the outcome is known.
 
-        `error` is an `Unavailable` (not written) or an `OutcomeUnknown`. Called at once if already known.
+        `error` is an `Unavailable` (not written) or an `OutcomeUnknown`.
         """
 
 
 def durable(receipt: Receipt) -> asyncio.Future[None]:
-    """Done when the record is durable; raises what `when_durable` tells else."""
-    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    """A future that is done when the record is durable, or raises the error that `when_durable` reports."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def tell(error: BaseException | None) -> None:
-        if told.done():
+    def settle(error: BaseException | None) -> None:
+        if future.done():
             return
         if error is None:
-            told.set_result(None)
+            future.set_result(None)
         else:
-            told.set_exception(error)
+            future.set_exception(error)
 
-    receipt.when_durable(tell)
-    return told
+    receipt.when_durable(settle)
+    return future
 
 
 class WriterSource(Protocol):
-    """The journal's side of a `Writer`: it is asked for records and told what became of them.
+    """The journal's side of a `Writer`: it fills batches, and is called back with their outcome.
 
-    All three are called from the log's own callbacks and must not block.
+    All three methods are called from the log's own callbacks and must not block.
     """
 
     def fill(self, max_bytes: int) -> Sequence[Record]:
         """The next batch: at least one record if there is any, then more up to about `max_bytes`."""
 
     def acked(self, first_offset: int) -> None:
-        """The batch that `fill` gave last is durable, at `first_offset` and the offsets after it."""
+        """The batch that `fill` returned last is durable, at `first_offset` and the offsets after it."""
 
     def failed(self, error: BaseException) -> None:
         """The outcome of the batch is unknown; or, with an `OperatorError`, it was not and cannot be appended.
 
-        The writer is finished: ask the log for a new one.
+        The writer has ended; `Log.writer` makes a new one.
         """
 
 
 class Writer(Protocol):
-    """Appends batches to one journal partition, one outstanding at a time."""
+    """Appends batches to one journal partition, one at a time."""
 
     def request(self, *, urgent: bool = True) -> None:
-        """There is something to fill. Not urgent: it may ride along with later records for a few ms."""
+        """Request that the source is called to fill a batch; if not urgent, it may wait a few ms for further records."""
 
     def close(self) -> None:
-        """Send nothing more. What is under way may still land; the source hears nothing of it."""
+        """Send nothing more. A batch in flight may still be written; the source is not called back."""
 
 
 class Tail(Protocol):
     """A reader of accepted records.
 
-    `blocked`: why records that are on the log cannot be read for now, and nothing behind them; empty: they can.
+    `blocked`: why records on the log cannot be read at present, nor any behind them; empty if they can.
     """
 
     @property
@@ -148,9 +150,9 @@ class Tail(Protocol):
 
 
 class Trouble(NamedTuple):
-    """Something wrong with a topic that stops no partition by itself: a node with one is not ready.
+    """A problem of a topic that does not stop any partition by itself; a node with one is not ready.
 
-    `state` is two or three words for it, `reason` says what to do. `partition`: None if it concerns the whole topic.
+    `state` names it in two or three words, `reason` says what to do. `partition`: None if it concerns the whole topic.
     """
 
     topic: str
@@ -167,18 +169,18 @@ class Stamped(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """First offset kept and the offset after the last durable record."""
+    """The first offset that is kept, and the offset after the last durable record."""
 
     start: int
     end: int
 
 
 def silent(partition: int, done: int, total: int) -> None:
-    """No progress is shown."""
+    """A `Progress` that shows nothing."""
 
 
 class Readable(Protocol):
-    """A log as far as it is only read."""
+    """A log that is only read."""
 
     @property
     def exclusive(self) -> bool:
@@ -191,7 +193,7 @@ class Readable(Protocol):
 
 
 class Log(Protocol):
-    """One app's topics. `start` before anything else; `close` flushes what was accepted."""
+    """The log of one app. Call `start` first; `close` flushes what was accepted."""
 
     partitions: int
     ordered: bool
@@ -208,53 +210,53 @@ class Log(Protocol):
     def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> Receipt:
         """Append one record to commands, replies or dead (the journal has its `writer`).
 
-        Raises `TooLarge`, nothing appended, where records have a bound.
+        Raises `TooLarge`, without appending, where the size of records is limited.
         """
 
     def writer(self, partition: int, source: WriterSource) -> Writer:
-        """A new writer for a journal partition; an earlier one of this process is closed by it."""
+        """A new writer for a journal partition; it closes the previous one of this process."""
 
     def shares_write(self, record: LogRecord) -> bool:
-        """Would a journal record requested now survive a crash exactly when `record` does?"""
+        """True if a journal record requested now would survive a crash exactly when `record` does."""
 
     def tail(self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]) -> Tail:
-        """Deliver accepted records from `start` on (first those that exist, then as they come).
+        """Deliver accepted records from `start` on: first those that exist, then each that is appended.
 
-        If offsets from `start` on have been removed or never existed, `deliver` is never skipped
-        silently: the log calls its `on_stopped` with `LogCorrupt` naming topic, partition and offset.
+        If offsets from `start` on were removed or never existed, no record is skipped silently: the log calls its
+        `on_stopped` with a `LogCorrupt` that names topic, partition and offset.
         """
 
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
-        """Durable records with start <= offset < end, in chunks, until the one before `end` was seen."""
+        """Durable records with start <= offset < end, in chunks. Waits until all below `end` are durable."""
 
     async def bounds(self, topic: Topic, partition: int) -> Bounds: ...
 
     async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
-        """The first durable record that is not older than `time_ms`, by one question; None: there is none.
+        """The first durable record that is not older than `time_ms`, by one request; None if there is none.
 
-        Of logs that are not `exclusive`: the others are searched as quickly by reading.
+        Only logs that are not `exclusive` have it: the others are searched as quickly by reading.
         """
 
     async def trim(self, topic: Topic, partition: int, before: int) -> None:
         """Remove records below `before` (commands, replies and dead only)."""
 
     async def sizes(self) -> dict[Topic, int]:
-        """Approximate bytes on disk per topic; empty where the log cannot say."""
+        """Approximate bytes on disk per topic; empty if the log cannot say."""
 
     @property
     def topic_ids(self) -> Mapping[str, str]:
-        """What tells these topics from others that had or get their names, by `Topic`; empty where there is no such."""
+        """The id of each topic, which no other topic of that name ever has, by `Topic`; empty where there are none."""
 
     @property
     def troubles(self) -> Sequence[Trouble]:
-        """What is wrong with the topics now."""
+        """The present problems of the topics."""
 
     on_stopped: Callable[[BaseException], None]
-    """Set by the node: the log as a whole cannot go on (I/O error, connection lost for good)."""
+    """Set by the node. Called if the log as a whole cannot go on (an I/O error, or corruption)."""
 
 
 def recreated(topic: str, was: str, is_: str) -> str:
-    """What an operator is told of a topic that has another id than the app knows."""
+    """The text of the error for a topic whose id is not the one that the app knows."""
     return (
         f"the topic of the {topic} is not the one that this app was served with: its id was {was} and is {is_}. It was "
         "deleted and created again, or these are the brokers of another cluster; nothing was changed. Restore the topic "
@@ -263,7 +265,7 @@ def recreated(topic: str, was: str, is_: str) -> str:
 
 
 class Local:
-    """What a log that belongs to one process need not have: topics that could be another's, or an index by time."""
+    """The parts of `Log` that a log of one process does not need: ids and problems of topics, an index by time."""
 
     topic_ids: Mapping[str, str] = {}
     troubles: Sequence[Trouble] = ()

@@ -727,7 +727,7 @@ def test_another_partition_count_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_log_or_too_new_is_refused(tmp_path: Path) -> None:
     """A RocksDB of something else, an empty directory, and a newer format: refused, named, left alone."""
     Rdict(str(tmp_path / "foreign"), Options(raw_mode=True)).close()
-    with pytest.raises(DataDirError, match="no log of perdure"):
+    with pytest.raises(DataDirError, match="not a log of perdure"):
         run(nothing, tmp_path / "foreign")
     (tmp_path / "empty").mkdir()
     with pytest.raises(LogCorrupt, match="CURRENT"):

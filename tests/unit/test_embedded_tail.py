@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rocksdict import Rdict, WriteBatch
 
@@ -146,6 +146,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps)
 def test_each_tail_delivers_each_record_once_and_in_order(todo: list[tuple[str, bytes | int]]) -> None:
     """However tails pause, resume and come late, and whatever their receivers append meanwhile."""

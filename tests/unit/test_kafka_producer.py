@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.structs import TopicPartition
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.schemas.errors import OutcomeUnknown, StorageFailed, Unavailable
@@ -351,6 +351,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_each_record_has_one_outcome_and_no_record_is_written_twice(steps: list[str]) -> None:
     """Whatever the broker does: after the time-out each record is durable, not written, or unknown, and once at most."""

@@ -1,15 +1,15 @@
 """How far the embedded log was acknowledged: a page of memory, mapped from a file in the log's folder.
 
-The page holds the number of the last change that RocksDB made in a commit that was fsynced, and the same number inverted.
-RocksDB numbers all changes without a gap (see wal_check.py), so a log that ends before that number has lost what was acknowledged.
+The page holds the number of the last change of RocksDB in a commit that was fsynced, and the same number inverted. RocksDB
+numbers all changes without a gap (see wal_check.py), so a log that ends before that number has lost acknowledged records.
 
 Laws
 - The number is stored after the fsync has returned and before any answer leaves: it is never ahead of what is durable, and
   after the death of the process never behind what was acknowledged. [test_acked.py]
-- After a loss of power it may be behind: then less is known, and a flipped bit in what it does not cover passes for a torn
-  end, as it does without a page (an older log, a copy without it).
-- It lies in the log's folder, so a backup of the folder has both, and one that is put back is no loss.
-- Of two numbers that do not agree (the process died between the two stores, or one is damaged) the lower one counts.
+- After a loss of power it may be behind. A flipped bit in records that it does not cover then looks like a torn end, as it
+  does without a page (an older log, a copy without it).
+- It lies in the log's folder, so a backup of the folder has both, and a restored backup does not look like a loss.
+- If the two numbers differ (the process died between the two stores, or one is damaged) the lower one counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ALL = (1 << 64) - 1
 
 
 def acked_in(folder: Path) -> int:
-    """The last change that is known to have been acknowledged in the log in `folder`; 0 if none is."""
+    """The last change that is known to have been acknowledged in the log in `folder`; 0 if none is known."""
     try:
         with (folder / NAME).open("rb") as file:
             page = file.read(FILE_BYTES)
@@ -45,7 +45,7 @@ class Acked:
         self.store(known)
 
     def store(self, number: int) -> None:
-        """All changes up to this one are durable."""
+        """Record that all changes up to this one are durable."""
         words = self._words
         words[0] = number
         words[1] = number ^ _ALL

@@ -1,16 +1,19 @@
-"""The fsyncs of the embedded log, one at a time: in a thread of their own, or, of a small commit, where it stands.
+"""The fsyncs of the embedded log, one at a time: in a thread of their own, or, for a small commit, on the event loop.
+
+`log.py` writes a sealed batch into RocksDB and hands it over here. When the fsync has returned, the log acknowledges the
+commands and entries in it.
 
 Laws
-- What became of each is told once, on the event loop, in order.
-- An fsync in the thread frees the event loop to fill the next batch. One on the loop keeps it waiting, but spares two
-  changes of thread. So only a small commit, such as a lone command with its entry, is synced there, and only while the
+- The outcome of each is reported once, on the event loop, in order.
+- An fsync in the thread leaves the event loop free to fill the next batch. One on the loop blocks it, but saves two
+  switches of thread. So only a small commit, such as a single command with its entry, is synced there, and only while the
   disk is quick.
-- The watchdog's alarm interrupts no fsync: RocksDB takes one that was interrupted for one that failed.
-- What an fsync made durable is acknowledged in the page of acked_page.py before it is told.
-- An fsync that takes long is said while it lasts, after `HUNG_S` and each time its age has doubled, by a thread that waits for
-  nothing else: one on the loop keeps all from being answered, `/livez` too, and nothing on the loop could say why.
-- One that takes `fsync_s` ends the process, as a SIGKILL would: nothing that waits was acknowledged, and a supervisor can start
-  it again, or elsewhere. It ends also if the line that says so cannot be written, as to a file on the same disk.
+- The watchdog's alarm does not interrupt an fsync: RocksDB treats an interrupted fsync as a failed one.
+- The page of acked_page.py is updated before the outcome is reported.
+- An fsync that takes long is logged while it lasts, after `HUNG_S` and each time its age has doubled, by a thread that does
+  nothing else: an fsync on the loop blocks every answer, `/livez` too, and code on the loop could not report it.
+- An fsync that takes `fsync_s` ends the process, as a SIGKILL would: nothing that waits was acknowledged, and a supervisor
+  can restart the process, here or elsewhere. It ends even if the log line cannot be written, as to a file on that disk.
 """
 
 from __future__ import annotations
@@ -36,11 +39,11 @@ from perdure.streams.log.embedded.write_batch import CommitBatch
 
 QUICK_S = 0.0005
 HUNG_S = 5.0
-SAYING_S = 1.0  # longer than so a line of the log is not waited for
-EXIT_HUNG = 70  # as for all that makes a node stop by itself
+SAYING_S = 1.0  # the longest wait for a log line to be written
+EXIT_HUNG = 70  # as whenever a node stops by itself
 LOOKS_EVERY_S = 1.0
 _SMOOTHED = 8  # over about so many fsyncs
-_ALARM = (int(signal.SIGALRM),)  # it comes to the main thread, several times a second
+_ALARM = (int(signal.SIGALRM),)  # the main thread gets it several times a second
 
 _logger = structlog.get_logger(__name__)
 
@@ -49,9 +52,10 @@ Synced = Callable[[CommitBatch, Ends, BaseException | None], None]
 
 
 class Sync:
-    """The fsyncs of the database in `path`. `synced(batch, ends, error)` is called when a batch is durable, or may not be.
+    """Makes the batches of the database in `path` durable.
 
-    `fsync_s`: one that takes so long ends the process.
+    `synced(batch, ends, error)` is called when a batch is durable, or, with an error, may not be. An fsync that takes
+    `fsync_s` ends the process.
     """
 
     def __init__(
@@ -66,10 +70,10 @@ class Sync:
         self._loop = loop
         self._synced = synced
         self._acked = Acked(path)
-        self._mean_s = inf  # none was seen yet
+        self._mean_s = inf  # until the first fsync
         self._path = path
         self._fsync_s = fsync_s
-        self._began_s = 0.0  # of the fsync under way; 0: there is none
+        self._began_s = 0.0  # of the fsync in progress; 0 if there is none
         self._on_loop = False
         self._over = threading.Event()
         self._waiting: queue.SimpleQueue[tuple[CommitBatch, Ends] | None] = queue.SimpleQueue()  # one at most
@@ -79,7 +83,7 @@ class Sync:
         threading.Thread(target=self._look_on, name="log-sync-alarm", daemon=True).start()
 
     def sync(self, batch: CommitBatch, ends: Ends, *, small: bool) -> None:
-        """Make a batch that is written durable; the one before it is, and nothing was written after it."""
+        """Make a batch durable that was written. The previous one is durable, and nothing was written after it."""
         batch.last_change = self._database.latest_sequence_number()
         if not small or self._mean_s >= QUICK_S:
             self._waiting.put((batch, ends))
@@ -92,7 +96,7 @@ class Sync:
         self._synced(batch, ends, error)
 
     def close(self) -> None:
-        """Wait for the end of what is under way; it is not told any more if the loop does not run."""
+        """Wait for the fsync in progress; its outcome is not reported if the loop does not run any more."""
         self._waiting.put(None)
         self._thread.join()
         self._over.set()
@@ -103,8 +107,8 @@ class Sync:
             self._loop.call_soon_threadsafe(self._synced, *commit, self._fsync(commit[0]))
 
     def _look_on(self) -> None:
-        """Say that an fsync hangs, and when it is over; end the process if it hangs for too long."""
-        said_s = 0.0  # when the last one that was said had begun
+        """Log that an fsync hangs, and when it is over; end the process if it hangs for too long."""
+        said_s = 0.0  # when the last one that was logged had begun
         again_s = HUNG_S
         while not self._over.wait(LOOKS_EVERY_S):
             began_s = self._began_s
@@ -115,8 +119,8 @@ class Sync:
             if not began_s:
                 continue
             if took_s >= self._fsync_s:
-                told = "the disk does not answer: an fsync of the log has taken limits.fsync_s, and this process ends"
-                self._say("critical", told, seconds=round(took_s))
+                event = "the disk does not answer: an fsync of the log has taken limits.fsync_s, and this process ends"
+                self._say("critical", event, seconds=round(took_s))
                 os._exit(EXIT_HUNG)
             if took_s < again_s:
                 continue
@@ -130,7 +134,7 @@ class Sync:
             )
 
     def _say(self, level: str, event: str, **facts: object) -> None:
-        """Log a line. What it is written to may hang too: then it is left behind."""
+        """Log a line. If writing it hangs too, it is not waited for."""
         say = partial(getattr(_logger, level), event, log=str(self._path), **facts)
         saying = threading.Thread(target=say, name="log-sync-says", daemon=True)
         saying.start()
@@ -142,7 +146,7 @@ class Sync:
             self._database.flush_wal(True)
             failpoints.hit("log.after_sync")
             self._acked.store(batch.last_change)
-        except BaseException as raised:  # noqa: BLE001 - told to the log, which stops
+        except BaseException as raised:  # noqa: BLE001 - reported to the log, which stops
             return raised
         finally:
             self._began_s = 0.0

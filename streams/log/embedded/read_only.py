@@ -1,7 +1,8 @@
 """The embedded log of another process, only read: what was durable when it was opened here.
 
-It takes no lock and changes no record (rocksdict writes its own little file anew, with what stands in it). Its owner may go
-on meanwhile: RocksDB keeps the files of whoever has them open, and who comes while one goes cannot open it.
+Commands such as `perdure state verify` use it beside a running node. It takes no lock and does not change any record
+(rocksdict rewrites its own small file with the same content). The node may go on meanwhile: RocksDB keeps the files that
+a reader has open. While it removes files, opening can fail.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from perdure.streams.log.embedded.records import READ_CHUNK, Rows, options
 
 
 class EmbeddedReading:
-    """The log in the directory `path`. Raises `StorageFailed`."""
+    """The log in the directory `path`, for reading only. Raises `StorageFailed` if it cannot be opened."""
 
     exclusive = True
 
@@ -31,7 +32,7 @@ class EmbeddedReading:
     async def read(
         self, topic: Topic, partition: int, start: int, end: int
     ) -> AsyncIterator[Sequence[LogRecord]]:
-        """See `Log.read`; what is not there is `LogCorrupt`, as nothing more will come."""
+        """See `Log.read`. Raises `LogCorrupt` if a record is missing: none will be added."""
         rows = Rows(self._database, self._path, topic, partition)
         while start < end:
             chunk = rows.scan(start, end, READ_CHUNK)

@@ -1,10 +1,12 @@
-"""What the embedded log keeps in RocksDB, and how its database is made and opened.
+"""The rows of the embedded log in RocksDB, and how its database is made and opened.
+
+Each record is one row. A stream of rows is one (topic, partition); `tail.py` adds to it what is only in memory.
 
 Laws
 - A record's key is topic (1 byte), partition (u16), offset (u64), big endian: one ordered run per stream.
 - Its value is msgpack [time_ms, key, value, headers].
-- A database is made aside and renamed into place when it is whole and synced. So whatever lies at its
-  path was once complete, and what is missing from it now was lost.
+- A database is made beside its path, and renamed when it is complete and synced. So a database at its path was once
+  complete, and what is missing from it now was lost.
 - Trimming keeps a row with the stream's first and next offset: offsets are never used again.
 """
 
@@ -52,7 +54,7 @@ class _Meta(msgspec.Struct):
 
 
 class Trimmed(msgspec.Struct, array_like=True):
-    """A stream's first offset, and the least its next offset and last time can be."""
+    """A stream's first offset, and lower bounds of its next offset and last time."""
 
     start: int
     next: int
@@ -60,7 +62,7 @@ class Trimmed(msgspec.Struct, array_like=True):
 
 
 def options() -> Options:
-    """RocksDB as an append-only log wants it: written once in order, read in order, seldom."""
+    """RocksDB's options for an append-only log: written once in order, read in order and rarely."""
     made = Options(raw_mode=True)  # never pickle: reading a crafted value would run it
     # Few, large tables: keys rise in each stream, but a flush mixes all streams, so each table of level 0
     # overlaps all others and every compaction rewrites; the fewer the better. Replaying a full WAL of
@@ -74,7 +76,9 @@ def options() -> Options:
     made.set_level_zero_slowdown_writes_trigger(40)
     made.set_level_zero_stop_writes_trigger(64)
     made.set_max_background_jobs(2)
-    made.set_bytes_per_sync(MIB)  # tables reach the disk bit by bit: an fsync of the WAL waits less
+    made.set_bytes_per_sync(
+        MIB
+    )  # tables are written to the disk in small steps: an fsync of the WAL waits less
     made.set_allow_mmap_reads(False)  # an I/O error under mmap is a SIGBUS, not an error
     made.set_allow_mmap_writes(False)
     made.set_recycle_log_file_num(0)  # old records in a new WAL would look like corruption
@@ -90,7 +94,7 @@ def options() -> Options:
 
 
 def open_or_create(path: Path, partitions: int, must_exist: bool) -> tuple[Rdict, Cut | None]:
-    """The log's database, made if `path` is not there; with it a torn tail that was cut off.
+    """The log's database, made if `path` does not exist, and the torn end that was cut off, if any.
 
     Raises `LogCorrupt`, `DataDirError`, `StorageFailed`, or `ConfigError` if the log was made with
     another partition count.
@@ -120,7 +124,7 @@ def open_or_create(path: Path, partitions: int, must_exist: bool) -> tuple[Rdict
 def _create(path: Path, partitions: int) -> None:
     aside = path.with_name(path.name + ".new")
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # half made by a process that died: nobody ever used it
+        shutil.rmtree(aside, ignore_errors=True)  # left by a process that died, never used
         path.parent.mkdir(parents=True, exist_ok=True)
         new = options()
         new.create_if_missing(True)
@@ -138,7 +142,7 @@ def _create(path: Path, partitions: int) -> None:
 def _check_meta(database: Rdict, path: Path, partitions: int) -> None:
     row = get(database, META_KEY, path)
     if row is None:
-        raise DataDirError(f"{path} is a RocksDB, but no log of perdure: choose another data directory")
+        raise DataDirError(f"{path} is a RocksDB, but not a log of perdure: choose another data directory")
     try:
         meta = msgspec.msgpack.decode(row, type=_Meta)
     except msgspec.MsgspecError as error:
@@ -184,7 +188,7 @@ class Rows:
         return f"topic {self.topic}, partition {self.partition}, offset {offset}"
 
     def recover(self) -> Trimmed:
-        """Where the stream starts and goes on, found by one seek from its end."""
+        """Where the stream starts and goes on, records by one seek from its end."""
         row = get(self._database, self._trim_key, self._path)
         known = Trimmed(0, 0, 0) if row is None else msgspec.msgpack.decode(row, type=Trimmed)
         last = self._last()
@@ -196,54 +200,54 @@ class Rows:
         return known
 
     def trim(self, write: WriteBatch, start: int, trimmed: Trimmed) -> None:
-        """Put into `write`: what lies between `start` and `trimmed.start` goes."""
+        """Put into `write` that the records from `start` to before `trimmed.start` are removed."""
         write.delete_range(self.key(start), self.key(trimmed.start))
         write.put(self._trim_key, msgspec.msgpack.encode(trimmed))
 
     def scan(self, start: int, end: int, limit: int) -> list[LogRecord]:
-        """Records from `start` up to `end` or `limit` of them: none missing, or `LogCorrupt`."""
+        """Records from `start` up to `end`, at most `limit`. Raises `LogCorrupt` if one is missing."""
         stop = min(end, start + limit)
         return self._run(start, stop) or self._collected(start, stop)
 
     def _run(self, start: int, stop: int) -> list[LogRecord] | None:
         """All records with start <= offset < stop; None if one is missing or unreadable.
 
-        Keys are not looked at: there are only as many between these two as offsets, so none is missing if all are there.
+        Keys are not read: between these two there are no other rows, so the right number of them means that all are there.
         """
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(self.key(stop))
-        found: list[LogRecord] = []
-        add = found.append
+        records: list[LogRecord] = []
+        add = records.append
         try:
             rows = map(_decode, self._database.values(from_key=self.key(start), read_opt=bounds))
             for offset, (time_ms, key, value, headers) in enumerate(rows, start):
                 add(LogRecord(offset, time_ms, key, value, headers))
-        except Exception:  # noqa: BLE001 - rocksdict raises nothing finer; reading it once more tells what is wrong
+        except Exception:  # noqa: BLE001 - rocksdict raises nothing finer; `_collected` finds out what is wrong
             return None
-        return found if len(found) == stop - start else None
+        return records if len(records) == stop - start else None
 
     def _collected(self, start: int, stop: int) -> list[LogRecord]:
-        """As `_run`, row by row, to tell which record is missing or unreadable, and why."""
-        found, error = self._collect(start, stop)
-        offset = start + len(found)
+        """As `_run`, row by row, to find which record is missing or unreadable, and why."""
+        records, error = self._collect(start, stop)
+        offset = start + len(records)
         if isinstance(error, msgspec.MsgspecError):
             raise self.missing(offset, f"the record is unreadable ({error})")
         if error is not None:
             raise self._failed(error, offset)
         if offset < stop:
             raise self.missing(offset, "the record is missing")
-        return found
+        return records
 
     def _collect(self, start: int, stop: int) -> tuple[list[LogRecord], Exception | None]:
-        """What there is from `start` on without a gap, and what kept it from going on.
+        """The records from `start` on up to the first gap, and the error that ended the scan, if any.
 
         The error is returned without its frames: one that is kept must not keep the iterator alive, for
         then the database could not be closed.
         """
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(self.key(stop))
-        found: list[LogRecord] = []
-        add, decode, prefix, offset = found.append, _decode, self.prefix, start
+        records: list[LogRecord] = []
+        add, decode, prefix, offset = records.append, _decode, self.prefix, start
         try:
             rows = self._database.iter(bounds)
             rows.seek(self.key(start))
@@ -252,13 +256,13 @@ class Rows:
                 add(LogRecord(offset, *decode(value())))
                 offset += 1
                 advance()
-            rows.status()  # a scan over a damaged table just ends early
+            rows.status()  # raises: a scan over a damaged table only ends early
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
-            return found, error.with_traceback(None)
-        return found, None
+            return records, error.with_traceback(None)
+        return records, None
 
     def mean_bytes(self, start: int, end: int) -> float:
-        """About how large a record is, from the first and the last one."""
+        """The approximate size of a record, from the first and the last one."""
         if start >= end:
             return 0.0
         ends = [*self.scan(start, end, 1), *self.scan(end - 1, end, 1)]
@@ -284,7 +288,7 @@ class Rows:
             raise self.missing(offset, f"the record is unreadable ({unreadable})") from unreadable
 
     def _last_row(self) -> tuple[tuple[bytes, bytes] | None, Exception | None]:
-        """The last row that is not behind this stream; errors as in `_collect`."""
+        """The last row of this stream or of those before it; errors as in `_collect`."""
         try:
             rows = self._database.iter(ReadOptions())
             rows.seek_for_prev(self.key(2**64 - 1))

@@ -74,7 +74,7 @@ class EmbeddedStream(Rows):
 
 
 class TailState(Enum):
-    """What a tail does."""
+    """The state of a tail."""
 
     BEHIND = "reading older records"
     LIVE = "given each record as it is appended"

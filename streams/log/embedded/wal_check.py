@@ -1,19 +1,22 @@
-"""Opening the embedded log's RocksDB without ever losing an acknowledged write in silence.
+"""Opens the embedded log's RocksDB, and refuses to if an acknowledged write was lost.
+
+Before RocksDB opens its files, `check` reads the MANIFEST and the write-ahead logs. It tells the torn end that a crash may
+leave, which is cut off, from damage, which is an error.
 
 Laws
 - One commit is one record of RocksDB's write-ahead log (WAL), and it is written only after the commit
   before it was fsynced. So a crash can tear the last record of the newest WAL and nothing else.
-- Torn = no record *starts* behind the first invalid byte, in the newest WAL. It is cut off, a copy is
-  kept, and the caller is told. Anything else invalid is `LogCorrupt`, naming file and byte.
-- What is known to have been acknowledged (acked_page.py) is never cut: a log that ends before it is `LogCorrupt`, though it
-  may end like a torn one, or between two records.
-- RocksDB numbers every change; the numbers must run without a gap from what the MANIFEST says is in its
-  tables to the end of the newest WAL. So a lost file is seen, not only a damaged one.
-- An existing directory is never created anew, whatever is missing from it.
+- Torn means that in the newest WAL no record *starts* behind the first invalid byte. The torn end is cut off, a copy is
+  kept, and the caller gets a `Cut`. Anything else invalid is `LogCorrupt`, naming file and byte.
+- What is known to have been acknowledged (acked_page.py) is never cut: a log that ends before it is `LogCorrupt`, even if
+  it ends like a torn one, or between two records.
+- RocksDB numbers every change; the numbers must run without a gap from the last one in tables, according to the MANIFEST,
+  to the end of the newest WAL. So a lost file is noticed, not only a damaged one.
+- An existing directory is never created again, whatever is missing from it.
 
-RocksDB alone does not keep these: by default it drops what lies behind a flipped bit, its lenient mode
-takes a flipped length for a torn tail, and under its strict mode, which is used here as the second line,
-a torn tail cannot be opened at all and a lost WAL is not noticed.
+RocksDB alone does not hold these: by default it drops what lies behind a flipped bit; its lenient mode takes a flipped
+length for a torn end; and its strict mode, which is used here as the second check, cannot open a log with a torn end and
+does not notice a lost WAL.
 Format: github.com/facebook/rocksdb/wiki/Write-Ahead-Log-File-Format (the MANIFEST has the same one).
 """
 
@@ -41,9 +44,9 @@ REMEDY = "nothing was changed; restore this directory from a backup, or mend the
 
 
 class Cut(NamedTuple):
-    """A torn tail that was cut off: from which file, at which byte, how much, and where the copy is.
+    """A torn end that was cut off: from which file, at which byte, how many bytes, and where the copy is.
 
-    `records`: how many changes the torn commit had, as far as its head says; 0 if that is torn too.
+    `records`: the number of changes in the torn commit according to its head; 0 if the head is torn too.
     """
 
     file: Path
@@ -54,7 +57,7 @@ class Cut(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """`position` is the first byte that is not as it should be, `start` where its record begins."""
+    """An invalid record: `position` is its first invalid byte, `start` where it begins."""
 
     position: int
     start: int
@@ -62,7 +65,7 @@ class Damage(NamedTuple):
 
 
 def open_database(path: Path, options: Options, torn: Path, acked: int = 0) -> tuple[Rdict, Cut | None]:
-    """Open the existing RocksDB in `path`, after checking it; `torn` is where a cut tail is copied to.
+    """Open the existing RocksDB in `path`, after checking it; `torn` is where a torn end is copied to.
 
     `acked`: the last change that is known to have been acknowledged.
 
@@ -79,18 +82,18 @@ def open_database(path: Path, options: Options, torn: Path, acked: int = 0) -> t
 
 
 def operating_error(error: BaseException, path: Path, doing: str) -> OperatorError:
-    """What an exception of RocksDB means to whoever runs perdure, by its text: it has no finer type."""
+    """The error that an operator sees for an exception of RocksDB, by its text: it has no finer type."""
     text = str(error)
     if "lock hold by current process" in text or "/LOCK: Resource temporarily unavailable" in text:
         return DataDirError(f"the log in {path} is in use by another process: stop that one first ({text})")
-    # After the open, a file that is missing or ends early is as good as a wrong checksum.
+    # After the open, a file that is missing or ends early is corruption like a wrong checksum.
     if text.startswith(("Corruption", "Invalid argument")) or "No such file" in text:
         return LogCorrupt(f"cannot {doing} the log in {path}: {text}; {REMEDY}")
     return StorageFailed(f"cannot {doing} the log in {path}: {text}; see to the disk, then start again")
 
 
 def check(path: Path, torn: Path, acked: int = 0) -> Cut | None:
-    """Look through MANIFEST and WALs of `path`; cut a torn tail off, unless it was acknowledged. Raises `LogCorrupt`."""
+    """Check the MANIFEST and WALs of `path`; cut off a torn end, unless it was acknowledged. Raises `LogCorrupt`."""
     manifest = _current_manifest(path)
     live_from, last_sequence, in_tables, manifest_damage = _read_manifest(manifest)
     wals = sorted((int(wal.stem), wal) for wal in path.glob("*.log"))
@@ -116,7 +119,7 @@ def check(path: Path, torn: Path, acked: int = 0) -> Cut | None:
 
 
 def _lost(wal: Path, damage: Damage | None, last: int, acked: int) -> LogCorrupt:
-    """What was acknowledged is not there."""
+    """The error for a log that ends before an acknowledged change."""
     position, reason = (
         (wal.stat().st_size, "it ends here") if damage is None else (damage.start, damage.reason)
     )
@@ -128,7 +131,7 @@ def _lost(wal: Path, damage: Damage | None, last: int, acked: int) -> LogCorrupt
 
 
 class _Sequence:
-    """Sees to it that the changes in the WALs follow each other without a gap."""
+    """A check that the numbers of the changes in the WALs have no gap."""
 
     def __init__(self, wal: Path, expected: int | None, last_in_tables: int) -> None:
         self.wal = wal
@@ -153,7 +156,7 @@ def corrupt(file: Path, position: int, reason: str) -> LogCorrupt:
 
 
 def scan(file: Path, visit: Callable[[int, bytes], None]) -> Damage | None:
-    """Call `visit(position, payload)` for each valid record; say where the first invalid one is."""
+    """Call `visit(position, payload)` for each valid record; returns the first invalid one."""
     start: int | None = None  # of a record whose last piece has not come yet
     parts: list[bytes] = []
     position = 0
@@ -185,7 +188,7 @@ def scan(file: Path, visit: Callable[[int, bytes], None]) -> Damage | None:
 
 
 def starts_after(file: Path, position: int) -> bool:
-    """Does a valid record start anywhere behind `position`? Every byte is tried.
+    """True if a valid record starts anywhere behind `position`. Every byte is tried.
 
     Only beginnings count: the later pieces of a large record can have reached the disk before its
     first one, without the record ever having been acknowledged.
@@ -194,13 +197,13 @@ def starts_after(file: Path, position: int) -> bool:
         source.seek(position + 1)
         data = source.read()
     for kind in (FULL, FIRST, FULL + 4, FIRST + 4):
-        found = data.find(kind, HEADER.size - 1)
-        while found >= 0:
-            at = found - HEADER.size + 1
+        match_at = data.find(kind, HEADER.size - 1)
+        while match_at >= 0:
+            at = match_at - HEADER.size + 1
             in_block = (position + 1 + at) % BLOCK_BYTES
             if _piece(data[at : at + BLOCK_BYTES - in_block], 0) is not None:
                 return True
-            found = data.find(kind, found + 1)
+            match_at = data.find(kind, match_at + 1)
     return False
 
 
@@ -321,7 +324,7 @@ def _cut(wal: Path, damage: Damage, torn: Path) -> Cut:
 
 
 def _records_at(file: Path, position: int) -> int:
-    """How many changes the commit that begins at `position` had, by its own word; 0 if that is not there."""
+    """The number of changes in the commit that begins at `position`, according to its head; 0 if that is missing."""
     with file.open("rb") as source:
         source.seek(position)
         head = source.read(HEADER.size + CHANGES.size)
