@@ -1,9 +1,9 @@
 """Alarms of an object: setting, reading and removing them, and what a run does to its alarm.
 
 Laws
-- Setting and removing belong to the turn. An alarm rings in a turn of its own, never before its time.
-- An alarm that rings is gone for its own turn (one with a cron expression: set to its next time); what the turn sets
-  stands. All of that is one entry with what the turn writes.
+- Setting and removing belong to the turn. An alarm runs in a turn of its own, never before its time.
+- An alarm that runs is removed for its own turn (one with a cron expression: set to its next time); what the turn sets
+  stays. All of that is one entry with what the turn writes.
 - A run that fails is made again after 2 s, then 4, 8, 16, 32 and 64; after that the alarm is parked: it stays and is
   listed, and does not run again until an operator redrives it. [test_alarms.py]
 - A run that was not done (a call of it was unavailable, say) is continued: the next one is given the answers of the
@@ -132,7 +132,7 @@ def _next_time(key: tuple[str, str, int]) -> int:
     return round(following.timestamp()) * 1000
 
 
-_next_times = PureCache(_next_time, 1024)  # many objects have the same expression, and ring together
+_next_times = PureCache(_next_time, 1024)  # many objects have the same expression, and are due together
 
 
 # After a run
@@ -178,7 +178,7 @@ def retimed(name: str, row: AlarmRow, now_ms: int) -> AlarmChange | None:
 
 
 def redriven(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
-    """A parked alarm rings again at once, with all its retries."""
+    """A parked alarm, due again at once with all its retries."""
     return AlarmChange(name, now_ms, 0, row.cron, row.zone, since=row.since)
 
 
@@ -245,7 +245,7 @@ class AlarmMethods:
         TypeError or ValueError for a time, expression, zone or name that is not valid.
         """
         overlay = self._writable()
-        if not self._view.rings:
+        if not self._view.has_alarm_handler:
             raise ObjectError(
                 f"{self.id} sets an alarm and its class has none: define `async def alarm(self, info)`"
             )

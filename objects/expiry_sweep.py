@@ -1,7 +1,7 @@
 """The expiry sweep: removes the rows of expired values, in a turn of the object that an alarm starts.
 
 Laws
-- A value is removed only if it expires when its hidden name says so: one that was put again since stays.
+- A value is removed only if it expires at the time in its hidden name: one that was put again since stays.
   [test_ttl.py]
 - One sweep fits into one turn, whatever the names are; the next one removes the rest. [test_ttl.py]
 """

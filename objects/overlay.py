@@ -38,7 +38,7 @@ class View(Protocol):
         """The alarm of that name. Raises like `get`."""
 
     @property
-    def rings(self) -> bool:
+    def has_alarm_handler(self) -> bool:
         """True if its class defines `alarm`."""
 
     def sockets(self) -> Mapping[str, SocketRow]:

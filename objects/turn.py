@@ -240,7 +240,7 @@ def comes_again(command: Command) -> bool:
     return command.client_key is not None or command.kind == ALARM
 
 
-def nobody_asks_again(command: Command) -> bool:
+def sender_never_retries(command: Command) -> bool:
     """True if its sender gets no reply, and would not send it again."""
     return command.reply_to == NOBODY or command.kind == SOCKET
 

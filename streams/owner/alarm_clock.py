@@ -47,7 +47,7 @@ _Named = tuple[str, str]
 
 
 class AlarmClock:
-    """`start` begins a epoch, `end` ends it; `changed` hears of every alarm row that is folded."""
+    """The clock of one partition. `start` and `end` bound an epoch; `changed` takes each folded alarm row."""
 
     def __init__(
         self,

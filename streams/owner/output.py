@@ -152,7 +152,7 @@ class OutputGate:
         ]
 
     def done(self, reply_to: str, key: str, id_: str, reply: Reply, command: int, offset: int) -> None:
-        """Answer a command that ended without an entry; `offset` is that of the record which says so.
+        """Answer a command that ended without an entry; `offset` is that of the journal record that reports it.
 
         Call it before `entries` or `passed` for the record at `offset`.
         """
@@ -242,7 +242,7 @@ class OutputGate:
         pause_s = self._backoff.failed()
         if self._backoff.worth_logging:
             _logger.warning(
-                "what a partition lets out does not arrive, and is sent again",
+                "output of a partition does not arrive, and is sent again",
                 partition=self._partition,
                 topic=sent.topic.value,
                 attempts=self._backoff.attempts,

@@ -255,7 +255,7 @@ class Resident:
         return merged(base, changes, names, reverse=reverse) if names else base
 
     @property
-    def rings(self) -> bool:
+    def has_alarm_handler(self) -> bool:
         return self.kind.alarm is not None
 
     def alarm(self, name: str) -> AlarmRow | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from perdure.objects.overlay import Overlay
-from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
+from perdure.objects.turn import Outcome, conclude, given_up, not_done, sender_never_retries
 from perdure.schemas.admin import MADE, Change
 from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.errors import OverQuota
@@ -76,7 +76,7 @@ class ObjectQuotas:
                 f"{principal} has made {count} objects, and may have made {quota} (quotas): delete some first"
             )
             refused = replace(not_done(OverQuota(text)), drop_instance=True)
-            return given_up(refused) if nobody_asks_again(turn.command) else refused
+            return given_up(refused) if sender_never_retries(turn.command) else refused
         turn.changes = (*turn.changes, Change(MADE))
         return outcome
 

@@ -24,7 +24,7 @@ from weakref import WeakSet
 from perdure.objects.location import note_hint
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
-from perdure.objects.turn import Outcome, conclude, given_up, nobody_asks_again, not_done
+from perdure.objects.turn import Outcome, conclude, given_up, not_done, sender_never_retries
 from perdure.schemas.commands import ADMIN, ALARM, Command, parse_admitted
 from perdure.schemas.errors import Expired, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
@@ -201,7 +201,7 @@ class Turns:
             self._next(resident)
             return
         resident.running = turn
-        if self._after_crash and not turn.on_log and nobody_asks_again(command):
+        if self._after_crash and not turn.on_log and sender_never_retries(command):
             turn.on_log = True
             self.journal.add_barrier(lambda: self._run_if_current(turn))
             return
@@ -268,7 +268,7 @@ class Turns:
                 self._tracing.ended(turn, outcome)
             if command.kind == ALARM:
                 outcome = self.alarm_turns.concluded(turn, outcome)
-            elif outcome.reply.outcome == UNAVAILABLE and nobody_asks_again(command):
+            elif outcome.reply.outcome == UNAVAILABLE and sender_never_retries(command):
                 if turn.tries < TRIES:
                     self._run_later(turn, resident)
                     return
