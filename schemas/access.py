@@ -1,12 +1,17 @@
-"""Who may do what: rights, who has them, and how a configuration says it.
+"""Access: the rights of principals, and the tables of a configuration that grant them.
+
+The gateway turns a request's credentials into a `Grant` and the requested page or object into a `Need`; `may`
+compares.
 
 Laws
-- Nobody has a right that is not written down: what no scope names is denied.
-- A token's text is nowhere but with its owner; the configuration has its SHA-256. Tokens are 32 random bytes, so that a
-  hash made slow on purpose would protect nothing: there is no list of likely ones to try.
-- A principal from outside is 1 to 255 printable characters and never begins with `@`: those are objects.
+- A right that is not written down is denied: each need is met by a scope. [test_access.py]
+- Only a token's owner has its text; the configuration has its SHA-256. Tokens are 32 random bytes, so a slow
+  hash would protect nothing: there is no list of likely tokens to try.
+- A principal from outside is 1 to 255 printable characters and never begins with `@`: such principals are
+  objects.
 
-A scope is `call:NAMESPACE`, `read:NAMESPACE`, `subscribe:NAMESPACE` (`*` is every namespace), `admin` or `metrics`.
+A scope is `call:NAMESPACE`, `read:NAMESPACE`, `subscribe:NAMESPACE` (`*` is every namespace), `admin` or
+`metrics`.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from perdure.schemas.secrecy import without_credentials
 from perdure.schemas.section import Section
 
 CALL, READ, SUBSCRIBE, ADMIN, METRICS = "call", "read", "subscribe", "admin", "metrics"
-KNOWN = "known"  # needed where it is enough to be somebody
+KNOWN = "known"  # the need of a request that any known principal may make
 TOKEN_PREFIX = "pdr_"
 TOKEN_BYTES = 32
 MAX_PRINCIPAL_CHARS = 255
@@ -44,9 +49,9 @@ class Need(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """Somebody, and what they may. Times are seconds since 1970.
+    """A principal and its rights. Times are seconds since 1970.
 
-    `expires_s` is the end of it; from `recheck_s` on it must be made anew from the credentials.
+    `expires_s` is the grant's end; from `recheck_s` on it must be made again from the credentials.
     """
 
     principal: str
@@ -55,11 +60,13 @@ class Grant(NamedTuple):
     recheck_s: float = math.inf
 
 
-NOBODY = Grant("", frozenset(("call:*", "read:*", "subscribe:*")))  # whoever comes where objects are open
+NOBODY = Grant(
+    "", frozenset(("call:*", "read:*", "subscribe:*"))
+)  # of requests without credentials, where objects are open
 
 
 def may(grant: Grant, need: Need) -> bool:
-    """Does `grant` hold what `need` names?"""
+    """True if `grant` has the right that `need` names."""
     verb, namespace = need
     rights = grant.rights
     if verb in (CALL, READ, SUBSCRIBE):
@@ -74,7 +81,7 @@ def is_scope(text: str) -> bool:
 
 
 def scopes_among(said: object) -> frozenset[str]:
-    """The scopes in a claim: a text with spaces or a list; what is none of perdure's belongs to somebody else."""
+    """The scopes in a claim: a text with spaces or a list. Scopes of other applications are ignored."""
     parts: Iterable[object] = (
         said.split() if isinstance(said, str) else said if isinstance(said, list) else ()
     )
@@ -82,7 +89,7 @@ def scopes_among(said: object) -> frozenset[str]:
 
 
 def is_principal(text: object) -> bool:
-    """Can a principal from outside be called so?"""
+    """True if a principal from outside can have this name."""
     return (
         isinstance(text, str)
         and 0 < len(text) <= MAX_PRINCIPAL_CHARS
@@ -104,9 +111,9 @@ def token_hash(text: bytes) -> str:
 def grant_of_claims(
     claims: Mapping[str, Any], scopes_claim: str, *, now_s: float, leeway_s: float
 ) -> Grant | None:
-    """What a JWT's verified claims come to, None if nothing. Its signature, issuer and audience are checked already.
+    """The grant of a JWT whose signature, issuer and audience are verified; None if its claims grant nothing.
 
-    `exp` and `sub` must be there; `nbf` and `iat` may, and then must not lie ahead.
+    `exp` and `sub` are required; `nbf` and `iat` are optional and must not lie in the future.
     """
     expires_s, principal = _time(claims.get("exp")), claims.get("sub")
     if expires_s is None or expires_s + leeway_s <= now_s or not is_principal(principal):
@@ -120,7 +127,7 @@ def grant_of_claims(
 
 
 def _time(value: object) -> float | None:
-    """Seconds since 1970, if it is a number at all."""
+    """Seconds since 1970; None if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -184,7 +191,7 @@ Algorithm = Literal["RS256", "ES256", "EdDSA"]
 
 
 class Token(Section):
-    """Somebody who is known by a bearer token; `perdure token create` makes the lines."""
+    """A principal that is known by a bearer token; `perdure token create` prints the lines."""
 
     name: Principal
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -198,7 +205,7 @@ class Token(Section):
 
 
 class Jwt(Section):
-    """Whose JSON Web Tokens are taken, and by which keys they are known."""
+    """The issuer whose JSON Web Tokens are accepted, and the keys that verify them."""
 
     issuer: Annotated[str, Field(min_length=1)]
     audience: Annotated[str, Field(min_length=1)]
@@ -222,15 +229,18 @@ class Jwt(Section):
 
 
 class Quota(Section):
-    """How much one principal may ask for; what is over it is answered 429. What is not said is not limited."""
+    """The limits of one principal; a request over one is answered 429.
+
+    A limit that is not set does not apply.
+    """
 
     requests_per_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     burst: PositiveInt | None = None
-    """Requests that may come at once; as many as in one second if not said."""
+    """Requests that may arrive at once; if not set, as many as in one second."""
     body_bytes_per_s: PositiveInt | None = None
-    """Bodies of requests and WebSocket messages; so many may come at once."""
+    """Bodies of requests and WebSocket messages; as many may arrive at once."""
     objects: NonNegativeInt | None = None
-    """Objects that it has made and that are there."""
+    """Objects that it created and that exist."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
@@ -242,5 +252,5 @@ class Quota(Section):
 
 
 def quota_of(quotas: Mapping[str, Quota], principal: str) -> Quota | None:
-    """The quota of a principal: its own, or that of each that is not named."""
+    """The quota of a principal: its own, or the one for principals that are not named."""
     return quotas.get(principal) or quotas.get(ALL_QUOTAS)

@@ -1,9 +1,13 @@
-"""What whoever runs an app may have done to an object: the commands that ask for it, and how the journal says it.
+"""Acts of administration: the commands that request them, and how the journal records them.
+
+An operator pauses, resumes or deletes an object, skips the command at its head, and retries or drops what is
+parked. Each act is a command to the object, so it is ordered with the object's turns.
 
 Laws
 - An act is a command of kind `admin` on the log, under the app's seal; only perdure's own doors send one.
-- It names what it is about (the command that is given up, what was parked), so that a second one does no harm.
-- What it changed stands in its entry as `Change`s: folding them needs to know nothing else.
+- It names its target (the command to skip, the place of what is parked), so a second one does no harm.
+  [test_admin.py]
+- What it changed is in its entry as `Change`s: folding them needs nothing else.
 """
 
 from __future__ import annotations
@@ -14,19 +18,20 @@ from perdure.schemas.commands import Headers
 from perdure.schemas.errors import MalformedCommand, NotParked
 
 DELETE, PAUSE, RESUME, SKIP, REDRIVE, DROP = "delete", "pause", "resume", "skip", "redrive", "drop"
-CALLS_OF = "calls"  # no act: which calls hang on these roots? [streams/turns/known_calls.py]
+CALLS_OF = "calls"  # not an act: requests the calls of some roots [streams/turns/known_calls.py]
 MADE = "made"  # of a `Change`
 OF_COMMAND, OF_ALARM = b"c", b"a"  # what is parked
 
 
 class Act(msgspec.Struct, gc=False, frozen=True):
-    """The body of an act, JSON. `at`: the offset of the command to give up, or the place of what is parked."""
+    """The body of an act, JSON. `at`: the offset of the command to skip, or the place of what is parked."""
 
     at: str = ""
 
 
 class Place(msgspec.Struct, gc=False, frozen=True):
-    """Where something is parked: a command by its offset, an alarm by the journal offset of the entry that parked it."""
+    """The place of a parked item: a command's offset, or the journal offset of the entry that parked an
+    alarm."""
 
     kind: bytes
     offset: int
@@ -36,10 +41,10 @@ class Place(msgspec.Struct, gc=False, frozen=True):
 
 
 class Change(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Something that an entry changed beside its object's values, alarms and sockets.
+    """A change that an entry made besides its object's values, alarms and sockets.
 
-    `what`: `paused` or `resumed`, its object; `parked`, its own command, whose record is `record`; `settled`, the parked
-    command at `offset`; `made`, its object, by the entry's principal.
+    `what`: `paused` or `resumed`, its object; `parked`, its own command, whose record is `record`; `settled`,
+    the parked command at `offset`; `made`, its object, by the entry's principal.
     """
 
     what: str
@@ -48,7 +53,7 @@ class Change(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class ParkedItem(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """A command (`record` is it) or the alarm `alarm` of object `key` that waits for somebody to look at it."""
+    """A command (`record`) or the alarm `alarm` of object `key` that failed and waits for an operator."""
 
     key: str
     alarm: str
@@ -60,7 +65,7 @@ class ParkedItem(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Paused(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An object of which no turn begins. `command` paused it, at `since_ms`, for `principal`."""
+    """A paused object: it runs no turns. `command` paused it, at `since_ms`, for `principal`."""
 
     since_ms: int
     principal: str
@@ -83,12 +88,12 @@ def act_of(body: bytes) -> Act:
 
 
 def decode_record(data: bytes) -> tuple[bytes | None, bytes | None, Headers]:
-    """(key, value, headers) of the record that a parked command is."""
+    """(key, value, headers) of a parked command's record."""
     return _decode_record(data)
 
 
 def place_of(text: str) -> Place:
-    """The place in what `str` made of it. Raises `MalformedCommand`."""
+    """The place that `str` wrote as `text`. Raises `MalformedCommand`."""
     digits = text.removeprefix("a")
     if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
         raise MalformedCommand(
@@ -98,7 +103,7 @@ def place_of(text: str) -> Place:
 
 
 def nothing_parked(shown: str) -> NotParked:
-    """What whoever would settle something is told that is not there."""
+    """The error of a request to settle something that is not parked."""
     return NotParked(
-        f"nothing is parked at {shown}: it was settled, or never there; look at what is (/admin/parked)"
+        f"nothing is parked at {shown}: it was settled already, or never parked; /admin/parked lists what is"
     )

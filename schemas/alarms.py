@@ -1,8 +1,8 @@
 """Alarm commands: an alarm has come due, or one is to be timed again.
 
 Laws
-- A command names the setting of the alarm that it is for (the journal offset that set it). It means nothing once the
-  alarm was set anew, put off or removed, so a second command for one setting does no harm.
+- A command names the setting of the alarm that it is for (the journal offset that set it). It means nothing
+  once the alarm was set again, put off or removed, so a second command for one setting does no harm.
 - A name that begins with NUL is perdure's own: no user can give it.
 """
 
@@ -19,9 +19,11 @@ RETIME = "retime"  # log time has stepped back: the alarm may be due too late
 
 
 class Ring(msgspec.Struct, gc=False, frozen=True):
-    """The body of an alarm command, JSON. `act`: empty if it has come due, else RETIME.
+    """The body of an alarm command, JSON. `act`: empty for an alarm that has come due, RETIME for one to be
+    timed again.
 
-    `since`: the setting that the turn's calls hang on, see `AlarmRow.series`; None in commands of versions before it.
+    `since`: the setting that the turn's calls hang on, see `AlarmRow.series`; None in commands of versions
+    before it.
     """
 
     set_at: int
@@ -35,7 +37,7 @@ _decode = msgspec.json.Decoder(Ring).decode
 
 
 def alarm_command(key: str, name: str, row: AlarmRow, act: str = "") -> Command:
-    """The command for the alarm `name` of object `key` as it stands; nobody waits for its answer."""
+    """The command for the alarm `name` of object `key` as it stands; no caller waits for its answer."""
     body = msgspec.json.encode(Ring(row.set_at, row.due_ms, row.attempt, act, row.series))
     return Command(key, ALARM, name, body=body, reply_to=NOBODY)
 

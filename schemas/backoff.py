@@ -1,9 +1,9 @@
-"""Back-off: the pauses between attempts that may go on for long, and which of the attempts deserve a line in the log.
+"""Back-off: the pauses between repeated attempts, and which of the attempts deserve a line in the log.
 
 Laws
-- A pause doubles from `first_s` to `longest_s`; each is drawn between half of that and one and a half times it, so that
-  many that failed together do not come back together.
-- The log hears of attempts 1, 2, 4, 8, …: the first failure at once, a lasting one rarely.
+- A pause doubles from `first_s` to `longest_s`; each is drawn between half of that and one and a half times
+  it, so that many that failed together do not try again together.
+- Attempts 1, 2, 4, 8, … are logged: the first failure at once, a lasting one rarely.
 Pure: the randomness is given.
 """
 

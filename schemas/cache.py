@@ -1,11 +1,12 @@
-"""What a pure function gave, kept by its argument.
+"""A cache of a pure function's results, by argument.
 
 Laws
-- The same as asking the function, which must be pure. What it raises is not kept.
-- It holds `most` at the most, in two halves. What is asked for is in the young one, or comes there; when that is full it
-  becomes the old one, and what nobody has asked for since the last time goes.
-- A hit touches nothing else. An order by use, as `functools.lru_cache` keeps it, is written with every hit, in memory that
-  is seldom near: that costs a request 2 % of its time.
+- A look-up gives what the function gives; the function must be pure. What it raises is not kept.
+  [test_remembering.py]
+- It holds at most `most` results, in two halves. A result that is used is put into the young half; when that
+  is full it becomes the old half, and the results of the previous old half are dropped. [test_remembering.py]
+- A hit in the young half writes nothing. An order by use, as in `functools.lru_cache`, is written at every
+  hit, to memory that is rarely in the processor's cache: that costs a request 2 % of its time.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ _ABSENT: Any = object()
 
 
 class PureCache(dict[K, V]):
-    """`remembered[argument]`; as a dict it is the young half."""
+    """A cache that is read as `cache[argument]`; as a dict it is the young half."""
 
-    __slots__ = ("_ask", "_half", "_old")
+    __slots__ = ("_function", "_half", "_old")
 
-    def __init__(self, ask: Callable[[K], V], most: int) -> None:
-        self._ask = ask
+    def __init__(self, function: Callable[[K], V], most: int) -> None:
+        self._function = function
         self._half = most // 2
         self._old: dict[K, V] = {}
 
     def __missing__(self, argument: K) -> V:
-        found: V = self._old.get(argument, _ABSENT)
-        if found is _ABSENT:
-            found = self._ask(argument)
+        result: V = self._old.get(argument, _ABSENT)
+        if result is _ABSENT:
+            result = self._function(argument)
         if len(self) >= self._half:
             self._old = dict(self)
             self.clear()
-        self[argument] = found
-        return found
+        self[argument] = result
+        return result
 
     @property
     def held(self) -> int:
-        """How much is kept."""
+        """How many results it holds."""
         return len(self.keys() | self._old.keys())

@@ -1,17 +1,21 @@
-"""Calls and sends of turns: the keys by which each takes effect once, and the chain of those who wait.
+"""Calls and sends of turns: the keys by which each takes effect once, and the chain of waiting callers.
+
+A turn that calls another object may run again after a crash. It then makes the same keys, and the called
+object answers from the row of the first call (streams/state/answered_calls.py).
 
 Laws
-- A call is known by what is asked, not by when: its key names what its turn hangs on (`Root`), the hash of the call,
-  and how many equal ones came before it. A turn that runs again, in whatever order, makes the same keys.
-- A turn hangs on the place of its command; if a client gave a key, on that key, so that a command repeated under it goes
-  on where the first one was; if it was called itself, on the call, and with it on what the first caller hangs on. A turn
-  of an alarm hangs on the setting of the alarm, and on that of the first run if later ones go on with it.
-- A send is known by its number in its turn: it lies in one entry.
-- Such keys count as that only for a principal that begins with `@`, which only perdure may send.
+- A call is identified by its content, not by its time: its key names the root of its turn (`Root`), the hash
+  of the call, and how many equal calls the turn made before. A turn that runs again, in any order, makes the
+  same keys. [test_calls_again.py]
+- The root of a turn is the place of its command; if a client gave a key, that key, so that a command repeated
+  under it continues where the first one was; for a called turn, the call, and with it the first caller's
+  root. For a turn of an alarm it is the setting of the alarm, or of the first run if later runs continue it.
+- A send is identified by its number in its turn: it is part of one entry.
+- Such keys are recognised only for a principal that begins with `@`, which only perdure may send.
 
-Keys: `call:{partition}:{offset}:{parent}:{content}:{n}` (the place is empty if a client's key is at the root; the parent,
-if the turn of that place called) · `send:{partition}:{offset}:{n}` · `call:{partition}:{offset}:{n}`, by order, as calls were
-written before.
+Keys: `call:{partition}:{offset}:{parent}:{content}:{n}` (the place is empty if a client's key is at the root;
+the parent, if the turn of that place called) · `send:{partition}:{offset}:{n}` ·
+`call:{partition}:{offset}:{n}`, by order, as earlier versions wrote calls.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Root(NamedTuple):
-    """What the calls of a turn hang on: the place of a command, or nowhere, and in it one turn of the tree of calls."""
+    """The root of a turn's calls: the place of a command, or nowhere, and the turn in the tree of its
+    calls."""
 
     partition: int
     offset: int
@@ -43,7 +48,10 @@ class Root(NamedTuple):
 
 
 class CallKey(NamedTuple):
-    """The `n`th send of a turn, or the `n`th of its calls with this content. `content` is empty of what goes by order."""
+    """The `n`th send of a turn, or the `n`th of its calls with this content.
+
+    `content` is empty for a key by order.
+    """
 
     kind: str
     partition: int
@@ -60,11 +68,11 @@ class CallKey(NamedTuple):
 
     @property
     def root(self) -> Root:
-        """What its turn hangs on."""
+        """The root of its turn."""
         return Root(self.partition, self.offset, self.parent)
 
 
-@lru_cache(2048)  # asked several times of each: when it comes, when it runs, when its entry is folded
+@lru_cache(2048)  # read several times: on arrival, when the turn runs, and when its entry is folded
 def call_key(principal: str, client_key: str) -> CallKey | None:
     """The key as `CallKey` wrote it; None if it is a client's."""
     if not principal.startswith(PRINCIPAL):
@@ -95,7 +103,7 @@ def _is_number(text: str) -> bool:
 
 
 def root_of(command: Command, partition: int, offset: int) -> Root:
-    """What the calls of the turn of `command`, which lies at that place, hang on."""
+    """The root of the calls that the turn of `command`, at that place, makes."""
     client_key = command.client_key
     if client_key is None:
         ring = parse_ring(command.body) if command.kind == ALARM else None
@@ -111,9 +119,9 @@ def root_of(command: Command, partition: int, offset: int) -> Root:
 
 
 def content_of(command: Command) -> str:
-    """The hash of what a call asks."""
-    asked = (command.key, command.kind, command.method, command.path, command.headers, command.body)
-    return _hash(asked)
+    """The hash of a call's request."""
+    request = (command.key, command.kind, command.method, command.path, command.headers, command.body)
+    return _hash(request)
 
 
 def _hash(what: tuple[object, ...]) -> str:
@@ -129,7 +137,7 @@ def take_number(taken: dict[str, int], content: str) -> int:
 
 
 def free_number(taken: dict[str, int], content: str, n: int) -> None:
-    """That call has ended without an answer: the next equal one is the same."""
+    """Free the number of a call that ended without an answer: the next equal call takes it again."""
     taken[content] &= ~(1 << (n - 1))
 
 

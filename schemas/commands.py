@@ -7,15 +7,16 @@ Laws
   read from the log are the same turn).
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
 - `Authorization` and `Cookie` are never written.
-- What only perdure may send (the kinds alarm, socket and admin, WebSocket upgrades, a chain of callers, a principal, a
-  hint where to place an object) counts only under the app's seal: who writes to the topic is known to the broker, not to
-  perdure, and cannot say here who it is.
+- What only perdure may send (the kinds alarm, socket and admin, WebSocket upgrades, a chain of callers, a
+  principal, a hint where to place an object) counts only under the app's seal: the broker knows which client
+  wrote to the topic, perdure does not.
 
-Headers that any client may set: `id` · `reply-to` · `deadline` ms from log time · `idempotency-key` · `traceparent` · of a fetch
-`http-{name}` per HTTP header. perdure's own, all with the prefix `perdure-`: `v` format version (1) · `kind` fetch | call | alarm |
-socket | admin · `principal` · `method`, `path` (with query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint`; and
-`seal`. Versions before wrote them without the prefix, and are still read.
-A call's value is `{"method": …, "args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`.
+Headers that any client may set: `id` · `reply-to` · `deadline` ms from log time · `idempotency-key` ·
+`traceparent` · of a fetch `http-{name}` per HTTP header. perdure's own, all with the prefix `perdure-`: `v`
+format version (1) · `kind` fetch | call | alarm | socket | admin · `principal` · `method`, `path` (with
+query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint`; and `seal`. Earlier versions
+wrote them without the prefix; those are still read. A call's value is `{"method": …, "args": […], "kwargs":
+{…}}`; an alarm's `{"set_at": …, "due": …}`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from perdure.schemas.replies import Pairs
 from perdure.schemas.seal import Seal, id_of
 
 FETCH, CALL, ALARM, SOCKET, ADMIN = "fetch", "call", "alarm", "socket", "admin"
-NOBODY = "none"  # reply-to of a command whose answer nobody wants
+NOBODY = "none"  # reply-to of a command that needs no answer
 LOCAL = "local"  # reply-to of a door in the owner's own process, on an exclusive log
 PREFIX = "perdure-"  # of the headers that are perdure's alone
 VERSION = b"1"
@@ -53,15 +54,14 @@ Headers = tuple[tuple[str, bytes], ...]
 class Command(msgspec.Struct, gc=False, frozen=True):
     """One request for one object.
 
-    fetch: `method` and `path` are HTTP's, `headers` the HTTP headers in lower case, `body` as sent.
-    call: `method` is the RPC method, `body` the JSON text with method, args and kwargs.
-    alarm: `method` is the alarm's name, `body` says which setting of it came due.
-    socket: `method` is message, close or error, `path` the socket's id, `body` the data.
-    admin: `method` is the act, `body` says what it is about (schemas/admin.py).
-    `deadline_ms` counts from the command's log time; None: nobody waits. `client_key` dedupes. `chain`: the turns
-    that wait for this call, outermost first; `mark`: of a call or send, the low mark of its caller's partition.
-    `socket`: of a fetch that is a WebSocket upgrade, the socket's id, space, its gateway. `hint`: where whoever calls would
-    have the object placed.
+    fetch: `method` and `path` are HTTP's, `headers` the HTTP headers in lower case, `body` as sent. call:
+    `method` is the RPC method, `body` the JSON text with method, args and kwargs. alarm: `method` is the
+    alarm's name, `body` says which setting of it came due. socket: `method` is message, close or error,
+    `path` the socket's id, `body` the data. admin: `method` is the act, `body` says what it is about
+    (schemas/admin.py). `deadline_ms` counts from the command's log time; None: it has none. `client_key`
+    dedupes. `chain`: the turns that wait for this call, outermost first; `mark`: of a call or send, the low
+    watermark of its caller's partition. `socket`: of a fetch that is a WebSocket upgrade, the socket's id,
+    space, its gateway. `hint`: where the caller would place the object.
     """
 
     key: str
@@ -83,7 +83,7 @@ class Command(msgspec.Struct, gc=False, frozen=True):
 
     @property
     def internal(self) -> bool:
-        """May only perdure itself send it?"""
+        """True if only perdure itself may send it."""
         said = self.chain or self.mark or self.socket or self.principal or self.hint
         return bool(said) or self.kind in _INTERNAL_KINDS
 
@@ -107,7 +107,7 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
 
 
 def command_record(command: Command) -> tuple[bytes, bytes, Headers]:
-    """(key, value, headers) of the record that carries `command`, one that anybody may send."""
+    """(key, value, headers) of the record that carries `command`, one that any client may send."""
     id_ = ("id", command.id.encode())
     if command.kind == FETCH:
         if command.client_key is None:
@@ -161,7 +161,7 @@ def parse_command(
 ) -> Command:
     """The command in a record. Raises `MalformedCommand` or `BadKey`.
 
-    `seal` tells whether perdure sent it; `founding`: the record is older than the app's secret.
+    `seal` verifies that perdure sent it; `founding`: the record is older than the app's secret.
     """
     command = parse_admitted(key, value, headers)
     if command.internal and (seal is None or not seal.holds(key, value, headers, founding=founding)):
@@ -178,7 +178,10 @@ def parse_command(
 
 
 def parse_admitted(key: bytes | None, value: bytes | None, headers: Headers) -> Command:
-    """The command in a record that an owner has admitted before, whatever it is sealed with. Raises as `parse_command`."""
+    """The command in a record that an owner has admitted before, whatever it is sealed with.
+
+    Raises as `parse_command`.
+    """
     if key is None:
         raise MalformedCommand("the record has no key: it needs the object's, such as Counter/alice")
     object_key = parse_key(key)
@@ -218,8 +221,9 @@ def parse_admitted(key: bytes | None, value: bytes | None, headers: Headers) -> 
 def _own_headers(named: dict[str, bytes]) -> dict[str, bytes]:
     """What perdure's own headers say, by their names without the prefix.
 
-    Of a record that an earlier version wrote, or a client for it, they are those without a prefix: its kind tells. What
-    only perdure may send is not read there unless there is a seal: such a header of another's names something else.
+    Of a record that an earlier version wrote, or a client for it, they are those without a prefix: its kind
+    tells. What only perdure may send is not read there unless there is a seal: such a header of another's
+    names something else.
     """
     own = {name[len(PREFIX) :]: value for name, value in named.items() if name.startswith(PREFIX)}
     kind, sealed = named.get("kind"), "seal" in named
@@ -233,8 +237,8 @@ def _own_headers(named: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _client_envelope(named: dict[str, bytes]) -> dict[str, Any]:
-    """What a client may say, in headers without a prefix. One that is not meant for perdure, and so makes no sense here, is
-    ignored; but for an idempotency key, which is a promise. Raises `MalformedCommand`."""
+    """What a client may say, in headers without a prefix. One that is not meant for perdure, and so makes no
+    sense here, is ignored; but for an idempotency key, which is a promise. Raises `MalformedCommand`."""
     envelope: dict[str, Any] = {}
     if (id_ := _text(named.get("id"))) is not None:
         envelope["id"] = id_
@@ -283,12 +287,12 @@ def _no_constant(text: str) -> Any:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    named = dict(pairs)
+    if len(named) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        twice = next(name for name in named if names.count(name) > 1)
         raise ValueError(f"an object names one key twice: {twice[:60]!r}")
-    return found
+    return named
 
 
 def _finite(text: str) -> float:
@@ -308,8 +312,8 @@ _read_body = json.JSONDecoder(parse_float=_or_as_written, **_strict).decode
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON in UTF-8, strictly: no NaN, no number beyond every float, no duplicate keys, no lone surrogates, no nesting that
-    exhausts the stack.
+    """JSON in UTF-8, strictly: no NaN, no number beyond every float, no duplicate keys, no lone surrogates,
+    no nesting that exhausts the stack.
 
     Raises `MalformedCommand`.
     """
@@ -317,7 +321,8 @@ def parse_json(body: bytes) -> Any:
 
 
 def parse_arguments(body: bytes) -> Any:
-    """As `parse_json`, of a call's body at a door: a number beyond every float is kept as it was written for `call_body`.
+    """As `parse_json`, of a call's body at a door: a number beyond every float is kept as it was written for
+    `call_body`.
 
     Whether it is an infinity or refused is for the annotation of its argument to say.
     """
@@ -357,11 +362,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def record_hash(key: bytes | None, value: bytes | None, headers: Headers) -> bytes:
-    """16 bytes that stand for the whole command record (BLAKE2b)."""
+    """A hash of 16 bytes of the whole command record (BLAKE2b)."""
     return blake2b(_encode((key, value, headers)), digest_size=16).digest()
 
 
 def payload_hash(command: Command) -> bytes:
-    """16 bytes that stand for what a client asked: the same key with another payload is a misuse."""
-    asked = (command.key, command.kind, command.method, command.path, command.body)
-    return blake2b(_encode(asked), digest_size=16).digest()
+    """A hash of 16 bytes of a client's request: the same key with another payload is a misuse."""
+    request = (command.key, command.kind, command.method, command.path, command.body)
+    return blake2b(_encode(request), digest_size=16).digest()

@@ -5,13 +5,14 @@ Laws
 - An error names its source (file and key, variable, flag), what is wrong and the nearest known name.
 - `perdure.toml` is perdure's own: every key must be known. In `wrangler.toml` perdure reads `name`, `main`,
   `vars`, `durable_objects`, `migrations` and `[perdure]`, and leaves the rest to wrangler.
-- A secret's value comes from the environment (or `.dev.vars`), never from the file, which names it at most; it is
-  never shown, in an error neither. Like wrangler's it wins over a var of its name.
-- An environment (`[env.NAME]`) inherits every key except `durable_objects`, `vars` and `secrets`, as in wrangler, and
-  its app is called `{name}-{NAME}` unless it says otherwise, so that environments never share a log.
+- A secret's value comes from the environment (or `.dev.vars`), never from the file, which names it at most;
+  it is never shown, in an error neither. Like wrangler's it wins over a var of its name.
+- An environment (`[env.NAME]`) inherits every key except `durable_objects`, `vars` and `secrets`, as in
+  wrangler, and its app is called `{name}-{NAME}` unless it says otherwise, so that environments never share a
+  log.
 
-The merge is own code, about 300 lines: pydantic-settings names neither the source of a wrong value nor the nearest
-known key, and does not know how wrangler's environments inherit.
+The merge is own code, about 300 lines: pydantic-settings names neither the source of a wrong value nor the
+nearest known key, and does not know how wrangler's environments inherit.
 """
 
 from __future__ import annotations
@@ -91,11 +92,11 @@ def parse_config(
     `text` is the content of `filename` (its last part decides whether it is read as `wrangler.toml`; a
     relative `data_dir` in it starts at its folder); an empty text is fine. `environ` may hold anything;
     `PERDURE_PORT` or `PERDURE_LIMITS__BODY_BYTES` count. `flags` maps dotted keys (`port`,
-    `limits.body_bytes`) to values; None means not given. `secrets` are those of a `.dev.vars` file; the environment's
-    (`PERDURE_SECRETS__NAME`) win over them. Raises `ConfigError`.
+    `limits.body_bytes`) to values; None means not given. `secrets` are those of a `.dev.vars` file; the
+    environment's (`PERDURE_SECRETS__NAME`) win over them. Raises `ConfigError`.
     """
     table = _file_table(text, filename, env_name)
-    _validated(table, filename)  # so that what the file does wrong is told by the file's name
+    _validated(table, filename)  # so that an error in the file names the file
     table.setdefault("secrets", {}).update(secrets or {})
     table.setdefault("name", _with_env(_as_app_name(default_name), env_name))
     for path, text_value in _from_environ(environ or {}):
@@ -118,11 +119,12 @@ def masked(config: Config) -> dict[str, Any]:
 
 
 def secrets_in(text: str, filename: str) -> dict[str, str]:
-    """The names and values in a `.dev.vars` file: `NAME=value` lines, quotes and `export` allowed, `#` a comment.
+    """The names and values in a `.dev.vars` file: `NAME=value` lines, quotes and `export` allowed, `#` a
+    comment.
 
     Raises `ConfigError` naming the line, not what it holds.
     """
-    found: dict[str, str] = {}
+    secrets: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip().removeprefix("export ").strip()
         if not line or line.startswith("#"):
@@ -133,8 +135,8 @@ def secrets_in(text: str, filename: str) -> dict[str, str]:
             raise ConfigError(f"{filename}:{number}: write NAME=value")
         if len(value) >= 2 and value[0] in "\"'" and value[-1] == value[0]:
             value = value[1:-1]
-        found[name] = value
-    return found
+        secrets[name] = value
+    return secrets
 
 
 def _mask(value: Any) -> Any:
@@ -254,7 +256,7 @@ def _nearest(key: str, known: Iterable[str], where: str) -> str:
 
 
 def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
-    found = []
+    settings = []
     for variable, text in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX) or variable.startswith(_FOR_TESTS) or variable in _FOR_CLIENTS:
             continue
@@ -262,7 +264,7 @@ def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str
         # the name of a var keeps its case; perdure's own keys are lower-case
         path = (head.lower(), *(rest if head in ("VARS", "SECRETS") else (part.lower() for part in rest)))
         if _field(path) is not None:
-            found.append((path, text))
+            settings.append((path, text))
             continue
         known = [name.upper() for name in (Limits if path[0] == "limits" and rest else Config).model_fields]
         near = difflib.get_close_matches((rest or [head])[-1], known, n=1, cutoff=0.7)
@@ -270,7 +272,7 @@ def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str
         if near or rest:
             hint = f'"{near[0]}"' if near else f"one of {', '.join(known)}"
             raise ConfigError(f"environment variable {variable}: no such setting; did you mean {hint}?")
-    return found
+    return settings
 
 
 def _field(path: tuple[str, ...]) -> FieldInfo | None:

@@ -138,7 +138,7 @@ class Limits(Section):
 
 
 class BindingConfig(Section):
-    """What `env` calls a namespace."""
+    """A binding: the name by which `env` has a namespace."""
 
     name: Identifier
     class_name: Identifier
@@ -199,7 +199,7 @@ class Config(Section):
     """Pages that may open WebSockets and send what changes something, besides those of the server's own host; `*` is all."""
     allowed_hosts: HostNames = ()
     """Names by which this server is reached, besides localhost, addresses and names without a dot; `*` is all. None: these
-    alone, if only this machine reaches it, else all."""
+    alone if only this machine reaches it, otherwise all."""
     tokens: Annotated[tuple[Token, ...], Field(strict=False)] = ()
     jwt: Jwt | None = None
     quotas: dict[str, Quota] = Field(default_factory=dict)
@@ -269,11 +269,14 @@ class Config(Section):
 
     @property
     def guarded(self) -> bool:
-        """Does everything need a right?"""
+        """True if every request needs a right."""
         return bool(self.tokens) or self.jwt is not None
 
     def is_closed(self, has_worker: bool, *, dev: bool = False) -> bool:
-        """True if nothing but the Worker is reachable: it is alone in front. `dev` opens administration on loopback."""
+        """True if nothing but the Worker is reachable: it is alone in front.
+
+        `dev` opens administration on loopback.
+        """
         return has_worker and not (self.expose or self.guarded or (dev and not self.is_public))
 
     @property
@@ -282,7 +285,7 @@ class Config(Section):
 
     @property
     def missing_secrets(self) -> list[str]:
-        """Names of the secrets that the app needs and nobody has set."""
+        """Names of the secrets that the app needs and that are not set."""
         return [name for name, value in self.secrets.items() if value is None]
 
     @property
@@ -297,12 +300,13 @@ class Config(Section):
 
     @property
     def keep_commands_s(self) -> float | None:
-        """How long commands are kept, in seconds; None is for ever."""
+        """How long commands are kept, in seconds; None is forever."""
         return None if self.keep_commands == "forever" else parse_duration_s(self.keep_commands)
 
     @property
     def is_public(self) -> bool:
-        """Can other machines reach the host this app binds to? A name other than localhost counts as yes."""
+        """True if other machines can reach the host this app binds to; so for any name other than
+        localhost."""
         if self.host == "localhost":
             return False
         try:
@@ -318,7 +322,7 @@ class Config(Section):
         return fold_migrations(self.migrations, self.name)
 
     def steps(self) -> tuple[Step, ...]:
-        """What each migration comes to. Raises like `namespaces`."""
+        """The step of each migration. Raises like `namespaces`."""
         return migration_steps(self.migrations, self.name)
 
 
@@ -328,7 +332,7 @@ def fold_migrations(migrations: tuple[MigrationConfig, ...], app: str = "") -> d
 
 
 def migration_steps(migrations: tuple[MigrationConfig, ...], app: str = "") -> tuple[Step, ...]:
-    """What each of these comes to in the app of this name. Raises like `fold_migrations`."""
+    """The step of each migration in the app of this name. Raises like `fold_migrations`."""
     return tuple(_Namespaces(migrations, app).steps)
 
 

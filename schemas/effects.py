@@ -1,7 +1,7 @@
-"""What a turn does besides writing values, as the journal says it, and the rows that this leads to.
+"""A turn's effects besides values, as the journal records them, and the rows of alarms and sockets.
 
-An object has alarms by name and WebSockets by id. A change says how one of them stands after the turn; the row is how
-it lies in the tables.
+An object has alarms by name and WebSockets by id. A change in an entry says how one of them stands after the
+turn; the row is its form in the tables.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Out(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Something a turn lets out besides its reply: a record for another topic."""
+    """A record for another topic that a turn emits besides its reply."""
 
     topic: str
     partition: int
@@ -22,9 +22,9 @@ class Out(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class AlarmChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """An alarm of the object was set, put off, parked or (`due_ms` None) removed.
 
-    `attempt`: how often it has failed since it was set. `cron` and `zone`: it repeats. `parked`: it failed for
-    the last time and waits for somebody to look at it. `since`: of a run that was not done, and is to go on with what
-    it has called: the journal offset that set the first run of the series; -1: the next run begins afresh.
+    `attempt`: how often it has failed since it was set. `cron` and `zone`: it repeats. `parked`: it failed
+    for the last time and waits for an operator. `since`: for a run that was not done and keeps the calls it
+    has made, the journal offset that set the first run of the series; -1: the next run begins from scratch.
     """
 
     name: str
@@ -39,8 +39,8 @@ class AlarmChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class SocketChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A WebSocket of the object was accepted, given another attachment, or (`gateway` empty) is gone.
 
-    `gateway` is the address of the gateway that holds the connection, its incarnation included. `listener`: what
-    happens on it is heard by functions in the instance's memory, and it ends with the instance.
+    `gateway` is the address of the gateway that holds the connection, its incarnation included. `listener`:
+    what happens on it is handled by functions in the instance's memory, and it ends with the instance.
     """
 
     id: str
@@ -63,12 +63,12 @@ class AlarmRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     @property
     def series(self) -> int:
-        """The setting that the calls of its next run hang on."""
+        """The setting that is the root of the calls of its next run."""
         return self.since if self.since >= 0 else self.set_at
 
 
 def alarm_row(change: AlarmChange, set_at: int) -> AlarmRow | None:
-    """The row that a change leads to; None: there is none."""
+    """The row after a change; None if there is none."""
     if change.due_ms is None:
         return None
     return AlarmRow(
@@ -92,7 +92,7 @@ class SocketRow(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 def socket_row(change: SocketChange) -> SocketRow | None:
-    """The row that a change leads to; None: there is none."""
+    """The row after a change; None if there is none."""
     if not change.gateway:
         return None
     return SocketRow(change.gateway, change.tags, change.attachment, change.listener)

@@ -1,11 +1,11 @@
-"""How a value that expires lies in an object's state, and the hidden name by which it is found once it is due.
+"""How a value that expires is stored, and the hidden name by which it is found when it is due.
 
 Laws
-- An expiring value is one msgpack extension, always in its longest form: byte 0xc9, the length, `EXPIRING`, the time
-  in ms since 1970 (8 bytes, big endian), the encoded value. So a row describes itself, and the first byte of nearly
-  every plain value tells that it is none.
-- A hidden name is NUL, `x`, the time in ms as 16 hex digits, the name: they sort by time, and before every name
-  a user can give.
+- An expiring value is one msgpack extension, always in its longest form: byte 0xc9, the length, `EXPIRING`,
+  the time in ms since 1970 (8 bytes, big endian), the encoded value. So a row describes itself, and the first
+  byte of nearly every plain value shows that it does not expire.
+- A hidden name is NUL, `x`, the time in ms as 16 hex digits, the name: they sort by time, and before every
+  name a user can give.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def expiry_of(encoded: bytes) -> int | None:
 
 
 def is_due(encoded: bytes, now_ms: int) -> bool:
-    """Whether a stored value has expired."""
+    """True if a stored value has expired."""
     expires_ms = expiry_of(encoded)
     return expires_ms is not None and expires_ms <= now_ms
 

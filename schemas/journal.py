@@ -1,4 +1,4 @@
-"""Journal records: what owners did, each with a format version, chained by hash.
+"""Journal records: the facts that owners append, each with a format version, chained by hash.
 
 Layout of a record's value: one version byte, a msgpack array tagged with its kind, and (entries, no-ops and
 migrations) 16 bytes of chain.
@@ -28,7 +28,7 @@ VERSION = 1
 CHAIN_BYTES = 16
 NO_CHAIN = bytes(CHAIN_BYTES)
 HASH_FUNCTION = "murmur2"
-NO_COMMAND = -1  # the command of an entry that none made, but a migration
+NO_COMMAND = -1  # the command of an entry that a migration made
 
 Outcome = Literal["ok", "refused", "failed", "rejected", "parked"]
 
@@ -46,11 +46,12 @@ class Header(msgspec.Struct, array_like=True, tag=0, frozen=True):
 class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """A node takes the partition; the record's offset is its epoch.
 
-    `after` is the epoch that it follows, the newest that the node has seen: where another one is the newest, the claim is
-    void. None, as in claims of earlier versions and of those who only end a reign: it counts, whatever lies before it.
-    `topics` are the ids of the app's topics on Kafka, by topic: the ones that this journal belongs to.
-    `seal` is the id of the secret that the node seals commands with. `sealed_from`: commands below this offset may bear the
-    seal of a version without a secret; -1, as in its claims: any may. A claim that only ends a reign leaves both as they are.
+    `after` is the epoch that it follows, the newest that the node has seen: where another one is the newest,
+    the claim is void. None, as in claims of earlier versions and in claims that only end an epoch: it counts,
+    whatever lies before it. `topics` are the ids of the app's topics on Kafka, by topic: the ones that this
+    journal belongs to. `seal` is the id of the secret that the node seals commands with. `sealed_from`:
+    commands below this offset may bear the seal of a version without a secret; -1, as in its claims: any may.
+    A claim that only ends an epoch leaves both as they are.
     """
 
     uuid: str
@@ -64,23 +65,24 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
     @property
     def says_of_seals(self) -> bool:
-        """True for an owner's claim: of this version, or of one without a secret (no host), after which all begins again."""
+        """True for an owner's claim: of this version, or of one without a secret (no host), after which all
+        begins again."""
         return self.sealed_from >= 0 or not self.host
 
     @property
     def by(self) -> str:
-        """Who claimed, as messages say it."""
+        """The node that claimed, as messages name it."""
         return f"node {self.node}" + (f" (host {self.host}, pid {self.pid})" if self.host else "")
 
 
 class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What one turn did.
+    """The record of one turn: its effects and its reply.
 
-    `command` is the command's offset and `command_hash` stands for its whole record; `key` the object
-    (empty if the record named none); `time_ms` the turn's log time. `clear` removes values and alarms, and comes
+    `command` is the command's offset and `command_hash` stands for its whole record; `key` the object (empty
+    if the record named none); `time_ms` the turn's log time. `clear` removes values and alarms, and comes
     before everything else. `client_key` and `payload_hash` are set if the client gave a key. `summary` is for
-    people. `mark` is the low mark of the calling partition, for a call from a turn (0 else). `changes`: what administration and
-    parking come to beside them.
+    people. `mark` is the low watermark of the calling partition, for a call from a turn (otherwise 0).
+    `changes`: those of administration and parking.
     """
 
     command: int
@@ -117,11 +119,11 @@ class EntryRecord(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True)
 
 
 class NoOp(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
-    """No entry: carries what a batch says of its own.
+    """A record without an entry: it carries a batch's completions and watermarks.
 
     `done`: command offsets that ended without an entry, as runs (first, how many, first, how many, …).
-    `low`: the low mark: below this command offset all is done and all it let out is acknowledged.
-    `out`: the journal offset below which all that entries let out is acknowledged.
+    `low`: the low watermark: below this command offset all is done and all output is acknowledged.
+    `out`: the output watermark: the journal offset below which all output of entries is acknowledged.
     `clean`: the last record of an orderly stop.
     """
 
@@ -148,11 +150,11 @@ _PREFIX = bytes((VERSION,))
 _ENTRY_HEAD = _PREFIX + b"\x97\x02"  # an array of 7, tag 2
 _NO_MARKS = b"\x90\x00\x00"  # no done offsets, low 0, out 0
 LAST_UNLINKED = 1  # header and claim are tagged 0 and 1, behind the version and an array's head
-_hasher = blake2b(digest_size=CHAIN_BYTES).copy  # a copy costs less than making one anew
+_hasher = blake2b(digest_size=CHAIN_BYTES).copy  # a copy costs less than making a new one
 _encode = msgspec.msgpack.Encoder().encode
 _unlinked: msgspec.msgpack.Decoder[Header | Claim] = msgspec.msgpack.Decoder(Header | Claim)
 _linked: msgspec.msgpack.Decoder[LinkedRecord] = msgspec.msgpack.Decoder(LinkedRecord)
-# what decoding raises for bytes that are none of ours
+# what decoding raises for bytes that are not a record of perdure
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, IndexError)
 decode_linked = _linked.decode  # of what lies between the version and the chain
 encode_entry = msgspec.msgpack.Encoder().encode
@@ -203,7 +205,7 @@ def chain_after_claim(chain: bytes, offset: int, value: bytes) -> bytes:
 def decode_record(value: bytes | None) -> JournalRecord:
     """The record in a journal value (its chain is not checked here).
 
-    Raises `LogCorrupt` if the version is not known or the bytes are none of ours.
+    Raises `LogCorrupt` if the version is not known or the bytes are not a record of perdure.
     """
     if not value:
         raise LogCorrupt("an empty record, which no owner writes")
@@ -221,23 +223,24 @@ def decode_record(value: bytes | None) -> JournalRecord:
 
 
 def runs(offsets: Sequence[int], known: Sequence[int] = ()) -> tuple[int, ...]:
-    """Offsets, in any order, as runs: (first, how many, first, how many, …); `known` are such runs already, in any order."""
+    """Offsets, in any order, as runs: (first, how many, first, how many, …); `known` are such runs already,
+    in any order."""
     if not offsets and len(known) <= 2:
         return tuple(known)
-    found: list[int] = []
+    merged: list[int] = []
     for first, count in sorted([*each_run(known), *((offset, 1) for offset in offsets)]):
-        if found and found[-2] + found[-1] == first:
-            found[-1] += count
+        if merged and merged[-2] + merged[-1] == first:
+            merged[-1] += count
         else:
-            found += (first, count)
-    return tuple(found)
+            merged += (first, count)
+    return tuple(merged)
 
 
-def each_run(found: Sequence[int]) -> Iterator[tuple[int, int]]:
+def each_run(flat: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(first, how many) of each of them."""
-    return zip(found[::2], found[1::2], strict=True)
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
-def in_runs(found: Sequence[int]) -> list[int]:
+def in_runs(flat: Sequence[int]) -> list[int]:
     """The offsets that `runs` wrote, ascending."""
-    return [offset for first, count in each_run(found) for offset in range(first, first + count)]
+    return [offset for first, count in each_run(flat) for offset in range(first, first + count)]

@@ -1,9 +1,10 @@
-"""Migrations: what each step in the history of an app's namespaces came to, as the journal says it.
+"""Migrations: the steps in the history of an app's namespaces, as the journal records them.
 
 Laws
-- A step is named by its tag, and its tag is journaled once. The configuration's steps are those of the journal, in
-  their order and unchanged, and may go on from there: anything else is a `ConfigError` that names the tag.
-- Two steps are the same if they come to the same: `new_classes` and `new_sqlite_classes` are one word here.
+- A step is named by its tag, and its tag is journaled once. The configuration's steps are those of the
+  journal, in their order and unchanged, and may go on from there: anything else is a `ConfigError` that names
+  the tag.
+- Two steps are the same if they have the same effect: `new_classes` and `new_sqlite_classes` are equal here.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Step(msgspec.Struct, array_like=True, frozen=True):
 
 
 def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[Step]:
-    """The configured steps that are not journaled yet. Raises `ConfigError` if they do not follow from those that are."""
+    """The configured steps that are not journaled yet.
+
+    Raises `ConfigError` if they do not follow from those that are.
+    """
     remedy = "restore it as it was: a migration that has run is never edited, removed or moved; add another"
     for at, step in enumerate(journaled):
         if at < len(configured) and configured[at] == step:
@@ -41,8 +45,8 @@ def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[S
             )
         if tags.index(step.tag) == at:
             raise ConfigError(
-                f'migration "{step.tag}" has run as {told(step)}, and the configuration now has '
-                f"{told(configured[at])}; {remedy}"
+                f'migration "{step.tag}" has run as {_described(step)}, and the configuration now has '
+                f"{_described(configured[at])}; {remedy}"
             )
         there = f'"{tags[at]}"' if at < len(tags) else "none"
         raise ConfigError(
@@ -52,7 +56,7 @@ def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[S
     return configured[len(journaled) :]
 
 
-def told(step: Step) -> str:
+def _described(step: Step) -> str:
     """What a step does, in a few words."""
     words = [f"creates {_bound(*each)}" for each in step.created]
     words += [f"takes over {_bound(*each[:2])} from {each[2]}" for each in step.transferred]

@@ -1,4 +1,4 @@
-"""Replies: what the sender of a command is told, and how it lies in `{app}.replies`.
+"""Replies: what the sender of a command gets, and its record in `{app}.replies`.
 
 Laws
 - An error travels as code, message and detail; which HTTP status it has is decided at the door.
@@ -19,7 +19,7 @@ PARKED = "parked"
 
 
 class ErrorInfo(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An error on its way: `code` is a stable word (see schemas/errors.py), `detail` any JSON value."""
+    """An error in a reply: `code` is a stable word (see schemas/errors.py), `detail` any JSON value."""
 
     code: str
     message: str
@@ -30,8 +30,9 @@ class Reply(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """The answer to one command.
 
     `outcome`: ok; refused (the object said no); failed (its code is at fault); rejected (the command is);
-    unavailable (not done, ask again); parked (it killed the process again and again, and was given up). `status`, `headers`, `body` are the HTTP response of a fetch, or
-    200 and the JSON text `{"result": …}` of a call; an error has `error` and none of them.
+    unavailable (not done, try again); parked (it killed the process again and again, and was given up).
+    `status`, `headers`, `body` are the HTTP response of a fetch, or 200 and the JSON text `{"result": …}` of
+    a call; an error has `error` and none of them.
     """
 
     outcome: str
@@ -42,7 +43,10 @@ class Reply(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 def error_reply(outcome: str, code: str, message: str, detail: Any = None) -> Reply:
-    """A reply that carries an error. Half a surrogate pair in the message, which no log could hold, is escaped."""
+    """A reply that carries an error.
+
+    Half a surrogate pair in the message, which no log could hold, is escaped.
+    """
     if not message.isascii():
         message = message.encode("utf-8", "backslashreplace").decode()
     return Reply(outcome, error=ErrorInfo(code, message, detail))
@@ -81,19 +85,19 @@ class AnsweredCommand(msgspec.Struct, gc=False, frozen=True):
 
 
 def parse_reply(value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> AnsweredCommand:
-    """Read back what `reply_record` wrote. Raises ValueError for a record that is no reply."""
+    """Read back what `reply_record` wrote. Raises ValueError for a record that is not a reply."""
     named = dict(headers)
     try:
         outcome = named["outcome"].decode()
         error, status = None, int(named.get("status", b"0"))
         if status == 0:
-            told = msgspec.json.decode(value or b"{}")["error"]
-            error = ErrorInfo(told["code"], told["message"], told.get("detail"))
+            fields = msgspec.json.decode(value or b"{}")["error"]
+            error = ErrorInfo(fields["code"], fields["message"], fields.get("detail"))
         elif not (200 <= status <= 599 or status == 101):
-            raise ValueError(f"no reply record: its status is {status}")
+            raise ValueError(f"not a reply record: its status is {status}")
         http = tuple((name[5:], text.decode("latin-1")) for name, text in headers if name.startswith("http-"))
         reply = Reply(outcome, status, http, b"" if error else value or b"", error)
         ids = (named["message-id"].decode(), named["correlation-id"].decode(), named["command"].decode())
     except (KeyError, TypeError, msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        raise ValueError(f"no reply record: {wrong!r}") from wrong
+        raise ValueError(f"not a reply record: {wrong!r}") from wrong
     return AnsweredCommand(*ids, reply)

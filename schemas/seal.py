@@ -1,14 +1,15 @@
-"""The app's seal: how an owner knows that a command was sent by perdure itself.
+"""The app's seal: how an owner knows that perdure itself sent a command.
 
-Commands that only perdure may send (alarms, socket events, calls between objects, a client's principal) bear a seal: a hash
-over the record, keyed with the app's secret. The secret is never on a log nor in an error; its *id* is, which says which
-secret a seal was made with.
+Commands that only perdure may send (alarms, socket events, calls between objects, a client's principal) bear
+a seal: a hash over the record, keyed with the app's secret. The secret is never on a log nor in an error; its
+*id* is, which says which secret a seal was made with.
 
 Laws
-- The seal covers the whole record: key, value and all other headers. Who changes one of them breaks it.
-- The first secret seals, and each of them is accepted, so that a secret can be replaced while sealed commands wait.
-- Versions without a secret sealed with the app's uuid, which stands on the journal. Such a seal counts only for a record that
-  was on the log before the app had a secret (`founding`), never for one that came later.
+- The seal covers the whole record: key, value and all other headers. A change to any of them breaks it.
+- The first secret seals, and each of them is accepted, so that a secret can be replaced while sealed commands
+  wait.
+- Versions without a secret sealed with the app's uuid, which stands on the journal. Such a seal counts only
+  for a record that was on the log before the app had a secret (`founding`), never for one that came later.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ def secrets_in(text: str) -> tuple[str, ...]:
     Raises `ValueError`, which quotes none of them.
     """
     lines = (line.partition("#")[0] for line in text.splitlines())
-    found = tuple(each.strip() for line in lines for each in line.split(",") if each.strip())
-    if not found:
+    secrets = tuple(each.strip() for line in lines for each in line.split(",") if each.strip())
+    if not secrets:
         raise ValueError("it holds no secret")
-    if any(len(each) < SECRET_CHARS for each in found):
+    if any(len(each) < SECRET_CHARS for each in secrets):
         raise ValueError(
             f"a secret must have {SECRET_CHARS} characters or more; `perdure secret create` makes one"
         )
-    return found
+    return secrets
 
 
 def _checked(text: SecretStr) -> SecretStr:
@@ -62,15 +63,16 @@ SecretIds = Annotated[tuple[str, ...], BeforeValidator(_by_comma), Field(strict=
 
 
 def fingerprint(name: str) -> str:
-    """What messages show of a name that is not for everyone: enough to tell two apart."""
+    """A short hash that messages show in place of a confidential name: enough to tell two apart."""
     return blake2b(name.encode(), digest_size=ID_BYTES).hexdigest()
 
 
 class Seal:
-    """Made from secrets that all nodes of the app share, the current one first.
+    """The seal of an app: signs and verifies records with secrets that all its nodes share.
 
-    `app` keeps apps apart that share a secret. `founding`: the app's uuid, for seals of versions without a secret.
-    `lost`: ids of secrets that nobody has any more; their commands need not be waited for.
+    `app` keeps apps apart that share a secret. `founding`: the app's uuid, for seals of versions without a
+    secret. `lost`: ids of secrets that are lost for good; the app need not wait for one of them to judge a
+    command.
     """
 
     __slots__ = ("_founding", "_id", "_key", "_keys", "_lost", "id")
@@ -106,7 +108,8 @@ class Seal:
         return (*headers, (HEADER, self._id + _hash(self._key, key, value, headers)))
 
     def renewed(self, key: bytes | None, value: bytes | None, headers: Headers) -> Headers:
-        """The headers of a record of the journal, with the seal of the current secret in place of an older one."""
+        """The headers of a record of the journal, with the seal of the current secret in place of an older
+        one."""
         if not headers or headers[-1][0] != HEADER or headers[-1][1].startswith(self._id):
             return headers
         return self.sealed(key, value, headers[:-1])
@@ -116,10 +119,10 @@ class Seal:
     ) -> bool:
         """True if the record is as perdure sealed it; `founding`: it is older than the app's secret."""
         plain = tuple(header for header in headers if header[0] != HEADER)
-        found = [value for name, value in headers if name == HEADER]
-        if len(found) != 1:
+        seals = [value for name, value in headers if name == HEADER]
+        if len(seals) != 1:
             return False
-        seal = found[0]
+        seal = seals[0]
         if len(seal) == SEAL_BYTES:
             secret = self._founding if founding else None
         else:

@@ -1,4 +1,5 @@
-"""What may be shown of texts that can hold credentials: URLs, and settings whose name says that they are secret.
+"""What may be shown of texts that can hold credentials: URLs, and settings whose name says that they are
+secret.
 
 Law: an error about a setting quotes its value only as `shown` leaves it.
 """
@@ -17,7 +18,8 @@ _NAMED = re.compile(r"[\w.-]+=")
 def without_credentials(text: str) -> str:
     """The text of an address with the user before its `@`, and the values of its parameters, masked.
 
-    A password may hold any of the separators, and an address may be mistyped: what can belong to either is masked.
+    A password may hold any of the separators, and an address may be mistyped: what can belong to either is
+    masked.
     """
     match = _SCHEME.match(text)
     scheme = match[0] if match else ""

@@ -1,10 +1,10 @@
-"""What gateways and objects say to each other about WebSockets.
+"""The records that gateways and objects exchange about WebSockets: ids, frames, upgrades.
 
 Laws
-- A socket's id is `{node}.{number}`: `node` names one start of a gateway, so no id is ever used twice, and the ids
-  of one gateway sort in the order in which they came.
-- A frame for many sockets of one gateway is one record. It names its object, so that an object reaches only sockets of
-  its own, and its sockets by number (u32, big endian).
+- A socket's id is `{node}.{number}`: `node` names one start of a gateway, so no id is ever used twice, and
+  the ids of one gateway sort in the order in which the sockets were opened.
+- A frame for many sockets of one gateway is one record. It names its object, so that an object reaches only
+  sockets of its own, and its sockets by number (u32, big endian).
 - A fetch that is a WebSocket upgrade says so under the app's seal: `socket`, its id, space, its gateway.
 """
 
@@ -24,10 +24,8 @@ MESSAGE, CLOSED, ERROR, GONE = "message", "close", "error", "gone"  # methods of
 ABNORMAL, SERVICE_RESTART = 1006, 1012
 FRAME_KIND = ("kind", b"frame")
 HEARTBEAT_KIND = ("kind", b"heartbeat")  # of a gateway with open sockets, on a log that others share
-ENDED_KIND = ("kind", b"ended")  # to a gateway, of an owner that has heard none: it is taken for ended
-PASSED_ON = (
-    "passed on"  # `socket` of a command whose caller is to fill it: the request's own WebSocket is asked for
-)
+ENDED_KIND = ("kind", b"ended")  # to a gateway, from an owner that has received none: it is considered ended
+PASSED_ON = "passed on"  # `socket` of a command whose caller fills it: it requests the WebSocket of the request itself
 SETTINGS = ""  # the id of the row that holds an object's auto-response
 _NUMBER_DIGITS = 8
 
@@ -35,7 +33,10 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 class Frame(msgspec.Struct, gc=False, frozen=True):
-    """A frame for `sockets` (numbers) of one gateway. `data` of a close is its reason, of an auto-response the pair."""
+    """A frame for `sockets` (numbers) of one gateway.
+
+    `data` of a close is its reason, of an auto-response the pair.
+    """
 
     key: str
     type: str
@@ -49,7 +50,7 @@ def socket_id(node: str, number: int) -> str:
 
 
 def number_of(id_: str) -> int:
-    """The number in a socket's id. Raises ValueError if it is none."""
+    """The number in a socket's id. Raises ValueError if there is none."""
     return int(id_[-_NUMBER_DIGITS:], 16)
 
 
@@ -72,7 +73,7 @@ def _packed(sockets: Sequence[int]) -> bytes:
 
 
 def parse_frame(value: bytes | None, headers: Headers) -> Frame:
-    """The frame in a record. Raises ValueError for a record that is none."""
+    """The frame in a record. Raises ValueError for a record that is not a frame."""
     named = dict(headers)
     try:
         return Frame(
@@ -83,7 +84,7 @@ def parse_frame(value: bytes | None, headers: Headers) -> Frame:
             int(named.get("code", b"0")),
         )
     except (KeyError, UnicodeDecodeError, struct.error) as wrong:
-        raise ValueError(f"no frame: {wrong!r}") from wrong
+        raise ValueError(f"not a frame: {wrong!r}") from wrong
 
 
 @lru_cache(64)

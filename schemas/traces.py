@@ -11,7 +11,7 @@ _TRACEPARENT = re.compile(
 
 
 class Traceparent(NamedTuple):
-    """Whose trace it is, and which span of it asked. Identifiers are hexadecimal digits."""
+    """The trace of a request and the span that sent it. Identifiers are hexadecimal digits."""
 
     trace_id: str
     span_id: str
@@ -22,6 +22,6 @@ class Traceparent(NamedTuple):
 
 
 def parse_traceparent(text: str) -> Traceparent | None:
-    """None for what is none: it comes from anybody."""
+    """The trace context in `text`; None if it is not valid, as any client may send anything."""
     match = _TRACEPARENT.fullmatch(text)
     return None if match is None else Traceparent(match[1], match[2], int(match[3], 16))

@@ -37,7 +37,8 @@ _encode = _encoder.encode
 def encode_value(name: str, value: Any) -> bytes:
     """The stored form of `value`, msgpack with extensions; `name` is the key it is put under.
 
-    Raises `UnstorableValue` (a TypeError) naming the key, where inside its value, and the type that cannot be stored.
+    Raises `UnstorableValue` (a TypeError) naming the key, where inside its value, and the type that cannot be
+    stored.
     """
     kind = type(value)
     try:
@@ -45,8 +46,8 @@ def encode_value(name: str, value: Any) -> bytes:
             return _encode(value)
         return _encode(_lower(value, 0))
     except UnicodeEncodeError as error:
-        told = "a str with lone surrogates cannot be stored"
-        raise UnstorableValue(f"state[{name!r}]{_place(value)}: {told}") from error
+        problem = "a str with lone surrogates cannot be stored"
+        raise UnstorableValue(f"state[{name!r}]{_place(value)}: {problem}") from error
     except _Unfit as error:
         raise UnstorableValue(f"state[{name!r}]{_place(value)}: {error}") from None
     except _TooDeep:

@@ -255,7 +255,7 @@ def test_credentials_are_dropped_before_a_command_is_made() -> None:
             raise Appended(*told)
 
     class Known:
-        def kind(self, namespace: str) -> None:
+        def type_of(self, namespace: str) -> None:
             """Every namespace is known."""
 
     door = HttpDoor(Gate(), Known(), body_bytes=10, pages={})  # type: ignore[arg-type]  # the ports it asks
