@@ -1,9 +1,12 @@
-"""perdure's own pages: what answers at paths that belong to no object.
+"""perdure's own pages: the handlers of paths such as /livez, /admin and /docs, and how their paths are read.
 
-Laws
-- A page is found by the first part of its path, which has one spelling. The path is taken apart from the bytes that were sent, so that
-  the right that it needs and the page that answers cannot be of two different paths.
-- Whoever reads a page has been let in (api/door/http.py); what more a page wants of the grant, it asks itself.
+The HTTP door finds a page by the first part of the path, checks the client's access, and calls the page with a
+`PageRequest`.
+
+Laws [test_pages.py, test_keys.py]
+- The first part of a page's path has one spelling. The path is split from the bytes that were sent, so that the
+  access check and the page cannot see two different paths.
+- A page is called after the access check of the door; further rights it checks itself, by the grant.
 - A GET changes nothing.
 """
 
@@ -19,17 +22,17 @@ from perdure.schemas.errors import BadKey, MalformedCommand
 
 
 class Refused(Exception):
-    """A request that ends at the door, with its problem."""
+    """Raised for a request that is refused at the door; `problem` is the response."""
 
-    def __init__(self, told: Problem) -> None:
-        super().__init__(told)
-        self.problem = told
+    def __init__(self, response: Problem) -> None:
+        super().__init__(response)
+        self.problem = response
 
 
 class PageRequest(NamedTuple):
     """A request for a page: `parts` is its path, decoded, without the first part and without empty ends.
 
-    `grant` is who asks, None where nothing is guarded; `body` reads the request's body, up to the limit.
+    `grant` has the client's rights, None without access control; `body` reads the request's body, up to the limit.
     """
 
     method: str
@@ -39,14 +42,14 @@ class PageRequest(NamedTuple):
     body: Callable[[], Awaitable[bytes]]
 
 
-# of an answer in JSON that is true now, and for whoever asked
+# of an answer in JSON that holds only now and for this client
 JSON_NOW = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 Page = Callable[[PageRequest], Awaitable[Problem]]
 Pages = Mapping[str, Page]
 
 
 def first_of(raw_path: bytes) -> str:
-    """What a path begins with, however it is spelled: nothing that reads like a page of perdure's is anybody else's."""
+    """The first part of a path, in any spelling: a path that reads like a page of perdure never goes to another part."""
     return unquote_to_bytes(raw_path.lstrip(b"/").partition(b"/")[0]).decode("utf-8", "replace")
 
 
@@ -56,9 +59,9 @@ def for_object(raw_path: bytes) -> bool:
 
 
 def parts_of(raw_path: bytes) -> tuple[str, ...]:
-    """The parts of a page's path behind the first. Raises `Refused` for one that is not spelled as it should be.
+    """The parts of a page's path after the first, percent-decoded once, from UTF-8.
 
-    That is: one slash before each part, the first as it is written here, the others percent-decoded once, from UTF-8.
+    Raises `Refused` if the first part is percent-encoded, or a slash is doubled or ends the path.
     """
     _, first, *parts = raw_path.split(b"/")
     if first != first_of(raw_path).encode() or b"" in parts:
@@ -75,49 +78,50 @@ def text_of(part: bytes) -> str:
 
 
 def query_of(query: bytes) -> dict[str, str]:
-    """The fields of a query. Raises `MalformedCommand` for one that is none, or says something twice."""
+    """The fields of a query. Raises `MalformedCommand` if it cannot be read or has a field twice."""
     try:
         pairs = parse_qsl(query.decode(), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError as error:
         raise MalformedCommand(f"the query cannot be read: {error}") from error
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise MalformedCommand("the query says something twice")
+        raise MalformedCommand("the query has a parameter twice")
     return fields
 
 
 def no_such_path(path: str) -> Refused:
-    told = (
+    """The refusal of a path that leads nowhere (404)."""
+    message = (
         f"{path[:80]} is not a path of this server; objects are at /objects/NAMESPACE/NAME and "
         "/rpc/NAMESPACE/NAME/METHOD, and /docs lists them"
     )
-    return Refused(problem("no-such-path", told, status=404))
+    return Refused(problem("no-such-path", message, status=404))
 
 
-def nothing_behind(name: str, asked: PageRequest) -> Refused:
-    """The path that was asked for begins with this page's, and is nothing."""
-    return no_such_path("/".join(("", name, *asked.parts)))
+def nothing_behind(name: str, request: PageRequest) -> Refused:
+    """The refusal (404) of a path that begins with page `name` and does not exist."""
+    return no_such_path("/".join(("", name, *request.parts)))
 
 
-def only(asked: PageRequest, *methods: str) -> None:
-    """Raises `Refused` (405) for a request by another method; who takes GET takes HEAD."""
-    if asked.method not in methods and not (asked.method == "HEAD" and "GET" in methods):
-        raise not_allowed(f"this is asked for with {' or '.join(methods)}", *methods)
+def only(request: PageRequest, *methods: str) -> None:
+    """Raises `Refused` (405) for a request by another method than these; GET includes HEAD."""
+    if request.method not in methods and not (request.method == "HEAD" and "GET" in methods):
+        raise not_allowed(f"this page supports {' or '.join(methods)}", *methods)
 
 
-def not_allowed(told: str, *methods: str) -> Refused:
-    """What comes of another method than these (RFC 9110 15.5.6)."""
-    status, headers, body = problem("method-not-allowed", told, status=405)
+def not_allowed(message: str, *methods: str) -> Refused:
+    """The refusal of another method than these (405, RFC 9110 §15.5.6)."""
+    status, headers, body = problem("method-not-allowed", message, status=405)
     return Refused((status, [*headers, (b"allow", ", ".join(methods).encode())], body))
 
 
 def single(name: str, make: Callable[[], Problem]) -> tuple[str, Page]:
-    """A page that is one path and only read."""
+    """A page that has one path and supports GET only: its name, and its handler, which calls `make`."""
 
-    async def page(asked: PageRequest) -> Problem:
-        if asked.parts:
-            raise nothing_behind(name, asked)
-        only(asked, "GET")
+    async def page(request: PageRequest) -> Problem:
+        if request.parts:
+            raise nothing_behind(name, request)
+        only(request, "GET")
         return make()
 
     return name, page

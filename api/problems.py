@@ -1,6 +1,6 @@
-"""Errors as HTTP tells them: RFC 9457 problem+json. The one place where a code becomes a status.
+"""Errors as HTTP responses: RFC 9457 problem+json. The only place where an error's code becomes a status.
 
-Law: 503 = not done, ask again; 504 = the outcome is unknown; 507 = the disk refuses.
+Law: 503 means not done, send it again; 504 means the outcome is unknown; 507 means that the disk refused a write.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from perdure.schemas.errors import (
 from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
 from perdure.streams.turns.object_quotas import RETRY_AFTER_S
 
-BAD_BODY = "bad-body"  # of the Refusal that Request.json and Request.text raise
-# codes of perdure's own that reach an object's caller with a status of their own
+BAD_BODY = "bad-body"  # the code of the Refusal that Request.json and Request.text raise
+# perdure's own codes that keep their status when an object raises them
 _OWN_STATUS = frozenset(
     (BAD_BODY, UPGRADE_REQUIRED, FetchFailed.code, FetchTimedOut.code, FetchTooLarge.code)
 )
@@ -81,9 +81,15 @@ def problem(
 ) -> Problem:
     """(status, headers, body) of a problem; its type is `urn:perdure:problem:{code}`.
 
-    `retry_after_s`: when to ask again, if that is known; of what is not done now (503) in a second.
+    Args:
+        code: the error's code.
+        message: what happened and what to do, for people.
+        status: the HTTP status.
+        detail: the error's data, as JSON has it; None for none.
+        retry_after_s: when to send the request again, in seconds; None if that is not known (one second for a 503).
+        more: further members of the problem.
     """
-    told = {
+    members = {
         "type": f"urn:perdure:problem:{code}",
         "title": code.replace("-", " "),
         "status": status,
@@ -91,19 +97,19 @@ def problem(
         **more,
     }
     if detail is not None:
-        told["data"] = detail
+        members["data"] = detail
     headers = [(b"content-type", b"application/problem+json")]
     if retry_after_s is not None or status == UNAVAILABLE_STATUS:
         headers.append((b"retry-after", b"%d" % max(math.ceil(retry_after_s or 0), 1)))
     elif status == UNAUTHENTICATED_STATUS:
         headers.append((b"www-authenticate", b"Bearer"))
-    return status, headers, _encode(told)
+    return status, headers, _encode(members)
 
 
 def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
-    """The problem that an object's or owner's error reply comes to."""
+    """The problem of an error reply of an object or an owner."""
     status = OF_OUTCOME.get(outcome, UNAVAILABLE_STATUS)
-    # an object's own codes do not choose the status (503, 504 and 507 promise something); perdure's codes do
+    # an object's own code does not choose the status, since 503, 504 and 507 are promises; perdure's codes do
     if outcome in (REJECTED, UNAVAILABLE) or error.code in _OWN_STATUS:
         status = STATUS.get(error.code, status)
     again_s = RETRY_AFTER_S if status == STATUS[OverQuota.code] else None
@@ -119,7 +125,7 @@ def problem_of(error: PerdureError, **more: Any) -> Problem:
         more["command"] = f"/commands/{command}"
     status = STATUS.get(error.code, UNAVAILABLE_STATUS)
     again_s = error.retry_after_s if isinstance(error, (OverQuota, Overloaded)) else None
-    told = problem(error.code, str(error), status=status, retry_after_s=again_s, **more)
+    status, headers, body = problem(error.code, str(error), status=status, retry_after_s=again_s, **more)
     if command:
-        return told[0], [*told[1], (b"location", more["command"].encode())], told[2]
-    return told
+        headers = [*headers, (b"location", more["command"].encode())]
+    return status, headers, body

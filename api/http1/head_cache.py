@@ -1,13 +1,13 @@
-"""Requests that repeat all but their first line, idempotency key and trace: known by their bytes, without parsing them again.
+"""Recognizes a head by its bytes, without parsing it again, if only first line, idempotency key and trace differ.
 
-A client sends the same headers with each request of a connection. The parser and the calls that it makes cost a third of
-a small read.
+Most clients send the same headers with each request of a connection. The parser and its callbacks cost a third of a
+small read; `fast_path.py` first compares the bytes with the `CachedHead` of the previous request.
 
-Laws
-- Known is only what the parser took on this very connection: one whole read that was one whole request, with no
-  word of upgrade, close, `Expect` or chunks. What follows its first line must come again byte for byte, but for the
-  body, whose length the same bytes say, and for the values of `Idempotency-Key` and `traceparent`, if each is there once.
-- The first line is of the plainest form; whatever differs goes to the parser, which stands where a request begins.
+Laws [test_repeats.py]
+- A head is cached only after the parser accepted it on the same connection: one read that was one complete request,
+  without upgrade, close, `Expect` or chunks. All bytes after its first line must repeat, except for the body, whose
+  length those bytes state, and for the values of `Idempotency-Key` and `traceparent`, if each is there once.
+- The first line has the plainest form. Any other request goes to the parser, which is at the start of a request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.api.http1.heads import TRACEPARENT_CHARS, Head, RawHeaders
 from perdure.schemas.commands import MAX_CLIENT_KEY_CHARS
 
 METHODS = {name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")}
-# one of these, a path of an object as RFC 3986 has it, and behind it the end of the line
+# one of these methods, a path of an object by RFC 3986, and the end of the line after it
 FIRST_LINE = re.compile(
     rb"(" + b"|".join(METHODS) + rb") (/(?:objects|rpc)/[A-Za-z0-9._~%!$&'()*+,;=:@/?-]+) HTTP/1\.1(?=\r\n)"
 )
@@ -31,7 +31,7 @@ _KEY = "idempotency-key"
 
 
 class Varying(NamedTuple):
-    """A field whose value may differ; it stands behind the bytes `before`, and at `at` in the headers of the head."""
+    """A field whose value may differ: it follows the bytes `before`, and has the index `at` among the headers."""
 
     before: bytes
     name: str
@@ -39,28 +39,28 @@ class Varying(NamedTuple):
 
 
 class CachedHead(NamedTuple):
-    """What follows the first line of a request, up to its body, and what it says."""
+    """The bytes of a head after its first line, and the `Head` that they were parsed to."""
 
     varying: tuple[Varying, ...]
-    lines: bytes  # behind those
+    lines: bytes  # after the varying fields
     size: int  # of the body
     head: Head
 
     def read(self, data: bytes, at: int) -> tuple[Head, bytes] | None:
-        """Head and body of a whole request whose first line ends at `at`; None if anything else differs."""
+        """Head and body of a complete request whose first line ends at `at`; None if its head is another one."""
         head = self.head
         if self.varying:
-            found = self._varied(data, at)
-            if found is None:
+            varied = self._varied(data, at)
+            if varied is None:
                 return None
-            head, at = found
+            head, at = varied
         end = at + len(self.lines)
         if len(data) != end + self.size or not data.startswith(self.lines, at):
             return None
         return head, data[end:]
 
     def _varied(self, data: bytes, at: int) -> tuple[Head, int] | None:
-        """The head with the values that stand here, and where the last of them ends."""
+        """The head with the values in `data`, and the end of the last of them."""
         headers, client_key, traceparent, size, principal = self.head
         pairs = list(headers)
         for before, name, place in self.varying:
@@ -86,7 +86,7 @@ class CachedHead(NamedTuple):
 
 
 def cached_head_of(data: bytes, head: Head) -> CachedHead | None:
-    """What to expect again, from a read that the parser took for one request with this head; None: nothing."""
+    """The head to recognize, from the bytes of one request that the parser read as `head`; None if it is not cached."""
     line = FIRST_LINE.match(data)
     if line is None or head.size is None:
         return None
@@ -107,7 +107,7 @@ def cached_head_of(data: bytes, head: Head) -> CachedHead | None:
 
 
 def alike(headers: RawHeaders, before: RawHeaders | None) -> bool:
-    """True if these headers differ from those of the request before in nothing but what varies."""
+    """True if these headers differ from those of the previous request only in the values of varying fields."""
     if before is None or len(headers) != len(before):
         return False
     return all(

@@ -1,10 +1,13 @@
-"""Heads of HTTP/1.1 requests, as RFC 9112 has them: from the bytes of one to what they say.
+"""Heads of HTTP/1.1 requests (RFC 9112): from the bytes of a head to its method, target and headers.
 
-Laws
-- What RFC 9112 calls invalid is refused (400), never repaired: one reading of a request is what keeps a proxy in front and
-  this server from seeing two different ones. What it calls unknown is 501.
-- `Upgrade` is an offer. One that is not a WebSocket is not taken: the request stands as if it had not been made.
-- A target is reduced to path and query. The host of an absolute one replaces `Host`; a fragment is cut off.
+`read_request_head` serves the parser; it decides how the connection goes on. `read_head` then takes from the headers
+what a command needs: the headers that its object sees, the idempotency key, the trace context.
+
+Laws [test_http1.py]
+- A head that RFC 9112 calls invalid is refused (400), never repaired: a proxy in front and this server must not read
+  two different requests from the same bytes. A method or coding that is not known is refused with 501.
+- `Upgrade` is an offer. Except for WebSockets it is ignored, and the request is answered as if it were not there.
+- A target is reduced to path and query. The host of an absolute target replaces `Host`; a fragment is cut off.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ _LINE = re.compile(rb"(" + TOKEN + rb"++) ([\x21-\x7e]++) HTTP/(\d)\.(\d)\r\n")
 _HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?"
 _HOSTS = re.compile(_HOST)
 _ABSOLUTE = re.compile(rb"https?://(" + _HOST + rb")(?=[/?]|$)", re.IGNORECASE)
-# Those that there are, but for CONNECT and TRACE: they are for proxies, and for looking at what proxies do.
+# All registered methods except CONNECT and TRACE, which are for proxies.
 METHODS = frozenset(
     b"GET HEAD POST PUT DELETE PATCH OPTIONS QUERY ACL BIND CHECKOUT COPY LINK LOCK M-SEARCH MERGE MKACTIVITY "
     b"MKCALENDAR MKCOL MOVE NOTIFY PROPFIND PROPPATCH PURGE REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK "
@@ -33,8 +36,8 @@ METHODS = frozenset(
 )
 _READ = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"))
 _ONCE = frozenset((b"host", b"content-length"))
-_REMEMBERED_BYTES = 1024  # of headers; longer ones are read each time
-_UNREADABLE = 1 << 62  # bytes: a size of more digits than anybody means
+_CACHED_BYTES = 1024  # of headers; longer ones are parsed each time
+_UNREADABLE = 1 << 62  # bytes: stands for any size with too many digits
 # hop-by-hop headers concern the connection, not the object (RFC 9110 §7.6.1)
 _HOP = frozenset(("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"))
 _OF_THE_HOP = frozenset(name.encode() for name in _HOP)
@@ -46,7 +49,7 @@ BAD_FIELD = "A header is not of the form 'name: value', on one line that ends wi
 
 
 class Invalid(Exception):
-    """What was read is not a request, or is one that is not served; the connection ends with this answer."""
+    """The bytes are not a request, or one that is not supported; the connection ends with this status and text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -57,7 +60,7 @@ class Invalid(Exception):
 class RequestHead(NamedTuple):
     """One head: `url` is path and query, or `*`; names of headers are in lower case.
 
-    `size` is that of the body, None if it comes in chunks. `expects`: 100-continue. `switches`: to a WebSocket.
+    `size` is that of the body, None if it is chunked. `expects`: 100-continue. `switches`: to a WebSocket.
     """
 
     method: bytes
@@ -71,9 +74,9 @@ class RequestHead(NamedTuple):
 
 
 class _Fields(NamedTuple):
-    """What the headers of a request say, whatever its first line is: see `RequestHead`."""
+    """The part of a `RequestHead` that depends on the headers alone."""
 
-    headers: RawHeaders  # nobody changes it: it is shared
+    headers: RawHeaders  # shared: must not be changed
     host: bytes | None
     size: int | None
     keep_alive: bool
@@ -82,15 +85,15 @@ class _Fields(NamedTuple):
 
 
 def read_request_head(data: bytes, at: int, end: int) -> RequestHead:
-    """The head in `data` from `at` on; `end` is behind its empty line. Raises `Invalid`."""
+    """The head in `data` from `at` to `end`, which is the end of its empty line. Raises `Invalid`."""
     line = _LINE.match(data, at, end)
     if line is None or line[3] != b"1" or line[1] not in METHODS:
         check_line(data[at : data.index(b"\n", at) + 1])
-        raise AssertionError("a request line that is none was not refused")
+        raise AssertionError("an invalid request line was not refused")
     method, url, _, minor = line.groups()
     new = minor != b"0"  # HTTP/1.1 at least
     block = data[line.end() - 2 : end]
-    fields = _remembered(block, new) if len(block) <= _REMEMBERED_BYTES else _read_fields(block, new)
+    fields = _cached_fields(block, new) if len(block) <= _CACHED_BYTES else _read_fields(block, new)
     headers, host, size, keep_alive, expects, switches = fields
     if url[0] != 47 or b"#" in url:  # /
         url, named = _reduced(url, method)
@@ -100,28 +103,28 @@ def read_request_head(data: bytes, at: int, end: int) -> RequestHead:
 
 
 def _read_fields(block: bytes, new: bool) -> _Fields:
-    """What is in `block`, which begins with the end of the line before and ends with the empty line."""
+    """Parse `block`, which begins with the end of the previous line and ends with the empty line."""
     headers = fields_in(block)
-    said: dict[bytes, bytes] = {}
+    values: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _READ:
-            if name not in said:
-                said[name] = value
+            if name not in values:
+                values[name] = value
             elif name in _ONCE:
                 raise Invalid(400, f"The request has the header {name.decode()} twice.")
             else:
-                said[name] += b"," + value  # RFC 9110 5.2
-    host = said.get(b"host")
+                values[name] += b"," + value  # RFC 9110 5.2
+    host = values.get(b"host")
     if host is None and new:
         raise Invalid(400, "An HTTP/1.1 request names its host: the header Host is missing.")
     if host is not None and not _HOSTS.fullmatch(host):
         raise Invalid(400, "The header Host is not a host with an optional port.")
-    expects = said.get(b"expect") if new else None
+    expects = values.get(b"expect") if new else None
     if expects is not None and expects.lower() != b"100-continue":
-        raise Invalid(417, "Nothing but 100-continue can be expected.")
-    size = _size_of(said.get(b"content-length"), said.get(b"transfer-encoding"), new)
-    options = _parts(said[b"connection"]) if b"connection" in said else ()
-    switches = new and b"upgrade" in options and b"websocket" in _parts(said.get(b"upgrade", b""))
+        raise Invalid(417, "The only supported expectation is 100-continue.")
+    size = _size_of(values.get(b"content-length"), values.get(b"transfer-encoding"), new)
+    options = _parts(values[b"connection"]) if b"connection" in values else ()
+    switches = new and b"upgrade" in options and b"websocket" in _parts(values.get(b"upgrade", b""))
     if switches and size != 0:
         raise Invalid(400, "A request that asks for a WebSocket has no body.")
     keep_alive = new and b"close" not in options
@@ -133,7 +136,7 @@ def fields_in(block: bytes) -> RawHeaders:
     if len(block) == 4:
         return []
     lines = block[2:-4].split(b"\r\n")
-    return [*map(_remembered_field if len(block) <= _REMEMBERED_BYTES else _read_field, lines)]
+    return [*map(_cached_field if len(block) <= _CACHED_BYTES else _read_field, lines)]
 
 
 def _read_field(line: bytes) -> tuple[bytes, bytes]:
@@ -143,19 +146,19 @@ def _read_field(line: bytes) -> tuple[bytes, bytes]:
     return field[1].lower(), field[2].rstrip(b" \t")
 
 
-_remembered_field = lru_cache(8192)(_read_field)
-_remembered = lru_cache(4096)(_read_fields)  # clients repeat themselves
+_cached_field = lru_cache(8192)(_read_field)
+_cached_fields = lru_cache(4096)(_read_fields)  # most clients repeat their headers
 
 
 def check_line(line: bytes) -> None:
-    """Raises `Invalid` for a request line that is none, or is of a version or method that is not served."""
-    found = _LINE.fullmatch(line)
-    if found is None:
+    """Raises `Invalid` for an invalid request line, and for a version or method that is not supported."""
+    match = _LINE.fullmatch(line)
+    if match is None:
         raise Invalid(400, BAD_LINE)
-    if found[3] != b"1":
-        raise Invalid(505, "This server speaks HTTP/1.1.")
-    if found[1] not in METHODS:
-        raise Invalid(501, f"The method {found[1][:40].decode()} is not served.")
+    if match[3] != b"1":
+        raise Invalid(505, "This server supports HTTP/1.1.")
+    if match[1] not in METHODS:
+        raise Invalid(501, f"The method {match[1][:40].decode()} is not supported.")
 
 
 def _parts(value: bytes) -> list[bytes]:
@@ -164,7 +167,7 @@ def _parts(value: bytes) -> list[bytes]:
 
 
 def _reduced(url: bytes, method: bytes) -> tuple[bytes, bytes | None]:
-    """Path and query of a target that is not one already, and the host that it names."""
+    """Path and query of a target, and the host of an absolute one."""
     url = url.partition(b"#")[0]
     if url.startswith(b"/") or (url == b"*" and method == b"OPTIONS"):
         return url, None
@@ -176,7 +179,7 @@ def _reduced(url: bytes, method: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _size_of(length: bytes | None, coding: bytes | None, new: bool) -> int | None:
-    """Bytes of the body, None if it comes in chunks."""
+    """Bytes of the body, None if it is chunked."""
     if coding is None:
         if length is None:
             return 0
@@ -188,7 +191,9 @@ def _size_of(length: bytes | None, coding: bytes | None, new: bool) -> int | Non
     codings = _parts(coding)
     for each in codings:
         if each and each.partition(b";")[0].rstrip() != b"chunked":
-            raise Invalid(501, f"The transfer coding {each[:40].decode('latin-1')} is not known; chunked is.")
+            raise Invalid(
+                501, f"The transfer coding {each[:40].decode('latin-1')} is not supported; chunked is."
+            )
     if codings != [b"chunked"]:
         raise Invalid(400, "Transfer-Encoding is not 'chunked', once and without parameters.")
     if not new:
@@ -197,9 +202,9 @@ def _size_of(length: bytes | None, coding: bytes | None, new: bool) -> int | Non
 
 
 class Head(NamedTuple):
-    """What the headers of a request come to. `size` is that of the body: 0 if there is none, None if not said.
+    """What a command needs of a request's headers. `size` is that of the body: 0 without one, None if it is chunked.
 
-    `principal` is who asks, where access is guarded; the headers alone do not say it.
+    `principal` is the authenticated client. It does not follow from the headers alone, and is empty without access control.
     """
 
     headers: Pairs
@@ -210,7 +215,7 @@ class Head(NamedTuple):
 
 
 def read_head(raw: RawHeaders) -> Head:
-    """What the headers of a request say. Raises `MalformedCommand` for an idempotency key that is none."""
+    """Read a request's headers. Raises `MalformedCommand` for an invalid idempotency key."""
     headers: list[tuple[str, str]] = []
     client_key, traceparent, size = None, "", 0
     chunked = False
@@ -237,7 +242,17 @@ def whole_request(
     *more: tuple[str, str],
     principal: str = "",
 ) -> Request:
-    """A request as the Worker sees it: all of it but what concerns the connection, and `more` headers."""
+    """A request as the Worker sees it: all headers except those of the connection.
+
+    Args:
+        method: the HTTP method.
+        raw_path: the path as it was sent, percent-encoded.
+        query: the query without its question mark; may be empty.
+        raw: the headers as they were sent.
+        body: the body, complete.
+        more: headers to add.
+        principal: the authenticated client; empty if it is not known.
+    """
     path = (raw_path + b"?" + query if query else raw_path).decode("latin-1")
     headers = tuple(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in raw if name not in _OF_THE_HOP

@@ -1,15 +1,17 @@
-"""HTTP/1.1 requests read from bytes, as RFC 9112 has them: a head as a whole, then its body in pieces as they come.
+"""The parser of one connection's HTTP/1.1 requests (RFC 9112): complete heads, then bodies in pieces as they arrive.
 
     head --no body--> head …          the connection stays, and the next request follows
       |--content-length--> body --> head …
       |--chunked--> size line --> data --> size line … --> trailers --> head …
-      |--asks for a WebSocket--> ended: what follows is not HTTP
-      `--says close, or is HTTP/1.0--> after its body: ended, nothing more is read
+      |--upgrade to a WebSocket--> ended: the bytes that follow are not HTTP
+      `--close, or HTTP/1.0--> after its body: ended, nothing more is read
 
-Laws
-- What a request is, and how a wrong one is refused, depends on its bytes alone, never on the pieces in which they arrive.
+It does no I/O: the connection (api/protocol/http.py) feeds it bytes, and it calls the connection back.
+
+Laws [test_http1.py]
+- How bytes are read, and how invalid ones are refused, does not depend on the pieces in which they arrive.
 - A head, and the trailers of a body, fit `head_max_bytes`: no more of them is kept.
-- What a head says is read in one place (api/http1/heads.py), with the same strictness for bodies: lines end with CRLF.
+- Heads are read in one place (heads.py). Bodies are read with the same strictness: lines end with CRLF.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ _FIRST = re.compile(TOKEN)
 _EXTENSION = rb"[ \t]*+;[^\x00-\x08\x0a-\x1f\x7f]*+"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(" + _EXTENSION + rb")?\r\n")
 _PART_OF_CHUNK = re.compile(rb"[0-9A-Fa-f]{1,16}(?:" + _EXTENSION + rb"|[ \t]*+)\r?")
-_BAD_CHUNK = "A chunk of the body does not begin with a line of at most 1024 bytes that says its size."
+_BAD_CHUNK = "A chunk of the body does not begin with its size, on a line of at most 1024 bytes."
 CHUNK_LINE_MAX = 1024
 _HEAD, _BODY, _SIZE, _DATA, _DATA_END, _TRAILERS, _SWITCHED, _ENDED = range(8)
 
 
 class Receiver(Protocol):
-    """What is notified of a request; the parser's `head` is the one that was read last."""
+    """The parser's callbacks. `RequestParser.head` is the head that was read last."""
 
     def on_message_begin(self) -> None: ...
 
@@ -51,7 +53,7 @@ class Receiver(Protocol):
 
 
 class RequestParser:
-    """The requests of one connection: `feed` it what arrives. After an `Invalid` it ignores everything."""
+    """Parses the requests of one connection: `feed` it what arrives. After an `Invalid` it ignores everything."""
 
     __slots__ = (
         "_extra_bytes",
@@ -71,14 +73,14 @@ class RequestParser:
         self._to = to
         self._head_max_bytes = head_max_bytes
         self._state = _HEAD
-        self.begun = False  # a request that is not complete
-        self.idle = True  # nothing has come since the last request
-        self._rest = bytearray()  # of a head, a chunk's line or trailers that are not complete
-        self._seen = 0  # of `_rest`: no end is in it
-        self._left = 0  # bytes of a body or of a chunk
+        self.begun = False  # True if a request has begun and is not complete
+        self.idle = True  # True if nothing has arrived since the last request
+        self._rest = bytearray()  # an incomplete head, chunk's line or trailers
+        self._seen = 0  # bytes of `_rest` that are known to hold no end
+        self._left = 0  # bytes that are missing of a body or of a chunk
         self._extra_bytes = 0  # of the extensions of a body's chunks
 
-    # What uvicorn asks its parser
+    # Called by uvicorn
 
     def get_method(self) -> bytes:
         return self.head.method
@@ -94,7 +96,7 @@ class RequestParser:
 
     @property
     def in_body(self) -> bool:
-        """True if a head has been read, and not all of its body (trailers, which are bounded like heads, apart)."""
+        """True if a head has been read and its body is not complete; trailers do not count, since they are bounded like heads."""
         return _BODY <= self._state <= _DATA_END
 
     def end(self) -> None:
@@ -104,7 +106,7 @@ class RequestParser:
         self._rest.clear()
 
     def feed(self, data: bytes) -> bytes | None:
-        """Read on; returns what follows a request for a WebSocket, None if there was none. Raises `Invalid`."""
+        """Read on. Returns the bytes after a request for a WebSocket, None without such a request. Raises `Invalid`."""
         at = 0
         try:
             while at < len(data):
@@ -165,7 +167,7 @@ class RequestParser:
         return data, end
 
     def _to_empty_line(self, data: bytes, at: int) -> tuple[bytes, int, int]:
-        """What is to be read, from where, and the end of its first empty line; 0: that is not there yet."""
+        """The bytes to read, where they begin, and the end of the first empty line; 0 if it has not arrived yet."""
         rest = self._rest
         if not rest:
             end = data.find(b"\r\n\r\n", at)
@@ -183,7 +185,7 @@ class RequestParser:
         return data, 0, end + 4
 
     def _look_at(self, part: bytes | bytearray) -> None:
-        """Refuse a head that is too long, or can be none any more however it goes on. All up to `_seen` is known."""
+        """Refuse an incomplete head that is too long or already invalid. Bytes before `_seen` were checked before."""
         seen, most = self._seen, self._head_max_bytes
         if not _FIRST.match(part):
             raise Invalid(400, BAD_LINE)
@@ -216,18 +218,18 @@ class RequestParser:
         return end
 
     def _read_data_end(self, data: bytes, at: int) -> int:
-        """The end of line behind a chunk's data, of which `_left` bytes are missing."""
+        """Read the end of line after a chunk's data, of which `_left` bytes are missing."""
         end = at + self._left
-        found = data[at:end]
-        if not b"\r\n"[2 - self._left :].startswith(found):
+        part = data[at:end]
+        if not b"\r\n"[2 - self._left :].startswith(part):
             raise Invalid(400, "A chunk of the body is longer than its size.")
-        self._left -= len(found)
+        self._left -= len(part)
         if self._left == 0:
             self._state = _SIZE
         return end
 
     def _read_chunks(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """Read chunks as far as they are whole; what follows is the data of one that is not, or trailers."""
+        """Read complete chunks; the data of an incomplete one, or trailers, follow."""
         if self._rest:
             data, at = bytes(self._rest) + data[at:], 0
             self._rest.clear()
@@ -259,7 +261,7 @@ class RequestParser:
         return data, at
 
     def _read_trailers(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """Read what is behind a chunked body, and drop it: nobody may take it for headers."""
+        """Read the trailers of a chunked body, and drop them: they must not be used as headers."""
         rest, most = self._rest, self._head_max_bytes
         if not rest and data.startswith(b"\r\n", at):
             self._end_message()

@@ -1,13 +1,16 @@
-"""The direct way and WebSockets where access is guarded: the same protocols, with the question who asks before all else.
+"""The fast path and WebSockets with access control: the same protocols, which first check the client's credentials.
 
-Laws
-- Where nothing is guarded these classes are not there, and requests pay nothing for them.
-- What a connection's headers came to is remembered while they stay the same, so that a client that repeats itself is
-  checked by three comparisons: its headers, its right, its time. Rights are looked up per request.
-- What has to wait for an issuer's keys goes by ASGI, which can wait.
-- The Worker's paths are open to all, for WebSockets too: it sees the credentials, and whom it lets in is its own affair.
-- A socket ends with the grant by which it was opened (1008). Its messages count against the quota as requests do, and one
-  that is over it is not read until it is not.
+A node uses these classes if tokens or an issuer are configured. The check finds the client's grant, which holds its
+principal and its rights (api/access/guard.py).
+
+Laws [test_access.py]
+- Without access control these classes are not used, and requests pay nothing for them.
+- The grant of a connection is remembered while its headers stay the same. A client that repeats its headers is checked
+  by three comparisons: the headers, the right, the expiry. Rights are looked up for each request.
+- A request that has to wait for an issuer's keys takes ASGI, which can wait.
+- The Worker's paths are open to all clients, for WebSockets too: the Worker sees the credentials and decides.
+- A socket ends with the grant that opened it (1008). Its messages count against the quota as requests do; a socket
+  that is over its quota is not read until it is below it again.
 """
 
 from __future__ import annotations
@@ -27,21 +30,23 @@ from perdure.schemas.access import NOBODY, Grant
 from perdure.schemas.errors import PerdureError, Unauthenticated
 
 LOOK_AGAIN_S = 3600.0
-ASKED_S = 1.0
+ANSWER_PENDING_S = 1.0
 
 
 class AuthenticatedProtocol(FastPathProtocol):
-    """Requests for objects, of those who may. `to` takes `access`, too."""
+    """The fast path with access control; `to` takes `access` too."""
 
-    recognizes = False  # each request is looked at
+    recognizes = False  # the head of each request is checked
     access: ClassVar[Access]
-    _grant: Grant | None = None  # of the request that is being read, and of what headers it was found
+    _grant: Grant | None = None  # of the request that is being read, found by the headers `_granted`
     _granted: RawHeaders | None = None
     _granted_head: Head
 
     def _head_read(self) -> None:
         headers, access = self.headers, self.access
-        if b"ticket=" in self.url and not self.parser.head.switches:  # of no use here, and not to be logged
+        if (
+            b"ticket=" in self.url and not self.parser.head.switches
+        ):  # a ticket is for WebSockets only, and must not be logged
             path, _, query = self.url.partition(b"?")
             rest = ticket_in(query)[1]
             self.url = path + b"?" + rest if rest else path
@@ -78,11 +83,11 @@ class AuthenticatedProtocol(FastPathProtocol):
 
 
 class AuthenticatedSocketProtocol(SocketProtocol):
-    """WebSockets, of those who may. `to` takes `access`, too."""
+    """WebSockets with access control; `to` takes `access` too."""
 
     access: ClassVar[Access]
     _grant = NOBODY
-    _asks = ""  # who, as the object or the Worker is told
+    _client = ""  # the principal that the object or the Worker sees
     _expiry: asyncio.TimerHandle | None = None
 
     def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
@@ -99,8 +104,8 @@ class AuthenticatedSocketProtocol(SocketProtocol):
         ticket, rest = ticket_in(query)
         try:
             if self.door.for_worker(path):
-                grant = NOBODY  # whom the Worker lets in is its own affair
-                self._asks = access.name_of(bearer)
+                grant = NOBODY  # the Worker decides
+                self._client = access.name_of(bearer)
             elif bearer is None and ticket is not None and for_object(path):
                 grant = access.redeem(ticket, self._key_of(path))
             else:
@@ -108,7 +113,7 @@ class AuthenticatedSocketProtocol(SocketProtocol):
             if path.startswith(b"/objects/"):
                 access.permit(grant, need_of_socket(path))
                 access.charge(grant, 1, 0)
-                self._asks = grant.principal
+                self._client = grant.principal
         except (Refused, PerdureError) as error:
             self._respond(problem_at_door(error))
             return
@@ -120,10 +125,10 @@ class AuthenticatedSocketProtocol(SocketProtocol):
         try:
             return self.door.key_of(path)
         except (Refused, PerdureError):
-            raise Unauthenticated from None  # whether it is there is not for everybody to know
+            raise Unauthenticated from None  # must not reveal if the object exists
 
     def _head(self, head: Head) -> Head:
-        return super()._head(head)._replace(principal=self._asks)
+        return super()._head(head)._replace(principal=self._client)
 
     @property
     def principal(self) -> str:
@@ -131,7 +136,7 @@ class AuthenticatedSocketProtocol(SocketProtocol):
 
     def _check_room(self, size_bytes: int) -> None:
         super()._check_room(size_bytes)
-        if self._asking is None:  # what comes through the Worker counts against nobody, as its requests do
+        if self._worker_task is None:  # the Worker's sockets have no quota, and neither have its requests
             self.access.charge(self._grant, 1, size_bytes)
 
     def _watch_expiry(self) -> None:
@@ -140,7 +145,7 @@ class AuthenticatedSocketProtocol(SocketProtocol):
             self.fail(1008, "the token has expired")
         elif left_s <= 0:
             self._expiry = self._loop.call_later(
-                ASKED_S, self._watch_expiry
+                ANSWER_PENDING_S, self._watch_expiry
             )  # its object may still accept it
         elif left_s != float("inf"):
             self._expiry = self._loop.call_later(min(left_s, LOOK_AGAIN_S), self._watch_expiry)

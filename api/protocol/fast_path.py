@@ -1,16 +1,17 @@
-"""Requests for objects, answered straight from the parser to the door and back, without ASGI in between.
+"""The fast path of requests for objects: from the parser to the door and back, without ASGI in between.
 
-ASGI makes a task, a dict of the request and three messages for each request: more than half of what an object's
-own turn costs. What is taken here is a plain request for an object; all others go uvicorn's own way.
+ASGI needs a task, a dict of the request and three messages for each request, which is more than half of the cost of
+an object's turn. `FastPathProtocol` passes plain requests for objects to `HttpDoor.ask` itself, with an
+`HttpExchange` that writes the response. uvicorn runs the ASGI application for all others.
 
-Laws
-- Taken is a complete HTTP/1.1 request for a path of an object, without `Expect`, on a connection that
-  answers nothing else at the moment. While it is open it stands where uvicorn keeps its own cycle, so that
-  what a client sends meanwhile waits in uvicorn's pipeline, and responses keep the order of requests.
-- A request whose bytes were taken before is not parsed again (api/http1/head_cache.py).
-- A body above the limit is refused as soon as that is known, and the rest of it is thrown away.
-- An idle connection is closed after uvicorn's keep-alive time-out, or within that time again: one timer per
-  connection looks, instead of one per request.
+Laws [test_direct.py, test_direct_connections.py]
+- The fast path takes a complete HTTP/1.1 request for a path of an object, without `Expect`, on a connection that
+  answers no other request at the moment. While it is open, its exchange stands where uvicorn keeps its own cycle: later
+  requests wait in uvicorn's pipeline, and responses keep the order of requests.
+- A head whose bytes were seen before is not parsed again (api/http1/head_cache.py).
+- A body above the limit is refused as soon as its size is known, and the rest of it is discarded.
+- An idle connection is closed after one to two times uvicorn's keep-alive time-out: one timer per connection checks,
+  instead of one per request.
 """
 
 from __future__ import annotations
@@ -42,16 +43,17 @@ from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
 _PATHS = (b"/objects/", b"/rpc/")
-# Answers of writes wait for one fsync and come all at once: sent one by one, their clients' next requests are here
-# when the next batch is sealed. Those of reads come between parsing: sent together, all that has come is parsed first.
+# Answers to writes wait for one fsync and arrive together. Each is sent at once, so that the client's next request is
+# here when the next batch is sealed. Answers to reads arrive between parsing: they are sent together, after all bytes
+# that have arrived are parsed.
 _READS = frozenset(("GET", "HEAD"))
 _NO_HEAD = Head((), None, "", 0)
 
 
 class HttpExchange(msgspec.Struct, eq=False):
-    """One request and its response; a `ReplyListener`, and for uvicorn the cycle of its connection.
+    """One request and its response: a `ReplyListener`, and for uvicorn the cycle of its connection.
 
-    A Struct, like all that is made for each request: it costs a third of a class with an `__init__`.
+    A Struct, like everything that is created per request: it costs a third of a class with an `__init__`.
     """
 
     protocol: FastPathProtocol
@@ -77,14 +79,14 @@ class HttpExchange(msgspec.Struct, eq=False):
         self.respond(problem_at_door(error))
 
     def more(self, body: bytes) -> None:
-        """A further piece of the body. There may be a million of them, and bytes would be copied as often."""
+        """Add a piece of the body: to a bytearray, since bytes would be copied for each of possibly a million pieces."""
         if type(self.body) is bytes:
             self.body = bytearray(self.body)
         self.body += body
 
-    def respond(self, told: Problem) -> None:
-        """Send a response made of status, headers and body."""
-        status, headers, body = told
+    def respond(self, response: Problem) -> None:
+        """Send a response: (status, headers, body)."""
+        status, headers, body = response
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         self._send(status, STATUS_LINES[status] + lines, body)
 
@@ -115,7 +117,7 @@ class HttpExchange(msgspec.Struct, eq=False):
 
 @lru_cache(1024)
 def _start(status: int, headers: Pairs) -> bytes | None:
-    """Status line and headers of a response, None if they cannot be sent; a class has few different ones."""
+    """Status line and headers of a response, None if they cannot be sent. Cached: a class has few different ones."""
     if not sendable(headers) or status == SWITCHING:
         return None
     return STATUS_LINES[status] + b"".join([b"%b: %b\r\n" % header for header in encoded(headers)])
@@ -126,30 +128,33 @@ class _Cycle(Protocol):
 
 
 class FastPathProtocol(HttpProtocol):
-    """Make a subclass with the door and the bounds of the server at hand (see `to`)."""
+    """The protocol of one connection. `to` returns a subclass for the door of a node."""
 
     door: ClassVar[HttpDoor]
     answered: ClassVar[Counter[int]]  # the door's
     paths: ClassVar[tuple[bytes, ...]] = _PATHS
     websocket: ClassVar[type[SocketProtocol]]
-    recognizes: ClassVar[bool] = True  # requests by their bytes
-    _exchange: HttpExchange | None = None  # the one whose request is being read
-    _spoke = False  # it has answered since its timer looked last
-    _last_headers: RawHeaders | None = None  # of the request before on this connection, and what they say
+    recognizes: ClassVar[bool] = True  # True if heads are compared by their bytes
+    _exchange: HttpExchange | None = None  # of the request that is being read
+    _spoke = False  # True if a response was sent since the timer last fired
+    _last_headers: RawHeaders | None = (
+        None  # of the previous request on this connection; parsed: `_last_head`
+    )
     _last_head = _NO_HEAD
-    _plain = False  # a request with these headers is no page's that may be refused
-    _headers_again = False  # the headers are those of the request before, and allowed
-    _repeated: CachedHead | None = None  # what is known without the parser, see api/http1/head_cache.py
+    _plain = False  # True if requests with these headers do not have to pass the check of origins
+    _headers_again = False  # True if the headers are those of the previous request, and allowed
+    _cached: CachedHead | None = None  # a head that is recognized without the parser
 
     @classmethod
     def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[FastPathProtocol]:
-        # behind a Worker that is alone in front they are refused: that is not worth a quick way
+        """A subclass for `door`; `websocket` takes over upgrades, `more` are further attributes of the class."""
+        # if objects are closed behind a Worker their requests are refused, by ASGI
         paths = () if door.closed else _PATHS
         given = {"door": door, "answered": door.answered, "paths": paths, "websocket": websocket, **more}
         return type("FastPathProtocol", (cls,), given)
 
     def data_received(self, data: bytes) -> None:
-        known, fresh = self._repeated, self.parser.idle
+        known, fresh = self._cached, self.parser.idle
         if (
             known is not None
             and fresh
@@ -157,8 +162,8 @@ class FastPathProtocol(HttpProtocol):
             and len(data) <= self.head_max_bytes + known.size
         ):
             line = FIRST_LINE.match(data)
-            if line is not None and (found := known.read(data, line.end())) is not None:
-                head, body = found
+            if line is not None and (request := known.read(data, line.end())) is not None:
+                head, body = request
                 exchange = HttpExchange(self, METHODS[line[1]], True, head)
                 self.cycle = exchange  # type: ignore[assignment]  # as in `_head_read`
                 self._ask(exchange, line[2], body)
@@ -166,9 +171,9 @@ class FastPathProtocol(HttpProtocol):
         super().data_received(data)
         if self._headers_again and fresh and self.parser.idle:
             self._headers_again = False
-            self._repeated = cached_head_of(data, self._last_head)
+            self._cached = cached_head_of(data, self._last_head)
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -194,10 +199,10 @@ class FastPathProtocol(HttpProtocol):
         exchange = HttpExchange(self, head.method.decode("ascii"), keep_alive)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         try:
-            # clients repeat themselves
+            # most clients send the same headers again
             again = self.headers == self._last_headers or alike(self.headers, self._last_headers)
             if not (again and self._plain):
-                self._last_headers = None  # until it is known what these say
+                self._last_headers = None  # until these are parsed
                 self._plain = self.door.origins.plain(self.headers)
                 if not self._plain:
                     path = self.url.partition(b"?")[0]
@@ -245,10 +250,14 @@ class FastPathProtocol(HttpProtocol):
             self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
         except (Refused, PerdureError) as error:
             exchange.respond(problem_at_door(error))
-        except Exception as error:  # noqa: BLE001 - the parser would make a client's error of it
+        except Exception as error:  # noqa: BLE001 - the parser would report it as an error of the client
             self.loop.call_exception_handler({"message": "a request failed", "exception": error})
             exchange.respond(
-                problem("internal-error", "this request met a fault of perdure: its log has it", status=500)
+                problem(
+                    "internal-error",
+                    "this request failed by a bug in perdure; its log has the details",
+                    status=500,
+                )
             )
 
     # The connection
@@ -268,11 +277,11 @@ class FastPathProtocol(HttpProtocol):
             self._look_again_in(self.timeout_keep_alive)
 
     def shutdown(self) -> None:
-        self._repeated = None  # the parser's way from here on, which knows that this is the end
+        self._cached = None  # from here on by the parser, which knows that the server is ending
         super().shutdown()
 
     def _unset_keepalive_if_required(self) -> None:
-        """uvicorn would cancel its timer with each request; ours looks when it rings."""
+        """uvicorn cancels its timer with each request; ours checks when it fires."""
 
     def _look_again_in(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
@@ -280,7 +289,7 @@ class FastPathProtocol(HttpProtocol):
     def timeout_keep_alive_handler(self) -> None:
         self.timeout_keep_alive_task = None
         if not self._idle:
-            return  # the end of its response sets a new one
+            return  # the end of the response sets a new timer
         if self._spoke or self.parser.begun:
             self._spoke = False
             self._look_again_in(self.timeout_keep_alive)
@@ -289,9 +298,9 @@ class FastPathProtocol(HttpProtocol):
 
     def _switch(self, rest: bytes) -> None:
         if not self._idle:
-            self._refuse(400, "A WebSocket is asked for behind requests that are not answered yet.")
+            self._refuse(400, "An upgrade to a WebSocket may not follow requests that are not answered yet.")
             return
-        self._look_no_more()
+        self._cancel_keep_alive()
         super()._switch(rest)
 
     def _hand_over(self, rest: bytes) -> None:
@@ -304,10 +313,10 @@ class FastPathProtocol(HttpProtocol):
             protocol.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._look_no_more()
+        self._cancel_keep_alive()
         super().connection_lost(exc)
 
-    def _look_no_more(self) -> None:
+    def _cancel_keep_alive(self) -> None:
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None

@@ -1,15 +1,15 @@
-"""The beginning of a WebSocket: who may, who is asked, and what comes of it.
+"""The handshake of a WebSocket: from the request for an upgrade to the 101, or to another response.
 
-A path of an object is for that object; any other is the Worker's, which may pass the upgrade on to an object
-(api/sockets/relay.py).
+An upgrade at a path of an object becomes a command for that object. At any other path it is the Worker's, which may
+pass it on to an object (api/sockets/relay.py). `websocket.py` continues from the 101.
 
-Laws
-- A page of another site is refused (api/access/origins.py), whoever would have answered.
-- A handshake that RFC 6455 does not have is refused with what is wrong: 400, 405 for another method than GET, 426 for
-  another version. Nothing may come behind it before it is answered.
-- The answer decides: 101 accepts, anything else is the HTTP response. A socket that its object accepted and that ended
-  before it could be told is closed there by an event.
-- Its id is made when somebody is asked, so that it is one of the gateway as it is then.
+Laws [test_websockets.py]
+- A page of another site is refused (api/access/origins.py), at each path.
+- A handshake that is not valid by RFC 6455 is refused with a reason: 400, 405 for another method than GET, 426 for
+  another version. No bytes may follow it before it is answered.
+- The answer decides: 101 accepts, any other is the HTTP response. If an object has accepted a socket whose connection
+  has ended meanwhile, an event closes it there.
+- A socket's id is made when the object or the Worker is called, so that it is one of the gateway's current name.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ _KEY_NAME, _VERSION_NAME = b"sec-websocket-key", b"sec-websocket-version"
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
-# at the level `debug` the package would log each frame with what is in it
-_SILENT = logging.Logger("websockets", logging.CRITICAL + 1)  # noqa: LOG001 - of nobody else, whatever is configured
+# at the level `debug` the package would log each frame with its contents
+_SILENT = logging.Logger("websockets", logging.CRITICAL + 1)  # noqa: LOG001 - not part of the tree that is configured
 _FRAMING = frozenset(
     ("upgrade", "connection", "content-length", "sec-websocket-accept", "sec-websocket-extensions")
 )
 
 
 class Handshake(asyncio.Protocol):
-    """What comes before a socket is open. `api/protocol/websocket.py` has the rest of the connection."""
+    """The part of a WebSocket connection before it is open; `SocketProtocol` (websocket.py) adds the rest."""
 
     door: ClassVar[HttpDoor]
     sockets: ClassVar[SocketRegistry]
@@ -65,26 +65,27 @@ class Handshake(asyncio.Protocol):
 
     @classmethod
     def to(cls, door: HttpDoor, sockets: SocketRegistry, **more: Any) -> type[Self]:
+        """A subclass for the door and the sockets of a node; `more` are further attributes of the class."""
         return type(cls.__name__, (cls,), {"door": door, "sockets": sockets, **more})
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._conn = Frames(SERVER, state=State.OPEN, max_size=self.door.body_bytes, logger=_SILENT)
         self._accept = b""
-        self.switched = False  # the client has its 101
+        self.switched = False  # True once the client has its 101
         self._number, self.id, self.key = -1, "", ""  # until its object is known
-        self._asked = False  # the object or the Worker was asked, and has not answered
-        self._over = False  # its object knows, or is being told
-        self._lost: asyncio.Future[None] = self._loop.create_future()  # done when the connection is
-        self._asking: asyncio.Task[None] | None = None  # the Worker
+        self._answer_pending = False  # the object or the Worker was called, and has not answered
+        self._over = False  # its object knows of the end, or will by an event
+        self._lost: asyncio.Future[None] = self._loop.create_future()  # done when the connection is lost
+        self._worker_task: asyncio.Task[None] | None = None  # runs the Worker
 
     @property
     def principal(self) -> str:
-        """Who sends its messages: nobody who is known, where access is not guarded."""
+        """The client that sends its messages; empty without access control."""
         return ""
 
     def open(self, head: RequestHead, rest: bytes) -> None:
-        """Take over the connection of a request for a WebSocket; `rest` came behind its head."""
+        """Take over the connection of a request for a WebSocket; `rest` is what followed its head."""
         self._pause()
         path, _, query = head.url.partition(b"?")
         try:
@@ -98,11 +99,11 @@ class Handshake(asyncio.Protocol):
             self.data_received(rest)
 
     def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
-        """May it? Here whoever comes may."""
+        """Check the client, then ask the object or the Worker; without access control there is no check."""
         self._ask(raw, path, query)
 
     def _ask(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
-        """Ask the object, or the Worker."""
+        """Pass the request to the object, or to the Worker."""
         raw = [each for each in raw if each[0].decode() not in _HANDSHAKE]
         try:
             head = self._head(read_head(raw))
@@ -112,8 +113,8 @@ class Handshake(asyncio.Protocol):
             if self.door.closed:
                 raise not_exposed()
             key = self.door.key_of(path)
-            self._is(key, *self.sockets.new_id())
-            self._asked = True
+            self._identify(key, *self.sockets.new_id())
+            self._answer_pending = True
             self.door.ask(self, "GET", path, query, head, b"", f"{self.id} {self.sockets.address}")
         except (Refused, PerdureError) as error:
             self._respond(problem_at_door(error))
@@ -121,17 +122,17 @@ class Handshake(asyncio.Protocol):
     def _head(self, head: Head) -> Head:
         return head._replace(headers=(*head.headers, ("upgrade", "websocket")), client_key=None)
 
-    def _is(self, key: str, number: int, id_: str) -> None:
-        """It is, or is to be, this socket of object `key`."""
+    def _identify(self, key: str, number: int, id_: str) -> None:
+        """Note the identity of this socket: its object, number and id."""
         self.key, self._number, self.id = key, number, id_
 
-    # What the object answers
+    # The object's answer
 
     def answered(self, answer: PlacedReply) -> None:
-        self._asked = False
+        self._answer_pending = False
         reply = answer.reply
         accepted = reply.error is None and reply.status == 101
-        if self._transport.is_closing():  # gone, or too late
+        if self._transport.is_closing():  # the client is gone
             if accepted:
                 self._end(1006, "the connection broke", clean=False)
         elif accepted:
@@ -141,49 +142,49 @@ class Handshake(asyncio.Protocol):
             self._respond(self.door.response_to(answer))
 
     def failed(self, error: BaseException) -> None:
-        self._asked = False
+        self._answer_pending = False
         assert isinstance(error, PerdureError), error
         if isinstance(error, OutcomeUnknown):
             self._end(1006, "it is not known whether the socket was accepted", clean=False)
         if not self._transport.is_closing():
             self._respond(problem_at_door(error))
 
-    # What the Worker answers
+    # The Worker's answer
 
     def _ask_worker(self, worker: Worker, head: Head, raw: RawHeaders, path: bytes, query: bytes) -> None:
         request = whole_request(
             "GET", path, query, raw, b"", ("upgrade", "websocket"), principal=head.principal
         )
-        self._asked = True
-        self._resume()  # so that it is noticed if the client goes
-        self._asking = self._loop.create_task(self._by_worker(worker, request, head.traceparent))
+        self._answer_pending = True
+        self._resume()  # to notice if the client closes the connection
+        self._worker_task = self._loop.create_task(self._by_worker(worker, request, head.traceparent))
 
     async def _by_worker(self, worker: Worker, request: Any, traceparent: str) -> None:
-        passing = SocketRelay(self.sockets)
+        relay = SocketRelay(self.sockets)
         try:
             status, headers, body = await worker.answer(
-                request, None, traceparent, asyncio.shield(self._lost), passing
+                request, None, traceparent, asyncio.shield(self._lost), relay
             )
-            self._asked = False
+            self._answer_pending = False
             if self._transport.is_closing():
                 return
-            accepted = passing.take() if status == 101 else None
+            accepted = relay.take() if status == 101 else None
             if accepted is None:
                 self._respond((status, headers, body))
                 return
-            self._is(accepted.key, accepted.number, accepted.id)
+            self._identify(accepted.key, accepted.number, accepted.id)
             self._switch(tuple((name.decode(), value.decode("latin-1")) for name, value in headers))
             self._opened()
             accepted.give(self)
         finally:
-            passing.drop()
-            if self._asked:
+            relay.drop()
+            if self._answer_pending:
                 self._transport.abort()
 
-    # What the client is told
+    # The response to the client
 
     def _switch(self, pairs: Pairs) -> None:
-        """It has its WebSocket; `_opened` comes next."""
+        """Send the 101; `_opened` is called next."""
         more = [
             b"%b: %b\r\n" % (name.encode(), value.encode("latin-1"))
             for name, value in pairs
@@ -195,10 +196,10 @@ class Handshake(asyncio.Protocol):
         self.switched = True
         self.door.count(101)
 
-    def _respond(self, told: Problem) -> None:
-        """An HTTP response instead of a WebSocket."""
-        status, headers, body = told
-        self._asked, self._over = False, True
+    def _respond(self, response: Problem) -> None:
+        """Send an HTTP response instead of a WebSocket."""
+        status, headers, body = response
+        self._answer_pending, self._over = False, True
         self.door.count(status)
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         end = b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
@@ -244,9 +245,11 @@ class Handshake(asyncio.Protocol):
 
 
 def _accept_of(head: RequestHead) -> bytes:
-    """What answers the key of a handshake (RFC 6455 4.2). Raises `Refused` for one that is none."""
-    said = [(name, value) for name, value in head.headers if name in (_KEY_NAME, _VERSION_NAME)]
-    keys, versions = ([value for name, value in said if name == each] for each in (_KEY_NAME, _VERSION_NAME))
+    """The answer to the key of a handshake (RFC 6455 §4.2). Raises `Refused` for a handshake that is not valid."""
+    fields = [(name, value) for name, value in head.headers if name in (_KEY_NAME, _VERSION_NAME)]
+    keys, versions = (
+        [value for name, value in fields if name == each] for each in (_KEY_NAME, _VERSION_NAME)
+    )
     if head.method != b"GET":
         raise not_allowed("a WebSocket is opened with GET", "GET")
     if len(versions) > 1 or len(keys) != 1 or not _KEY.fullmatch(keys[0]):

@@ -1,21 +1,25 @@
-"""uvicorn's HTTP protocol with what it lacks, at next to no cost per request.
+"""One HTTP connection: uvicorn's protocol, with time-outs and limits that it lacks.
 
-Laws
+Bytes of a connection arrive here first. `RequestParser` (api/http1/) reads them as requests; uvicorn runs the ASGI
+application for each, unless `fast_path.py`, a subclass, answers the request itself.
+
+Laws [test_server.py, test_direct_connections.py]
 - A WebSocket gets the bare transport: its frames gain nothing from joining and would lose latency.
-- Requests are read by api/http1/parser.py: uvicorn has the rest, the ASGI cycle above all.
-- A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of its connection or first byte: 408 else.
-- A body must arrive at `BODY_BYTES_PER_S` at least, looked at every `BODY_LOOK_S` and not while we do not read: 408 else.
-- Connections above `connections_max` get a 503 and are closed, before file descriptors run out. A few more are let in to
-  ask `PROBES`, and nothing else: whoever watches must see a server that is full, not one that is gone.
-- A refusal (400, 408, 431, …) ends the connection, and is said behind the answers to the requests before it: said in
-  place of one it would deny what may happen. What still comes is thrown away for `LINGER_S`: a connection that is closed with
-  bytes unread is reset, and the client would lose what it was answered (RFC 9112 9.6).
-- A client that ends its side of the connection behind its requests gets their answers. Whether it is still there is looked
-  at each `LOOK_S` while it waits: what it is sent, `100 Continue`, a client that is gone answers with a reset.
-- When the server ends, what a client has sent already is answered before its connection is closed, even if it has not been
-  read yet: a request is lost only if it crosses the closing on its way.
-- A client whose requests wait in the pipeline is not read from, nor is one that does not read its responses. uvicorn
-  reads one more segment after each response, and so a pipeline grows without bound.
+- A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of the connection's start or the head's
+  first byte. Otherwise the answer is 408.
+- A body must arrive at `BODY_BYTES_PER_S` or faster, checked every `BODY_LOOK_S`, except while this server does not
+  read. Otherwise the answer is 408.
+- Connections above `connections_max` get a 503 and are closed, before file descriptors run out. A few more are
+  accepted for `PROBES` only: monitoring must see a server that is full, not one that is gone.
+- A refusal (400, 408, 431, …) ends the connection. It follows the answers to earlier requests: in place of such an
+  answer it would deny something that may still happen. Later bytes are discarded for `LINGER_S`: closing with
+  unread bytes resets the connection, and the client would lose the answer (RFC 9112 §9.6).
+- A client that closes its sending side after its requests still gets their answers. While it waits, it is checked
+  every `LOOK_S`: it is sent `100 Continue`, to which a client that is gone answers with a reset.
+- When the server ends, bytes that a client has sent already are answered before its connection is closed, even if
+  they have not been read yet. A request is lost only if it crosses the closing on its way.
+- A client is not read from while its requests wait in the pipeline or while it does not read its responses. (uvicorn
+  reads one more segment after each response, so that a pipeline grows without bound.)
 """
 
 from __future__ import annotations
@@ -40,17 +44,17 @@ SPARE_CONNECTIONS = 16
 LINGER_S = 2.0
 LOOK_S = 1.0
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-LAST_LOOK_S = 0.05  # at what an idle connection has sent, when the server ends
+LAST_LOOK_S = 0.05  # when the server ends: time to read what an idle connection has sent already
 
 
 class NullEvent:
-    """What uvicorn wakes when a connection ends, of a cycle that waits for nothing of it."""
+    """The event that uvicorn sets when a connection ends, for cycles that never wait for it."""
 
     def set(self) -> None: ...
 
 
 class FinalRefusal:
-    """A refusal that ends a connection: for uvicorn a cycle, which waits in the pipeline for its turn."""
+    """A refusal that ends a connection; for uvicorn it is a cycle that waits in the pipeline for its turn."""
 
     message_event: ClassVar[NullEvent] = NullEvent()
 
@@ -68,20 +72,22 @@ class FinalRefusal:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Make a subclass with the bounds of the server at hand (see `bounded_by`)."""
+    """The protocol of one connection. `bounded_by` returns a subclass with the limits of a server."""
 
     head_max_bytes: ClassVar[int] = 64 * 1024
     connections_max: ClassVar[int] = 10_000
-    unsent: ClassVar[list[JoiningTransport]] = []  # of one server; they have written in this pass of the loop
-    parser: RequestParser  # type: ignore[assignment]  # it has what uvicorn asks of one
-    _head_complete = False  # of the request that was begun last
+    unsent: ClassVar[
+        list[JoiningTransport]
+    ] = []  # of one server: those with unsent bytes in this pass of the loop
+    parser: RequestParser  # type: ignore[assignment]  # it has the methods that uvicorn calls
+    _head_complete = False  # of the latest request
     _head_timer: asyncio.TimerHandle | None = None
     _body_timer: asyncio.TimerHandle | None = None
     _body_bytes = 0  # read since the timer was set
     _is_probe = False
-    _leaving = False  # the server ends
-    _lingering: asyncio.TimerHandle | None = None  # it has had its last answer
-    _ended = False  # the client sends nothing more
+    _leaving = False  # the server is ending
+    _lingering: asyncio.TimerHandle | None = None  # set once the last answer is sent
+    _ended = False  # the client has closed its sending side
     _look_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
@@ -90,6 +96,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     @classmethod
     def bounded_by(cls, *, head_max_bytes: int, connections_max: int) -> type[HttpProtocol]:
+        """A subclass with these limits: bytes of a head, and open connections of the server."""
         bounds = {"head_max_bytes": head_max_bytes, "connections_max": connections_max, "unsent": []}
         return type(cls.__name__, (cls,), bounds)
 
@@ -100,7 +107,7 @@ class HttpProtocol(HttpToolsProtocol):
         timeout_s = HEAD_TIMEOUT_S
         if len(self.connections) > self.connections_max:
             if len(self.connections) > self.connections_max + SPARE_CONNECTIONS:
-                self._say(503, self._no_room())
+                self._write_refusal(503, self._no_room())
                 self.transport.close()
                 return
             self._is_probe, timeout_s = True, PROBE_TIMEOUT_S
@@ -119,14 +126,14 @@ class HttpProtocol(HttpToolsProtocol):
         elif parser.in_body:
             if self._head_timer is not None:
                 self._head_ended()
-            self._body_came(len(data))
+            self._body_received(len(data))
         elif parser.begun:  # a head or trailers
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
         elif self._head_timer is not None:
             self._head_ended()
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         # a timer that is left of the message before, which came whole
@@ -143,7 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_read()
 
     def _head_read(self) -> None:
-        """A request has come, as far as its head."""
+        """The head of a request has been read."""
         if self._is_probe and not self._may_probe():
             return
         url, headers = self.url, self.headers
@@ -170,7 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
         return True  # we close
 
     def _look_for_client(self, first: bool) -> None:
-        """Who closes its connection and who has ended but its side of it look alike until something is sent."""
+        """Find out if the client is gone: until bytes are sent to it, a closed connection looks like a half-closed one."""
         if self._idle or self.transport.is_closing():
             return
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -220,7 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _switch(self, rest: bytes) -> None:
-        """Hand the connection over to a WebSocket, which it is asked to be; `rest` came behind its head."""
+        """Hand the connection over to a WebSocket; `rest` is what followed the head of its request."""
         self._head_ended()
         self._body_ended()
         self.joining.flush()
@@ -228,7 +235,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._hand_over(rest)
 
     def _hand_over(self, rest: bytes) -> None:
-        """Give the connection to a protocol for WebSockets: uvicorn's, in which nothing may come before its answer."""
+        """Give the connection to uvicorn's protocol for WebSockets, which accepts no bytes before its answer."""
         self.handle_websocket_upgrade()
 
     def _head_ended(self) -> None:
@@ -237,12 +244,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _head_is_late(self) -> None:
-        if not self._idle:  # the request before it is not answered
+        if not self._idle:  # an earlier request is not answered yet
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
             return
         self._refuse(408, f"The request's headers did not arrive within {HEAD_TIMEOUT_S:g} s.")
 
-    def _body_came(self, size: int) -> None:
+    def _body_received(self, size: int) -> None:
         self._body_bytes += size
         if self._body_timer is None:
             self._look_at_body()
@@ -262,17 +269,17 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.parser.begun:
             return
         if cycle is not None and cycle.response_complete:
-            self.transport.close()  # it has its answer, and goes on sending what nobody reads
+            self.transport.close()  # answered already, and still sending
         elif self.flow.read_paused or self._body_bytes >= BODY_BYTES_PER_S * BODY_LOOK_S:
             self._look_at_body()
         else:
-            self._refuse(408, f"The request's body came at less than {BODY_BYTES_PER_S} bytes a second.")
+            self._refuse(408, f"The request's body arrived at less than {BODY_BYTES_PER_S} bytes per second.")
 
     def _may_probe(self) -> bool:
-        """This connection is one too many: it may ask how the server is, once. Else it is refused here."""
+        """True if this connection above the limit requests one of `PROBES`; otherwise it is refused here."""
         if self.url.partition(b"?")[0] in PROBES:
             return True
-        self._head_complete = False  # nothing of it is taken
+        self._head_complete = False  # the request is not accepted
         self._refuse(503, self._no_room())
         return False
 
@@ -283,14 +290,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_ended()
         self._body_ended()
         self.parser.end()
-        if self._head_complete:  # it is in its body
+        if self._head_complete:  # the body is being read
             if self._idle:
-                self.linger()  # it has its answer
+                self.linger()  # answered already
                 return
             if not self.pipeline:
                 self.end_with(status, text)
                 return
-            self.pipeline.popleft()  # the newest: its request will never be whole
+            self.pipeline.popleft()  # the newest, whose request will never be complete
         elif self._idle:
             self.end_with(status, text)
             return
@@ -300,18 +307,18 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.pause_reading()
 
     def end_with(self, status: int, text: str) -> None:
-        """Refuse in plain text, and close the connection."""
+        """Send a refusal in plain text, and close the connection."""
         if self.transport.is_closing() or self._lingering is not None:
             return
-        self._say(status, text)
+        self._write_refusal(status, text)
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # what it would still answer is for nobody
+            cycle.disconnected = True  # its answer is not sent any more
             cycle.message_event.set()
         self.linger()
 
     def linger(self) -> None:
-        """Close the connection once the client has read what it was answered, whatever it still sends."""
+        """Close the connection once the client has read its answers, and discard what it still sends."""
         transport = self.transport
         self.parser.end()
         if transport.is_closing() or self._lingering is not None:
@@ -323,7 +330,7 @@ class HttpProtocol(HttpToolsProtocol):
         transport.resume_reading()
         self._lingering = self.loop.call_later(LINGER_S, transport.close)
 
-    def _say(self, status: int, text: str) -> None:
+    def _write_refusal(self, status: int, text: str) -> None:
         body = text.encode()
         self.transport.write(
             STATUS_LINES[status]

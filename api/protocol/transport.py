@@ -1,9 +1,10 @@
-"""What a connection writes, joined; and whether it is read from meanwhile.
+"""A transport that joins small writes, and the flow control that decides if a connection is read from.
 
-Laws
-- What is written within one pass of the event loop leaves in one system call and one segment: uvicorn writes
-  head and body of a response apart, and uvloop sends each at once. Nothing is held past that pass, and not
-  more than 64 KiB, so that back-pressure still works. `write_now` is for what is whole and has waited.
+uvicorn writes head and body of a response separately, and uvloop makes a system call of each. `JoiningTransport`
+stands between the two, for each connection.
+
+Law: writes within one pass of the event loop leave in one system call and one segment. Nothing is held longer than
+that pass, and never more than 64 KiB, so that back-pressure still works. [test_direct_connections.py]
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ JOINED_MAX_BYTES = 64 * 1024
 
 
 class JoiningTransport:
-    """Joins what is written within one pass of the event loop; everything else is the transport's."""
+    """A transport that joins the writes of one pass of the event loop, and passes everything else on to `bare`."""
 
     __slots__ = (
         "_call_soon",
@@ -39,9 +40,8 @@ class JoiningTransport:
         self._parts: list[bytes] = []
         self._size_bytes = 0
         self._call_soon = loop.call_soon
-        self.is_closing = (
-            bare.is_closing
-        )  # bound here: `__getattr__` is slow, and these are asked for each time
+        # bound here, since `__getattr__` is slow and these are called for each response
+        self.is_closing = bare.is_closing
         self.pause_reading = bare.pause_reading
         self.resume_reading = bare.resume_reading
 
@@ -56,7 +56,7 @@ class JoiningTransport:
             self.flush()
 
     def write_now(self, whole: bytes) -> None:
-        """Send at once what is whole, behind what was written before."""
+        """Send a complete response at once, after earlier writes."""
         if self._parts:
             self.write(whole)
         elif not self.bare.is_closing():
@@ -81,7 +81,7 @@ class JoiningTransport:
 
 
 class Flow(FlowControl):
-    """Whether a connection is read from: not while requests wait in its pipeline or responses in its buffer."""
+    """Flow control: a connection is not read while requests wait in its pipeline or responses in its buffer."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
         super().__init__(transport)

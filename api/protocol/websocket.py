@@ -1,18 +1,20 @@
-"""One WebSocket connection: messages in, frames out, and its end; api/protocol/handshake.py has its beginning.
+"""One WebSocket connection after its handshake (handshake.py): messages in, frames out, and its end.
 
     connecting --101--> open --close seen or sent--> closing --> closed
         `--any other answer--> closed
 
-api/protocol/fast_path.py hands over the connection with its request; what comes then is parsed by the `websockets` package, without
-ASGI, tasks and queues in between: a broadcast is one write per socket of bytes that were made once.
+fast_path.py hands over the connection with its request. From then on the `websockets` package parses its bytes, without
+ASGI, tasks or queues in between. Each message becomes an event on the log, which is a turn of the object. A broadcast
+is one write per socket, of bytes that were made once.
 
-Laws
-- An object is told of the end of its sockets once, after all that was read before; not of a close that it asked for.
-- What a client sends is read no faster than its object takes it: at most `IN_FLIGHT` events have not had their turn.
-- What was read is parsed a piece at a time, and no more of it than its object takes; all sockets and all turns share the
-  time for that (streams/turns/run_queue.py), so that those who send at full speed delay themselves only.
-- A reader that is slower than its frames is closed with 1013 once `UNSENT_BYTES` wait for it.
-- What a client does wrong closes its own socket and no other.
+Laws [test_websockets.py, test_gateway_sockets.py]
+- An object learns of the end of a socket once, after all messages that were read before. It does not learn of a close
+  that it asked for itself.
+- A client is read no faster than its object runs: at most `IN_FLIGHT` events wait for their turn.
+- Bytes are parsed in pieces, and only as far as the object can take them. All sockets and all turns share the time for
+  it (streams/turns/run_queue.py): clients that send at full speed delay only themselves.
+- A client that reads more slowly than it is sent frames is closed with 1013 once `UNSENT_BYTES` wait for it.
+- An error of a client closes its own socket and no other.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ IN_FLIGHT = 64
 UNSENT_BYTES = 1 << 20
 CLOSE_TIMEOUT_S = 10.0
 ASK_ROOM_S = 0.05
-PIECE_BYTES = 1024  # of the smallest frames about 1 ms to parse
-WITHIN_A_FRAME = 16  # times as much
+PIECE_BYTES = 1024  # about 1 ms of parsing if the frames are as small as possible
+WITHIN_A_FRAME = 16  # times `PIECE_BYTES`, inside a large frame
 PING = wire(Opcode.PING, b"")
 
 
 class SocketProtocol(Handshake):
-    """Make a subclass with the door and the sockets of the server at hand (see `to`)."""
+    """One WebSocket connection. `to` returns a subclass for the door and the sockets of a node."""
 
     def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
         super().__init__()
@@ -50,16 +52,15 @@ class SocketProtocol(Handshake):
         self._draining = False
         self._events = 0
         self._in_flight = 0
-        self._inbox: deque[tuple[str, bytes, str]] = (
-            deque()
-        )  # method, body, type: parsed, and not appended yet
-        self._unparsed = b""  # read; what is parsed of it ends at `_at`
+        # parsed and not appended yet: method, body, type
+        self._inbox: deque[tuple[str, bytes, str]] = deque()
+        self._unparsed = b""  # bytes that were read; those before `_at` are parsed
         self._at = 0
         self._piece_bytes = PIECE_BYTES
-        self._parsing = False  # at it, or in the run queue for it
-        self._broke = False  # the connection is gone
+        self._parsing = False  # True while it parses, or waits in the run queue to parse
+        self._broke = False  # True once the connection is lost
         self._reading = True
-        self._choked = False  # frames wait for the client to read
+        self._choked = False  # True while the transport's buffer is full
         self._fragments: list[bytes] = []
         self._type = TEXT
         self._heard = True
@@ -79,12 +80,12 @@ class SocketProtocol(Handshake):
         self._broke = True
         self._inbox_done()
         if not self._parsing:
-            self._parse_on()  # what was read before, and then its end
+            self._parse_on()  # the bytes that were read before; then the object learns of the end
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
         if not self.switched:
-            self._transport.abort()  # RFC 6455 §4.1: it is to wait for the answer
+            self._transport.abort()  # RFC 6455 §4.1: the client must wait for the answer
             return
         self._unparsed = self._unparsed[self._at :] + data if self._unparsed else data
         self._at = 0
@@ -92,7 +93,7 @@ class SocketProtocol(Handshake):
             self._parse_on()
 
     def _parse_on(self) -> None:
-        """Parse what was read, as long as the object takes what it says and this pass of the loop has time."""
+        """Parse as long as the object can take messages and this pass of the loop has time."""
         self._parsing, run_queue = True, self.sockets.run_queue
         while self._unparsed and not self._full:
             if not run_queue.run(self._parse_piece, None):
@@ -109,23 +110,23 @@ class SocketProtocol(Handshake):
         if self._unparsed and not self._full:
             self._parse_piece(None)
         if self._unparsed and not self._full:
-            self._parse_later()  # behind all others that wait
+            self._parse_later()  # after all others that wait
         else:
             self._parsed()
 
     def _parsed(self) -> None:
-        """All that was read, or as much as the object takes."""
+        """All bytes are parsed, or as many as the object can take."""
         self._parsing = False
         if self._unparsed:
             self._pause()
         elif self._broke:
             self._end(1006, "the connection broke", clean=False)
-        elif not self._asked and not self._full:
+        elif not self._answer_pending and not self._full:
             self._resume()
 
     @property
     def _full(self) -> bool:
-        """True if the object has to take what was parsed before more is."""
+        """True if nothing more may be parsed until the object has taken messages."""
         return self._open and not self._broke and (bool(self._inbox) or self._in_flight >= IN_FLIGHT)
 
     def _parse_piece(self, _: None) -> None:
@@ -158,11 +159,11 @@ class SocketProtocol(Handshake):
         return False
 
     def shutdown(self) -> None:
-        """The server drains: 1012, service restart (what uvicorn calls)."""
+        """Called by uvicorn when the server drains: close with 1012, service restart."""
         self._draining = True
         if self._open:
             self.fail(1012, "the server restarts")
-        if not self._asked:  # else its object's answer comes first
+        if not self._answer_pending:  # otherwise the object's answer comes first
             self._transport.close()
 
     def _opened(self) -> None:
@@ -172,7 +173,7 @@ class SocketProtocol(Handshake):
         if self._draining:
             self.shutdown()
 
-    # What the client sends
+    # From the client
 
     def _frame(self, frame: Frame) -> None:
         opcode = frame.opcode
@@ -182,7 +183,7 @@ class SocketProtocol(Handshake):
             self._flush_and_close()
             self._end(received.code, received.reason, clean=True)
         elif not self._open or opcode in (Opcode.PING, Opcode.PONG):
-            return  # a pong has been made already; and nobody listens while it closes
+            return  # `websockets` has made the pong already; messages are ignored while the socket closes
         else:
             if opcode is not Opcode.CONT:
                 self._type = TEXT if opcode is Opcode.TEXT else BINARY
@@ -206,21 +207,21 @@ class SocketProtocol(Handshake):
         self._inbox.append((MESSAGE, data, self._type))
 
     def _broke_protocol(self, error: Exception) -> None:
-        """The parser has answered it with a close already, and throws away what comes after."""
+        """An error in the client's frames: the parser has made a close already, and discards later bytes."""
         if self._timer is not None:
             self._timer.cancel()
         self._unparsed = b""
         sent = self._conn.close_sent
         self._inbox.append((ERROR, str(error).encode()[:1000], TEXT))
         if self._transport.can_write_eof():
-            self._transport.write_eof()  # not closed: what the client still sends would make it lose our close
+            self._transport.write_eof()  # not closed yet: further bytes of the client would cause a reset, and our close would be lost
         self._timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
         self._resume()
         code, reason = (1006, "") if sent is None else (sent.code, sent.reason)
         self._end(code, reason, clean=False)
 
     def _pump(self) -> None:
-        """Append what was read, as far as the object takes it; read on only if that is all."""
+        """Append parsed messages as far as the object can take them; read on only if none are left."""
         inbox = self._inbox
         try:
             while inbox and self._in_flight < IN_FLIGHT:
@@ -238,7 +239,7 @@ class SocketProtocol(Handshake):
             self._pause()
 
     def _check_room(self, size_bytes: int) -> None:
-        """Is there room for one more message? Raises as `Gateway.check_room`."""
+        """Raises as `Gateway.check_room` if there is no room for one more message."""
         self.sockets.gateway.check_room(self.key)
 
     def _pump_again(self) -> None:
@@ -257,7 +258,7 @@ class SocketProtocol(Handshake):
             self._pump()
 
     def lost(self, error: BaseException) -> None:
-        self.fail(1011, "a message may not have been taken")
+        self.fail(1011, "a message may have been lost")
 
     def _pause(self) -> None:
         if self._reading:
@@ -265,14 +266,14 @@ class SocketProtocol(Handshake):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._unparsed:  # that comes first
+        if self._unparsed:  # parsed first
             if not self._parsing:
                 self._parse_later()
         elif not self._reading and not self._transport.is_closing():
             self._reading = True
             self._transport.resume_reading()
 
-    # What the object sends
+    # From the object
 
     def write(self, data: bytes) -> None:
         if self._choked and self._transport.get_write_buffer_size() > UNSENT_BYTES:
@@ -291,12 +292,12 @@ class SocketProtocol(Handshake):
         self._choked = False
 
     def close(self, code: int, reason: str) -> None:
-        self._over = True  # its object said so
+        self._over = True  # the object closed it
         self.sockets.closed(self._number)
         self._send_close(code, reason)
 
     def fail(self, code: int, reason: str) -> None:
-        """Close it for a reason of our own, and tell the object."""
+        """Close the socket for a reason of this server; the object learns of it."""
         if self._open:
             self._send_close(code, reason)
             self._end(code, reason, clean=False)
@@ -320,10 +321,10 @@ class SocketProtocol(Handshake):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
-        self._resume()  # for the client's own close
+        self._resume()  # to read the client's own close
 
     def _inbox_done(self) -> None:
-        """What was read before the end is told before the end, however full the mailbox is."""
+        """Append the messages that were read before the end, even if the mailbox is full."""
         while self._inbox and not self._over:
             self._append(*self._inbox.popleft())
         self._inbox.clear()
@@ -334,9 +335,9 @@ class SocketProtocol(Handshake):
         self._transport.close()
 
     def _end(self, code: int, reason: str, *, clean: bool) -> None:
-        """Tell the object, once, that the socket is gone."""
-        if self._asked or not self.key:
-            return  # its answer tells whether there is anything to end
+        """Append the event that the socket has ended, once."""
+        if self._answer_pending or not self.key:
+            return  # its answer decides if there is a socket to end
         self._inbox_done()
         self._open = False
         self.sockets.closed(self._number)
