@@ -1,4 +1,5 @@
-"""The HTTP side of a node, built from its configuration: access control, pages, the Worker, and the door itself.
+"""The HTTP side of a node, built from its configuration: access control, pages, the Worker, and the door
+itself.
 
 `Node` calls these functions once, while it starts. Each returns a part that `node.py` then connects to the
 owners and the gateway; nothing here runs per request.

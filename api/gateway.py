@@ -1,13 +1,13 @@
 """The gateway: appends the requests of this process's doors to the log as commands, and returns the replies.
 
-A door calls `submit` with a `ReplyListener`. The command's owner runs it, and its reply reaches the listener by
-`answer`: called by an owner in this process, or read from the topic `{app}.replies`.
+A door calls `submit` with a `ReplyListener`. The command's owner runs it, and its reply reaches the listener
+by `answer`: called by an owner in this process, or read from the topic `{app}.replies`.
 
 Laws
-- The object's partition is checked for room before a command is appended. After that the answer is the owner's
-  reply, `Unavailable` (not appended) or `OutcomeUnknown` (it may run or have run). Nothing is appended twice.
-- On an exclusive log, owner and door share the process, and the owner calls `answer`. On a shared log each command
-  carries the gateway's address in `{app}.replies`; an owner in this process still calls `answer` directly.
+- The partition is checked for room before a command is appended. After that the answer is the owner's reply,
+  `Unavailable` (not appended) or `OutcomeUnknown` (it may run or have run). Nothing is appended twice.
+- On an exclusive log the owner is in this process and calls `answer`. On a shared log each command carries
+  the gateway's address in `{app}.replies`; an owner in this process still calls `answer`.
 - A listener waits for the deadline and `GRACE_S` at most; one sweep a second serves all of them.
 """
 
@@ -116,7 +116,7 @@ class Gateway:
             self._tail = self._log.tail(Topic.REPLIES, self._place, end, self._replied)
 
     def close(self, error: BaseException) -> None:
-        """Stop: new commands raise `Unavailable` with `error` as the reason, waiting ones fail as `OutcomeUnknown`."""
+        """Stop, for the reason `error`: new commands raise `Unavailable`, waiting ones get `OutcomeUnknown`."""
         self.closed = error
         if self._tail is not None:
             self._tail.close()
@@ -180,10 +180,12 @@ class Gateway:
             body: the body of a fetch, the arguments of a call.
             client_key: the client's idempotency key; None if it sent none.
             traceparent: the client's trace context (W3C); empty if it sent none.
-            deadline_ms: milliseconds that the command may wait for its turn; None for the configured deadline.
+            deadline_ms: milliseconds that the command may wait for its turn; None for the configured
+                deadline.
             principal: the authenticated client; empty without access control. Needs the seal.
             socket: id and gateway of the WebSocket that the request opens; empty if it is not an upgrade.
-            hint: the caller's location hint, where to place an object that does not exist yet; empty for none.
+            hint: the caller's location hint, where to place an object that does not exist yet; empty for
+                none.
 
         Raises `Overloaded`, `Unavailable` or the partition's own error; then nothing is appended.
         """
@@ -262,9 +264,9 @@ class Gateway:
     ) -> tuple[str, Receipt]:
         """Append a command whose reply is kept to be read later; returns its id and its receipt.
 
-        The first arguments and the errors are those of `submit`; `envelope` is the client's part of the command.
-        Without a client key the command's own id becomes its key: a command with a key leaves an entry, even if it
-        changes nothing.
+        The first arguments and the errors are those of `submit`; `envelope` is the client's part of the
+        command. Without a client key the command's own id becomes its key: a command with a key leaves an
+        entry, even if it changes nothing.
         """
         partition = self.check_room(key)
         id_ = self._new_id(partition)

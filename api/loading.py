@@ -1,11 +1,14 @@
-"""From a path to an app: its configuration, its classes, its Worker.
+"""Loads an app from a path: its configuration, its classes, its Worker.
 
-Laws
-- The app's modules get names of their own (`perdure_app1_counter`), so that a user's `queue.py` can neither
-  hide the standard library nor be hidden by it; among themselves they import each other by plain name, and
-  each is loaded once.
-- Whatever the user's code raises while it is loaded is a `ConfigError` with the file and line of that code.
-- An app is what its own folder defines: classes imported from elsewhere are not served.
+The command line calls `load_app` before it starts a node, and `load_config` where the configuration is
+enough.
+
+Laws [test_loading.py]
+- The app's modules get names of their own (`perdure_app1_counter`), so that an app's `queue.py` cannot hide
+  the standard library and is not hidden by it. They import each other by plain name, and each is loaded once.
+- An exception of the app's code while it is loaded becomes a `ConfigError` with the file and line of that
+  code.
+- An app has the classes that its own folder defines: classes imported from elsewhere are not served.
 """
 
 from __future__ import annotations
@@ -36,13 +39,13 @@ _NO_MODULES_OF_AN_APP = ("_", "test_", "conftest.", "setup.")
 
 _logger = structlog.get_logger("perdure")
 _numbers = itertools.count(1)
-_borrowed: dict[str, ModuleType] = {}  # plain names the app loaded last holds in sys.modules
+_borrowed: dict[str, ModuleType] = {}  # plain names in sys.modules that belong to the app loaded last
 _folders: list[str] = []  # its entry in sys.path
 
 
 @dataclass(frozen=True)
 class LoadedApp:
-    """What a path holds. `worker` is the optional `async def fetch(request, env)` of the main module."""
+    """An app, loaded. `worker` is the optional `async def fetch(request, env)` of the main module."""
 
     config: Config
     classes: Mapping[str, type[DurableObject]]
@@ -62,8 +65,9 @@ def load_app(
 ) -> LoadedApp:
     """Read the configuration of `path` (see `load_config`), import its modules, collect what they define.
 
-    A file is the main module. A folder has its main module named in its configuration; without one every
-    module in it counts, except `_*.py`, `test_*.py`, `conftest.py` and `setup.py`. Raises `ConfigError`.
+    A file is the main module. The configuration of a folder names its main module; without one all modules in
+    it are loaded, except `_*.py`, `test_*.py`, `conftest.py` and `setup.py`. The arguments are those of
+    `load_config`. Raises `ConfigError`.
     """
     config = load_config(
         path, env_name=env_name, environ=environ, flags=flags, dev=dev, opens_data=opens_data
@@ -95,7 +99,7 @@ def load_app(
 
 
 def _is_another_than_main(path: Path | None, env_name: str | None, environ: Mapping[str, str] | None) -> bool:
-    """Is `path` a file beside the one that the configuration has for the app?"""
+    """True if `path` is a file, and not the main module that the configuration names."""
     if path is None or path.suffix != ".py":
         return False
     own = load_config(path.parent, env_name=env_name, environ=environ).main
@@ -107,8 +111,8 @@ def _bound_here(config: Config, classes: Mapping[str, object], config_file: Path
     kept = tuple(each for each in config.bindings if each.class_name in classes)
     if left := [each.name for each in config.bindings if each not in kept]:
         _logger.warning(
-            f"{config_file} is the app's of {config_file.parent}; of its bindings those to classes of other files "
-            f"are left out: {', '.join(left)}. To have them: perdure serve {config_file.parent}"
+            f"{config_file} configures the app in {config_file.parent}; its bindings to classes of other "
+            f"files are ignored: {', '.join(left)}. To use them: perdure serve {config_file.parent}"
         )
     return config.model_copy(update={"durable_objects": DurableObjects(bindings=kept)})
 
@@ -122,13 +126,22 @@ def load_config(
     dev: bool = False,
     opens_data: bool = False,
 ) -> Config:
-    """The effective configuration for a path: a `.py` file, a `.toml` file, or a folder (None is this one).
+    """The effective configuration of the app at a path.
 
-    `perdure.toml` is looked for in the folder, then `wrangler.toml`; having neither is fine. A given `.py`
-    file is `main`, and gives the app its name if nothing else does. `dev`: secrets are also read from `.dev.vars`
-    beside it, or `.dev.vars.NAME` of the environment in its place. The data directory is `.perdure` in that folder unless
-    something says otherwise; `opens_data`: it is about to be opened, so that one that an older perdure made in the working
-    directory is refused with what to do. Raises `ConfigError`.
+    `perdure.toml` is read from the app's folder, or from `wrangler.toml` in its absence; both may be missing. The data
+    directory is `.perdure` in that folder, unless it is configured.
+
+    Args:
+        path: a `.py` file, which is then `main` and names an app without a name; a `.toml` file; or a folder.
+            None is the working directory.
+        env_name: the environment of the configuration to use; None for the top level.
+        environ: the environment variables; None for those of the process.
+        flags: settings of the command line, which win over all others.
+        dev: True to read secrets from `.dev.vars` too, or from `.dev.vars.NAME` of the environment.
+        opens_data: True if the data directory is about to be opened. If its data are where an older perdure
+            had them, in the working directory, that is an error that says what to do.
+
+    Raises `ConfigError`.
     """
     folder, config_file, main = _places(path)
     given = dict(flags or {})
@@ -159,9 +172,10 @@ def load_config(
 
 
 def _refuse_data_left_behind(config: Config, before: Path) -> None:
-    """Never start empty beside an app's data: until now its default place was in the working directory.
+    """Refuse to start empty while the app's data are in the former default place, the working directory.
 
-    Raises `ConfigError` if they are only there; if they are in both places, a warning names the ones not used.
+    Raises `ConfigError` if they are only there. If both places have data, a warning names the one that is not
+    used.
     """
     place = config.data_dir
     try:
@@ -171,16 +185,16 @@ def _refuse_data_left_behind(config: Config, before: Path) -> None:
             return
         there = is_data_dir(place)
     except (DataDirError, OSError):
-        return  # of nobody, or what opens it says what is wrong
+        return  # not a data directory, or an error that opening it will report
     if there:
-        logging.getLogger("perdure").warning(  # on stderr also where no logs are set up
-            f"{before.absolute()} also holds data of the app {config.name}, and is not used: the data directory is "
-            f"{place.absolute()}, beside the app. To use the other one: --data {before}"
+        logging.getLogger("perdure").warning(  # appears on stderr even if logging is not set up
+            f"{before.absolute()} also holds data of the app {config.name}, and is not used: the data "
+            f"directory is {place.absolute()}, beside the app. To use the other one: --data {before}"
         )
         return
     raise ConfigError(
-        f"the data of the app {config.name} are in {before.absolute()}, the working directory; the default place is now "
-        f"beside the app, {place}, and nothing is there. Move them (mv {before} {place}), or say --data {before}"
+        f"the data of the app {config.name} are in {before.absolute()}, the working directory; the default "
+        f"place is now beside the app, {place}, which is empty. Move them (mv {before} {place}), or pass --data {before}"
     )
 
 
@@ -196,7 +210,7 @@ def _dev_vars(folder: Path, env_name: str | None) -> dict[str, str]:
 
 
 def _places(path: Path | None) -> tuple[Path, Path | None, str | None]:
-    """The app's folder, its configuration file if it has one, and the main module if `path` names it."""
+    """The app's folder, its configuration file (None without one), and the main module if `path` names it."""
     path = path or Path()
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder; name the app's Python file or its folder")
@@ -205,8 +219,8 @@ def _places(path: Path | None) -> tuple[Path, Path | None, str | None]:
     folder, main = (path, None) if path.is_dir() else (path.parent, path.name)
     if main is not None and path.suffix != ".py":
         raise ConfigError(f"{path}: neither a Python file, nor a TOML file, nor a folder")
-    found = (folder / name for name in CONFIG_FILES)
-    return folder, next((file for file in found if file.is_file()), None), main
+    candidates = (folder / name for name in CONFIG_FILES)
+    return folder, next((file for file in candidates if file.is_file()), None), main
 
 
 # --- modules ---
@@ -218,7 +232,7 @@ def _import_all(files: list[Path], folder: Path) -> list[ModuleType]:
     before = set(sys.modules)
     entry = str(folder.resolve())
     if entry not in sys.path:
-        sys.path.append(entry)  # last: what is installed wins over a file of the same name
+        sys.path.append(entry)  # last: an installed package wins over a file of the same name
         _folders.append(entry)
     importlib.invalidate_caches()
     try:
@@ -247,12 +261,12 @@ def _import(file: Path, name: str, folder: Path) -> ModuleType:
         sys.modules.pop(name)
         if sys.modules.get(plain) is module:
             del sys.modules[plain]
-        raise ConfigError(_blame(error, file)) from error
+        raise ConfigError(_failure_line(error, file)) from error
     return module
 
 
 def _forget_last_app() -> None:
-    """Take back the plain names and the path of the app before, so that this one gets its own modules."""
+    """Remove the plain names and the path of the previous app, so that this one gets its own modules."""
     for name, module in _borrowed.items():
         if sys.modules.get(name) is module:
             del sys.modules[name]
@@ -263,8 +277,8 @@ def _forget_last_app() -> None:
             sys.path.remove(entry)
 
 
-def _blame(error: BaseException, file: Path) -> str:
-    """One line: file and line in the user's code, and what it raised there."""
+def _failure_line(error: BaseException, file: Path) -> str:
+    """One line: file and line in the app's code, and the exception."""
     what = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {what}"
@@ -297,7 +311,7 @@ def _classes(modules: list[ModuleType], folder: Path) -> dict[str, type[DurableO
 
 def _worker(module: ModuleType) -> Callable[..., Any] | None:
     worker: Callable[..., Any] | None = vars(module).get("fetch")
-    # `from perdure import fetch` is the way out of an object, not a Worker
+    # `from perdure import fetch` is the HTTP client, not a Worker
     if worker is None or getattr(worker, "__module__", None) != module.__name__:
         return None
     if not inspect.iscoroutinefunction(worker):
@@ -312,7 +326,7 @@ def _worker(module: ModuleType) -> Callable[..., Any] | None:
 
 
 def _is_in(module: ModuleType | None, folder: Path) -> bool:
-    """Is it a module of the app, and not of perdure or of an environment that lies in the app's folder?"""
+    """True for a module of the app, not for perdure's or those of a virtual environment in the folder."""
     file = getattr(module, "__file__", None)
     if module is None or file is None or module.__name__.partition(".")[0] == "perdure":
         return False

@@ -1,12 +1,13 @@
 """A node: the log, the store, the owners, the gateway and the doors of one app, connected in one process.
 
-`Node` opens these parts from the configuration, in the order of their dependencies, and closes them in reverse.
-`doors.py` builds the HTTP side of it, and `server.py` serves the result.
+`Node` opens these parts from the configuration, in the order of their dependencies, and closes them in
+reverse. `doors.py` builds the HTTP side of it, and `server.py` serves the result.
 
 Laws
 - Nothing is served before each partition of this node serves, or has stopped with a reason.
-- A failure of the store, or of the log as a whole, stops the node: `stopped` holds the reason, and the process
-  that runs the node ends. A single partition's failure shows in /readyz and in the 503 of its objects.
+- A failure of the store, or of the log as a whole, stops the node: `stopped` holds the reason, and the
+  process that runs the node ends. A single partition's failure shows in /readyz and in the 503 of its
+  objects.
 - Every task belongs to the node and ends with it. [test_ending.py]
 """
 
@@ -77,8 +78,8 @@ DRAIN_S = 5.0  # for turns that run when the node stops; requests have ended by 
 class Node:
     """A node of one app: `async with Node(config, registry) as node`, then serve `node.asgi`.
 
-    Entering raises an `OperatorError` if the node cannot start; its text says why, and what to do. A later failure
-    that ends the node resolves `stopped`.
+    Entering raises an `OperatorError` if the node cannot start; its text says why, and what to do. A later
+    failure that ends the node resolves `stopped`.
     """
 
     asgi: Callable[..., Awaitable[None]]
@@ -199,7 +200,7 @@ class Node:
         )
 
     def _makers(self) -> ObjectQuotas | None:
-        """The count of objects that each principal has created; None without access control: there are no principals."""
+        """The count of objects that each principal has created; None without access control."""
         quotas = self.config.quotas
         if not self.config.guarded:
             return None

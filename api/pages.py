@@ -1,11 +1,11 @@
 """perdure's own pages: the handlers of paths such as /livez, /admin and /docs, and how their paths are read.
 
-The HTTP door finds a page by the first part of the path, checks the client's access, and calls the page with a
-`PageRequest`.
+The HTTP door finds a page by the first part of the path, checks the client's access, and calls the page with
+a `PageRequest`.
 
 Laws [test_pages.py, test_keys.py]
-- The first part of a page's path has one spelling. The path is split from the bytes that were sent, so that the
-  access check and the page cannot see two different paths.
+- The first part of a page's path has one spelling. The path is split from the bytes that were sent, so that
+  the access check and the page cannot see two different paths.
 - A page is called after the access check of the door; further rights it checks itself, by the grant.
 - A GET changes nothing.
 """
@@ -32,7 +32,8 @@ class Refused(Exception):
 class PageRequest(NamedTuple):
     """A request for a page: `parts` is its path, decoded, without the first part and without empty ends.
 
-    `grant` has the client's rights, None without access control; `body` reads the request's body, up to the limit.
+    `grant` has the client's rights, None without access control; `body` reads the request's body, up to the
+    limit.
     """
 
     method: str
@@ -49,7 +50,7 @@ Pages = Mapping[str, Page]
 
 
 def first_of(raw_path: bytes) -> str:
-    """The first part of a path, in any spelling: a path that reads like a page of perdure never goes to another part."""
+    """The first part of a path, decoded, so that no spelling of a page's path leads to the Worker."""
     return unquote_to_bytes(raw_path.lstrip(b"/").partition(b"/")[0]).decode("utf-8", "replace")
 
 

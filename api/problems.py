@@ -1,6 +1,7 @@
 """Errors as HTTP responses: RFC 9457 problem+json. The only place where an error's code becomes a status.
 
-Law: 503 means not done, send it again; 504 means the outcome is unknown; 507 means that the disk refused a write.
+Law: 503 means not done, send it again; 504 means the outcome is unknown; 507 means that the disk refused a
+write.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def problem(
         message: what happened and what to do, for people.
         status: the HTTP status.
         detail: the error's data, as JSON has it; None for none.
-        retry_after_s: when to send the request again, in seconds; None if that is not known (one second for a 503).
+        retry_after_s: when to send the request again, in seconds; None if that is not known (one second for a
+            503).
         more: further members of the problem.
     """
     members = {

@@ -1,8 +1,8 @@
 """The answer to a command, as the gateway hands it to the part of this process that waits for it.
 
-A door passes a `ReplyListener` with each command that it submits; the gateway calls it once. Code that runs as a
-coroutine uses `ReplyFuture` and awaits it. The answer is a `PlacedReply`: the object's reply and the command's
-place on the log.
+A door passes a `ReplyListener` with each command that it submits; the gateway calls it once. Code that runs
+as a coroutine uses `ReplyFuture` and awaits it. The answer is a `PlacedReply`: the object's reply and the
+command's place on the log.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class PlacedReply(msgspec.Struct, gc=False, frozen=True):
 class ReplyListener(Protocol):
     """The receiver of a command's answer.
 
-    The gateway calls exactly one of the two methods, once, possibly before `submit` returns. Neither may raise. A
-    listener that is no longer interested ignores the call.
+    The gateway calls exactly one of the two methods, once, possibly before `submit` returns. Neither may
+    raise. A listener that is no longer interested ignores the call.
     """
 
     def answered(self, answer: PlacedReply) -> None:
@@ -60,4 +60,4 @@ class RequestTracing(Protocol):
     def trace_request(
         self, listener: ReplyListener, key: str, kind: str, method: str, traceparent: str
     ) -> tuple[ReplyListener, str]:
-        """Begin a span; returns the listener to use in place of `listener`, and the command's `traceparent`."""
+        """Begin a span; returns the listener to use instead, and the command's `traceparent`."""

@@ -1,13 +1,17 @@
 """One process: a node and the HTTP server in front of it, until a signal or until the node stops itself.
 
-Laws
-- The port is taken before the node opens its data, so that a port in use is told as such and nothing else
-  happens; connections are accepted only once the node is ready.
-- An address that other machines can reach is refused unless access is guarded or the configuration says it is meant.
-- SIGTERM and SIGINT drain: no new connections, requests in flight finish, then the node closes, exit 0; exit 1 if
-  something could not be closed. After `DRAIN_S` the process leaves anyhow, also while it starts: an acknowledged write is
-  already durable. A second SIGINT does not wait for requests.
-- A node that stops itself (its disk or log fails) is not waited for: its reason ends the process.
+`run` is what `perdure serve` calls. uvicorn accepts the connections; the node supplies the protocol that
+reads them.
+
+Laws [test_server.py]
+- The port is bound before the node opens its data, so that a port in use is reported as such and nothing is
+  changed. Connections are accepted only once the node is ready.
+- An address that other machines can reach is refused without access control, unless the configuration allows
+  it.
+- SIGTERM and SIGINT drain: no new connections are accepted, requests in flight finish, the node closes, and
+  the exit code is 0, or 1 if a part could not be closed. After `DRAIN_S` the process exits in any case, also
+  during its start: an acknowledged write is already durable. A second SIGINT does not wait for requests.
+- If the node stops itself (its disk or log fails), the process ends with its reason and waits for nothing.
 """
 
 from __future__ import annotations
@@ -37,12 +41,12 @@ from perdure.streams.state.fold import GC_THRESHOLD
 from perdure.streams.turns.inline_task import signals_are_the_loops
 
 DRAIN_S = 30
-_REQUESTS_DRAIN_S = 25  # the rest is the node's, to flush what it has
+_REQUESTS_DRAIN_S = 25  # the rest is for the node, to flush its store
 _RESERVED_FILES = 256  # for the log, the store and the process itself
 
 
 class Runnable(Protocol):
-    """What is served: a node, running inside `async with`; `asgi` and `http` are there once it runs."""
+    """A node that can be served: it runs inside `async with`, and has `asgi` and `http` from then on."""
 
     asgi: Callable[..., Awaitable[None]]
     http: type[HttpProtocol]
@@ -62,10 +66,16 @@ def run(
     ready: Callable[[int], None] = lambda port: None,
     listen_fd: int | None = None,
 ) -> BaseException | None:
-    """Serve until a signal (returns None) or until the node stops itself (returns why).
+    """Serve until a signal (returns None) or until the node stops itself (returns the reason).
 
-    `make_node` is called inside the event loop. `ready` is told the port once requests are answered.
-    `listen_fd` is a socket that is bound already. Raises what starting the node raises, `ConfigError` for an address that cannot be used and `OperatorError` for a port in use.
+    Args:
+        make_node: makes the node; called inside the event loop.
+        config: the configuration; address, port and limits are used here.
+        ready: called with the port once requests are answered.
+        listen_fd: the file descriptor of a socket that is bound already; None to bind one.
+
+    Raises the errors of the node's start, `ConfigError` for an address that cannot be used, and
+    `OperatorError` for a port in use.
     """
     with contextlib.closing(
         _taken_over(config, listen_fd) if listen_fd is not None else bind(config)
@@ -86,7 +96,7 @@ def _refuse_open(config: Config) -> None:
     if config.is_public and not (config.insecure_public or config.guarded):
         raise ConfigError(
             f'host = "{config.host}" lets every machine that reaches this one in, without a token; bind 127.0.0.1, '
-            "add [[tokens]] or [jwt] (docs/access.md), or say --insecure-public if that is meant"
+            "add [[tokens]] or [jwt] (docs/access.md), or pass --insecure-public to allow it"
         )
 
 
@@ -144,14 +154,14 @@ class _Server(uvicorn.Server):
         yield
 
     def give_up(self, _: object) -> None:
-        """Stop serving and wait for nobody."""
+        """Stop serving, without waiting for requests."""
         self.should_exit = self.force_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets
         with _clear_address_errors(self._config):
             await super().startup(sockets)
-        # What start-up made lives for ever: the collector need not look at it again.
+        # Objects of the start live forever: the collector need not visit them again.
         gc.collect()
         gc.freeze()
         self._ready(sockets[0].getsockname()[1])
@@ -180,7 +190,7 @@ async def _serve(
             leaving = True
         if server is not None and server.started:
             server.handle_exit(sig, None)
-        elif not whole.cancelling():  # else it ends already, and would only be disturbed
+        elif not whole.cancelling():  # otherwise it is ending already
             whole.cancel()
 
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -199,8 +209,8 @@ async def _serve(
 
 
 def _settings(node: Runnable, config: Config, files_max: int) -> uvicorn.Config:
-    # A request that is cancelled because the process ends is no error of the app, as uvicorn would have it.
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+    # uvicorn logs a request that is cancelled because the process ends as an error of the app: it is not one.
+    logging.getLogger("uvicorn.error").addFilter(_is_not_cancellation)
     protocol = node.http.bounded_by(
         head_max_bytes=config.limits.header_bytes,
         connections_max=max(files_max - _RESERVED_FILES, files_max // 2),
@@ -223,25 +233,23 @@ def _settings(node: Runnable, config: Config, files_max: int) -> uvicorn.Config:
     )
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
+def _is_not_cancellation(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _raise_file_limit() -> int:
-    """Allow as many open files (connections) as the system lets this process; returns that number."""
+    """Raise the limit of open files (connections) as far as the system allows; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 1_048_576) if hard != resource.RLIM_INFINITY else 1_048_576
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(
-            ValueError, OSError
-        ):  # refused in some containers: then the soft limit stands
+        with contextlib.suppress(ValueError, OSError):  # refused in some containers: the soft limit stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return soft if soft != resource.RLIM_INFINITY else wanted
 
 
 def _leave_after(seconds: float) -> None:
-    """End the process even if the loop is stuck. A thread: a timer of the loop would be stuck with it."""
+    """End the process after a time, by a thread, so that it also ends if the event loop hangs."""
 
     def leave() -> None:
         print(f"perdure: not finished {seconds:g} s after the signal; leaving", file=sys.stderr, flush=True)

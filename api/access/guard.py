@@ -1,12 +1,17 @@
-"""Who may do what at the doors of this node: credentials → a grant, a request → the right it needs, yes or no.
+"""Access control: finds the grant of a request's credentials, and checks that it has the right that the path
+needs.
 
-Laws
-- There is an `Access` only if tokens or an issuer are configured; then every path needs a right but those in `OPEN` and
-  those that are the Worker's. Without one nothing is checked, and nothing is paid for it.
-- The decision is made from the request's own bytes, those by which it then goes on: no path is read twice in two ways.
-- A token is compared with all that are known, in constant time.
-- 401: it is not known who asks. 403: it is, and that one may not. 429: more than its quota. All before an append, and
-  before it is known whether there is such an object. No text says which part of a credential was wrong.
+`Access` is called by the connection (api/protocol/authenticated.py) or by the door (api/door/http.py), before
+the body of a request is read. The functions beside it say which right a path needs.
+
+Laws [test_access.py]
+- There is an `Access` only if tokens or an issuer are configured. Then every path needs a right, except those
+  in `OPEN` and those of the Worker. Without one nothing is checked, at no cost.
+- The decision uses the bytes by which the request then continues: no path is read twice in two ways.
+- A token is compared with all known tokens, in constant time.
+- 401: the credentials are not valid. 403: they lack the right. 429: their quota is used up. All are decided
+  before an append, and before it is known if the object exists. No text says which part of a credential was
+  wrong.
 """
 
 from __future__ import annotations
@@ -40,8 +45,9 @@ from perdure.schemas.errors import Forbidden, Unauthenticated, Unavailable
 RawHeaders = Sequence[tuple[bytes, bytes]]
 _TOKEN = TOKEN_PREFIX.encode()
 
-# perdure's own paths, by their first part, there already or not, and the right that each needs; None: open to all.
-# Those of objects need more (`need_of_object`); the Worker never gets any of these.
+# perdure's own paths, by their first part, and the right that each needs; None: open to all. Some are
+# reserved only. Those of objects need a further right (`need_of_object`). The Worker gets none of these
+# paths.
 PAGES: Mapping[str, str | None] = MappingProxyType(
     {
         "livez": None,
@@ -63,13 +69,13 @@ OPEN = frozenset(name for name, verb in PAGES.items() if verb is None)
 
 
 class TokenIssuer(Protocol):
-    """Tokens that somebody else issues (api/access/jwts.py)."""
+    """The check of tokens that an external issuer signs (api/access/jwts.py)."""
 
     def pending(self, token: bytes) -> asyncio.Task[None] | None:
-        """What to wait for before `grant` can tell; None: it can."""
+        """A task to wait for before `grant` can decide; None if it can decide now."""
 
     def grant(self, token: bytes) -> Grant:
-        """Who brings it. Raises `Unauthenticated` or `Unavailable`."""
+        """The grant of a token. Raises `Unauthenticated` or `Unavailable`."""
 
 
 def need_of_object(method: str, raw_path: bytes) -> Need:
@@ -85,34 +91,40 @@ def need_of_socket(raw_path: bytes) -> Need:
 
 
 def need_of_page(name: str, *, has_worker: bool) -> Need | None:
-    """The right that a path of no object needs, by its first part; None: everybody may."""
+    """The right that a path outside of objects needs, by its first part; None if it is open to all."""
     verb = PAGES.get(name, None if has_worker else KNOWN)
     return None if verb is None else Need(verb)
 
 
 def bearer_of(headers: RawHeaders) -> bytes | None:
-    """The bearer token in a request's headers; None: no credentials; empty: some that cannot count."""
-    found = [value for name, value in headers if name == b"authorization"]
-    if not found:
+    """The bearer token in a request's headers; None without credentials, empty if they cannot be valid."""
+    values = [value for name, value in headers if name == b"authorization"]
+    if not values:
         return None
-    scheme, _, token = found[0].partition(b" ")
-    return token.strip() if len(found) == 1 and scheme.lower() == b"bearer" else b""
+    scheme, _, token = values[0].partition(b" ")
+    return token.strip() if len(values) == 1 and scheme.lower() == b"bearer" else b""
 
 
 def ticket_in(query: bytes) -> tuple[bytes | None, bytes]:
-    """The ticket in a query (None: none, empty: one that cannot count), and the query without it."""
+    """The ticket in a query (None without one, empty if it cannot be valid), and the query without it."""
     if b"ticket=" not in query:
         return None, query
     parts = query.split(b"&")
-    found = [part[7:] for part in parts if part.startswith(b"ticket=")]
+    tickets = [part[7:] for part in parts if part.startswith(b"ticket=")]
     rest = b"&".join([part for part in parts if not part.startswith(b"ticket=")])
-    return (None if not found else found[0] if len(found) == 1 else b""), rest
+    return (None if not tickets else tickets[0] if len(tickets) == 1 else b""), rest
 
 
 class Access:
-    """What one node knows of who may what. `clock_s` is the wall clock, seconds since 1970.
+    """The access control of one node.
 
-    `open_objects`: objects are there for who brings no credentials too.
+    Args:
+        tokens: the configured tokens with their grants.
+        issued: the check of an issuer's tokens; None if no issuer is configured.
+        quotas: the quotas of principals.
+        tickets: makes and redeems tickets for WebSockets.
+        clock_s: the wall clock, seconds since 1970.
+        open_objects: True if objects are open to requests without credentials.
     """
 
     def __init__(
@@ -134,13 +146,13 @@ class Access:
         self._open_objects = open_objects
 
     def pending(self, bearer: bytes | None) -> asyncio.Task[None] | None:
-        """What to wait for before `authenticate` can tell; None: it can."""
+        """A task to wait for before `authenticate` can decide; None if it can decide now."""
         if self._issued is None or not bearer or bearer.startswith(_TOKEN):
             return None
         return self._issued.pending(bearer)
 
     def authenticate(self, bearer: bytes | None) -> Grant:
-        """Who asks. Raises `Unauthenticated`, or `Unavailable` if that cannot be checked."""
+        """The grant of a bearer token. Raises `Unauthenticated`, or `Unavailable` if it cannot be checked."""
         if bearer is None and self._open_objects:
             return NOBODY
         if not bearer:
@@ -154,17 +166,17 @@ class Access:
         elif self._issued is not None:
             grant = self._issued.grant(bearer)
             if grant.principal in self._names:
-                grant = None  # a token's name is not to be had from an issuer
+                grant = None  # an issuer cannot use the name of a token
         if grant is None or grant.expires_s <= self._clock_s():
             raise Unauthenticated
         return grant
 
     def current(self, grant: Grant) -> bool:
-        """May what was found out before still be used?"""
+        """True if a grant that was found earlier may still be used without a new check."""
         return grant.recheck_s > self._clock_s()
 
     def permit(self, grant: Grant, need: Need) -> None:
-        """Raises `Unauthenticated` for a grant that has ended, `Forbidden` for one without the right."""
+        """Raises `Unauthenticated` for a grant that has expired, `Forbidden` for one without the right."""
         if grant.expires_s <= self._clock_s():
             raise Unauthenticated
         if not may(grant, need):
@@ -176,28 +188,28 @@ class Access:
             )
 
     def charge(self, grant: Grant, requests: int, body_bytes: int) -> None:
-        """Take so much from the quota of whoever asks. Raises `OverQuota`: nothing taken."""
+        """Count a request against the quota of its principal. Raises `OverQuota`; then nothing is counted."""
         self._quotas.take(grant.principal, time.monotonic(), requests=requests, body_bytes=body_bytes)
 
     async def admit(self, headers: RawHeaders, need: Need) -> Grant:
-        """Who asks, if that one may. Raises as `authenticate` and `permit` do."""
+        """The grant of a request that has the right. Raises as `authenticate` and `permit` do."""
         grant = self.authenticate(await self._bearer(headers))
         self.permit(grant, need)
         return grant
 
     async def principal_of(self, headers: RawHeaders) -> str:
-        """Who asks something that all may ask; empty if the credentials are nobody's that is known here."""
+        """The principal of a request that needs no right; empty if it has no valid credentials."""
         return self.name_of(await self._bearer(headers))
 
     async def _bearer(self, headers: RawHeaders) -> bytes | None:
-        """The bearer token, once nothing is to be waited for any more."""
+        """The bearer token, once `authenticate` can decide about it."""
         bearer = bearer_of(headers)
         if (waits := self.pending(bearer)) is not None:
             await asyncio.wait((waits,))
         return bearer
 
     def name_of(self, bearer: bytes | None) -> str:
-        """As `principal_of`, when nothing is to be waited for."""
+        """As `principal_of`, for a token about which `authenticate` can decide now."""
         try:
             return self.authenticate(bearer).principal
         except (Unauthenticated, Unavailable):
@@ -208,9 +220,9 @@ class Access:
         return self._tickets.make(grant, key, self._clock_s())
 
     def redeem(self, ticket: bytes, key: str) -> Grant:
-        """Who shows this ticket. Raises `Unauthenticated`."""
+        """The grant of a ticket. Raises `Unauthenticated`, or `Overloaded` if too many tickets are in use."""
         return self._tickets.redeem(ticket, key, self._clock_s())
 
     def left_s(self, grant: Grant) -> float:
-        """Seconds until a grant ends."""
+        """Seconds until a grant expires."""
         return grant.expires_s - self._clock_s()

@@ -1,10 +1,14 @@
-"""The keys by which an issuer's tokens are known: fetched when they are needed, kept for a while, never invented.
+"""The public keys of an issuer: a JSON Web Key Set, fetched when it is needed and cached.
 
-Laws
-- At most one fetch per `MIN_INTERVAL_S`, whoever asks for whatever: an unknown key id is no lever to make us fetch.
-- Keys older than `FRESH_S` are fetched anew beside the work; those older than `STALE_S` do not count any more. What
-  cannot be decided for want of keys is `Unavailable`, never yes.
-- Only public keys for signatures of the allowed algorithms count; a key id that stands there twice is nobody's.
+`Verifier` (jwts.py) looks up the key of each token in a `Keyring`.
+
+Laws [test_access.py]
+- There is at most one fetch per `MIN_INTERVAL_S`, also for unknown key ids: a client cannot make this node
+  fetch.
+- Keys older than `FRESH_S` are fetched again in the background; keys older than `STALE_S` are not used. A
+  check that lacks its key is `Unavailable`, and never passes.
+- Only public keys for signatures of the allowed algorithms are used. A key id that is listed twice is
+  ignored.
 """
 
 from __future__ import annotations
@@ -32,32 +36,32 @@ _logger = logging.getLogger("perdure")
 
 
 def keys_in(body: bytes, algorithms: Collection[str]) -> dict[str, PyJWK]:
-    """Key id → key, of those in a JSON Web Key Set that can be used. Raises `ValueError` if it is none."""
+    """The usable keys of a JSON Web Key Set, by key id. Raises `ValueError` if it is not a key set."""
     try:
         listed = parse_json(body)
     except MalformedCommand as error:
         raise ValueError(str(error)) from None
     if type(listed) is not dict or type(listed.get("keys")) is not list:
         raise ValueError('a key set is {"keys": [...]}')
-    found: dict[str, PyJWK] = {}
+    keys: dict[str, PyJWK] = {}
     ids: set[str] = set()
     for each in listed["keys"]:
         if type(each) is not dict or type(each.get("kid")) is not str:
             continue
         kid = each["kid"]
         if kid in ids:
-            found.pop(kid, None)
+            keys.pop(kid, None)
             continue
         ids.add(kid)
         if each.get("kty") == "oct" or "d" in each or each.get("use", "sig") != "sig":
             continue
         try:
             key = PyJWK(each)
-        except Exception:  # noqa: BLE001, S112 - of a kind that is not known here, told in many ways
+        except Exception:  # noqa: BLE001, S112 - a kind of key that is not supported raises many types
             continue
         if key.algorithm_name in algorithms and getattr(key.key, "key_size", RSA_MIN_BITS) >= _bits(key):
-            found[kid] = key
-    return found
+            keys[kid] = key
+    return keys
 
 
 def _bits(key: PyJWK) -> int:
@@ -65,7 +69,7 @@ def _bits(key: PyJWK) -> int:
 
 
 class Keyring:
-    """The keys of one issuer. `load` gives the key set's text; `clock_s` never goes back."""
+    """The keys of one issuer. `load` returns the text of the key set; `clock_s` is monotonic."""
 
     def __init__(
         self, load: Callable[[], Awaitable[bytes]], algorithms: Collection[str], clock_s: Callable[[], float]
@@ -79,7 +83,7 @@ class Keyring:
         self._task: asyncio.Task[None] | None = None
 
     def wanted(self, kid: str) -> asyncio.Task[None] | None:
-        """What to wait for before `find` can tell; None: it can. Begins a fetch if it is time for one."""
+        """A task to wait for before `find` can decide; None if it can decide now. Fetches if that is due."""
         now_s = self._clock_s()
         age_s = now_s - self._loaded_s
         known = kid in self._keys
@@ -116,11 +120,11 @@ class Keyring:
             await self.refresh()
         except (OSError, httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             self._failed = True
-            _logger.error("the keys of [jwt] cannot be had: %s: %s", type(error).__name__, error)
+            _logger.error("the keys of [jwt] cannot be fetched: %s: %s", type(error).__name__, error)
 
 
 async def keyring_of(config: Jwt, clock_s: Callable[[], float]) -> Keyring:
-    """The keyring that a configuration names. Raises `ConfigError` for a file that holds no key set."""
+    """The keyring that a configuration names. Raises `ConfigError` for a file that is not a key set."""
     if config.jwks_url is not None:
         return Keyring(lambda: _fetched(str(config.jwks_url)), config.algorithms, clock_s)
     path = Path(str(config.jwks_file))

@@ -1,11 +1,14 @@
-"""JSON Web Tokens: who brings one, by an issuer's signature.
+"""JSON Web Tokens: the grant of a token that an external issuer signed.
 
-Laws
-- The configuration says which algorithms count, all asymmetric; `none` and shared secrets never do. A token must name
-  its key (`kid`), and the key decides the algorithm: what the token says of it must be the same.
-- Signature, `iss`, `aud`, `exp` and `sub` must be there and right; `nbf` and `iat` may be missing. What a token calls
-  critical (`crit`) is not understood here, so that such a token is refused.
-- Whatever is wrong with it, its owner is told the same.
+`Access` (guard.py) passes bearer tokens that are not perdure's own to a `Verifier`, which checks them with
+the keys of jwks.py.
+
+Laws [test_access.py]
+- The configuration lists the algorithms, all asymmetric; `none` and shared secrets are never accepted. A
+  token must name its key (`kid`). The key decides the algorithm, and the token must name the same.
+- Signature, `iss`, `aud`, `exp` and `sub` are required and checked; `nbf` and `iat` may be missing. A token
+  with critical extensions (`crit`) is refused, since none are supported.
+- The client gets the same answer for each kind of invalid token.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from perdure.schemas.access import Grant, Jwt, grant_of_claims
 from perdure.schemas.errors import Unauthenticated
 
 MAX_BYTES = 8192
-RECHECK_S = 300.0  # a key that its issuer takes back counts so much longer, and until the next fetch
+RECHECK_S = 300.0  # a key that its issuer withdraws is used for so long, and until the next fetch
 _OPTIONS: Any = {  # the times are checked by our own clock
     "verify_signature": True,
     "verify_aud": True,
@@ -34,7 +37,7 @@ _OPTIONS: Any = {  # the times are checked by our own clock
 
 
 class Verifier:
-    """Knows the tokens of one issuer. `clock_s` is the wall clock, seconds since 1970."""
+    """Checks the tokens of one issuer. `clock_s` is the wall clock, seconds since 1970."""
 
     def __init__(self, config: Jwt, keyring: Keyring, clock_s: Callable[[], float]) -> None:
         self._config = config
@@ -42,12 +45,12 @@ class Verifier:
         self._clock_s = clock_s
 
     def pending(self, token: bytes) -> asyncio.Task[None] | None:
-        """What to wait for before `grant` can tell; None: it can."""
+        """A task to wait for before `grant` can decide; None if it can decide now."""
         head = self._head(token)
         return None if head is None else self._keyring.wanted(head[0])
 
     def grant(self, token: bytes) -> Grant:
-        """Who brings it. Raises `Unauthenticated`, or `Unavailable` if the issuer's keys are not to be had."""
+        """The grant of a token. Raises `Unauthenticated`, or `Unavailable` without the issuer's keys."""
         head = self._head(token)
         if head is None:
             raise Unauthenticated
@@ -65,7 +68,7 @@ class Verifier:
                 issuer=config.issuer,
                 options=_OPTIONS,
             )
-        except Exception:  # noqa: BLE001 - whatever is made to go wrong in there, it is no valid token
+        except Exception:  # noqa: BLE001 - if an attacker makes the library fail, the token is not valid
             raise Unauthenticated from None
         grant = grant_of_claims(claims, config.scopes_claim, now_s=now_s, leeway_s=config.leeway_s)
         if grant is None:
@@ -73,7 +76,7 @@ class Verifier:
         return grant._replace(recheck_s=min(grant.expires_s, now_s + RECHECK_S))
 
     def _head(self, token: bytes) -> tuple[str, str] | None:
-        """(key id, algorithm) that a token says of itself; None if it cannot be one of ours."""
+        """(key id, algorithm) by the token's own header; None if it cannot be valid."""
         if len(token) > MAX_BYTES:
             return None
         try:

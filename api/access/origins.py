@@ -1,21 +1,23 @@
-"""Which requests of web pages are refused: a decision by a request's head and the configuration, the same at every door.
+"""Refuses requests that web pages of other sites make a browser send: a decision by a request's head and the
+configuration.
 
-A browser lets each page that it shows send requests to every server that it reaches, this one too, and sends the user's
-cookies with them. Only what they are answered is kept from a page of another site, unless that page's own name has been
-made to lead here (DNS rebinding): then the browser takes both for one site.
+A browser lets each page send requests to every server that it can reach, this one too, and adds the user's
+cookies. It only hides the response from a page of another site. Even that fails if the page's own name
+resolves to this server (DNS rebinding): then the browser takes both for one site. Each door calls
+`Origins.check` first.
 
-Laws
-- A browser says whose page asks: `Sec-Fetch-Site`, or `Origin`, compared with `Host`, where that is not sent. A client that
-  sends neither is not a browser, or asks for what is only read.
-- What may change something is refused (403) for pages of other sites that `allowed_origins` does not name. That is every
-  request for an object but a link that is followed, since objects see GET too; elsewhere what is not GET, HEAD or OPTIONS; and
-  every WebSocket.
-- A bearer token is not sent by accident: a page of another site cannot set it without being allowed to first (CORS).
-- Where only this machine reaches the server, and where `allowed_hosts` is set, it has the names `localhost`, those of
-  `allowed_hosts` and `host`, addresses, and names without a dot: nobody can register such a one and make it lead here. A request
-  under any other name is refused, reads too, unless a token is asked for and there. Without such a bound each name is
-  the server's, since names are given outside of it.
-- `/livez` and `/readyz` answer everybody.
+Laws [test_origins.py]
+- A browser states the site of the page: by `Sec-Fetch-Site`, or by `Origin`, which is compared with `Host`. A
+  client that sends neither is not a browser, or is a browser that only reads.
+- A request that may change something is refused (403) for pages of other sites that `allowed_origins` does
+  not name. That includes each request for an object except a followed link, since objects see GET too;
+  elsewhere each method except GET, HEAD and OPTIONS; and each WebSocket.
+- A bearer token is never sent by accident: a page of another site cannot set it without permission (CORS).
+- If only this machine can reach the server, or if `allowed_hosts` is set, its names are `localhost`, those of
+  `allowed_hosts` and `host`, addresses, and names without a dot, which cannot be registered. A request under
+  another name is refused, also if it only reads, unless tokens are required and it has one. Otherwise each
+  name is accepted, since the server does not know its names.
+- `/livez` and `/readyz` answer all requests.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _LABEL = re.compile(r"[a-z0-9_-]+")
 
 
 class RequestSource(NamedTuple):
-    """What a request's headers say of who sends it; empty is not said."""
+    """The headers of a request that identify its sender; empty if they are missing."""
 
     host: bytes
     origin: bytes = b""
@@ -48,7 +50,14 @@ class RequestSource(NamedTuple):
 
 
 class Origins:
-    """The decision. `guarded`: tokens are asked for; `has_worker`: paths that are not perdure's are the app's own code's."""
+    """The check of a node.
+
+    Args:
+        pages: origins whose pages are allowed; `*` allows all.
+        hosts: names of this server; None if each name is accepted.
+        guarded: True if tokens are required.
+        has_worker: True if paths that are not perdure's belong to the app's Worker.
+    """
 
     def __init__(
         self,
@@ -66,17 +75,24 @@ class Origins:
 
     @classmethod
     def of(cls, config: Config, *, has_worker: bool) -> Origins:
-        """The decision as a configuration has it."""
+        """The check that a configuration describes."""
         bounded = bool(config.allowed_hosts) or not config.is_public
         hosts = (*config.allowed_hosts, config.host.lower()) if bounded else None
         return cls(pages=config.allowed_origins, hosts=hosts, guarded=config.guarded, has_worker=has_worker)
 
     def plain(self, headers: RawHeaders) -> bool:
-        """True if a request with these headers is refused on no path: it is not a browser's, and names this server."""
+        """True if these headers pass on each path: they are not from a browser, and name this server."""
         return _is_plain(sender := source_of(headers)) and self._is_ours(sender.host)
 
     def check(self, method: str, raw_path: bytes, headers: RawHeaders, *, socket: bool = False) -> None:
-        """Raises `Refused` for a request that is. `socket`: it asks for a WebSocket."""
+        """Raises `Refused` for a request that is not allowed.
+
+        Args:
+            method: the HTTP method.
+            raw_path: the path as it was sent.
+            headers: the headers as they were sent, with names in lower case.
+            socket: True for an upgrade to a WebSocket.
+        """
         sender = source_of(headers)
         ours = self._is_ours(sender.host)
         if ours and _is_plain(sender):
@@ -87,21 +103,21 @@ class Origins:
         for_worker = self._has_worker and name not in OWN
         if not ours and not (sender.bearer and self._guarded and not for_worker):
             host = sender.host.decode("latin-1")[:200]
-            told = (
-                f"this server is not known as {host}: a page could have made that name lead here. If it is this "
-                f'server\'s, add it to allowed_hosts, without the port (allowed_hosts = ["app.example.com"])'
+            message = (
+                f"this server is not known as {host}: a page could have made that name lead here. If it is "
+                f'this server\'s, add it to allowed_hosts, without the port (allowed_hosts = ["app.example.com"])'
             )
-            raise Refused(problem("host-refused", told, status=STATUS["host-refused"]))
+            raise Refused(problem("host-refused", message, status=STATUS["host-refused"]))
         if sender.bearer and not socket:
             return
         changes = socket or method not in _SAFE or (for_object(raw_path) and sender.mode != b"navigate")
         if changes and self._is_foreign(sender):
             page = sender.origin.decode("latin-1")[:200] or "another site"
-            told = (
-                f"a page of {page} asked for this without a bearer token. If it may, add its origin to allowed_origins "
-                '(allowed_origins = ["https://example.com"])'
+            message = (
+                f"a page of {page} sent this request without a bearer token. To allow that, add its origin "
+                'to allowed_origins (allowed_origins = ["https://example.com"])'
             )
-            raise Refused(problem("origin-refused", told, status=STATUS["origin-refused"]))
+            raise Refused(problem("origin-refused", message, status=STATUS["origin-refused"]))
 
     def _is_foreign(self, sender: RequestSource) -> bool:
         if b"*" in self._pages or sender.origin in self._pages:
@@ -111,7 +127,7 @@ class Origins:
         return sender.origin != b"" and not _is_same(sender.origin, sender.host)
 
     def _is_our_host(self, host: bytes) -> bool:
-        if self._hosts is None or not host:  # without one it is HTTP/1.0, which no browser speaks
+        if self._hosts is None or not host:  # without a Host it is HTTP/1.0, which browsers do not use
             return True
         name = _name_in(host)
         if name in self._hosts or name.endswith(".localhost") or _LABEL.fullmatch(name):
@@ -124,7 +140,7 @@ class Origins:
 
 
 def source_of(headers: RawHeaders) -> RequestSource:
-    """What the headers say of who sends them; what is said twice is said by nobody that is known here."""
+    """The sender's headers; the values of a repeated one are joined, so that they match nothing."""
     said: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _SAID:
@@ -152,7 +168,7 @@ def _name_in(host: bytes) -> str:
 
 
 def _is_same(origin: bytes, host: bytes) -> bool:
-    """True if a page of `origin` has this `Host`; a port that its scheme has anyway may be said or not."""
+    """True if a page of `origin` has this `Host`; the default port of its scheme may be given or not."""
     scheme, _, place = origin.lower().partition(b"://")
     port = {b"http": b":80", b"https": b":443"}.get(scheme)
     return port is not None and place.removesuffix(port) == host.lower().removesuffix(port)

@@ -1,10 +1,11 @@
-"""How much each principal may ask for in a time: token buckets, by a clock that is handed in.
+"""Quotas: requests and bytes of bodies per second for each principal, counted by token buckets.
 
-Laws
-- What is refused takes nothing: a bucket is emptied only by what is let through.
-- A body is let through while there is anything left, and paid for afterwards: one that is larger than a second's worth
-  passes too, and what follows waits for it.
-- At most `PRINCIPALS` are remembered; the one that asked longest ago is forgotten, and begins with a full bucket.
+Laws [test_access.py]
+- A refused request takes nothing from its bucket.
+- A body is accepted while the bucket holds anything, and counted afterwards: a body that is larger than a
+  second's quota is accepted too, and later ones wait for it.
+- At most `PRINCIPALS` are remembered. The one whose last request is oldest is forgotten, and begins with a
+  full bucket.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PRINCIPALS = 10_000
 
 
 class _Bucket:
-    """What one principal has left at `at_s`."""
+    """The quota that one principal has left at `at_s`."""
 
     __slots__ = ("at_s", "body_bytes", "quota", "requests")
 
@@ -39,7 +40,7 @@ class _Bucket:
             self.body_bytes = min(self.body_bytes + passed_s * rate, float(rate))
 
     def missing_s(self, requests: int, body_bytes: int) -> float:
-        """Seconds until so much can be let through; 0: now."""
+        """Seconds until this many requests and bytes are allowed; 0 if they are now."""
         return max(self._requests_in_s(requests), self._bytes_in_s(body_bytes))
 
     def _requests_in_s(self, requests: int) -> float:
@@ -51,14 +52,16 @@ class _Bucket:
         return 0.0 if rate is None or not body_bytes or self.body_bytes > 0 else (1 - self.body_bytes) / rate
 
     def refusal(self, principal: str, requests: int, body_bytes: int) -> OverQuota:
-        """Which of the limits was reached, for whoever asked for so much."""
+        """The error that names the limit that was reached."""
         quota, short_s = self.quota, self.missing_s(requests, body_bytes)
-        who = principal or "who asks without a token"
+        sender = principal or "a client without a token"
         if self._requests_in_s(requests) == short_s:
-            told = f"may make {quota.requests_per_s:.10g} requests per second, {_burst(quota):.10g} at once"
+            limit = f"may make {quota.requests_per_s:.10g} requests per second, {_burst(quota):.10g} at once"
         else:
-            told = f"may send {quota.body_bytes_per_s} bytes of bodies per second"
-        return OverQuota(f"{who} {told} (quotas): ask again in {short_s:.3g} s", retry_after_s=short_s)
+            limit = f"may send {quota.body_bytes_per_s} bytes of bodies per second"
+        return OverQuota(
+            f"{sender} {limit} (quotas): send it again in {short_s:.3g} s", retry_after_s=short_s
+        )
 
 
 def _burst(quota: Quota) -> float:
@@ -66,7 +69,7 @@ def _burst(quota: Quota) -> float:
 
 
 class Quotas:
-    """The buckets of all principals. `quotas` is by principal; `*` is for each that is not named."""
+    """The buckets of all principals. `quotas` is by principal; `*` applies to those that are not named."""
 
     def __init__(self, quotas: Mapping[str, Quota], principals: int = PRINCIPALS) -> None:
         self._quotas = quotas
@@ -74,7 +77,7 @@ class Quotas:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, principal: str, now_s: float, *, requests: int = 1, body_bytes: int = 0) -> None:
-        """Let so much through, or raise `OverQuota` and let nothing through."""
+        """Count requests and bytes of bodies, or raise `OverQuota` and count nothing."""
         bucket = self._buckets.get(principal)
         if bucket is None:
             quota = quota_of(self._quotas, principal)

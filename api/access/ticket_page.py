@@ -1,4 +1,4 @@
-"""`POST /ticket`, `{"object": "Room/a"}`: a ticket for one WebSocket, where access is guarded."""
+"""`POST /ticket` with `{"object": "Room/a"}`: a ticket for one WebSocket, with access control only."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from perdure.schemas.keys import namespace_of, object_key
 
 
 def ticket_page(access: Access, registry: Registry) -> Page:
-    async def page(asked: PageRequest) -> Problem:
-        if asked.parts:
-            raise nothing_behind("ticket", asked)
-        only(asked, "POST")
-        assert asked.grant is not None, "tickets are there where access is guarded"
-        told = parse_json(await asked.body())
-        if type(told) is not dict or told.keys() != {"object"} or type(told["object"]) is not str:
-            raise MalformedCommand('a ticket is asked for with {"object": "Room/a"}')
-        namespace, _, name = told["object"].partition("/")
-        access.permit(asked.grant, Need(SUBSCRIBE, namespace))
+    """The handler of /ticket."""
+
+    async def page(request: PageRequest) -> Problem:
+        if request.parts:
+            raise nothing_behind("ticket", request)
+        only(request, "POST")
+        assert request.grant is not None, "tickets need access control"
+        content = parse_json(await request.body())
+        if type(content) is not dict or content.keys() != {"object"} or type(content["object"]) is not str:
+            raise MalformedCommand('the body of a request for a ticket is {"object": "Room/a"}')
+        namespace, _, name = content["object"].partition("/")
+        access.permit(request.grant, Need(SUBSCRIBE, namespace))
         key = object_key(namespace, name)
         registry.type_of(namespace_of(key))
-        ticket = {"ticket": access.ticket(asked.grant, key), "expires_in": TICKET_S}
+        ticket = {"ticket": access.ticket(request.grant, key), "expires_in": TICKET_S}
         return 200, JSON_NOW, json.dumps(ticket).encode()
 
     return page

@@ -1,9 +1,13 @@
-"""Tickets: a page in a browser cannot set a header on a WebSocket, so it shows one of these in the address instead.
+"""Tickets: short-lived credentials for one WebSocket, which a page sends in the address.
 
-Laws
-- A ticket opens one socket, of one object, for one principal, within `TICKET_S`; it is no use for anything else.
-- It is signed with a secret of this start of this node: no other node takes it, nor this one after a restart.
-- Used ones are remembered until they have expired. There is a bound to that, and over it none is taken.
+A page in a browser cannot set the header `Authorization` of a WebSocket. It requests a ticket
+(ticket_page.py) and opens the socket with `?ticket=…`.
+
+Laws [test_access.py]
+- A ticket opens one socket of one object for one principal within `TICKET_S`, and has no other use.
+- It is signed with a secret of this start of this node: other nodes refuse it, and so does this one after a
+  restart.
+- Used tickets are remembered until they have expired, up to a bound. Above it, tickets are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ _decode = msgspec.msgpack.Decoder(_Ticket).decode
 
 
 class Tickets:
-    """Makes tickets and takes them back. `secret` and `new_nonce` are random, and nobody else's."""
+    """Makes and redeems tickets. `secret` and `new_nonce` are random and known to this node only."""
 
     def __init__(self, secret: bytes, new_nonce: Callable[[], str], used_max: int = USED_MAX) -> None:
         self._secret = secret
@@ -48,14 +52,14 @@ class Tickets:
         self._used_max = used_max
 
     def make(self, grant: Grant, key: str, now_s: float) -> str:
-        """A ticket for object `key`, for who has `grant`."""
+        """A ticket for a WebSocket of object `key`, with the principal of `grant`."""
         expires_s = grant.expires_s if grant.expires_s != float("inf") else None
         until_s = min(now_s + TICKET_S, grant.expires_s)
         payload = _encode(_Ticket(key, grant.principal, until_s, expires_s, self._new_nonce()))
         return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
 
     def redeem(self, ticket: bytes, key: str, now_s: float) -> Grant:
-        """Who shows it. Raises `Unauthenticated` for one that does not count, `Overloaded` over the bound."""
+        """The grant of a ticket. Raises `Unauthenticated` if invalid, `Overloaded` above the bound."""
         made = self._opened(ticket)
         if made.key != key or made.until_s <= now_s:
             raise Unauthenticated
@@ -63,7 +67,7 @@ class Tickets:
         if made.nonce in self._used:
             raise Unauthenticated
         if len(self._used) >= self._used_max:
-            raise Overloaded("too many tickets were used within their time: ask again")
+            raise Overloaded("too many tickets are in use: try again")
         self._used[made.nonce] = made.until_s
         expires_s = float("inf") if made.expires_s is None else made.expires_s
         return Grant(made.principal, frozenset((f"{SUBSCRIBE}:{namespace_of(key)}",)), expires_s)
@@ -78,7 +82,7 @@ class Tickets:
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(payload)):
             raise Unauthenticated
-        return _decode(payload)  # ours: it bears our signature
+        return _decode(payload)  # made here: the signature is right
 
     def _forget(self, now_s: float) -> None:
         for nonce, until_s in list(self._used.items()):

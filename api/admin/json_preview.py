@@ -1,6 +1,7 @@
-"""Stored values as JSON shows them: plain JSON as itself, all else as an object with one `$` name that says what it is.
+"""Stored values as JSON, for display: JSON as itself, other types as an object with one `$` name for the
+type.
 
-It is for who looks, not for who reads back: a dict of a user's that has such a name looks the same.
+It cannot be read back: a dict of an app that has such a name looks the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 
 def json_preview(value: Any) -> Any:
-    """What `json.dumps` takes for a value that was stored."""
+    """A stored value in a form that `json.dumps` accepts."""
     kind = type(value)
     if kind is dict:
         if all(type(key) is str for key in value):

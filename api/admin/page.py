@@ -1,4 +1,4 @@
-"""`/admin`: what whoever runs an app sees of it, and what they have done to its objects.
+"""`/admin`: shows operators what a node holds, and passes on their acts on objects.
 
     GET    /admin/namespaces, /admin/partitions, /admin/memory, /admin/config
     GET    /admin/objects/{namespace}, /admin/objects/{namespace}/{name}[/state|alarms|sockets|turns]
@@ -7,9 +7,9 @@
     GET    /admin/parked
     POST   /admin/parked/{id}/redrive|drop
 
-Laws
-- Whoever asks has the right `admin`, where access is guarded (api/access/guard.py). Where objects are reached through a
-  Worker only, there is no such page (api/node.py).
+Laws [test_admin.py]
+- With access control, the client has the right `admin` (api/access/guard.py). If objects are reachable
+  through a Worker only, this page does not exist (api/doors.py).
 - An act is a command on the log, and its answer is the owner's. A GET changes nothing.
 """
 
@@ -47,11 +47,12 @@ from perdure.schemas.keys import object_key
 from perdure.streams.owner.command_status import confirm_ownership
 from perdure.streams.owner.owner import Owner
 
-_OFFSET_MAX = 10**18 - 1  # more than a log ever has, and such as `place_of` reads
+_OFFSET_MAX = 10**18 - 1  # more than a log ever has, and a number that `place_of` can read
 _PAGED = frozenset(("prefix", "cursor", "limit"))
 
 
 def admin_page(gateway: Gateway, owners: Sequence[Owner], registry: Registry, config: Config) -> Page:
+    """The handler of /admin: acts go to `gateway`, the views read `owners`, `registry` and `config`."""
     return _Admin(gateway, owners, registry, config).page
 
 
@@ -62,24 +63,24 @@ class _Admin:
         self._registry = registry
         self._config = config
 
-    async def page(self, asked: PageRequest) -> Problem:
-        match asked.parts:
+    async def page(self, request: PageRequest) -> Problem:
+        match request.parts:
             case ("namespaces" | "partitions" | "memory" | "config" as name,):
-                _get(asked)
-                return _told(await self._of_node(name))
+                _get(request)
+                return _response(await self._of_node(name))
             case ("parked",):
-                _get(asked, frozenset(("cursor", "limit")))
-                return _told(await parked(self._owners, asked.query))
+                _get(request, frozenset(("cursor", "limit")))
+                return _response(await parked(self._owners, request.query))
             case ("parked", id_, (acts.REDRIVE | acts.DROP) as act):
-                only(asked, "POST")
-                return await self._settle(asked, id_, act)
+                only(request, "POST")
+                return await self._settle(request, id_, act)
             case ("objects", namespace):
-                _get(asked, _PAGED)
+                _get(request, _PAGED)
                 self._registry.type_of(namespace)
-                return _told(await objects(self._owners, namespace, asked.query))
+                return _response(await objects(self._owners, namespace, request.query))
             case ("objects", namespace, name, *rest) if len(rest) < 2:
-                return await self._of_object(asked, self._key(namespace, name), *rest)
-        raise nothing_behind("admin", asked)
+                return await self._of_object(request, self._key(namespace, name), *rest)
+        raise nothing_behind("admin", request)
 
     def _key(self, namespace: str, name: str) -> str:
         key = object_key(namespace, name)
@@ -96,47 +97,47 @@ class _Admin:
             return await partitions(self._owners)
         return memory(self._owners, self._config) if name == "memory" else masked(self._config)
 
-    async def _of_object(self, asked: PageRequest, key: str, what: str = "") -> Problem:
+    async def _of_object(self, request: PageRequest, key: str, what: str = "") -> Problem:
         owner = owner_of(self._owners, key)
         match what:
-            case "" if asked.method == "DELETE":
-                return await self._act(asked, key, acts.DELETE)
+            case "" if request.method == "DELETE":
+                return await self._act(request, key, acts.DELETE)
             case "":
-                only(asked, "GET", "DELETE")
-                return _told(await summary(owner, key))
+                only(request, "GET", "DELETE")
+                return _response(await summary(owner, key))
             case "state":
-                _get(asked, _PAGED)
-                return _told(await state(owner, key, asked.query))
+                _get(request, _PAGED)
+                return _response(await state(owner, key, request.query))
             case "alarms":
-                _get(asked)
-                return _told(await alarms(owner, key))
+                _get(request)
+                return _response(await alarms(owner, key))
             case "sockets":
-                _get(asked)
-                return _told(await sockets(owner, key))
+                _get(request)
+                return _response(await sockets(owner, key))
             case "turns":
-                _get(asked, frozenset(("cursor", "limit")))
-                return _told(await turns(owner, key, asked.query))
+                _get(request, frozenset(("cursor", "limit")))
+                return _response(await turns(owner, key, request.query))
             case acts.PAUSE | acts.RESUME:
-                only(asked, "POST")
-                return await self._act(asked, key, what)
+                only(request, "POST")
+                return await self._act(request, key, what)
             case acts.SKIP:
-                only(asked, "POST")
-                return await self._act(asked, key, what, _offset_in(await asked.body()))
-        raise nothing_behind("admin", asked)
+                only(request, "POST")
+                return await self._act(request, key, what, _offset_in(await request.body()))
+        raise nothing_behind("admin", request)
 
-    async def _settle(self, asked: PageRequest, id_: str, act: str) -> Problem:
+    async def _settle(self, request: PageRequest, id_: str, act: str) -> Problem:
         owner, place = parked_at(id_, self._owners)
         await confirm_ownership(owner)
-        found = owner.tables.admin.parked(place)
-        if found is None:
+        parked_row = owner.tables.admin.parked(place)
+        if parked_row is None:
             raise acts.nothing_parked(id_[:40])
-        return await self._act(asked, found.key, act, str(place))
+        return await self._act(request, parked_row.key, act, str(place))
 
-    async def _act(self, asked: PageRequest, key: str, act: str, at: str = "") -> Problem:
-        waiting = ReplyFuture()
-        principal = "" if asked.grant is None else asked.grant.principal
-        self._gateway.administer(waiting, key, act, msgspec.json.encode(acts.Act(at)), principal)
-        answer = await waiting.future
+    async def _act(self, request: PageRequest, key: str, act: str, at: str = "") -> Problem:
+        reply_future = ReplyFuture()
+        principal = "" if request.grant is None else request.grant.principal
+        self._gateway.administer(reply_future, key, act, msgspec.json.encode(acts.Act(at)), principal)
+        answer = await reply_future.future
         place = (b"perdure-command", b"%d:%d" % (answer.partition, answer.offset))
         reply = answer.reply
         if reply.error is not None:
@@ -145,25 +146,25 @@ class _Admin:
         return reply.status, [*JSON_NOW, place], reply.body
 
 
-def _get(asked: PageRequest, known: frozenset[str] = frozenset()) -> None:
-    only(asked, "GET")
-    if unknown := asked.query.keys() - known:
+def _get(request: PageRequest, known: frozenset[str] = frozenset()) -> None:
+    only(request, "GET")
+    if unknown := request.query.keys() - known:
         raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}")
 
 
 def _offset_in(body: bytes) -> str:
-    told = parse_json(body) if body.strip() else None
+    content = parse_json(body) if body.strip() else None
     if (
-        type(told) is not dict
-        or told.keys() != {"offset"}
-        or type(told["offset"]) is not int
-        or told["offset"] < 0
+        type(content) is not dict
+        or content.keys() != {"offset"}
+        or type(content["offset"]) is not int
+        or content["offset"] < 0
     ):
-        raise MalformedCommand('the command to give up is named with {"offset": 17}')
-    if told["offset"] > _OFFSET_MAX:
-        raise MalformedCommand("that is not the offset of a command, which has at most 18 digits")
-    return str(told["offset"])
+        raise MalformedCommand('the body names the command to skip: {"offset": 17}')
+    if content["offset"] > _OFFSET_MAX:
+        raise MalformedCommand("the offset has more than 18 digits")
+    return str(content["offset"])
 
 
-def _told(what: Any) -> Problem:
+def _response(what: Any) -> Problem:
     return 200, JSON_NOW, json.dumps(what, ensure_ascii=False).encode()

@@ -1,8 +1,12 @@
-"""What administration shows of a node and its objects, as JSON types.
+"""The views of administration: a node and its objects, as types of JSON.
 
-Laws
-- What is told of an object is durable, and this node has just proved that it still owns the partition.
-- A page is bounded: at most `PAGE_MAX` items, and of values about `PAGE_BYTES`. A `cursor` goes on behind it.
+Each function reads the tables and activations of owners, and returns the content of one response of
+`page.py`.
+
+Laws [test_admin.py]
+- Facts about an object are durable, and this node has just verified that it still owns the partition.
+- A page is bounded: `PAGE_MAX` items at most, and about `PAGE_BYTES` of values. Its `cursor` leads to the
+  next one.
 """
 
 from __future__ import annotations
@@ -34,17 +38,17 @@ from perdure.streams.turns.ports import OwnerState
 
 PAGE, PAGE_MAX = 100, 1000
 PAGE_BYTES = 1 << 20
-_AT_ONCE = 50  # objects that are looked up before others have their turn
+_AT_ONCE = 50  # objects that are listed before other tasks may run
 _WAITING_SHOWN = 20
-_NAMES_SHOWN, _NAME_SHOWN = 20, 100  # of what a turn changed; characters of each
+_NAMES_SHOWN, _NAME_SHOWN = 20, 100  # of the values that a turn changed; characters of each name
 Query = Mapping[str, str]
 
 
-# What a query may say
+# Queries
 
 
 def limit_of(query: Query) -> int:
-    """How many items. Raises `MalformedCommand`."""
+    """The number of items that a query asks for. Raises `MalformedCommand`."""
     text = query.get("limit", str(PAGE))
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
         raise MalformedCommand(f"limit={text[:20]} is not a number of items")
@@ -55,37 +59,38 @@ def _range(query: Query) -> tuple[str, str | None]:
     try:
         return bounds(query.get("prefix", ""), None, None, None, query.get("cursor"), reverse=False)
     except ValueError as error:
-        raise MalformedCommand("the cursor is none that a page before gave") from error
+        raise MalformedCommand("the cursor is not one that a previous page returned") from error
 
 
 # Objects
 
 
 def owner_of(owners: Sequence[Owner], key: str) -> Owner:
+    """The owner of object `key`; `owners` are those of all partitions, in order."""
     return owners[partition_of(key, len(owners))]
 
 
 async def objects(owners: Sequence[Owner], namespace: str, query: Query) -> dict[str, Any]:
-    """One page of the objects there are."""
+    """One page of the objects of a namespace."""
     limit, (low, high) = limit_of(query), _range(query)
     for owner in owners:
         await confirm_ownership(owner)
-    found: list[str] = []
+    names: list[str] = []
     each = [objects_of(owner.tables, namespace, low, high) for owner in owners]
     for key in heapq.merge(*each, key=str.encode):
-        if len(found) == limit:
-            return {"objects": found, "cursor": cursor_behind(found[-1])}
-        found.append(name_of(key))
-        if len(found) % _AT_ONCE == 0:
+        if len(names) == limit:
+            return {"objects": names, "cursor": cursor_behind(names[-1])}
+        names.append(name_of(key))
+        if len(names) % _AT_ONCE == 0:
             await asyncio.sleep(0)
-    return {"objects": found, "cursor": None}
+    return {"objects": names, "cursor": None}
 
 
 async def summary(owner: Owner, key: str) -> dict[str, Any]:
     await confirm_ownership(owner)
     tables, resident = owner.tables, owner.turns.residents.get(key)
     paused = tables.admin.paused.get(key)
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "object": key,
         "partition": owner.partition,
         "there": is_there(tables, key),
@@ -101,12 +106,12 @@ async def summary(owner: Owner, key: str) -> dict[str, Any]:
     }
     if resident is not None:
         if (running := resident.running) is not None and type(running) is not Hold:
-            told["running"] = running.offset
+            content["running"] = running.offset
         mailbox, hold = resident.mailbox or (), resident.hold
-        told["waiting"] = len(mailbox) - (hold is not None and hold is not resident.running)
+        content["waiting"] = len(mailbox) - (hold is not None and hold is not resident.running)
         waiting = islice((each for each in mailbox if each is not hold), _WAITING_SHOWN)
-        told["next"] = [each.offset if isinstance(each, Turn) else each for each in waiting]
-    return told
+        content["next"] = [each.offset if isinstance(each, Turn) else each for each in waiting]
+    return content
 
 
 async def state(owner: Owner, key: str, query: Query) -> dict[str, Any]:
@@ -173,13 +178,13 @@ async def turns(owner: Owner, key: str, query: Query) -> dict[str, Any]:
     """One page of an object's last turns, the newest first."""
     limit, below = limit_of(query), query.get("cursor")
     if below and not (below.isascii() and below.isdigit() and len(below) < 19):
-        raise MalformedCommand("the cursor is none that a page before gave")
+        raise MalformedCommand("the cursor is not one that a previous page returned")
 
     def turn(offset: int, entry: Entry) -> dict[str, Any]:
         return _turn(owner.partition, offset, entry)
 
-    found = await recent_turns(owner, key, int(below) if below else None, limit, turn)
-    return {"turns": found.turns, "cursor": None if found.below is None else str(found.below)}
+    recent = await recent_turns(owner, key, int(below) if below else None, limit, turn)
+    return {"turns": recent.turns, "cursor": None if recent.below is None else str(recent.below)}
 
 
 def _turn(partition: int, offset: int, entry: Entry) -> dict[str, Any]:
@@ -205,15 +210,15 @@ def _turn(partition: int, offset: int, entry: Entry) -> dict[str, Any]:
 
 
 def _some(names: Iterable[str]) -> list[str]:
-    """The first of them, but for perdure's own."""
+    """The first names, without perdure's own."""
     return list(islice((name[:_NAME_SHOWN] for name in names if not name.startswith("\0")), _NAMES_SHOWN))
 
 
-# What is parked
+# Parked commands and alarms
 
 
 def parked_at(text: str, owners: Sequence[Owner]) -> tuple[Owner, Place]:
-    """The place that an id of something parked names. Raises `MalformedCommand`."""
+    """The owner and the place that an id of a parked command or alarm names. Raises `MalformedCommand`."""
     number, _, place = text.partition(":")
     partition = partition_named(number, len(owners))
     if partition is None:
@@ -224,22 +229,22 @@ def parked_at(text: str, owners: Sequence[Owner]) -> tuple[Owner, Place]:
 
 
 async def parked(owners: Sequence[Owner], query: Query) -> dict[str, Any]:
-    """One page of what is parked, partition by partition."""
+    """One page of parked commands and alarms, partition by partition."""
     limit, cursor = limit_of(query), query.get("cursor")
     first, start = 0, Place(OF_ALARM, 0)
     if cursor:
         owner, start = parked_at(cursor, owners)
         first = owner.partition
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for owner in owners[first:]:
         await confirm_ownership(owner)
         for place, row in owner.tables.admin.all_parked(start):
             id_ = f"{owner.partition}:{place}"
-            if len(found) == limit:
-                return {"parked": found, "cursor": id_}
-            found.append(_parked(id_, place, row))
+            if len(rows) == limit:
+                return {"parked": rows, "cursor": id_}
+            rows.append(_parked(id_, place, row))
         start = Place(OF_ALARM, 0)
-    return {"parked": found, "cursor": None}
+    return {"parked": rows, "cursor": None}
 
 
 def _parked(id_: str, place: Place, row: ParkedItem) -> dict[str, Any]:
@@ -259,12 +264,12 @@ def _parked(id_: str, place: Place, row: ParkedItem) -> dict[str, Any]:
 
 
 async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
-    """What this node knows of each partition, and bytes per topic."""
-    log, found = owners[0].log, []
+    """The state of each partition on this node, and bytes per topic."""
+    log, rows = owners[0].log, []
     for owner in owners:
         end = (await log.bounds(Topic.COMMANDS, owner.partition)).end
         info, serving = owner.tables.info, owner.state is OwnerState.SERVING
-        found.append(
+        rows.append(
             {
                 "partition": owner.partition,
                 "state": owner.state.value,
@@ -278,13 +283,13 @@ async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
             }
         )
     return {
-        "partitions": found,
+        "partitions": rows,
         "bytes": {topic.value: size for topic, size in (await log.sizes()).items()},
     }
 
 
 def memory(owners: Sequence[Owner], config: Config) -> dict[str, Any]:
-    """What takes memory, estimated; over `limit_bytes` objects leave it."""
+    """An estimate of the memory in use; above `limit_bytes` objects are evicted."""
     return {
         "process_bytes": process_bytes(),
         "limit_bytes": config.limits.memory_bytes or half_of_memory(),

@@ -1,9 +1,12 @@
-"""`GET /commands/{id}`: what became of a command; and what `Prefer: respond-async` is answered.
+"""Requests that do not wait: the 202 for `Prefer: respond-async`, and `GET /commands/{id}` for the outcome.
 
-Laws
-- An id that is not found is unknown, never failed: it never arrived, or was trimmed.
-- Where access is guarded, a command is there for the principal that sent it, and for who has `admin`; for all others
-  it is not there.
+The door (http.py) calls `accepted` once the command is durable. The client then reads the outcome at the URL
+in the response.
+
+Laws [test_commands.py, test_lookup.py]
+- An id that is not found is reported as unknown, never as failed: it never arrived, or was trimmed.
+- With access control, a command is visible to the principal that sent it and to those with the right `admin`;
+  for all others it does not exist.
 """
 
 from __future__ import annotations
@@ -24,16 +27,17 @@ from perdure.streams.owner.command_status import CommandStatus, Pace, look_up, t
 from perdure.streams.owner.owner import Owner
 
 MAX_WAIT_S = 30.0
-_LOOK_S = 0.1  # a command that is waited for is looked at so often
+_LOOK_S = 0.1  # pause between two checks of a command that is waited for
 _encode = msgspec.json.Encoder().encode
 
 
 def url_of(id_: str) -> str:
+    """The path at which the outcome of a command is read."""
     return f"/commands/{id_}"
 
 
 def prefers_async(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Is `Prefer: respond-async` (RFC 7240) among a request's headers?"""
+    """True if a request's headers have `Prefer: respond-async` (RFC 7240)."""
     for name, value in headers:
         if name == b"prefer":
             for part in value.split(b","):
@@ -43,33 +47,34 @@ def prefers_async(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 
 
 def accepted(id_: str) -> Problem:
-    """The answer to a request that is not waited for: its command is durable."""
+    """The response to a request that does not wait; its command is durable."""
     url = url_of(id_)
     headers = [*JSON_NOW, (b"location", url.encode()), (b"preference-applied", b"respond-async")]
     return 202, headers, _encode({"id": id_, "url": url, "status": "pending"})
 
 
 def commands_page(owners: Sequence[Owner]) -> Page:
+    """The handler of /commands, which reads the logs of all `owners`."""
     pace = Pace()
 
-    async def page(asked: PageRequest) -> Problem:
-        if len(asked.parts) != 1:
-            raise nothing_behind("commands", asked)
-        only(asked, "GET")
-        id_ = asked.parts[0]
-        until_s = asyncio.get_running_loop().time() + _wait_s(asked.query)
+    async def page(request: PageRequest) -> Problem:
+        if len(request.parts) != 1:
+            raise nothing_behind("commands", request)
+        only(request, "GET")
+        id_ = request.parts[0]
+        until_s = asyncio.get_running_loop().time() + _wait_s(request.query)
         place = time_in(id_, len(owners))
         if place is None:
             raise _unknown(id_)
         owner = owners[place[0]]
-        found = await look_up(owner, id_, place[1], pace)
-        if found is None or not _may_see(asked, found):
+        status = await look_up(owner, id_, place[1], pace)
+        if status is None or not _may_see(request, status):
             raise _unknown(id_)
-        while not found.done and asyncio.get_running_loop().time() < until_s:
+        while not status.done and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(_LOOK_S)
-            if found.offset in owner.tables.done:
-                found = await look_up(owner, id_, place[1], pace) or found
-        return _told(id_, found)
+            if status.offset in owner.tables.done:
+                status = await look_up(owner, id_, place[1], pace) or status
+        return _response(id_, status)
 
     return page
 
@@ -83,33 +88,33 @@ def _wait_s(query: Any) -> float:
     return min(float(text), MAX_WAIT_S)
 
 
-def _may_see(asked: PageRequest, found: CommandStatus) -> bool:
-    grant = asked.grant
-    return grant is None or grant.principal == found.command.principal or may(grant, Need(ADMIN))
+def _may_see(request: PageRequest, status: CommandStatus) -> bool:
+    grant = request.grant
+    return grant is None or grant.principal == status.command.principal or may(grant, Need(ADMIN))
 
 
 def _unknown(id_: str) -> Refused:
-    told = (
-        f"no command {id_[:100]} is known: it never arrived, or is older than what is kept (keep_commands), or is not "
-        "yours. That says nothing of whether it was done"
+    message = (
+        f"no command {id_[:100]} is known: it never arrived, or is older than what is kept (keep_commands), or "
+        "is not yours. It may or may not have been done"
     )
-    return Refused(problem("unknown-command", told, status=STATUS["unknown-command"]))
+    return Refused(problem("unknown-command", message, status=STATUS["unknown-command"]))
 
 
-def _told(id_: str, found: CommandStatus) -> Problem:
-    told: dict[str, Any] = {
+def _response(id_: str, status: CommandStatus) -> Problem:
+    content: dict[str, Any] = {
         "id": id_,
         "url": url_of(id_),
-        "object": found.command.key,
-        "status": "done" if found.done else "pending",
+        "object": status.command.key,
+        "status": "done" if status.done else "pending",
     }
-    if not found.done:
-        return 200, [*JSON_NOW, (b"retry-after", b"1")], _encode(told)
-    if found.reply is None:
-        told |= {"reply": None, "detail": "it changed nothing, and its answer was not kept"}
+    if not status.done:
+        return 200, [*JSON_NOW, (b"retry-after", b"1")], _encode(content)
+    if status.reply is None:
+        content |= {"reply": None, "detail": "it changed nothing, and its answer was not kept"}
     else:
-        told |= {"outcome": found.reply.outcome, "reply": _reply(found.reply)}
-    return 200, JSON_NOW, _encode(told)
+        content |= {"outcome": status.reply.outcome, "reply": _reply(status.reply)}
+    return 200, JSON_NOW, _encode(content)
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
@@ -120,8 +125,8 @@ def _reply(reply: Reply) -> dict[str, Any]:
             "headers": [["content-type", "application/problem+json"]],
             "body": msgspec.Raw(body),
         }
-    told: dict[str, Any] = {"status": reply.status, "headers": reply.headers}
+    content: dict[str, Any] = {"status": reply.status, "headers": reply.headers}
     try:
-        return told | {"body": msgspec.json.decode(reply.body)}
+        return content | {"body": msgspec.json.decode(reply.body)}
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return told | {"base64": base64.b64encode(reply.body).decode()}
+        return content | {"base64": base64.b64encode(reply.body).decode()}

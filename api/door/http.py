@@ -5,19 +5,21 @@
     perdure's own pages (api/pages.py): /livez, /readyz, /metrics, …
     all other paths are the Worker's, if the app has one (api/worker/worker.py)
 
-It has two ways in, which differ only in who reads the body: `ask` for a request that is complete (see
-api/protocol/fast_path.py), and raw ASGI for all others (a framework would cost a third of the throughput).
+`ask` takes a complete request for an object from the fast path (api/protocol/fast_path.py). All other
+requests arrive by raw ASGI; a framework would cost a third of the throughput. Both become a command by the
+gateway, and its answer a response.
 
-Laws
-- A path has one spelling, but for an object's name, which is percent-decoded once and must then be canonical: the words
-  of perdure's own and namespaces stand as they are, nothing is folded, no slash and no dot is left out. The rest of the path
-  reaches the object as it was sent.
-- Requests of foreign web pages end here (api/access/origins.py).
-- What is over a limit is refused before it is read to its end, and before anything is appended.
+Laws [test_http.py, test_keys.py]
+- A path has one spelling, except for an object's name, which is percent-decoded once and must then be
+  canonical. No case is folded, and no slash or dot is dropped. The rest of the path reaches the object as it
+  was sent.
+- Requests from web pages of other sites end here (api/access/origins.py).
+- A request over a limit is refused before it is read to its end, and before anything is appended.
 - Every error is problem+json; an answer names its command (`perdure-command: partition:offset`).
-- `Authorization` and `Cookie` go no further than here and the Worker.
-- With a Worker in front, objects are reached through it only, unless the app is exposed or access is guarded.
-- Where access is guarded, nothing of a request but its head is read before it is known that it may.
+- `Authorization` and `Cookie` reach the Worker only, never an object.
+- With a Worker in front, objects are reachable through it only, unless the app is exposed or has access
+  control.
+- With access control, only the head of a request is read before its right is checked.
 """
 
 from __future__ import annotations
@@ -69,27 +71,40 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_OPENED_BY = "set expose = true (PERDURE_EXPOSE=true), or give tokens to those who may: [[tokens]], `perdure token create`"
+_OPENED_BY = (
+    "set expose = true (PERDURE_EXPOSE=true), or configure tokens: [[tokens]], `perdure token create`"
+)
 _CLOSED = (
-    "this app has a Worker in front of its objects, and requests go to it; /objects and /rpc are closed. To open them "
-    f"beside it, {_OPENED_BY}"
+    "this app has a Worker in front of its objects, and requests go to it; /objects and /rpc are closed. "
+    f"To open them beside it, {_OPENED_BY}"
 )
 _ADMIN_CLOSED = (
-    "this app has a Worker in front of its objects, and administration (/admin, /commands) is closed. `perdure dev` opens "
-    f"it for this machine; for a server, {_OPENED_BY}"
+    "this app has a Worker in front of its objects, and administration (/admin, /commands) is closed. "
+    f"`perdure dev` opens it for this machine; for a server, {_OPENED_BY}"
 )
 NO_BODY = frozenset((204, 304))
-_REMEMBERED_CHARS = 256  # of a path; those are 65,536 at most
+_CACHED_CHARS = 256  # of a path; at most 65,536 of them are cached
 _NOT_SENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-_Target = tuple[bytes, str, str]  # of a path: `objects` or `rpc`, the key, what follows the name
+_Target = tuple[bytes, str, str]  # of a path: `objects` or `rpc`, the key, the rest after the name
 # key, kind, method, path, headers, body
 _Request = tuple[str, str, str, str, Pairs, bytes]
 
 
 class HttpDoor:
-    """`await door(scope, receive, send)`. `pages`: those there are of perdure's own."""
+    """The HTTP door of an app: an ASGI application, and `ask` for the fast path.
+
+    Args:
+        gateway: commands are submitted to it.
+        registry: the app's classes.
+        body_bytes: the limit of a request's body.
+        pages: perdure's own pages, by the first part of their path.
+        worker: the app's Worker; None if it has none.
+        exposed: True if objects are reachable beside the Worker.
+        access: the access control; None if all requests are allowed.
+        origins: the check of requests from web pages; by default each name of this server is accepted.
+    """
 
     def __init__(
         self,
@@ -118,7 +133,7 @@ class HttpDoor:
 
     def ask(
         self,
-        asker: ReplyListener,
+        listener: ReplyListener,
         method: str,
         raw_path: bytes,
         query: bytes,
@@ -126,16 +141,25 @@ class HttpDoor:
         body: bytes,
         socket: str = "",
     ) -> None:
-        """Make the command that a request for an object is. Raises `Refused` or a `PerdureError`: nothing asked.
+        """Submit the command of a complete request for an object.
 
-        `socket`: of an upgrade, see `Command`.
+        Args:
+            listener: receives the answer.
+            method: the HTTP method.
+            raw_path: the path as it was sent; it begins with /objects/ or /rpc/.
+            query: the query without its question mark; may be empty.
+            head: the request's headers, as `read_head` returns them.
+            body: the body, complete.
+            socket: of an upgrade to a WebSocket, its id and gateway (see `Command`); otherwise empty.
+
+        Raises `Refused` or a `PerdureError`; then nothing is appended.
         """
-        asked = self._read(method, raw_path, query, head, body)
+        request = self._read(method, raw_path, query, head, body)
         _, client_key, traceparent, _, principal = head
-        self._gateway.submit(asker, *asked, client_key, traceparent, None, principal, socket)
+        self._gateway.submit(listener, *request, client_key, traceparent, None, principal, socket)
 
     def _read(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> _Request:
-        known = len(raw_path) <= _REMEMBERED_CHARS
+        known = len(raw_path) <= _CACHED_CHARS
         room, key, rest = self._targets[raw_path] if known else self._resolved(raw_path)
         if room == b"objects":
             path = "/" + rest
@@ -144,32 +168,32 @@ class HttpDoor:
             return key, FETCH, method, path, head.headers, body
         if method != "POST":
             raise not_allowed("a method is called with POST", "POST")
-        called = text_of(rest.encode("latin-1"))
-        return key, CALL, called, "", (), _call_of(called, body)
+        name = text_of(rest.encode("latin-1"))
+        return key, CALL, name, "", (), _call_of(name, body)
 
     def key_of(self, raw_path: bytes) -> str:
-        """The object that a path is for. Raises `Refused` or a `PerdureError`."""
+        """The key of the object that a path names. Raises `Refused` or a `PerdureError`."""
         return self._resolved(raw_path)[1]
 
     def worker_for(self, raw_path: bytes) -> Worker:
-        """Who answers an upgrade to a WebSocket at a path of no object. Raises `Refused`: nobody."""
+        """The Worker, for an upgrade at a path outside of objects. Raises `Refused` if there is none."""
         if self._worker is None or not self.for_worker(raw_path):
             raise Refused(problem("no-such-path", "WebSockets are at /objects/NAMESPACE/NAME", status=404))
         return self._worker
 
     def for_worker(self, raw_path: bytes) -> bool:
-        """Is a path the Worker's?"""
+        """True if a path belongs to the Worker."""
         return self._worker is not None and first_of(raw_path) not in OWN
 
     def response_to(self, answer: PlacedReply) -> Problem:
         """(status, headers, body) of the response to an answered command."""
         reply = answer.reply
         if reply.error is None and sendable(reply.headers) and reply.status != SWITCHING:
-            told: Problem = reply.status, encoded(reply.headers), reply.body
+            response: Problem = reply.status, encoded(reply.headers), reply.body
         else:
             outcome = FAILED if reply.error is None else reply.outcome
-            told = problem_of_reply(outcome, reply.error or _UNSENDABLE)
-        status, headers, body = told
+            response = problem_of_reply(outcome, reply.error or _UNSENDABLE)
+        status, headers, body = response
         return status, [*headers, (b"perdure-command", b"%d:%d" % (answer.partition, answer.offset))], body
 
     def check_size(self, size: int) -> None:
@@ -178,11 +202,11 @@ class HttpDoor:
             raise TooLarge(f"the body has {size} bytes; {self.body_bytes} are allowed (limits.body_bytes)")
 
     def count(self, status: int) -> None:
-        """A response is sent."""
+        """Count a response that is sent."""
         self.answered[status] += 1
 
     def _resolved(self, raw_path: bytes) -> _Target:
-        """Raises as `key_of`."""
+        """Split a path of an object. Raises as `key_of`."""
         _, room, *parts = raw_path.split(b"/", 4)
         if len(parts) < 2:
             raise no_such_path(raw_path.decode("latin-1"))
@@ -205,7 +229,7 @@ class HttpDoor:
         except (Refused, PerdureError) as error:
             status, headers, body = problem_at_door(error)
             if any(name == b"expect" for name, _ in scope["headers"]):
-                # refused before it sent the body, a client may send its next request in place of it
+                # the body was not read: the client might send its next request in place of it
                 headers = [*headers, (b"connection", b"close")]
         self.count(status)
         headers = [*headers]
@@ -246,15 +270,15 @@ class HttpDoor:
                 access.charge(grant, 0, len(body))
         if prefers_async(scope["headers"]):
             return await self._accepted(scope["method"], raw_path, query, head, body)
-        waiting = ReplyFuture()
-        self.ask(waiting, scope["method"], raw_path, query, head, body)
-        return self.response_to(await waiting.future)
+        reply = ReplyFuture()
+        self.ask(reply, scope["method"], raw_path, query, head, body)
+        return self.response_to(await reply.future)
 
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
-        """Append a request that is not waited for: what `ask` makes of it, without a deadline."""
-        asked = self._read(method, raw_path, query, head, body)
-        sent = ClientEnvelope(head.client_key, head.principal, head.traceparent)
-        id_, receipt = self._gateway.accept(*asked, sent)
+        """Append the command of a request that does not wait: as `ask`, without a deadline."""
+        request = self._read(method, raw_path, query, head, body)
+        envelope = ClientEnvelope(head.client_key, head.principal, head.traceparent)
+        id_, receipt = self._gateway.accept(*request, envelope)
         try:
             await durable(receipt)
         except OutcomeUnknown as error:
@@ -290,8 +314,8 @@ class HttpDoor:
         body = b"" if head.size == 0 else await self._body(head.size, receive)
         raw: RawHeaders = scope["headers"]
         principal = "" if self._access is None else await self._access.principal_of(raw)
-        asked = scope["method"], scope["raw_path"], scope["query_string"], raw, body
-        request = whole_request(*asked, principal=principal)
+        method, raw_path, query = scope["method"], scope["raw_path"], scope["query_string"]
+        request = whole_request(method, raw_path, query, raw, body, principal=principal)
         return await worker.answer(request, head.client_key, head.traceparent, _gone(receive))
 
     async def _body(self, size: int | None, receive: Receive) -> bytes:
@@ -310,26 +334,26 @@ class HttpDoor:
 
 
 async def _gone(receive: Receive) -> None:
-    """Until whoever asked has gone."""
+    """Wait until the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def not_exposed() -> Refused:
-    """What comes of a request for an object behind a Worker that is alone in front."""
+    """The refusal of a request for an object that is reachable through the Worker only (403)."""
     return Refused(problem("not-exposed", _CLOSED, status=403))
 
 
 def problem_at_door(error: Refused | PerdureError) -> Problem:
-    """The problem of a request for which nothing was asked, or no answer came."""
+    """The response to a request that failed at the door, or whose command has no answer."""
     return error.problem if isinstance(error, Refused) else problem_of(error)
 
 
 def _call_of(method: str, body: bytes) -> bytes:
-    asked = parse_arguments(body) if body.strip() else {}
-    if type(asked) is not dict or asked.keys() - {"args", "kwargs"}:
+    arguments = parse_arguments(body) if body.strip() else {}
+    if type(arguments) is not dict or arguments.keys() - {"args", "kwargs"}:
         raise InvalidArguments('the body of a call is {"args": […], "kwargs": {…}}, both optional')
-    args, kwargs = asked.get("args", []), asked.get("kwargs", {})
+    args, kwargs = arguments.get("args", []), arguments.get("kwargs", {})
     if type(args) is not list or type(kwargs) is not dict:
         raise InvalidArguments('"args" is a JSON array, "kwargs" a JSON object')
     try:
@@ -343,11 +367,11 @@ _UNSENDABLE = ErrorInfo("bad-reply", "the answer has a header that cannot be sen
 
 @lru_cache(1024)
 def sendable(headers: Pairs) -> bool:
-    """No control characters: an answer that came over the log may be anybody's."""
+    """True if no header has control characters; a reply from the log may come from any producer."""
     return not any(_NOT_SENDABLE.search(name) or _NOT_SENDABLE.search(value) for name, value in headers)
 
 
 @lru_cache(1024)
 def encoded(headers: Pairs) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers of a response, as ASGI wants them; a class answers with few different sets of them."""
+    """Headers of a response as bytes. Cached, since a class answers with few different sets of them."""
     return tuple((name.encode(), value.encode("latin-1")) for name, value in headers)

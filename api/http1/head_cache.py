@@ -1,13 +1,16 @@
-"""Recognizes a head by its bytes, without parsing it again, if only first line, idempotency key and trace differ.
+"""Recognizes a head by its bytes, without parsing it again, if only first line, idempotency key and trace
+differ.
 
-Most clients send the same headers with each request of a connection. The parser and its callbacks cost a third of a
-small read; `fast_path.py` first compares the bytes with the `CachedHead` of the previous request.
+Most clients send the same headers with each request of a connection. The parser and its callbacks cost a
+third of a small read; `fast_path.py` first compares the bytes with the `CachedHead` of the previous request.
 
 Laws [test_repeats.py]
-- A head is cached only after the parser accepted it on the same connection: one read that was one complete request,
-  without upgrade, close, `Expect` or chunks. All bytes after its first line must repeat, except for the body, whose
-  length those bytes state, and for the values of `Idempotency-Key` and `traceparent`, if each is there once.
-- The first line has the plainest form. Any other request goes to the parser, which is at the start of a request.
+- A head is cached only after the parser accepted it on the same connection: one read that was one complete
+  request, without upgrade, close, `Expect` or chunks. All bytes after its first line must repeat, except for
+  the body, whose length those bytes state, and for the values of `Idempotency-Key` and `traceparent`, if each
+  is there once.
+- The first line has the plainest form. Any other request goes to the parser, which is at the start of a
+  request.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _KEY = "idempotency-key"
 
 
 class Varying(NamedTuple):
-    """A field whose value may differ: it follows the bytes `before`, and has the index `at` among the headers."""
+    """A field whose value may differ: it follows the bytes `before`, and is header number `at`."""
 
     before: bytes
     name: str
@@ -47,7 +50,7 @@ class CachedHead(NamedTuple):
     head: Head
 
     def read(self, data: bytes, at: int) -> tuple[Head, bytes] | None:
-        """Head and body of a complete request whose first line ends at `at`; None if its head is another one."""
+        """Head and body of a complete request whose first line ends at `at`; None if the head differs."""
         head = self.head
         if self.varying:
             varied = self._varied(data, at)
@@ -86,7 +89,7 @@ class CachedHead(NamedTuple):
 
 
 def cached_head_of(data: bytes, head: Head) -> CachedHead | None:
-    """The head to recognize, from the bytes of one request that the parser read as `head`; None if it is not cached."""
+    """The head to recognize, from the bytes of a request that was read as `head`; None: do not cache it."""
     line = FIRST_LINE.match(data)
     if line is None or head.size is None:
         return None
@@ -107,7 +110,7 @@ def cached_head_of(data: bytes, head: Head) -> CachedHead | None:
 
 
 def alike(headers: RawHeaders, before: RawHeaders | None) -> bool:
-    """True if these headers differ from those of the previous request only in the values of varying fields."""
+    """True if these headers differ from the previous ones only in the values of varying fields."""
     if before is None or len(headers) != len(before):
         return False
     return all(

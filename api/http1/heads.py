@@ -1,13 +1,16 @@
 """Heads of HTTP/1.1 requests (RFC 9112): from the bytes of a head to its method, target and headers.
 
-`read_request_head` serves the parser; it decides how the connection goes on. `read_head` then takes from the headers
-what a command needs: the headers that its object sees, the idempotency key, the trace context.
+`read_request_head` serves the parser; it decides how the connection goes on. `read_head` then takes from the
+headers what a command needs: the headers that its object sees, the idempotency key, the trace context.
 
 Laws [test_http1.py]
-- A head that RFC 9112 calls invalid is refused (400), never repaired: a proxy in front and this server must not read
-  two different requests from the same bytes. A method or coding that is not known is refused with 501.
-- `Upgrade` is an offer. Except for WebSockets it is ignored, and the request is answered as if it were not there.
-- A target is reduced to path and query. The host of an absolute target replaces `Host`; a fragment is cut off.
+- A head that RFC 9112 calls invalid is refused (400), never repaired: a proxy in front and this server must
+  not read two different requests from the same bytes. A method or coding that is not known is refused with
+  501.
+- `Upgrade` is an offer. Except for WebSockets it is ignored, and the request is answered as if it were not
+  there.
+- A target is reduced to path and query. The host of an absolute target replaces `Host`; a fragment is cut
+  off.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ BAD_FIELD = "A header is not of the form 'name: value', on one line that ends wi
 
 
 class Invalid(Exception):
-    """The bytes are not a request, or one that is not supported; the connection ends with this status and text."""
+    """Raised for bytes that are not a supported request; the connection ends with this status and text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -132,7 +135,7 @@ def _read_fields(block: bytes, new: bool) -> _Fields:
 
 
 def fields_in(block: bytes) -> RawHeaders:
-    """Names (in lower case) and values of headers or trailers; `block` as for `_read_fields`. Raises `Invalid`."""
+    """Headers or trailers, with names in lower case; `block` as for `_read_fields`. Raises `Invalid`."""
     if len(block) == 4:
         return []
     lines = block[2:-4].split(b"\r\n")
@@ -202,9 +205,11 @@ def _size_of(length: bytes | None, coding: bytes | None, new: bool) -> int | Non
 
 
 class Head(NamedTuple):
-    """What a command needs of a request's headers. `size` is that of the body: 0 without one, None if it is chunked.
+    """The facts that a command takes from a request's headers. `size` is that of the body: 0 without one, None if
+    it is chunked.
 
-    `principal` is the authenticated client. It does not follow from the headers alone, and is empty without access control.
+    `principal` is the authenticated client. It does not follow from the headers alone, and is empty without
+    access control.
     """
 
     headers: Pairs

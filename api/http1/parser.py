@@ -1,4 +1,5 @@
-"""The parser of one connection's HTTP/1.1 requests (RFC 9112): complete heads, then bodies in pieces as they arrive.
+"""The parser of one connection's HTTP/1.1 requests (RFC 9112): complete heads, then bodies in pieces as they
+arrive.
 
     head --no body--> head …          the connection stays, and the next request follows
       |--content-length--> body --> head …
@@ -53,7 +54,7 @@ class Receiver(Protocol):
 
 
 class RequestParser:
-    """Parses the requests of one connection: `feed` it what arrives. After an `Invalid` it ignores everything."""
+    """Parses the requests of one connection: `feed` it the bytes. After an `Invalid` it ignores all others."""
 
     __slots__ = (
         "_extra_bytes",
@@ -96,7 +97,7 @@ class RequestParser:
 
     @property
     def in_body(self) -> bool:
-        """True if a head has been read and its body is not complete; trailers do not count, since they are bounded like heads."""
+        """True while a body is read; its trailers do not count, since they are bounded like a head."""
         return _BODY <= self._state <= _DATA_END
 
     def end(self) -> None:
@@ -106,7 +107,7 @@ class RequestParser:
         self._rest.clear()
 
     def feed(self, data: bytes) -> bytes | None:
-        """Read on. Returns the bytes after a request for a WebSocket, None without such a request. Raises `Invalid`."""
+        """Read on. Returns the bytes after a request for a WebSocket, otherwise None. Raises `Invalid`."""
         at = 0
         try:
             while at < len(data):
@@ -167,7 +168,7 @@ class RequestParser:
         return data, end
 
     def _to_empty_line(self, data: bytes, at: int) -> tuple[bytes, int, int]:
-        """The bytes to read, where they begin, and the end of the first empty line; 0 if it has not arrived yet."""
+        """The bytes to read, where they begin, and the end of the first empty line (0: not yet here)."""
         rest = self._rest
         if not rest:
             end = data.find(b"\r\n\r\n", at)
@@ -185,7 +186,7 @@ class RequestParser:
         return data, 0, end + 4
 
     def _look_at(self, part: bytes | bytearray) -> None:
-        """Refuse an incomplete head that is too long or already invalid. Bytes before `_seen` were checked before."""
+        """Refuse an incomplete head that is too long or invalid. Bytes before `_seen` are checked already."""
         seen, most = self._seen, self._head_max_bytes
         if not _FIRST.match(part):
             raise Invalid(400, BAD_LINE)

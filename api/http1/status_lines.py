@@ -1,7 +1,7 @@
 """Status lines of HTTP/1.1 responses, written once and then looked up.
 
-Each response of this server begins with one of these. uvicorn has the same table, but inside its own protocol;
-perdure needs nothing of it here.
+Each response of this server begins with one of these. uvicorn has the same table, but inside its own
+protocol; perdure needs nothing of it here.
 """
 
 from __future__ import annotations

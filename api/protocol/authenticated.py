@@ -1,16 +1,17 @@
-"""The fast path and WebSockets with access control: the same protocols, which first check the client's credentials.
+"""The fast path and WebSockets with access control: the same protocols, which first check the client's
+credentials.
 
-A node uses these classes if tokens or an issuer are configured. The check finds the client's grant, which holds its
-principal and its rights (api/access/guard.py).
+A node uses these classes if tokens or an issuer are configured. The check finds the client's grant, which
+holds its principal and its rights (api/access/guard.py).
 
 Laws [test_access.py]
 - Without access control these classes are not used, and requests pay nothing for them.
-- The grant of a connection is remembered while its headers stay the same. A client that repeats its headers is checked
-  by three comparisons: the headers, the right, the expiry. Rights are looked up for each request.
+- The grant of a connection is remembered while its headers stay the same. A client that repeats its headers
+  is checked by three comparisons: the headers, the right, the expiry. Rights are looked up for each request.
 - A request that has to wait for an issuer's keys takes ASGI, which can wait.
 - The Worker's paths are open to all clients, for WebSockets too: the Worker sees the credentials and decides.
-- A socket ends with the grant that opened it (1008). Its messages count against the quota as requests do; a socket
-  that is over its quota is not read until it is below it again.
+- A socket ends with the grant that opened it (1008). Its messages count against the quota as requests do; a
+  socket that is over its quota is not read until it is below it again.
 """
 
 from __future__ import annotations

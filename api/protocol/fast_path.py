@@ -1,17 +1,17 @@
 """The fast path of requests for objects: from the parser to the door and back, without ASGI in between.
 
-ASGI needs a task, a dict of the request and three messages for each request, which is more than half of the cost of
-an object's turn. `FastPathProtocol` passes plain requests for objects to `HttpDoor.ask` itself, with an
-`HttpExchange` that writes the response. uvicorn runs the ASGI application for all others.
+ASGI needs a task, a dict of the request and three messages for each request, which is more than half of the
+cost of an object's turn. `FastPathProtocol` passes plain requests for objects to `HttpDoor.ask` itself, with
+an `HttpExchange` that writes the response. uvicorn runs the ASGI application for all others.
 
 Laws [test_direct.py, test_direct_connections.py]
-- The fast path takes a complete HTTP/1.1 request for a path of an object, without `Expect`, on a connection that
-  answers no other request at the moment. While it is open, its exchange stands where uvicorn keeps its own cycle: later
-  requests wait in uvicorn's pipeline, and responses keep the order of requests.
+- The fast path takes a complete HTTP/1.1 request for a path of an object, without `Expect`, on a connection
+  that answers no other request at the moment. While it is open, its exchange stands where uvicorn keeps its
+  own cycle: later requests wait in uvicorn's pipeline, and responses keep the order of requests.
 - A head whose bytes were seen before is not parsed again (api/http1/head_cache.py).
 - A body above the limit is refused as soon as its size is known, and the rest of it is discarded.
-- An idle connection is closed after one to two times uvicorn's keep-alive time-out: one timer per connection checks,
-  instead of one per request.
+- An idle connection is closed after one to two times uvicorn's keep-alive time-out: one timer per connection
+  checks, instead of one per request.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
 _PATHS = (b"/objects/", b"/rpc/")
-# Answers to writes wait for one fsync and arrive together. Each is sent at once, so that the client's next request is
-# here when the next batch is sealed. Answers to reads arrive between parsing: they are sent together, after all bytes
-# that have arrived are parsed.
+# Answers to writes wait for one fsync and arrive together. Each is sent at once, so that the client's next
+# request is here when the next batch is sealed. Answers to reads arrive between parsing: they are sent
+# together, after all bytes that have arrived are parsed.
 _READS = frozenset(("GET", "HEAD"))
 _NO_HEAD = Head((), None, "", 0)
 
@@ -79,7 +79,7 @@ class HttpExchange(msgspec.Struct, eq=False):
         self.respond(problem_at_door(error))
 
     def more(self, body: bytes) -> None:
-        """Add a piece of the body: to a bytearray, since bytes would be copied for each of possibly a million pieces."""
+        """Add a piece of the body: to a bytearray, since bytes would be copied for each piece."""
         if type(self.body) is bytes:
             self.body = bytearray(self.body)
         self.body += body
@@ -117,7 +117,7 @@ class HttpExchange(msgspec.Struct, eq=False):
 
 @lru_cache(1024)
 def _start(status: int, headers: Pairs) -> bytes | None:
-    """Status line and headers of a response, None if they cannot be sent. Cached: a class has few different ones."""
+    """Status line and headers of a response, None if they cannot be sent; a class has few different ones."""
     if not sendable(headers) or status == SWITCHING:
         return None
     return STATUS_LINES[status] + b"".join([b"%b: %b\r\n" % header for header in encoded(headers)])
@@ -147,7 +147,7 @@ class FastPathProtocol(HttpProtocol):
 
     @classmethod
     def to(cls, door: HttpDoor, websocket: type[SocketProtocol], **more: Any) -> type[FastPathProtocol]:
-        """A subclass for `door`; `websocket` takes over upgrades, `more` are further attributes of the class."""
+        """A subclass for `door`; `websocket` takes over upgrades, `more` are further attributes."""
         # if objects are closed behind a Worker their requests are refused, by ASGI
         paths = () if door.closed else _PATHS
         given = {"door": door, "answered": door.answered, "paths": paths, "websocket": websocket, **more}
@@ -197,7 +197,7 @@ class FastPathProtocol(HttpProtocol):
             return
         keep_alive = head.keep_alive and not self._leaving
         exchange = HttpExchange(self, head.method.decode("ascii"), keep_alive)
-        self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
+        self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn needs
         try:
             # most clients send the same headers again
             again = self.headers == self._last_headers or alike(self.headers, self._last_headers)

@@ -1,15 +1,16 @@
 """The handshake of a WebSocket: from the request for an upgrade to the 101, or to another response.
 
-An upgrade at a path of an object becomes a command for that object. At any other path it is the Worker's, which may
-pass it on to an object (api/sockets/relay.py). `websocket.py` continues from the 101.
+An upgrade at a path of an object becomes a command for that object. At any other path it is the Worker's,
+which may pass it on to an object (api/sockets/relay.py). `websocket.py` continues from the 101.
 
 Laws [test_websockets.py]
 - A page of another site is refused (api/access/origins.py), at each path.
-- A handshake that is not valid by RFC 6455 is refused with a reason: 400, 405 for another method than GET, 426 for
-  another version. No bytes may follow it before it is answered.
-- The answer decides: 101 accepts, any other is the HTTP response. If an object has accepted a socket whose connection
-  has ended meanwhile, an event closes it there.
-- A socket's id is made when the object or the Worker is called, so that it is one of the gateway's current name.
+- A handshake that is not valid by RFC 6455 is refused with a reason: 400, 405 for another method than GET,
+  426 for another version. No bytes may follow it before it is answered.
+- The answer decides: 101 accepts, any other is the HTTP response. If an object has accepted a socket whose
+  connection has ended meanwhile, an event closes it there.
+- A socket's id is made when the object or the Worker is called, so that it is one of the gateway's current
+  name.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
 # at the level `debug` the package would log each frame with its contents
-_SILENT = logging.Logger("websockets", logging.CRITICAL + 1)  # noqa: LOG001 - not part of the tree that is configured
+_SILENT = logging.Logger("websockets", logging.CRITICAL + 1)  # noqa: LOG001 - outside of the configured tree
 _FRAMING = frozenset(
     ("upgrade", "connection", "content-length", "sec-websocket-accept", "sec-websocket-extensions")
 )
@@ -245,7 +246,7 @@ class Handshake(asyncio.Protocol):
 
 
 def _accept_of(head: RequestHead) -> bytes:
-    """The answer to the key of a handshake (RFC 6455 §4.2). Raises `Refused` for a handshake that is not valid."""
+    """The answer to the key of a handshake (RFC 6455 §4.2). Raises `Refused` for an invalid handshake."""
     fields = [(name, value) for name, value in head.headers if name in (_KEY_NAME, _VERSION_NAME)]
     keys, versions = (
         [value for name, value in fields if name == each] for each in (_KEY_NAME, _VERSION_NAME)

@@ -1,25 +1,25 @@
 """One HTTP connection: uvicorn's protocol, with time-outs and limits that it lacks.
 
-Bytes of a connection arrive here first. `RequestParser` (api/http1/) reads them as requests; uvicorn runs the ASGI
-application for each, unless `fast_path.py`, a subclass, answers the request itself.
+Bytes of a connection arrive here first. `RequestParser` (api/http1/) reads them as requests; uvicorn runs the
+ASGI application for each, unless `fast_path.py`, a subclass, answers the request itself.
 
 Laws [test_server.py, test_direct_connections.py]
 - A WebSocket gets the bare transport: its frames gain nothing from joining and would lose latency.
-- A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of the connection's start or the head's
-  first byte. Otherwise the answer is 408.
-- A body must arrive at `BODY_BYTES_PER_S` or faster, checked every `BODY_LOOK_S`, except while this server does not
-  read. Otherwise the answer is 408.
-- Connections above `connections_max` get a 503 and are closed, before file descriptors run out. A few more are
-  accepted for `PROBES` only: monitoring must see a server that is full, not one that is gone.
-- A refusal (400, 408, 431, …) ends the connection. It follows the answers to earlier requests: in place of such an
-  answer it would deny something that may still happen. Later bytes are discarded for `LINGER_S`: closing with
-  unread bytes resets the connection, and the client would lose the answer (RFC 9112 §9.6).
-- A client that closes its sending side after its requests still gets their answers. While it waits, it is checked
-  every `LOOK_S`: it is sent `100 Continue`, to which a client that is gone answers with a reset.
-- When the server ends, bytes that a client has sent already are answered before its connection is closed, even if
-  they have not been read yet. A request is lost only if it crosses the closing on its way.
-- A client is not read from while its requests wait in the pipeline or while it does not read its responses. (uvicorn
-  reads one more segment after each response, so that a pipeline grows without bound.)
+- A head (request line and headers) must be complete within `HEAD_TIMEOUT_S` of the connection's start or the
+  head's first byte. Otherwise the answer is 408.
+- A body must arrive at `BODY_BYTES_PER_S` or faster, checked every `BODY_LOOK_S`, except while this server
+  does not read. Otherwise the answer is 408.
+- Connections above `connections_max` get a 503 and are closed, before file descriptors run out. A few more
+  are accepted for `PROBES` only: monitoring must see a server that is full, not one that is gone.
+- A refusal (400, 408, 431, …) ends the connection. It follows the answers to earlier requests: in place of
+  such an answer it would deny something that may still happen. Later bytes are discarded for `LINGER_S`:
+  closing with unread bytes resets the connection, and the client would lose the answer (RFC 9112 §9.6).
+- A client that closes its sending side after its requests still gets their answers. While it waits, it is
+  checked every `LOOK_S`: it is sent `100 Continue`, to which a client that is gone answers with a reset.
+- When the server ends, bytes that a client has sent already are answered before its connection is closed,
+  even if they have not been read yet. A request is lost only if it crosses the closing on its way.
+- A client is not read from while its requests wait in the pipeline or while it does not read its responses.
+  (uvicorn reads one more segment after each response, so that a pipeline grows without bound.)
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
         return True  # we close
 
     def _look_for_client(self, first: bool) -> None:
-        """Find out if the client is gone: until bytes are sent to it, a closed connection looks like a half-closed one."""
+        """Send bytes to find out if the client is gone: closed and half-closed connections look alike."""
         if self._idle or self.transport.is_closing():
             return
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -235,7 +235,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._hand_over(rest)
 
     def _hand_over(self, rest: bytes) -> None:
-        """Give the connection to uvicorn's protocol for WebSockets, which accepts no bytes before its answer."""
+        """Give the connection to uvicorn's protocol for WebSockets; no bytes may precede its answer."""
         self.handle_websocket_upgrade()
 
     def _head_ended(self) -> None:

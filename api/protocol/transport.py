@@ -1,10 +1,10 @@
 """A transport that joins small writes, and the flow control that decides if a connection is read from.
 
-uvicorn writes head and body of a response separately, and uvloop makes a system call of each. `JoiningTransport`
-stands between the two, for each connection.
+uvicorn writes head and body of a response separately, and uvloop makes a system call of each.
+`JoiningTransport` stands between the two, for each connection.
 
-Law: writes within one pass of the event loop leave in one system call and one segment. Nothing is held longer than
-that pass, and never more than 64 KiB, so that back-pressure still works. [test_direct_connections.py]
+Law: writes within one pass of the event loop leave in one system call and one segment. Nothing is held longer
+than that pass, and never more than 64 KiB, so that back-pressure still works. [test_direct_connections.py]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ JOINED_MAX_BYTES = 64 * 1024
 
 
 class JoiningTransport:
-    """A transport that joins the writes of one pass of the event loop, and passes everything else on to `bare`."""
+    """A transport that joins the writes of one pass of the event loop; other calls go to `bare`."""
 
     __slots__ = (
         "_call_soon",
@@ -81,7 +81,7 @@ class JoiningTransport:
 
 
 class Flow(FlowControl):
-    """Flow control: a connection is not read while requests wait in its pipeline or responses in its buffer."""
+    """Flow control: no reading while requests wait in the pipeline or responses in the buffer."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
         super().__init__(transport)

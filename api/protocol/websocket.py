@@ -3,16 +3,16 @@
     connecting --101--> open --close seen or sent--> closing --> closed
         `--any other answer--> closed
 
-fast_path.py hands over the connection with its request. From then on the `websockets` package parses its bytes, without
-ASGI, tasks or queues in between. Each message becomes an event on the log, which is a turn of the object. A broadcast
-is one write per socket, of bytes that were made once.
+fast_path.py hands over the connection with its request. From then on the `websockets` package parses its
+bytes, without ASGI, tasks or queues in between. Each message becomes an event on the log, which is a turn of
+the object. A broadcast is one write per socket, of bytes that were made once.
 
 Laws [test_websockets.py, test_gateway_sockets.py]
-- An object learns of the end of a socket once, after all messages that were read before. It does not learn of a close
-  that it asked for itself.
+- An object learns of the end of a socket once, after all messages that were read before. It does not learn of
+  a close that it asked for itself.
 - A client is read no faster than its object runs: at most `IN_FLIGHT` events wait for their turn.
-- Bytes are parsed in pieces, and only as far as the object can take them. All sockets and all turns share the time for
-  it (streams/turns/run_queue.py): clients that send at full speed delay only themselves.
+- Bytes are parsed in pieces, and only as far as the object can take them. All sockets and all turns share the
+  time for it (streams/turns/run_queue.py): clients that send at full speed delay only themselves.
 - A client that reads more slowly than it is sent frames is closed with 1013 once `UNSENT_BYTES` wait for it.
 - An error of a client closes its own socket and no other.
 """
@@ -214,7 +214,7 @@ class SocketProtocol(Handshake):
         sent = self._conn.close_sent
         self._inbox.append((ERROR, str(error).encode()[:1000], TEXT))
         if self._transport.can_write_eof():
-            self._transport.write_eof()  # not closed yet: further bytes of the client would cause a reset, and our close would be lost
+            self._transport.write_eof()  # closing now could cause a reset, and lose our close frame
         self._timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
         self._resume()
         code, reason = (1006, "") if sent is None else (sent.code, sent.reason)

@@ -1,13 +1,17 @@
-"""A WebSocket on its way through the Worker: an object has accepted it, its client does not have it yet.
+"""A WebSocket that the Worker passes on to an object: accepted by the object, not yet connected to the
+client.
 
     async def fetch(request, env):
-        return await env.ROOM.get("lobby").fetch(request)     # an upgrade: the answer is 101, and the client gets it
+        return await env.ROOM.get("lobby").fetch(request)  # an upgrade: the client gets the 101
 
-Laws
-- One request is one socket: while an object is asked for it, or has accepted it, nobody else is. Each that is asked is
-  asked for a socket with an id of its own.
-- What its object sends meanwhile waits, and goes out behind the 101, in its order.
-- A socket that was accepted and that its client does not get, for whatever reason, is closed by an event (1006).
+`SocketRelay` belongs to the request; each object that the Worker passes it on to gets a `RelayedSocket`,
+which holds the object's frames until the client has its 101.
+
+Laws [test_passing.py]
+- One request is one socket: while an object decides about it, or has accepted it, it cannot be passed to
+  another one. Each object gets a socket with an id of its own.
+- Frames that the object sends meanwhile wait, and follow the 101 in their order.
+- A socket that was accepted and does not reach its client is closed by an event (1006).
 """
 
 from __future__ import annotations
@@ -25,42 +29,42 @@ HELD_BYTES = 1 << 20  # of frames, before the client has the socket
 
 
 class SocketRelay:
-    """Of one request: which object was asked for its WebSocket, and what came of it."""
+    """The WebSocket of one request to the Worker, and the object that it was passed to last."""
 
     def __init__(self, sockets: SocketRegistry) -> None:
         self._sockets = sockets
-        self._asked: RelayedSocket | None = None
+        self._current: RelayedSocket | None = None
 
     @property
     def accepted(self) -> RelayedSocket | None:
-        """The socket, if an object has accepted it."""
-        return self._asked if self._asked is not None and self._asked.accepted else None
+        """The socket, once an object has accepted it."""
+        return self._current if self._current is not None and self._current.accepted else None
 
     def ask(self, key: str) -> RelayedSocket:
-        """Who waits for the answer of object `key`. Raises `ObjectError` if another has the socket or is asked."""
-        if self._asked is not None and not self._asked.refused:
+        """The socket to offer to object `key`. Raises `ObjectError` if another object has or may get it."""
+        if self._current is not None and not self._current.refused:
             raise ObjectError(
-                f"{key} cannot have this request's WebSocket: {self._asked.key} was asked before; "
+                f"{key} cannot have this request's WebSocket: it was passed to {self._current.key} before; "
                 "one request is one socket"
             )
-        self._asked = RelayedSocket(self._sockets, key)
-        return self._asked
+        self._current = RelayedSocket(self._sockets, key)
+        return self._current
 
     def take(self) -> RelayedSocket | None:
-        """The accepted socket, for the client, which is to be given it."""
+        """The accepted socket, to connect it to the client; afterwards `drop` does nothing."""
         accepted = self.accepted
         if accepted is not None:
-            self._asked = None
+            self._current = None
         return accepted
 
     def drop(self) -> None:
-        """The client does not get it, if it was not taken."""
-        if self._asked is not None:
-            self._asked.drop("the Worker did not pass it on")
+        """The request is over: close a socket that was not taken."""
+        if self._current is not None:
+            self._current.drop("the Worker did not pass it on")
 
 
 class RelayedSocket:
-    """What one object was asked for: an asker first, then, if it accepts, a connection that holds its frames."""
+    """The socket of one object: a `ReplyListener` first, then a `SocketConnection` that holds its frames."""
 
     def __init__(self, sockets: SocketRegistry, key: str) -> None:
         self.key = key
@@ -104,7 +108,7 @@ class RelayedSocket:
         if self._bytes <= HELD_BYTES:
             self._held.append(lambda connection: connection.write(data))
         else:
-            self._held[:] = [lambda connection: connection.fail(1013, "more was sent than can wait")]
+            self._held[:] = [lambda connection: connection.fail(1013, "the object sent more than can wait")]
 
     def close(self, code: int, reason: str) -> None:
         self._closed = True
@@ -121,18 +125,18 @@ class RelayedSocket:
         """It has no events."""
 
     def ping(self) -> None:
-        """Nobody is there yet who could answer."""
+        """There is no client yet that could answer."""
 
     # Its end
 
     def give(self, connection: SocketConnection) -> None:
-        """The client has it, by `connection`, which is to have been opened under its number just now."""
+        """Pass the frames on to the client's `connection`, which was just opened under this number."""
         connection.position, connection.auto = self.position, self.auto
         for act in self._held:
             act(connection)
 
     def drop(self, why: str) -> None:
-        """The client does not get it; one that is accepted later neither."""
+        """The client does not get the socket, even if the object accepts it later."""
         self._dropped = why
         if self.accepted and not self._closed:
             self._sockets.closed(self.number)

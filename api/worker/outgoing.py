@@ -1,9 +1,9 @@
-"""The way out: HTTP requests of handlers and Workers, by one pooled client per node.
+"""The HTTP client of a node, which `perdure.fetch` uses in handlers and in the Worker.
 
-Laws
-- A response is read whole and never beyond the limit; the time-out is for all of it, redirects and reading included.
-- Nothing is remembered between requests: no cookies, no credentials.
-- What can fail outside is told as a `FetchFailed` that names where it went, without the URL's user and query.
+Laws [test_outgoing.py]
+- A response is read completely and never beyond the limit; the time-out includes redirects and reading.
+- Nothing is kept between requests: no cookies, no credentials.
+- A failure outside raises a `FetchFailed` that names the URL, without its user and query.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REDIRECTS = 5
 CONNECTIONS = 100
-# of the connection, or no longer true of a body that has been read and unpacked
+# headers of the connection, and those that are not true any more once the body is read and decompressed
 _OF_THE_WIRE = frozenset(
     (
         "connection",
@@ -36,7 +36,7 @@ _OF_THE_WIRE = frozenset(
 
 
 class Outgoing:
-    """`perdure.objects.outgoing.Outside` over HTTP; `body_bytes` bounds a response, `timeout_s` is the default."""
+    """The `Outside` of objects/outgoing.py, over HTTP; `body_bytes` bounds responses, `timeout_s` is a default."""
 
     def __init__(self, *, body_bytes: int, timeout_s: float) -> None:
         self._body_bytes = body_bytes
@@ -46,14 +46,14 @@ class Outgoing:
     async def request(
         self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None
     ) -> FetchedResponse:
-        """See `Outside`."""
-        if self._client is None:  # its certificates take 50 ms to load, and most apps never ask for it
+        """See `Outside`: sends a request, with the default time-out if `timeout_s` is None."""
+        if self._client is None:  # loading its certificates takes 50 ms, and most apps never use it
             self._client = asyncio.ensure_future(asyncio.to_thread(_new_client))
         client = await asyncio.shield(self._client)
         return await self._bounded(client, method, url, headers, body, timeout_s)
 
     async def close(self) -> None:
-        """Close what connections there are."""
+        """Close the open connections."""
         if self._client is not None:
             await (await self._client).aclose()
 
@@ -69,16 +69,16 @@ class Outgoing:
         import httpx
 
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        told = f"{method} {_shown(url)}"
+        request = f"{method} {_shown(url)}"
         try:
             async with asyncio.timeout(limit_s):
                 return await self._read(client, method, url, headers, body)
         except TimeoutError as error:
-            raise FetchTimedOut(f"{told} did not end within {limit_s:g} s") from error
+            raise FetchTimedOut(f"{request} did not end within {limit_s:g} s") from error
         except FetchTooLarge as error:
-            raise FetchTooLarge(f"{told}: {error}") from None
+            raise FetchTooLarge(f"{request}: {error}") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise FetchFailed(f"{told} failed: {type(error).__name__}: {error}") from error
+            raise FetchFailed(f"{request} failed: {type(error).__name__}: {error}") from error
 
     async def _read(
         self, client: httpx.AsyncClient, method: str, url: str, headers: Pairs, body: bytes
@@ -100,18 +100,18 @@ class Outgoing:
 def _new_client() -> httpx.AsyncClient:
     from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-    import httpx  # 60 ms, and most apps never ask for it
+    import httpx  # takes 60 ms, and most apps never use it
 
     return httpx.AsyncClient(
         follow_redirects=True,
         max_redirects=REDIRECTS,
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-        timeout=None,  # one for the whole, above
+        timeout=None,  # `_bounded` has one for all of it
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
 
 
 def _shown(url: str) -> str:
-    """A URL without what may be secret in it."""
+    """A URL without its user and query, which may hold secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:200]

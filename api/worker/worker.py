@@ -1,16 +1,22 @@
-"""The Worker: a user's `async def fetch(request, env)` in front of the objects, for every path that is not perdure's.
+"""The Worker: an app's `async def fetch(request, env)` in front of its objects, for each path that is not
+perdure's.
 
-Laws
-- A Worker is no turn: nothing of it is journaled or rolled back, and each request runs it beside all others.
-- It gets the client's headers as they came, `Authorization` and `Cookie` too; what it passes on to an object goes
-  without them, so that they never reach the log.
-- Its calls are the client's: they inherit its `traceparent`, what is left of the deadline, and its idempotency key as
-  `{key}/{hash of what is asked}.{n}`, n counting equal ones, so that a request repeated under its key asks each once, in
-  whatever order. One whose key is in flight, as after a time-out, waits for the first and is answered as that is.
-- What it has sent is durable before its response leaves.
-- An upgrade is answered with 101 if, and only if, an object that it passed the request on to has accepted the WebSocket.
-- Whoever asked has gone, or the deadline has passed: it is cancelled. What it raises is told by type only; the place
-  in its code goes to the log of the process.
+The door calls `Worker.answer` for such a request. It runs the app's function, in whose context stubs find a
+`WorkerCaller`: their calls are submitted to the gateway as commands.
+
+Laws [test_worker.py, test_passing.py]
+- A Worker is not a turn: nothing of it is journaled or rolled back, and requests run concurrently.
+- It gets the client's headers unchanged, with `Authorization` and `Cookie`. Requests that it passes on to an
+  object go without these two, so that they never reach the log.
+- Its calls inherit the client's `traceparent`, the rest of the deadline, and the idempotency key as
+  `{key}/{hash of the call}.{n}`, where n counts equal calls. A request that is repeated under its key thus
+  makes each call once, in any order. A call whose key is in flight, as after a time-out, waits for the first
+  one and gets its answer.
+- Messages that it sent are durable before its response leaves.
+- An upgrade is answered with 101 if, and only if, an object that it passed the request on to has accepted the
+  WebSocket.
+- It is cancelled when the client is gone or the deadline has passed. The client sees only the type of an
+  exception; the place in the code goes to the log of the process.
 """
 
 from __future__ import annotations
@@ -57,20 +63,30 @@ from perdure.streams.turns.supervision.failure_log import error_fields
 from perdure.streams.turns.supervision.watchdog import Interrupted
 
 # key, kind, method, path, headers, body, client key, traceparent
-_Asked = tuple[str, str, str, str, Pairs, bytes, str | None, str]
+_Request = tuple[str, str, str, str, Pairs, bytes, str | None, str]
 Function = Callable[[Request, Env], Coroutine[Any, Any, Any]]
-# what these say is for the client, as it would be at an object's door: change the request, or ask again
-_TOLD = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
-SUFFIX_CHARS = 40  # that a call's key has beyond its client's
-RETRY_S = (0.05, 1.0)  # first and longest pause before a call whose key is in flight is asked again; doubling
+# errors whose text the client sees, as from an object: it can change the request, or send it again
+_CLIENT_ERRORS = (BadKey, KeyConflict, TooLarge, Unavailable, OutcomeUnknown, OperatorError)
+SUFFIX_CHARS = 40  # by which a call's key is longer than its client's
+RETRY_S = (
+    0.05,
+    1.0,
+)  # first and longest pause before a call whose key is in flight is sent again; it doubles
 _logger = structlog.get_logger("perdure")
 
 
 class WorkerCaller:
-    """The calls of one request: what its stubs find as `current_turn` (a `Caller` of objects/ports.py).
+    """The calls of one request: its stubs find it as `current_turn` (a `Caller` of objects/ports.py).
 
-    `headers` are the request's, credentials too: log lines are kept free of them. `asked_for` stands for all of the request:
-    with its key, it names what is made for it.
+    Args:
+        gateway: calls are submitted to it.
+        new_uuid: makes random ids, for requests without an idempotency key.
+        client_key: the request's idempotency key; None if it has none.
+        traceparent: the trace context of the request; empty if it has none.
+        deadline_s: seconds until the request's deadline.
+        headers: the request's headers, with credentials, which are kept out of log lines.
+        relay: of an upgrade, its WebSocket; otherwise None.
+        request_hash: a hash of the request; ids of a request with a key are made of both.
     """
 
     def __init__(
@@ -81,91 +97,91 @@ class WorkerCaller:
         traceparent: str,
         deadline_s: float,
         headers: Pairs = (),
-        passing: SocketRelay | None = None,
-        asked_for: str = "",
+        relay: SocketRelay | None = None,
+        request_hash: str = "",
     ) -> None:
-        self._named = f"{client_key}:{asked_for}"
-        self.principal = ""  # objects are asked by the app
+        self._named = f"{client_key}:{request_hash}"
+        self.principal = ""  # its calls are the app's own
         self.traceparent = traceparent
         self.headers = headers
-        self._passing = passing
+        self._relay = relay
         self._gateway = gateway
         self._new_uuid = new_uuid
         self._client_key = client_key
         self._loop = asyncio.get_running_loop()
         self._due_s = self._loop.time() + deadline_s
-        self._taken: dict[str, int] = {}  # what was asked -> the numbers under way or answered, as bits
+        self._taken: dict[str, int] = {}  # content of calls -> the numbers in flight or answered, as bits
         self._ids = 0
         self._sent: list[asyncio.Future[None]] = []
         self._over = False
 
     async def call(self, command: Command) -> Reply:
-        """Ask an object and wait for its answer."""
+        """Call an object and wait for its reply."""
         self._inside()
-        if command.socket and self._passing is not None:
-            asked = self._asked(command, None)  # a stored 101 would open nothing
-            return await self._pass_on(self._passing.ask(command.key), asked, self._left_ms(), command.hint)
+        if command.socket and self._relay is not None:
+            request = self._submission(command, None)  # a stored 101 would open nothing
+            return await self._pass_on(self._relay.ask(command.key), request, self._left_ms(), command.hint)
         if self._client_key is None:
-            return await self._ask(self._asked(command, None), command.hint)
+            return await self._ask(self._submission(command, None), command.hint)
         content = content_of(command)
         n = take_number(self._taken, content)
         reply = None
         try:
-            reply = await self._ask_once(self._asked(command, self._key(content, n)), command.hint)
+            reply = await self._ask_once(self._submission(command, self._key(content, n)), command.hint)
         finally:
             if reply is None or reply.outcome == UNAVAILABLE:
                 free_number(
                     self._taken, content, n
-                )  # it was not done, as far as can be told: the next is the same
+                )  # not done, as far as is known: the next call is the same
         return reply
 
     def _left_ms(self) -> int:
         return max(int((self._due_s - self._loop.time()) * 1000), 0)
 
-    async def _ask(self, asked: _Asked, hint: str) -> Reply:
-        waiting = ReplyFuture()
-        self._gateway.submit(waiting, *asked, self._left_ms(), hint=hint)
-        return (await waiting.future).reply
+    async def _ask(self, request: _Request, hint: str) -> Reply:
+        reply = ReplyFuture()
+        self._gateway.submit(reply, *request, self._left_ms(), hint=hint)
+        return (await reply.future).reply
 
-    async def _ask_once(self, asked: _Asked, hint: str) -> Reply:
+    async def _ask_once(self, request: _Request, hint: str) -> Reply:
         pause_s = RETRY_S[0]
         while True:
-            reply = await self._ask(asked, hint)
+            reply = await self._ask(request, hint)
             if reply.error is None or reply.error.code != KeyConflict.code or not self._left_ms():
                 return reply
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_S[1])
 
-    async def _pass_on(self, accepting: RelayedSocket, asked: _Asked, left_ms: int, hint: str) -> Reply:
-        key, kind, method, path, headers, body, _, traceparent = asked
+    async def _pass_on(self, accepting: RelayedSocket, request: _Request, left_ms: int, hint: str) -> Reply:
+        key, kind, method, path, headers, body, _, traceparent = request
         headers += (("upgrade", "websocket"),)
-        asked = key, kind, method, path, headers, body, None, traceparent
+        request = key, kind, method, path, headers, body, None, traceparent
         try:
-            self._gateway.submit(accepting, *asked, left_ms, socket=accepting.socket, hint=hint)
+            self._gateway.submit(accepting, *request, left_ms, socket=accepting.socket, hint=hint)
         except PerdureError as error:
             accepting.failed(error)
         return (await accepting.future).reply
 
     def send(self, command: Command) -> None:
-        """Let a command go at once; nobody waits for its answer. Raises `Overloaded` and its kin: not sent."""
+        """Append a command without a reply, at once. Raises as `Gateway.post`; then it is not sent."""
         self._inside()
         key = None
         if self._client_key is not None:
             content = f"send {content_of(command)}"
             key = self._key(content, take_number(self._taken, content))
-        self._sent.append(durable(self._gateway.post(*self._asked(command, key), command.hint)))
+        self._sent.append(durable(self._gateway.post(*self._submission(command, key), command.hint)))
 
     async def synced(self) -> None:
-        """A Worker has seen nothing but answers, and those were let out."""
+        """Return at once: a Worker sees only replies, which are durable."""
         self._inside()
 
     @property
     def accepted(self) -> bool:
-        """Has an object accepted the request's WebSocket?"""
-        return self._passing is not None and self._passing.accepted is not None
+        """True if an object has accepted the request's WebSocket."""
+        return self._relay is not None and self._relay.accepted is not None
 
     def new_id(self) -> str:
-        """32 hex digits that nobody else gets; the same for a request that is repeated under its key."""
+        """A unique id of 32 hex digits; the same again for a request that is repeated under its key."""
         self._inside()
         if self._client_key is None:
             return self._new_uuid()
@@ -174,27 +190,29 @@ class WorkerCaller:
 
     @property
     def random(self) -> Random:
-        """A Worker has no state whose `random` would be asked for."""
-        raise TurnEnded("random numbers that repeat are drawn by an object's turn: self.state.random")
+        """Raises `TurnEnded`: only a turn has random numbers that repeat."""
+        raise TurnEnded(
+            "a Worker has no random numbers that repeat: only an object's turn has them (self.state.random)"
+        )
 
     async def settle(self) -> None:
-        """Wait until what was sent is durable. Raises `Unavailable` or `OutcomeUnknown` for what may not be."""
+        """Wait until all sent messages are durable; raises `Unavailable` or `OutcomeUnknown` if one is not."""
         for sent in self._sent:
             await sent
 
     def end(self) -> None:
-        """The request is over: code that outlives it calls nobody."""
+        """The request is over: code that still runs cannot make calls any more."""
         self._over = True
         for sent in self._sent:
             if sent.done() and not sent.cancelled():
-                sent.exception()  # told already, or nobody is left who could be told
+                sent.exception()  # marks it as retrieved: `settle` has raised it, or nothing will
 
     def _inside(self) -> None:
         if self._over:
             raise TurnEnded("the Worker's request is over: await what you start inside fetch")
 
-    def _asked(self, command: Command, client_key: str | None) -> _Asked:
-        """What the gateway is to append, without secrets and with the client's trace."""
+    def _submission(self, command: Command, client_key: str | None) -> _Request:
+        """The arguments of `Gateway.submit`: without credentials and with the client's trace context."""
         headers = command.headers
         if command.kind == FETCH:
             headers = tuple(pair for pair in headers if pair[0].lower() not in NEVER_LOGGED)
@@ -204,27 +222,37 @@ class WorkerCaller:
     def _key(self, content: str, n: int) -> str:
         key = self._client_key
         assert key is not None
-        if len(key) + SUFFIX_CHARS > MAX_CLIENT_KEY_CHARS:  # what is made of a long one must still be one
+        if len(key) + SUFFIX_CHARS > MAX_CLIENT_KEY_CHARS:  # the key of the call must not be too long
             key = blake2b(key.encode(), digest_size=32).hexdigest()
         return f"{key}/{content}.{n}"
 
 
 def _hash_of(request: Request) -> str:
-    asked = f"{request.method} {request.target}\n".encode() + request.body
-    return blake2b(asked, digest_size=16).hexdigest()
+    content = f"{request.method} {request.target}\n".encode() + request.body
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 class WorkerTracing(Protocol):
-    """Whoever traces the Worker's requests (see api/telemetry/spans.py)."""
+    """Tracing of the Worker's requests (see api/telemetry/spans.py)."""
 
     async def worker(
         self, method: str, traceparent: str, answer: Callable[[str], Awaitable[Problem]]
     ) -> Problem:
-        """`answer(traceparent)`, with the `traceparent` of what comes of the request."""
+        """Await `answer` in a span; it is passed the `traceparent` for the Worker's calls."""
 
 
 class Worker:
-    """The app's Worker; `answer` runs it for one request."""
+    """The app's Worker; `answer` runs it for one request.
+
+    Args:
+        function: the app's `async def fetch(request, env)`.
+        env: passed to it with each request.
+        gateway: calls to objects are submitted to it.
+        outgoing: the HTTP client of `perdure.fetch`.
+        new_uuid: makes random ids.
+        deadline_s: seconds until a request is cancelled.
+        tracing: receives a span for each request; None if the process does not trace.
+    """
 
     def __init__(
         self,
@@ -244,7 +272,7 @@ class Worker:
         self._outgoing = outgoing
         self._new_uuid = new_uuid
         self._deadline_s = deadline_s
-        self._left: set[asyncio.Task[Any]] = set()  # cancelled, and not ended yet
+        self._left: set[asyncio.Task[Any]] = set()  # cancelled, and still ending
 
     async def answer(
         self,
@@ -252,19 +280,25 @@ class Worker:
         client_key: str | None,
         traceparent: str,
         gone: Awaitable[None],
-        passing: SocketRelay | None = None,
+        relay: SocketRelay | None = None,
     ) -> Problem:
-        """(status, headers, body) of the Worker's response; `gone` ends when nobody waits for it any more.
+        """Run the Worker for a request; returns (status, headers, body) of its response.
 
-        `passing`: of an upgrade, its WebSocket; it is accepted if, and only if, the status is 101. Raises
-        `asyncio.CancelledError` when nobody waits.
+        Args:
+            request: the request, with all headers of the client.
+            client_key: its idempotency key; None if it has none.
+            traceparent: its trace context; empty if it has none.
+            gone: completes when the client has closed the connection.
+            relay: of an upgrade, its WebSocket, which is accepted if, and only if, the status is 101.
+
+        Raises `asyncio.CancelledError` if the client is gone.
         """
         if self._tracing is None:
-            return await self._answer(request, client_key, traceparent, gone, passing)
+            return await self._answer(request, client_key, traceparent, gone, relay)
         return await self._tracing.worker(
             request.method,
             traceparent,
-            lambda parent: self._answer(request, client_key, parent, gone, passing),
+            lambda parent: self._answer(request, client_key, parent, gone, relay),
         )
 
     async def _answer(
@@ -273,7 +307,7 @@ class Worker:
         client_key: str | None,
         traceparent: str,
         gone: Awaitable[None],
-        passing: SocketRelay | None,
+        relay: SocketRelay | None,
     ) -> Problem:
         caller = WorkerCaller(
             self._gateway,
@@ -282,7 +316,7 @@ class Worker:
             traceparent,
             self._deadline_s,
             request.headers.pairs,
-            passing,
+            relay,
             "" if client_key is None else _hash_of(request),
         )
         context = Context()
@@ -300,11 +334,11 @@ class Worker:
             if not work.done():
                 self._leave(work)
         if work in ended:
-            return self._told(work, context)
+            return self._response(work, context)
         if leaving in ended:
             raise asyncio.CancelledError
-        late = f"the Worker did not answer within {self._deadline_s:g} s: what it asked of objects may have happened"
-        return problem_of(OutcomeUnknown(late))
+        late = f"the Worker did not answer within {self._deadline_s:g} s"
+        return problem_of(OutcomeUnknown(f"{late}; its calls to objects may have been done"))
 
     @user_code
     async def _run(self, request: Request, caller: WorkerCaller) -> Reply:
@@ -312,7 +346,7 @@ class Worker:
             result = await self._function(request, self._env)
         except Interrupted as error:
             raise Runaway(str(error)) from error
-        except (SystemExit, KeyboardInterrupt) as error:  # a request ends by it, not the server
+        except (SystemExit, KeyboardInterrupt) as error:  # ends the request, not the server
             if is_ctrl_c(error):
                 raise
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
@@ -323,7 +357,7 @@ class Worker:
         reply = response_reply(result)
         if reply.status == SWITCHING and not caller.accepted:
             raise BadReply(
-                "the Worker answered 101 and no object has the WebSocket: pass the upgrade on to one"
+                "the Worker answered 101, but no object has accepted the WebSocket: pass the upgrade on to one"
             )
         return reply
 
@@ -335,9 +369,9 @@ class Worker:
     def _ended(self, work: asyncio.Task[Any]) -> None:
         self._left.discard(work)
         if not work.cancelled():
-            work.exception()  # nobody is left who could be told
+            work.exception()  # marks it as retrieved: the request is over
 
-    def _told(self, work: asyncio.Task[Reply], context: Context) -> Problem:
+    def _response(self, work: asyncio.Task[Reply], context: Context) -> Problem:
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error is None:
             reply = work.result()
@@ -350,10 +384,10 @@ class Worker:
                 return problem_of_reply(refused.outcome, refused.error)
         except BadReply as bad:
             error = bad
-        if isinstance(error, _TOLD):
+        if isinstance(error, _CLIENT_ERRORS):
             return problem_of(error)
         context.run(partial(_logger.error, "the Worker failed", **error_fields(error)))
-        told = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
+        message = str(error) if isinstance(error, BadReply) else f"the Worker failed: {type(error).__name__}"
         if isinstance(error, FetchFailed):
-            return problem(error.code, told, status=STATUS[error.code])
-        return problem("worker-failed", told, status=500)
+            return problem(error.code, message, status=STATUS[error.code])
+        return problem("worker-failed", message, status=500)

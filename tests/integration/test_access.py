@@ -503,7 +503,7 @@ def test_without_the_issuers_keys_nobody_is_let_in(tmp_path: Path) -> None:
         assert "127.0.0.1" not in answer.text
         assert asked(server, "WEBSOCKET /objects/Room/a", issuer.made()) == 503
         assert asked(server, "GET /objects/Room/a", token("one")) == 200
-        assert "the keys of [jwt] cannot be had" in server.stderr()
+        assert "the keys of [jwt] cannot be fetched" in server.stderr()
     file = tmp_path / "app" / "keys.json"
     config = f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\njwks_file = "keys.json"\n'
     deployed(tmp_path / "app", config)

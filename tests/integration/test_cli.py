@@ -322,7 +322,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
     for arguments, said in (
         (("/no/such/app.py",), "perdure: config-error: /no/such/app.py: no such file or folder"),
         ((str(bad),), f"{bad}:1: ModuleNotFoundError: No module named 'nothing_like_that'"),
-        ((str(counter), "--host", "0.0.0.0"), "say --insecure-public if that is meant"),
+        ((str(counter), "--host", "0.0.0.0"), "pass --insecure-public to allow it"),
         ((str(counter), "--log", "redis://x:1"), 'use "embedded" or "kafka://host:port'),
         ((str(counter), "--port", "70000"), "--port: input should be less than or equal to 65535"),
     ):

@@ -118,7 +118,7 @@ def test_101_needs_an_object_that_has_accepted(server: Server) -> None:
     """A Worker cannot end a WebSocket itself: its 101 is a failure, for a request that asks for none too."""
     answer = refused(server, "/nobody/a")
     assert (answer.status_code, json.loads(answer.body)["title"]) == (500, "worker failed")
-    assert "no object has the WebSocket" in json.loads(answer.body)["detail"]
+    assert "no object has accepted the WebSocket" in json.loads(answer.body)["detail"]
     assert httpx.get(f"{server.url}/nobody/a").status_code == 500
 
 

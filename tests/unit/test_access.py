@@ -283,7 +283,7 @@ def test_which_quota_was_reached_is_told_with_its_limit() -> None:
     quotas.take("", 0.0, requests=0, body_bytes=9999)
     with pytest.raises(
         OverQuota,
-        match=r"^who asks without a token may send 1000 bytes of bodies per second \(quotas\): .* 9 s$",
+        match=r"^a client without a token may send 1000 bytes of bodies per second \(quotas\): .* 9 s$",
     ):
         quotas.take("", 0.0, body_bytes=1)
 

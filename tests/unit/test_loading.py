@@ -116,7 +116,7 @@ def test_a_file_beside_the_main_one_is_served_without_the_bindings_of_others(tmp
         app = load_app(tmp_path / "b.py", environ={})
     assert [each.name for each in app.config.bindings] == ["TWO"]
     Registry.build(app.classes, app.config)
-    assert "left out: ONE" in logged[0]["event"]
+    assert "are ignored: ONE" in logged[0]["event"]
     assert f"perdure serve {tmp_path}" in logged[0]["event"]
     app = load_app(tmp_path / "a.py", environ={})
     with pytest.raises(ConfigError, match=r"the binding TWO names the class Two.*serve the folder"):
