@@ -162,7 +162,7 @@ def _offset_in(body: bytes) -> str:
     ):
         raise MalformedCommand('the body names the command to skip: {"offset": 17}')
     if content["offset"] > _OFFSET_MAX:
-        raise MalformedCommand("the offset has more than 18 digits")
+        raise MalformedCommand("that is not the offset of a command: it has more than 18 digits")
     return str(content["offset"])
 
 
