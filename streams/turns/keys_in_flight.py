@@ -54,10 +54,10 @@ class KeysInFlight:
         self._joined.clear()
         self._by_order.clear()
 
-    def enter(self, command: Command, waits: Turn | int) -> None:
+    def enter(self, command: Command, waiting: Turn | int) -> None:
         """A command has arrived under a key that was not in flight, or one that waited on the log has been read."""
         spending = spending_of(command)
-        self._turns[spending] = waits
+        self._turns[spending] = waiting
         key = call_key(command.principal, spending[2])
         if key is not None and key.kind == CALL_KEY and not key.content:
             calls = self._by_order.setdefault((command.key, key.partition, key.offset), {})
@@ -121,7 +121,7 @@ class KeysInFlight:
 
     def calls(self) -> Iterator[tuple[CallKey, Spending, Turn | int]]:
         """All calls of turns that are in flight here."""
-        for spending, waits in self._turns.items():
+        for spending, waiting in self._turns.items():
             key = call_key(spending[1], spending[2])
             if key is not None and key.kind == CALL_KEY:
-                yield key, spending, waits
+                yield key, spending, waiting

@@ -110,13 +110,13 @@ class KnownCalls:
         if not root.parent:
             rows = self._tables.answered_calls.by_order(root.partition, root.offset)
             by_order = {n: Made(each.key, each.summary, each.payload_hash) for n, each in rows}
-        for key, spending, waits in self._flying.calls():
+        for key, spending, waiting in self._flying.calls():
             if key.root != root:
                 continue
             if key.content:
-                calls[key] = made_of(waits.command) if isinstance(waits, Turn) else Made(spending[0], "")
-            elif isinstance(waits, Turn):
-                by_order[key.n] = made_of(waits.command)
+                calls[key] = made_of(waiting.command) if isinstance(waiting, Turn) else Made(spending[0], "")
+            elif isinstance(waiting, Turn):
+                by_order[key.n] = made_of(waiting.command)
         return Earlier(tuple(calls.items()), tuple(by_order.values()))
 
     def places(self, partition: int) -> set[int]:
@@ -137,7 +137,7 @@ class KnownCalls:
         return Reply(OK, 200, (), _encode(KnownCallsAnswer(tuple(map(self.earlier, question.roots)), places)))
 
 
-class _Line:
+class _Queue:
     """Questions to one partition that wait, and whether one is under way."""
 
     __slots__ = ("busy", "waiting")
@@ -156,12 +156,12 @@ class RemoteCalls:
         self._transport = transport
         self._partition = partition
         self._spawn = spawn
-        self._lines: dict[int, _Line] = {}
+        self._queues: dict[int, _Queue] = {}
         self._silent: dict[int, float] = {}  # partition -> the loop's time until which it is not asked
 
     def begin(self) -> None:
         """Start from scratch: an epoch begins."""
-        self._lines.clear()
+        self._queues.clear()
         self._silent.clear()
 
     def partitions(self) -> list[int]:
@@ -177,11 +177,11 @@ class RemoteCalls:
         calls: dict[int, asyncio.Future[Earlier | None]] = {}
         for partition in self.partitions():
             future = calls[partition] = loop.create_future()
-            line = self._lines.setdefault(partition, _Line())
-            line.waiting.append((root, future))
-            if not line.busy:
-                line.busy = True
-                self._spawn(self._serve(line, partition, turn))
+            queue = self._queues.setdefault(partition, _Queue())
+            queue.waiting.append((root, future))
+            if not queue.busy:
+                queue.busy = True
+                self._spawn(self._serve(queue, partition, turn))
         return calls
 
     async def places(self, turn: Turn, first: int, end: int) -> set[int] | None:
@@ -195,16 +195,16 @@ class RemoteCalls:
             calls.update(answer.places)
         return calls
 
-    async def _serve(self, line: _Line, partition: int, turn: Turn) -> None:
+    async def _serve(self, queue: _Queue, partition: int, turn: Turn) -> None:
         try:
-            while line.waiting:
-                batch, line.waiting = line.waiting[:ROOTS], line.waiting[ROOTS:]
+            while queue.waiting:
+                batch, queue.waiting = queue.waiting[:ROOTS], queue.waiting[ROOTS:]
                 answer = await self._query(turn, partition, Question(tuple(root for root, _ in batch)))
                 for n, (_, future) in enumerate(batch):
                     if not future.done():
                         future.set_result(None if answer is None else answer.earlier[n])
         finally:
-            line.busy = False
+            queue.busy = False
 
     async def _query(self, turn: Turn, partition: int, question: Question) -> KnownCallsAnswer | None:
         """The answer; None if there is none within the bound."""

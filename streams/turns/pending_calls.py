@@ -195,20 +195,25 @@ class PendingCalls:
         running = None if resident is None else resident.running
         if running is None or peer is None or call.no_room:
             return running
-        own = peer.turn_of(spending_of(call.command))
-        return running if own is running or _waits(own) else None
+        waiting = peer.turn_of(spending_of(call.command))
+        return running if waiting is running or _waits(waiting) else None
 
     def queued(self, call: Call) -> Turn | int | None:
         """The call's turn in its object's mailbox (or that of an earlier copy); its offset if it waits on the log only."""
         peer = self.peers.get(call.partition)
-        own = None if peer is None else peer.turn_of(spending_of(call.command))
-        return own if _waits(own) else None
+        waiting = None if peer is None else peer.turn_of(spending_of(call.command))
+        return waiting if _waits(waiting) else None
 
 
-def _waits(own: Turn | int | None) -> bool:
+def _waits(waiting: Turn | int | None) -> bool:
     """True if it waits in a mailbox: it does not run, and has not ended."""
-    if own is None or isinstance(own, int):
-        return own is not None
-    resident = own.resident
+    if waiting is None or isinstance(waiting, int):
+        return waiting is not None
+    resident = waiting.resident
     assert resident is not None
-    return not own.over and own.entry is None and own.reply is None and resident.running is not own
+    return (
+        not waiting.over
+        and waiting.entry is None
+        and waiting.reply is None
+        and resident.running is not waiting
+    )

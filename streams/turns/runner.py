@@ -147,10 +147,10 @@ class Turns:
                 return
             if resident.mailbox is None:
                 resident.mailbox = Mailbox()
-            waits = turn if len(resident.mailbox) < self.bounds.mailbox else record.offset
+            waiting = turn if len(resident.mailbox) < self.bounds.mailbox else record.offset
             if keyed:
-                self.keys_in_flight.enter(command, waits)
-            resident.mailbox.append(waits)
+                self.keys_in_flight.enter(command, waiting)
+            resident.mailbox.append(waiting)
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
             self.internal_faults.failed(turn, error)
 
@@ -291,9 +291,9 @@ class Turns:
     def _run_later(self, turn: Turn, resident: Resident) -> None:
         """Repeat a turn whose sender would not; the other commands of its object wait behind it."""
         self.instance_gone(resident)
-        again = Turn(turn.record, turn.command, resident, turn.offset, turn.until_s, tries=turn.tries + 1)
-        resident.running = again
-        self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_current, again)
+        rerun = Turn(turn.record, turn.command, resident, turn.offset, turn.until_s, tries=turn.tries + 1)
+        resident.running = rerun
+        self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_current, rerun)
 
     def _next(self, resident: Resident) -> None:
         mailbox = resident.mailbox

@@ -63,7 +63,7 @@ class SocketEvents:
     def __init__(self, transport: Transport, partition: int) -> None:
         self._transport = transport
         self._partition = partition
-        self._reign = 0
+        self._epoch = 0
         self._known: set[_Event] = set()  # those that wait or are under way
         self._waiting: deque[_Event] = deque()
         self._under_way = 0
@@ -81,12 +81,12 @@ class SocketEvents:
             self._proceed()
 
     async def room(self) -> None:
-        """Wait until fewer than `AT_ONCE` events wait, or the reign ends."""
+        """Wait until fewer than `AT_ONCE` events wait, or the epoch ends."""
         await self._room.wait()
 
     def end(self) -> None:
         """Forget all events: the epoch is over. The next one finds again what is not on the log."""
-        self._reign += 1
+        self._epoch += 1
         self._known.clear()
         self._waiting.clear()
         self._under_way = 0
@@ -109,11 +109,11 @@ class SocketEvents:
         lost = method == CLOSED
         headers, body = (LOST, b"the gateway is gone") if lost else ((), b"")
         command = Command(key, SOCKET, method, id_, headers, body, f"{method}:{id_}", NOBODY)
-        reign = self._reign
+        epoch = self._epoch
         self._under_way += 1
 
         def settled(error: BaseException | None) -> None:
-            if reign == self._reign:
+            if epoch == self._epoch:
                 self._settled(event, error)
 
         record = Record(*sealed_record(command, self._transport.seal))
