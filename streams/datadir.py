@@ -4,7 +4,7 @@
     app.json   app, uuid, format, partitions; written when the directory is made, and when its format is raised
     log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
     state/     the stores; may be deleted, the log rebuilds them
-    *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while nobody has the directory
+    *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while no process has the directory
     poison     which command is running, for the next start if this process dies of it (streams/turns/supervision/crash_marker.py)
 
 Laws
@@ -37,7 +37,7 @@ LOCK, APP = "LOCK", "app.json"
 
 
 class AppFile(msgspec.Struct):
-    """What `app.json` holds. `has_log` is set once the log is there: from then on it must be."""
+    """The content of `app.json`. `has_log` is set once the log was started: from then on it must exist."""
 
     app: str
     uuid: str
@@ -47,9 +47,9 @@ class AppFile(msgspec.Struct):
 
 
 class Holder(msgspec.Struct):
-    """What `LOCK` holds: the process that has the directory, for whoever is refused. Since when is its mtime.
+    """The content of `LOCK`: the process that has the directory, for the error of one that is refused.
 
-    `command` is for who reads the file: under `perdure dev` it is one that nobody has typed.
+    The file's mtime says since when. `command` is for people: under `perdure dev` it is not what was typed.
     """
 
     pid: int
@@ -57,7 +57,7 @@ class Holder(msgspec.Struct):
 
 
 def app_in(path: Path) -> AppFile:
-    """Whose data directory `path` is. Raises `DataDirError` if it is none."""
+    """The app whose data directory `path` is. Raises `DataDirError` if it is not a data directory."""
     try:
         text = (path / APP).read_bytes()
     except OSError as error:
@@ -106,7 +106,7 @@ class DataDir:
             self._check(app, partitions)
             if self._app.format < FORMAT and not must_exist:
                 self._app = self._write(msgspec.structs.replace(self._app, format=FORMAT))
-            self._say_who(self._lock)  # only now: whoever is refused has not had it
+            self._say_who(self._lock)  # only now: a process that is refused never had it
         except OSError as error:
             self.close()
             raise DataDirError(
@@ -138,7 +138,7 @@ class DataDir:
 
     @property
     def has_log(self) -> bool:
-        """Must there be a log? Pass it to `EmbeddedLog(must_exist=...)`."""
+        """True if there must be a log. Pass it to `EmbeddedLog(must_exist=...)`."""
         return self._app.has_log
 
     def log_is_there(self) -> None:
@@ -153,7 +153,7 @@ class DataDir:
             lock.close()
 
     def _refuse_foreign(self) -> None:
-        """Before the first file is written: is this new, or ours?"""
+        """Raise, before the first file is written, unless the directory is new or ours."""
         present = {entry.name for entry in self.path.iterdir()}
         if APP in present or present <= {LOCK, APP + ".new"}:
             return
@@ -229,12 +229,16 @@ async def remove_folder(path: Path) -> None:
 def _app_of(path: Path, text: bytes) -> AppFile:
     """What the `app.json` of a data directory says."""
     try:
-        found = msgspec.json.decode(text)
+        content = msgspec.json.decode(text)
         # The format first: a newer one may have other fields.
-        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+        if (
+            isinstance(content, dict)
+            and isinstance(content.get("format"), int)
+            and content["format"] > FORMAT
+        ):
             raise DataDirError(
-                f"{path} has format {found['format']}, this perdure knows up to {FORMAT}: use a newer perdure"
+                f"{path} has format {content['format']}, this perdure knows up to {FORMAT}: use a newer perdure"
             )
-        return msgspec.convert(found, AppFile)
+        return msgspec.convert(content, AppFile)
     except msgspec.MsgspecError as error:
         raise DataDirError(f"{path / APP} is unreadable ({error}): restore it from a backup") from error

@@ -25,7 +25,7 @@ def say_zones() -> None:
 
 
 def new_uuid() -> str:
-    """A random name that nobody else has."""
+    """A random name that is unique."""
     return uuid4().hex
 
 
@@ -55,7 +55,7 @@ async def start_embedded(config: Config, data: DataDir) -> Log:
 
 
 async def open_reading(config: Config) -> Readable:
-    """The configured log, only to be read, beside whoever has it. Raises `LogUnreachable` or `StorageFailed`."""
+    """The configured log, for reading only, beside the node that has it. Raises `LogUnreachable` or `StorageFailed`."""
     if not config.kafka_brokers:
         return EmbeddedReading(log_in(config.data_dir))
     from perdure.streams.log.kafka.log import KafkaReading  # an extra, as below

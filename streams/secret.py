@@ -29,16 +29,16 @@ _logger = logging.getLogger("perdure")
 
 
 def new_secret() -> str:
-    """A secret that nobody can guess, as text."""
+    """A random secret, as text."""
     return secrets.token_urlsafe(SECRET_BYTES)
 
 
 def seal_of(config: Config, data: Path, app_uuid: str) -> Seal:
     """The seal of a configured app with its data directory in `data`. Raises `ConfigError` or `DataDirError`."""
-    found = configured(config)
-    if found is None:
-        found = _kept_in(data / FILE) or _write(data / FILE, (new_secret(),))
-    return Seal(*found, app=config.name, founding=app_uuid, lost=config.seal_lost)
+    known = configured(config)
+    if known is None:
+        known = _kept_in(data / FILE) or _write(data / FILE, (new_secret(),))
+    return Seal(*known, app=config.name, founding=app_uuid, lost=config.seal_lost)
 
 
 def configured(config: Config) -> tuple[str, ...] | None:
@@ -65,7 +65,7 @@ def kept_in(data: Path) -> tuple[str, ...] | None:
 
 
 def rotate(data: Path) -> tuple[str, ...]:
-    """Put a new secret before those in a data directory, which nobody uses meanwhile; all that are kept then."""
+    """Put a new secret before those in a data directory, which no node uses meanwhile; all that are kept then."""
     return _write(data / FILE, (new_secret(), *(_kept_in(data / FILE) or ())[:KEPT]))
 
 
@@ -87,17 +87,17 @@ def _kept_in(file: Path) -> tuple[str, ...] | None:
         raise DataDirError(f"{file}: {error}: restore it from a backup, or remove it for a new one") from None
 
 
-def _write(file: Path, found: tuple[str, ...]) -> tuple[str, ...]:
+def _write(file: Path, known: tuple[str, ...]) -> tuple[str, ...]:
     aside = file.with_name(FILE + ".new")
     try:
         aside.unlink(missing_ok=True)
         with open(
             os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
         ) as opened:
-            opened.write(_HEAD + "".join(f"{each}\n" for each in found))
+            opened.write(_HEAD + "".join(f"{each}\n" for each in known))
         fsync_path(aside)
         os.rename(aside, file)
         fsync_path(file.parent)
     except OSError as error:
         raise DataDirError(f"{file} cannot be written: {error.strerror}") from error
-    return found
+    return known

@@ -19,7 +19,7 @@ _logger = logging.getLogger("perdure")
 
 
 class Closing:
-    """What has been opened so far, each with the name that a failure to close it is reported by."""
+    """A stack of closers, each with the name under which a failure to close is logged."""
 
     def __init__(self) -> None:
         self._closers: list[tuple[str, Callable[[], Awaitable[None] | None]]] = []

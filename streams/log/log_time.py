@@ -12,7 +12,7 @@ Laws
   warning says so. [both: test_logtime.py]
 - The log time of a partition is that of the command with the highest offset that has an entry. So a fold needs no
   mark for a step back, and the entry of a turn that took long does not undo one. [test_tables.py]
-- How long a command has waited is measured by one clock: that of this node, if its own door made the command; else by
+- How long a command has waited is measured by one clock: that of this node, if its own ingress made the command; otherwise by
   this node's clock and the stamp, less how far the clock that stamps is known to be behind. Once the command is read,
   time passes as the event loop counts it, however the wall clock jumps. [test_clock_jumps.py]
 """

@@ -2,7 +2,7 @@
 
 Laws
 - A jump is a change of the wall clock against the time that has passed since the machine started, of more than
-  `SKEW_MS` at once. It is taken for true when it has lasted for `HOLD_MS`; until then time goes on as before.
+  `SKEW_MS` at once. It is taken for true when it has lasted for `HOLD_MS`; until then time goes on at its previous pace.
 - What the clock is when the process starts is true: there is nothing to hold it against.
 - Each jump is said, when it is seen and when it is followed or over. [all: test_steady.py]
 """
@@ -22,7 +22,7 @@ _MS = 1_000_000  # ns
 _SKEW_NS = SKEW_MS * _MS
 _HOLD_NS = HOLD_MS * _MS
 _UNKNOWN = 1 << 100
-# on Linux the sleep of the machine counts: it is no jump
+# on Linux it includes the time in which the machine sleeps, so that a sleep is not a jump
 _PASSING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

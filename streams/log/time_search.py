@@ -44,15 +44,15 @@ async def first_since(
     low, high = start, end
     while low < high:
         middle = (low + high) // 2
-        at, distance, found = middle, NEAR, None
-        while found is None and at < high:
-            found = await _true_one(log, topic, partition, (at, min(at + NEAR, high)), latest_ms, took)
+        at, distance, record_at = middle, NEAR, None
+        while record_at is None and at < high:
+            record_at = await _true_one(log, topic, partition, (at, min(at + NEAR, high)), latest_ms, took)
             last = at + NEAR >= high
             at, distance = high if last else min(at + distance, high - NEAR), 2 * distance
-        if found is None or found.time_ms >= time_ms:
+        if record_at is None or record_at.time_ms >= time_ms:
             high = middle
         else:
-            low = found.offset + 1
+            low = record_at.offset + 1
     return low
 
 

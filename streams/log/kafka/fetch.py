@@ -1,4 +1,6 @@
-"""Fetch requests to Kafka, and what their answers hold: records, or the reason why there are none.
+"""Fetch requests to Kafka, and their responses: records, or the error that ends the reader.
+
+Tails (`tails.py`) and bounded reads (`reads.py`) build their requests and unpack the batches here.
 
 Laws
 - `read_committed`: records of open or aborted transactions are not seen, nor are control records.
@@ -32,7 +34,7 @@ POLL_MS = 100  # a tail that is opened or resumed waits for the poll under way
 TAIL_BYTES = 256 * 1024  # per partition and fetch, so that one busy partition cannot hold the loop for long
 READ_BYTES = 1024 * 1024
 FETCH_BYTES = 64 * 1024 * 1024  # per fetch in all; the broker always sends one whole batch
-RETRY_S = (0.05, 1.0)  # first and longest pause before a broker is asked again after an error
+RETRY_S = (0.05, 1.0)  # first and longest pause before another request after an error
 GONE_AFTER_S = 10.0  # "unknown topic" may be a broker that has just started; for longer it is the truth
 READ_TIMEOUT_S = 30.0  # without progress
 
@@ -42,7 +44,7 @@ PASSING = frozenset({UNKNOWN_TOPIC, 5, 6, 7, 8, 9, 13, 56, 74, 75})
 
 
 class Fetched(NamedTuple):
-    """What a broker answered for one partition."""
+    """The part of a fetch response that concerns one partition."""
 
     place: TopicPartition
     error_code: int
@@ -62,22 +64,22 @@ def request(wanted: Iterable[tuple[TopicPartition, int]], max_bytes: int, wait_m
 
 def answers(response: Any) -> list[Fetched]:
     """The parts of a fetch response (versions 4 to 11 put the same fields first and last)."""
-    found = []
+    parts = []
     for topic, partitions in response.topics:
         for partition, error_code, high, end, *rest in partitions:
             aborted = rest[1] if response.API_VERSION >= 5 else rest[0]
-            found.append(
+            parts.append(
                 Fetched(
                     TopicPartition(topic, partition), error_code, high, end, aborted or (), rest[-1] or b""
                 )
             )
-    return found
+    return parts
 
 
 def unpack(fetched: Fetched, position: int) -> tuple[list[LogRecord], int]:
     """The records from `position` on, and the position after them. Raises `LogCorrupt`."""
     records: list[LogRecord] = []
-    to_come = sorted(fetched.aborted, key=lambda transaction: transaction[1])
+    pending = sorted(fetched.aborted, key=lambda transaction: transaction[1])
     aborted: set[int] = set()
     try:
         batches = MemoryRecords(fetched.data)
@@ -87,8 +89,8 @@ def unpack(fetched: Fetched, position: int) -> tuple[list[LogRecord], int]:
             batch = batches.next_batch()
             if not batch.validate_crc():
                 raise CorruptRecordException("its checksum is wrong")
-            while to_come and to_come[0][1] <= batch.base_offset:
-                aborted.add(to_come.pop(0)[0])
+            while pending and pending[0][1] <= batch.base_offset:
+                aborted.add(pending.pop(0)[0])
             if batch.is_control_batch:
                 if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
                     aborted.discard(batch.producer_id)

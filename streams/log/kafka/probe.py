@@ -1,7 +1,7 @@
-"""Why brokers do not answer: what listens at the address, found out by two requests of our own.
+"""Why brokers do not answer: two requests of our own find out what listens at the address.
 
-A client sees one and the same "unable to bootstrap" at a dead port, at a listener that speaks TLS, and at one that asks for
-SASL. Law: nothing is sent but ApiVersions and Metadata requests, which hold no secret.
+A client reports the same "unable to bootstrap" for a dead port, a listener that speaks TLS, and one that requires SASL.
+Law: nothing is sent but ApiVersions and Metadata requests, which hold no secret.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _GENERAL = (
 
 
 async def advice(bootstrap: str) -> str:
-    """What to tell an operator whose brokers gave no client."""
+    """What an operator should do if a client cannot connect to the brokers."""
     for broker in bootstrap.split(","):
         host, _, port = broker.rpartition(":")
         try:
             async with asyncio.timeout(PROBE_S):
-                found = await _probe(host.strip("[]"), int(port))
+                problem = await _probe(host.strip("[]"), int(port))
         except TimeoutError:
-            found = "accepts connections but answers nothing: it is not a broker, or it hangs"
+            problem = "accepts connections but answers nothing: it is not a broker, or it hangs"
         except OSError as error:
-            found = f"takes no connection ({error.strerror or error!r})"
-        if found:
-            return f"{broker} {found}. {_GENERAL if 'connection (' in found else ''}".strip()
+            problem = f"takes no connection ({error.strerror or error!r})"
+        if problem:
+            return f"{broker} {problem}. {_GENERAL if 'connection (' in problem else ''}".strip()
     return _GENERAL
 
 
 async def _probe(host: str, port: int) -> str:
-    """What listens there that perdure cannot speak to; empty: a broker that answers."""
+    """Why perdure cannot use what listens there; empty if it is a broker that answers."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         answer = await _ask(reader, writer, _API_VERSIONS, b"")
@@ -59,7 +59,7 @@ async def _probe(host: str, port: int) -> str:
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, api: int, body: bytes) -> bytes:
-    """The beginning of the answer to a request of version 0 (Metadata: 1); empty: the connection was closed."""
+    """The beginning of the response to a request of version 0 (Metadata: 1); empty if the connection was closed."""
     head = struct.pack(">hhih", api, 1 if api == _METADATA else 0, 1, 7) + b"perdure"
     writer.write(struct.pack(">i", len(head) + len(body)) + head + body)
     await writer.drain()

@@ -1,6 +1,7 @@
 """Bounded reads of Kafka partitions.
 
-Law: a broker that does not answer is asked again, with back-off, for `READ_TIMEOUT_S` without progress at most.
+Recovery and rebuilds read the journal through these. Law: a request that gets no answer is repeated, with back-off, for at
+most `READ_TIMEOUT_S` without progress.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from perdure.streams.log.kafka.fetch import (
     unpack,
 )
 
-FEW = 256  # records: so short a read asks for fewer bytes at once, as brokers send what lies behind it too
+FEW = 256  # records: so short a read requests fewer bytes, as brokers send records behind it too
 FEW_BYTES = 64 * 1024
 
 
 class Reads:
-    """Bounded reads, on a client of their own: a tail's long poll must not hold them up."""
+    """Bounded reads, on a client of their own, so that a tail's long poll does not delay them."""
 
     def __init__(self, endpoint: Endpoint, topics: Sequence[str]) -> None:
         self._client = endpoint.client("read")
@@ -67,7 +68,7 @@ class Reads:
             ahead.cancel()
 
     async def _fetch(self, place: TopicPartition, position: int, max_bytes: int) -> tuple[Fetched, int]:
-        """What lies at a position; asks until there is something."""
+        """The records at a position; repeats the request until there are some."""
         cluster = self._client.cluster
         started_s, backoff = self._loop.time(), Backoff(*RETRY_S, Random())
         gone_since_s: float | None = None
@@ -86,7 +87,7 @@ class Reads:
                         if fetched.data:
                             return fetched, position
                         last = f"the log ends at {fetched.end}"
-                        continue  # the broker has waited for us
+                        continue  # the broker has waited already
                     error_code = fetched.error_code
                     last = for_code(error_code).__name__
             gone_since_s = (gone_since_s or now_s) if error_code == UNKNOWN_TOPIC else None

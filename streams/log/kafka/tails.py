@@ -1,9 +1,11 @@
 """Tails of Kafka partitions: one long poll per broker that leads any of them.
 
+An owner gets its commands through the tail of its partition, a gateway its replies.
+
 Laws
-- A tail's reader keeps nothing: what is fetched is delivered in the same step or forgotten.
-- A broker that does not answer is asked again, for ever, with back-off; the log hears of it, first at once and then rarely.
-- What can never be read ends the tail, and is reported by `stopped`.
+- Nothing is buffered: what is fetched is delivered in the same step or dropped.
+- A request that gets no answer is repeated forever, with back-off; a warning says so, first at once and then rarely.
+- An error that cannot pass ends the tail, and is reported by `stopped`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from perdure.streams.log.kafka.fetch import (
     unpack,
 )
 
-BLOCKED_AFTER_S = 5.0  # a transaction that is open for longer is told of
+BLOCKED_AFTER_S = 5.0  # a transaction that is open for longer is reported
 
 _logger = structlog.get_logger(__name__)
 
@@ -81,7 +83,7 @@ class KafkaTail:
         self._tails.forget(self)
 
     def stands(self, fetched: Fetched, now_s: float) -> None:
-        """Note how far what is on the log can be read: a transaction that stays open blocks what lies behind it."""
+        """Note how far the partition can be read: a transaction that stays open blocks the records behind it."""
         if fetched.end >= fetched.high or fetched.end != self._open_at:
             if self.blocked:
                 _logger.warning("a partition can be read again", place=named(self.place), offset=fetched.end)
@@ -100,7 +102,7 @@ class KafkaTail:
             )
 
     def take(self, records: Sequence[LogRecord], after: int) -> None:
-        """Deliver what is not below the position; where the receiver pauses or closes, go on from there later."""
+        """Deliver the records from the position on, until the receiver pauses or closes the tail."""
         deliver = self.deliver
         for record in records:
             if self.paused or self.closed:
@@ -151,7 +153,7 @@ class Tails:
             yield Trouble(place.topic, place.partition, "blocked by a transaction", why)
 
     async def keep(self) -> None:
-        """See that every broker that leads a tailed partition is being polled. Runs until cancelled."""
+        """Poll every broker that leads a partition with a tail. Runs until cancelled."""
         backoff = Backoff(*RETRY_S, Random())
         try:
             while True:
@@ -170,7 +172,7 @@ class Tails:
                 if leaderless is None:
                     backoff.reset()
                 else:
-                    await self._ask_again(backoff, f"{named(leaderless)} has no leader")
+                    await self._retry(backoff, f"{named(leaderless)} has no leader")
         finally:
             for poll in self._polls.values():
                 poll.cancel()
@@ -188,7 +190,7 @@ class Tails:
         self.wake()
 
     async def _poll(self, node: int) -> None:
-        """Fetch from one broker, as long as it leads a partition that is tailed and not paused."""
+        """Fetch from one broker, as long as it leads a partition with a tail that is not paused."""
         turn, backoff = 0, Backoff(*RETRY_S, Random())
         while True:
             wanted: dict[TopicPartition, list[int]] = {}
@@ -198,31 +200,31 @@ class Tails:
             if not wanted:
                 return
             turn += 1
-            # Tails of one partition that have come differently far take turns; then nobody waits for more.
-            asked = {place: at[turn % len(at)] for place, at in wanted.items()}
+            # Tails of one partition at different positions take turns; then the broker does not wait for records.
+            positions = {place: at[turn % len(at)] for place, at in wanted.items()}
             apart = any(min(at) != max(at) for at in wanted.values())
-            order = list(asked.items())
-            first = turn % len(order)  # whoever comes first in a request is served first
+            order = list(positions.items())
+            first = turn % len(order)  # the broker serves the first partition of a request first
             fetch = request(order[first:] + order[:first], TAIL_BYTES, wait_ms=0 if apart else POLL_MS)
             try:
                 response = await self._client.send(node, fetch)
             except UNREACHED as error:
-                await self._ask_again(backoff, f"broker {node}: {error!r}")
+                await self._retry(backoff, f"broker {node}: {error!r}")
                 continue
-            troubled = ""
+            problem = ""
             for fetched in answers(response):
                 if fetched.error_code:
-                    troubled = f"{named(fetched.place)}: {for_code(fetched.error_code).__name__}"
-                self._hand_out(fetched, asked[fetched.place])
+                    problem = f"{named(fetched.place)}: {for_code(fetched.error_code).__name__}"
+                self._distribute(fetched, positions[fetched.place])
                 if len(fetched.data) > TAIL_BYTES // 4:
-                    await asyncio.sleep(0)  # much was delivered: let the others have the loop
-            if troubled:
-                await self._ask_again(backoff, troubled)
+                    await asyncio.sleep(0)  # much was delivered: let other tasks run
+            if problem:
+                await self._retry(backoff, problem)
             else:
                 backoff.reset()
 
-    def _hand_out(self, fetched: Fetched, offset: int) -> None:
-        """Give what a broker answered about `offset` to the tails that it concerns."""
+    def _distribute(self, fetched: Fetched, offset: int) -> None:
+        """Give a response about `offset` to the tails that it concerns."""
         tails = [t for t in self._tails if t.place == fetched.place and not t.paused and t.position >= offset]
         if fetched.error_code:
             for tail in tails:
@@ -257,7 +259,7 @@ class Tails:
         tail.close()
         self._stopped(error)
 
-    async def _ask_again(self, backoff: Backoff, why: str) -> None:
+    async def _retry(self, backoff: Backoff, why: str) -> None:
         pause_s = backoff.failed()
         if backoff.worth_logging:
             _logger.warning("Kafka returns no records: trying again", reason=why, attempts=backoff.attempts)

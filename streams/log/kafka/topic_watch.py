@@ -1,9 +1,9 @@
-"""What becomes of an app's topics while a node runs: deleted, made again, given more partitions.
+"""Watches an app's topics while a node runs: they may be deleted, created again, or given more partitions.
 
 Laws
-- A topic that is not the one of the node's start stops the node: what it holds is not what the state was made of. A
-  reader that was paused meanwhile would read on in it without a word.
-- Partitions that are added stop nothing here, and leave the node not ready: clients that see them place keys by them.
+- A topic that is not the one of the node's start stops the node: the state was not made of its records, and a reader that
+  was paused meanwhile would go on in it silently.
+- Added partitions do not stop the node, but it is not ready: clients that see them place keys by them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _logger = structlog.get_logger(__name__)
 
 
 class TopicWatch:
-    """Looks at the topics every `WATCH_S`; `troubles` are what it has found and the node goes on with."""
+    """Describes the topics every `WATCH_S`. `troubles` are the problems with which the node goes on."""
 
     def __init__(self, topics: Topics, partitions: int, stopped: Callable[[BaseException], None]) -> None:
         self._topics = topics
@@ -45,22 +45,22 @@ class TopicWatch:
             await asyncio.sleep(backoff.failed())
             try:
                 async with asyncio.timeout(WATCH_S):
-                    found = await self._topics.described()
+                    topics = await self._topics.described()
             except UNREACHED:
                 continue  # tails and the producer say so
             backoff.reset()
-            error = self.look(found, loop.time())
+            error = self.look(topics, loop.time())
             if error is not None:
                 self._stopped(error)
                 return
 
-    def look(self, found: Mapping[str, Described], now_s: float) -> LogCorrupt | None:
-        """What is wrong for good, if anything is; sets `troubles`."""
+    def look(self, topics: Mapping[str, Described], now_s: float) -> LogCorrupt | None:
+        """The error that ends the node, if there is one; sets `troubles`."""
         ids = self._topics.ids
         for name, id_ in ids.items():
-            if name in found and found[name].id not in ("", id_):
-                return LogCorrupt(recreated(name.rpartition(".")[2], id_, found[name].id))
-        gone = [name for name in ids if name not in found]
+            if name in topics and topics[name].id not in ("", id_):
+                return LogCorrupt(recreated(name.rpartition(".")[2], id_, topics[name].id))
+        gone = [name for name in ids if name not in topics]
         if not gone:
             self._gone_since_s = None
         elif self._gone_since_s is None:
@@ -70,7 +70,7 @@ class TopicWatch:
                 f"topic {gone[0]} is gone: it was deleted while this node ran. Restore the topic."
             )
         more = {
-            name: len(each.leaders) for name, each in found.items() if len(each.leaders) > self._partitions
+            name: len(each.leaders) for name, each in topics.items() if len(each.leaders) > self._partitions
         }
         troubles = tuple(
             Trouble(name, None, "partitions added", partitions_added(name, self._partitions, count))

@@ -30,7 +30,7 @@ from perdure.streams.log.kafka.metadata import Described, described
 from perdure.streams.log.kafka.probe import advice
 
 TOPIC_ALREADY_EXISTS = 36
-RETRY_S = (0.1, 1.0)  # first and longest pause before the brokers are asked again
+RETRY_S = (0.1, 1.0)  # first and longest pause between attempts
 
 SETTINGS = {
     "cleanup.policy": "delete",
@@ -84,7 +84,7 @@ class _DescribeLogDirsStruct(RequestStruct):  # type: ignore[misc]  # aiokafka s
 
 
 class _DescribeLogDirs(Request[_DescribeLogDirsStruct]):  # type: ignore[misc]  # aiokafka ships no types
-    """Asks one broker for the sizes of its replicas (aiokafka has no such request)."""
+    """A request to one broker for the sizes of its replicas (aiokafka does not have it)."""
 
     API_KEY: ClassVar[int] = 35
 
@@ -100,16 +100,16 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
     admin: Any = AIOKafkaAdminClient(**endpoint.options("asking"))
     try:
         await admin.start()
-        found = (await described(admin, [topic])).get(topic)
+        existing = (await described(admin, [topic])).get(topic)
     except UNREACHED as error:
         raise endpoint.unreachable(error) from error
     finally:
         await close_client(admin)
-    if found is None:
+    if existing is None:
         return 0
-    if found.error_code:
-        raise LogUnreachable(f"Kafka at {endpoint.bootstrap} on {topic}: {for_code(found.error_code)!r}")
-    return len(found.leaders)
+    if existing.error_code:
+        raise LogUnreachable(f"Kafka at {endpoint.bootstrap} on {topic}: {for_code(existing.error_code)!r}")
+    return len(existing.leaders)
 
 
 def misfit(
@@ -178,7 +178,7 @@ def _unserved(
 
 
 def partitions_added(name: str, made: int, count: int) -> str:
-    """What an operator is told whose topic was given partitions that the app does not have."""
+    """The text of the error for a topic with more partitions than the app has."""
     return (
         f"partitions were added to topic {name}: it has {count}, the app was made with {made}. What clients produce into "
         f"the added ones is never read, and keys that they place by {count} are rejected. Kafka takes no partitions away, "
@@ -231,15 +231,15 @@ class Topics:
         )
 
     async def _ready(self) -> bool:
-        """One attempt: do all topics exist, as they should be, with leaders?"""
-        found = await self.described()
-        if any(each.error_code for each in found.values()):
+        """One attempt: True if all topics exist, have the right settings, and every partition has a leader."""
+        existing = await self.described()
+        if any(each.error_code for each in existing.values()):
             return False
-        counts = {name: len(each.leaders) for name, each in found.items()}
-        absent = [name for name in self._names if name not in found]
+        counts = {name: len(each.leaders) for name, each in existing.items()}
+        absent = [name for name in self._names if name not in existing]
         if self._leaving:
             counts = {name: min(count, self._partitions) for name, count in counts.items()}
-        if any(count != self._partitions for count in counts.values()) or (absent and found):
+        if any(count != self._partitions for count in counts.values()) or (absent and existing):
             (journal,) = [name for name in self._names if name.endswith(".journal")]
             ends = await self._ends(counts)
             if (error := misfit(journal, counts, ends, self._partitions, self._bootstrap)) is not None:
@@ -247,10 +247,10 @@ class Topics:
         if absent:
             await self._create(absent)
             return False
-        if any(leader < 0 for each in found.values() for leader in each.leaders):
+        if any(leader < 0 for each in existing.values() for leader in each.leaders):
             return False
         await self._check_settings()
-        self.ids = {name: each.id for name, each in found.items() if each.id}
+        self.ids = {name: each.id for name, each in existing.items() if each.id}
         return True
 
     async def described(self) -> Mapping[str, Described]:
@@ -259,13 +259,13 @@ class Topics:
 
     async def _ends(self, counts: Mapping[str, int]) -> Mapping[str, int]:
         """How many records each of these topics was ever given, by name."""
-        asker: Any = AIOKafkaConsumer(enable_auto_commit=False, **self._endpoint.options("ends"))
+        consumer: Any = AIOKafkaConsumer(enable_auto_commit=False, **self._endpoint.options("ends"))
         try:
-            await asker.start()
+            await consumer.start()
             places = [TopicPartition(name, n) for name, count in counts.items() for n in range(count)]
-            ends = await asker.end_offsets(places)
+            ends = await consumer.end_offsets(places)
         finally:
-            await asker.stop()
+            await consumer.stop()
         return {name: sum(end for place, end in ends.items() if place.topic == name) for name in counts}
 
     async def _create(self, names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from perdure.schemas.errors import DataDirError
 from perdure.streams.log.base import LogRecord, Record, Topic
 from perdure.streams.log.log_time import log_time
 
-Told = Callable[[BaseException | None], None]
+OnOutcome = Callable[[BaseException | None], None]
 
 
 class Client(Protocol):
@@ -41,7 +41,7 @@ class Waker(Protocol):
 
 
 class Faults:
-    """How the log misbehaves. This one doesn't: everything takes one pass of the loop."""
+    """The faults of a log. Here there are none: everything takes one pass of the loop."""
 
     def delay_s(self, step: str) -> float:
         """How long a step takes: append, ack, deliver, commit, sync, read."""
@@ -67,7 +67,7 @@ class Write:
 
     def __init__(self) -> None:
         self.starts: dict[MemoryStream, int] = {}
-        self.waiters: list[Told] = []
+        self.waiters: list[OnOutcome] = []
         self.over = False
 
 
@@ -175,8 +175,8 @@ class MemoryBroker:
         for stream in write.starts:
             stream.durable = max(stream.durable, self._sealed_end(stream))
         waiters, write.waiters = write.waiters, []
-        for told in waiters:
-            told(None)
+        for on_outcome in waiters:
+            on_outcome(None)
         if self.open.starts or any(client.wants for client in self.clients if client.alive):
             self.request()
 
@@ -194,4 +194,4 @@ class MemoryBroker:
         for stream in self.streams.values():
             stream.durable = stream.end
             for record in stream.records:
-                record.memo = None  # it was in the memory of who died
+                record.memo = None  # it was in the memory of the dead process

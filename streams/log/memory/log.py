@@ -22,7 +22,7 @@ from typing import Any
 
 from perdure.schemas.errors import LogCorrupt, OutcomeUnknown, Overloaded, Unavailable
 from perdure.streams.log.base import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
-from perdure.streams.log.memory.broker import Faults, MemoryBroker, MemoryStream, Told, Write
+from perdure.streams.log.memory.broker import Faults, MemoryBroker, MemoryStream, OnOutcome, Write
 
 __all__ = ["Faults", "MemoryBroker", "MemoryLog", "MemoryTail"]
 
@@ -37,11 +37,11 @@ class _MemoryReceipt:
     def __init__(self, offset: int | None = None, write: Write | None = None) -> None:
         self.offset = offset
         self._write = write
-        self._then: list[Told] = []
+        self._then: list[OnOutcome] = []
         self._over = False
         self._error: BaseException | None = None
 
-    def when_durable(self, then: Told) -> None:
+    def when_durable(self, then: OnOutcome) -> None:
         if self._write is not None and not self._write.over:
             self._write.waiters.append(then)
         elif self._over or self._write is not None:
@@ -49,7 +49,7 @@ class _MemoryReceipt:
         else:
             self._then.append(then)
 
-    def told(self, offset: int | None, error: BaseException | None) -> None:
+    def settle(self, offset: int | None, error: BaseException | None) -> None:
         self.offset, self._error, self._over = offset, error, True
         for then in self._then:
             then(error)
@@ -269,7 +269,9 @@ class MemoryLog:
         receipt = _MemoryReceipt()
         queue = self._queues.setdefault(stream, deque())
         if len(queue) >= self.broker.faults.queued_max:
-            receipt.told(None, Overloaded(f"{len(queue)} records wait for {topic} of partition {partition}"))
+            receipt.settle(
+                None, Overloaded(f"{len(queue)} records wait for {topic} of partition {partition}")
+            )
             return receipt
         queue.append((record, receipt))
         if len(queue) == 1:
@@ -307,7 +309,7 @@ class MemoryLog:
         queue.popleft()
         if queue:
             self.later("send", self._send, stream)
-        receipt.told(offset, error)
+        receipt.settle(offset, error)
 
     def writer(self, partition: int, source: WriterSource) -> _MemoryWriter:
         earlier = self._writers.get(partition)
