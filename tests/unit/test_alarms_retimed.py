@@ -10,6 +10,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,8 @@ from perdure.schemas.commands import parse_admitted
 from perdure.schemas.effects import AlarmRow
 from perdure.streams.log.base import Topic
 from perdure.streams.log.log_time import SKEW_MS
-from perdure.streams.owner.alarm_clock import BATCH, WAITING
+from perdure.streams.owner.alarm_clock import BATCH, WAITING, AlarmClock
+from perdure.streams.turns import alarm_turns
 
 HOURLY = "0 * * * *"
 MINUTE_MS = 60_000
@@ -208,6 +210,7 @@ def test_whatever_the_clock_did_a_cron_alarm_stands_at_the_next_time(
                 await reign.begin()
         reign.skew_ms = 0
         await asyncio.sleep(2 * SKEW_MS / 1000)
+        assert all(each % HOUR_MS == 0 for each in rung(reign)), "it rang between its times"
         reign.seen.clear()
         first_ms = next_due(HOURLY, "", reign.clock_ms())
         await reign.until_ms(first_ms + 2 * HOUR_MS + MINUTE_MS)
@@ -234,3 +237,33 @@ def test_only_what_perdure_timed_itself_is_timed_again() -> None:
     found = retimed("x", AlarmRow(late_ms, 1, 3, HOURLY), now_ms)
     assert found is not None
     assert (found.due_ms, found.attempt) == (now_ms + FIRST_RETRY_MS * 4, 3)
+
+
+def unheard(self: AlarmClock) -> None:
+    """Planted: what was timed under the wrong clock stays as it is."""
+
+
+def at_once(name: str, row: AlarmRow, now_ms: int) -> Any:
+    """Planted: what is timed again rings at once, whatever its next time."""
+    found = retimed(name, row, now_ms)
+    return None if found is None else msgspec.structs.replace(found, due_ms=now_ms)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["embedded", "shared"])
+@pytest.mark.parametrize(
+    ("place", "name", "bug"),
+    [(AlarmClock, "_notice_step_back", unheard), (alarm_turns, "retimed", at_once)],
+)
+def test_these_stories_catch_a_planted_bug(
+    place: Any, name: str, bug: Any, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alarm that skips its times, or rings between them, is noticed."""
+    monkeypatch.setattr(place, name, bug)
+    with pytest.raises((AssertionError, TimeoutError)):
+        test_a_cron_alarm_set_under_a_clock_ahead_rings_at_the_next_time_of_the_right_one(
+            shared, "idle", YEAR_MS
+        )
+    with pytest.raises((AssertionError, TimeoutError)):
+        test_whatever_the_clock_did_a_cron_alarm_stands_at_the_next_time.hypothesis.inner_test(
+            [(YEAR_MS, 20, False), (-YEAR_MS, 20, False)], shared
+        )
