@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.streams.owner.recovery import _count_as_let_out
+from perdure.streams.owner.recovery import _count_as_emitted
 from perdure.streams.state.offsets import WORD_BITS, WORD_BYTES, Watermark
 
 ADDS = st.lists(
@@ -121,7 +121,7 @@ def test_after_a_start_all_but_what_is_held_counts_as_let_out(
     done, let_out, model = Watermark(low), Watermark(low), Watermark(low)
     for first, count in adds:
         done.add_run(first, count)
-    _count_as_let_out(let_out, [(low, done.mark), *done.runs()], sorted(held))
+    _count_as_emitted(let_out, [(low, done.mark), *done.runs()], sorted(held))
     for offset in range(low, 100):
         if offset in done and offset not in held:
             model.add(offset)
