@@ -218,27 +218,3 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document("README.md"))
     assert len(links) >= 12
     assert [link for link in links if not (ROOT / link).is_file()] == []
-
-
-FOR_CONTRIBUTORS = ("docs/systems",)  # it names tests
-TRANSLATED = {
-    r"whoever|nobody": "name the role: client, operator, caller, owner",
-    r"anew": "again, or from scratch",
-    r"for ever": "forever",
-    r"(?:is|are|be|was) told(?! apart)": "returns, reports, raises",
-    r"of before": "the previous …",
-    r"(?:may|can) everything": "a verb is missing",
-    r"is no (?:\w+ )?(?:address|name|number|duration|key|time|command|backup|JSON)": "is not a …",
-}
-
-
-def test_the_documents_are_in_plain_english() -> None:
-    """What reads as translated does not come back; code and what it prints may say it."""
-    found = []
-    for name, text in pages():
-        if name.startswith(FOR_CONTRIBUTORS):
-            continue
-        prose = re.sub(r"```.*?```|`[^`]*`|^    .*$", "", text, flags=re.DOTALL | re.MULTILINE)
-        for pattern, better in TRANSLATED.items():
-            found += [f"{name}: {each!r}: {better}" for each in re.findall(rf"\b(?:{pattern})\b", prose)]
-    assert found == []
