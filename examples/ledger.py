@@ -28,5 +28,5 @@ class Ledger(DurableObject):
 
     async def balances(self) -> dict[str, int]:
         """The balance of each account."""
-        found = await self.state.items(prefix="account:")
-        return {name.removeprefix("account:"): balance for name, balance in found.items()}
+        accounts = await self.state.items(prefix="account:")
+        return {name.removeprefix("account:"): balance for name, balance in accounts.items()}

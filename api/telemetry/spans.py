@@ -137,11 +137,11 @@ class Spans:
         _of_reply(span, reply)
         span.end()
 
-    async def calling(self, turn: Turn, asked: Command, ask: CallFunction) -> Reply:
-        name = f"call {namespace_of(asked.key)}"
-        attributes: dict[str, str | int] = {"perdure.callee": asked.key}
+    async def calling(self, turn: Turn, command: Command, ask: CallFunction) -> Reply:
+        name = f"call {namespace_of(command.key)}"
+        attributes: dict[str, str | int] = {"perdure.callee": command.key}
         with self._around(name, turn.command.traceparent, SpanKind.CLIENT, attributes) as span:
-            reply = await ask(turn, replace(asked, traceparent=_traceparent(span)))
+            reply = await ask(turn, replace(command, traceparent=_traceparent(span)))
             _of_reply(span, reply)
             return reply
 

@@ -269,17 +269,17 @@ class World:
         """Make the object's state readable again."""
         self._store.broken.discard(self._owner(stub.key).tables.values.prefix(stub.key))
 
-    async def ask(self, asked: Command, client_key: str | None) -> Reply:
+    async def ask(self, command: Command, client_key: str | None) -> Reply:
         """Send a command and return its reply. Stubs use it; a test seldom does.
 
-        asked: the command.
+        command: the command.
         client_key: its idempotency key, None for none.
 
         Raises the error that the reply carries.
         """
         waiting = ReplyFuture()
-        key, kind, method, path = asked.key, asked.kind, asked.method, asked.path
-        self._gateway.submit(waiting, key, kind, method, path, asked.headers, asked.body, client_key)
+        key, kind, method, path = command.key, command.kind, command.method, command.path
+        self._gateway.submit(waiting, key, kind, method, path, command.headers, command.body, client_key)
         return answered((await waiting.future).reply)
 
     # The node

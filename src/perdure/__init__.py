@@ -1,11 +1,11 @@
 """perdure: durable objects for Python on a Kafka-style log.
 
 Four nouns to begin with: a `DurableObject` is a class whose instances are always there, one turn at a time, with
-durable `State`; it is asked with a `Request` and answers with a `Response`, or says no with a `Refusal`. `fetch` asks
+durable `State`; it receives a `Request` and answers with a `Response`, or says no with a `Refusal`. `fetch` asks
 the world outside; `FetchFailed` says that it did not answer.
 
 Of its state: `Listing` is a page of names, `Transaction` a part of a turn that can be undone; `UnfitValue` is raised
-for a stored value of another shape than asked for, `StorageFailed` if the disk cannot be read.
+for a stored value of another shape than requested, `StorageFailed` if the disk cannot be read.
 
 What a call to another object may raise beside its `Refusal`, all of them a `PerdureError`: `CallerError`, the call must be
 changed; `HandlerFailed`, the other's code raised; `Deadlock`, the other waits for this one; `Unavailable`, nothing was
