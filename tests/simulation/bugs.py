@@ -256,7 +256,7 @@ def send_lost() -> Any:
 
         return careless
 
-    return _instead(recovery, "_let_out_again", let_out_again)
+    return _instead(recovery, "_emit_again", let_out_again)
 
 
 def sends_of_a_turn_rolled_back() -> Any:
@@ -471,7 +471,7 @@ def cut_copy_taken_for_whole() -> Any:
             to: import_objects.Destination, step: Any, namespace: str
         ) -> import_objects.MovedIn:
             if any(objects_of(to.tables, namespace, "", None)):
-                return import_objects.MovedIn(to.tables.reader.offset, whole=True, found=True)
+                return import_objects.MovedIn(to.tables.reader.offset, whole=True, available=True)
             come: import_objects.MovedIn = await true(to, step, namespace)
             return come
 
