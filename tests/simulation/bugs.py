@@ -506,9 +506,9 @@ def gateways_watched_for_one_partition() -> Any:
     """The watch of a node tells the objects of its first partition only that a gateway has fallen silent."""
 
     def begin(true: Any) -> Any:
-        def first_only(self: GatewayWatch, ports: Any, tables: Tables, gone: Any) -> None:
+        def first_only(self: GatewayWatch, transport: Any, registry: Any, tables: Tables, gone: Any) -> None:
             if tables.partition == 0:
-                true(self, ports, tables, gone)
+                true(self, transport, registry, tables, gone)
 
         return first_only
 
