@@ -144,7 +144,7 @@ def test_several_failures_are_all_named(tmp_path: Path) -> None:
     "at",
     [
         "start_log",
-        "found",
+        "bootstrap_log",
         "RocksStore",
         "Gateway",
         "ForeignApps",

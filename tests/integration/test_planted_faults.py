@@ -30,13 +30,13 @@ __all__ = ["door"]
 def planted(place: Any, name: str, made: Callable[[Any], Any]) -> Iterator[None]:
     """What `made` makes of a function is there in its place; nothing is remembered from before, or after."""
     true = getattr(place, name)
-    heads._remembered.cache_clear()
+    heads._cached_fields.cache_clear()
     setattr(place, name, made(true))
     try:
         yield
     finally:
         setattr(place, name, true)
-        heads._remembered.cache_clear()
+        heads._cached_fields.cache_clear()
 
 
 def body_dropped_behind_an_offer() -> Any:
@@ -96,7 +96,7 @@ def second_host_overlooked() -> Any:
 
         return first_only
 
-    return planted(heads, "_remembered", read)
+    return planted(heads, "_cached_fields", read)
 
 
 @pytest.mark.parametrize(
