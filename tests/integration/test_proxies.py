@@ -1,7 +1,7 @@
 """perdure behind nginx and Caddy, with TLS: the configurations that docs/deployment.md shows, run as they stand.
 
 Only addresses, the certificate and folders are put in. Without nginx they are skipped, or fail under
-`PERDURE_REQUIRE_CLIENTS=1`; Caddy takes part where it is installed.
+`PERDURE_REQUIRE_PROXIES=1`; Caddy takes part where it is installed.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     proxy: Callable[[Path, int, str], list[str]] = request.param
     for tool in (proxy.__name__, "openssl"):
         if shutil.which(tool) is None:
-            if os.environ.get("PERDURE_REQUIRE_CLIENTS") == "1":
-                pytest.fail(f"PERDURE_REQUIRE_CLIENTS=1, but there is no {tool} on the PATH")
+            if os.environ.get("PERDURE_REQUIRE_PROXIES") == "1":
+                pytest.fail(f"PERDURE_REQUIRE_PROXIES=1, but there is no {tool} on the PATH")
             pytest.skip(f"{tool} is not installed")
     folder = tmp_path_factory.mktemp(proxy.__name__)
     (folder / "app").mkdir()
