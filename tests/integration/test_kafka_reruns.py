@@ -7,12 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
-from random import Random
 from typing import Any
 
 import pytest
-from tests.contract.logs import PATIENCE_S
 from tests.kafka import Kafka
+from tests.kafka_owner import serving, until
 from tests.unit.realm import Doors
 from tests.unit.test_reruns_elsewhere import Thing, failure, silent
 
@@ -29,19 +28,9 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.opening import clock_ms
 from perdure.streams.owner.owner import Owner
-from perdure.streams.owner.recovery import live
-from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.known_calls import RemoteCalls
-from perdure.streams.turns.ports import (
-    Identity,
-    OwnerState,
-    Ports,
-    RecoveryServices,
-    Transport,
-    TurnServices,
-)
 
 pytestmark = pytest.mark.kafka
 PARTITIONS = 2
@@ -63,24 +52,12 @@ class Nodes:
         """A node that serves this partition; at the end it is gone, and says goodbye to nobody."""
         log = KafkaLog(self._bootstrap, self._app, PARTITIONS, clock_ms=clock_ms)
         await log.start()
-        name = f"n{next(self._numbers)}"
-        uuids = count()
         await bootstrap_log(log, "app", "app-uuid")
-        ports = Ports(
-            Transport(log, self.doors, clock_ms, Random(1)),
-            TurnServices(self._registry),
-            RecoveryServices(lambda: f"{name}-{next(uuids)}"),
-            Identity(node=name, app_uuid="app-uuid"),
-            GatewayWatch(),
-        )
-        owner = Owner(ports, Tables(MemoryStore(), partition, exclusive=False))
-        living = asyncio.create_task(live(owner))
+        tables, name = Tables(MemoryStore(), partition, exclusive=False), f"n{next(self._numbers)}"
         try:
-            await until(lambda: owner.state is OwnerState.SERVING)
-            yield owner
+            async with serving(log, self.doors, self._registry, tables, name) as owner:
+                yield owner
         finally:
-            living.cancel()
-            owner.end_epoch()
             await log.close()
 
     def ask(self, by: Owner, name: str, method: str, *args: Any, client_key: str | None = None) -> str:
@@ -96,13 +73,6 @@ class Nodes:
     async def told(self, id_: str) -> Reply:
         await until(lambda: id_ in self.doors.replies)
         return self.doors.replies[id_]
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event of its own
-            await asyncio.sleep(0.01)
 
 
 async def entries(owner: Owner, key: str) -> list[Entry]:

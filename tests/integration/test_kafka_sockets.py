@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from itertools import count
-from random import Random
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from tests.contract.logs import PATIENCE_S
 from tests.kafka import Kafka
+from tests.kafka_owner import serving, until
 from tests.unit.reign import Doors
 from tests.unit.test_sockets import OLD_GATEWAY, Room, socket
 
@@ -26,50 +23,14 @@ from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.opening import clock_ms
 from perdure.streams.owner import socket_watch
 from perdure.streams.owner.owner import Owner
-from perdure.streams.owner.recovery import live
-from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.ports import (
     UNSEALED,
-    Identity,
-    OwnerState,
-    Ports,
-    RecoveryServices,
-    Transport,
-    TurnServices,
 )
 
 pytestmark = pytest.mark.kafka
 SOCKETS = 40
-
-
-async def until(true: Any) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event of its own
-            await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def serving(log: KafkaLog, seen: list[Any], store: MemoryStore) -> AsyncIterator[Owner]:
-    """An owner of partition 0 that serves."""
-    uuids = count()
-    ports = Ports(
-        Transport(log, Doors(), clock_ms, Random(1)),
-        TurnServices(Registry({"Thing": ObjectType("Thing", Room)}, Env({"seen": seen}))),
-        RecoveryServices(lambda: f"{uuid.uuid4().hex}{next(uuids)}"),
-        Identity(app_uuid="app-uuid"),
-        GatewayWatch(),
-    )
-    owner = Owner(ports, Tables(store, 0, exclusive=False))
-    living = asyncio.create_task(live(owner))
-    try:
-        await until(lambda: owner.state is OwnerState.SERVING)
-        yield owner
-    finally:
-        living.cancel()
-        owner.end_epoch()
 
 
 def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
@@ -84,9 +45,14 @@ def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
         try:
             await bootstrap_log(log, "app", "app-uuid")
             seen, store = list[Any](), MemoryStore()
+            registry = Registry({"Thing": ObjectType("Thing", Room)}, Env({"seen": seen}))
+
+            def an_owner() -> AbstractAsyncContextManager[Owner]:
+                return serving(log, Doors(), registry, Tables(store, 0, exclusive=False), uuid.uuid4().hex)
+
             gateway = OLD_GATEWAY
             monkeypatch.setattr(Doors, "holds", lambda self, name: True)
-            async with serving(log, seen, store) as owner:
+            async with an_owner() as owner:
                 for number in range(SOCKETS):
                     path, id_ = ("/pair" if number % 2 else "/red"), socket(number)
                     headers = (("upgrade", "websocket"),)
@@ -98,7 +64,7 @@ def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
             monkeypatch.setattr(Doors, "holds", lambda self, name: False)
             monkeypatch.setattr(queues, "MAX_QUEUED_RECORDS", 1)
             seen.clear()
-            async with serving(log, seen, store) as owner:
+            async with an_owner() as owner:
                 await until(lambda: not owner.tables.sockets.of("Thing/a"))
                 await until(lambda: owner.idle)
                 closed = sorted(each[0] for each in seen if each != "start")
