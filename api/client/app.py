@@ -173,10 +173,9 @@ class App:
         name: the object's name. An object need not be created.
         timeout: seconds for each call with all its attempts; by default that of `connect`.
         idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with
-            a key is
-            for one call.
-        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there
-        is one.
+            a key is for one call.
+        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span,
+            if there is one.
 
         A type checker sees the class, and so its methods; the client's `fetch` and `websocket` it sees on a
         stub got by name. Raises `BadKey` for a name that cannot be one, ValueError for an invalid timeout or
@@ -242,10 +241,9 @@ class SyncApp:
         name: the object's name. An object need not be created.
         timeout: seconds for each call with all its attempts; by default that of `connect`.
         idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with
-            a key is
-            for one call.
-        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span, if there
-        is one.
+            a key is for one call.
+        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span,
+            if there is one.
 
         A type checker accepts any method with any arguments. Raises what `App.get` raises.
         """

@@ -150,7 +150,7 @@ def test_random_turns_catch_a_planted_bug(bug: Callable[[], AbstractContextManag
 
 
 def tell_several() -> None:
-    """Some seeds on both kinds of log: more than it takes, since what is drawn depends on the process too."""
+    """Some seeds on both kinds of log: six were now and then too few to catch each bug."""
     for seed in range(30):
         for shared in (False, True):
             tell(seed, shared=shared)

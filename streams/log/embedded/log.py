@@ -162,7 +162,8 @@ class EmbeddedLog(Local):
         offset = stream.next
         packed = encode((time_ms, key, value, headers))
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), packed)
-        packed = packed if len(packed) <= PACKED_BYTES else b""
+        if len(packed) > PACKED_BYTES:
+            packed = b""
         placed = Appended(offset, time_ms, key, value, headers, memo, batch, packed, batch.count)
         batch.count += 1
         if offset == stream.written:
