@@ -342,7 +342,7 @@ def bounds_of(config: Config) -> PartitionBounds:
     limits = config.limits
     return PartitionBounds(
         mailbox=limits.mailbox,
-        undone=limits.undone,
+        backlog=limits.undone,
         charges=limits.charges,
         limits=TurnLimits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
     )

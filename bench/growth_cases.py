@@ -21,7 +21,7 @@ from perdure.streams.owner.socket_watch import SILENT_S, GatewayWatch
 from perdure.streams.state.rows import encode_row
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.activation import NO_COMMAND, Hold, Resident, Turn
+from perdure.streams.turns.activation import NO_COMMAND, Activation, Hold, Turn
 from perdure.streams.turns.calls import TurnCalls
 from perdure.streams.turns.eviction import Evictor
 from perdure.streams.turns.pending_calls import Call, PendingCalls
@@ -77,23 +77,23 @@ class Thing(DurableObject):
 
 
 class _Turns:
-    """The residents of one partition, as far as an eviction asks."""
+    """The activations of one partition, as far as an eviction asks."""
 
     def __init__(self, busy: int, idle: int) -> None:
-        self.residents: OrderedDict[str, Resident] = OrderedDict()
+        self.activations: OrderedDict[str, Activation] = OrderedDict()
         self.resident_bytes = 0
         tables, kind, limits = Tables(MemoryStore(), 0), ObjectType("Thing", Thing), Limits()
         for at in range(busy + idle):
             key = f"Thing/{at}"
-            resident = self.residents[key] = Resident(key, kind, tables, limits)
-            resident.state._now_ms = USED_MS
+            activation = self.activations[key] = Activation(key, kind, tables, limits)
+            activation.state._now_ms = USED_MS
             if at < busy:
-                resident.running = Hold.of(resident)
+                activation.running = Hold.of(activation)
 
-    def evict(self, resident: Resident) -> None:
-        del self.residents[resident.key]
+    def evict(self, activation: Activation) -> None:
+        del self.activations[activation.key]
 
-    def instance_gone(self, resident: Resident) -> None: ...
+    def instance_gone(self, activation: Activation) -> None: ...
 
 
 class _Owner:

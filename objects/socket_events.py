@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from perdure.objects.sockets import ListenerSocket, settled
+from perdure.objects.sockets import ListenerSocket, awaited
 from perdure.schemas.commands import Command
 from perdure.schemas.errors import BadFrame
 from perdure.schemas.sockets import CLOSED, ERROR, MESSAGE, TEXT
@@ -53,9 +53,9 @@ async def handle_event(instance: DurableObject, command: Command) -> None:
         await socket.dispatch(event)
     elif event.type == MESSAGE:
         assert event.data is not None
-        await settled(instance.websocket_message(socket, event.data))
+        await awaited(instance.websocket_message(socket, event.data))
     elif event.type == CLOSED:
-        await settled(instance.websocket_close(socket, event.code, event.reason, event.was_clean))
+        await awaited(instance.websocket_close(socket, event.code, event.reason, event.was_clean))
     else:
         assert event.error is not None
-        await settled(instance.websocket_error(socket, event.error))
+        await awaited(instance.websocket_error(socket, event.error))

@@ -152,13 +152,13 @@ class ListenerSocket(WebSocket):
     async def dispatch(self, event: Event) -> None:
         for type_, listener in tuple(self._listeners):
             if type_ == event.type:
-                await settled(listener(event))
+                await awaited(listener(event))
 
     def bind(self, state: SocketMethods, id_: str) -> None:
         self._state, self.id, self._number = state, id_, number_of(id_)
 
 
-async def settled(result: Any) -> None:
+async def awaited(result: Any) -> None:
     """Await what a handler or listener returned, if it is a coroutine."""
     if inspect.isawaitable(result):
         await result

@@ -14,7 +14,7 @@ from perdure.streams.owner.administration import Administration
 from perdure.streams.owner.output import OutputGate
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns import commit, runner
-from perdure.streams.turns.activation import Resident
+from perdure.streams.turns.activation import Activation
 from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.runner import Turns
 from perdure.streams.turns.supervision.failure_log import FailureLog
@@ -22,16 +22,16 @@ from perdure.streams.turns.supervision.failure_log import FailureLog
 # by name: where it is, and what it is called there
 BEFORE = {  # a turn's trace is handed to the journal
     "a record is read": (owner, "admitted"),
-    "an object is looked up": (Turns, "resident"),
+    "an object is looked up": (Turns, "activation"),
     "is it still to be run": (runner, "early_outcome"),
     "the state begins a turn": (State, "begin"),
-    "the handler is made": (Resident, "handler"),
+    "the handler is made": (Activation, "handler"),
     "the handler is run": (runner, "run_inline"),
     "the turn is over": (State, "end"),
     "its outcome is found": (runner, "conclude"),
     "its entry is made": (commit, "entry_of"),
     "its entry is encoded": (commit, "encode_entry"),
-    "its object sees what it wrote": (Resident, "commit"),
+    "its object sees what it wrote": (Activation, "commit"),
 }
 OF_FAILURES = {"the handler is blamed": (FailureLog, "failed")}
 OF_ALARMS = {
@@ -41,12 +41,12 @@ OF_ALARMS = {
 }
 OF_ADMINISTRATION = {"an act of administration": (Administration, "_pause")}
 FROM_THEN_ON = {
-    "the entry waits to be settled": (Resident, "ended"),
+    "the entry waits to be settled": (Activation, "ended"),
     "the trace is queued": (Journal, "add"),
     "a batch is encoded": (Journal, "_encode"),
     "an entry is let out": (OutputGate, "entries"),
     "a batch is folded": (Tables, "applied"),
-    "a turn is settled": (Resident, "settled"),
+    "a turn is settled": (Activation, "acked"),
     "a key is in flight no more": (Turns, "forget_key"),
 }
 STEPS: dict[str, tuple[Any, str]] = {

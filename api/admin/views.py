@@ -88,13 +88,13 @@ async def objects(owners: Sequence[Owner], namespace: str, query: Query) -> dict
 
 async def summary(owner: Owner, key: str) -> dict[str, Any]:
     await confirm_ownership(owner)
-    tables, resident = owner.tables, owner.turns.residents.get(key)
+    tables, activation = owner.tables, owner.turns.activations.get(key)
     paused = tables.admin.paused.get(key)
     content: dict[str, Any] = {
         "object": key,
         "partition": owner.partition,
         "there": is_there(tables, key),
-        "resident": resident is not None and resident.instance is not None,
+        "resident": activation is not None and activation.instance is not None,
         "running": None,
         "waiting": 0,
         "next": [],
@@ -104,11 +104,11 @@ async def summary(owner: Owner, key: str) -> dict[str, Any]:
         "alarms": len(_alarms(owner, key)),
         "sockets": len(_sockets(owner, key)),
     }
-    if resident is not None:
-        if (running := resident.running) is not None and type(running) is not Hold:
+    if activation is not None:
+        if (running := activation.running) is not None and type(running) is not Hold:
             content["running"] = running.offset
-        mailbox, hold = resident.mailbox or (), resident.hold
-        content["waiting"] = len(mailbox) - (hold is not None and hold is not resident.running)
+        mailbox, hold = activation.mailbox or (), activation.hold
+        content["waiting"] = len(mailbox) - (hold is not None and hold is not activation.running)
         waiting = islice((each for each in mailbox if each is not hold), _WAITING_SHOWN)
         content["next"] = [each.offset if isinstance(each, Turn) else each for each in waiting]
     return content
@@ -277,7 +277,7 @@ async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
                 "epoch": owner.tables.reader.position.epoch,
                 "watermark": info.watermark,
                 "applied": info.offset,
-                "undone": owner.undone,
+                "undone": owner.backlog,
                 "lag": max(end - info.watermark, 0),
                 "paused": len(owner.tables.admin.paused),
             }
@@ -296,7 +296,7 @@ def memory(owners: Sequence[Owner], config: Config) -> dict[str, Any]:
         "partitions": [
             {
                 "partition": owner.partition,
-                "objects": len(owner.turns.residents),
+                "objects": len(owner.turns.activations),
                 "object_bytes": owner.turns.resident_bytes,
                 "evictions": owner.counts.evictions,
                 "oversized": owner.counts.oversized,

@@ -76,8 +76,8 @@ class _Node:
             "1 if an open transaction blocks the partition",
             lambda o: bool(o.tail and o.tail.blocked),
         )
-        yield self._gauge("undone_commands", "Commands read and not done", lambda o: o.undone)
-        yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.turns.residents))
+        yield self._gauge("undone_commands", "Commands read and not done", lambda o: o.backlog)
+        yield self._gauge("resident_objects", "Objects in memory", lambda o: len(o.turns.activations))
         yield self._gauge(
             "resident_bytes", "Memory that objects take, estimated", lambda o: o.turns.resident_bytes
         )

@@ -115,10 +115,10 @@ class Spans:
 
     def began(self, turn: Turn) -> None:
         command = turn.command
-        assert turn.resident is not None
+        assert turn.activation is not None
         attributes: dict[str, str | int] = {
             "perdure.object": command.key,
-            "perdure.partition": turn.resident.tables.partition,
+            "perdure.partition": turn.activation.tables.partition,
             "perdure.offset": turn.offset,
         }
         if command.kind == ALARM:
@@ -186,10 +186,10 @@ class _SpanListener:
 
 
 def _name_of(turn: Turn) -> str:
-    command, resident = turn.command, turn.resident
-    assert resident is not None
+    command, activation = turn.command, turn.activation
+    assert activation is not None
     what = command.kind
-    if what == CALL and command.method in resident.kind.methods:
+    if what == CALL and command.method in activation.kind.methods:
         what = command.method  # an existing method: a client may call any name
     return f"{namespace_of(command.key)}.{what}"
 

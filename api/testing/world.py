@@ -69,7 +69,7 @@ from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.recovery import live
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.activation import Resident
+from perdure.streams.turns.activation import Activation
 from perdure.streams.turns.ports import Identity, OwnerState, Ports, RecoveryServices, Transport, TurnServices
 from perdure.streams.turns.supervision import unawaited
 from perdure.streams.turns.supervision.watchdog import Watchdog
@@ -234,10 +234,10 @@ class World:
         Its attributes are lost, its state stays.
         """
         turns = self._owner(stub.key).turns
-        while (resident := turns.residents.get(stub.key)) is not None and not resident.idle:  # noqa: ASYNC110 - virtual time
+        while (activation := turns.activations.get(stub.key)) is not None and not activation.idle:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.001)
-        if resident is not None:
-            turns.evict(resident)
+        if activation is not None:
+            turns.evict(activation)
 
     async def restart(self) -> None:
         """Kill the process and start another one on the data it left.
@@ -328,10 +328,10 @@ class World:
     def _owner(self, key: str) -> Owner:
         return self._owners[partition_of(key, PARTITIONS)]
 
-    def _view(self, key: str) -> Resident:
+    def _view(self, key: str) -> Activation:
         owner = self._owner(key)
-        resident = owner.turns.residents.get(key)
-        return resident or Resident(
+        activation = owner.turns.activations.get(key)
+        return activation or Activation(
             key, self._registry.type_of(namespace_of(key)), owner.tables, owner.bounds.limits
         )
 

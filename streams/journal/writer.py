@@ -6,7 +6,7 @@ batch is acknowledged the owner folds its entries and emits their replies.
 Laws
 - One batch is outstanding; its items keep the order in which their turns ended. [test_owner.py]
 - A batch that was acknowledged at the expected offset is settled. At a larger one there is a gap, which is
-  read first; a smaller one is an unknown outcome. Nothing is settled except by `settled`. [test_rivals.py]
+  read first; a smaller one is an unknown outcome. Only `acknowledged` settles a batch. [test_rivals.py]
 - A batch's last record carries the offsets done without an entry, the low watermark and the output watermark.
 - Of a completion that was answered already only its offset is kept; it goes with the next batch, and requests
   none.
@@ -81,9 +81,9 @@ class JournalBatch:
 
 
 class Journal:
-    """Appends what an owner's turns did; calls `settled(batch, first_offset)` or `lost(error)`.
+    """Appends what an owner's turns did; calls `acknowledged(batch, first_offset)` or `lost(error)`.
 
-    `settled` returns False if it is not decided yet (a gap has to be read first); the owner calls `proceed`
+    `acknowledged` returns False if it is not decided yet (a gap has to be read first); the owner calls `proceed`
     later.
     """
 
@@ -92,13 +92,13 @@ class Journal:
         log: Log,
         partition: int,
         marks: Marks,
-        settled: Callable[[JournalBatch, int], bool],
+        acknowledged: Callable[[JournalBatch, int], bool],
         lost: Callable[[BaseException], None],
     ) -> None:
         self._log = log
         self._partition = partition
         self._marks = marks
-        self._settled = settled
+        self._acknowledged = acknowledged
         self._lost = lost
         self._writer: Writer | None = None
         self._waiting: deque[Item] = deque()
@@ -258,7 +258,7 @@ class Journal:
             if appended is not None:
                 appended(first_offset)
             return
-        if self._batch is not None and self._settled(self._batch, first_offset):
+        if self._batch is not None and self._acknowledged(self._batch, first_offset):
             self.proceed()
 
     def proceed(self) -> None:

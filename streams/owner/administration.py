@@ -53,7 +53,7 @@ from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Ski
 from perdure.schemas.replies import FAILED, Reply, error_reply
 from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.activation import Hold, Mailbox, Resident, Turn, is_deletion
+from perdure.streams.turns.activation import Activation, Hold, Mailbox, Turn, is_deletion
 from perdure.streams.turns.admission import early_outcome
 from perdure.streams.turns.deletion import admin_reply
 from perdure.streams.turns.ports import Transport
@@ -85,9 +85,9 @@ class Administration:
         """The number of commands that wait for paused objects."""
         waiting = 0
         for key in self._tables.admin.paused:
-            resident = self._turns.residents.get(key)
-            if resident is not None and type(resident.running) is Hold:
-                waiting += len(resident.mailbox or ())
+            activation = self._turns.activations.get(key)
+            if activation is not None and type(activation.running) is Hold:
+                waiting += len(activation.mailbox or ())
         return waiting
 
     def take(self, record: LogRecord, command: Command) -> None:
@@ -95,10 +95,10 @@ class Administration:
         if command.method == CALLS_OF:
             self._report_calls(Turn(record, command, None, record.offset))
             return
-        resident = self._turns.resident(command.key)
-        turn = Turn(record, command, resident, record.offset, self._turns.time.until_s(command))
+        activation = self._turns.activation(command.key)
+        turn = Turn(record, command, activation, record.offset, self._turns.time.until_s(command))
         try:
-            self._take(turn, resident)
+            self._take(turn, activation)
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
             self._turns.internal_faults.failed(turn, error)
 
@@ -111,12 +111,12 @@ class Administration:
             outcome = not_done(error)
         self._turns.conclude(turn, outcome)
 
-    def _take(self, turn: Turn, resident: Resident) -> None:
+    def _take(self, turn: Turn, activation: Activation) -> None:
         act = turn.command.method
-        if act == DELETE and type(resident.running) is not Hold:
-            if resident.paused:
-                assert resident.mailbox is not None
-                resident.mailbox.appendleft(turn)  # the next one to run, before the hold
+        if act == DELETE and type(activation.running) is not Hold:
+            if activation.paused:
+                assert activation.mailbox is not None
+                activation.mailbox.appendleft(turn)  # the next one to run, before the hold
             else:
                 self._turns.take(turn.record, turn.command)
             return
@@ -125,11 +125,11 @@ class Administration:
             return
         try:
             if act == PAUSE:
-                self._pause(turn, resident)
+                self._pause(turn, activation)
             elif act == RESUME:
-                self._resume(turn, resident)
+                self._resume(turn, activation)
             elif act == SKIP:
-                self._skip(turn, resident)
+                self._skip(turn, activation)
             elif act in (REDRIVE, DROP):
                 self._settle(turn, drop=act == DROP)
             else:
@@ -145,83 +145,83 @@ class Administration:
 
     # Pause and resume
 
-    def _pause(self, turn: Turn, resident: Resident) -> None:
-        reply = admin_reply(paused=resident.key)
-        if resident.paused:
+    def _pause(self, turn: Turn, activation: Activation) -> None:
+        reply = admin_reply(paused=activation.key)
+        if activation.paused:
             self._turns.conclude(turn, Outcome(reply, False, False, False))
             return
         self._done(turn, reply, Change("paused"))
-        hold = Hold.of(resident)
-        if resident.running is None:
-            resident.running = hold
-        elif resident.mailbox:
+        hold = Hold.of(activation)
+        if activation.running is None:
+            activation.running = hold
+        elif activation.mailbox:
             # deletions that are next are not held
-            first = sum(1 for _ in takewhile(is_deletion, resident.mailbox))
-            resident.mailbox.insert(first, hold)
+            first = sum(1 for _ in takewhile(is_deletion, activation.mailbox))
+            activation.mailbox.insert(first, hold)
         else:
-            resident.mailbox = Mailbox((hold,))
+            activation.mailbox = Mailbox((hold,))
 
-    def _resume(self, turn: Turn, resident: Resident) -> None:
-        reply = admin_reply(resumed=resident.key)
-        hold = resident.hold
+    def _resume(self, turn: Turn, activation: Activation) -> None:
+        reply = admin_reply(resumed=activation.key)
+        hold = activation.hold
         if hold is None:
             self._turns.conclude(turn, Outcome(reply, False, False, False))
             return
         self._done(turn, reply, Change("resumed"))
-        if resident.running is hold:
-            self._turns.free(resident)
+        if activation.running is hold:
+            self._turns.free(activation)
         else:
-            assert resident.mailbox is not None
-            resident.mailbox.remove(hold)
+            assert activation.mailbox is not None
+            activation.mailbox.remove(hold)
 
     # Giving up a command
 
-    def _skip(self, turn: Turn, resident: Resident) -> None:
+    def _skip(self, turn: Turn, activation: Activation) -> None:
         place = place_of(act_of(turn.command.body).at)
-        running, reply = resident.running, admin_reply(skipped=f"{self._tables.partition}:{place}")
+        running, reply = activation.running, admin_reply(skipped=f"{self._tables.partition}:{place}")
         if running is not None and type(running) is not Hold:
             if running.offset != place.offset or running.cut is not None:
-                raise _not_at_head(resident, place)
-            self._give_up_running(running, resident, turn)
+                raise _not_at_head(activation, place)
+            self._give_up_running(running, activation, turn)
             self._done(turn, reply)
             return
-        mailbox = resident.mailbox
+        mailbox = activation.mailbox
         head = mailbox[0] if mailbox else None
         if mailbox and isinstance(head, Turn) and head.offset == place.offset:
             mailbox.popleft()
             self._give_up(head, turn)
             self._done(turn, reply)
         elif head == place.offset:
-            self._spawn(self._read_and_skip(turn, resident, place, reply))
+            self._spawn(self._read_and_skip(turn, activation, place, reply))
         else:
-            raise _not_at_head(resident, place)
+            raise _not_at_head(activation, place)
 
-    async def _read_and_skip(self, turn: Turn, resident: Resident, place: Place, reply: Reply) -> None:
+    async def _read_and_skip(self, turn: Turn, activation: Activation, place: Place, reply: Reply) -> None:
         """As `_skip`, for a command of which the mailbox holds the offset only."""
         record = None
         log, offset = self._transport.log, place.offset
         async for chunk in log.read(Topic.COMMANDS, self._tables.partition, offset, offset + 1):
             record = chunk[0]
-        mailbox = resident.mailbox
+        mailbox = activation.mailbox
         if record is None or not mailbox or mailbox[0] != offset:
-            self._turns.conclude(turn, not_done(_not_at_head(resident, place)))
+            self._turns.conclude(turn, not_done(_not_at_head(activation, place)))
             return
         mailbox.popleft()
         command = parse_admitted(record.key, record.value, record.headers)
         record = self._turns.time.read_again(record)
         until_s = self._turns.time.until_s(command)
-        self._give_up(Turn(record, command, resident, offset, until_s), turn)
+        self._give_up(Turn(record, command, activation, offset, until_s), turn)
         self._done(turn, reply)
-        if resident.running is None:
-            self._turns.free(resident)
+        if activation.running is None:
+            self._turns.free(activation)
 
-    def _give_up_running(self, running: Turn, resident: Resident, act: Turn) -> None:
+    def _give_up_running(self, running: Turn, activation: Activation, act: Turn) -> None:
         if running.overlay is not None:  # it has begun
             self._turns.cut_short(running, _skipped(running.command, act))
             return
         running.over = True  # it is about to begin, or to be tried again
-        self._give_up(Turn(running.record, running.command, resident, running.offset, running.until_s), act)
-        self._turns.free(resident)
+        self._give_up(Turn(running.record, running.command, activation, running.offset, running.until_s), act)
+        self._turns.free(activation)
 
     def _give_up(self, turn: Turn, act: Turn) -> None:
         """Conclude a turn that has not begun as given up."""
@@ -263,10 +263,10 @@ class Administration:
 
     def _settled_already(self, turn: Turn, place: Place, parked: ParkedItem) -> bool:
         """True if an entry that is not durable yet has settled it."""
-        resident = turn.resident
-        assert resident is not None
+        activation = turn.activation
+        assert activation is not None
         if place.kind == OF_ALARM:
-            row = resident.alarm(parked.alarm)
+            row = activation.alarm(parked.alarm)
             return row is None or row.set_at != place.offset
         return place.offset in self._settled
 
@@ -299,8 +299,8 @@ def _skipped(command: Command, act: Turn) -> Skipped:
     return Skipped(f"an operator of the app{operator} gave up this command of {command.key}")
 
 
-def _not_at_head(resident: Resident, place: Place) -> NotAtHead:
+def _not_at_head(activation: Activation, place: Place) -> NotAtHead:
     return NotAtHead(
-        f"the command at {place} is not at the head of {resident.key} (any more): nothing was given up; "
+        f"the command at {place} is not at the head of {activation.key} (any more): nothing was given up; "
         "look at the object again"
     )

@@ -1,7 +1,7 @@
 """The owner of one partition: runs its commands, journals what they did, and emits their answers.
 
 A command arrives from the log's tail (`deliver`), goes to the turns, and comes back in a durable journal batch
-(`_settled`): then its answers are emitted and its changes folded. States: new -> beginning (`recovery.py`) ->
+(`_acknowledged`): then its answers are emitted and its changes folded. States: new -> beginning (`recovery.py`) ->
 serving -> beginning (claim again) | fenced | stopped.
 
 Laws
@@ -46,7 +46,7 @@ from perdure.streams.owner.log_lines import log_state
 from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.socket_watch import close_lost
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.activation import NO_COMMAND, Mailbox, Resident, Turn
+from perdure.streams.turns.activation import NO_COMMAND, Activation, Mailbox, Turn
 from perdure.streams.turns.admission import admitted
 from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.calls import Calls
@@ -75,7 +75,7 @@ class Owner:
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
         self.output = OutputGate(transport, self.partition)
-        self.journal = Journal(log, self.partition, self, self._settled, self.lost)
+        self.journal = Journal(log, self.partition, self, self._acknowledged, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
         self.follows: int | None = None  # the epoch our next claim follows; None: whichever is the newest
         self.claims: deque[str] = deque(maxlen=CLAIMS_REMEMBERED)  # their uuids: one may land late
@@ -107,8 +107,8 @@ class Owner:
         )
         self.tail: Tail | None = None
         self.next_command = 0
-        self._first_undone = 0  # no command from here on was done when this epoch began
-        self.undone = 0
+        self._first_new = 0  # no command from here on was done when this epoch began
+        self.backlog = 0
         self._paused = False
         self._tasks: set[asyncio.Task[None]] = set()  # re-reads and gap checks; cancelled when the epoch ends
         self._loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ class Owner:
         """
         tail, self.tail = self.tail, None
         tasks, self._tasks = self._tasks, set()
-        self.undone, self._paused = 0, False
+        self.backlog, self._paused = 0, False
         with ExitStack() as ending:  # runs the last one first
             for task in tasks:
                 ending.callback(task.cancel)
@@ -164,7 +164,7 @@ class Owner:
         self.enter(OwnerState.SERVING)
         if self.ports.turns.object_quotas is not None:
             self.ports.turns.object_quotas.begin(self.partition, self.tables.creators)
-        self._first_undone = self.tables.done.end
+        self._first_new = self.tables.done.end
         self.time.begin(self.tables.meta.latest, self.tables.meta.clock_ms)
         *behind, rest = self._not_done()
         if behind:
@@ -214,7 +214,7 @@ class Owner:
     @property
     def idle(self) -> bool:
         """True if nothing is under way, and commands wait for paused objects only."""
-        return self.journal.idle and self.undone == (self.admin.held if self.tables.admin.paused else 0)
+        return self.journal.idle and self.backlog == (self.admin.held if self.tables.admin.paused else 0)
 
     def check_room(self, key: str, deadline_ms: int | None = None) -> None:
         """Check, before a door appends, that the partition takes a command for object `key`.
@@ -226,14 +226,14 @@ class Owner:
             raise self.not_serving
         if self.tail is not None and self.tail.blocked:
             raise Unavailable(f"{self.tail.blocked}; nothing was appended: ask again")
-        resident = self.turns.residents.get(key)
-        if resident is not None and resident.mailbox:
-            self._check_mailbox(resident, resident.mailbox, deadline_ms)
+        activation = self.turns.activations.get(key)
+        if activation is not None and activation.mailbox:
+            self._check_mailbox(activation, activation.mailbox, deadline_ms)
 
-    def _check_mailbox(self, resident: Resident, mailbox: Mailbox, deadline_ms: int | None) -> None:
-        waiting, key = len(mailbox), resident.key
+    def _check_mailbox(self, activation: Activation, mailbox: Mailbox, deadline_ms: int | None) -> None:
+        waiting, key = len(mailbox), activation.key
         if waiting >= self.bounds.mailbox:
-            if resident.paused:
+            if activation.paused:
                 raise ObjectPaused(f"{key} is paused, and {waiting} commands wait for it")
             raise Overloaded(f"{key} has {waiting} commands waiting: ask again later")
         if deadline_ms is not None and (wait_s := mailbox.wait_s()) > IN_TIME * deadline_ms / 1000:
@@ -266,10 +266,10 @@ class Owner:
             if offset != self.next_command:
                 self._skipped(self.next_command, offset)
             self.next_command = offset + 1
-            if offset < self._first_undone and offset in self.tables.done:
+            if offset < self._first_new and offset in self.tables.done:
                 return
-            self.undone += 1
-            if self.undone >= self.bounds.undone:
+            self.backlog += 1
+            if self.backlog >= self.bounds.backlog:
                 self._pause()
             self.counts.commands += 1
             record = self.time.read(record)
@@ -302,7 +302,7 @@ class Owner:
         """Count offsets that hold no record as done, and journal that."""
         for offset in range(first, until):
             if offset not in self.tables.done:
-                self.undone += 1
+                self.backlog += 1
                 self.journal.add_answered(offset)
 
     def _dead(self, record: LogRecord, error: PerdureError) -> None:
@@ -320,14 +320,14 @@ class Owner:
 
     # Durable batches
 
-    def _settled(self, batch: JournalBatch, first_offset: int) -> bool:
+    def _acknowledged(self, batch: JournalBatch, first_offset: int) -> bool:
         try:
-            return self._settled_in_order(batch, first_offset)
+            return self._acknowledged_in_order(batch, first_offset)
         except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
             self.lost(error)
             return False
 
-    def _settled_in_order(self, batch: JournalBatch, first_offset: int) -> bool:
+    def _acknowledged_in_order(self, batch: JournalBatch, first_offset: int) -> bool:
         expected = self.tables.reader.offset
         if first_offset == expected:
             self._settle(batch, first_offset)
@@ -356,25 +356,25 @@ class Owner:
         self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end))
         for first, count in each_run(batch.answered):
             self.output.commands.add_run(first, count)
-            self.undone -= count
+            self.backlog -= count
         turn: Any
         for turn in (*batch.completions, *batch.entries):
-            if turn.entry is not None and turn.resident is not None:
-                turn.resident.settled()
+            if turn.entry is not None and turn.activation is not None:
+                turn.activation.acked()
             if turn.command.client_key is not None:
                 self.turns.forget_key(turn)
         for barrier in batch.barriers:
             barrier.passed()
-        self.undone -= len(batch.entries) + len(batch.completions)
-        if self._paused and self.undone < self.bounds.undone // 2 and self.tail is not None:
+        self.backlog -= len(batch.entries) + len(batch.completions)
+        if self._paused and self.backlog < self.bounds.backlog // 2 and self.tail is not None:
             self._paused = False
             self.tail.resume()
 
     def _emit(self, batch: JournalBatch, first_offset: int, end: int) -> None:
         """Emit the output of a batch whose records lie at journal offsets `first_offset` up to `end`.
 
-        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its resident's
-        `unsettled` and by the keys in flight, as all turns do before the fold.
+        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its activation's
+        `in_flight_writes` and by the keys in flight, as all turns do before the fold.
         """
         output = self.output
         for turn in batch.completions:

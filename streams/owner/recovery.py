@@ -316,11 +316,13 @@ def _check_header(owner: Owner, value: bytes | None) -> None:
 async def _emit_again(owner: Owner, again: _Again, end: int) -> None:
     """Emit everything above the watermarks once more, under the same message ids."""
     output, done, meta = owner.output, owner.tables.done, owner.tables.meta
-    dones = {offset: at for at, record in again for offset in in_runs(record.done) if offset >= meta.low}
+    completions = {
+        offset: at for at, record in again for offset in in_runs(record.done) if offset >= meta.low
+    }
     entries = {at: record.entry for at, record in again if isinstance(record, EntryRecord)}
-    held = dones.keys() | {entry.command for entry in entries.values()}
+    held = completions.keys() | {entry.command for entry in entries.values()}
     _count_as_emitted(output.commands, [(meta.low, done.mark), *done.runs()], sorted(held))
-    await _answer_dones(owner, dones)
+    await _answer_completions(owner, completions)
     for at in range(owner.tables.out_position.offset, end):
         entry = entries.get(at)
         if entry is not None and entry.command >= meta.low:
@@ -341,14 +343,14 @@ def _count_as_emitted(commands: Watermark, runs: list[tuple[int, int]], held: li
         commands.add_run(first, end - first)
 
 
-async def _answer_dones(owner: Owner, dones: dict[int, int]) -> None:
+async def _answer_completions(owner: Owner, completions: dict[int, int]) -> None:
     """Answer commands whose answers were lost with their owner: nothing changed, the caller may ask again."""
     output, log = owner.output, owner.log
-    waiting = dict(dones)
-    if dones and not log.exclusive:  # on an exclusive log the callers went with the process
+    waiting = dict(completions)
+    if completions and not log.exclusive:  # on an exclusive log the callers went with the process
         error = AskAgain("its answer was lost with the partition's owner; nothing was changed: ask again")
         reply = error_reply(UNAVAILABLE, error.code, str(error))
-        async for chunk in log.read(Topic.COMMANDS, owner.partition, min(dones), max(dones) + 1):
+        async for chunk in log.read(Topic.COMMANDS, owner.partition, min(completions), max(completions) + 1):
             for record in chunk:
                 if record.offset not in waiting:
                     continue

@@ -1,13 +1,13 @@
 """Activations: objects in memory, their mailboxes, and their turns.
 
-A `Turn` is one command on its way through its object. A `Resident` is an object in memory: it runs one turn at a time,
-keeps the commands that wait in a `Mailbox`, and holds what its turns wrote until the tables have folded it.
+A `Turn` is one command on its way through its object. An `Activation` is an object in memory: it runs one turn at
+a time, keeps the commands that wait in a `Mailbox`, and holds what its turns wrote until the tables have folded it.
 
 Laws
 - Commands of one object are taken in log order. The next turn may start as soon as the previous one has ended, on
   what that committed, whether or not it is durable (speculation). [test_owner.py]
-- `unsettled` holds what ended turns committed and the tables have not folded yet, turn by turn; `cache` is a bounded
-  copy of what was read or written. Neither ever holds anything that the next turn must not see.
+- `in_flight_writes` holds what ended turns committed and the tables have not folded yet, turn by turn; `cache` is a
+  bounded copy of what was read or written. Neither ever holds anything that the next turn must not see.
 - An idle object has no queue, no task and no lock.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # they import this file
     from perdure.streams.turns.calls import Calls, TurnCalls
 
 PACE_OF = 9  # the number of turns from which the waiting time is estimated
-CACHED_VALUES = 64  # per resident; more is read again from the store
+CACHED_VALUES = 64  # per activation; more is read again from the store
 NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
 _ABSENT = object()
 _Row = TypeVar("_Row")
@@ -49,7 +49,7 @@ class Turn(TaskLike, eq=False, weakref=True):
 
     record: LogRecord
     command: Command
-    resident: Resident | None
+    activation: Activation | None
     offset: int  # that of its record
     until_s: float | None = None  # its deadline, as the event loop counts time
     time_ms: int = 0
@@ -72,9 +72,9 @@ class Turn(TaskLike, eq=False, weakref=True):
 
     @property
     def _calls(self) -> Calls:
-        assert self.resident is not None
-        assert self.resident.calls is not None
-        return self.resident.calls
+        assert self.activation is not None
+        assert self.activation.calls is not None
+        return self.activation.calls
 
     async def call(self, command: Command) -> Reply:
         return await self._calls.call(self, command)
@@ -103,16 +103,16 @@ class Turn(TaskLike, eq=False, weakref=True):
     @property
     def state(self) -> State:
         """The state of its object."""
-        assert self.resident is not None
-        return self.resident.state
+        assert self.activation is not None
+        return self.activation.state
 
 
 class Hold(Turn, eq=False, weakref=True):
     """The placeholder for the running turn of a paused object: commands wait behind it as behind any turn."""
 
     @classmethod
-    def of(cls, resident: Resident) -> Hold:
-        return cls(LogRecord(-1, 0, None, None), NO_COMMAND, resident, -1, over=True)
+    def of(cls, activation: Activation) -> Hold:
+        return cls(LogRecord(-1, 0, None, None), NO_COMMAND, activation, -1, over=True)
 
 
 class Mailbox(deque["Turn | int"]):
@@ -142,12 +142,13 @@ class Mailbox(deque["Turn | int"]):
         return len(self) * sorted(after - before for before, after in pairwise(times))[PACE_OF // 2]
 
 
-class Resident:
-    """An object in memory. Its state reads through `get`, `scan`, `alarm`, `alarms` and `sockets`."""
+class Activation:
+    """An object in memory: its instance, mailbox and recent writes. Its state reads through `get`, `scan`, `alarm`, `alarms` and `sockets`."""
 
     __slots__ = (
         "cache",
         "calls",
+        "in_flight_writes",
         "instance",
         "key",
         "kind",
@@ -157,7 +158,6 @@ class Resident:
         "socket_rows",
         "state",
         "tables",
-        "unsettled",
     )
 
     def __init__(self, key: str, kind: ObjectType, tables: Tables, limits: TurnLimits) -> None:
@@ -172,7 +172,7 @@ class Resident:
         self.maker: str | None = None  # see object_quotas.py; None: not looked for
         self.cache: dict[str, bytes | None] = {}
         # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded it
-        self.unsettled: deque[Overlay | None] | None = None
+        self.in_flight_writes: deque[Overlay | None] | None = None
         self.socket_rows: dict[str, SocketRow] | None = (
             None  # all of them, durable or not, once they were read
         )
@@ -180,7 +180,7 @@ class Resident:
     @property
     def idle(self) -> bool:
         """True if nothing runs, waits or is in flight: the object may be evicted."""
-        return self.running is None and not self.unsettled and not self.mailbox
+        return self.running is None and not self.in_flight_writes and not self.mailbox
 
     @property
     def hold(self) -> Hold | None:
@@ -200,7 +200,7 @@ class Resident:
         return self.hold is not None
 
     def handler(self, command: Command, env: Env) -> Coroutine[Any, Any, Any]:
-        """Return what handles `command`; the first turn after an activation makes the instance and starts it."""
+        """Return what handles `command`; the first turn in memory makes the instance and starts it."""
         if self.instance is not None:
             return handling(self.instance, self.kind, command)
         return self._first(command, env)
@@ -228,8 +228,8 @@ class Resident:
         value = self.cache.get(name, _ABSENT)
         if value is not _ABSENT:
             return value  # type: ignore[return-value]  # not the marker: bytes or None
-        if self.unsettled:
-            for overlay in reversed(self.unsettled):
+        if self.in_flight_writes:
+            for overlay in reversed(self.in_flight_writes):
                 if overlay is None:
                     continue
                 value = overlay.changes.get(name, _ABSENT)
@@ -244,7 +244,7 @@ class Resident:
     def scan(self, start: str, end: str | None, *, reverse: bool) -> Iterator[tuple[str, bytes]]:
         changes: dict[str, bytes | None] = {}
         cleared = False
-        for overlay in self.unsettled or ():
+        for overlay in self.in_flight_writes or ():
             if overlay is not None:
                 if overlay.cleared:
                     cleared = True
@@ -259,7 +259,7 @@ class Resident:
         return self.kind.alarm is not None
 
     def alarm(self, name: str) -> AlarmRow | None:
-        for overlay in reversed(self.unsettled or ()):
+        for overlay in reversed(self.in_flight_writes or ()):
             if overlay is not None:
                 if overlay.effects is not None and name in overlay.effects.alarms:
                     return alarm_row(overlay.effects.alarms[name], -1)
@@ -269,7 +269,7 @@ class Resident:
 
     def alarms(self) -> dict[str, AlarmRow]:
         rows = self.tables.alarms.of(self.key)
-        for overlay in self.unsettled or ():
+        for overlay in self.in_flight_writes or ():
             if overlay is not None:
                 if overlay.cleared:
                     rows.clear()
@@ -298,28 +298,28 @@ class Resident:
 
     def ended(self, committed: Overlay | None) -> None:
         """A turn has ended with an entry, and committed this."""
-        if self.unsettled is None:
-            self.unsettled = deque()
-        self.unsettled.append(committed)
+        if self.in_flight_writes is None:
+            self.in_flight_writes = deque()
+        self.in_flight_writes.append(committed)
 
     def forget(self) -> None:
         """Of what was read and what a turn that failed inside may have left here, keep what was committed before."""
         self.cache.clear()
-        if not self.unsettled:
+        if not self.in_flight_writes:
             self.maker = None
         if self.socket_rows is not None:
             self.socket_rows = self.tables.sockets.of(self.key)
-            for overlay in self.unsettled or ():
+            for overlay in self.in_flight_writes or ():
                 if overlay is not None and overlay.effects is not None:
                     sockets = overlay.effects.sockets
                     _lay_over(self.socket_rows, {id_: socket_row(each) for id_, each in sockets.items()})
 
-    def settled(self) -> None:
+    def acked(self) -> None:
         """The oldest of those entries is durable and folded."""
-        assert self.unsettled
-        self.unsettled.popleft()
-        if not self.unsettled:
-            self.unsettled = None
+        assert self.in_flight_writes
+        self.in_flight_writes.popleft()
+        if not self.in_flight_writes:
+            self.in_flight_writes = None
 
     def _remember(self, name: str, value: bytes | None) -> None:
         if len(self.cache) >= CACHED_VALUES and name not in self.cache:

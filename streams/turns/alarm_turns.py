@@ -30,7 +30,7 @@ from perdure.schemas.alarms import RETIME, TTL, parse_ring
 from perdure.schemas.effects import AlarmChange, AlarmRow
 from perdure.schemas.errors import CallerError, StorageFailed
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply, error_reply
-from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.inline_task import user_code
 from perdure.streams.turns.log_fields import turn_fields
 from perdure.streams.turns.ports import Counts
@@ -58,13 +58,13 @@ class AlarmTurns:
 
     def early(self, turn: Turn) -> Outcome | None:
         """Return the outcome of a command that is not run; None: run it."""
-        command, resident = turn.command, turn.resident
-        assert resident is not None
+        command, activation = turn.command, turn.activation
+        assert activation is not None
         name = command.method
         self._clock.begun(command.key, name)
         try:
             ring = parse_ring(command.body)
-            row = resident.alarm(name)
+            row = activation.alarm(name)
         except CallerError as error:
             return not_done(error)
         except Exception as error:  # noqa: BLE001 - whatever the store raises: it stays set and comes again
@@ -90,15 +90,15 @@ class AlarmTurns:
 
     @user_code
     async def _ring(self, turn: Turn, env: Env) -> Response:
-        resident, name = turn.resident, turn.command.method
-        assert resident is not None
+        activation, name = turn.activation, turn.command.method
+        assert activation is not None
         _change(turn, after_success(name, _row(turn), turn.time_ms))  # the handler may set it again
-        await resident.handler(turn.command, env)
+        await activation.handler(turn.command, env)
         return Response(None, 204)
 
     async def _sweep(self, turn: Turn) -> Response:
-        assert turn.resident is not None
-        next_ms = turn.resident.state.sweep()
+        assert turn.activation is not None
+        next_ms = turn.activation.state.sweep()
         _change(turn, AlarmChange(TTL, None if next_ms is None else max(next_ms, turn.time_ms)))
         return Response(None, 204)
 
@@ -151,12 +151,12 @@ def _retime(turn: Turn, row: AlarmRow) -> Outcome:
     return _RETIMED
 
 
-def note_expiry(resident: Resident, overlay: Overlay) -> None:
+def note_expiry(activation: Activation, overlay: Overlay) -> None:
     """The turn put a value that expires: set the alarm that removes it, if none is due before."""
     first_ms = overlay.first_expiry
     assert first_ms is not None
     try:
-        row = None if overlay.cleared else resident.alarm(TTL)
+        row = None if overlay.cleared else activation.alarm(TTL)
     except Exception:  # noqa: BLE001 - whatever the store raises: set once more does no harm
         row = None
     if row is None or row.parked or row.due_ms > first_ms:

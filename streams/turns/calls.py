@@ -60,7 +60,7 @@ from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, UNAVAILABLE, Reply, error_reply
 from perdure.streams.journal.writer import Journal
 from perdure.streams.log.base import Record, Topic
-from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.keys_in_flight import Spending, spending_of
 from perdure.streams.turns.known_calls import KnownCalls, Made, made_of
 from perdure.streams.turns.pending_calls import Call
@@ -132,9 +132,9 @@ class Calls:
         self._loop = asyncio.get_running_loop()
         transport.pending_calls.join(transport.log, identity.node, partition, self)
 
-    def resident(self, key: str) -> Resident | None:
+    def activation(self, key: str) -> Activation | None:
         """See `Peer`."""
-        return self._turns.residents.get(key)
+        return self._turns.activations.get(key)
 
     # What a turn may do; see `perdure.objects.ports.Caller`
 

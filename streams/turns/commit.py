@@ -17,7 +17,7 @@ from perdure.schemas.admin import MADE
 from perdure.schemas.commands import ALARM, SOCKET
 from perdure.schemas.errors import TooLarge
 from perdure.schemas.journal import encode_entry
-from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.alarm_turns import AlarmTurns, note_expiry
 from perdure.streams.turns.entries import entry_of
 from perdure.streams.turns.object_quotas import ObjectQuotas
@@ -26,7 +26,7 @@ from perdure.streams.turns.supervision.failure_log import FailureLog
 
 
 class Committer:
-    """Makes the entries of one partition's turns. `instance_gone(resident)` is called if an instance may hold
+    """Makes the entries of one partition's turns. `instance_gone(activation)` is called if an instance may hold
     values that were not committed.
     """
 
@@ -36,7 +36,7 @@ class Committer:
         entry_bytes: int,
         alarm_turns: AlarmTurns,
         failures: FailureLog,
-        instance_gone: Callable[[Resident | None], None],
+        instance_gone: Callable[[Activation | None], None],
     ) -> None:
         self._object_quotas = object_quotas
         self._entry_bytes = entry_bytes
@@ -46,12 +46,12 @@ class Committer:
 
     def entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
         """Set the turn's entry, commit its overlay and return that; None if it commits nothing."""
-        overlay, resident = turn.overlay, turn.resident
+        overlay, activation = turn.overlay, turn.activation
         assert overlay is not None
-        assert resident is not None
+        assert activation is not None
         committed = overlay if outcome.commit and not overlay.empty else None
         if committed is not None and committed.first_expiry is not None:
-            note_expiry(resident, committed)
+            note_expiry(activation, committed)
         if committed is None and turn.command.kind == SOCKET:
             committed = removal(turn.command)
         try:
@@ -62,9 +62,9 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - a user's value that no log can hold raises anything
             self._failures.failed(turn, error)
             committed = self._small_entry(turn, entry_failed(turn.command, error))
-            self._instance_gone(resident)
+            self._instance_gone(activation)
         if committed is not None:
-            resident.commit(committed)
+            activation.commit(committed)
             if self._object_quotas is not None:
                 self._object_quotas.committed(turn, committed)
         turn.overlay = None

@@ -23,11 +23,11 @@ def admin_reply(**what: object) -> Reply:
 
 def deletion(turn: Turn) -> Outcome:
     """Remove all values and alarms, and close all sockets. It is journaled even if there was nothing to remove."""
-    resident = turn.resident
-    assert resident is not None
+    activation = turn.activation
+    assert activation is not None
     turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
     turn.overlay.clear()
-    sockets = resident.sockets()
+    sockets = activation.sockets()
     if sockets:
         effects = turn.overlay.effect()
         frame = SentFrame(CLOSE, _REASON, GOING_AWAY)

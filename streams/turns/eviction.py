@@ -32,14 +32,14 @@ import structlog
 from perdure.objects.durable import Env
 from perdure.objects.state import State
 from perdure.schemas.config_model import Limits
-from perdure.streams.turns.activation import Resident
+from perdure.streams.turns.activation import Activation
 from perdure.streams.turns.ports import Counts
 
 SWEEP_EVERY_S = 1.0
-LOOKED_AT = 2000  # residents per step of a sweep, so that a step takes a few ms at most
+LOOKED_AT = 2000  # activations per step of a sweep, so that a step takes a few ms at most
 PASSED_OVER = 16  # objects at work, to make room for one
 LEAST_EVICTED = 100  # per sweep, while memory is short
-MEASURED = 32  # residents per node and sweep
+MEASURED = 32  # activations per node and sweep
 SAMPLED = 100  # elements of a container that are measured; the others count as their mean
 DEPTH = 6
 VISITED = 2000  # values per object
@@ -50,12 +50,12 @@ _logger = structlog.get_logger(__name__)
 class ActivationHolder(Protocol):
     """The turns of a partition, as far as eviction needs them."""
 
-    residents: OrderedDict[str, Resident]
+    activations: OrderedDict[str, Activation]
     resident_bytes: int
 
-    def evict(self, resident: Resident) -> None: ...
+    def evict(self, activation: Activation) -> None: ...
 
-    def instance_gone(self, resident: Resident) -> None: ...
+    def instance_gone(self, activation: Activation) -> None: ...
 
 
 class Evicting(Protocol):
@@ -116,7 +116,7 @@ class Evictor:
         """Run one round in steps, between which other work may run."""
         before_ms = self._clock_ms() - self._idle_ms
         for owner in self._owners:
-            yield from _evict(owner.turns, len(owner.turns.residents), before_ms)
+            yield from _evict(owner.turns, len(owner.turns.activations), before_ms)
             self._measure(owner)
             yield
         full = self._rss_bytes() > self._memory_bytes
@@ -125,74 +125,76 @@ class Evictor:
                 _logger.warning("memory is short: objects are evicted", memory_bytes=self._memory_bytes)
             least = -(-LEAST_EVICTED // len(self._owners))
             for owner in self._owners:  # keys are hashed, so a tenth of each is a tenth of all
-                yield from _evict(owner.turns, max(len(owner.turns.residents) // 10, least))
+                yield from _evict(owner.turns, max(len(owner.turns.activations) // 10, least))
         self._full = full
 
     def _measure(self, owner: Evicting) -> None:
         turns, sizes = owner.turns, []
-        some = islice(reversed(turns.residents.values()), max(MEASURED // len(self._owners), 1))
-        for resident in list(some):
-            size_bytes = estimated_bytes(resident)
+        some = islice(reversed(turns.activations.values()), max(MEASURED // len(self._owners), 1))
+        for activation in list(some):
+            size_bytes = estimated_bytes(activation)
             sizes.append(size_bytes)
             if size_bytes > self._object_bytes:
                 owner.counts.oversized += 1
                 _logger.warning(
                     "object is too large to stay in memory",
-                    object=resident.key,
+                    object=activation.key,
                     size_bytes=size_bytes,
                     object_bytes=self._object_bytes,
                 )
-                drop(turns, resident)
-        turns.resident_bytes = sum(sizes) * len(turns.residents) // len(sizes) if sizes else 0
+                drop(turns, activation)
+        turns.resident_bytes = sum(sizes) * len(turns.activations) // len(sizes) if sizes else 0
 
 
-def drop(turns: ActivationHolder, resident: Resident) -> None:
+def drop(turns: ActivationHolder, activation: Activation) -> None:
     """Evict it; one at work ends its turn and begins the next without what it had in memory."""
-    if resident.idle:
-        turns.evict(resident)
+    if activation.idle:
+        turns.evict(activation)
     else:
-        turns.instance_gone(resident)
-        resident.cache.clear()
+        turns.instance_gone(activation)
+        activation.cache.clear()
 
 
 def _evict(turns: ActivationHolder, most: int, used_before_ms: int | None = None) -> Iterator[None]:
-    """Evict up to `most` idle residents, the one used longest ago first; stop at one used later than that."""
-    residents = turns.residents
-    for looked_at in range(1, len(residents) + 1):
-        resident = next(iter(residents.values()), None)
-        if resident is None or not most:
+    """Evict up to `most` idle activations, the one used longest ago first; stop at one used later than that."""
+    activations = turns.activations
+    for looked_at in range(1, len(activations) + 1):
+        activation = next(iter(activations.values()), None)
+        if activation is None or not most:
             return
-        if not resident.idle:
-            residents.move_to_end(resident.key)
-        elif used_before_ms is not None and resident.state.used_ms > used_before_ms:
+        if not activation.idle:
+            activations.move_to_end(activation.key)
+        elif used_before_ms is not None and activation.state.used_ms > used_before_ms:
             return
         else:
-            turns.evict(resident)
+            turns.evict(activation)
             most -= 1
         if looked_at % LOOKED_AT == 0:
             yield
 
 
-def oldest_idle(residents: OrderedDict[str, Resident], kept: Resident) -> Resident | None:
-    """The idle resident that was used longest ago, but not `kept`; None if all that were looked at are at work."""
+def oldest_idle(activations: OrderedDict[str, Activation], kept: Activation) -> Activation | None:
+    """The idle activation that was used longest ago, but not `kept`; None if all that were looked at are at work."""
     for _ in range(PASSED_OVER):
-        resident = next(iter(residents.values()))
-        if resident is kept:
+        activation = next(iter(activations.values()))
+        if activation is kept:
             return None
-        if resident.idle:
-            return resident
-        residents.move_to_end(resident.key)
+        if activation.idle:
+            return activation
+        activations.move_to_end(activation.key)
     return None
 
 
 # Sizes
 
 
-def estimated_bytes(resident: Resident) -> int:
+def estimated_bytes(activation: Activation) -> int:
     """About how much memory an object takes: its instance, and what is cached of its state."""
-    size_bytes = sys.getsizeof(resident) + sum(200 + len(value or b"") for value in resident.cache.values())
-    if resident.instance is not None:
-        size_bytes += _Walk().size(vars(resident.instance), DEPTH)
+    size_bytes = sys.getsizeof(activation) + sum(
+        200 + len(value or b"") for value in activation.cache.values()
+    )
+    if activation.instance is not None:
+        size_bytes += _Walk().size(vars(activation.instance), DEPTH)
     return size_bytes
 
 
@@ -230,7 +232,7 @@ class _Walk:
 
 
 def process_bytes() -> int:
-    """Return the process's resident memory in bytes; 0 where /proc does not exist."""
+    """Return the process's activation memory in bytes; 0 where /proc does not exist."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

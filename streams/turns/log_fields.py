@@ -9,8 +9,8 @@ from perdure.streams.turns.activation import Turn
 def turn_fields(turn: Turn) -> dict[str, str]:
     """Return `object`, `offset` (`partition:offset`), and `trace` if the command carries one."""
     fields = {"object": turn.command.key}
-    if turn.resident is not None:
-        fields["offset"] = f"{turn.resident.tables.partition}:{turn.offset}"
+    if turn.activation is not None:
+        fields["offset"] = f"{turn.activation.tables.partition}:{turn.offset}"
     if trace := of_trace(turn.command.traceparent):
         fields |= trace
     return fields

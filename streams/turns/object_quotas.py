@@ -28,7 +28,7 @@ from perdure.schemas.errors import OverQuota
 from perdure.streams.state.creator_rows import CreatorRows
 
 if TYPE_CHECKING:  # they stand on this file
-    from perdure.streams.turns.activation import Resident, Turn
+    from perdure.streams.turns.activation import Activation, Turn
 
 # the creator of an object in memory: a principal, or one of these (no client's principal has such a name)
 EMPTY = ""  # it has no values
@@ -82,17 +82,17 @@ class ObjectQuotas:
 
     def committed(self, turn: Turn, overlay: Overlay) -> None:
         """Update the counts after a commit."""
-        resident = turn.resident
-        assert resident is not None
-        made = self._made[resident.tables.partition]
+        activation = turn.activation
+        assert activation is not None
+        made = self._made[activation.tables.partition]
         if overlay.cleared:
             made[_maker(turn)] -= 1  # the count of EMPTY and UNCOUNTED is never read
-            resident.maker = EMPTY
+            activation.maker = EMPTY
         if _makes(turn):
-            resident.maker = turn.command.principal
-            made[resident.maker] += 1
-        elif resident.maker == EMPTY and _puts(overlay):
-            resident.maker = UNCOUNTED
+            activation.maker = turn.command.principal
+            made[activation.maker] += 1
+        elif activation.maker == EMPTY and _puts(overlay):
+            activation.maker = UNCOUNTED
 
 
 def _makes(turn: Turn) -> bool:
@@ -101,19 +101,19 @@ def _makes(turn: Turn) -> bool:
 
 
 def _maker(turn: Turn) -> str:
-    resident = turn.resident
-    assert resident is not None
-    if resident.maker is None:
-        resident.maker = _read_creator(resident)
-    return resident.maker
+    activation = turn.activation
+    assert activation is not None
+    if activation.maker is None:
+        activation.maker = _read_creator(activation)
+    return activation.maker
 
 
-def _read_creator(resident: Resident) -> str:
+def _read_creator(activation: Activation) -> str:
     """Return the creator of an object that was just activated, from its rows: none of its turns is in flight."""
-    maker = resident.tables.creators.of(resident.key)
+    maker = activation.tables.creators.of(activation.key)
     if maker is not None:
         return maker
-    there = next(resident.scan("", None, reverse=False), None) is not None
+    there = next(activation.scan("", None, reverse=False), None) is not None
     return UNCOUNTED if there else EMPTY
 
 

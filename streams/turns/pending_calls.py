@@ -25,7 +25,7 @@ from perdure.schemas.errors import OutcomeUnknown
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import Reply, parse_reply
 from perdure.streams.log.base import Log, LogRecord, Tail, Topic
-from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.keys_in_flight import Spending, spending_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Call:
 class Peer(Protocol):
     """An owner of this process, as other owners' calls see it."""
 
-    def resident(self, key: str) -> Resident | None:
+    def activation(self, key: str) -> Activation | None:
         """The object, if it is in memory."""
 
     @property
@@ -191,8 +191,8 @@ class PendingCalls:
     def blocker(self, call: Call) -> Turn | None:
         """Return the turn that must end before this call does: its own, or the one it waits behind."""
         peer = self.peers.get(call.partition)
-        resident = None if peer is None else peer.resident(call.command.key)
-        running = None if resident is None else resident.running
+        activation = None if peer is None else peer.activation(call.command.key)
+        running = None if activation is None else activation.running
         if running is None or peer is None or call.no_room:
             return running
         waiting = peer.turn_of(spending_of(call.command))
@@ -209,11 +209,11 @@ def _waits(waiting: Turn | int | None) -> bool:
     """True if it waits in a mailbox: it does not run, and has not ended."""
     if waiting is None or isinstance(waiting, int):
         return waiting is not None
-    resident = waiting.resident
-    assert resident is not None
+    activation = waiting.activation
+    assert activation is not None
     return (
         not waiting.over
         and waiting.entry is None
         and waiting.reply is None
-        and resident.running is not waiting
+        and activation.running is not waiting
     )

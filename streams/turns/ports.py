@@ -43,8 +43,8 @@ class PartitionBounds:
     """Limits of one partition; commands beyond one are refused by the gateway or wait on the log."""
 
     mailbox: int = 10_000
-    undone: int = 1_000_000
-    residents: int = 200_000
+    backlog: int = 1_000_000
+    activations: int = 200_000
     stretch: int = 10_000  # so many done commands in a row are not read again at a start
     entry_bytes: int = 9 << 20
     charges: int = 3  # a command that was running so often when the process died is parked

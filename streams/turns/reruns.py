@@ -104,6 +104,29 @@ class Reruns:
         kept = turn.again or turn.tries > 0 or comes_again(turn.command)
         return kept or self._places is None or turn.offset in self._places
 
+    async def compare(
+        self,
+        turn: Turn,
+        result: Any,
+        error: BaseException | None,
+        ended: Callable[[Turn, Any, BaseException | None, bool], None],
+        failed: Callable[[Turn, Exception], None],
+    ) -> None:
+        """Compare an ended turn with its earlier calls, then end it. Its object waits, and its deadline counts.
+
+        turn: the turn, which may have run before.
+        result: what its handler returned.
+        error: what its handler raised; None: nothing.
+        ended: called with the outcome and True once the turn is compared.
+        failed: called in place of `ended` for a fault of perdure's own.
+        """
+        try:
+            difference = await self.difference(turn, error)
+        except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
+            failed(turn, fault)
+        else:
+            ended(turn, result, difference or error, True)
+
     async def difference(self, turn: Turn, error: BaseException | None) -> PerdureError | None:
         """Return the error that the turn fails with; None: it has repeated all its earlier calls."""
         command = turn.command

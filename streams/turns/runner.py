@@ -35,7 +35,7 @@ from perdure.streams.journal.writer import Journal
 from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.log.log_time import LogTime
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.activation import Hold, Mailbox, Resident, Turn
+from perdure.streams.turns.activation import Activation, Hold, Mailbox, Turn
 from perdure.streams.turns.admission import early_outcome
 from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.commit import Committer
@@ -83,7 +83,7 @@ class Turns:
         self.tables = tables
         self.bounds, self.counts = bounds, counts
         self.journal, self.alarm_turns, self.time = journal, alarm_turns, time
-        self.residents: OrderedDict[str, Resident] = OrderedDict()
+        self.activations: OrderedDict[str, Activation] = OrderedDict()
         self.resident_bytes = 0  # estimated
         self._loop = asyncio.get_running_loop()
         self.keys_in_flight = KeysInFlight(tables, self.conclude, self._loop.time)
@@ -106,17 +106,17 @@ class Turns:
 
     def drop_all(self) -> None:
         """Drop all instances and overlays: the epoch is over. What still runs has no effect any more."""
-        for resident in self.residents.values():
-            if (turn := resident.running) is not None:
+        for activation in self.activations.values():
+            if (turn := activation.running) is not None:
                 self._over(turn)
                 self._cancelled.add(turn)
                 turn.cancel()
                 if turn.calling is not None and turn.calling.proof is not None:
                     turn.calling.proof.cancel()  # Tasks of the handler may wait for it
-            resident.state.end()
+            activation.state.end()
         self._loop.call_later(ABANDON_AFTER_S, abandon_all, self._cancelled)
         self.gone.end()
-        self.residents.clear()
+        self.activations.clear()
         self.keys_in_flight.clear()
 
     def take(self, record: LogRecord, command: Command) -> None:
@@ -131,13 +131,13 @@ class Turns:
                 return
             if keyed and record.offset < self.reruns.backlog_end:
                 self.reruns.prefetch(turn)
-            resident = turn.resident = self.resident(command.key)
-            if resident.running is None and not resident.mailbox:
+            activation = turn.activation = self.activation(command.key)
+            if activation.running is None and not activation.mailbox:
                 if keyed:
                     self.keys_in_flight.enter(command, turn)
                 queue = self._queue
                 if queue.spent_s >= SLICE_S:
-                    self._run_soon(turn, resident)
+                    self._run_soon(turn, activation)
                     return
                 began_s = queue.clock()
                 self.run(turn, fresh and not keyed)
@@ -145,45 +145,45 @@ class Turns:
                 if queue.spent_s >= LOOKS_AFTER_S:
                     queue.look()
                 return
-            if resident.mailbox is None:
-                resident.mailbox = Mailbox()
-            waiting = turn if len(resident.mailbox) < self.bounds.mailbox else record.offset
+            if activation.mailbox is None:
+                activation.mailbox = Mailbox()
+            waiting = turn if len(activation.mailbox) < self.bounds.mailbox else record.offset
             if keyed:
                 self.keys_in_flight.enter(command, waiting)
-            resident.mailbox.append(waiting)
+            activation.mailbox.append(waiting)
         except Exception as error:  # noqa: BLE001 - any fault of perdure's own
             self.internal_faults.failed(turn, error)
 
-    def resident(self, key: str) -> Resident:
-        residents = self.residents
-        resident = residents.get(key)
-        if resident is not None:
-            residents.move_to_end(key)
-            return resident
+    def activation(self, key: str) -> Activation:
+        activations = self.activations
+        activation = activations.get(key)
+        if activation is not None:
+            activations.move_to_end(key)
+            return activation
         kind = self._types[namespace_of(key)]
-        resident = residents[key] = Resident(key, kind, self.tables, self.bounds.limits)
-        resident.calls = self.calls
+        activation = activations[key] = Activation(key, kind, self.tables, self.bounds.limits)
+        activation.calls = self.calls
         if key in self.tables.admin.paused:
-            resident.running = Hold.of(resident)
-        if len(residents) > self.bounds.residents:
-            idle = oldest_idle(residents, resident)
+            activation.running = Hold.of(activation)
+        if len(activations) > self.bounds.activations:
+            idle = oldest_idle(activations, activation)
             if idle is not None:
                 self.evict(idle)
-        return resident
+        return activation
 
-    def evict(self, resident: Resident) -> None:
+    def evict(self, activation: Activation) -> None:
         """Remove an idle object from memory; its next command activates it again."""
-        assert resident.idle, f"{resident.key} is at work"
-        del self.residents[resident.key]
-        self.instance_gone(resident)
+        assert activation.idle, f"{activation.key} is at work"
+        del self.activations[activation.key]
+        self.instance_gone(activation)
         self.counts.evictions += 1
 
     # Running
 
     def run(self, turn: Turn, fresh: bool = False) -> None:
         """Run a turn. `fresh`: its command has just been appended, and has no key."""
-        command, resident = turn.command, turn.resident
-        assert resident is not None
+        command, activation = turn.command, turn.activation
+        assert activation is not None
         failpoints.hit("owner.before_turn")
         alarm = command.kind == ALARM
         early = self.alarm_turns.early(turn) if alarm else None
@@ -193,27 +193,29 @@ class Turns:
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
             self.conclude(turn, early)
-            self._next(resident)
+            self._next(activation)
             return
         if self.charged and self.charged.get(turn.offset, 0) >= self.bounds.charges:
             self.counts.parked += 1
             self.conclude(turn, parking(turn, self.charged[turn.offset], self.alarm_turns))
-            self._next(resident)
+            self._next(activation)
             return
-        resident.running = turn
+        activation.running = turn
         if self._after_crash and not turn.on_log and sender_never_retries(command):
             turn.on_log = True
             self.journal.add_barrier(lambda: self._run_if_current(turn))
             return
         turn.time_ms = turn.record.time_ms
         turn.overlay = overlay = Overlay()
-        resident.state.begin(turn, overlay, turn.time_ms)
+        activation.state.begin(turn, overlay, turn.time_ms)
         if self._tracing is not None:
             self._tracing.began(turn)
             command = turn.command
         context = self._turn_context.copy()  # one for each: its Tasks may outlive it
         context.run(current_turn.set, turn)
-        handler = self.alarm_turns.handler(turn, self._env) if alarm else resident.handler(command, self._env)
+        handler = (
+            self.alarm_turns.handler(turn, self._env) if alarm else activation.handler(command, self._env)
+        )
         run_inline(self._loop, context, handler, turn, self._ended, self._word + turn.offset)
         if not turn.over and turn.task is not None and turn.until_s is not None:
             turn.timer = self._loop.call_at(turn.until_s, self._expire, turn)
@@ -244,21 +246,23 @@ class Turns:
         try:
             again = turn.offset < self.reruns.backlog_end or turn.again or turn.tries
             if again and not compared and self.reruns.must_compare(turn, error):
-                self._spawn(self._compared(turn, result, error))
+                self._spawn(
+                    self.reruns.compare(turn, result, error, self._ended, self.internal_faults.failed)
+                )
                 return
             turn.over = True
             if turn.timer is not None:
                 self._over(turn)
-            command, resident, overlay = turn.command, turn.resident, turn.overlay
-            assert resident is not None
+            command, activation, overlay = turn.command, turn.activation, turn.overlay
+            assert activation is not None
             assert overlay is not None
-            resident.state.end()
-            resident.running = None
+            activation.state.end()
+            activation.running = None
             if turn.cut is not None:
                 self.counts.runaways += type(turn.cut) is Runaway
                 error = error_of_cut(turn.cut, error)
             if command.hint and error is None:
-                note_hint(command.hint, resident, overlay)
+                note_hint(command.hint, activation, overlay)
             outcome = conclude(command, result, error, overlay)
             if outcome.reply.outcome == FAILED:
                 self._failures.failed(turn, error or outcome.reply)
@@ -270,101 +274,92 @@ class Turns:
                 outcome = self.alarm_turns.concluded(turn, outcome)
             elif outcome.reply.outcome == UNAVAILABLE and sender_never_retries(command):
                 if turn.tries < TRIES:
-                    self._run_later(turn, resident)
+                    self._run_later(turn, activation)
                     return
                 outcome = given_up(outcome)
             self.conclude(turn, outcome)
-            if resident.mailbox is not None:
-                self._next(resident)
+            if activation.mailbox is not None:
+                self._next(activation)
         except Exception as fault:  # noqa: BLE001 - any fault of perdure's own
             self.internal_faults.failed(turn, fault)
 
-    async def _compared(self, turn: Turn, result: Any, error: BaseException | None) -> None:
-        """Compare a turn that may have run before with its earlier calls. Its object waits, and its deadline counts."""
-        try:
-            difference = await self.reruns.difference(turn, error)
-        except Exception as fault:  # noqa: BLE001 - as above
-            self.internal_faults.failed(turn, fault)
-        else:
-            self._ended(turn, result, difference or error, True)
-
-    def _run_later(self, turn: Turn, resident: Resident) -> None:
+    def _run_later(self, turn: Turn, activation: Activation) -> None:
         """Repeat a turn whose sender would not; the other commands of its object wait behind it."""
-        self.instance_gone(resident)
-        rerun = Turn(turn.record, turn.command, resident, turn.offset, turn.until_s, tries=turn.tries + 1)
-        resident.running = rerun
+        self.instance_gone(activation)
+        rerun = Turn(turn.record, turn.command, activation, turn.offset, turn.until_s, tries=turn.tries + 1)
+        activation.running = rerun
         self._loop.call_later(FIRST_TRY_AGAIN_S * 2**turn.tries, self._run_if_current, rerun)
 
-    def _next(self, resident: Resident) -> None:
-        mailbox = resident.mailbox
+    def _next(self, activation: Activation) -> None:
+        mailbox = activation.mailbox
         if not mailbox:
-            resident.mailbox = None
+            activation.mailbox = None
             return
         mailbox.moved(self._queue.clock())
         waiting = mailbox[0]
         if isinstance(waiting, int):
             # it stays at the head until it has been read, so that nothing overtakes it
-            self._spawn(self._read_again(resident, waiting))
+            self._spawn(self._read_again(activation, waiting))
             return
         mailbox.popleft()
-        self._run_soon(waiting, resident)
+        self._run_soon(waiting, activation)
 
-    def _run_soon(self, turn: Turn, resident: Resident) -> None:
-        resident.running = turn  # so that a command that arrives meanwhile queues behind it
+    def _run_soon(self, turn: Turn, activation: Activation) -> None:
+        activation.running = turn  # so that a command that arrives meanwhile queues behind it
         self._queue.put(self._run_if_current, turn)
 
-    def free(self, resident: Resident) -> None:
+    def free(self, activation: Activation) -> None:
         """Let the next turn begin: nothing runs in the object, though no turn has ended normally."""
-        resident.running = None
-        self._next(resident)
+        activation.running = None
+        self._next(activation)
 
     def _run_if_current(self, turn: Turn) -> None:
-        resident = turn.resident
-        assert resident is not None
-        if not turn.over and self.residents.get(resident.key) is resident:
-            resident.running = None
+        activation = turn.activation
+        assert activation is not None
+        if not turn.over and self.activations.get(activation.key) is activation:
+            activation.running = None
             try:
                 self.run(turn)
             except Exception as error:  # noqa: BLE001 - any fault of perdure's own
                 self.internal_faults.failed(turn, error)
 
-    async def _read_again(self, resident: Resident, offset: int) -> None:
+    async def _read_again(self, activation: Activation, offset: int) -> None:
         """Read a command that waited as its offset only."""
         async for chunk in self.log.read(Topic.COMMANDS, self.tables.partition, offset, offset + 1):
             for record in chunk:
-                mailbox = resident.mailbox
-                if resident.running is not None or not mailbox or mailbox[0] != offset:
+                mailbox = activation.mailbox
+                if activation.running is not None or not mailbox or mailbox[0] != offset:
                     return  # it was paused meanwhile, or the mailbox was dropped
                 mailbox.popleft()
                 command = parse_admitted(record.key, record.value, record.headers)
                 record = self.time.read_again(record)
-                turn = Turn(record, command, resident, offset, self.time.until_s(command))
+                turn = Turn(record, command, activation, offset, self.time.until_s(command))
                 if command.client_key is not None:
                     self.keys_in_flight.enter(command, turn)
-                self._run_soon(turn, resident)
+                self._run_soon(turn, activation)
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """Take a waiting turn out of its mailbox and conclude it with `outcome`, or with its early outcome if it has one."""
-        resident = turn.resident
-        assert resident is not None
-        assert resident.mailbox is not None
-        resident.mailbox.remove(turn)
+        activation = turn.activation
+        assert activation is not None
+        assert activation.mailbox is not None
+        activation.mailbox.remove(turn)
         turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()
         self.conclude(turn, early_outcome(turn, self.tables, self._loop.time) or outcome)
 
     # Outcomes
 
     def conclude(self, turn: Turn, outcome: Outcome) -> None:
-        command, resident = turn.command, turn.resident
-        if command.client_key is not None and not outcome.entry and resident is not None:
+        command, activation = turn.command, turn.activation
+        if command.client_key is not None and not outcome.entry and activation is not None:
             outcome = self.reruns.kept(turn, outcome)
         if outcome.drop_instance:
-            self.instance_gone(resident)
+            self.instance_gone(activation)
         if outcome.entry:
-            assert resident is not None
+            assert activation is not None
             committed = self._committer.entry(turn, outcome)
             turn.concluded = True
-            resident.ended(committed)
+            activation.ended(committed)
             self.counts.entries += 1
             self.journal.add(turn)
             if command.client_key is not None:
@@ -374,7 +369,7 @@ class Turns:
         turn.concluded = True
         if (
             self._lock_is_proof
-            and (resident is None or not resident.unsettled)
+            and (activation is None or not activation.in_flight_writes)
             and command.client_key is None
             and outcome.reply.outcome == OK  # a command that was not done may still run, if this epoch breaks
             and self.log.shares_write(turn.record)
@@ -384,17 +379,17 @@ class Turns:
         else:
             turn.reply = outcome.reply
             self.journal.add(turn)
-            if command.client_key is not None and resident is not None:
+            if command.client_key is not None and activation is not None:
                 self.keys_in_flight.answer_copies(turn)
 
-    def instance_gone(self, resident: Resident | None) -> None:
+    def instance_gone(self, activation: Activation | None) -> None:
         """Drop an instance after an eviction or a failure, and close the sockets that it listened to."""
-        if resident is not None:
-            resident.instance = None
-            for id_ in resident.state.instance_gone():
-                self.gone.notify(resident.key, id_, GONE)
+        if activation is not None:
+            activation.instance = None
+            for id_ in activation.state.instance_gone():
+                self.gone.notify(activation.key, id_, GONE)
 
     def forget_key(self, turn: Turn) -> None:
         """Free the key of a turn whose outcome is durable."""
-        if turn.resident is not None:  # one without it was answered with 409
+        if turn.activation is not None:  # one without it was answered with 409
             self.keys_in_flight.forget(turn.command)

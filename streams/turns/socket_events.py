@@ -112,14 +112,14 @@ class SocketEvents:
         epoch = self._epoch
         self._under_way += 1
 
-        def settled(error: BaseException | None) -> None:
+        def appended(error: BaseException | None) -> None:
             if epoch == self._epoch:
-                self._settled(event, error)
+                self._appended(event, error)
 
         record = Record(*sealed_record(command, self._transport.seal))
-        self._transport.log.append(Topic.COMMANDS, self._partition, record, command).when_durable(settled)
+        self._transport.log.append(Topic.COMMANDS, self._partition, record, command).when_durable(appended)
 
-    def _settled(self, event: _Event, error: BaseException | None) -> None:
+    def _appended(self, event: _Event, error: BaseException | None) -> None:
         self._under_way -= 1
         if error is None:
             self._known.discard(event)

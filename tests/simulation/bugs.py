@@ -41,7 +41,7 @@ from perdure.streams.transfer import import_objects
 from perdure.streams.transfer.export_objects import ForeignObjects
 from perdure.streams.turns import admission, alarm_turns, commit, runner
 from perdure.streams.turns import calls as calls_module
-from perdure.streams.turns.activation import Resident, Turn
+from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import RunQueue
@@ -158,7 +158,7 @@ def read_without_proof() -> Any:
 
     def conclude(true: Callable[..., None]) -> Callable[..., None]:
         def unproven(self: Turns, turn: Turn, outcome: Outcome) -> None:
-            settled = turn.resident is None or not turn.resident.unsettled
+            settled = turn.activation is None or not turn.activation.in_flight_writes
             true(self, turn, outcome)
             if not outcome.entry and settled and turn.reply is not None:
                 assert self.journal._waiting.pop() is turn
@@ -219,8 +219,8 @@ def alarm_of_any_setting() -> Any:
     def early(true: Callable[..., Any]) -> Callable[..., Any]:
         def trusting(self: AlarmTurns, turn: Turn) -> Any:
             outcome = true(self, turn)
-            assert turn.resident is not None
-            row = turn.resident.alarm(turn.command.method)
+            assert turn.activation is not None
+            row = turn.activation.alarm(turn.command.method)
             if outcome is None or row is None or row.parked:
                 return outcome
             turn.alarm = row
@@ -238,7 +238,9 @@ def alarm_forgotten_at_a_take_over() -> Any:
 
 def alarm_rings_for_each_command() -> Any:
     """Whether an alarm still stands is asked of what is durable: a second command for it runs before the first is."""
-    return _instead(Resident, "alarm", lambda true: lambda self, name: self.tables.alarms.get(self.key, name))
+    return _instead(
+        Activation, "alarm", lambda true: lambda self, name: self.tables.alarms.get(self.key, name)
+    )
 
 
 def send_lost() -> Any:
@@ -429,7 +431,7 @@ def evicted_with_writes_under_way() -> Any:
     def idle(true: Any) -> Any:
         return property(lambda self: self.running is None and not self.mailbox)
 
-    return _instead(Resident, "idle", idle)
+    return _instead(Activation, "idle", idle)
 
 
 def namespace_deleted_by_name_only() -> Any:

@@ -239,10 +239,10 @@ class Node:
             GatewayWatch(),
         )
         store = StoreHandle(self, self.store)
-        residents = run.random.choice((1, 2, 200_000))
+        activations = run.random.choice((1, 2, 200_000))
         bounds = PartitionBounds(
             mailbox=run.random.choice((3, 10_000)),
-            residents=residents,
+            activations=activations,
             stretch=run.random.choice((2, 10_000)),
         )
         self.owners = [
@@ -301,10 +301,10 @@ class Node:
                     owner.tables.freeze()
                 while self.random.random() < 0.8 and owner.tables.write_memtable():
                     pass
-                residents = owner.turns.residents
-                for resident in [each for each in residents.values() if each.idle]:
+                activations = owner.turns.activations
+                for activation in [each for each in activations.values() if each.idle]:
                     if self.random.random() < 0.2:
-                        owner.turns.evict(resident)
+                        owner.turns.evict(activation)
             if self.random.random() < 0.3:
                 StoreHandle(self, self.store).flush()
 

@@ -55,12 +55,12 @@ def test_a_deletion_of_a_paused_object_waits_for_no_more_than_the_turn_that_runs
 
     async def told(reign: Reign) -> None:
         running = reign.send("a", "add", 1, 5)
-        await reign.until(lambda: reign.owner.turns.residents["Thing/a"].running)
+        await reign.until(lambda: reign.owner.turns.activations["Thing/a"].running)
         waiting = reign.send("a", "add", 10)
         assert (await act(reign, "a", PAUSE)).error is None
         assert running not in reign.doors.replies
         deleting = asyncio.create_task(act(reign, "a", DELETE))
-        await reign.until(lambda: len(reign.owner.turns.residents["Thing/a"].mailbox or ()) == 3)
+        await reign.until(lambda: len(reign.owner.turns.activations["Thing/a"].mailbox or ()) == 3)
         for what in (RESUME, PAUSE, PAUSE):
             assert (await act(reign, "a", what)).error is None
         assert (await deleting).error is None

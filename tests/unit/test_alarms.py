@@ -362,9 +362,9 @@ def test_a_storage_failure_puts_an_alarm_off(when: str) -> None:
             return (alarm if name == "default" else get)(key, name)
 
         await reign.until(lambda: reign.owner.alarms._sent or reign.owner.counts.alarms_due)
-        resident = reign.owner.turns.residents["Thing/a"]
+        activation = reign.owner.turns.activations["Thing/a"]
         read = {kind: Failing(getattr(tables, kind), get=failing) for kind in ("values", "alarms")}
-        resident.tables = Failing(tables, **read)  # type: ignore[assignment]  # what the object reads from
+        activation.tables = Failing(tables, **read)  # type: ignore[assignment]  # what the object reads from
         await asyncio.sleep(1.5)
         broken.clear()
         await asyncio.sleep(30)

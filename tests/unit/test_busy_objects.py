@@ -58,7 +58,7 @@ def test_an_alarm_of_an_object_that_is_never_at_rest_rings() -> None:
         for n in range(400):
             last = reign.send("a", "put", n)
             await asyncio.sleep(0.001)
-            most = max(most, len(reign.owner.turns.residents["Thing/a"].unsettled or ()))
+            most = max(most, len(reign.owner.turns.activations["Thing/a"].in_flight_writes or ()))
         assert most > 1, "each turn was durable before the next: the story shows nothing"
         assert most < 100
         await reign.told(last)

@@ -168,8 +168,8 @@ def error(reply: Reply) -> tuple[str, str]:
 
 def calls_of(realm: Realm, name: str) -> list[Call]:
     """What the running turn of an object waits for."""
-    resident = realm.owner_of(name).turns.residents.get(f"Thing/{name}")
-    running = None if resident is None else resident.running
+    activation = realm.owner_of(name).turns.activations.get(f"Thing/{name}")
+    running = None if activation is None else activation.running
     return [] if running is None or running.calling is None else [*running.calling.waiting]
 
 
@@ -386,7 +386,7 @@ def test_a_copy_that_comes_when_its_caller_is_over_is_not_run() -> None:
         a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
         realm.faults.late = 60.0
         asked = realm.ask(a, "both", b, 0)
-        await realm.until(lambda: realm.owners[0].undone)
+        await realm.until(lambda: realm.owners[0].backlog)
         realm.faults.next = ["late"]
         await realm.told(asked)
         assert realm.value(b) == 1
@@ -597,7 +597,7 @@ def test_a_call_whose_append_is_unknown_is_made_again(fate: str) -> None:
 
     async def told(realm: Realm) -> None:
         asked = realm.ask("a", "both", "b", 0)
-        await realm.until(lambda: realm.owner_of("a").undone)
+        await realm.until(lambda: realm.owner_of("a").backlog)
         realm.faults.next = [fate]
         assert [each.body for each in await realm.told(asked)] == [b'{"result":1}']
         await asyncio.sleep(5)
@@ -639,7 +639,7 @@ def test_a_call_does_not_leave_before_what_its_turn_has_seen_is_durable(shared: 
         asked = [realm.ask(a, "add"), realm.ask(a, "through", [b], "add")]
         commands = realm.broker.streams[Topic.COMMANDS, 1]
         await realm.until(lambda: commands.end)
-        assert realm.owners[0].turns.residents[f"Thing/{a}"].unsettled is None
+        assert realm.owners[0].turns.activations[f"Thing/{a}"].in_flight_writes is None
         assert realm.value(a) == 2
         assert realm.broker.streams[Topic.COMMANDS, 0].durable == 3
         await realm.told(*asked)

@@ -357,7 +357,7 @@ def test_what_a_turn_of_before_called_and_does_not_ask_for_again_is_told() -> No
             key = CallKey(CALL_KEY, 0, 5, n)
             owner.tables.answered_calls.fold(_with(old, str(key), payload_hash(command)), key)
         command = Command(f"Thing/{a}", CALL, "equal", body=call_body("equal", [b, 1], {}))
-        turn = Turn(LogRecord(5, 0, None, None), command, turns.resident(f"Thing/{a}"), 5)
+        turn = Turn(LogRecord(5, 0, None, None), command, turns.activation(f"Thing/{a}"), 5)
         difference = await turns.reruns.difference(turn, None)
         assert difference is not None
         assert "call gone" in str(difference)

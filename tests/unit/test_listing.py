@@ -19,7 +19,7 @@ from perdure.schemas.journal import Entry
 from perdure.schemas.replies import OK, Reply
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
-from perdure.streams.turns.activation import Resident
+from perdure.streams.turns.activation import Activation
 
 
 def in_turn(values: dict[str, Any], handler: Callable[[State], Awaitable[None]]) -> None:
@@ -179,7 +179,7 @@ def test_a_page_holds_nothing_of_the_store(tmp_path: Path) -> None:
         Entry(0, "A/a", 1, OK, Reply(OK, 200, (), b""), puts={f"n{n}": b"\x01" for n in range(99)}), 0
     )
     tables.write_all()
-    state = Resident("A/a", None, tables, InTurn().state._limits).state  # type: ignore[arg-type]  # no turn of its kind
+    state = Activation("A/a", None, tables, InTurn().state._limits).state  # type: ignore[arg-type]  # no turn of its kind
 
     async def main() -> Listing:
         turn = object()

@@ -203,7 +203,7 @@ def test_more_objects_than_may_be_resident_still_run_one_turn_at_a_time() -> Non
             assert mine == [(step, n) for n in range(5) for step in ("begin", "end")]
             assert reign.value(name, "count") == 5
 
-    story(Thing, told, shared=True, bounds=PartitionBounds(residents=1))
+    story(Thing, told, shared=True, bounds=PartitionBounds(activations=1))
 
 
 BAD = [
@@ -397,12 +397,12 @@ def test_too_many_undone_commands_pause_the_partition_until_half_are_done(shared
         offsets = [reign.send(f"n{n % 10}", "add", n, 0.1) for n in range(60)]
         most = 0
         while len(reign.doors.replies) < len(offsets):
-            most = max(most, reign.owner.undone)
+            most = max(most, reign.owner.backlog)
             await asyncio.sleep(0.001)
         assert 2 <= most <= bound
         assert len(marks(reign)) == 60
 
-    story(Thing, told, shared=shared, bounds=PartitionBounds(undone=bound))
+    story(Thing, told, shared=shared, bounds=PartitionBounds(backlog=bound))
 
 
 def test_offsets_that_the_log_does_not_show_count_as_done() -> None:
@@ -423,9 +423,9 @@ def test_a_read_that_was_answered_leaves_only_its_offset_until_that_is_journaled
     async def told(reign: Reign) -> None:
         await reign.told(reign.send("a", "look"))
         (turn,) = reign.seen
-        assert (turn(), reign.owner.undone, reign.owner.journal.idle) == (None, 1, False)
+        assert (turn(), reign.owner.backlog, reign.owner.journal.idle) == (None, 1, False)
         await reign.call("a", "add")
-        assert (reign.owner.undone, reign.owner.tables.done.mark) == (0, 2)
+        assert (reign.owner.backlog, reign.owner.tables.done.mark) == (0, 2)
 
     story(Thing, told)
 

@@ -21,7 +21,7 @@ from perdure.schemas.replies import OK, Reply
 from perdure.streams.log.base import LogRecord
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.activation import Mailbox, Resident, Turn
+from perdure.streams.turns.activation import Activation, Mailbox, Turn
 from perdure.streams.turns.calls import TurnCalls
 from perdure.streams.turns.keys_in_flight import KeysInFlight, Spending
 from perdure.streams.turns.known_calls import KnownCalls
@@ -41,22 +41,22 @@ class Node:
         self.tables = Tables(MemoryStore(), 0)
         self.keys = KeysInFlight(self.tables, lambda turn, outcome: None, lambda: 0.0)
         self.known = KnownCalls(self.tables, self.keys)
-        self.residents: dict[str, Resident] = {}
+        self.activations: dict[str, Activation] = {}
         self.pending = PendingCalls()
         self.pending.peers[0] = self
         self._offset = 0
 
     def running(self, name: str) -> Turn:
         """The turn that runs in the object of that name; made if there is none."""
-        resident = self.residents.get(name)
-        if resident is None:
-            resident = self.residents[name] = Resident(
+        activation = self.activations.get(name)
+        if activation is None:
+            activation = self.activations[name] = Activation(
                 name, ObjectType("Thing", Thing), self.tables, TurnLimits()
             )
-            turn = resident.running = self._turn(Command(name, "call", "work"), resident)
+            turn = activation.running = self._turn(Command(name, "call", "work"), activation)
             turn.calling = TurnCalls(Root(NOWHERE, 0, ""))
-        assert resident.running is not None
-        return resident.running
+        assert activation.running is not None
+        return activation.running
 
     def call(self, caller: str, callee: str) -> Call:
         """A call that waits in the callee's mailbox."""
@@ -66,11 +66,11 @@ class Node:
         call = Call(turn, command, 0)
         assert turn.calling is not None
         turn.calling.waiting[call] = None
-        resident = self.residents[callee]
-        waiting = self._turn(command, resident)
-        if resident.mailbox is None:
-            resident.mailbox = Mailbox()
-        resident.mailbox.append(waiting)
+        activation = self.activations[callee]
+        waiting = self._turn(command, activation)
+        if activation.mailbox is None:
+            activation.mailbox = Mailbox()
+        activation.mailbox.append(waiting)
         self.keys.enter(command, waiting)
         return call
 
@@ -78,19 +78,19 @@ class Node:
         """The call's turn begins: it leaves the mailbox."""
         turn = self.keys.turn_of((call.command.key, call.command.principal, call.command.client_key or ""))
         assert isinstance(turn, Turn)
-        assert turn.resident is not None
-        turn.resident.running = turn
+        assert turn.activation is not None
+        turn.activation.running = turn
         turn.calling = TurnCalls(Root(NOWHERE, 0, ""))
         return turn
 
-    def _turn(self, command: Command, resident: Resident) -> Turn:
+    def _turn(self, command: Command, activation: Activation) -> Turn:
         self._offset += 1
-        return Turn(LogRecord(self._offset, 0, None, None), command, resident, self._offset)
+        return Turn(LogRecord(self._offset, 0, None, None), command, activation, self._offset)
 
     # As a `Peer`
 
-    def resident(self, key: str) -> Resident | None:
-        return self.residents.get(key)
+    def activation(self, key: str) -> Activation | None:
+        return self.activations.get(key)
 
     @property
     def check_room(self) -> Callable[[str], None]:
@@ -128,7 +128,7 @@ def test_a_call_that_runs_closes_no_ring() -> None:
     first = node.call("a", "b")
     node.run(first)
     assert node.pending.queued(first) is None
-    assert node.pending.blocker(first) is node.residents["b"].running
+    assert node.pending.blocker(first) is node.activations["b"].running
     assert node.pending.ring(first) == []
     back = node.call("b", "a")  # now it does wait for its caller
     assert names(node.pending.ring(back)) == ["b", "a"]

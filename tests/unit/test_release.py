@@ -41,7 +41,7 @@ def test_no_two_answers_have_one_message_id() -> None:
         reign.seen.append(go)
         reign.append_raw(b"Thing/a", b'{"method":"get"}')  # at offset 0; an entry's reply is its 0th message
         reign.append_raw(b"Thing/b", b'{"method":"add"}')
-        await reign.until(lambda: reign.owner.undone == 2)
+        await reign.until(lambda: reign.owner.backlog == 2)
         go.set()
         replies = reign.broker.streams[Topic.REPLIES, 0]
         await reign.until(lambda: replies.end == 2)

@@ -54,8 +54,8 @@ def residence(reign: Reign, **options: Any) -> Evictor:
     return Evictor([reign.owner], clock_ms=reign.clock_ms, **settings)
 
 
-def residents(reign: Reign) -> list[str]:
-    return [key.removeprefix("Thing/") for key in reign.owner.turns.residents]
+def activations(reign: Reign) -> list[str]:
+    return [key.removeprefix("Thing/") for key in reign.owner.turns.activations]
 
 
 def test_an_object_leaves_memory_when_it_was_idle_long_enough() -> None:
@@ -69,7 +69,7 @@ def test_an_object_leaves_memory_when_it_was_idle_long_enough() -> None:
         await reign.call("used", "turn")
         await asyncio.sleep(25)
         keep.sweep()
-        assert sorted(residents(reign)) == ["slow", "used"]
+        assert sorted(activations(reign)) == ["slow", "used"]
         assert (await reign.call("idle", "turn")).body == b'{"result":1}'
         assert (await reign.call("idle", "starts")).body == b'{"result":2}'
         await reign.told(slow)
@@ -88,10 +88,10 @@ def test_when_memory_is_short_those_used_longest_ago_leave_it() -> None:
             await reign.call(f"o{n}", "turn")
         slow = reign.send("o0", "turn", 0, 5)
         keep.sweep()
-        assert residents(reign) == [f"o{n}" for n in range(101, 250)] + ["o0"]
+        assert activations(reign) == [f"o{n}" for n in range(101, 250)] + ["o0"]
         rss[0] = 0
         keep.sweep()
-        assert len(residents(reign)) == 150
+        assert len(activations(reign)) == 150
         await reign.told(slow)
 
     story(Thing, told)
@@ -108,8 +108,8 @@ def test_objects_at_work_hide_no_idle_one_behind_them() -> None:
             await reign.call(f"idle{n}", "turn")
         await asyncio.sleep(100)
         keep.sweep()
-        assert not [name for name in residents(reign) if name.startswith("idle")]
-        assert len(residents(reign)) == len(busy)
+        assert not [name for name in activations(reign) if name.startswith("idle")]
+        assert len(activations(reign)) == len(busy)
         await reign.told(*busy)
 
     story(Thing, told)
@@ -136,13 +136,13 @@ def test_room_is_made_for_a_new_object_though_those_used_longest_ago_are_at_work
     """They are passed over, a few for each that comes, and never looked at again before the others."""
 
     async def told(reign: Reign) -> None:
-        reign.owner.turns.bounds = replace(reign.owner.bounds, residents=40)
+        reign.owner.turns.bounds = replace(reign.owner.bounds, activations=40)
         busy = [reign.send(f"busy{n}", "turn", 0, 5) for n in range(30)]
         await asyncio.sleep(1)
         for n in range(30):
             await reign.call(f"idle{n}", "turn")
-        assert len(residents(reign)) <= 42  # a few came while only busy ones were looked at
-        assert sum(name.startswith("busy") for name in residents(reign)) == 30
+        assert len(activations(reign)) <= 42  # a few came while only busy ones were looked at
+        assert sum(name.startswith("busy") for name in activations(reign)) == 30
         await reign.told(*busy)
 
     story(Thing, told)
@@ -158,9 +158,9 @@ def test_an_object_that_is_too_large_leaves_memory_after_its_turn() -> None:
         await reign.call("busy", "turn", 3 * MIB)
         busy = [reign.send("busy", "turn", 0, 5), reign.send("busy", "turn")]
         await asyncio.sleep(1)
-        assert 2.5 * MIB < estimated_bytes(reign.owner.turns.residents["Thing/large"]) < 4 * MIB
+        assert 2.5 * MIB < estimated_bytes(reign.owner.turns.activations["Thing/large"]) < 4 * MIB
         keep.sweep()
-        assert residents(reign) == ["small", "busy"]
+        assert activations(reign) == ["small", "busy"]
         first, second = await reign.told(*busy)
         assert (first.body, second.body) == (b'{"result":2}', b'{"result":1}')
         assert reign.owner.counts.oversized == 2
@@ -174,18 +174,18 @@ def test_an_estimate_looks_at_a_part_and_counts_each_value_once() -> None:
 
     async def told(reign: Reign) -> None:
         await reign.call("a", "turn")
-        resident = reign.owner.turns.residents["Thing/a"]
-        instance: Any = resident.instance
-        before = estimated_bytes(resident)
+        activation = reign.owner.turns.activations["Thing/a"]
+        instance: Any = activation.instance
+        before = estimated_bytes(activation)
         instance.circle = circle = []
         circle.append(circle)
         instance.again = [instance, circle, circle]
         instance.other = Strange()
-        assert before < estimated_bytes(resident) < before + 2000
+        assert before < estimated_bytes(activation) < before + 2000
         instance.many = list(range(1000, 1_000_000))
-        assert 30 * MIB < estimated_bytes(resident) < 50 * MIB
+        assert 30 * MIB < estimated_bytes(activation) < 50 * MIB
         instance.many = {n: {"n": n} for n in range(100_000)}
-        assert 20 * MIB < estimated_bytes(resident) < 80 * MIB
+        assert 20 * MIB < estimated_bytes(activation) < 80 * MIB
 
     story(Thing, told)
 

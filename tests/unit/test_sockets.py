@@ -176,19 +176,19 @@ def test_handler_style_survives_eviction_and_a_new_reign() -> None:
     async def told(reign: Reign) -> None:
         await upgrade(reign, 0)
         await say(reign, 0, "attach mine")
-        await reign.call("b", "count")  # one resident is allowed
-        assert list(reign.owner.turns.residents) == ["Thing/b"]
+        await reign.call("b", "count")  # one activation is allowed
+        assert list(reign.owner.turns.activations) == ["Thing/b"]
         assert texts(await say(reign, 0, "attached")) == [(b"mine", (0,))]
         await reign.end()
         await reign.begin()
         assert texts(await say(reign, 0, "attached")) == [(b"mine", (0,))]
         assert reign.seen.count("start") == 4
 
-    story(Room, told, bounds=PartitionBounds(residents=1))
+    story(Room, told, bounds=PartitionBounds(activations=1))
 
 
 def test_rows_are_decoded_once_per_residence() -> None:
-    """What the resident remembers is what the tables have, also while entries are under way."""
+    """What the activation remembers is what the tables have, also while entries are under way."""
 
     async def told(reign: Reign) -> None:
         for number in range(3):
@@ -199,9 +199,9 @@ def test_rows_are_decoded_once_per_residence() -> None:
         event(reign, 2, MESSAGE, "all here")
         await settle(reign)
         assert texts(reign.doors.shown) == [(b"here", (2,))]
-        resident = reign.owner.turns.residents["Thing/a"]
-        assert resident.socket_rows == reign.owner.tables.sockets.of("Thing/a")
-        assert list(resident.socket_rows) == [socket(2)]
+        activation = reign.owner.turns.activations["Thing/a"]
+        assert activation.socket_rows == reign.owner.tables.sockets.of("Thing/a")
+        assert list(activation.socket_rows) == [socket(2)]
 
     story(Room, told)
 
@@ -355,7 +355,7 @@ def test_a_listener_is_closed_with_its_instance(how: str) -> None:
         assert reign.owner.tables.sockets.of("Thing/a") == {}
         assert reign.seen.count("start") == (2 if how == "evicted" else 1)
 
-    story(Room, told, bounds=PartitionBounds(residents=1))
+    story(Room, told, bounds=PartitionBounds(activations=1))
 
 
 def test_a_listener_hears_its_close() -> None:
@@ -454,13 +454,13 @@ def test_listeners_of_an_instance_that_leaves_are_closed_though_the_log_is_full(
     async def told(reign: Reign) -> None:
         for number in range(10):
             await upgrade(reign, number, "/pair")
-        await reign.call("b", "count")  # one resident is allowed
+        await reign.call("b", "count")  # one activation is allowed
         await reign.until(lambda: not reign.owner.tables.sockets.of("Thing/a"))
         await settle(reign)
         last = [frame for frame in reign.doors.shown if frame.type == CLOSE_FRAME]
         assert sorted(number for frame in last for number in frame.sockets) == list(range(10))
 
-    story(Room, told, shared=True, faults=Narrow(), bounds=PartitionBounds(residents=1))
+    story(Room, told, shared=True, faults=Narrow(), bounds=PartitionBounds(activations=1))
 
 
 def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,8 +141,8 @@ def test_a_removal_that_fails_is_never_given_up() -> None:
 
     async def told(reign: Reign) -> None:
         await reign.call("a", "put", "short", 10)
-        resident = reign.owner.turns.residents["Thing/a"]
-        scan = type(resident).scan
+        activation = reign.owner.turns.activations["Thing/a"]
+        scan = type(activation).scan
         broken = [True]
 
         def failing(self: Any, *args: Any, **options: Any) -> Any:
@@ -150,7 +150,7 @@ def test_a_removal_that_fails_is_never_given_up() -> None:
                 raise StorageFailed("no")
             return scan(self, *args, **options)
 
-        type(resident).scan = failing  # type: ignore[method-assign]  # put back below
+        type(activation).scan = failing  # type: ignore[method-assign]  # put back below
         try:
             await asyncio.sleep(1000)
             row = reign.owner.tables.alarms.get("Thing/a", TTL)
@@ -160,6 +160,6 @@ def test_a_removal_that_fails_is_never_given_up() -> None:
             await asyncio.sleep(70)
             assert rows(reign) == []
         finally:
-            type(resident).scan = scan  # type: ignore[method-assign]  # as above
+            type(activation).scan = scan  # type: ignore[method-assign]  # as above
 
     story(Thing, told)

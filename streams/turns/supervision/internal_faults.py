@@ -76,11 +76,11 @@ class InternalFaults:
         turn.over = True
         outcome = failed_inside(turn.command)
         turn.time_ms = turn.record.time_ms
-        turn.resident = resident = turn.resident or turns.resident(turn.command.key)
-        resident.state.end()
-        if resident.running is turn:
-            resident.running = None
-        resident.forget()
+        turn.activation = activation = turn.activation or turns.activation(turn.command.key)
+        activation.state.end()
+        if activation.running is turn:
+            activation.running = None
+        activation.forget()
         try:
             turns.conclude(turn, self._of_alarm(turn, outcome))
         except Exception as error:
@@ -88,8 +88,8 @@ class InternalFaults:
                 raise
             report(error, "nor can this failure be journaled", turn)
             self._as_done(turn, outcome)
-        if resident.running is None and resident.mailbox:
-            turns.free(resident)
+        if activation.running is None and activation.mailbox:
+            turns.free(activation)
 
     def _of_alarm(self, turn: Turn, outcome: Outcome) -> Outcome:
         """Return `outcome`, with the change of the alarm if an alarm started the turn."""
@@ -105,8 +105,8 @@ class InternalFaults:
         """Answer the command and mark it as done, without an entry."""
         turn.entry, turn.encoded, turn.overlay = None, b"", None
         turn.reply, turn.concluded = outcome.reply, True
-        if turn.resident is not None:
-            turn.resident.instance = None
+        if turn.activation is not None:
+            turn.activation.instance = None
         if turn.command.kind == ALARM:
             self._turns.alarm_turns.again(turn)
         self._turns.counts.dones += 1
