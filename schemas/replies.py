@@ -19,7 +19,7 @@ PARKED = "parked"
 
 
 class ErrorInfo(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An error in a reply: `code` is a stable word (see schemas/errors.py), `detail` any JSON value."""
+    """An error in a reply: `code` is a stable word (see schemas/errors/), `detail` any JSON value."""
 
     code: str
     message: str

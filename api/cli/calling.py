@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 
 from perdure.api.cli.options import AlwaysJson
 from perdure.api.cli.output import without_rich
-from perdure.schemas.errors import ConfigError, OperatorError
+from perdure.schemas.errors import ConfigError, OperatorError, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 _TIMEOUT_S = 35.0  # longer than the server's own deadline (30 s by default), whose error says more
@@ -86,7 +86,6 @@ def call(
         import httpx  # noqa: F401  # with rich comes its own command line
 
     import perdure
-    from perdure.api.client.attempts import Unreachable
     from perdure.api.client.requests import Options, call_request, idempotency_key_of, key_of
 
     if not 0 < timeout_s < math.inf:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 from perdure.api.client.answers import COMMAND, RawResponse, code_of, error_of
-from perdure.schemas.errors import KeyConflict, OutcomeUnknown, PerdureError, Unavailable
+from perdure.schemas.errors import KeyConflict, OutcomeUnknown, PerdureError, Unavailable, Unreachable
 
 FIRST_S = 0.1
 LONGEST_S = 5.0
@@ -45,15 +45,6 @@ class Lost(NamedTuple):
 
     sent: bool
     why: str
-
-
-class Unreachable(Unavailable):
-    """No attempt of a call reached a server, so nothing was done.
-
-    Check the URL, and that a server runs there.
-
-    Raised by the client only, with the code `unavailable`.
-    """
 
 
 class Policy(NamedTuple):

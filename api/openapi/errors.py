@@ -10,12 +10,12 @@ Laws
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from perdure.api.openapi.parts import PROBLEM_JSON, Json, reference
 from perdure.api.problems import OF_OUTCOME, STATUS, UNAVAILABLE_STATUS
-from perdure.schemas.errors import CallerError, ObjectError, PerdureError
+from perdure.schemas.errors import CallerError, ObjectError, PerdureError, tree
 from perdure.schemas.replies import FAILED
 
 GUARDED = ("unauthenticated", "forbidden", "over-quota")
@@ -42,13 +42,6 @@ _HEADERS = {
 }
 
 
-def _tree(cls: type[PerdureError]) -> Iterator[type[PerdureError]]:
-    yield cls
-    for each in cls.__subclasses__():
-        if each.__module__ == PerdureError.__module__:  # an app may have errors of its own
-            yield from _tree(each)
-
-
 def status_of(cls: type[PerdureError]) -> int:
     """The HTTP status with which an error is answered."""
     fallback = OF_OUTCOME[FAILED] if issubclass(cls, ObjectError) else UNAVAILABLE_STATUS
@@ -56,7 +49,7 @@ def status_of(cls: type[PerdureError]) -> int:
 
 
 def _all_codes() -> dict[str, int]:
-    codes = {cls.code: status_of(cls) for cls in _tree(PerdureError) if cls not in _ROOTS}
+    codes = {cls.code: status_of(cls) for cls in tree() if cls not in _ROOTS}
     del codes["refused"]
     return {**STATUS, **codes, "refused": 409}
 

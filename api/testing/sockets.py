@@ -18,7 +18,10 @@ _TEXT_OPCODE = 1
 
 
 class SocketClosed(Exception):
-    """Raised when a WebSocket under test has closed, or could not be opened.
+    """A WebSocket under test has closed, or could not be opened. Raised in tests only (`perdure.testing`).
+
+    Whose fault: the test's, if it expected an open socket; otherwise `code` and `reason` say who closed it, and why.
+    What to do: expect it with `pytest.raises(SocketClosed)`, or correct what closes the socket.
 
     Attributes:
         code: the close code, or the HTTP status of the response that refused it.

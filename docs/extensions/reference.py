@@ -17,6 +17,7 @@ from perdure.schemas.replies import FAILED, REFUSED, ErrorInfo
 
 _ITEM = re.compile(r"(\w+(?:, \w+)*): ")
 _ERRORS = "perdure.schemas.errors."
+_LABEL = re.compile("^(Whose fault|What to do): ", re.MULTILINE)
 
 
 class Reference(griffe.Extension):
@@ -44,7 +45,8 @@ class Reference(griffe.Extension):
         names = {each.name for each in init.parameters} if isinstance(init, griffe.Function) else set()
         _list_parameters(cls, names)
         if cls.path.startswith(_ERRORS) and cls.docstring is not None:
-            cls.docstring.value += f"\n\n{facts_of(getattr(errors, cls.name))}"
+            text = _LABEL.sub(r"\n**\1:** ", cls.docstring.value)
+            cls.docstring.value = f"{text}\n\n{facts_of(getattr(errors, cls.name))}"
 
 
 def facts_of(cls: type[errors.PerdureError]) -> str:

@@ -22,7 +22,7 @@ from perdure import (
     Unavailable,
 )
 from perdure.api.client.answers import COMMAND, RawResponse, error_of
-from perdure.api.client.attempts import LONGEST_S, Attempt, Lost, Policy, Unreachable, Wait, attempts, pause_s
+from perdure.api.client.attempts import LONGEST_S, Attempt, Lost, Policy, Wait, attempts, pause_s
 from perdure.api.client.requests import Options, call_request, current_trace
 from perdure.api.client.sockets import is_lost
 from perdure.api.client.stubs import SyncStub
@@ -38,6 +38,7 @@ from perdure.schemas.errors import (
     OverQuota,
     StorageFailed,
     Unauthenticated,
+    Unreachable,
 )
 from perdure.schemas.replies import FAILED, REFUSED, ErrorInfo
 

@@ -11,9 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 import perdure
-from perdure import OutcomeUnknown
+from perdure import OutcomeUnknown, Unreachable
 from perdure.api.client.app import Connection
-from perdure.api.client.attempts import Unreachable
 
 
 class Slow:

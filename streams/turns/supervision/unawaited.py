@@ -19,7 +19,7 @@ from types import CoroutineType
 from typing import Any
 
 from perdure.objects.overlay import current_turn
-from perdure.schemas.errors import ObjectError, PerdureError, TurnEnded
+from perdure.schemas.errors import NeverAwaited, PerdureError, TurnEnded
 from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.supervision.failure_log import is_user_file
 
@@ -28,18 +28,10 @@ Warn = Callable[["CoroutineType[Any, Any, Any]"], None]
 _STDLIBS = ("warnings", "_py_warnings")
 
 
-class NeverAwaited(ObjectError):
-    """The error of a turn that left a coroutine unawaited; it ends the turn as any `ObjectError` does."""
-
-    def instead_of(self, error: BaseException | None) -> BaseException:
-        """Return the turn's error: this one, unless its handler raised an unrelated one."""
-        return self if error is None or isinstance(error, TurnEnded) else error
-
-
 def error_of_cut(cut: PerdureError, error: BaseException | None) -> BaseException:
     """Return the error of a turn that was cut short; `error`: what its handler raised then."""
     if isinstance(cut, NeverAwaited):
-        return cut.instead_of(error)
+        return cut if error is None or isinstance(error, TurnEnded) else error  # unless it is unrelated
     return cut.with_traceback(error.__traceback__ if error is not None else None)
 
 
