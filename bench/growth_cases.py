@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from perdure.objects.durable import DurableObject, Env
 from perdure.objects.registry import ObjectType, Registry
+from perdure.schemas.admin import MADE, Change
 from perdure.schemas.calls import Root
 from perdure.schemas.config_model import Limits
-from perdure.schemas.effects import SocketRow
+from perdure.schemas.effects import AlarmChange, SocketRow
+from perdure.schemas.journal import Entry, EntryRecord, Header, Migration, encode_chained, encode_unchained
+from perdure.schemas.migrations import Step as MigrationStep
+from perdure.schemas.replies import OK, Reply
 from perdure.schemas.sockets import HEARTBEAT_KIND
+from perdure.streams.journal.reader import NO_EPOCH
 from perdure.streams.log.base import LogRecord, Record, Topic
 from perdure.streams.log.memory.broker import MemoryBroker
 from perdure.streams.log.memory.log import MemoryLog
@@ -21,6 +28,7 @@ from perdure.streams.owner.socket_watch import SILENT_S, GatewayWatch
 from perdure.streams.state.rows import encode_row
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
+from perdure.streams.store.rocks import RocksStore
 from perdure.streams.turns.activation import NO_COMMAND, Activation, Hold, Turn
 from perdure.streams.turns.calls import TurnCalls
 from perdure.streams.turns.eviction import Evictor
@@ -227,6 +235,39 @@ def gateways_of_sockets(n: int) -> Step:
     return _Watching(1, n).look
 
 
+class _Deleting:
+    """A partition whose namespace is deleted: n objects of it have an alarm each, and a creator."""
+
+    def __init__(self, n: int) -> None:
+        self._folder = TemporaryDirectory(prefix="growth-")
+        self._tables = tables = Tables(RocksStore(Path(self._folder.name)), 0)
+        tables.apply(0, encode_unchained(Header("growth", "uuid", 0, 1)))
+        for at in range(n):
+            what: Any = {
+                "alarms": (AlarmChange("", USED_MS + at),),
+                "changes": (Change(MADE),),
+                "principal": "me",
+            }
+            self._fold(EntryRecord(NO_EPOCH, at, Entry(at, f"Old/{at:06}", USED_MS, OK, Reply(OK), **what)))
+            while tables.write_memtable():
+                pass
+        self._fold(Migration(NO_EPOCH, n, MigrationStep("v", deleted=("Old",))))
+
+    def _fold(self, record: EntryRecord | Migration) -> None:
+        reader = self._tables.reader
+        self._tables.apply(reader.offset, encode_chained(record, reader.chain)[0], in_pieces=True)
+
+    def piece(self) -> None:
+        """One step of the event loop."""
+        self._tables.remove_piece()
+        self._tables.write_all()
+
+
+def namespace_deletion(n: int) -> Step:
+    """n objects with an alarm each are deleted with their namespace. The step: one of the event loop's."""
+    return _Deleting(n).piece
+
+
 CASES = {
     case.name: case
     for case in (
@@ -274,6 +315,13 @@ CASES = {
             (1, 8, 64),
             10,
             gateways_of_partitions,
+        ),
+        Case(
+            "namespace-deletion",
+            "objects deleted with their namespace: one step of the event loop",
+            (5_000, 20_000, 80_000),
+            10,
+            namespace_deletion,
         ),
         Case(
             "gateways-of-sockets",

@@ -34,7 +34,17 @@ from perdure.schemas.errors import (
     OutcomeUnknown,
     PerdureError,
 )
-from perdure.schemas.journal import NO_COMMAND, Claim, EntryRecord, Header, NoOp, decode_record, in_runs
+from perdure.schemas.journal import (
+    NO_COMMAND,
+    Claim,
+    EntryRecord,
+    Header,
+    JournalRecord,
+    Migration,
+    NoOp,
+    decode_record,
+    in_runs,
+)
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.schemas.seal import fingerprint, id_of
@@ -44,6 +54,7 @@ from perdure.streams.log.base import Bounds, LogRecord, Topic
 from perdure.streams.owner.fence_check import claim_at, fenced
 from perdure.streams.owner.log_lines import log_attempt
 from perdure.streams.owner.owner import PASSING, Owner
+from perdure.streams.state.fold import finish_removal
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.state.tables import Tables
 from perdure.streams.transfer.import_objects import Destination, check_moves, move_in
@@ -246,17 +257,22 @@ async def _fold_as_ours(owner: Owner, end: int, epoch: int) -> _Again:
 async def _fold_up_to(owner: Owner, end: int) -> _Again:
     """Fold the journal up to `end`; returns the records from the output watermark on, to be emitted again."""
     tables, log = owner.tables, owner.log
+    await finish_removal(tables)
     start = tables.out_position
     before = JournalReader(tables.reader.name, start, exclusive=log.exclusive)
     fold_from = tables.reader.offset
     again: deque[tuple[int, EntryRecord | NoOp]] = deque()  # those below the output watermark are dropped
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
         first = chunk[0].offset
-        # decoded records are dropped at once, the few kept ones decoded again: reused memory is fast
-        if first >= tables.reader.offset:  # all of a rebuild: not asked for each record
-            counts = [tables.apply(each.offset, each.value) is not None for each in chunk]
-        else:
-            counts = [_fold(tables, before, each) for each in chunk]
+        counts = []  # decoded records are dropped at once, the few kept ones decoded again: reused memory is fast
+        for each in chunk:
+            if each.offset >= tables.reader.offset:
+                record = tables.apply(each.offset, each.value, in_pieces=True)
+                if type(record) is Migration:
+                    await finish_removal(tables)
+            else:
+                record = _pass(tables, before, each)
+            counts.append(record is not None)
         if first == 0:
             _check_header(owner, chunk[0].value)
         out = tables.meta.out
@@ -282,17 +298,12 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     return list(again)
 
 
-def _fold(tables: Tables, before: JournalReader, each: LogRecord) -> bool:
-    """Fold a record, or, if the state has applied it, only read it with `before`.
-
-    Returns True if it counts.
-    """
-    if each.offset >= tables.reader.offset:
-        return tables.apply(each.offset, each.value) is not None
+def _pass(tables: Tables, before: JournalReader, each: LogRecord) -> JournalRecord | None:
+    """Read a record that the state has applied, with `before`; the record if it counts."""
     record = before.step(each.offset, each.value)
     if isinstance(record, (EntryRecord, NoOp)) and record.out:
         tables.remember_end(before.position)
-    return record is not None
+    return record
 
 
 def _may_emit(record: EntryRecord | NoOp) -> bool:

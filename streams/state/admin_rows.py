@@ -76,14 +76,16 @@ class AdminRows:
         """Fold that nothing is parked at a place any more."""
         self._memtables.set_row(self._parked_row(place), None)
 
-    def remove_namespace(self, namespace: str) -> None:
-        """Fold that a namespace is deleted."""
+    def remove_namespace(self, namespace: str) -> Iterator[None]:
+        """Fold that a namespace is deleted, in pieces."""
         prefix = f"{namespace}/"
         for key in [key for key in self.paused if key.startswith(prefix)]:
             self._set_paused(key, None)
-        for place, parked in list(self.all_parked(Place(OF_ALARM, 0))):
-            if parked.key.startswith(prefix):
-                self.remove_parked(place)
+        for piece in self._memtables.pieces(self._parked, after(self._parked)):
+            for row, parked in piece:
+                if decode_parked(parked).key.startswith(prefix):
+                    self._memtables.set_row(row, None)
+            yield
 
     def _set_paused(self, key: str, row: Paused | None) -> None:
         if row is None:

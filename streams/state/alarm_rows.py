@@ -65,12 +65,14 @@ class AlarmRows:
         for name in self.of(key):
             self._set(key, name, None)
 
-    def remove_by_time(self, namespace: str) -> None:
-        """A namespace is deleted: remove its alarms' rows by time, which no range holds."""
+    def remove_by_time(self, namespace: str) -> Iterator[None]:
+        """A namespace is deleted: remove its alarms' rows by time, which no range holds, in pieces."""
         memtables, prefix = self._memtables, self._alarm + f"{namespace}/".encode()
-        for row, alarm in list(memtables.rows(prefix, after(prefix))):
-            due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
-            memtables.set_row(self._time + due + row[len(self._alarm) :], None)
+        for piece in memtables.pieces(prefix, after(prefix)):
+            for row, alarm in piece:
+                due = decode_alarm(alarm).due_ms.to_bytes(8, "big")
+                memtables.set_row(self._time + due + row[len(self._alarm) :], None)
+            yield
 
     def _set(self, key: str, name: str, row: AlarmRow | None) -> None:
         memtables = self._memtables

@@ -47,11 +47,13 @@ class CreatorRows:
             self._memtables.set_row(self._creator + key.encode(), None)
             self._count(principal, -1)
 
-    def remove_namespace(self, namespace: str) -> None:
-        """Fold that a namespace is deleted."""
+    def remove_namespace(self, namespace: str) -> Iterator[None]:
+        """Fold that a namespace is deleted, in pieces."""
         prefix = self._creator + f"{namespace}/".encode()
-        for row, _ in list(self._memtables.rows(prefix, after(prefix))):
-            self.removed(row[len(self._creator) :].decode())
+        for piece in self._memtables.pieces(prefix, after(prefix)):
+            for row, _ in piece:
+                self.removed(row[len(self._creator) :].decode())
+            yield
 
     def _count(self, principal: str, change: int) -> None:
         row = self._number_of + principal.encode()

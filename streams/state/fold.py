@@ -8,7 +8,8 @@ from typing import NamedTuple
 import structlog
 
 from perdure.schemas.errors import LogCorrupt
-from perdure.schemas.journal import EntryRecord
+from perdure.schemas.journal import EntryRecord, Migration
+from perdure.streams import failpoints
 from perdure.streams.log.base import Progress, Readable, Topic, silent
 from perdure.streams.state.rows import is_older, ranges_of
 from perdure.streams.state.tables import Tables
@@ -46,12 +47,16 @@ def drop_older(store: Store, partitions: int) -> None:
 async def fold(log: Readable, tables: Tables, end: int, progress: Progress = silent) -> Folded:
     """Fold the journal from where `tables` stand up to `end`. Raises `LogCorrupt`."""
     records = entries = 0
+    await finish_removal(tables)
     start = tables.reader.offset
     unflushed = 0
     async for chunk in log.read(Topic.JOURNAL, tables.partition, start, end):
         for each in chunk:
-            if type(tables.apply(each.offset, each.value)) is EntryRecord:
+            record = tables.apply(each.offset, each.value, in_pieces=True)
+            if type(record) is EntryRecord:
                 entries += 1
+            elif type(record) is Migration:
+                await finish_removal(tables)
         while tables.write_memtable():  # noqa: ASYNC110 - this yields between memtables, it does not wait
             await asyncio.sleep(0)
         records += len(chunk)
@@ -65,6 +70,14 @@ async def fold(log: Readable, tables: Tables, end: int, progress: Progress = sil
             f"{tables.reader.name}: it ends at offset {tables.reader.offset}, {end} was expected"
         )
     return Folded(records, entries)
+
+
+async def finish_removal(tables: Tables) -> None:
+    """Fold and write the rest of a step that deletes namespaces, one piece per step of the event loop."""
+    while tables.remove_piece():
+        while tables.write_memtable():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        failpoints.hit("state.removing")
 
 
 async def write_out(tables: Tables) -> None:

@@ -18,11 +18,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from perdure.objects.overlay import in_range, merged
 from perdure.streams.store.base import Range, Store
 
 ABSENT = object()
+PIECE_ROWS = 500  # of a walk that writes: one step of the event loop, about 1 ms
 
 
 class Memtable:
@@ -128,6 +130,15 @@ class Memtables:
             for row in memtable.between(start, end):
                 changes.setdefault(row, rows[row])
         return merged(self.store.scan(start, end), changes, sorted(changes), reverse=False)
+
+    def pieces(self, start: bytes, end: bytes) -> Iterator[list[tuple[bytes, bytes]]]:
+        """As `rows`, some at a time, at least once: rows may be folded and written between two pieces."""
+        while True:
+            piece = list(islice(self.rows(start, end), PIECE_ROWS))
+            yield piece
+            if len(piece) < PIECE_ROWS:
+                return
+            start = piece[-1][0] + b"\0"
 
     def set_row(self, row: bytes, value: bytes | None) -> None:
         """Fold a row of such a kind; None deletes it."""

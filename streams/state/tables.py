@@ -15,6 +15,9 @@ Laws
   and however often they were folded. (A `delete` of what is absent included.) [test_tables.py]
 - A memtable is whole records in journal order, coalesced, and one write with the meta row and done words that
   it leads to. [test_tables.py]
+- Only the step that deletes a namespace takes several memtables, of a bounded number of rows each. Until the
+  last, which ends it, the meta row has the position before the step: after a crash it is folded once more,
+  over what is left. [test_a_deleted_namespace_leaves_no_row_however_the_fold_was_cut]
 - The fold's clock is the log time of the command with the highest offset that has an entry (see
   streams/log/log_time.py).
 - The tables' age passes with it, by `STEP_MS` at most from one such command to the next, so that one
@@ -26,7 +29,7 @@ Laws
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from perdure.schemas.admin import MADE
@@ -77,6 +80,13 @@ class TablesInfo(NamedTuple):
     unwritten: int
 
 
+class Deletion(NamedTuple):
+    """A step that deletes namespaces and is being folded, and the position before it."""
+
+    step: Step
+    before: Position
+
+
 class Tables:
     """The tables of one partition, over a store that it shares with others: a table for each kind of row."""
 
@@ -98,6 +108,8 @@ class Tables:
         self._number = number
         self._exclusive = exclusive
         self._bucket_end_ms = 0  # the age at which keys and calls grow older
+        self._deletion: Deletion | None = None  # under way
+        self._removal: Iterator[None] = iter(())  # the rest of it
         self.load()
 
     def load(self) -> None:
@@ -133,8 +145,12 @@ class Tables:
 
     # Folding
 
-    def apply(self, offset: int, value: bytes | None) -> JournalRecord | None:
-        """Fold the journal's next record; the record if it counts. Raises `LogCorrupt`."""
+    def apply(self, offset: int, value: bytes | None, *, in_pieces: bool = False) -> JournalRecord | None:
+        """Fold the journal's next record; the record if it counts. Raises `LogCorrupt`.
+
+        With `in_pieces`, `remove_piece` has to be called before the next record until it returns False.
+        """
+        chain = self.reader.chain
         record = self.reader.step(offset, value)
         if record is None:
             return None
@@ -146,7 +162,9 @@ class Tables:
             if record.out:
                 self._fold_marks(record)
         else:
-            self._fold_other(record, offset)
+            self._fold_other(record, offset, chain)
+            while not in_pieces and self.remove_piece():
+                self.write_all()
         if self.memtables.open.size >= MEMTABLE_ROWS:
             self.freeze()
         return record
@@ -164,7 +182,7 @@ class Tables:
         if self.memtables.open.size >= MEMTABLE_ROWS:
             self.freeze()
 
-    def _fold_other(self, record: JournalRecord, offset: int) -> None:
+    def _fold_other(self, record: JournalRecord, offset: int, chain: bytes) -> None:
         if isinstance(record, NoOp):
             self._fold_marks(record)
             self.meta.clean = record.clean
@@ -173,7 +191,11 @@ class Tables:
             self._ends[0] = self.reader.position
             self._move_out()
         elif isinstance(record, Migration):
-            self._fold_step(record.step)
+            if record.step.deleted:
+                self._deletion = Deletion(record.step, Position(offset, record.epoch, record.seq, chain))
+                self._removal = self._remove(record.step)
+            else:
+                self._fold_step(record.step)
         elif isinstance(record, Claim):
             if record.says_of_seals:
                 self.meta.seal, self.meta.sealed_from = record.seal, record.sealed_from
@@ -228,21 +250,36 @@ class Tables:
     def _fold_step(self, step: Step) -> None:
         self.steps = (*self.steps, step)
         self.memtables.set_row(self._steps_row, encode_row(self.steps))
-        for namespace in step.deleted:
-            self._remove_namespace(namespace)
-        if step.deleted:
-            self.write_all()  # what is not written yet is read key by key, where a range would be overlooked
 
-    def _remove_namespace(self, namespace: str) -> None:
-        self.admin.remove_namespace(namespace)
-        self.creators.remove_namespace(namespace)
-        self.alarms.remove_by_time(namespace)
-        memtables = self.memtables
-        for start, end in of_namespace(self._number, namespace, self.meta.age_ms):
-            memtables.remove_rows(start, end)
-        values = memtables.open.values
-        for key in [key for key in values if key.startswith(f"{namespace}/")]:
-            del values[key]
+    def remove_piece(self) -> bool:
+        """Fold the next piece of a step that deletes namespaces, and freeze it; False if there is none left."""
+        deletion = self._deletion
+        if deletion is None:
+            return False
+        try:
+            next(self._removal, None)
+        except BaseException:  # of the store: what is removed stays removed, and may be removed once more
+            self._removal = self._remove(deletion.step)
+            raise
+        self.freeze()
+        return True
+
+    def _remove(self, step: Step) -> Iterator[None]:
+        """Fold a step that deletes namespaces: what is walked row by row in pieces, then all ranges at once."""
+        yield  # what is not written yet is read key by key, where a range would be overlooked
+        for namespace in step.deleted:
+            yield from self._remove_single_rows(namespace)
+        for namespace in step.deleted:
+            for start, end in of_namespace(self._number, namespace, self.meta.age_ms):
+                self.memtables.remove_rows(start, end)
+        self._fold_step(step)
+        self._deletion = None
+
+    def _remove_single_rows(self, namespace: str) -> Iterator[None]:
+        """The rows that no range holds: each piece can be removed once more without another effect."""
+        yield from self.admin.remove_namespace(namespace)
+        yield from self.creators.remove_namespace(namespace)
+        yield from self.alarms.remove_by_time(namespace)
 
     def _grow_older(self, time_ms: int) -> None:
         meta = self.meta
@@ -294,8 +331,8 @@ class Tables:
         if not memtable.records and not memtable.size:
             return
         meta = self.meta
-        reader = self.reader
-        meta.offset, meta.epoch, meta.seq, meta.chain = reader.position
+        position = self.reader.position if self._deletion is None else self._deletion.before
+        meta.offset, meta.epoch, meta.seq, meta.chain = position
         meta.watermark = self.done.mark
         self._done_rows.freeze(self.done, memtable)
         memtable.closing.append((self._meta_row, encode_row(meta)))

@@ -10,7 +10,8 @@ Laws
 - A configuration that does not follow from the journal is refused before anything is appended.
   [test_a_configuration_that_does_not_follow_stops_the_partition_untouched]
 - A deleted namespace leaves nothing: everything of its objects goes with the fold of the step's record, in
-  one write (see `rows.of_namespace`). Its name is never used again, so nothing of it can come back.
+  pieces between which the event loop runs (see `Tables.remove_piece`). Its name is never used again, so
+  nothing of it can come back.
   [test_a_deleted_namespace_leaves_no_row_however_the_fold_was_cut]
 """
 

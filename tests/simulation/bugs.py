@@ -34,7 +34,7 @@ from perdure.streams.owner.alarm_clock import AlarmClock
 from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.socket_watch import GatewayWatch
-from perdure.streams.state.memtables import after
+from perdure.streams.state.alarm_rows import AlarmRows
 from perdure.streams.state.object_scan import objects_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.transfer import import_objects
@@ -436,23 +436,39 @@ def evicted_with_writes_under_way() -> Any:
 
 def namespace_deleted_by_name_only() -> Any:
     """The step is journaled, and what the namespace held stays."""
-    return _instead(Tables, "_remove_namespace", lambda true: lambda self, namespace: None)
+
+    def removed(true: Any) -> Any:
+        def by_name(self: Tables, step: Any) -> Iterator[None]:
+            yield
+            self._fold_step(step)
+            self._deletion = None
+
+        return by_name
+
+    return _instead(Tables, "_remove", removed)
+
+
+def step_done_with_the_first_piece_of_a_deletion() -> Any:
+    """The meta row has the position behind the step before all that the namespace held is removed."""
+
+    def freeze(true: Callable[[Tables], None]) -> Callable[[Tables], None]:
+        def early(self: Tables) -> None:
+            deletion, self._deletion = self._deletion, None
+            true(self)
+            self._deletion = deletion
+
+        return early
+
+    return _instead(Tables, "freeze", freeze)
 
 
 def alarms_of_a_deleted_namespace_stay() -> Any:
     """Its rows go, but for those of its alarms by the time they are due."""
 
     def removed(true: Any) -> Any:
-        def forgetful(self: Tables, namespace: str) -> None:
-            prefix = b"t" + self.partition.to_bytes(2, "big")
-            by_time = dict(self.memtables.rows(prefix, after(prefix)))
-            true(self, namespace)
-            for row, value in by_time.items():
-                self.memtables.set_row(row, value)
+        return lambda self, namespace: iter(())
 
-        return forgetful
-
-    return _instead(Tables, "_remove_namespace", removed)
+    return _instead(AlarmRows, "remove_by_time", removed)
 
 
 def step_journaled_at_each_start() -> Any:
@@ -621,6 +637,7 @@ BUGS = (
     evicted_with_writes_under_way,
     namespace_deleted_by_name_only,
     alarms_of_a_deleted_namespace_stay,
+    step_done_with_the_first_piece_of_a_deletion,
     step_journaled_at_each_start,
     what_a_cut_copy_left_stays,
     cut_copy_taken_for_whole,

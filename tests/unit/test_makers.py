@@ -13,6 +13,7 @@ from perdure.objects.durable import DurableObject
 from perdure.schemas.admin import DELETE
 from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.commands import ADMIN, CALL, LOCAL, NOBODY, Command, call_body, sealed_record
+from perdure.schemas.journal import Migration, encode_chained
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
 from perdure.streams.log.base import Record, Topic
@@ -247,7 +248,8 @@ def test_a_deleted_object_counts_no_more() -> None:
             tables = Tables(MemoryStore(), owner.partition, exclusive=True)
             for each in await realm.records(Topic.JOURNAL, owner.partition):
                 tables.apply(each.offset, each.value)
-            tables._fold_step(Step("v1", deleted=("Thing",)))
+            step = Migration(tables.reader.epoch, tables.reader.seq, Step("v1", deleted=("Thing",)))
+            tables.apply(tables.reader.offset, encode_chained(step, tables.reader.chain)[0])
             tables.write_all()
             assert dict(tables.creators.counts()) == {}
             assert not [row for row, _ in tables.store.scan(b"o", b"p")]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -18,11 +22,12 @@ from perdure.schemas.journal import Claim, Migration, decode_record, encode_chai
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import REJECTED
 from perdure.streams import failpoints
-from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.base import Record, Topic, silent
 from perdure.streams.log.memory.broker import Faults
-from perdure.streams.state import tables as tables_module
+from perdure.streams.rebuild.verify import _verify_partition
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
+from perdure.streams.store.rocks import RocksStore
 from perdure.streams.turns.ports import OwnerState
 
 V1 = Step("v1", created=(("Thing", "Thing"), ("Old", "Old")))
@@ -113,17 +118,19 @@ def test_a_deleted_namespace_leaves_no_row_however_the_fold_was_cut(seed: int) -
                     "what reads see goes with the step, not later"
                 )
                 assert (tables.alarms.of(key), tables.sockets.of(key)) == ({}, {})
-    size = tables_module.MEMTABLE_ROWS
-    tables_module.MEMTABLE_ROWS = random.randrange(1, 9)
-    try:
+    sizes = {"tables.MEMTABLE_ROWS": random.randrange(1, 9), "memtables.PIECE_ROWS": random.randrange(1, 3)}
+    with ExitStack() as patched:
+        for name, size in sizes.items():
+            patched.enter_context(patch(f"perdure.streams.state.{name}", size))
         while pieces.reader.offset < len(journal.values):
-            pieces.apply(pieces.reader.offset, journal.values[pieces.reader.offset])
-            while random.random() < 0.4 and pieces.write_memtable():
-                pass
-            if random.random() < 0.1:
-                pieces = Tables(cut, 0)  # a crash: what was not written is folded again
-    finally:
-        tables_module.MEMTABLE_ROWS = size
+            pieces.apply(pieces.reader.offset, journal.values[pieces.reader.offset], in_pieces=True)
+            more = True
+            while more:
+                while random.random() < 0.4 and pieces.write_memtable():
+                    pass
+                if random.random() < 0.1:
+                    pieces = Tables(cut, 0)  # a crash: what was not written is folded again
+                more = pieces.remove_piece()
     for each in (tables, pieces):
         each.write_all()
     assert rows(whole) == rows(cut)
@@ -137,7 +144,13 @@ def a_fold_of_others(journal: Journal) -> list[tuple[bytes, bytes]]:
     """The rows of a fold that knows no migration, but for those of namespace A."""
     store = MemoryStore()
     tables = Tables(store, 0)
-    tables._remove_namespace = lambda namespace: None  # type: ignore[method-assign]  # what the step would remove
+
+    def without_removing(step: Step) -> Iterator[None]:
+        yield
+        tables._fold_step(step)
+        tables._deletion = None
+
+    tables._remove = without_removing  # type: ignore[method-assign]
     for offset, value in enumerate(journal.values):
         tables.apply(offset, value)
     tables.write_all()
@@ -263,3 +276,47 @@ def test_a_step_behind_a_rival_s_claim_is_void() -> None:
         assert reign.owner.tables.steps == (V1,)
 
     story(Thing, told, shared=True)
+
+
+class Reminded(Thing):
+    async def remind(self) -> None:
+        await self.state.set_alarm(2 * 1_700_000_000_000)
+
+    async def alarm(self) -> None: ...
+
+
+def test_a_state_that_was_cut_within_a_deletion_is_verified(tmp_path: Path) -> None:
+    """A deletion is many steps of the event loop. Cut between two: `verify` agrees, and the next owner ends it."""
+
+    async def told(reign: Reign) -> None:
+        for name in "abcde":
+            await reign.told(reign.send(name, "put", 7, kind="Old"), reign.send(name, "remind", kind="Old"))
+        await reign.end()
+        reign.migrations = (V1, V3)
+        reign.store = store = RocksStore(tmp_path / "state")  # type: ignore[assignment]
+        passes = 0
+
+        def cut(name: str) -> None:
+            nonlocal passes
+            passes += name == "state.removing"
+            if passes == 5:
+                reign.living.cancel()
+
+        failpoints.on_hit(cut)
+        with patch("perdure.streams.state.memtables.PIECE_ROWS", 1):
+            began = asyncio.create_task(reign.begin())
+            await reign.until(lambda: passes == 5 and reign.living.done())
+        failpoints.on_hit(None)
+        began.cancel()
+        left = rows(store)
+        assert len([row for row in left if row[0][:1] == b"t"]) in range(1, 5), "not within the deletion"
+        scratch = tmp_path / "verify"
+        replayed = RocksStore(scratch / "replayed")
+        counts = {"rows": 0, "journal_records": 0, "entries": 0}
+        await _verify_partition(reign.log, store, replayed, 0, "app-uuid", counts, silent, scratch)
+        assert rows(store) == left, "nothing of it was changed"
+        await reign.begin()
+        reign.owner.tables.write_all()
+        assert not [row for row in rows(store) if b"Old/" in row[0]]
+
+    story(Reminded, told, kinds=("Thing", "Old"))

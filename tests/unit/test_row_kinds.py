@@ -50,7 +50,8 @@ def test_the_count_of_a_creator_is_the_number_of_its_objects(layer: tuple[Memtab
     creators.created("A/b", "you")
     reach(memtables, where)
     assert dict(creators.counts()) == {"me": 2, "you": 1}
-    creators.remove_namespace("A")
+    for _ in creators.remove_namespace("A"):
+        reach(memtables, where)
     assert (creators.of("A/a"), creators.of("AB/c")) == (None, "me")
     assert dict(creators.counts()) == {"me": 1}
 
