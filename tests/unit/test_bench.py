@@ -29,7 +29,7 @@ Requests/sec:  123.45
 {"requests":2010,"duration_us":2000000,"p50_us":390,"p99_us":1200,"refused":%d,"connect":0,"read":0,"write":0,"timeout":0}
 """
 SETTINGS: Row = {"seconds": 2.0, "code": "abc"}
-PLAN = Plan(rounds=4, seconds=1.5, scenarios=("c1",), objects=0, activation=0, sockets=0, alarms=0)
+PLAN = Plan(rounds=4, seconds=1.5, scenarios=("c1",), objects=0, resident=0, sockets=0, alarms=0)
 
 
 def row(side: str, round_: int, **figures: float) -> Row:
