@@ -1,0 +1,89 @@
+"""The members of an app: the nodes that are there, by the heartbeats on the log.
+
+Pure: `apply` takes the heartbeats in their order on the log. Two nodes that have read the same ones hold the
+same members.
+
+Laws [test_members.py]
+- A member is gone when another one has counted `SILENT_TICKS` since its last heartbeat, when it says that it
+  has left, or when a later one has its data directory. What it sends afterwards is ignored.
+- Readers that began at different places of the log agree in the end: what one of them has wrongly taken for gone,
+  and goes on for `SILENT_TICKS`, is a member again. (A member that reads that it is gone does not go on.)
+- While the log takes no heartbeats, no member counts, and none is taken for gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.streams.placement.beats import Beat
+
+BEAT_S = 1.0
+SILENT_TICKS = 5
+REMEMBERED = 1_000  # members that are gone
+
+
+class _Member:
+    __slots__ = ("beat", "ticks")
+
+    def __init__(self, beat: Beat) -> None:
+        self.beat = beat
+        self.ticks: dict[str, int] = {}  # of each other member, when this one was heard last
+
+
+class Members:
+    """The members that are there, in the order in which they joined."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, _Member] = {}
+        self._gone: dict[str, int] = {}  # the tick from which on it would be a member again; -1: never
+        self.nodes: dict[str, int] = {}  # the names in claims of all that have been members
+
+    @property
+    def beats(self) -> Sequence[Beat]:
+        """The newest heartbeat of each member."""
+        return [member.beat for member in self._members.values()]
+
+    def __contains__(self, member: str) -> bool:
+        return member in self._members
+
+    def is_gone(self, member: str) -> bool:
+        """True if it was a member and is not any more."""
+        return member in self._gone
+
+    def apply(self, beat: Beat) -> bool:
+        """Take the next heartbeat; True if the members, or what they say of partitions, are others now."""
+        name = beat.member
+        _remember(self.nodes, beat.node, 0)
+        if beat.left:
+            self._remove(name, -1)
+            return True
+        if not 0 <= self._gone.get(name, 0) <= beat.tick:
+            return False
+        before = self._members.get(name)
+        changed = before is None or before.beat.leaving != beat.leaving
+        if before is None:
+            before = self._members[name] = _Member(beat)
+            self._gone.pop(name, None)
+            for earlier in self.beats:
+                if earlier.home == beat.home and earlier.member != name:
+                    self._remove(earlier.member, -1)
+        changed = changed or (before.beat.serving, before.beat.warm) != (beat.serving, beat.warm)
+        before.beat = beat
+        before.ticks = {other: member.beat.tick for other, member in self._members.items() if other != name}
+        for other, member in list(self._members.items()):
+            if other != name and beat.tick - member.ticks.setdefault(name, beat.tick) >= SILENT_TICKS:
+                self._remove(other, member.beat.tick + SILENT_TICKS)
+                changed = True
+        return changed
+
+    def _remove(self, name: str, until: int) -> None:
+        self._members.pop(name, None)
+        _remember(self._gone, name, until)
+        for member in self._members.values():
+            member.ticks.pop(name, None)
+
+
+def _remember(names: dict[str, int], name: str, value: int) -> None:
+    names[name] = value
+    if len(names) > REMEMBERED:
+        del names[next(iter(names))]
