@@ -172,11 +172,21 @@ def _jwks_url(text: str) -> str:
             f'"{without_credentials(text)}" is not the address of a key set; use one such as '
             '"https://issuer.example/jwks.json"'
         )
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+    if not is_https_or_loopback(text):
         raise ValueError(
             f'"{without_credentials(text)}" must begin with https://: otherwise an attacker on the way could replace the keys'
         )
     return text
+
+
+def is_https_or_loopback(url: str) -> bool:
+    """True if what is sent to `url` cannot be read or changed on the way."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    host = parts.hostname
+    return host is not None and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
 
 
 def _is_loopback(host: str) -> bool:

@@ -41,6 +41,7 @@ from perdure.schemas.config_model import (
 )
 from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.errors import ConfigError
+from perdure.schemas.kafka import FILES, SECRETS, Kafka
 from perdure.schemas.secrecy import MASK, SECRET_NAME, shown, without_credentials
 from perdure.schemas.section import Section
 
@@ -67,7 +68,12 @@ _FOR_TESTS = ("PERDURE_TEST_", "PERDURE_REQUIRE_")  # read by the test suite, no
 _FOR_CLIENTS = ("PERDURE_TOKEN", "PERDURE_URL")  # read by `perdure call`; a server may live in the same shell
 _NOT_INHERITED = ("durable_objects", "vars", "secrets")
 _READ_IN_WRANGLER = ("name", "main", "vars", "durable_objects", "migrations")
-_TABLES: Mapping[str, type[Section]] = {"limits": Limits, "durable_objects": DurableObjects, "jwt": Jwt}
+_TABLES: Mapping[str, type[Section]] = {
+    "limits": Limits,
+    "durable_objects": DurableObjects,
+    "jwt": Jwt,
+    "kafka": Kafka,
+}
 _ARRAYS: Mapping[str, type[Section]] = {
     "bindings": BindingConfig,
     "migrations": MigrationConfig,
@@ -106,7 +112,10 @@ def parse_config(
         if value is not None:
             path = tuple(key.split("."))
             _put(table, path, _typed(f"--{path[-1].replace('_', '-')}", path, value))
-    return _validated(table, "configuration")
+    config = _validated(table, "configuration")
+    if problem := config.kafka.problem():
+        raise ConfigError(problem)
+    return config
 
 
 def masked(config: Config) -> dict[str, Any]:
@@ -114,6 +123,7 @@ def masked(config: Config) -> dict[str, Any]:
     effective: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
     variables = effective.pop("vars")
     effective["vars"] = _mask(variables)
+    effective["kafka"] = {name: value for name, value in effective["kafka"].items() if value is not None}
     effective["secrets"] = {name: None if value is None else MASK for name, value in config.secrets.items()}
     return effective
 
@@ -177,7 +187,14 @@ def _file_table(text: str, filename: str, env_name: str | None) -> Table:
             f"{filename}: a secret does not belong into the file: set PERDURE_SEAL_SECRET, or name a file with "
             "seal_secret_file"
         )
-    for table, key in ((base, "data_dir"), (base, "seal_secret_file"), (base.get("jwt"), "jwks_file")):
+    kafka = base.get("kafka")
+    if isinstance(kafka, dict) and (secret := next((key for key in SECRETS if key in kafka), None)):
+        raise ConfigError(
+            f"{filename}: a secret does not belong into the file: set PERDURE_KAFKA__{secret.upper()}, or name a file "
+            f"with kafka.{secret}_file"
+        )
+    places = [(base, "data_dir"), (base, "seal_secret_file"), (base.get("jwt"), "jwks_file")]
+    for table, key in (*places, *((kafka, key) for key in FILES)):
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str(Path(filename).parent / table[key])
     for step in base.get("migrations", ()):
@@ -266,7 +283,8 @@ def _from_environ(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str
         if _field(path) is not None:
             settings.append((path, text))
             continue
-        known = [name.upper() for name in (Limits if path[0] == "limits" and rest else Config).model_fields]
+        section: type[Section] = _TABLES.get(path[0], Config) if rest else Config
+        known = [name.upper() for name in section.model_fields]
         near = difflib.get_close_matches((rest or [head])[-1], known, n=1, cutoff=0.7)
         # Other PERDURE_ variables may belong to others (a service link, a client's); a typo may not.
         if near or rest:
@@ -282,9 +300,11 @@ def _field(path: tuple[str, ...]) -> FieldInfo | None:
             return FieldInfo(annotation=str)
         case ("limits", name):
             return Limits.model_fields.get(name)
-        case (
-            "limits" | "vars" | "secrets" | "durable_objects" | "migrations" | "tokens" | "jwt" | "quotas",
-        ):
+        case ("kafka", name):
+            return Kafka.model_fields.get(name)
+        case ("vars" | "secrets" | "migrations" | "tokens",):
+            return None
+        case (name,) if name in _TABLES or name == "quotas":
             return None
         case (name,):
             return Config.model_fields.get(name)

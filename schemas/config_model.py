@@ -28,9 +28,9 @@ from pydantic import (
 
 from perdure.schemas.access import Jwt, Quota, Token
 from perdure.schemas.durations import parse_duration_s
+from perdure.schemas.kafka import Kafka, log_address
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import SealSecrets, SecretIds
-from perdure.schemas.secrecy import without_credentials
 from perdure.schemas.section import Section
 from perdure.schemas.web import HostNames, Origins
 
@@ -40,7 +40,6 @@ MIB = 1024 * KIB
 MAX_RECORD_PART_BYTES = 8 * MIB
 
 _APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 
 def _app_name(name: str) -> str:
@@ -62,27 +61,6 @@ def _identifier(name: str) -> str:
 def _keep(text: str) -> str:
     if text != "forever" and parse_duration_s(text) <= 0:
         raise ValueError('must be longer than 0; use "forever" to keep everything')
-    return text
-
-
-def _log(text: str) -> str:
-    if text == "embedded":
-        return text
-    scheme, separator, brokers = text.partition("://")
-    named, hint = without_credentials(text), 'use "embedded" or "kafka://host:port[,host:port]"'
-    if not separator or scheme != "kafka":
-        if scheme.startswith("kafka"):
-            hint = f"TLS and SASL are not supported yet. {hint}, at a PLAINTEXT listener"
-        raise ValueError(f'"{named}" is not a log; {hint}')
-    if named != text:
-        raise ValueError(
-            f'"{named}" has credentials or parameters: TLS and SASL are not supported yet. Use '
-            '"kafka://host:port[,host:port]" at a PLAINTEXT listener'
-        )
-    for broker in brokers.split(","):
-        match = _BROKER.fullmatch(broker)
-        if match is None or not 0 < int(match[1]) < 65536:
-            raise ValueError(f'"{broker}" is not a Kafka address; use "kafka://host:port[,host:port]"')
     return text
 
 
@@ -188,7 +166,8 @@ class Config(Section):
     name: AppName = "app"
     main: str | None = None
     data_dir: Annotated[Path, Field(strict=False)] = Path(".perdure")  # TOML has no paths, only strings
-    log: Annotated[str, AfterValidator(_log)] = "embedded"
+    log: Annotated[str, AfterValidator(log_address)] = "embedded"
+    kafka: Kafka = Kafka()
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     partitions: Annotated[int, Field(ge=1, le=1024)] = 8

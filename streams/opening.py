@@ -59,8 +59,14 @@ async def open_reading(config: Config) -> Readable:
     if not config.kafka_brokers:
         return EmbeddedReading(log_in(config.data_dir))
     from perdure.streams.log.kafka.log import KafkaReading  # an extra, as below
+    from perdure.streams.log.kafka.security import security_options
 
-    kafka = KafkaReading(",".join(config.kafka_brokers), config.name, client_id="perdure-reading")
+    kafka = KafkaReading(
+        ",".join(config.kafka_brokers),
+        config.name,
+        client_id="perdure-reading",
+        security=security_options(config.kafka),
+    )
     await kafka.start()
     return kafka
 
@@ -68,9 +74,10 @@ async def open_reading(config: Config) -> Readable:
 async def kafka_partitions(config: Config) -> int:
     """How many partitions the app has on the configured brokers; 0: it is not there. Raises `LogUnreachable`."""
     from perdure.streams.log.kafka.clients import Endpoint
+    from perdure.streams.log.kafka.security import security_options
     from perdure.streams.log.kafka.topics import partitions_of
 
-    endpoint = Endpoint(",".join(config.kafka_brokers), "perdure-asking", {})
+    endpoint = Endpoint(",".join(config.kafka_brokers), "perdure-asking", security_options(config.kafka))
     return await partitions_of(endpoint, f"{config.name}.{Topic.JOURNAL.value}")
 
 
@@ -81,8 +88,9 @@ async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Lo
     """
     try:
         from perdure.streams.log.kafka.log import (
-            KafkaLog,  # an extra: only who uses Kafka installs its client
+            KafkaLog,  # an extra: installed only where Kafka is used
         )
+        from perdure.streams.log.kafka.security import security_options
     except ImportError as error:
         raise ConfigError(
             f"{config.log} needs the Kafka client, which is not installed: pip install 'aiokafka>=0.14,<0.15'"
@@ -93,6 +101,7 @@ async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Lo
         config.partitions,
         clock_ms=clock_ms,
         client_id=f"perdure-{node}",
+        security=security_options(config.kafka),
         leaving=leaving,
     )
     await kafka.start()

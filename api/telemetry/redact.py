@@ -48,7 +48,7 @@ class Scrubber:
 
     def __init__(self, config: Config, private: Callable[[], Iterable[str]] = tuple) -> None:
         self._private = private
-        values = {*config.secret_values.values(), *_secret_values(config.vars)}
+        values = {*config.secret_values.values(), *config.kafka.secret_values, *_secret_values(config.vars)}
         longest_first = sorted((each for each in values if len(each) >= _SHORTEST), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 

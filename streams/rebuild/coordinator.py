@@ -103,7 +103,8 @@ class Helpers:
     async def _start_worker(self, ends: dict[int, int], progress: Progress) -> None:
         config = self._config
         folder = self._folder / new_uuid()  # shared with no other worker, not even one that dies slowly
-        job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(folder), ends)
+        data_dir, kafka = str(config.data_dir), dict(config.kafka.revealed())
+        job = Job(config.name, config.log, data_dir, config.partitions, str(folder), ends, kafka)
         try:
             process = await asyncio.create_subprocess_exec(
                 *PROGRAM, stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES

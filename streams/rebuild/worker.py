@@ -20,11 +20,13 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from perdure.schemas.config import Config
 from perdure.schemas.errors import PerdureError
+from perdure.schemas.kafka import Kafka
 from perdure.streams.opening import open_reading
 from perdure.streams.state.fold import GC_THRESHOLD, fold
 from perdure.streams.state.rows import ranges_of
@@ -41,11 +43,15 @@ class Job(msgspec.Struct):
     partitions: int
     folder: str
     ends: dict[int, int]
+    kafka: dict[str, Any] = {}  # as `Kafka.revealed` has it: stdin is a pipe that no other process reads
 
     @property
     def config(self) -> Config:
         """The part of the app's configuration that names the log."""
-        return Config(name=self.name, log=self.log, data_dir=Path(self.data_dir), partitions=self.partitions)
+        kafka, data_dir = Kafka.from_revealed(self.kafka), Path(self.data_dir)
+        return Config(
+            name=self.name, log=self.log, kafka=kafka, data_dir=data_dir, partitions=self.partitions
+        )
 
 
 class FoldedSoFar(msgspec.Struct, tag=True):

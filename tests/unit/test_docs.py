@@ -19,6 +19,7 @@ from perdure.schemas import errors
 from perdure.schemas.config import Config, Limits, parse_config
 from perdure.schemas.errors import ObjectError, PerdureError, Refusal
 from perdure.schemas.journal import NO_CHAIN, NoOp, encode_chained
+from perdure.schemas.kafka import Kafka
 from perdure.schemas.replies import FAILED, REFUSED, ErrorInfo, Reply
 
 ROOT = Path(__file__).parents[2]
@@ -104,8 +105,9 @@ def test_the_file_map_has_every_file_of_the_rooms_and_no_other() -> None:
 
 def test_the_reference_has_every_setting_and_its_example_is_one() -> None:
     """Its tables have each key of a configuration, and the TOML above them can be used."""
-    names = {name for name in Config.model_fields if name != "limits"}
-    names |= {f"limits.{name}" for name in Limits.model_fields}
+    tables = {"limits": Limits, "kafka": Kafka}
+    names = Config.model_fields.keys() - tables.keys()
+    names |= {f"{table}.{name}" for table, section in tables.items() for name in section.model_fields}
     text = document("docs/reference/configuration.md")
     assert first_cells(text).keys() == names
     example = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0]

@@ -65,7 +65,7 @@ def test_an_error_about_the_log_quotes_no_piece_of_a_password(how: str, form: st
     error = error_of(form.format(password), how)
     assert not [piece for piece in PIECES if piece in error], error
     assert error.count("host:9092") <= 1, error
-    assert "PLAINTEXT" in error or "is not a log" in error
+    assert "[kafka] table" in error or "is not a log" in error
 
 
 def test_a_value_that_is_not_a_log_is_quoted_once() -> None:

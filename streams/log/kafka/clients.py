@@ -23,7 +23,6 @@ from aiokafka.errors import KafkaError, NodeNotReadyError
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.structs import TopicPartition
 
-from perdure.schemas.errors import LogUnreachable
 from perdure.streams.log.kafka.wire import Produce
 
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024  # `max.message.bytes` of the topics: one batch, headers and all
@@ -36,11 +35,15 @@ UNREACHED = (KafkaError, OSError, TimeoutError)  # what aiokafka raises if a bro
 
 
 class Endpoint(NamedTuple):
-    """The address of a Kafka cluster and the options of its clients; `security` goes to aiokafka as it is (SASL, TLS)."""
+    """The address of a Kafka cluster and the options of its clients; `security` is made by `security_options`."""
 
     bootstrap: str
     client_id: str
     security: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Without `security`, which holds the password."""
+        return f"Endpoint({self.bootstrap!r}, {self.client_id!r})"
 
     def options(self, role: str) -> dict[str, Any]:
         """Keyword arguments for any of aiokafka's clients; `role` tells them apart in the broker's log."""
@@ -52,10 +55,6 @@ class Endpoint(NamedTuple):
             "metadata_max_age_ms": METADATA_MAX_AGE_MS,
             **self.security,
         }
-
-    def unreachable(self, error: BaseException) -> LogUnreachable:
-        """The error an operator sees if a client cannot start; `error` is one of `UNREACHED`."""
-        return LogUnreachable(f"Kafka at {self.bootstrap}: {error!r}. Check the brokers.")
 
     def client(self, role: str) -> Any:
         """A client without a producer or consumer, for our own requests."""

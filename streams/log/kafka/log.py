@@ -21,6 +21,7 @@ from aiokafka.structs import TopicPartition
 from perdure.schemas.errors import LogUnreachable
 from perdure.streams.log.base import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
 from perdure.streams.log.kafka.clients import CUT_TIMEOUT_S, UNREACHED, Endpoint, named
+from perdure.streams.log.kafka.probe import unreachable
 from perdure.streams.log.kafka.producer import ProducerManager
 from perdure.streams.log.kafka.queues import Appends, KafkaReceipt, KafkaWriter
 from perdure.streams.log.kafka.reads import Reads
@@ -39,13 +40,15 @@ def _report(error: BaseException) -> None:
 
 
 class KafkaReading:
-    """An app's log on a Kafka cluster, for reading only: without a producer or tails. Arguments as those of `KafkaLog`."""
+    """An app's log on a Kafka cluster, for reading only: without a producer or tails. Parameters as those of `KafkaLog`."""
 
     exclusive = False
 
-    def __init__(self, bootstrap: str, app: str, *, client_id: str) -> None:
+    def __init__(
+        self, bootstrap: str, app: str, *, client_id: str, security: Mapping[str, Any] | None = None
+    ) -> None:
         self._app = app
-        self._endpoint = Endpoint(bootstrap, client_id, {})
+        self._endpoint = Endpoint(bootstrap, client_id, security or {})
         self._reads = Reads(self._endpoint, [f"{app}.{topic.value}" for topic in Topic])
 
     async def start(self) -> None:
@@ -55,7 +58,7 @@ class KafkaReading:
                 await self._reads.start()
         except UNREACHED as error:
             await self._reads.close()
-            raise self._endpoint.unreachable(error) from error
+            raise await unreachable(self._endpoint, error) from error
 
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
         """See `KafkaLog.read`."""
@@ -76,7 +79,7 @@ class KafkaLog:
     append_timeout_s: after it the outcome of an append is unknown if it was sent, and `Unavailable` if it was not.
     connect_timeout_s: after it `start` raises `LogUnreachable`.
     replication_factor: of topics that are created. None: three, or the number of brokers if there are fewer.
-    security: passed on to aiokafka (`security_protocol`, `sasl_mechanism`, `ssl_context`, …).
+    security: TLS and SASL, as `security_options` makes them; None: neither.
     leaving: the log is only copied from, so topics may have more partitions than `partitions`.
     """
 
@@ -141,7 +144,7 @@ class KafkaLog:
         except BaseException as error:
             await self._let_go()
             if isinstance(error, UNREACHED):
-                raise self._endpoint.unreachable(error) from error
+                raise await unreachable(self._endpoint, error) from error
             raise
         self._watch = TopicWatch(self._topics, self.partitions, self._stopped)
         for keep in (self._manager.keep, self._tails.keep, self._watch.keep):

@@ -22,7 +22,10 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-UNKNOWN_TOPIC = 3
+UNKNOWN_TOPIC, TOPIC_DENIED = 3, 29
+READ, WRITE, DELETE, DESCRIBE_CONFIGS = 3, 4, 6, 10  # operations of Kafka's ACLs on a topic
+ALL_OPERATIONS = -1  # as a set of bits
+_UNKNOWN_OPERATIONS = -(2**31)  # where the broker does not say
 NO_ID = "0" * 32
 
 
@@ -110,7 +113,7 @@ class _Request(Request[MetadataRequest_v5 | _RequestV10]):  # type: ignore[misc]
             named: list[tuple[bytes, str, dict[int, bytes]]] = [
                 (bytes(16), topic, {}) for topic in self._topics
             ]
-            return request_struct_class(named, False, False, False, {})
+            return request_struct_class(named, False, False, True, {})
         return request_struct_class(list(self._topics), False)
 
 
@@ -120,6 +123,12 @@ class Described(NamedTuple):
     id: str
     error_code: int
     leaders: tuple[int, ...]  # of its partitions, one that has none is -1
+    copies: int = 0  # replicas of the partition that has the fewest
+    operations: int = ALL_OPERATIONS  # bits of those that this client may do
+
+    def may(self, operation: int) -> bool:
+        """True if this client may do this operation on the topic, as far as the broker says."""
+        return bool(self.operations >> operation & 1)
 
 
 async def described(admin: Any, names: Sequence[str]) -> Mapping[str, Described]:
@@ -130,11 +139,17 @@ async def described(admin: Any, names: Sequence[str]) -> Mapping[str, Described]
     """
     answer = (await admin._send_request(_Request(names))).to_object()
     return {
-        each["topic"]: Described(
-            "" if (id_ := each.get("topic_id", NO_ID)) == NO_ID else id_,
-            each["error_code"],
-            tuple(part["leader"] for part in sorted(each["partitions"], key=lambda part: part["partition"])),
-        )
-        for each in answer["topics"]
-        if each["error_code"] != UNKNOWN_TOPIC
+        each["topic"]: _described(each) for each in answer["topics"] if each["error_code"] != UNKNOWN_TOPIC
     }
+
+
+def _described(topic: Mapping[str, Any]) -> Described:
+    parts = sorted(topic["partitions"], key=lambda part: part["partition"])
+    operations = topic.get("authorized", _UNKNOWN_OPERATIONS)
+    return Described(
+        "" if (id_ := topic.get("topic_id", NO_ID)) == NO_ID else id_,
+        topic["error_code"],
+        tuple(part["leader"] for part in parts),
+        min((len(part["replicas"]) for part in parts), default=0),
+        ALL_OPERATIONS if operations == _UNKNOWN_OPERATIONS else operations,
+    )

@@ -22,8 +22,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from perdure.schemas.backoff import Backoff
-from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
+from perdure.schemas.errors import OutcomeUnknown, Unavailable
 from perdure.streams.log.kafka.clients import UNREACHED, Endpoint, Producer, named
+from perdure.streams.log.kafka.probe import unreachable
 
 CONNECT_TIMEOUT_S = 3.0
 RECONNECT_S = (0.1, 2.0)  # first and longest pause before another producer is tried
@@ -125,15 +126,13 @@ class ProducerManager:
         self._drained: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Make the first producer. Raises `LogUnreachable`."""
+        """Make the first producer. Raises `LogUnreachable` or `ConfigError`."""
         producer = self._make(self._endpoint)
         try:
             await producer.start(self._topics, 2 * CONNECT_TIMEOUT_S)
         except UNREACHED as error:
             await producer.drop()
-            raise LogUnreachable(
-                f"Kafka at {self._endpoint.bootstrap}: a producer could not be started: {error!r}. Check the brokers."
-            ) from error
+            raise await unreachable(self._endpoint, error) from error
         self.producer = producer
 
     async def keep(self) -> None:

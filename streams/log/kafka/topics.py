@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar
 
+import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -26,11 +27,14 @@ from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import ConfigError, LogCorrupt, LogUnreachable, PerdureError
 from perdure.streams.log.base import Topic
 from perdure.streams.log.kafka.clients import MAX_MESSAGE_BYTES, UNREACHED, Endpoint, close_client
-from perdure.streams.log.kafka.metadata import Described, described
-from perdure.streams.log.kafka.probe import advice
+from perdure.streams.log.kafka.metadata import TOPIC_DENIED, Described, described
+from perdure.streams.log.kafka.probe import Diagnosis, diagnose, unreachable
+from perdure.streams.log.kafka.rights import WANTED, grant, missing_rights
 
-TOPIC_ALREADY_EXISTS = 36
+TOPIC_ALREADY_EXISTS, CLUSTER_DENIED = 36, 31
 RETRY_S = (0.1, 1.0)  # first and longest pause between attempts
+
+_logger = structlog.get_logger(__name__)
 
 SETTINGS = {
     "cleanup.policy": "delete",
@@ -102,7 +106,7 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
         await admin.start()
         existing = (await described(admin, [topic])).get(topic)
     except UNREACHED as error:
-        raise endpoint.unreachable(error) from error
+        raise await unreachable(endpoint, error) from error
     finally:
         await close_client(admin)
     if existing is None:
@@ -215,6 +219,7 @@ class Topics:
         """Connect, make what is absent, check what is there. Raises `LogUnreachable`, `ConfigError`."""
         until_s, backoff = self._loop.time() + timeout_s, Backoff(*RETRY_S, Random())
         last: object = "no broker answered"
+        before: Diagnosis | None = None  # why the previous attempt failed
         while self._loop.time() < until_s:
             try:
                 async with asyncio.timeout_at(until_s):
@@ -223,16 +228,23 @@ class Topics:
                         return
                     last = "not every partition has a leader"
             except UNREACHED as error:
-                last = repr(error)
+                last, diagnosis = repr(error), await diagnose(self._endpoint)
+                if diagnosis.certain and diagnosis == before:
+                    raise ConfigError(
+                        f"Kafka at {self._bootstrap} cannot be used: {diagnosis.text}"
+                    ) from None
+                before = diagnosis
             await asyncio.sleep(min(backoff.failed(), max(until_s - self._loop.time(), 0)))
         raise LogUnreachable(
             f"Kafka at {self._bootstrap} was not ready within {timeout_s:.0f} s: {last}. "
-            f"{await advice(self._bootstrap)}"
+            f"{(await diagnose(self._endpoint)).text}"
         )
 
     async def _ready(self) -> bool:
         """One attempt: True if all topics exist, have the right settings, and every partition has a leader."""
         existing = await self.described()
+        if lacking := missing_rights(self._endpoint, existing):
+            raise ConfigError(lacking)
         if any(each.error_code for each in existing.values()):
             return False
         counts = {name: len(each.leaders) for name, each in existing.items()}
@@ -250,6 +262,8 @@ class Topics:
         if any(leader < 0 for each in existing.values() for leader in each.leaders):
             return False
         await self._check_settings()
+        if not self._leaving and (lacking := missing_rights(self._endpoint, existing, WANTED)):
+            _logger.warning("Kafka does not allow all that perdure wants to do", reason=lacking)
         self.ids = {name: each.id for name, each in existing.items() if each.id}
         return True
 
@@ -281,6 +295,8 @@ class Topics:
             if error.retriable:
                 raise error(f"creating topic {name}: {text}")
             reason = text[0] if text and text[0] else error.__name__
+            if error_code in (TOPIC_DENIED, CLUSTER_DENIED):
+                reason = f"not allowed. Make the topics by docs/deploy/make-topics.sh, or {grant(self._endpoint, name, ('Create',))}"
             raise ConfigError(f"topic {name} could not be created with replication factor {copies}: {reason}")
 
     async def _check_settings(self) -> None:
