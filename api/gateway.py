@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from perdure.api.replies import PlacedReply, ReplyListener, RequestTracing
+from perdure.api.replies import FrameReceiver, PlacedReply, ReplyListener, RequestTracing
 from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, TooLarge, Unavailable
@@ -46,25 +46,6 @@ class ClientEnvelope(NamedTuple):
     client_key: str | None
     principal: str
     traceparent: str
-
-
-class FrameReceiver(Protocol):
-    """The holder of this gateway's WebSockets (see api/sockets/registry.py)."""
-
-    address: str
-
-    @property
-    def count(self) -> int:
-        """The number of open WebSockets."""
-
-    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """As `Ingress.frames`."""
-
-    def ended(self, reply_to: str, id_: str) -> bool:
-        """The turn of event `id_` has ended; False if it belongs to no socket here."""
-
-    def receive(self, record: LogRecord) -> bool:
-        """Handle a record of `{app}.replies`; False if it does not concern WebSockets."""
 
 
 class Gateway:
@@ -97,9 +78,8 @@ class Gateway:
         self._numbers = count()
         self._marked_s = -inf  # when `_mark` was made, by the loop's clock
         self._mark = ""  # the time and the node, as an id has them
-        self._waiting: dict[
-            str, tuple[ReplyListener, float]
-        ] = {}  # by command id, with the time when it is overdue (s)
+        # by command id, with the time when it is overdue (s)
+        self._waiting: dict[str, tuple[ReplyListener, float]] = {}
         self._loop = asyncio.get_running_loop()
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None

@@ -2,7 +2,7 @@
 
 A door passes a `ReplyListener` with each command that it submits; the gateway calls it once. Code that runs
 as a coroutine uses `ReplyFuture` and awaits it. The answer is a `PlacedReply`: the object's reply and the
-command's place on the log.
+command's place on the log. Frames of WebSockets are not answers: a `FrameReceiver` gets them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Protocol
 
 import msgspec
 
+from perdure.schemas.effects import Out
 from perdure.schemas.replies import Reply
+from perdure.streams.log.base import LogRecord
 
 
 class PlacedReply(msgspec.Struct, gc=False, frozen=True):
@@ -61,3 +63,22 @@ class RequestTracing(Protocol):
         self, listener: ReplyListener, key: str, kind: str, method: str, traceparent: str
     ) -> tuple[ReplyListener, str]:
         """Begin a span; returns the listener to use instead, and the command's `traceparent`."""
+
+
+class FrameReceiver(Protocol):
+    """The holder of this gateway's WebSockets (see api/sockets/registry.py)."""
+
+    address: str
+
+    @property
+    def count(self) -> int:
+        """The number of open WebSockets."""
+
+    def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
+        """As `Ingress.frames`."""
+
+    def ended(self, reply_to: str, id_: str) -> bool:
+        """The turn of event `id_` has ended; False if it belongs to no socket here."""
+
+    def receive(self, record: LogRecord) -> bool:
+        """Handle a record of `{app}.replies`; False if it does not concern WebSockets."""

@@ -29,15 +29,7 @@ from perdure.objects.ports import Caller
 from perdure.objects.sockets import ListenerSocket, SocketMethods, WebSocket
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
-from perdure.schemas.expiry import (
-    EXT_32,
-    FIRST_NAME,
-    NOTED,
-    expiry_of,
-    hidden_name,
-    is_due,
-    with_expiry,
-)
+from perdure.schemas.expiry import EXT_32, FIRST_NAME, NOTED, expiry_of, hidden_name, is_due, with_expiry
 from perdure.schemas.values import decode_value, encode_value
 
 _ABSENT: Any = object()
@@ -90,7 +82,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
 
     @property
     def now(self) -> int:
-        """The time of the command on the log, in ms since 1970: the same when the turn runs again after a crash."""
+        """The time of the command on the log, in ms since 1970; a turn that runs again sees the same."""
         self.inside()
         return self._now_ms
 
@@ -116,7 +108,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
     async def get(self, name: Iterable[str], *, type: type[_Made]) -> dict[str, _Made]: ...
     @overload
     async def get(self, name: Iterable[str], *, type: Any) -> dict[str, Any]: ...
-    # `type` and the expirations are for keywords only; marked as such here, the specialized call of 3.11 is lost
+    # only the overloads say that options are keywords: said here, it costs 3.11's specialized call
     async def get(self, name: Any, default: Any = None, type: Any = None) -> Any:
         """A copy of the value stored under `name`; for several names, a dict of those that are stored.
 
@@ -167,7 +159,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
         expiration: _Seconds = None,
         expiration_ttl: _Seconds = None,
     ) -> None:
-        """Store a value under a name, or each value of a mapping. It replaces a stored value and its expiration.
+        """Store a value under a name, or each of a mapping, in place of a stored value and its expiration.
 
         name: 1 to 2,048 bytes of UTF-8 that do not begin with NUL, or a mapping of names to values.
         value: the value, at most 1 MiB encoded (`limits.value_bytes`); none with a mapping.
@@ -241,7 +233,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
         reverse: bool = False,
         cursor: str | None = None,
     ) -> dict[str, Any]:
-        """Names and values in the order of the names. Options and errors are those of `list`; `limit` has no maximum."""
+        """Names and values in the order of the names. As `list`, except that `limit` has no maximum."""
         low, high = bounds(prefix, start, start_after, end, cursor, reverse=reverse)
         most = None if limit is None else checked_limit(limit)
         return values_of(self._rows(low, high, reverse), most, self._now_ms)
@@ -276,7 +268,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
             return await result if isawaitable(result) else result
 
     async def sync(self) -> None:
-        """Wait until the command and all that this turn has read are durable, before something leaves the process.
+        """Wait until the command, and what the turn has read, is durable: before something leaves the process.
 
         The turn's own writes are not included. Calls of stubs and `perdure.fetch` wait by themselves.
         """

@@ -175,7 +175,7 @@ class Config(Section):
     expose: bool = False
     """With a Worker in front: open `/objects` and `/rpc` without a token too."""
     allowed_origins: Origins = ()
-    """Pages that may open WebSockets and send what changes something, besides those of the server's own host; `*` is all."""
+    """Other sites whose pages may open WebSockets and send what changes something; `*` is all."""
     allowed_hosts: HostNames = ()
     """Names by which this server is reached, besides localhost, addresses and names without a dot; `*` is all. None: these
     alone if only this machine reaches it, otherwise all."""
@@ -184,7 +184,7 @@ class Config(Section):
     quotas: dict[str, Quota] = Field(default_factory=dict)
     """By principal; `*` is for each that is not named."""
     seal_secret: SealSecrets | None = None
-    """What perdure's own commands are sealed with, from the environment only; None: a file has it (`seal_secret_file`)."""
+    """What perdure's own commands are sealed with, only from the environment; None: `seal_secret_file` has it."""
     seal_secret_file: Annotated[Path, Field(strict=False)] | None = None
     """None: `secret` in the data directory, which is made there."""
     seal_lost: SecretIds = ()

@@ -6,9 +6,9 @@ exception handler. What follows depends on how far the turn was:
 
 | where | what follows |
 |---|---|
-| before its trace is handed to the journal | the command fails with `internal-error`, as an entry that commits nothing |
+| before its trace is handed to the journal | the command fails with `internal-error`; it commits nothing |
 | while that entry is made | the same answer, as a done: it spends no key; an alarm rings again |
-| from then on (the journal's queue, the acknowledgement of a batch, the fold) | the partition stops: `PartitionBroken` |
+| from then on (the journal's queue, a batch's ack, the fold) | the partition stops: `PartitionBroken` |
 
 Laws [test_inside.py]
 - A turn that met a fault commits nothing. Its object loses its instance and its cache, and its next command runs.
