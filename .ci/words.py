@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The word check: English that a native engineer would not write, and names that say nothing.
 
-It reads comments, docstrings and texts of the product's code, of examples and benchmarks, and the pages of the
-documentation; what stands between backticks is code and is left alone. `words.counts` beside this file holds how
-many hits each file may still have. A count may only fall: one hit more is an error, and a new file may have none.
-A file that was moved or split brings its hits along, as long as the sum does not grow.
+It reads comments, docstrings and texts of the product's code, of examples and benchmarks, and the pages of
+the documentation; what stands between backticks is code and is left alone. `words.counts` beside this file
+holds how many hits each file may still have. A count may only fall: one hit more is an error, and a new file
+may have none. A file that was moved or split brings its hits along, as long as the sum does not grow.
 
     .ci/words.py            check, as `make lint` does
     .ci/words.py PATH...    show every hit in these files or folders
@@ -180,7 +180,9 @@ def prose_hits(path: str, line: int, text: str) -> Iterator[Hit]:
 
 
 def texts(tree: ast.Module, source: str) -> Iterator[tuple[int, str]]:
-    """Docstrings, texts and comments of a module, each with its first line; an f-string's values become `{}`."""
+    """Docstrings, texts and comments of a module, each with its first line; an
+    f-string's values become `{}`.
+    """
     inside: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):

@@ -96,7 +96,9 @@ class Gateway:
             self._tail = self._log.tail(Topic.REPLIES, self._place, end, self._replied)
 
     def close(self, error: BaseException) -> None:
-        """Stop, for the reason `error`: new commands raise `Unavailable`, waiting ones get `OutcomeUnknown`."""
+        """Stop, for the reason `error`: new commands raise `Unavailable`, waiting
+        ones get `OutcomeUnknown`.
+        """
         self.closed = error
         if self._tail is not None:
             self._tail.close()

@@ -128,8 +128,8 @@ def load_config(
 ) -> Config:
     """The effective configuration of the app at a path.
 
-    `perdure.toml` is read from the app's folder, or from `wrangler.toml` in its absence; both may be missing. The data
-    directory is `.perdure` in that folder, unless it is configured.
+    `perdure.toml` is read from the app's folder, or from `wrangler.toml` in its absence; both may be missing.
+    The data directory is `.perdure` in that folder, unless it is configured.
 
     Args:
         path: a `.py` file, which is then `main` and names an app without a name; a `.toml` file; or a folder.

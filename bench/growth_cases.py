@@ -187,7 +187,9 @@ class _Elsewhere:
 
 
 class _Watching:
-    """A node that serves partitions whose objects have sockets of eight gateways of other nodes, which all live."""
+    """A node that serves partitions whose objects have sockets of eight gateways of
+    other nodes, which all live.
+    """
 
     GATEWAYS = 8
     REPLIES = 5_000  # between two looks

@@ -151,7 +151,9 @@ def _ratio_section(runs: Runs) -> list[str]:
 
 
 def beside(runs: Runs, side: str, scenario: str, metric: str) -> Spread | None:
-    """A side's metric in a scenario divided by its own in the scenario that this is compared with, by round."""
+    """A side's metric in a scenario divided by its own in the scenario that
+    this is compared with, by round.
+    """
     ours = by_round(runs.of("load", side, scenario), metric)
     return paired(ours, by_round(runs.of("load", side, SCENARIOS[scenario].beside), metric))
 

@@ -21,7 +21,9 @@ Row = dict[str, Any]
 
 
 def fingerprint(repo: Path) -> str:
-    """A short hash of the code that is measured: every Python file of the four rooms and of what is served."""
+    """A short hash of the code that is measured: every Python file of the four
+    rooms and of what is served.
+    """
     seen = hashlib.sha256()
     for room in ("api", "bench/app", "examples", "objects", "schemas", "streams"):
         for path in sorted((repo / room).rglob("*.py")):

@@ -55,7 +55,9 @@ def _one_then_many(
 
 
 def limiter(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
-    """The rate limiter's decisions, each for a user with quota left: ms at 1 client, decisions/s at 1 and 32."""
+    """The rate limiter's decisions, each for a user with quota left: ms at 1
+    client, decisions/s at 1 and 32.
+    """
     side = side.at("/objects/RateLimiter/o", headers={"user-id": "bench"})
     with _served(side, work) as (group, port):
         one, many, _ = _one_then_many(side, group, port, USERS, seconds)

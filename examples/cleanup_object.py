@@ -1,4 +1,6 @@
-"""An object that tidies up: `POST /{item}` keeps an item for `ITEM_S` seconds, an alarm deletes it after that."""
+"""An object that tidies up: `POST /{item}` keeps an item for `ITEM_S` seconds, an
+alarm deletes it after that.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A lock server. `POST /lock`, `/renew` and `/release` with the header `lock-name`.
 
-The holder of a lock gets a fencing token (header `lock-token`), a number that only grows. A resource that remembers the highest
-token it has seen can refuse a client whose lock has run out. Renewing and releasing need the token.
-A lock frees itself after `LOCK_S` seconds.
+The holder of a lock gets a fencing token (header `lock-token`), a number that only grows. A resource that
+remembers the highest token it has seen can refuse a client whose lock has run out. Renewing and releasing
+need the token. A lock frees itself after `LOCK_S` seconds.
 """
 
 from __future__ import annotations

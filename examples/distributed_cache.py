@@ -1,4 +1,5 @@
-"""A cache in front of an origin: header `cache-key`; a miss fetches `ORIGIN_URL` + key and keeps it for `CACHE_S` seconds.
+"""A cache in front of an origin: header `cache-key`; a miss fetches `ORIGIN_URL` +
+key and keeps it for `CACHE_S` seconds.
 
 Turns of one object come one after the other, so a hundred misses at once are one request to the origin.
 """

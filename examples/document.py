@@ -1,7 +1,7 @@
 """A document that many edit at once: each edit is stored, then shown to everyone, in one order for all.
 
-An edit is any JSON object, sent over a WebSocket. `GET` returns the edits (`?after=N` those behind the Nth). Each lies
-under a name of its own, so that the ten-thousandth costs what the first did.
+An edit is any JSON object, sent over a WebSocket. `GET` returns the edits (`?after=N` those behind the Nth).
+Each lies under a name of its own, so that the ten-thousandth costs what the first did.
 """
 
 from __future__ import annotations

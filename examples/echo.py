@@ -1,6 +1,7 @@
 """A WebSocket echo, in both styles: `/listener` with event listeners, all other paths with methods.
 
-The listener style keeps its sockets with the instance; the methods' sockets outlive eviction and restarts of the object.
+The listener style keeps its sockets with the instance; the methods' sockets outlive
+eviction and restarts of the object.
 """
 
 from __future__ import annotations

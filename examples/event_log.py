@@ -1,4 +1,6 @@
-"""An event log: `POST` appends a JSON object with its time and returns it, `GET ?after=N&limit=M` reads in order."""
+"""An event log: `POST` appends a JSON object with its time and returns it, `GET
+?after=N&limit=M` reads in order.
+"""
 
 from __future__ import annotations
 

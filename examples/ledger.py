@@ -1,4 +1,6 @@
-"""Accounts that never lose or make money: a whole turn is one transaction, and turns come one after the other."""
+"""Accounts that never lose or make money: a whole turn is one transaction, and
+turns come one after the other.
+"""
 
 from __future__ import annotations
 

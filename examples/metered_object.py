@@ -1,4 +1,5 @@
-"""An object that counts its requests in its own state (`metrics:requests`), and notices when they become too many.
+"""An object that counts its requests in its own state (`metrics:requests`), and
+notices when they become too many.
 
 `/metrics` has the same per namespace, from outside.
 """

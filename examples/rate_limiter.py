@@ -1,4 +1,5 @@
-"""A rate limiter: `QUOTA_REQUESTS` requests in `QUOTA_WINDOW_S` seconds per user (header `user-id`), then 429.
+"""A rate limiter: `QUOTA_REQUESTS` requests in `QUOTA_WINDOW_S` seconds per user
+(header `user-id`), then 429.
 
 One object for all users works; one object per user (`/objects/RateLimiter/alice`) scales.
 """

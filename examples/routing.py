@@ -1,7 +1,8 @@
-"""A Worker in front of objects: the same id always reaches the same object. It is the main module of the examples.
+"""A Worker in front of objects: the same id always reaches the same object. It is
+the main module of the examples.
 
-`/users/{id}` counts visits of a user, `/rooms/{room}/{user}` lets a user into a room, which notifies the user's object.
-`/documents/{name}` passes requests on to a document, WebSockets too.
+`/users/{id}` counts visits of a user, `/rooms/{room}/{user}` lets a user into a room, which notifies the
+user's object. `/documents/{name}` passes requests on to a document, WebSockets too.
 """
 
 from __future__ import annotations

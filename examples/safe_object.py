@@ -1,4 +1,6 @@
-"""An object that answers even if its storage fails: 503, and the reason. Such a turn never commits anything."""
+"""An object that answers even if its storage fails: 503, and the reason. Such a
+turn never commits anything.
+"""
 
 from __future__ import annotations
 

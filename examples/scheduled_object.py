@@ -1,4 +1,6 @@
-"""An object with an alarm: any request sets it `ALARM_S` seconds ahead; `GET /runs` returns how often it has run."""
+"""An object with an alarm: any request sets it `ALARM_S` seconds ahead; `GET /runs`
+returns how often it has run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sessions that end by themselves: `POST /{id}` stores a JSON body for `SESSION_S` seconds, `GET /{id}` returns it."""
+"""Sessions that end by themselves: `POST /{id}` stores a JSON body for `SESSION_S`
+seconds, `GET /{id}` returns it.
+"""
 
 from __future__ import annotations
 

@@ -2,14 +2,15 @@
 
 Laws
 - Setting and removing belong to the turn. An alarm runs in a turn of its own, never before its time.
-- An alarm that runs is removed for its own turn (one with a cron expression: set to its next time); what the turn sets
-  stays. All of that is one entry with what the turn writes.
-- A run that fails is made again after 2 s, then 4, 8, 16, 32 and 64; after that the alarm is parked: it stays and is
-  listed, and does not run again until an operator redrives it. [test_alarms.py]
-- A run that was not done (a call of it was unavailable, say) is continued: the next one is given the answers of the
-  calls that were answered. After a run that failed, the next one makes its own calls. [test_alarms_again.py]
-- What comes next is a pure function of the alarm's row and the turn's log time. When log time steps back, what it gave
-  before is timed again (`retimed`). [test_alarms_retimed.py]
+- An alarm that runs is removed for its own turn (one with a cron expression: set to its next time); what the
+  turn sets stays. All of that is one entry with what the turn writes.
+- A run that fails is made again after 2 s, then 4, 8, 16, 32 and 64; after that the alarm is parked: it stays
+  and is listed, and does not run again until an operator redrives it. [test_alarms.py]
+- A run that was not done (a call of it was unavailable, say) is continued: the next one is given the answers
+  of the calls that were answered. After a run that failed, the next one makes its own calls.
+  [test_alarms_again.py]
+- What comes next is a pure function of the alarm's row and the turn's log time. When log time steps back,
+  what it gave before is timed again (`retimed`). [test_alarms_retimed.py]
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Alarm:
 
 
 def due_at(when: When, now_ms: int) -> int:
-    """`when` in ms since 1970, never before `now_ms`. Raises TypeError or ValueError for a value that is not a time."""
+    """`when` in ms since 1970, never before `now_ms`. Raises TypeError or
+    ValueError for a value that is not a time.
+    """
     if isinstance(when, timedelta):
         due_ms = now_ms - (-when // _MS)
     elif isinstance(when, datetime):
@@ -148,7 +151,8 @@ def after_success(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
 def after_failure(name: str, row: AlarmRow, now_ms: int, *, goes_on: bool = False) -> AlarmChange:
     """The alarm is postponed, or, after the last retry, parked; the one that removes expired values never is.
 
-    `goes_on`: the run was not done, so the next one, whenever that is, continues with the answers of its calls.
+    `goes_on`: the run was not done, so the next one, whenever that is, continues
+        with the answers of its calls.
     """
     failed, since = row.attempt + 1, row.series if goes_on else -1
     if row.attempt >= RETRIES and name != TTL:
@@ -163,8 +167,8 @@ def _retry_at(failed: int, now_ms: int) -> int:
 def retimed(name: str, row: AlarmRow, now_ms: int) -> AlarmChange | None:
     """The alarm with the due time that it would have been given at `now_ms`; None if that is not earlier.
 
-    Only what perdure timed itself is timed again: the next time of a cron expression, and the next attempt after a
-    failed one. A due time that the object gave stands.
+    Only what perdure timed itself is timed again: the next time of a cron expression, and the next attempt
+    after a failed one. A due time that the object gave stands.
     """
     if row.parked or not (row.attempt or row.cron):
         return None
@@ -235,14 +239,14 @@ class AlarmMethods:
     ) -> None:
         """Schedule a call of `alarm(self, info)`. It replaces an alarm of the same name.
 
-        when: ms since 1970 (int or float), a datetime with a time zone, or a timedelta from `now`. A time in the past
-            means now.
+        when: ms since 1970 (int or float), a datetime with a time zone, or a
+            timedelta from `now`. A time in the past means now.
         name: 1 to 255 printable characters. An object may have any number of alarms, each with its own name.
         cron: instead of `when`, a cron expression of five fields: the alarm repeats.
         zone: the time zone of the cron expression, such as `Europe/Berlin`.
 
-        Raises `ObjectError` if the class defines no `alarm`, or if not exactly one of `when` and `cron` is given;
-        TypeError or ValueError for a time, expression, zone or name that is not valid.
+        Raises `ObjectError` if the class defines no `alarm`, or if not exactly one of `when` and `cron` is
+        given; TypeError or ValueError for a time, expression, zone or name that is not valid.
         """
         overlay = self._writable()
         if not self._view.has_alarm_handler:

@@ -182,7 +182,8 @@ def json_value(value: Any) -> Any:
 
 
 def encode_json(value: Any) -> bytes:
-    """A value without an annotation as JSON: models and other types of arguments as their own annotations say.
+    """A value without an annotation as JSON: models and other types of arguments as
+    their own annotations say.
 
     Raises ValueError for a number that JSON does not have, such as NaN, and TypeError for a value that cannot
     be written as JSON.

@@ -25,8 +25,8 @@ class RandomMethods:
     def random(self) -> Random:
         """A `random.Random` of the running turn.
 
-        It gives the same numbers when the turn runs again after a crash, or when its command is repeated under its
-        idempotency key. Tasks that run side by side draw in the order in which they ask.
+        It gives the same numbers when the turn runs again after a crash, or when its command is repeated
+        under its idempotency key. Tasks that run side by side draw in the order in which they ask.
         """
         self.inside()
         return cast("Caller", self._turn).random

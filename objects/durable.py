@@ -28,13 +28,15 @@ class Binding:
     methods: Methods | None = field(default=None, repr=False, compare=False)
 
     def get(self, name: str | ObjectId, *, location_hint: str | None = None) -> Stub:
-        """A stub of the object called `name`. An object need not be created: it exists from its first command on.
+        """A stub of the object called `name`. An object need not be created: it
+        exists from its first command on.
 
         name: 1 to 512 bytes of UTF-8, or an `ObjectId` of this namespace.
-        location_hint: a word such as `weur`, recorded with the object (the first one is kept). It has no effect yet.
+        location_hint: a word such as `weur`, recorded with the object (the first
+            one is kept). It has no effect yet.
 
-        Raises `BadKey` for a name that cannot be one or an id of another namespace, ValueError for a hint that is
-        not a word.
+        Raises `BadKey` for a name that cannot be one or an id of another namespace,
+        ValueError for a hint that is not a word.
         """
         hint = checked_hint(location_hint)
         if isinstance(name, ObjectId):
@@ -52,7 +54,9 @@ class Binding:
     id_from_string = id_from_name
 
     def new_unique_id(self) -> ObjectId:
-        """A new random id, in hex. A turn that runs again gets the same one. Raises `TurnEnded` outside a turn."""
+        """A new random id, in hex. A turn that runs again gets the same one. Raises
+        `TurnEnded` outside a turn.
+        """
         return ObjectId(object_key(self.namespace, caller().new_id()))
 
 
@@ -80,8 +84,9 @@ class Env:
 class DurableObject:
     """The base class of every durable object. A subclass defines `fetch`, `async def` methods, or both.
 
-    Every `async def` method without a leading underscore can be called over RPC. One command runs at a time; a handler
-    that raises has changed nothing. Attributes set on `self` are memory: they are lost when the object leaves it.
+    Every `async def` method without a leading underscore can be called over RPC. One command runs at a time;
+    a handler that raises has changed nothing. Attributes set on `self` are memory: they are lost when the
+    object leaves it.
 
     Attributes:
         state: the object's durable storage, a `State`.
@@ -96,17 +101,22 @@ class DurableObject:
         self.env = env
 
     async def start(self) -> None:
-        """Called before the first command after the object was loaded into memory. Its writes belong to that turn."""
+        """Called before the first command after the object was loaded into memory.
+        Its writes belong to that turn.
+        """
 
     async def fetch(self, request: Request) -> Response:
         """Answer an HTTP request. A class that does not define it answers 404."""
         return Response("this object answers no HTTP requests; it may have methods: POST /rpc/…", 404)
 
     async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
-        """Called for each message on a WebSocket of the object: str for a text message, bytes for a binary one."""
+        """Called for each message on a WebSocket of the object: str for a text
+        message, bytes for a binary one.
+        """
 
     async def websocket_close(self, ws: WebSocket, code: int, reason: str, was_clean: bool) -> None:
-        """Called once when a WebSocket of the object has closed. Its tags and attachment can be read here a last time.
+        """Called once when a WebSocket of the object has closed. Its tags and
+        attachment can be read here a last time.
 
         ws: the socket; sending to it does nothing.
         code: the close code; 1005 if the client gave none, 1006 if the connection broke.
@@ -115,4 +125,6 @@ class DurableObject:
         """
 
     async def websocket_error(self, ws: WebSocket, error: Exception) -> None:
-        """Called when a client broke the WebSocket protocol; `websocket_close` follows. `error` is a `BadFrame`."""
+        """Called when a client broke the WebSocket protocol; `websocket_close`
+        follows. `error` is a `BadFrame`.
+        """

@@ -49,7 +49,9 @@ class Headers(Mapping[str, str]):
         return len(dict(self.pairs))
 
     def get_list(self, name: str) -> list[str]:
-        """All values of the header `name`, in the order in which they were sent; an empty list if there is none."""
+        """All values of the header `name`, in the order in which they were sent; an
+        empty list if there is none.
+        """
         return [value for header, value in self.pairs if header == name.lower()]
 
 
@@ -58,11 +60,12 @@ class Request:
 
     Attributes:
         method: the HTTP method, in upper case.
-        path: for an object the path behind its name, for a Worker the whole path; still percent-encoded, `/` if empty.
+        path: for an object the path behind its name, for a Worker the whole path;
+            still percent-encoded, `/` if empty.
         query_string: what follows `?`, without it; empty if there is none.
         body: the whole body, bytes.
-        principal: the sender of the request, where access is guarded: the name of the token, the `sub` of the JWT, or `@`
-            and the key of the calling object. Empty otherwise.
+        principal: the sender of the request, where access is guarded: the name of the token, the `sub` of the
+            JWT, or `@` and the key of the calling object. Empty otherwise.
     """
 
     __slots__ = ("__dict__", "_headers", "body", "method", "path", "principal", "query_string")
@@ -97,12 +100,16 @@ class Request:
 
     @cached_property
     def query(self) -> dict[str, str]:
-        """The parameters of the query, decoded. Of several with one name it has the last; `query_string` has all."""
+        """The parameters of the query, decoded. Of several with one name it has the
+        last; `query_string` has all.
+        """
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
     @property
     def url(self) -> str:
-        """The whole URL. Its host is the client's `Host` header; its scheme is `http`, also behind a TLS proxy."""
+        """The whole URL. Its host is the client's `Host` header; its scheme is
+        `http`, also behind a TLS proxy.
+        """
         query = f"?{self.query_string}" if self.query_string else ""
         return f"http://{self.headers.get('host', 'localhost')}{self.path}{query}"
 
@@ -168,12 +175,13 @@ class Response:
     ) -> Response:
         """A response whose body is `value` as JSON.
 
-        value: JSON's own types, pydantic models, dataclasses, msgspec Structs, datetimes, and containers of them.
+        value: JSON's own types, pydantic models, dataclasses, msgspec Structs,
+            datetimes, and containers of them.
         status: 200 to 599.
         headers: further headers; `content-type` is `application/json` unless they name another.
 
-        Raises ValueError for NaN and infinities, which JSON does not have, and TypeError for a value that cannot be
-        written as JSON.
+        Raises ValueError for NaN and infinities, which JSON does not have, and TypeError for a value that
+        cannot be written as JSON.
         """
         if headers is None:
             made = cls.__new__(cls)  # the common case, without looking for a content type

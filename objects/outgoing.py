@@ -49,21 +49,22 @@ async def fetch(
 ) -> FetchedResponse:
     """Send an HTTP request from a handler or a Worker, and return the whole response, whatever its status.
 
-    The request leaves once all that the turn has seen is durable. If the turn runs again after a crash, so does the
-    request. At most 5 redirects are followed; no cookies are kept.
+    The request leaves once all that the turn has seen is durable. If the turn runs again after a crash, so
+    does the request. At most 5 redirects are followed; no cookies are kept.
 
     url: an absolute `http://` or `https://` URL.
     method: GET by default, POST if there is a body.
-    headers: a mapping, or pairs of name and value. `host`, `content-length`, `connection` and other headers of one
-        connection are left out; `traceparent` is added if the command has one.
+    headers: a mapping, or pairs of name and value. `host`, `content-length`, `connection` and other headers
+        of one connection are left out; `traceparent` is added if the command has one.
     body: str, sent as UTF-8, or bytes.
-    json: any value that `Response.json` takes, sent as JSON with `content-type: application/json`; instead of `body`.
-    timeout: seconds for the whole response, by default `deadline_s` of the configuration. The turn's own deadline
-        still ends the turn.
+    json: any value that `Response.json` takes, sent as JSON with `content-type:
+        application/json`; instead of `body`.
+    timeout: seconds for the whole response, by default `deadline_s` of the configuration. The turn's own
+        deadline still ends the turn.
 
-    Raises `FetchFailed` (HTTP 502 if it is not caught) if no HTTP response came, `FetchTimedOut` if it was not
-    complete in time, `FetchTooLarge` if its body is over `limits.fetch_bytes`; `TurnEnded` outside a handler; ValueError
-    for a URL, header or method that cannot be sent and for `body` with `json`.
+    Raises `FetchFailed` (HTTP 502 if it is not caught) if no HTTP response came, `FetchTimedOut` if it was
+    not complete in time, `FetchTooLarge` if its body is over `limits.fetch_bytes`; `TurnEnded` outside a
+    handler; ValueError for a URL, header or method that cannot be sent and for `body` with `json`.
     """
     port = outside.get(None)
     if port is None:

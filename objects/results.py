@@ -21,7 +21,8 @@ from perdure.objects.codec import encode_json as encode_any
 
 
 def encode_json(value: Any) -> bytes:
-    """As `encode_json` of the codec, and faster for JSON's own types; bytes are base64 in the standard alphabet.
+    """As `encode_json` of the codec, and faster for JSON's own types; bytes are
+    base64 in the standard alphabet.
 
     Raises `ValueError`, or TypeError for what cannot be written as JSON.
     """

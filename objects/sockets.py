@@ -1,10 +1,11 @@
 """WebSockets as an object sees them: the gateway has the connection, and the object a row for it.
 
 Laws
-- What is sent, closed, tagged or attached belongs to the turn: it counts if the turn commits, and leaves after that.
+- What is sent, closed, tagged or attached belongs to the turn: it counts if the
+  turn commits, and leaves after that.
 - An event of a socket that the object does not have (any more) reaches no user code.
-- Handler style lives in rows alone, so the object may leave memory. Listener style has functions in memory: when the
-  instance goes, its sockets of that style are closed with 1012.
+- Handler style lives in rows alone, so the object may leave memory. Listener style has functions in memory:
+  when the instance goes, its sockets of that style are closed with 1012.
 - Sending to a closed socket does nothing: any socket may close at any moment. [test_sockets.py]
 """
 
@@ -52,9 +53,11 @@ _decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
 
 class WebSocket:
-    """A WebSocket that the object has accepted. It outlives the object's memory, but not the server's process.
+    """A WebSocket that the object has accepted. It outlives the object's memory,
+    but not the server's process.
 
-    Its methods raise `TurnEnded` outside a turn of the object. What they do happens once the turn has committed.
+    Its methods raise `TurnEnded` outside a turn of the object. What they do happens
+    once the turn has committed.
 
     Attributes:
         id: the socket's id, which no other socket ever has.
@@ -78,7 +81,9 @@ class WebSocket:
         return () if row is None else row.tags
 
     def send(self, data: str | bytes) -> Awaitable[None]:
-        """Send a text (str) or binary (bytes) message. It need not be awaited; to a closed socket it does nothing."""
+        """Send a text (str) or binary (bytes) message. It need not be awaited; to a
+        closed socket it does nothing.
+        """
         state = self._bound()
         row = state._socket_row(self.id)
         type_, data = _frame_of(data)
@@ -143,7 +148,8 @@ class ListenerSocket(WebSocket):
     def add_event_listener(self, type_: str, listener: Callable[[Any], Any]) -> None:
         """Call `listener(event)`, a function or coroutine function, for each event of the type.
 
-        type_: `message` (`event.data` is str or bytes), `close` (`event.code`, `reason`, `was_clean`) or `error`.
+        type_: `message` (`event.data` is str or bytes), `close` (`event.code`,
+            `reason`, `was_clean`) or `error`.
         """
         if type_ not in (MESSAGE, CLOSED, ERROR):
             raise ValueError(f"a WebSocket has the events message, close and error, not {type_!r}")
@@ -214,7 +220,8 @@ class SocketMethods:
     def broadcast(
         self, data: str | bytes, tag: str | None = None, exclude: Iterable[WebSocket] = ()
     ) -> Awaitable[None]:
-        """Send one message to all WebSockets of the object, in one order for all, once the turn has committed.
+        """Send one message to all WebSockets of the object, in one order for all,
+        once the turn has committed.
 
         data: str for a text message, bytes for a binary one.
         tag: only to sockets with this tag.
@@ -261,14 +268,18 @@ class SocketMethods:
         effects.listeners = (effects.listeners or {}) | {id_: server}
 
     def concerns(self, command: Command) -> bool:
-        """True if an instance is needed for this event, while none is in memory. Otherwise the event is handled here."""
+        """True if an instance is needed for this event, while none is in memory.
+        Otherwise the event is handled here.
+        """
         row = self._socket_row(command.path)
         if row is not None and row.listener:
             self.heard(command)
         return row is not None and not row.listener
 
     def heard(self, command: Command) -> WebSocket | None:
-        """The socket whose event this is; None if no code receives it. Closed sockets leave the object here."""
+        """The socket whose event this is; None if no code receives it. Closed
+        sockets leave the object here.
+        """
         row = self._socket_row(command.path) if command.path else None
         if row is None:
             return None

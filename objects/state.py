@@ -5,8 +5,8 @@ Laws
 - Values are stored and returned as copies.
 - The handle works inside its turn only; code that outlives the turn gets `TurnEnded`.
 - A turn that met a storage failure cannot write any more and never commits.
-- A value that has expired by the command's log time is not there, for any method. Its row goes later, by `sweep`:
-  each put of an expiring value also writes a hidden name, which no user can give or see.
+- A value that has expired by the command's log time is not there, for any method. Its row goes later, by
+  `sweep`: each put of an expiring value also writes a hidden name, which no user can give or see.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ _Seconds = float | None
 class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMethods):
     """`self.state`: the object's durable storage. All that a turn writes is committed together when it ends.
 
-    It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size, float, str,
-    bytes, datetime, Decimal, UUID, list, tuple, set, dict, each at most 1 MiB. A turn writes at most 8 MiB. What
-    comes out is a copy. A whole turn is one transaction: a handler that raises has written nothing.
+    It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size,
+    float, str, bytes, datetime, Decimal, UUID, list, tuple, set, dict, each at most 1 MiB. A turn writes at
+    most 8 MiB. What comes out is a copy. A whole turn is one transaction: a handler that raises has written
+    nothing.
 
         await self.state.put("cart", {"items": 3}, expiration_ttl=3600)
         cart = await self.state.get("cart", type=Cart)
 
-    A value put with `expiration` or `expiration_ttl` is gone for every method once `now` reaches its time; its row is
-    removed soon after. Each method raises `TurnEnded` outside the object's turn, `StorageFailed` if the disk fails.
+    A value put with `expiration` or `expiration_ttl` is gone for every method once `now` reaches its time;
+    its row is removed soon after. Each method raises `TurnEnded` outside the object's turn, `StorageFailed`
+    if the disk fails.
     """
 
     __slots__ = (
@@ -114,10 +116,11 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
 
         name: one name, or several (the dict keeps their order).
         default: returned if `name` is not stored; for one name only.
-        type: what to make of the value: a pydantic model, a dataclass, a msgspec Struct, or any type that pydantic
-            validates. Store its dict: `put("user", user.model_dump())`.
+        type: what to make of the value: a pydantic model, a dataclass, a msgspec Struct, or any type that
+            pydantic validates. Store its dict: `put("user", user.model_dump())`.
 
-        Raises `UnfitValue` (a ValueError) if what is stored does not fit `type`, TypeError for a name that is not a str.
+        Raises `UnfitValue` (a ValueError) if what is stored does not fit `type`,
+        TypeError for a name that is not a str.
         """
         try:
             if name < FIRST_NAME:
@@ -166,9 +169,9 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
         expiration: when the value expires, in seconds since 1970 (int or float).
         expiration_ttl: instead, in how many seconds from `now` it expires.
 
-        Raises `UnstorableValue` (a TypeError) for a type that cannot be stored, `TooLarge` over a limit, ValueError
-        for an expiration that has passed, a ttl not above 0 or a time after the year 9999. If one value of a mapping
-        cannot be stored, none is.
+        Raises `UnstorableValue` (a TypeError) for a type that cannot be stored, `TooLarge` over a limit,
+        ValueError for an expiration that has passed, a ttl not above 0 or a time after the year 9999. If one
+        value of a mapping cannot be stored, none is.
         """
         if expiration is expiration_ttl is None and isinstance(name, str) and value is not _ABSENT:
             self._write(name, encode_value(name, value))
@@ -254,11 +257,12 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
                 if not enough:
                     txn.rollback()
 
-        `txn.rollback()`, or an exception that leaves the block, undoes what was written in it; the exception goes on.
-        Blocks nest. The whole turn is a transaction anyway: this is for a handler that goes on after a failed part.
+        `txn.rollback()`, or an exception that leaves the block, undoes what was written in it; the exception
+        goes on. Blocks nest. The whole turn is a transaction anyway: this is for a handler that goes on after
+        a failed part.
 
-        closure: instead of the block, a function, async or not: `await transaction(closure)` calls it with the
-            transaction and returns its result, as on Cloudflare.
+        closure: instead of the block, a function, async or not: `await transaction(closure)` calls it with
+            the transaction and returns its result, as on Cloudflare.
         """
         return Transaction(self) if closure is None else self._transact(closure)
 
@@ -268,7 +272,8 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
             return await result if isawaitable(result) else result
 
     async def sync(self) -> None:
-        """Wait until the command, and what the turn has read, is durable: before something leaves the process.
+        """Wait until the command, and what the turn has read, is durable: before
+        something leaves the process.
 
         The turn's own writes are not included. Calls of stubs and `perdure.fetch` wait by themselves.
         """

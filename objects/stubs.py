@@ -2,8 +2,9 @@
 
 Laws
 - A stub is a name only. The caller is the running turn (`current_turn`); outside a turn there is none.
-- An error reply is raised again in the caller with its type and message; a `Refusal` with its code and detail. An
-  error that was raised for a call is marked (`of_call`), so that it is not mistaken for the caller's own.
+- An error reply is raised again in the caller with its type and message; a `Refusal` with its code and
+  detail. An error that was raised for a call is marked (`of_call`), so that it is not mistaken for the
+  caller's own.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ def caller() -> Caller:
 class Stub:
     """Another object, as a handler or Worker calls it: `self.env.STOCK.get("tea")`.
 
-    `await stub.take(2)` calls a method and returns its result; `stub.send.take(2)` sends a message without waiting.
-    Arguments and results have the types of the method's annotations. Each call takes effect once, however often the
-    calling turn runs. Two stubs of one object are equal.
+    `await stub.take(2)` calls a method and returns its result; `stub.send.take(2)` sends a message without
+    waiting. Arguments and results have the types of the method's annotations. Each call takes effect once,
+    however often the calling turn runs. Two stubs of one object are equal.
 
-    A call raises the `Refusal` of the other object, `HandlerFailed` if its code failed, `CallerError` for a call that it
-    cannot take, `Deadlock` if it waits for the caller, `Unavailable` if nothing was done, `OutcomeUnknown` if that is
-    not known, and `TurnEnded` outside a turn.
+    A call raises the `Refusal` of the other object, `HandlerFailed` if its code failed, `CallerError` for a
+    call that it cannot take, `Deadlock` if it waits for the caller, `Unavailable` if nothing was done,
+    `OutcomeUnknown` if that is not known, and `TurnEnded` outside a turn.
 
     Attributes:
         key: `Namespace/name`, such as `Stock/tea`.
@@ -98,8 +99,9 @@ class Stub:
     ) -> FetchedResponse:
         """Call the object's `fetch` and return its response, whatever its status.
 
-        request: a path such as `/items?page=2`, a URL, of which path and query are used, or a `Request`, such as the
-            one that a Worker received. A WebSocket request that is passed on connects the client to this object.
+        request: a path such as `/items?page=2`, a URL, of which path and query are used, or a `Request`, such
+            as the one that a Worker received. A WebSocket request that is passed on connects the client to
+            this object.
         method: GET by default, or the request's own.
         headers: a mapping, or pairs of name and value; in place of the request's own.
         body: str, sent as UTF-8, or bytes; in place of the request's own.
@@ -112,8 +114,8 @@ class Stub:
 
     @property
     def send(self) -> Sender:
-        """`stub.send.method(…)`: a message without an answer. It leaves when this turn has committed, and is delivered
-        once, in the order of sending. If this turn fails, it is never sent. It need not be awaited.
+        """`stub.send.method(…)`: a message without an answer. It leaves when this turn has committed, and is
+        delivered once, in the order of sending. If this turn fails, it is never sent. It need not be awaited.
         """
         return Sender(self.key, self._hint, self._methods)
 
@@ -159,7 +161,9 @@ async def _called(command: Command, methods: Methods | None) -> Any:
 
 
 def result_of(reply: Reply, name: str, methods: Methods | None) -> Any:
-    """The result of a call, by its annotation if the method is known. Raises `BadReply` if it does not fit."""
+    """The result of a call, by its annotation if the method is known. Raises
+    `BadReply` if it does not fit.
+    """
     return json_result(reply.body) if methods is None else methods[name].result(reply.body)
 
 
@@ -171,7 +175,8 @@ def call_of(
     hint: str = "",
     methods: Methods | None = None,
 ) -> Command:
-    """The call of a method. Raises `InvalidArguments` or `UnknownMethod` for one that the method would not take.
+    """The call of a method. Raises `InvalidArguments` or `UnknownMethod` for one
+    that the method would not take.
 
     Where `methods` are not known, raises TypeError for arguments that are not JSON.
     """

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Transaction:
     """A part of a turn that can be undone alone: `async with self.state.transaction() as txn:`.
 
-    Everything that the turn writes until the end of the block belongs to it, through `txn` as through `self.state`.
-    `get`, `put`, `delete`, `delete_all`, `list` and `items` are those of `State`.
+    Everything that the turn writes until the end of the block belongs to it, through `txn` as through
+    `self.state`. `get`, `put`, `delete`, `delete_all`, `list` and `items` are those of `State`.
     """
 
     __slots__ = ("_around", "_overlay", "_saved", "_state", "_undone")
@@ -74,7 +74,8 @@ class Transaction:
             )
 
     def rollback(self) -> None:
-        """Undo what was written since the block began; what the rest of the block writes is undone at its end.
+        """Undo what was written since the block began; what the rest of the block
+        writes is undone at its end.
 
         `txn` cannot be used after it. Raises `ObjectError` outside the block, `TurnEnded` after the turn.
         """

@@ -26,7 +26,8 @@ class ServerEnd(ListenerSocket):
     def accept(self) -> None:
         """Accept the WebSocket, so that listeners receive its events.
 
-        Raises `ObjectError` outside a turn, `Refusal` (code `upgrade-required`) if the request does not ask for one.
+        Raises `ObjectError` outside a turn, `Refusal` (code `upgrade-required`) if
+        the request does not ask for one.
         """
         state = getattr(current_turn.get(None), "state", None)
         if not isinstance(state, State):
@@ -35,7 +36,9 @@ class ServerEnd(ListenerSocket):
 
 
 class ClientEnd:
-    """The end of a `WebSocketPair` that goes to the client: `Response(None, status=101, web_socket=client)`."""
+    """The end of a `WebSocketPair` that goes to the client: `Response(None,
+    status=101, web_socket=client)`.
+    """
 
     __slots__ = ("server",)
 

@@ -68,8 +68,8 @@ def struct_of(node: Node) -> type[msgspec.Struct] | None:
 def wired(schema: Any, open_value: Callable[[Any], Any]) -> Any:
     """The schema with the rules of this module.
 
-    `open_value(value)` is called for each value without an annotation before it is written, and returns what is
-    written.
+    `open_value(value)` is called for each value without an annotation before it is
+    written, and returns what is written.
     """
     if isinstance(schema, list):
         return [wired(each, open_value) for each in schema]

@@ -91,8 +91,8 @@ class Limits(Section):
     idle_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
     """An object without a turn for so long leaves memory."""
     memory_bytes: NonNegativeInt = 0
-    """Over so much memory of the process objects leave it, those first that were used longest ago. 0: half of what the
-    machine, or the control group, has."""
+    """Over so much memory of the process objects leave it, those first that were used longest ago. 0: half of
+    what the machine, or the control group, has."""
     object_bytes: PositiveInt = 128 * MIB
     """An object that takes more memory (estimated) leaves it after its turn."""
     step_s: Seconds = 1.0
@@ -177,14 +177,14 @@ class Config(Section):
     allowed_origins: Origins = ()
     """Other sites whose pages may open WebSockets and send what changes something; `*` is all."""
     allowed_hosts: HostNames = ()
-    """Names by which this server is reached, besides localhost, addresses and names without a dot; `*` is all. None: these
-    alone if only this machine reaches it, otherwise all."""
+    """Names by which this server is reached, besides localhost, addresses and names without a dot; `*` is
+    all. None: these alone if only this machine reaches it, otherwise all."""
     tokens: Annotated[tuple[Token, ...], Field(strict=False)] = ()
     jwt: Jwt | None = None
     quotas: dict[str, Quota] = Field(default_factory=dict)
     """By principal; `*` is for each that is not named."""
     seal_secret: SealSecrets | None = None
-    """What perdure's own commands are sealed with, only from the environment; None: `seal_secret_file` has it."""
+    """What perdure's own commands are sealed with, from the environment; None: `seal_secret_file` has it."""
     seal_secret_file: Annotated[Path, Field(strict=False)] | None = None
     """None: `secret` in the data directory, which is made there."""
     seal_lost: SecretIds = ()

@@ -182,7 +182,8 @@ def encode_raw_entry(
     out: int = 0,
 ) -> tuple[bytes, bytes]:
     """(value, new chain) of an entry record around `entry`, bytes made by `encode_entry`."""
-    # the bytes of EntryRecord(epoch, seq, entry, done, low, out), around an entry that has been encoded and measured
+    # the bytes of EntryRecord(epoch, seq, entry, done, low, out), around an entry that has been encoded and
+    # measured
     marks = _encode(done) + _encode(low) + _encode(out) if out else _NO_MARKS
     payload = b"".join((_ENTRY_HEAD, _encode(epoch), _encode(seq), entry, marks))
     new = next_chain(chain, payload)

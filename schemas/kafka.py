@@ -1,10 +1,11 @@
-"""How the Kafka brokers are reached: the `log` setting names their addresses, the `[kafka]` table TLS and SASL.
+"""How the Kafka brokers are reached: the `log` setting names their addresses, the
+`[kafka]` table TLS and SASL.
 
 Laws
-- A secret (password, key's password, client secret) comes from the environment or from a file that the table names,
-  never from the table itself, and never from an address. [test_kafka_settings.py]
-- Settings that contradict each other are an error that names both. Nothing is guessed: with a setting of TLS and
-  `security_protocol` left out, the connection would be a plain one. [test_kafka_settings.py]
+- A secret (password, key's password, client secret) comes from the environment or from a file that the table
+  names, never from the table itself, and never from an address. [test_kafka_settings.py]
+- Settings that contradict each other are an error that names both. Nothing is guessed: with a setting of TLS
+  and `security_protocol` left out, the connection would be a plain one. [test_kafka_settings.py]
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ File = Annotated[Path, Field(strict=False)]
 
 
 class Kafka(Section):
-    """The `[kafka]` table: TLS and SASL of every connection to the brokers. All files but tokens are read at start."""
+    """The `[kafka]` table: TLS and SASL of every connection to the brokers. All
+    files but tokens are read at start.
+    """
 
     security_protocol: Protocol = "PLAINTEXT"
     ca_file: File | None = None
@@ -118,7 +121,9 @@ class Kafka(Section):
         return [each.get_secret_value() for each in secrets if each is not None]
 
     def revealed(self) -> Mapping[str, Any]:
-        """All settings as JSON types, secrets too: for a process that this one starts, and for nothing else."""
+        """All settings as JSON types, secrets too: for a process that this one
+        starts, and for nothing else.
+        """
         plain = self.model_dump(mode="json", exclude_none=True)
         if self.token_command is not None:
             plain["token_command"] = self.token_command

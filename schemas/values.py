@@ -177,5 +177,5 @@ _decode = _decoder.decode
 
 
 decode_value: Callable[[bytes], Any] = _decode
-"""The value that `encode_value` stored, as a new object; of an expiring one what it wraps. A name of the decoder's
-own method: a function around it would cost each `get` a call."""
+"""The value that `encode_value` stored, as a new object; of an expiring one what it wraps. A name of the
+decoder's own method: a function around it would cost each `get` a call."""

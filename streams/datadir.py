@@ -1,18 +1,18 @@
 """The data directory: whose it is, who has it, and where things lie in it.
 
     LOCK       flock'ed while a process has it; says which one
-    app.json   app, uuid, format, partitions; written when the directory is made, and when its format is raised
-    log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
-    state/     the stores; may be deleted, the log rebuilds them
-    *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while no process has the directory
-    poison     which command is running, for the next start if this process dies of it (streams/turns/supervision/crash_marker.py)
+    app.json   app, uuid, format, partitions; written when the directory is made, and when its format is
+    raised log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
+    state/     the stores; may be deleted, the log rebuilds them *.tmp/     what verify, transfers and
+    rebuilds need meanwhile; may be deleted while no process has the directory poison     which command is
+    running, for the next start if this process dies of it (streams/turns/supervision/crash_marker.py)
 
 Laws
 - One process has a directory at a time. The kernel holds the lock, so it goes with its process.
 - `app.json` comes before anything it describes, and whole. A directory with contents but without it,
   or of another app, or of a newer format, is refused and left as it is.
-- A node raises an older format before it writes anything else: from then on earlier versions refuse the directory. What only
-  looks at data (`must_exist`) does not. [test_datadir.py]
+- A node raises an older format before it writes anything else: from then on earlier versions refuse the
+  directory. What only looks at data (`must_exist`) does not. [test_datadir.py]
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def log_in(path: Path) -> Path:
 class DataDir:
     """The data directory in `path`, made if it is not there, locked until `close`.
 
-    `new_uuid` gives the app's uuid if the directory is new. `must_exist`: it is not made, nor its format raised; one without
-    `app.json` is not there. Raises `DataDirError` (in use, foreign, too new, not accessible, not there) or `ConfigError` (it was made with
-    another partition count).
+    `new_uuid` gives the app's uuid if the directory is new. `must_exist`: it is not made, nor its format
+    raised; one without `app.json` is not there. Raises `DataDirError` (in use, foreign, too new, not
+    accessible, not there) or `ConfigError` (it was made with another partition count).
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""A page of memory, mapped from a file, that outlives the process: what is stored there is kept by the kernel.
+"""A page of memory, mapped from a file, that outlives the process: what is stored
+there is kept by the kernel.
 
 Nothing of it is fsynced. After a loss of power it may say what was true some seconds before.
 """
@@ -15,7 +16,8 @@ FILE_BYTES = 4096
 
 
 class Page:
-    """The page in the file at `path`, made if it is not there; `words` are its 64-bit words, in the machine's byte order.
+    """The page in the file at `path`, made if it is not there; `words` are its
+    64-bit words, in the machine's byte order.
 
     `signed`: they are. Raises `DataDirError` if the file cannot be made or mapped.
     """

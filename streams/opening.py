@@ -30,7 +30,9 @@ def new_uuid() -> str:
 
 
 def open_data(config: Config, *, must_exist: bool = False) -> DataDir:
-    """The configured data directory, locked, and made unless it `must_exist`. Raises `DataDirError` or `ConfigError`."""
+    """The configured data directory, locked, and made unless it `must_exist`.
+    Raises `DataDirError` or `ConfigError`.
+    """
     return DataDir(
         config.data_dir,
         app=config.name,
@@ -55,7 +57,9 @@ async def start_embedded(config: Config, data: DataDir) -> Log:
 
 
 async def open_reading(config: Config) -> Readable:
-    """The configured log, for reading only, beside the node that has it. Raises `LogUnreachable` or `StorageFailed`."""
+    """The configured log, for reading only, beside the node that has it. Raises
+    `LogUnreachable` or `StorageFailed`.
+    """
     if not config.kafka_brokers:
         return EmbeddedReading(log_in(config.data_dir))
     from perdure.streams.log.kafka.log import KafkaReading  # an extra, as below
@@ -72,7 +76,9 @@ async def open_reading(config: Config) -> Readable:
 
 
 async def kafka_partitions(config: Config) -> int:
-    """How many partitions the app has on the configured brokers; 0: it is not there. Raises `LogUnreachable`."""
+    """How many partitions the app has on the configured brokers; 0: it is not
+    there. Raises `LogUnreachable`.
+    """
     from perdure.streams.log.kafka.clients import Endpoint
     from perdure.streams.log.kafka.security import security_options
     from perdure.streams.log.kafka.topics import partitions_of
@@ -84,7 +90,8 @@ async def kafka_partitions(config: Config) -> int:
 async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Log:
     """The log on the configured brokers. Raises as `start_log`.
 
-    `leaving`: it is only to be copied from: topics that were given more partitions than the app has do for that.
+    `leaving`: it is only to be copied from: topics that were given more partitions
+        than the app has do for that.
     """
     try:
         from perdure.streams.log.kafka.log import (

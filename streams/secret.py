@@ -2,11 +2,13 @@
 
     PERDURE_SEAL_SECRET    the secret itself, or `new,old`: the same on all nodes of an app on Kafka
     seal_secret_file       a file that holds it, one secret a line, the current one first
-    DATA/secret            if nothing else is said: made with 32 random bytes at the first start, for its owner's eyes only
+    DATA/secret            if nothing else is said: made with 32 random bytes at the
+    first start, for its owner's eyes only
 
 Laws
 - A secret is written whole, before anything is sealed with it; it is never printed, logged, or put on a log.
-- `rotate` keeps the secrets before the new one, since commands that are sealed with them may wait; `KEPT` of them.
+- `rotate` keeps the secrets before the new one, since commands that are sealed with
+  them may wait; `KEPT` of them.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def new_secret() -> str:
 
 
 def seal_of(config: Config, data: Path, app_uuid: str) -> Seal:
-    """The seal of a configured app with its data directory in `data`. Raises `ConfigError` or `DataDirError`."""
+    """The seal of a configured app with its data directory in `data`. Raises
+    `ConfigError` or `DataDirError`.
+    """
     known = configured(config)
     if known is None:
         known = _kept_in(data / FILE) or _write(data / FILE, (new_secret(),))
@@ -65,7 +69,9 @@ def kept_in(data: Path) -> tuple[str, ...] | None:
 
 
 def rotate(data: Path) -> tuple[str, ...]:
-    """Put a new secret before those in a data directory, which no node uses meanwhile; all that are kept then."""
+    """Put a new secret before those in a data directory, which no node uses
+    meanwhile; all that are kept then.
+    """
     return _write(data / FILE, (new_secret(), *(_kept_in(data / FILE) or ())[:KEPT]))
 
 

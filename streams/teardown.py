@@ -62,7 +62,9 @@ class Closing:
 
     @property
     def failure(self) -> PerdureError | None:
-        """What did not end as it should; None: all of it did. A single error of perdure's own is that error."""
+        """What did not end as it should; None: all of it did. A single error of
+        perdure's own is that error.
+        """
         if not self._failures:
             return None
         if len(self._failures) == 1 and isinstance(self._failures[0][1], PerdureError):

@@ -1,4 +1,5 @@
-"""An event loop whose time is virtual: waiting costs nothing, and the same program runs the same way each time.
+"""An event loop whose time is virtual: waiting costs nothing, and the same program
+runs the same way each time.
 
 Laws
 - Time moves only when nothing is ready, and then straight to the next timer; or by `spend`.
@@ -12,7 +13,9 @@ from typing import Any
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """`loop.time()` starts at 0 s. No sockets, no threads: what runs here gets the world through its ports."""
+    """`loop.time()` starts at 0 s. No sockets, no threads: what runs here gets
+    the world through its ports.
+    """
 
     def __init__(self) -> None:
         super().__init__()

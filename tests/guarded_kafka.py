@@ -1,4 +1,5 @@
-"""One broker with every kind of listener that perdure connects to: TLS, SASL, client certificates, and an authorizer.
+"""One broker with every kind of listener that perdure connects to: TLS, SASL,
+client certificates, and an authorizer.
 
 Its certificates are made for the name `localhost`; at 127.0.0.1 they are those of another name.
 """
@@ -81,7 +82,9 @@ class Authority:
 
 
 class GuardedKafka(LocalKafka):
-    """The broker. `at` has the address of each listener by its protocol; the plain one is the administrator's."""
+    """The broker. `at` has the address of each listener by its protocol; the plain
+    one is the administrator's.
+    """
 
     at: dict[str, str]
 

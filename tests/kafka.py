@@ -149,9 +149,11 @@ def jars() -> Path:
 
 @functools.cache
 def archive(libs: Path) -> Path | None:
-    """Kafka's classes as Java maps them into memory, which halves the cost of a start; None where Java makes none.
+    """Kafka's classes as Java maps them into memory, which halves the cost of a
+    start; None where Java makes none.
 
-    Made once per Java and version of Kafka, by a broker that starts and stops; safe for several processes at once.
+    Made once per Java and version of Kafka, by a broker that starts and stops; safe
+    for several processes at once.
     """
     java = shutil.which("java")
     assert java is not None
@@ -202,8 +204,8 @@ def _die_with_parent() -> None:
 class LocalKafka:
     """One broker, or several with replication factor 3 and min ISR 2, out of the jars (KRaft).
 
-    `directory` holds configuration, data and the brokers' output. `extra` are further broker settings. With `archive_to`
-    the broker writes its classes there when it ends (see `archive`).
+    `directory` holds configuration, data and the brokers' output. `extra` are further broker settings. With
+    `archive_to` the broker writes its classes there when it ends (see `archive`).
     """
 
     def __init__(
@@ -381,7 +383,9 @@ def console_consumer(
     properties: Mapping[str, str] | None = None,
     timeout_s: float = 30.0,
 ) -> list[str]:
-    """The first `count` records as Kafka's own console consumer prints them (`print.key`, `print.headers`, …)."""
+    """The first `count` records as Kafka's own console consumer prints them
+    (`print.key`, `print.headers`, …).
+    """
     command = _console(kafka, "org.apache.kafka.tools.consumer.ConsoleConsumer", topic)
     command += ["--max-messages", str(count), "--timeout-ms", str(int(timeout_s * 1000))]
     command += (
@@ -451,7 +455,9 @@ def session_kafka() -> Kafka:
 
 
 def or_skip(make: Callable[[], K]) -> K:
-    """A Kafka, or what of it a test needs: without one the test is skipped, or fails if `PERDURE_REQUIRE_KAFKA=1`."""
+    """A Kafka, or what of it a test needs: without one the test is skipped, or fails if
+    `PERDURE_REQUIRE_KAFKA=1`.
+    """
     try:
         return make()
     except NoKafka as reason:

@@ -38,7 +38,9 @@ async def until(true: Callable[[], object]) -> None:
 async def serving(
     log: KafkaLog, ingress: Ingress, registry: Registry, tables: Tables, node: str
 ) -> AsyncIterator[Owner]:
-    """An owner that serves the partition of `tables`. `node` is new for each start; its claims are named by it."""
+    """An owner that serves the partition of `tables`. `node` is new for each start;
+    its claims are named by it.
+    """
     uuids = count()
     ports = Ports(
         Transport(log, ingress, clock_ms, Random(1)),

@@ -85,7 +85,9 @@ def planted(
 
 @contextmanager
 def planted_once(name: str, after: int = 0) -> Iterator[list[str]]:
-    """The step `name` raises once, after so many times that it did not; gives a list that holds `name` then."""
+    """The step `name` raises once, after so many times that it did not; gives a
+    list that holds `name` then.
+    """
     left, hit = after, list[str]()
 
     def raises(step: str, given: tuple[Any, ...]) -> bool:

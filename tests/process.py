@@ -77,7 +77,8 @@ def serve(
     cwd: Path | None = None,
     prefix: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """Serve `app` with its data in `data` on a free port until the block ends (then SIGKILL, if it still runs).
+    """Serve `app` with its data in `data` on a free port until the block ends (then
+    SIGKILL, if it still runs).
 
     `prefix` is a command that runs the server as its child. Raises `DidNotStart`.
     """

@@ -3,8 +3,8 @@
 Laws
 - A file's tests run in one worker, in their order: they share its module's servers.
 - All tests on the session's Kafka run in one: there is one broker then, and nobody kills another's.
-- What takes longest begins first. Most of it waits for processes, disks and brokers; the random runs only compute
-  (at a low priority) and fill the gaps.
+- What takes longest begins first. Most of it waits for processes, disks and brokers; the random runs only
+  compute (at a low priority) and fill the gaps.
 """
 
 from __future__ import annotations

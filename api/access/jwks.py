@@ -95,7 +95,9 @@ class Keyring:
         return self._task if running and (age_s >= STALE_S or not known) else None
 
     def find(self, kid: str) -> PyJWK:
-        """The key of this id. Raises `Unauthenticated` if there is none, `Unavailable` if that is not known."""
+        """The key of this id. Raises `Unauthenticated` if there is none,
+        `Unavailable` if that is not known.
+        """
         known = self._clock_s() - self._loaded_s < STALE_S
         key = self._keys.get(kid) if known else None
         if key is not None:

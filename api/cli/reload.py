@@ -170,7 +170,8 @@ class _Supervisor:
         self._folder = folder
         self._door = _Door(read)
         self._stop = asyncio.Event()
-        # watchfiles reports its own readiness only by its first change: an app edited in the first milliseconds of
+        # watchfiles reports its own readiness only by its first change: an app edited in the first
+        # milliseconds of
         # `dev` is read by the child anyway, which starts after the watch does.
         self._changes = awatch(
             folder, watch_filter=CodeFilter(data_dir), stop_event=self._stop, raise_interrupt=False

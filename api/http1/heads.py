@@ -205,8 +205,8 @@ def _size_of(length: bytes | None, coding: bytes | None, new: bool) -> int | Non
 
 
 class Head(NamedTuple):
-    """The facts that a command takes from a request's headers. `size` is that of the body: 0 without one, None if
-    it is chunked.
+    """The facts that a command takes from a request's headers. `size` is that of
+    the body: 0 without one, None if it is chunked.
 
     `principal` is the authenticated client. It does not follow from the headers alone, and is empty without
     access control.

@@ -54,7 +54,9 @@ class Receiver(Protocol):
 
 
 class RequestParser:
-    """Parses the requests of one connection: `feed` it the bytes. After an `Invalid` it ignores all others."""
+    """Parses the requests of one connection: `feed` it the bytes. After an
+    `Invalid` it ignores all others.
+    """
 
     __slots__ = (
         "_extra_bytes",

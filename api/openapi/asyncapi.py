@@ -1,4 +1,5 @@
-"""The AsyncAPI 3.0 document of an app: the records that any Kafka client may write to it, and those it answers with.
+"""The AsyncAPI 3.0 document of an app: the records that any Kafka client may write
+to it, and those it answers with.
 
 Laws
 - Like the OpenAPI document it is made of the classes alone, gives the same bytes in every process, and has a

@@ -1,6 +1,7 @@
 """The log of a process: one line of JSON per event, or a readable form in a terminal; always on stderr.
 
-    {"event": "a handler failed", "object": "Counter/a", "offset": "3:17", "trace": "4bf9…", "level": "error", …}
+    {"event": "a handler failed", "object": "Counter/a", "offset": "3:17", "trace":
+    "4bf9…", "level": "error", …}
 
 Laws
 - Lines of `structlog` and of the standard library's `logging` look alike, perdure's and the app's.

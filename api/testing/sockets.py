@@ -1,4 +1,5 @@
-"""A WebSocket as its client sees it, in a world of `perdure.testing`: without a connection, with the same events.
+"""A WebSocket as its client sees it, in a world of `perdure.testing`: without a
+connection, with the same events.
 
 Laws
 - A sent message becomes an event on the log; a received one is a frame that left after its turn's commit.
@@ -20,7 +21,8 @@ _TEXT_OPCODE = 1
 class SocketClosed(Exception):
     """A WebSocket under test has closed, or could not be opened. Raised in tests only (`perdure.testing`).
 
-    Whose fault: the test's, if it expected an open socket; otherwise `code` and `reason` say who closed it, and why.
+    Whose fault: the test's, if it expected an open socket; otherwise `code` and
+    `reason` say who closed it, and why.
     What to do: expect it with `pytest.raises(SocketClosed)`, or correct what closes the socket.
 
     Attributes:

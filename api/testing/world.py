@@ -1,4 +1,5 @@
-"""Tests of an app's objects: the real owner, turns and journal, on a log and a store in memory and on virtual time.
+"""Tests of an app's objects: the real owner, turns and journal, on a log and a
+store in memory and on virtual time.
 
     from perdure.testing import story, world
     from app import Counter
@@ -11,8 +12,8 @@
             response = await alice.fetch("/", method="POST")          # a request
             assert response.body == b'{"count":3}'
             await env.advance(3600)                                   # an hour passes, at once
-            await env.restart()                                       # the process is killed, another one starts
-            assert env.state(alice) == {"count": 3}
+            await env.restart()                                       # the process is killed, another one
+            starts assert env.state(alice) == {"count": 3}
 
 Objects call and send to each other as in a server. `env.alarms(alice)` returns when her alarms are due
 (`advance` runs them), and `await env.connect(alice)` opens a WebSocket to her.

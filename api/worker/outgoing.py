@@ -36,7 +36,9 @@ _OF_THE_WIRE = frozenset(
 
 
 class Outgoing:
-    """The `Outside` of objects/outgoing.py, over HTTP; `body_bytes` bounds responses, `timeout_s` is a default."""
+    """The `Outside` of objects/outgoing.py, over HTTP; `body_bytes` bounds
+    responses, `timeout_s` is a default.
+    """
 
     def __init__(self, *, body_bytes: int, timeout_s: float) -> None:
         self._body_bytes = body_bytes

@@ -196,7 +196,9 @@ class WorkerCaller:
         )
 
     async def settle(self) -> None:
-        """Wait until all sent messages are durable; raises `Unavailable` or `OutcomeUnknown` if one is not."""
+        """Wait until all sent messages are durable; raises `Unavailable` or
+        `OutcomeUnknown` if one is not.
+        """
         for sent in self._sent:
             await sent
 

@@ -1,7 +1,8 @@
 """How the API reference reads perdure's docstrings: a griffe extension, run by mkdocstrings.
 
-A docstring has a paragraph of lines `name: what it is` for the parameters of its function. They become a list of
-parameters with types and defaults. Each class of error gets its code and HTTP status, as the server sends them.
+A docstring has a paragraph of lines `name: what it is` for the parameters of its function. They become a list
+of parameters with types and defaults. Each class of error gets its code and HTTP status, as the server sends
+them.
 """
 
 from __future__ import annotations

@@ -179,7 +179,9 @@ def error_named(code: str) -> type[PerdureError] | None:
 
 
 def tree(root: type[PerdureError] = PerdureError) -> Iterator[type[PerdureError]]:
-    """The class and those of perdure's own below it, each before its subclasses. An app's own are left out."""
+    """The class and those of perdure's own below it, each before its
+    subclasses. An app's own are left out.
+    """
     yield root
     for each in root.__subclasses__():
         if each.__module__.startswith(__name__):

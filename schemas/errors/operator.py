@@ -1,4 +1,6 @@
-"""Errors of the operation: an operator must act. At start they end the process, later they stop a partition."""
+"""Errors of the operation: an operator must act. At start they end the process,
+later they stop a partition.
+"""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """perdure: durable objects for Python on a Kafka-style log.
 
-Four nouns to begin with: a `DurableObject` is a class whose instances are always there, one turn at a time, with
-durable `State`; it receives a `Request` and answers with a `Response`, or says no with a `Refusal`. `fetch` asks
-the world outside; `FetchFailed` says that it did not answer.
+Four nouns to begin with: a `DurableObject` is a class whose instances are always there, one turn at a time,
+with durable `State`; it receives a `Request` and answers with a `Response`, or says no with a `Refusal`.
+`fetch` asks the world outside; `FetchFailed` says that it did not answer.
 
-Of its state: `Listing` is a page of names, `Transaction` a part of a turn that can be undone; `UnfitValue` is raised
-for a stored value of another shape than requested, `StorageFailed` if the disk cannot be read.
+Of its state: `Listing` is a page of names, `Transaction` a part of a turn that can be undone; `UnfitValue` is
+raised for a stored value of another shape than requested, `StorageFailed` if the disk cannot be read.
 
-What a call to another object may raise beside its `Refusal`, all of them a `PerdureError`: `CallerError`, the call must be
-changed; `HandlerFailed`, the other's code raised; `Deadlock`, the other waits for this one; `Unavailable`, nothing was
-done, ask again; `OutcomeUnknown`, it may have happened.
+What a call to another object may raise beside its `Refusal`, all of them a `PerdureError`: `CallerError`, the
+call must be changed; `HandlerFailed`, the other's code raised; `Deadlock`, the other waits for this one;
+`Unavailable`, nothing was done, ask again; `OutcomeUnknown`, it may have happened.
 
 `connect` is for programs outside: they ask the objects of a running server.
 """
@@ -146,7 +146,8 @@ __all__ = [
     "fetch",
 ]
 
-# Where each name is from. It is imported when it is first used: `perdure --help` and a client need none of them.
+# Where each name is from. It is imported when it is first used: `perdure --help` and a client need none of
+# them.
 _HOMES = {
     "perdure.objects.alarms": ("AlarmInfo",),
     "perdure.objects.durable": ("DurableObject", "Env"),
@@ -226,7 +227,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is ther
 
 
 def connect(url: str, *, token: str | None = None, timeout: float = 60.0, retry: bool = True) -> Connection:
-    """Connect to a running app: `async with connect(url) as app`, or `with connect(url) as app` without `await`.
+    """Connect to a running app: `async with connect(url) as app`, or `with
+    connect(url) as app` without `await`.
 
     Nothing is sent before the first call. At most 100 calls run at once; further ones wait.
 

@@ -1,4 +1,6 @@
-"""Tests of an app's objects on virtual time: `world`, `story`, `run`. How to use it stands in perdure/api/testing/world.py."""
+"""Tests of an app's objects on virtual time: `world`, `story`, `run`. How to use it stands in
+perdure/api/testing/world.py.
+"""
 
 from perdure.api.testing.world import Namespace, Socket, SocketClosed, Stub, World, run, story, world
 

@@ -83,8 +83,8 @@ class JournalBatch:
 class Journal:
     """Appends what an owner's turns did; calls `acknowledged(batch, first_offset)` or `lost(error)`.
 
-    `acknowledged` returns False if it is not decided yet (a gap has to be read first); the owner calls `proceed`
-    later.
+    `acknowledged` returns False if it is not decided yet (a gap has to be read
+    first); the owner calls `proceed` later.
     """
 
     def __init__(

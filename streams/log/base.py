@@ -1,18 +1,20 @@
 """The contract of a log, which everything above it uses, whichever log is configured.
 
-A command is appended to a log, read from it by its owner's tail, and its entry is appended to the journal by a `Writer`.
+A command is appended to a log, read from it by its owner's tail, and its entry is
+appended to the journal by a `Writer`.
 
 Laws
 - A record's offset never changes; offsets of one (topic, partition) rise, with gaps on some logs.
 - `append` never blocks. Its receipt becomes durable, or fails: `Unavailable` means certainly not written,
   `OutcomeUnknown` that it may be written, now or later. Nothing is appended twice.
-- The journal is written through one `Writer` per partition, one batch at a time. The records of a batch are contiguous
-  and in order; after `failed` they may be on the log or not, now or later.
+- The journal is written through one `Writer` per partition, one batch at a time. The records of a batch are
+  contiguous and in order; after `failed` they may be on the log or not, now or later.
 - `tail` delivers accepted records in order from an offset, to one receiver; `read` returns only durable ones.
 - `ordered`: a durable record implies that all earlier ones, of any topic, are durable.
 - `exclusive`: no other process can write.
-- A record's stamp (`LogRecord.time_ms`) is the time by the log's clock when it was appended. It may be wrong, and may
-  fall: what counts is the log time that an owner makes of it (log_time.py). [all: tests/contract/test_log.py]
+- A record's stamp (`LogRecord.time_ms`) is the time by the log's clock when it was appended. It may be wrong,
+  and may fall: what counts is the log time that an owner makes of it (log_time.py). [all:
+  tests/contract/test_log.py]
 """
 
 from __future__ import annotations
@@ -56,9 +58,10 @@ def size_bytes(record: Record | LogRecord) -> int:
 class LogRecord(msgspec.Struct, eq=False):
     """A record on the log, at its offset.
 
-    `memo` may carry the decoded form of a record that was appended by this process, so that its reader need not decode
-    it again. `write` identifies the batch it lies in (see `Log.shares_write`). `packed` is what the log wrote for it, the
-    MessagePack of time, key, value and headers, if it was appended by this process and is small.
+    `memo` may carry the decoded form of a record that was appended by this process, so that its reader need
+    not decode it again. `write` identifies the batch it lies in (see `Log.shares_write`). `packed` is what
+    the log wrote for it, the MessagePack of time, key, value and headers, if it was appended by this process
+    and is small.
     """
 
     offset: int
@@ -117,7 +120,8 @@ class WriterSource(Protocol):
         """The batch that `fill` returned last is durable, at `first_offset` and the offsets after it."""
 
     def failed(self, error: BaseException) -> None:
-        """The outcome of the batch is unknown; or, with an `OperatorError`, it was not and cannot be appended.
+        """The outcome of the batch is unknown; or, with an `OperatorError`, it was
+        not and cannot be appended.
 
         The writer has ended; `Log.writer` makes a new one.
         """
@@ -127,7 +131,9 @@ class Writer(Protocol):
     """Appends batches to one journal partition, one at a time."""
 
     def request(self, *, urgent: bool = True) -> None:
-        """Request that the source is called to fill a batch; if not urgent, it may wait a few ms for further records."""
+        """Request that the source is called to fill a batch; if not urgent, it may
+        wait a few ms for further records.
+        """
 
     def close(self) -> None:
         """Send nothing more. A batch in flight may still be written; the source is not called back."""
@@ -152,7 +158,8 @@ class Tail(Protocol):
 class Trouble(NamedTuple):
     """A problem of a topic that does not stop any partition by itself; a node with one is not ready.
 
-    `state` names it in two or three words, `reason` says what to do. `partition`: None if it concerns the whole topic.
+    `state` names it in two or three words, `reason` says what to do. `partition`:
+    None if it concerns the whole topic.
     """
 
     topic: str
@@ -222,8 +229,8 @@ class Log(Protocol):
     def tail(self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]) -> Tail:
         """Deliver accepted records from `start` on: first those that exist, then each that is appended.
 
-        If offsets from `start` on were removed or never existed, no record is skipped silently: the log calls its
-        `on_stopped` with a `LogCorrupt` that names topic, partition and offset.
+        If offsets from `start` on were removed or never existed, no record is skipped silently: the log calls
+        its `on_stopped` with a `LogCorrupt` that names topic, partition and offset.
         """
 
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
@@ -245,7 +252,9 @@ class Log(Protocol):
 
     @property
     def topic_ids(self) -> Mapping[str, str]:
-        """The id of each topic, which no other topic of that name ever has, by `Topic`; empty where there are none."""
+        """The id of each topic, which no other topic of that name ever has, by
+        `Topic`; empty where there are none.
+        """
 
     @property
     def troubles(self) -> Sequence[Trouble]:
@@ -265,7 +274,9 @@ def recreated(topic: str, was: str, is_: str) -> str:
 
 
 class Local:
-    """The parts of `Log` that a log of one process does not need: ids and problems of topics, an index by time."""
+    """The parts of `Log` that a log of one process does not need: ids and problems
+    of topics, an index by time.
+    """
 
     topic_ids: Mapping[str, str] = {}
     troubles: Sequence[Trouble] = ()

@@ -1,20 +1,21 @@
 """Log time: the time that a turn sees, and that its entry carries. One law, the same on every log.
 
-A record is stamped when it is appended: on the embedded log with this machine's clock, on Kafka with the broker's. Any
-of these clocks can be wrong for a while, and a wrong stamp must not decide for longer than that. So the owner of a
-partition decides log time when it reads a command, and the entry of the turn carries what it decided: a fold of the
-journal takes it from there and never looks at a clock.
+A record is stamped when it is appended: on the embedded log with this machine's clock, on Kafka with the
+broker's. Any of these clocks can be wrong for a while, and a wrong stamp must not decide for longer than
+that. So the owner of a partition decides log time when it reads a command, and the entry of the turn carries
+what it decided: a fold of the journal takes it from there and never looks at a clock.
 
 Laws
-- Log time = max(log time before, min(stamp, owner's clock + `SKEW_MS`)): it never falls within a partition, and never
-  runs further ahead of the owner's clock than the skew.
-- Log time that is further ahead than that was decided under a wrong clock. It steps back to the stamp, once, and a
-  warning says so. [both: test_logtime.py]
-- The log time of a partition is that of the command with the highest offset that has an entry. So a fold needs no
-  mark for a step back, and the entry of a turn that took long does not undo one. [test_tables.py]
-- How long a command has waited is measured by one clock: that of this node, if its own ingress made the command; otherwise by
-  this node's clock and the stamp, less how far the clock that stamps is known to be behind. Once the command is read,
-  time passes as the event loop counts it, however the wall clock jumps. [test_clock_jumps.py]
+- Log time = max(log time before, min(stamp, owner's clock + `SKEW_MS`)): it never falls within a partition,
+  and never runs further ahead of the owner's clock than the skew.
+- Log time that is further ahead than that was decided under a wrong clock. It steps back to the stamp, once,
+  and a warning says so. [both: test_logtime.py]
+- The log time of a partition is that of the command with the highest offset that has an entry. So a fold
+  needs no mark for a step back, and the entry of a turn that took long does not undo one. [test_tables.py]
+- How long a command has waited is measured by one clock: that of this node, if its own ingress made the
+  command; otherwise by this node's clock and the stamp, less how far the clock that stamps is known to be
+  behind. Once the command is read, time passes as the event loop counts it, however the wall clock jumps.
+  [test_clock_jumps.py]
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ _logger = structlog.get_logger(__name__)
 
 
 def log_time(before_ms: int, stamp_ms: int, clock_ms: int) -> int:
-    """Log time of a record stamped `stamp_ms` that follows log time `before_ms`, where the clock says `clock_ms`."""
+    """Log time of a record stamped `stamp_ms` that follows log time `before_ms`,
+    where the clock says `clock_ms`.
+    """
     bound_ms = clock_ms + SKEW_MS
     time_ms = min(stamp_ms, bound_ms)
     return time_ms if before_ms > bound_ms else max(before_ms, time_ms)
@@ -44,9 +47,9 @@ def log_time(before_ms: int, stamp_ms: int, clock_ms: int) -> int:
 class LogTime:
     """The log time of one partition, decided by its owner.
 
-    `node` is the name in the ids of the commands that this node's door makes. `stamped_here`: the log stamps with the same
-    clock as `clock_ms`; what it has just appended needs no other look at it. `corrected` counts the stamps that were
-    ahead of their bound, and the steps back. `on_step_back` is called at each of these.
+    `node` is the name in the ids of the commands that this node's door makes. `stamped_here`: the log stamps
+    with the same clock as `clock_ms`; what it has just appended needs no other look at it. `corrected` counts
+    the stamps that were ahead of their bound, and the steps back. `on_step_back` is called at each of these.
     """
 
     def __init__(
@@ -66,12 +69,16 @@ class LogTime:
         self._loop_s = asyncio.get_running_loop().time
 
     def begin(self, offset: int, time_ms: int) -> None:
-        """A reign begins: the latest command that has an entry lies at `offset`, and ran at log time `time_ms`."""
+        """A reign begins: the latest command that has an entry lies at `offset`,
+        and ran at log time `time_ms`.
+        """
         self._folded, self._folded_ms = offset, time_ms
         self.now_ms = 0  # what runs again, below `offset`, has the time of its stamp, as it had before
 
     def read(self, record: LogRecord) -> LogRecord:
-        """The record of the next command, with its log time in place of its stamp. Commands are read in order."""
+        """The record of the next command, with its log time in place of its stamp.
+        Commands are read in order.
+        """
         if record.offset > self._folded:
             self.now_ms, self._folded = max(self.now_ms, self._folded_ms), _NEVER
         stamp_ms = self._stamp_ms = record.time_ms

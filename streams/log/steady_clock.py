@@ -1,8 +1,9 @@
 """The wall clock, but for jumps that do not last.
 
 Laws
-- A jump is a change of the wall clock against the time that has passed since the machine started, of more than
-  `SKEW_MS` at once. It is taken for true when it has lasted for `HOLD_MS`; until then time goes on at its previous pace.
+- A jump is a change of the wall clock against the time that has passed since the machine started, of more
+  than `SKEW_MS` at once. It is taken for true when it has lasted for `HOLD_MS`; until then time goes on at
+  its previous pace.
 - What the clock is when the process starts is true: there is nothing to hold it against.
 - Each jump is said, when it is seen and when it is followed or over. [all: test_steady.py]
 """

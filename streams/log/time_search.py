@@ -1,9 +1,11 @@
 """Where in a partition a time begins: from the index that brokers keep, or by a binary search.
 
 Laws
-- A stamp above `latest_ms` was made by a wrong clock and says nothing: the next one that does speaks for its record. So does
-  the next record for an offset that has none. Where a long stretch says nothing the offset given may be too early, never too late.
-- A probe of the binary search reads `NEAR` records, and where they say nothing as many at distances that double.
+- A stamp above `latest_ms` was made by a wrong clock and says nothing: the next one that does speaks for its
+  record. So does the next record for an offset that has none. Where a long stretch says nothing the offset
+  given may be too early, never too late.
+- A probe of the binary search reads `NEAR` records, and where they say nothing as
+  many at distances that double.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ async def first_since(
 ) -> int:
     """The first offset in `start`..`end` whose record is not older than `time_ms`; `end` if there is none.
 
-    `latest_ms`: no true stamp is later. `took(records)` is awaited after each read, with the number of records read.
+    `latest_ms`: no true stamp is later. `took(records)` is awaited after each read,
+        with the number of records read.
     """
     if not log.exclusive and start < end:
         indexed = await log.since(topic, partition, time_ms)

@@ -152,7 +152,8 @@ class OutputGate:
         ]
 
     def done(self, reply_to: str, key: str, id_: str, reply: Reply, command: int, offset: int) -> None:
-        """Answer a command that ended without an entry; `offset` is that of the journal record that reports it.
+        """Answer a command that ended without an entry; `offset` is that of the
+        journal record that reports it.
 
         Call it before `entries` or `passed` for the record at `offset`.
         """

@@ -1,8 +1,8 @@
 """The owner of one partition: runs its commands, journals what they did, and emits their answers.
 
-A command arrives from the log's tail (`deliver`), goes to the turns, and comes back in a durable journal batch
-(`_acknowledged`): then its answers are emitted and its changes folded. States: new -> beginning (`recovery.py`) ->
-serving -> beginning (claim again) | fenced | stopped.
+A command arrives from the log's tail (`deliver`), goes to the turns, and comes back in a durable journal
+batch (`_acknowledged`): then its answers are emitted and its changes folded. States: new -> beginning
+(`recovery.py`) -> serving -> beginning (claim again) | fenced | stopped.
 
 Laws
 - Each command below the watermark of the tables is done, and does not run again. [test_owner.py]
@@ -373,8 +373,8 @@ class Owner:
     def _emit(self, batch: JournalBatch, first_offset: int, end: int) -> None:
         """Emit the output of a batch whose records lie at journal offsets `first_offset` up to `end`.
 
-        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its activation's
-        `in_flight_writes` and by the keys in flight, as all turns do before the fold.
+        On a log that delivers at once, in memory, a turn may run in here: it sees the batch by its
+        activation's `in_flight_writes` and by the keys in flight, as all turns do before the fold.
         """
         output = self.output
         for turn in batch.completions:

@@ -1,9 +1,9 @@
 """Placement: which node of an app serves which partition, on a log that nodes share.
 
-Each node adds a heartbeat (`beats.py`) to the log once a second. All nodes read the same heartbeats in the same
-order, hold the same list of members (`members.py`), and compute the same assignment from it (`plan.py`); there
-is no leader. `membership.py` sends and reads the heartbeats, `placement.py` acts on the assignment for this
-node: it takes partitions, keeps others warm (`follower.py`), and hands over those that are to move.
+Each node adds a heartbeat (`beats.py`) to the log once a second. All nodes read the same heartbeats in the
+same order, hold the same list of members (`members.py`), and compute the same assignment from it (`plan.py`);
+there is no leader. `membership.py` sends and reads the heartbeats, `placement.py` acts on the assignment for
+this node: it takes partitions, keeps others warm (`follower.py`), and hands over those that are to move.
 
 Laws
 - Placement only proposes. The claim in a partition's journal decides who serves it, so a wrong or late

@@ -30,9 +30,9 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
 class Beat(msgspec.Struct, frozen=True, array_like=True):
     """One heartbeat.
 
-    `member` names this membership of a node: a node that was taken for gone joins under another name. `node` is
-    the name in its claims; `home` is the same for two processes only if they use the same data directory, so
-    the later one shows that the earlier has ended. `tick` counts the seconds since it joined. `warm`: the
+    `member` names this membership of a node: a node that was taken for gone joins under another name. `node`
+    is the name in its claims; `home` is the same for two processes only if they use the same data directory,
+    so the later one shows that the earlier has ended. `tick` counts the seconds since it joined. `warm`: the
     partitions that it follows, with the journal offset up to which its store has them.
     """
 

@@ -6,8 +6,9 @@ same members.
 Laws [test_members.py]
 - A member is gone when another one has counted `SILENT_TICKS` since its last heartbeat, when it says that it
   has left, or when a later one has its data directory. What it sends afterwards is ignored.
-- Readers that began at different places of the log agree in the end: what one of them has wrongly taken for gone,
-  and goes on for `SILENT_TICKS`, is a member again. (A member that reads that it is gone does not go on.)
+- Readers that began at different places of the log agree in the end: what one of them has wrongly taken for
+  gone, and goes on for `SILENT_TICKS`, is a member again. (A member that reads that it is gone does not go
+  on.)
 - While the log takes no heartbeats, no member counts, and none is taken for gone.
 """
 

@@ -5,9 +5,10 @@ Pure: heartbeats in, one `Assignment` per partition out.
 Laws [test_plan.py]
 - A partition that a member serves stays with it until it is handed over. A partition that none serves goes at
   once to the member whose store has most of it, and to one with few partitions if no store has any.
-- Balance: the numbers of partitions of any two members that stay differ by one at most, once the moves are made.
-- A move is planned only where balance, or a member that leaves, needs it; the same heartbeats give the same moves,
-  and what a successor has followed already makes it the successor again.
+- Balance: the numbers of partitions of any two members that stay differ by one at
+  most, once the moves are made.
+- A move is planned only where balance, or a member that leaves, needs it; the same heartbeats give the same
+  moves, and what a successor has followed already makes it the successor again.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from perdure.streams.placement.beats import Beat
 class Assignment(NamedTuple):
     """The place of a partition now and after its next move, as names of members.
 
-    `owner` serves it, or is to claim it now. `successor`: the member that it moves to, when that one's store is
-    warm. `standbys`: the members that keep a warm store.
+    `owner` serves it, or is to claim it now. `successor`: the member that it moves to, when that one's store
+    is warm. `standbys`: the members that keep a warm store.
     """
 
     owner: str | None = None

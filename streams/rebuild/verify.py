@@ -109,7 +109,9 @@ async def _verify_partition(
 
 
 async def _deletes_at(log: Log, partition: int, offset: int, end: int) -> bool:
-    """True if the journal record at `offset` deletes namespaces: a store before it may have begun with that."""
+    """True if the journal record at `offset` deletes namespaces: a store before it
+    may have begun with that.
+    """
     async for chunk in log.read(Topic.JOURNAL, partition, offset, min(offset + 1, end)):
         record = decode_record(chunk[0].value)
         return isinstance(record, Migration) and bool(record.step.deleted)

@@ -252,7 +252,9 @@ class Tables:
         self.memtables.set_row(self._steps_row, encode_row(self.steps))
 
     def remove_piece(self) -> bool:
-        """Fold the next piece of a step that deletes namespaces, and freeze it; False if there is none left."""
+        """Fold the next piece of a step that deletes namespaces, and freeze it;
+        False if there is none left.
+        """
         deletion = self._deletion
         if deletion is None:
             return False
@@ -265,7 +267,9 @@ class Tables:
         return True
 
     def _remove(self, step: Step) -> Iterator[None]:
-        """Fold a step that deletes namespaces: what is walked row by row in pieces, then all ranges at once."""
+        """Fold a step that deletes namespaces: what is walked row by row in
+        pieces, then all ranges at once.
+        """
         yield  # what is not written yet is read key by key, where a range would be overlooked
         for namespace in step.deleted:
             yield from self._remove_single_rows(namespace)

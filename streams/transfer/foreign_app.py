@@ -4,9 +4,9 @@ A transfer step of a migration names a class of another app. Its data directory,
 Kafka, are opened when the step needs them (`export_objects.py` reads them, `import_objects.py` writes here).
 
 Laws
-- A transfer copies: the other app keeps its objects until it deletes the class. While they are read no process
-  writes them: a data directory is locked, and on Kafka the partitions are claimed, so that a node that serves
-  them stops.
+- A transfer copies: the other app keeps its objects until it deletes the class. While they are read no
+  process writes them: a data directory is locked, and on Kafka the partitions are claimed, so that a node
+  that serves them stops.
 - Nothing is claimed before everything that is to be copied is known to be there. What was acknowledged before
   the claim is read: up to the claim itself, since the end that a broker reports proves nothing.
 - No code of either app runs. [tests/integration/test_migrations.py]

@@ -1,13 +1,15 @@
 """Activations: objects in memory, their mailboxes, and their turns.
 
-A `Turn` is one command on its way through its object. An `Activation` is an object in memory: it runs one turn at
-a time, keeps the commands that wait in a `Mailbox`, and holds what its turns wrote until the tables have folded it.
+A `Turn` is one command on its way through its object. An `Activation` is an object in memory: it runs one
+turn at a time, keeps the commands that wait in a `Mailbox`, and holds what its turns wrote until the tables
+have folded it.
 
 Laws
-- Commands of one object are taken in log order. The next turn may start as soon as the previous one has ended, on
-  what that committed, whether or not it is durable (speculation). [test_owner.py]
-- `in_flight_writes` holds what ended turns committed and the tables have not folded yet, turn by turn; `cache` is a
-  bounded copy of what was read or written. Neither ever holds anything that the next turn must not see.
+- Commands of one object are taken in log order. The next turn may start as soon as the previous one has
+  ended, on what that committed, whether or not it is durable (speculation). [test_owner.py]
+- `in_flight_writes` holds what ended turns committed and the tables have not folded yet, turn by turn;
+  `cache` is a bounded copy of what was read or written. Neither ever holds anything that the next turn must
+  not see.
 - An idle object has no queue, no task and no lock.
 """
 
@@ -45,7 +47,9 @@ _Row = TypeVar("_Row")
 
 
 class Turn(TaskLike, eq=False, weakref=True):
-    """One command on its way through its object, from the log to its answer. It is the `Caller` of its handler."""
+    """One command on its way through its object, from the log to its answer. It is
+    the `Caller` of its handler.
+    """
 
     record: LogRecord
     command: Command
@@ -134,7 +138,8 @@ class Mailbox(deque["Turn | int"]):
     def wait_s(self) -> float:
         """Return about how long a command that arrives now will wait; 0.0 while that is unknown.
 
-        It uses the median of the last times between two turns, so one slow turn does not have later commands refused.
+        It uses the median of the last times between two turns, so one slow turn
+        does not have later commands refused.
         """
         times = self._moved_s
         if len(times) < PACE_OF:
@@ -143,7 +148,9 @@ class Mailbox(deque["Turn | int"]):
 
 
 class Activation:
-    """An object in memory: its instance, mailbox and recent writes. Its state reads through `get`, `scan`, `alarm`, `alarms` and `sockets`."""
+    """An object in memory: its instance, mailbox and recent writes. Its state reads through `get`, `scan`,
+    `alarm`, `alarms` and `sockets`.
+    """
 
     __slots__ = (
         "cache",
@@ -171,7 +178,8 @@ class Activation:
         self.running: Turn | None = None
         self.maker: str | None = None  # see object_quotas.py; None: not looked for
         self.cache: dict[str, bytes | None] = {}
-        # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded it
+        # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded
+        # it
         self.in_flight_writes: deque[Overlay | None] | None = None
         self.socket_rows: dict[str, SocketRow] | None = (
             None  # all of them, durable or not, once they were read
@@ -303,7 +311,9 @@ class Activation:
         self.in_flight_writes.append(committed)
 
     def forget(self) -> None:
-        """Of what was read and what a turn that failed inside may have left here, keep what was committed before."""
+        """Of what was read and what a turn that failed inside may have left here,
+        keep what was committed before.
+        """
         self.cache.clear()
         if not self.in_flight_writes:
             self.maker = None

@@ -1,7 +1,7 @@
 """Admission: what happens to a record before its turn.
 
-`admitted` decides whether a record is a command of this partition. `early_outcome` decides whether a command still
-has to run: not if its idempotency key is spent, its deadline has passed, or it is a deletion.
+`admitted` decides whether a record is a command of this partition. `early_outcome` decides whether a command
+still has to run: not if its idempotency key is spent, its deadline has passed, or it is a deletion.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> O
 
 
 def copy_outcome(copy: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome:
-    """Return the outcome of a copy of a call that has ended: the same; if the first was not done, neither is the copy.
+    """Return the outcome of a copy of a call that has ended: the same; if the first
+    was not done, neither is the copy.
 
     A copy that ran only now would overtake the commands behind the first one.
     """
@@ -83,7 +84,9 @@ def _outcome_of_key(turn: Turn, client_key: str, tables: Tables) -> Outcome | No
 
 
 def _outcome_of_copy(turn: Turn, key: CallKey, tables: Tables) -> Outcome | None:
-    """Return the outcome of a call that is not the first of its key; None: it is the first, or that one was not done."""
+    """Return the outcome of a call that is not the first of its key; None: it is
+    the first, or that one was not done.
+    """
     if key.partition != NOWHERE and key.offset < tables.answered_calls.passed(key.partition).floor:
         return not_done(Expired(f"a late copy: the turn that called ({key}) is over"))
     answered = tables.answered_calls.get(key)

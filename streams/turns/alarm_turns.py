@@ -1,17 +1,17 @@
 """The turns that alarms start: whether one runs, what runs, and what becomes of the alarm.
 
-The alarm clock (owner/alarm_clock.py) appends a command when an alarm is due; the runner asks `AlarmTurns` whether that
-command still has to run, for its handler, and for the outcome once the handler has ended.
+The alarm clock (owner/alarm_clock.py) appends a command when an alarm is due; the runner asks `AlarmTurns`
+whether that command still has to run, for its handler, and for the outcome once the handler has ended.
 
 Laws [test_alarms.py, test_alarms_again.py]
 - An alarm command runs only if the alarm still stands as the command says, unacknowledged turns of its object
   included, and is due by log time. Otherwise it is only marked as done.
-- A run that was not done is continued by the next one: its calls belong to the same setting of the alarm, so answered
-  calls are not made again, and the requests of both runs are compared. After a failed run the next one makes its own
-  calls.
+- A run that was not done is continued by the next one: its calls belong to the same setting of the alarm, so
+  answered calls are not made again, and the requests of both runs are compared. After a failed run the next
+  one makes its own calls.
 - The change of the alarm is part of the turn's own entry, after success and after failure.
-- The removal of expired values, and a due time that is set again after a step back of log time, run no code of the
-  user's. A parked alarm is driven again or dropped by administration (owner/administration.py).
+- The removal of expired values, and a due time that is set again after a step back of log time, run no code
+  of the user's. A parked alarm is driven again or dropped by administration (owner/administration.py).
 """
 
 from __future__ import annotations

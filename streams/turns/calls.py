@@ -1,18 +1,19 @@
 """Calls and sends: how the turns of one partition reach other objects.
 
-A call appends a command to the log, as a client's request does, and waits for its reply through `PendingCalls`. A send
-is part of the turn's entry and leaves once that is durable.
+A call appends a command to the log, as a client's request does, and waits for its reply through
+`PendingCalls`. A send is part of the turn's entry and leaves once that is durable.
 
 Laws [test_calls.py, test_calls_again.py, test_sends.py]
-- A call leaves when the turn's own command and all that the turn has read are durable, and an append sent after that
-  command arrived has been acknowledged (`synced`; once a turn, since nothing new is read without it).
-- The key of a call is made of the turn's root, the request, and the number of equal requests in flight or answered
-  (schemas/calls.py). The same key gets the stored reply again. So an append whose outcome is unknown is repeated until
-  the deadline, and a call that ended without a reply is the same call when it is repeated.
-- The deadline is what is left of the caller's. Past it: `Expired` if the callee reports that, the last reason if
-  nothing was appended, `OutcomeUnknown` otherwise.
-- A turn that called an object which waits for it fails with `Deadlock`: at once if the chain of callers names it,
-  after `PROBE_S` if calls cross. One call of a ring is withdrawn from its mailbox, so it never runs.
+- A call leaves when the turn's own command and all that the turn has read are durable, and an append sent
+  after that command arrived has been acknowledged (`synced`; once a turn, since nothing new is read without
+  it).
+- The key of a call is made of the turn's root, the request, and the number of equal requests in flight or
+  answered (schemas/calls.py). The same key gets the stored reply again. So an append whose outcome is unknown
+  is repeated until the deadline, and a call that ended without a reply is the same call when it is repeated.
+- The deadline is what is left of the caller's. Past it: `Expired` if the callee reports that, the last reason
+  if nothing was appended, `OutcomeUnknown` otherwise.
+- A turn that called an object which waits for it fails with `Deadlock`: at once if the chain of callers names
+  it, after `PROBE_S` if calls cross. One call of a ring is withdrawn from its mailbox, so it never runs.
 - A send is a record in the entry's outbox, under the key `send:{partition}:{offset}:{n}`.
 """
 
@@ -100,8 +101,8 @@ class TurnCalls:
 class Calls:
     """Makes the calls and sends of one owner's turns, and is the `Peer` that other owners call.
 
-    `low_mark()` returns the partition's low watermark; `check_room(key)` raises if the gateway would refuse a command.
-    `has_taken`, `elsewhere`: see `Peer`.
+    `low_mark()` returns the partition's low watermark; `check_room(key)` raises if the gateway would refuse a
+    command. `has_taken`, `elsewhere`: see `Peer`.
     """
 
     def __init__(
@@ -214,7 +215,9 @@ class Calls:
         return turn.calling
 
     def _named(self, calling: TurnCalls) -> str:
-        """Return a name of the turn that is the same when it runs again, and when it is repeated under its key."""
+        """Return a name of the turn that is the same when it runs again, and when
+        it is repeated under its key.
+        """
         root = calling.root
         return f"{self._app_uuid}:{root.parent or f'{root.partition}:{root.offset}'}"
 

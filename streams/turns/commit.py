@@ -3,8 +3,8 @@
 The runner hands over each turn whose outcome needs an entry; the entry then goes to the journal.
 
 Laws
-- If the entry cannot be made (it is too large, or a value cannot be encoded), the turn fails. The entry of that
-  failure commits nothing but the change of the turn's alarm or socket. [test_large_records.py]
+- If the entry cannot be made (it is too large, or a value cannot be encoded), the turn fails. The entry of
+  that failure commits nothing but the change of the turn's alarm or socket. [test_large_records.py]
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from perdure.streams.turns.supervision.failure_log import FailureLog
 
 
 class Committer:
-    """Makes the entries of one partition's turns. `instance_gone(activation)` is called if an instance may hold
-    values that were not committed.
+    """Makes the entries of one partition's turns. `instance_gone(activation)` is called if an instance may
+    hold values that were not committed.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class Committer:
         return committed
 
     def _small_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
-        """Set the entry of a turn whose own cannot be made. It commits only the change of its alarm or its socket."""
+        """Set the entry of a turn whose own cannot be made. It commits only the
+        change of its alarm or its socket.
+        """
         committed = None
         if turn.command.kind == ALARM:
             outcome, committed = self._ringing.failed_after_all(turn, outcome), turn.overlay

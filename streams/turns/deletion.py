@@ -22,7 +22,9 @@ def admin_reply(**what: object) -> Reply:
 
 
 def deletion(turn: Turn) -> Outcome:
-    """Remove all values and alarms, and close all sockets. It is journaled even if there was nothing to remove."""
+    """Remove all values and alarms, and close all sockets. It is journaled even if
+    there was nothing to remove.
+    """
     activation = turn.activation
     assert activation is not None
     turn.time_ms, turn.overlay = turn.record.time_ms, Overlay()

@@ -91,8 +91,8 @@ def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[st
 def dead_letter(record: LogRecord, error: PerdureError, partition: int) -> Entry:
     """Return the entry for a record that is not a command: an error reply and a record for `{app}.dead`.
 
-    Whatever the record holds, the entry stays below `WHOLE_BYTES` and some KiB: of a larger one the letter has the
-    beginning, its size and its hash, and where it lies.
+    Whatever the record holds, the entry stays below `WHOLE_BYTES` and some KiB: of a larger one the letter
+    has the beginning, its size and its hash, and where it lies.
     """
     named = {name: value for name, value in record.headers if len(value) <= FIELD_BYTES}
     id_, reply_to = (named.get(name, b"").decode("utf-8", "replace") for name in ("id", "reply-to"))

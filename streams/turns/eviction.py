@@ -1,14 +1,15 @@
 """Eviction: how long objects stay in memory.
 
-An `Evictor` sweeps the objects of all partitions of a node once a second. It evicts objects that are idle, that are
-too large, and, if memory is short, those that were used longest ago.
+An `Evictor` sweeps the objects of all partitions of a node once a second. It evicts objects that are idle,
+that are too large, and, if memory is short, those that were used longest ago.
 
 Laws [test_residence.py]
-- Eviction removes memory only: attributes, never state. An object that is busy, or has unacknowledged writes, stays.
-- The object used longest ago goes first. There is no timer and no clock per object: the log time of its last turn
-  counts.
-- A busy object that a sweep meets moves to the end of the order. However many objects are busy for long, they do not
-  hide an idle one behind them, and none is visited twice before the others.
+- Eviction removes memory only: attributes, never state. An object that is busy, or
+  has unacknowledged writes, stays.
+- The object used longest ago goes first. There is no timer and no clock per object:
+  the log time of its last turn counts.
+- A busy object that a sweep meets moves to the end of the order. However many objects are busy for long, they
+  do not hide an idle one behind them, and none is visited twice before the others.
 - A sweep runs in steps of a few ms, between which the event loop continues.
 - An object over `object_bytes` loses its instance after the running turn, with a line in the log.
 - Sizes are estimates: a bounded walk over a few instances a second.
@@ -156,7 +157,9 @@ def drop(turns: ActivationHolder, activation: Activation) -> None:
 
 
 def _evict(turns: ActivationHolder, most: int, used_before_ms: int | None = None) -> Iterator[None]:
-    """Evict up to `most` idle activations, the one used longest ago first; stop at one used later than that."""
+    """Evict up to `most` idle activations, the one used longest ago first; stop at
+    one used later than that.
+    """
     activations = turns.activations
     for looked_at in range(1, len(activations) + 1):
         activation = next(iter(activations.values()), None)
@@ -174,7 +177,9 @@ def _evict(turns: ActivationHolder, most: int, used_before_ms: int | None = None
 
 
 def oldest_idle(activations: OrderedDict[str, Activation], kept: Activation) -> Activation | None:
-    """The idle activation that was used longest ago, but not `kept`; None if all that were looked at are at work."""
+    """The idle activation that was used longest ago, but not `kept`; None if all
+    that were looked at are at work.
+    """
     for _ in range(PASSED_OVER):
         activation = next(iter(activations.values()))
         if activation is kept:

@@ -1,19 +1,21 @@
 """Run a coroutine at once, as one asyncio task from its first step to its last.
 
-Most handlers never suspend: their awaits are answered from memory. To schedule each of them as a Task would cost more
-than the rest of the turn. From Python 3.12 on the handler is an eager Task, which runs its first step where it is
-made. Before, a stand-in is the current task in every step, and a Task is made only if the handler suspends.
+Most handlers never suspend: their awaits are answered from memory. To schedule each of them as a Task would
+cost more than the rest of the turn. From Python 3.12 on the handler is an eager Task, which runs its first
+step where it is made. Before, a stand-in is the current task in every step, and a Task is made only if the
+handler suspends.
 
 Laws [test_stepping.py]
-- `done(turn, result, error)` is called exactly once, at once or from the loop; never for one that was abandoned.
-- What the handler raises, SystemExit and CancelledError too, is handed over, never raised into the loop. So is a
-  KeyboardInterrupt where Ctrl-C cannot have raised it (see `signals_are_the_loops`).
-- `asyncio.current_task()` is the same in every step of a handler. The task of the code that steps it, which may be
-  another handler, is current again afterwards.
-- A Task whose handler ignores its cancellation ends all the same when it is abandoned, so that a loop that waits
-  for its Tasks can close.
-- While a handler's code runs, and only then, `now()[0]` holds the word of its turn (0 if it was given none): the
-  innermost one's, if a step led to another.
+- `done(turn, result, error)` is called exactly once, at once or from the loop;
+  never for one that was abandoned.
+- What the handler raises, SystemExit and CancelledError too, is handed over, never raised into the loop. So
+  is a KeyboardInterrupt where Ctrl-C cannot have raised it (see `signals_are_the_loops`).
+- `asyncio.current_task()` is the same in every step of a handler. The task of the code that steps it, which
+  may be another handler, is current again afterwards.
+- A Task whose handler ignores its cancellation ends all the same when it is abandoned, so that a loop that
+  waits for its Tasks can close.
+- While a handler's code runs, and only then, `now()[0]` holds the word of its turn (0 if it was given none):
+  the innermost one's, if a step led to another.
 """
 
 from __future__ import annotations
@@ -55,14 +57,18 @@ def now() -> memoryview:
 
 
 def write_word_to(page: memoryview | None) -> None:
-    """Write the running turn's word into `page` from now on, which may outlive the process; None: stop that."""
+    """Write the running turn's word into `page` from now on, which may outlive the
+    process; None: stop that.
+    """
     global _now
     _now = memoryview(bytearray(8)).cast("q") if page is None else page
 
 
 @contextmanager
 def signals_are_the_loops() -> Iterator[None]:
-    """Within, Ctrl-C is a signal to the event loop (a server's), never a KeyboardInterrupt in the middle of a handler."""
+    """Within, Ctrl-C is a signal to the event loop (a server's), never a
+    KeyboardInterrupt in the middle of a handler.
+    """
     global _interruptible
     before, _interruptible = _interruptible, False
     try:
@@ -94,8 +100,8 @@ _Steps = Generator[Any, Any, None]
 def _steps(coro: Coroutine[Any, Any, Any], turn: Stepped) -> _Steps:
     """The steps of a handler: what it waits for, each time. What it ended with is `turn.ended_with` then.
 
-    It returns nothing itself: then `next` with a default needs no StopIteration, whose making and catching would cost
-    as much as the handler.
+    It returns nothing itself: then `next` with a default needs no StopIteration, whose making and catching
+    would cost as much as the handler.
     """
     try:
         turn.ended_with = yield from coro
@@ -163,7 +169,8 @@ if sys.version_info >= (3, 12):
     ) -> None:
         """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
 
-        `word` stands for the turn, not 0 and below 2**62, for observers outside this thread's code (see `now`).
+        `word` stands for the turn, not 0 and below 2**62, for observers outside
+        this thread's code (see `now`).
         """
         whole = _whole(coro, turn, word, done)
         task = _Task(whole, loop=loop, name="turn", context=context, eager_start=True)
@@ -211,7 +218,8 @@ else:
     ) -> None:
         """Step `coro` in `context`; call `done(turn, result, error)` now or when it has ended.
 
-        `word` stands for the turn, not 0 and below 2**62, for observers outside this thread's code (see `now`).
+        `word` stands for the turn, not 0 and below 2**62, for observers outside
+        this thread's code (see `now`).
         """
         page, outer = _now, 0
         caller = asyncio.current_task(loop)
@@ -263,7 +271,8 @@ else:
             _enter_task(loop, task)
 
 
-# the code right below which a handler's own begins, on the stack of a step; a generator that is closed closes what it
+# the code right below which a handler's own begins, on the stack of a step; a generator that is closed closes
+# what it
 # waits for without a frame of its own
 STEPS = frozenset((_steps.__code__, _close.__code__))
 

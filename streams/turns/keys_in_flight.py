@@ -1,11 +1,12 @@
 """The keys in flight of one partition: from the arrival of a command until its outcome is durable.
 
-A client's command whose key is in flight is refused; a copy of a call between objects waits for the first one.
+A client's command whose key is in flight is refused; a copy of a call between
+objects waits for the first one.
 
 Laws
-- A copy of a call whose key is in flight joins the first one and gets the same answer, also if that was not done.
-  It is journaled directly behind the first: after a crash, no later command of the object can be done and the copy
-  not. [test_calls_again.py]
+- A copy of a call whose key is in flight joins the first one and gets the same answer, also if that was not
+  done. It is journaled directly behind the first: after a crash, no later command of the object can be done
+  and the copy not. [test_calls_again.py]
 - A call that was written by order, before calls were known by content, is also joined under its new name.
 - No lookup walks a mailbox.
 """
@@ -42,7 +43,8 @@ class KeysInFlight:
         self._clock_s = clock_s
         self._turns: dict[Spending, Turn | int] = {}  # an offset, of one that waits on the log only
         self._joined: dict[Spending, list[Turn]] = {}
-        # (object key, partition, offset of the caller) -> number by order -> (hash of the request, the key it spends)
+        # (object key, partition, offset of the caller) -> number by order -> (hash of the request, the key it
+        # spends)
         self._by_order: dict[tuple[str, int, int], dict[int, tuple[bytes, Spending]]] = {}
 
     def __contains__(self, spending: Spending) -> bool:
@@ -55,7 +57,9 @@ class KeysInFlight:
         self._by_order.clear()
 
     def enter(self, command: Command, waiting: Turn | int) -> None:
-        """A command has arrived under a key that was not in flight, or one that waited on the log has been read."""
+        """A command has arrived under a key that was not in flight, or one that
+        waited on the log has been read.
+        """
         spending = spending_of(command)
         self._turns[spending] = waiting
         key = call_key(command.principal, spending[2])
@@ -64,7 +68,9 @@ class KeysInFlight:
             calls[key.n] = payload_hash(command), spending
 
     def is_copy(self, turn: Turn) -> bool:
-        """True if its key is in flight. A copy of a call then gets the first one's answer; a client's command is refused."""
+        """True if its key is in flight. A copy of a call then gets the first one's
+        answer; a client's command is refused.
+        """
         command = turn.command
         spending = spending_of(command)
         key = call_key(command.principal, spending[2])
@@ -116,7 +122,9 @@ class KeysInFlight:
                 self._by_order.pop(place, None)
 
     def turn_of(self, spending: Spending) -> Turn | int | None:
-        """Return the turn in flight under this key, or the offset of its command if only that is in memory."""
+        """Return the turn in flight under this key, or the offset of its
+        command if only that is in memory.
+        """
         return self._turns.get(spending)
 
     def calls(self) -> Iterator[tuple[CallKey, Spending, Turn | int]]:

@@ -1,14 +1,15 @@
 """The calls that partitions know of: those of this process, and those that other nodes serve.
 
-A turn that may have run before is compared with the calls it made then (reruns.py). A partition of another node is
-queried by a signed record in its commands, which its owner answers when it takes the record: so every call that lay
-before it on the log is known there. The answer waits for durability like every answer, so a fenced owner gives none.
+A turn that may have run before is compared with the calls it made then (reruns.py). A partition of another
+node is queried by a signed record in its commands, which its owner answers when it takes the record: so every
+call that lay before it on the log is known there. The answer waits for durability like every answer, so a
+fenced owner gives none.
 
 Laws [test_reruns_elsewhere.py]
 - A query changes nothing: it is only marked as done, and runs in no object.
 - Queries to one partition are batched: one record is in flight to each, with all roots that wait.
-- A partition that has not answered within `BOUND_S` is left out, and not queried for `SILENT_S`: the turn is compared
-  without it, with a line in the log. One partition that is down delays no other for longer.
+- A partition that has not answered within `BOUND_S` is left out, and not queried for `SILENT_S`: the turn is
+  compared without it, with a line in the log. One partition that is down delays no other for longer.
 - There are no queries where all partitions are served by this process.
 """
 
@@ -64,14 +65,18 @@ def made_of(command: Command) -> Made:
 
 
 class Earlier(msgspec.Struct, array_like=True, frozen=True):
-    """The calls with one root that a partition knows. `by_order`: those made before calls were known by content."""
+    """The calls with one root that a partition knows. `by_order`: those made before
+    calls were known by content.
+    """
 
     calls: tuple[tuple[CallKey, Made], ...] = ()
     by_order: tuple[Made, ...] = ()
 
 
 class Question(msgspec.Struct, array_like=True, frozen=True):
-    """The body of the record. `places`: (partition, first, end) of its commands whose calls are wanted; or None."""
+    """The body of the record. `places`: (partition, first, end) of its commands
+    whose calls are wanted; or None.
+    """
 
     roots: tuple[Root, ...] = ()
     places: tuple[int, int, int] | None = None
@@ -89,7 +94,9 @@ _answer = msgspec.msgpack.Decoder(KnownCallsAnswer).decode
 
 
 class KnownCalls:
-    """The calls that one partition of this process knows of: those that were answered, and those in flight."""
+    """The calls that one partition of this process knows of: those that were
+    answered, and those in flight.
+    """
 
     def __init__(self, tables: Tables, flying: KeysInFlight) -> None:
         self._tables = tables
@@ -185,7 +192,9 @@ class RemoteCalls:
         return calls
 
     async def places(self, turn: Turn, first: int, end: int) -> set[int] | None:
-        """The commands of this partition with first <= offset < end that calls there hang on; None: not all answered."""
+        """The commands of this partition with first <= offset < end that calls
+        there hang on; None: not all answered.
+        """
         question = Question(places=(self._partition, first, end))
         answers = await asyncio.gather(*(self._query(turn, p, question) for p in self.partitions()))
         calls: set[int] = set()

@@ -1,13 +1,13 @@
 """Object quotas: how many objects each principal has created, and the refusal of one too many.
 
-The runner consults `ObjectQuotas.check_quota` when a handler has ended, before its outcome becomes an entry; the
-committer reports what was committed. Counts are read from the tables when a partition is served.
+The runner consults `ObjectQuotas.check_quota` when a handler has ended, before its outcome becomes an entry;
+the committer reports what was committed. Counts are read from the tables when a partition is served.
 
 Laws [test_makers.py]
-- The count covers all partitions of this node, durable or not. An object counts as soon as its turn ends, so of a
-  hundred concurrent creations only as many succeed as the quota has left.
-- The first turn that writes a value creates the object, on behalf of the principal of that turn's command. A turn
-  that exceeds the quota commits nothing; neither does a turn whose object's creator cannot be read.
+- The count covers all partitions of this node, durable or not. An object counts as soon as its turn ends, so
+  of a hundred concurrent creations only as many succeed as the quota has left.
+- The first turn that writes a value creates the object, on behalf of the principal of that turn's command. A
+  turn that exceeds the quota commits nothing; neither does a turn whose object's creator cannot be read.
 - Calls between objects, and commands without a principal, are not counted.
 - Replay checks no quota: an object that was created stays, whatever the quota is now.
 """
@@ -56,7 +56,9 @@ class ObjectQuotas:
         return sum(made[principal] for made in self._made.values())
 
     def check_quota(self, turn: Turn, outcome: Outcome) -> Outcome:
-        """Return `outcome`, or a refusal if the turn would create one object too many. Notes a creation in `turn.changes`."""
+        """Return `outcome`, or a refusal if the turn would create one object too
+        many. Notes a creation in `turn.changes`.
+        """
         overlay, principal = turn.overlay, turn.command.principal
         assert overlay is not None
         counts = bool(principal) and not principal.startswith(PRINCIPAL) and _puts(overlay)
@@ -109,7 +111,9 @@ def _maker(turn: Turn) -> str:
 
 
 def _read_creator(activation: Activation) -> str:
-    """Return the creator of an object that was just activated, from its rows: none of its turns is in flight."""
+    """Return the creator of an object that was just activated, from its rows: none
+    of its turns is in flight.
+    """
     maker = activation.tables.creators.of(activation.key)
     if maker is not None:
         return maker

@@ -17,7 +17,9 @@ _logger = structlog.get_logger(__name__)
 
 
 def parking(turn: Turn, times: int, alarm_turns: AlarmTurns) -> Outcome:
-    """Return the outcome of a turn that is parked in place of being run. Its entry keeps the command for a redrive."""
+    """Return the outcome of a turn that is parked in place of being run. Its entry
+    keeps the command for a redrive.
+    """
     _logger.error(
         "a command is parked: the process died while it ran",
         **turn_fields(turn),

@@ -1,15 +1,16 @@
-"""The pending calls of a node: which turn waits for the reply to which call, and which turns wait for each other.
+"""The pending calls of a node: which turn waits for the reply to which call, and
+which turns wait for each other.
 
-A call is registered here before it is appended, and is completed by its id when a reply arrives: directly from an
-owner of this process, or over `{app}.replies` from an owner of another one.
+A call is registered here before it is appended, and is completed by its id when a reply arrives: directly
+from an owner of this process, or over `{app}.replies` from an owner of another one.
 
 Laws [test_calls.py, test_pending_calls.py]
 - A call is expected here before it is appended, and answered at most once.
-- The address for replies differs from the gateway's. Owners of this process hand replies over directly; others write
-  to `{app}.replies`, which is read from the first call on.
-- Turns wait in a ring if each of them waits for a call that is in a mailbox behind the running turn of the next one's
-  object, or that finds no room there. A call that runs, or has ended and is not durable yet, does not count as
-  waiting: the calls that it waits for count.
+- The address for replies differs from the gateway's. Owners of this process hand replies over directly;
+  others write to `{app}.replies`, which is read from the first call on.
+- Turns wait in a ring if each of them waits for a call that is in a mailbox behind the running turn of the
+  next one's object, or that finds no room there. A call that runs, or has ended and is not durable yet, does
+  not count as waiting: the calls that it waits for count.
 """
 
 from __future__ import annotations
@@ -165,7 +166,9 @@ class PendingCalls:
     # Rings of turns that wait for each other
 
     def ring(self, call: Call) -> list[Turn]:
-        """Return the turns that wait for each other because of this call, its own first; empty if there is no ring."""
+        """Return the turns that wait for each other because of this call, its own
+        first; empty if there is no ring.
+        """
         path = [call.turn]
         seen: set[Turn] = set()
         under_way = [iter((call,))]  # for each turn of the path, the calls that are still to be examined
@@ -199,7 +202,9 @@ class PendingCalls:
         return running if waiting is running or _waits(waiting) else None
 
     def queued(self, call: Call) -> Turn | int | None:
-        """The call's turn in its object's mailbox (or that of an earlier copy); its offset if it waits on the log only."""
+        """The call's turn in its object's mailbox (or that of an earlier copy); its
+        offset if it waits on the log only.
+        """
         peer = self.peers.get(call.partition)
         waiting = None if peer is None else peer.turn_of(spending_of(call.command))
         return waiting if _waits(waiting) else None

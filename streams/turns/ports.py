@@ -1,7 +1,8 @@
 """What owners and turns get from their process, in groups by need, and an owner's states, bounds and counts.
 
-An owner takes one `Ports`, and passes on only the groups that a part of it needs: `Transport` to all that read or
-write records, `TurnServices` to the runner, `RecoveryServices` to the start, `Identity` to claims and log lines.
+An owner takes one `Ports`, and passes on only the groups that a part of it needs: `Transport` to all that
+read or write records, `TurnServices` to the runner, `RecoveryServices` to the start, `Identity` to claims and
+log lines.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Ingress(Protocol):
         """Hand over a reply; False if `reply_to` is not this process's gateway."""
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """Hand over a frame for WebSockets, the n-th of the entry at journal `offset`; False: it must go by the log."""
+        """Hand over a frame for WebSockets, the n-th of the entry at journal
+        `offset`; False: it must go by the log.
+        """
 
     def holds(self, gateway: str) -> bool:
         """True if this process, since its start, holds the sockets of `gateway`."""
@@ -90,7 +93,9 @@ class RemoteGateways(Protocol):
     """The watch over the gateways of other nodes, as the owners of this one see it."""
 
     def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: SocketNotifier) -> None:
-        """Watch a partition that is served from now on; `gone` receives its sockets whose gateway has ended."""
+        """Watch a partition that is served from now on; `gone` receives its
+        sockets whose gateway has ended.
+        """
 
     def end(self, partition: int) -> None:
         """Stop watching a partition."""
@@ -122,10 +127,14 @@ class TransferSources(Protocol):
     """The data of the apps from which classes are transferred, as an owner sees them."""
 
     async def check(self, step: Step, namespace: str) -> None:
-        """Raises an `OperatorError` unless the data for this step are available. No partition is claimed for it."""
+        """Raises an `OperatorError` unless the data for this step are available. No
+        partition is claimed for it.
+        """
 
     async def source(self, step: Step, namespace: str) -> TransferSource | None:
-        """Return the objects that this step transfers to `namespace`; None: that app's data are not configured. Raises as `check`."""
+        """Return the objects that this step transfers to `namespace`; None: that app's data are not
+        configured. Raises as `check`.
+        """
 
 
 async def _nothing_to_ingest(tables: Tables) -> None:
@@ -151,8 +160,8 @@ class Identity:
 class Transport:
     """The means to send and answer commands: the log, and what stamps, signs and receives its records.
 
-    `ingress` and `pending_calls` are the two places in this process where replies are awaited: those of clients,
-    and those of turns that called other objects.
+    `ingress` and `pending_calls` are the two places in this process where replies are awaited: those of
+    clients, and those of turns that called other objects.
     """
 
     log: Log
@@ -167,8 +176,8 @@ class Transport:
 class TurnServices:
     """The services for turns: the app's classes, the node's run queue, and what observes turns.
 
-    `object_quotas`: counts the objects that each principal created; None: they are not counted. `outside`: serves
-    `perdure.fetch`. `after_crash`: the previous process died while it ran a turn's code.
+    `object_quotas`: counts the objects that each principal created; None: they are not counted. `outside`:
+    serves `perdure.fetch`. `after_crash`: the previous process died while it ran a turn's code.
     """
 
     registry: Registry
@@ -184,9 +193,10 @@ class RecoveryServices:
     """The services for recovery, which an owner needs only while it begins.
 
     `progress(partition, done, total)` is called with the number of journal records replayed so far.
-    `crash_counts(partition, end)` returns the offsets below `end` of commands during which the process died, and how
-    often. `ingest(tables)` waits for the worker that folds this partition from scratch and takes over its result.
-    `foreign_apps`: where the objects of transferred classes are read; needed if a migration transfers one.
+    `crash_counts(partition, end)` returns the offsets below `end` of commands during which the process died,
+    and how often. `ingest(tables)` waits for the worker that folds this partition from scratch and takes over
+    its result. `foreign_apps`: where the objects of transferred classes are read; needed if a migration
+    transfers one.
     """
 
     new_uuid: Callable[[], str]
@@ -199,7 +209,8 @@ class RecoveryServices:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The services that an owner gets from its process. It passes on each group only to the parts that need it.
+    """The services that an owner gets from its process. It passes on each group
+    only to the parts that need it.
 
     `remote_gateways` watches the gateways of other nodes: needed on a log that nodes share.
     """

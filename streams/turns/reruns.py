@@ -1,20 +1,22 @@
 """Reruns: turns that may have run before, and whether they make the same calls again.
 
-After a crash or a take-over a turn may run a second time. Its calls of the first run have been answered, or are in
-flight; `Reruns` compares them with those of the second run before the turn commits.
+After a crash or a take-over a turn may run a second time. Its calls of the first run have been answered, or
+are in flight; `Reruns` compares them with those of the second run before the turn commits.
 
 Laws [test_calls_again.py, test_reruns_elsewhere.py]
-- A turn may have run before if its command lay on the log when this epoch began, if its key was seen in a turn that
-  called and was not done, if it is an alarm's and the previous run was not done, or if this owner repeats it. All
-  other turns are not compared.
-- If such a turn ends without having repeated a call that it made before, that is `NonDeterministic`: both calls are
-  named, and the turn commits nothing, whatever its handler did, also if it ends with an error of its own.
+- A turn may have run before if its command lay on the log when this epoch began, if its key was seen in a
+  turn that called and was not done, if it is an alarm's and the previous run was not done, or if this owner
+  repeats it. All other turns are not compared.
+- If such a turn ends without having repeated a call that it made before, that is `NonDeterministic`: both
+  calls are named, and the turn commits nothing, whatever its handler did, also if it ends with an error of
+  its own.
 - A turn that is not done is not compared: it runs again.
-- Each partition of this process is consulted once it has taken what lay on its log: which calls of this root were
-  answered there, or are in flight. A stopped partition is left out: its failure is its own. Partitions of other nodes
-  are queried over the log (known_calls.py), before the turn's first call to one of them, or at its end.
-- A command with a key that called others, or may have, and ends as not done leaves an entry that says so. The next one
-  under its key then continues it.
+- Each partition of this process is consulted once it has taken what lay on its log: which calls of this root
+  were answered there, or are in flight. A stopped partition is left out: its failure is its own. Partitions
+  of other nodes are queried over the log (known_calls.py), before the turn's first call to one of them, or at
+  its end.
+- A command with a key that called others, or may have, and ends as not done leaves an entry that says so. The
+  next one under its key then continues it.
 """
 
 from __future__ import annotations
@@ -112,7 +114,8 @@ class Reruns:
         ended: Callable[[Turn, Any, BaseException | None, bool], None],
         failed: Callable[[Turn, Exception], None],
     ) -> None:
-        """Compare an ended turn with its earlier calls, then end it. Its object waits, and its deadline counts.
+        """Compare an ended turn with its earlier calls, then end it. Its object
+        waits, and its deadline counts.
 
         turn: the turn, which may have run before.
         result: what its handler returned.
@@ -163,7 +166,9 @@ class Reruns:
         return NonDeterministic(text)
 
     def kept(self, turn: Turn, outcome: Outcome) -> Outcome:
-        """Give an outcome an entry if the next command under the turn's key has to know that it called others."""
+        """Give an outcome an entry if the next command under the turn's key has to
+        know that it called others.
+        """
         command = turn.command
         assert command.client_key is not None
         key = call_key(command.principal, command.client_key)
@@ -198,8 +203,8 @@ class Reruns:
     async def _all_taken(self, turn: Turn, *, fresh: bool) -> None:
         """Return when each partition of this process has taken all that lay on its log.
 
-        `fresh`: up to the end of the log as it is now; otherwise as it was when the epoch began, which holds all calls
-        made before.
+        `fresh`: up to the end of the log as it is now; otherwise as it was when the
+        epoch began, which holds all calls made before.
         """
         ends = None if fresh else self._ends
         if ends is None:

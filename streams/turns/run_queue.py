@@ -1,16 +1,18 @@
 """The run queue of a node: what may run in this pass of the event loop, and what waits for a later one.
 
-The turns of all objects, the timers and the sockets of a node share one thread. Without a bound, the commands accepted
-in one pass would all run in it: 200 commands of 20 ms for one object would delay everything else by 4 s.
+The turns of all objects, the timers and the sockets of a node share one thread. Without a bound, the commands
+accepted in one pass would all run in it: 200 commands of 20 ms for one object would delay everything else by
+4 s.
 
 Laws [test_run_queue.py, test_busy_objects.py]
 - While the slice of the current pass (`SLICE_S`) is not spent, a step runs at once, without a callback.
-- After that, steps wait here in order of arrival. An object waits with one turn; its other commands stay in its
-  mailbox. So a busy object yields to all waiting ones after each of its turns.
-- After a slice the event loop runs for as many passes as the slice took ms (uvloop accepts one connection in each),
-  but no longer than the slice took. In these passes new commands share one slice, and everything else, `/livez`
-  included, has as much time as it needs. Then comes a slice for the waiting steps.
-- A slice ends with the step that spends it, and each slice of the queue runs at least one step: both sides progress.
+- After that, steps wait here in order of arrival. An object waits with one turn; its other commands stay in
+  its mailbox. So a busy object yields to all waiting ones after each of its turns.
+- After a slice the event loop runs for as many passes as the slice took ms (uvloop accepts one connection in
+  each), but no longer than the slice took. In these passes new commands share one slice, and everything else,
+  `/livez` included, has as much time as it needs. Then comes a slice for the waiting steps.
+- A slice ends with the step that spends it, and each slice of the queue runs at
+  least one step: both sides progress.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The runner: runs the turns of one partition, one at a time for each object.
 
-The owner calls `take` for each command. It runs at once, or waits in its object's mailbox or in the run queue. Its
-handler runs in `inline_task.py`; `conclude` gives its outcome to the journal.
+The owner calls `take` for each command. It runs at once, or waits in its object's mailbox or in the run
+queue. Its handler runs in `inline_task.py`; `conclude` gives its outcome to the journal.
 
 Laws [test_turn.py, test_owner.py]
 - One turn at a time for each object, in log order. A slow or busy object delays no other (run_queue.py).
 - A turn ends once: with its handler, at its deadline, or with the epoch. What happens after that is ignored.
 - A handler that ignores its cancellation is abandoned after `ABANDON_AFTER_S`, and its instance with it.
-- A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever its handler returned.
-- A command in which the process died `bounds.charges` times is parked, not run. After such a death, alarms and calls
-  run only once they are durable, so that a crash can be counted. [test_poison.py]
+- A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever it returned.
+- A command in which the process died `bounds.charges` times is parked, not run. After such a death, alarms
+  and calls run only once they are durable, so that a crash can be counted. [test_poison.py]
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is 
 
 
 class Turns:
-    """Runs the commands of one partition. `take` receives them in log order; their outcomes go to the journal."""
+    """Runs the commands of one partition. `take` receives them in log order; outcomes go to the journal."""
 
     def __init__(
         self,
@@ -339,7 +339,7 @@ class Turns:
                 self._run_soon(turn, activation)
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
-        """Take a waiting turn out of its mailbox and conclude it with `outcome`, or with its early outcome if it has one."""
+        """Take a waiting turn out of its mailbox and conclude it, with its early outcome if it has one."""
         activation = turn.activation
         assert activation is not None
         assert activation.mailbox is not None

@@ -5,8 +5,8 @@
 Laws [test_gateway_watch.py, test_sockets.py]
 - A socket's row is removed by the turn of its close, whatever the handler does.
 - An event that finds no row of its socket does nothing, so a repeated event does no harm.
-- An event that the log refuses, or may not have, is appended again in the same epoch, after a growing pause. At most
-  `AT_ONCE` events of a partition are in flight.
+- An event that the log refuses, or may not have, is appended again in the same epoch, after a growing pause.
+  At most `AT_ONCE` events of a partition are in flight.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ _logger = structlog.get_logger(__name__)
 
 
 def is_from_ended_gateway(transport: Transport, command: Command) -> bool:
-    """True for an upgrade whose gateway is known to have ended: the socket it accepts would never be closed."""
+    """True for an upgrade whose gateway is known to have ended: the socket it
+    accepts would never be closed.
+    """
     upgrade = upgrade_of(command)
     return upgrade is not None and transport.log.exclusive and not transport.ingress.holds(upgrade[1])
 
 
 def removal(command: Command) -> Overlay | None:
-    """Return what a turn commits although its handler failed: the removal of a closed socket's row; None: nothing."""
+    """Return what a turn commits although its handler failed: the removal of a
+    closed socket's row; None: nothing.
+    """
     if command.method != CLOSED:
         return None
     overlay = Overlay()
@@ -50,7 +54,9 @@ def removal(command: Command) -> Overlay | None:
 
 
 class _Event(NamedTuple):
-    """`method` is CLOSED, for a socket whose gateway is gone, or GONE, for one whose listening instance is."""
+    """`method` is CLOSED, for a socket whose gateway is gone, or GONE, for one
+    whose listening instance is.
+    """
 
     key: str
     id: str
@@ -58,7 +64,9 @@ class _Event(NamedTuple):
 
 
 class SocketEvents:
-    """The events of sockets that are gone, for the objects of one partition: appended until the log has each."""
+    """The events of sockets that are gone, for the objects of one partition:
+    appended until the log has each.
+    """
 
     def __init__(self, transport: Transport, partition: int) -> None:
         self._transport = transport

@@ -1,7 +1,9 @@
-"""The task of a turn: what a turn knows of the task in which it runs, and, before Python 3.12, the stand-in for that task.
+"""The task of a turn: what a turn knows of the task in which it runs, and, before
+Python 3.12, the stand-in for that task.
 
-A turn is cancelled and abandoned through its `Stepped`. On Python 3.11 a `StandIn`, which is a `Stepped` too, is what
-`asyncio.current_task()` returns in every step of the handler: a Task is made only if the handler suspends.
+A turn is cancelled and abandoned through its `Stepped`. On Python 3.11 a `StandIn`, which is a `Stepped` too,
+is what `asyncio.current_task()` returns in every step of the handler: a Task is made only if the handler
+suspends.
 
 Laws [test_stepping.py]
 - A cancellation before there is a Task takes effect at the first suspension.
@@ -21,9 +23,11 @@ PENDING: Any = object()
 
 
 class Stepped(msgspec.Struct, eq=False, weakref=True, kw_only=True):
-    """A handler that runs step by step. `task`: its Task, once it has suspended; `ended_with`: its result, until taken.
+    """A handler that runs step by step. `task`: its Task, once it has suspended;
+    `ended_with`: its result, until taken.
 
-    It is a Struct, like everything that is made for each turn: that costs a third of a class with an `__init__`.
+    It is a Struct, like everything that is made for each turn: that costs a third
+    of a class with an `__init__`.
     """
 
     task: asyncio.Task[Any] | None = None

@@ -1,4 +1,5 @@
-"""What every acceptance test needs: an app deployed somewhere, clients that load it, and the audit at the end.
+"""What every acceptance test needs: an app deployed somewhere, clients that load
+it, and the audit at the end.
 
 A deployment is a folder with the app and its `perdure.toml`. Which log it runs on is a setting of it, so the
 same story is told of the embedded log and of Kafka.
@@ -68,13 +69,17 @@ class Deployment:
         return load_config(self.folder, flags={"data_dir": self.data})
 
     def verify(self) -> dict[str, Any]:
-        """What `perdure verify` does: is the state what a replay of the journal gives? Returns its findings."""
+        """What `perdure verify` does: is the state what a replay of the journal
+        gives? Returns its findings.
+        """
         findings = asyncio.run(verify(self.config))
         assert findings["differences"] == 0
         return findings
 
     def build_anew(self, helpers: int) -> tuple[dict[str, Any], dict[bytes, bytes]]:
-        """What `perdure state rebuild` does with so many helpers: what it says but for the time, and all rows then."""
+        """What `perdure state rebuild` does with so many helpers: what it says but
+        for the time, and all rows then.
+        """
         config = self.config.model_copy(update={"rebuild_helpers": helpers})
         with patch.object(coordinator, "WORTH_RECORDS", 1):
             said = asyncio.run(rebuild(config))
@@ -88,7 +93,9 @@ class Deployment:
         return asyncio.run(read_history(self.config))
 
     def audit(self, witness: Witness) -> None:
-        """Let a node begin once more (in this process), read every object, and hold everything against the log."""
+        """Let a node begin once more (in this process), read every object, and hold
+        everything against the log.
+        """
         asyncio.run(self._read_all(witness))
         check(witness, self.history())
         self.verify()
@@ -151,7 +158,9 @@ async def load(
 def load_until_killed(
     server: Server, witness: Witness, random: Random, keys: Sequence[str], *, oks: int, clients: int = 32
 ) -> None:
-    """Load it, and SIGKILL it at some moment after the `oks`-th success. Fails if nothing was in flight then."""
+    """Load it, and SIGKILL it at some moment after the `oks`-th success. Fails if
+    nothing was in flight then.
+    """
     left, in_flight = oks, 0
 
     def kill() -> None:

@@ -1,4 +1,6 @@
-"""An app with an object that is asked for more than a processor can do; what it does is counted for the whole process."""
+"""An app with an object that is asked for more than a processor can do; what it
+does is counted for the whole process.
+"""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
 Laws
 - Certain to be there: what a completed fsync of the file covered, if the file's name is certain too: its
   directory or the file itself was fsynced after it was made or renamed.
-- What was written and not synced may be there in part, in order; `extra` says how much of it, and `zeros` turns
-  that into zero bytes, which file systems leave behind where the size reached the disk before the data.
-- Of a page that is mapped from a file (ACKED) nothing has reached the disk: it is not fsynced, and may be as old as that.
+- What was written and not synced may be there in part, in order; `extra` says how much of it, and `zeros`
+  turns that into zero bytes, which file systems leave behind where the size reached the disk before the data.
+- Of a page that is mapped from a file (ACKED) nothing has reached the disk: it is
+  not fsynced, and may be as old as that.
 - Holds for files that are only appended to and were not removed since: that is all of the log's and the
   store's files between two starts. An existing file that is emptied has lost its content at once.
 """

@@ -33,7 +33,9 @@ async def counter(systems: Systems) -> None:
 
 
 async def rate_limiter(systems: Systems) -> None:
-    """Of 500 at once exactly 100 pass; the crash gives nobody a second quota; a new window begins by itself."""
+    """Of 500 at once exactly 100 pass; the crash gives nobody a second quota; a
+    new window begins by itself.
+    """
 
     async def ask(user: str) -> int:
         response = await systems.ask("POST", "/objects/RateLimiter/all", headers={"user-id": user})

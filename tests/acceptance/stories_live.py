@@ -36,7 +36,8 @@ async def distributed_cache(systems: Systems) -> None:
 
 
 async def document(systems: Systems) -> None:
-    """50 clients edit while the server dies: all see one order, and no edit that anybody saw is lost or doubled.
+    """50 clients edit while the server dies: all see one order, and no edit that
+    anybody saw is lost or doubled.
 
     Half of them come through the Worker, which passes their sockets on.
     """
@@ -83,7 +84,9 @@ async def _rest(editor: ClientConnection) -> list[int]:
 
 
 async def echo(systems: Systems) -> None:
-    """Text and bytes come back in both styles, across the crash with a new connection; close codes reach both ends."""
+    """Text and bytes come back in both styles, across the crash with a new
+    connection; close codes reach both ends.
+    """
     async with AsyncExitStack() as stack:
         both = [
             (await systems.connected(stack, f"/objects/Echo/room/{style}", 1))[0]

@@ -1,8 +1,8 @@
 """strace as the hand that strikes: it kills, delays or fails a server at one system call on one file.
 
 Laws
-- A point is (system call, file below the data directory, how often). strace counts per thread, and only what its
-  path filter lets through; so a point names one moment of a run, that of the first thread to come there.
+- A point is (system call, file below the data directory, how often). strace counts per thread, and only what
+  its path filter lets through; so a point names one moment of a run, that of the first thread to come there.
 - What RocksDB writes for people only (its LOG) and what goes to pipes is no point.
 """
 

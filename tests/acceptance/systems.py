@@ -1,8 +1,8 @@
 """All examples at once on one server, which is killed once, while every one of them is being used.
 
-A story is a coroutine that is given the `Systems`: it sets something up, keeps asking inside `until_killed`, and looks
-at what is there afterwards. All stories run at the same time; the server dies when each has been answered often enough
-and has requests in flight.
+A story is a coroutine that is given the `Systems`: it sets something up, keeps asking inside `until_killed`,
+and looks at what is there afterwards. All stories run at the same time; the server dies when each has been
+answered often enough and has requests in flight.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ class Systems:
         return failed
 
     async def _kill(self, pid: int) -> None:
-        """SIGKILL at a moment when each story has requests in flight: hold the server, look, and let it go on if not.
+        """SIGKILL at a moment when each story has requests in flight: hold the
+        server, look, and let it go on if not.
 
         While it is held, what it has answered is read and nothing new is asked.
         """

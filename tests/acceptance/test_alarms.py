@@ -1,4 +1,6 @@
-"""Alarms of a real server: once across crashes, all of those that come due together, and one that always fails."""
+"""Alarms of a real server: once across crashes, all of those that come due
+together, and one that always fails.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ async def _until_metric(wire: Wire, name: str, enough: Callable[[int], bool]) ->
 
 @pytest.mark.parametrize("log", ["embedded", "kafka"])
 def test_an_alarm_runs_once_though_its_server_is_killed_three_times(tmp_path: Path, log: str) -> None:
-    """Right after it was set, right before it is due, and while the first of them run: `runs` is 1 in each."""
+    """Right after it was set, right before it is due, and while the first of them
+    run: `runs` is 1 in each.
+    """
     if log == "kafka":
         log = f"kafka://{or_skip(session_kafka).bootstrap}"
     deployment = deploy_examples(tmp_path, log=log, name=f"t{uuid4().hex[:12]}", ALARM_S=ALARM_S)
@@ -112,7 +116,9 @@ async def _killed_at(server: Server, time_s: float) -> None:
 
 
 async def _killed_when_the_first_run(server: Server, names: list[str]) -> None:
-    """At once if all have run: under the server before, whose start took longer than the time that was left."""
+    """At once if all have run: under the server before, whose start took longer
+    than the time that was left.
+    """
     async with asyncio.timeout(PATIENCE_S), Wire(port_of(server)) as wire:
         while await metric(wire, "alarms_fired_total") == 0 and not await _all_ran(wire, names):  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.02)
@@ -148,7 +154,9 @@ def bells(tmp_path: Path) -> Deployment:
 
 
 def test_many_alarms_due_at_once_leave_room_for_commands(bells: Deployment) -> None:
-    """5,000 (100,000 in the soak) of as many objects come due in one moment: each runs once, others are answered."""
+    """5,000 (100,000 in the soak) of as many objects come due in one moment: each
+    runs once, others are answered.
+    """
     with bells.serve() as server:
         slowest_s = asyncio.run(_all_ring(server))
         assert server.stop() == 0, server.stderr()
@@ -178,7 +186,9 @@ async def _all_ring(server: Server) -> float:
 
 
 def test_an_alarm_that_always_fails_is_seen_and_in_the_end_parked(bells: Deployment) -> None:
-    """Its failures are in `state.alarms()` and in the metrics, across a SIGKILL; after the seventh (soak) it is parked."""
+    """Its failures are in `state.alarms()` and in the metrics, across a SIGKILL;
+    after the seventh (soak) it is parked.
+    """
     with bells.serve() as server:
         asyncio.run(_fails(server))
         server.kill()

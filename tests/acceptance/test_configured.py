@@ -1,4 +1,6 @@
-"""Bindings and migrations as they are written for Cloudflare: the file is taken as it stands, or told what is wrong."""
+"""Bindings and migrations as they are written for Cloudflare: the file is taken as
+it stands, or told what is wrong.
+"""
 
 from __future__ import annotations
 

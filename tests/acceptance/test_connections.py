@@ -117,7 +117,9 @@ def _files(pid: int) -> int:
 
 
 def test_a_thousand_sockets_come_go_and_come_back_without_a_trace(tmp_path: Path) -> None:
-    """1,000 (10,000 in the soak) at once all echo; cut and back again and again, memory and files do not grow."""
+    """1,000 (10,000 in the soak) at once all echo; cut and back again and again,
+    memory and files do not grow.
+    """
     _allow(SOCKETS + 500)
     deployment = deploy(tmp_path, app=EXAMPLES / "echo.py")
     with deployment.serve() as server:

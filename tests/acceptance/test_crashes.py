@@ -41,7 +41,8 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, seed: i
     assert json.loads(found.stdout)["entries"] >= witness.acknowledged
 
 
-# name, pass at which it dies, and whether the command it dies over is on the log then: it must be, it must not,
+# name, pass at which it dies, and whether the command it dies over is on the log then: it must be, it must
+# not,
 # or (None) that is open, because the log's write may not have begun
 FAILPOINTS = [
     ("owner.before_turn", 9, None),
@@ -57,8 +58,11 @@ FAILPOINTS = [
 def test_a_death_at_each_step_towards_durability(
     tmp_path: Path, name: str, at: int, logged: bool | None
 ) -> None:
-    """Killed at a step, the command under way has happened once if it was on the log by then, else not at all."""
-    # a log that falls silent for 10 ms writes a mark: where the machine is that slow, the death may be over one
+    """Killed at a step, the command under way has happened once if it was on the
+    log by then, else not at all.
+    """
+    # a log that falls silent for 10 ms writes a mark: where the machine is that slow, the death may be over
+    # one
     # of those, with no command under way
     for attempt in range(3):
         path = tmp_path / str(attempt)
@@ -118,7 +122,9 @@ def test_a_death_while_it_recovers(tmp_path: Path, name: str) -> None:
 
 
 def test_a_command_that_was_read_and_not_run_is_run(tmp_path: Path) -> None:
-    """A command on the log whose turn had not ended, and at the next start not begun, runs at the one after."""
+    """A command on the log whose turn had not ended, and at the next start not
+    begun, runs at the one after.
+    """
     deployment, witness = (
         deploy(tmp_path, settings="deadline_s = 600\n"),
         Witness(),
@@ -157,7 +163,9 @@ def _dies_at(deployment: Deployment, failpoint: str) -> None:
 
 
 def test_sigterm_under_load_answers_all_it_accepted(tmp_path: Path) -> None:
-    """SIGTERM: each command that reached the log gets its answer, slow ones too; exit 0, and nothing to replay."""
+    """SIGTERM: each command that reached the log gets its answer, slow ones too;
+    exit 0, and nothing to replay.
+    """
     deployment, witness, random = deploy(tmp_path), Witness(), Random(7)
     in_flight: set[str] = set()
 
@@ -222,7 +230,9 @@ class Claim:
 
 
 def test_a_hundred_objects_by_a_hundred_posts_end_exact(tmp_path: Path) -> None:
-    """10,000 POSTs over 1,000 connections, a SIGKILL in between, retries with keys: each object ends at 100."""
+    """10,000 POSTs over 1,000 connections, a SIGKILL in between, retries with
+    keys: each object ends at 100.
+    """
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))  # often 1,024, and some are open
     deployment, claim = deploy(tmp_path), Claim()

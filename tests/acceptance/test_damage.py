@@ -1,4 +1,6 @@
-"""Damaged, lost and full: what is found is named with its remedy, and nothing acknowledged goes by silence."""
+"""Damaged, lost and full: what is found is named with its remedy, and nothing
+acknowledged goes by silence.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def _killed(past: Past, path: Path) -> tuple[Deployment, Witness]:
 
 
 def test_a_torn_tail_is_cut_off_and_kept(past: Past, tmp_path: Path) -> None:
-    """Half a record at the log's end, as a crash leaves it: it goes, a copy stays, all acknowledged is there."""
+    """Half a record at the log's end, as a crash leaves it: it goes, a copy stays,
+    all acknowledged is there.
+    """
     deployment, witness = _killed(past, tmp_path)
     wal = _wal(deployment)
     whole = wal.read_bytes()
@@ -135,7 +139,9 @@ def test_a_flipped_bit_in_a_table_of_the_log_stops_the_start(past: Past, tmp_pat
 
 
 def test_a_state_ahead_of_its_log_stops_the_start(past: Past, tmp_path: Path) -> None:
-    """The log was put back to an earlier day: both positions are named, and nothing is answered from the state."""
+    """The log was put back to an earlier day: both positions are named, and nothing
+    is answered from the state.
+    """
     deployment, _ = past.copy(tmp_path)
     shutil.rmtree(deployment.data / "log")
     shutil.copytree(past.halfway, deployment.data / "log")

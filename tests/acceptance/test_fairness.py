@@ -1,4 +1,6 @@
-"""One busy object keeps nobody else waiting: counted in what it does meanwhile, which no busy machine changes."""
+"""One busy object keeps nobody else waiting: counted in what it does meanwhile,
+which no busy machine changes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ FRAMES = b"\x82\x82\0\0\0\0hi" * 4096
 
 
 def test_others_are_answered_within_a_few_turns_of_a_hot_object(log: str, tmp_path: Path) -> None:
-    """200 clients ask one object for turns of 20 ms; a probe, a read and a write of others wait for few of them."""
+    """200 clients ask one object for turns of 20 ms; a probe, a read and a write of
+    others wait for few of them.
+    """
     deployment = deploy(tmp_path, log=log, name=f"t{uuid4().hex[:12]}", app=APP)
     with deployment.serve() as server:
         most = asyncio.run(_beside_hot_clients(port_of(server)))
@@ -109,7 +113,9 @@ def test_others_are_answered_while_200_sockets_send_at_full_speed(tmp_path: Path
 
 
 def test_what_a_hot_object_cannot_do_in_time_is_refused_at_the_door(tmp_path: Path) -> None:
-    """Deadlines of 2 s, and commands for 4 s: 503 with `Retry-After`, and those that are let in are answered."""
+    """Deadlines of 2 s, and commands for 4 s: 503 with `Retry-After`, and those
+    that are let in are answered.
+    """
 
     async def told(port: int) -> None:
         refused, done = 0, 0

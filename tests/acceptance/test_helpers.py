@@ -126,7 +126,9 @@ def test_of_a_killed_helper_what_is_whole_counts_and_the_rest_is_folded_anew(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """SIGKILL between two partitions: the first is taken in, the owner folds the second, and a line says so."""
+    """SIGKILL between two partitions: the first is taken in, the owner folds the
+    second, and a line says so.
+    """
     deployment, witness = past
     _use(KILLED, monkeypatch)
     settings = deployment.folder / "perdure.toml"
@@ -213,7 +215,9 @@ def test_of_one_partition_nothing_is_given_away(
 def test_a_helper_ends_by_itself_when_its_work_is_done(
     past: tuple[Deployment, Witness], tmp_path: Path
 ) -> None:
-    """In silence, though its stdin is open; of a journal that is cut behind its header there is the meta row."""
+    """In silence, though its stdin is open; of a journal that is cut behind its
+    header there is the meta row.
+    """
     deployment, _ = past
     config = deployment.config
     job = Job(config.name, config.log, str(config.data_dir), config.partitions, str(tmp_path / "own"), {2: 1})
@@ -238,7 +242,9 @@ def test_a_helper_ends_by_itself_when_its_work_is_done(
 def test_a_helper_ends_with_its_node(
     past: tuple[Deployment, Witness], tmp_path: Path, sent: signal.Signals
 ) -> None:
-    """The node is ended while helpers are at work: so are they, and what they left goes, at the latest with the next start."""
+    """The node is ended while helpers are at work: so are they, and what they left
+    goes, at the latest with the next start.
+    """
     deployment, witness = past
     pids = tmp_path / "pids"
     pids.touch()

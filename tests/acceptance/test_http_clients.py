@@ -1,7 +1,7 @@
 """HTTP clients that people have, as they are when nothing is configured: Java's, curl, Node's, Go's.
 
-Several of them offer HTTP/2 by `Upgrade` with a request that has a body. Each program of `clients/` asks the same things, and
-prints method, status and body of each answer.
+Several of them offer HTTP/2 by `Upgrade` with a request that has a body. Each program of `clients/` asks the
+same things, and prints method, status and body of each answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A disk that does not answer: the process ends by itself, says why, and the next one goes on where it was."""
+"""A disk that does not answer: the process ends by itself, says why, and the next
+one goes on where it was.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Nodes, brokers and rivals that die, hang and come back, on a real Kafka: whatever a client was told holds."""
+"""Nodes, brokers and rivals that die, hang and come back, on a real Kafka:
+whatever a client was told holds.
+"""
 
 from __future__ import annotations
 
@@ -178,9 +180,9 @@ def test_a_killed_broker_costs_no_answer(broker: LocalKafka, tmp_path: Path) -> 
 
 
 def test_a_zombie_is_fenced_and_says_by_whom(kafka: Kafka, tmp_path: Path) -> None:
-    """SIGSTOP with commands in flight, a rival claims all and serves, SIGCONT after the first one's appends are overdue:
-    what either told holds; the first answers nothing of its own any more, takes nothing back, and names the rival, in
-    its log too; the rival is not disturbed."""
+    """SIGSTOP with commands in flight, a rival claims all and serves, SIGCONT after the first one's appends
+    are overdue: what either told holds; the first answers nothing of its own any more, takes nothing back,
+    and names the rival, in its log too; the rival is not disturbed."""
     deployment, witness = deploy_on(kafka, tmp_path), Witness()
     with deployment.serve() as first:
         load = Load(first, witness)
@@ -292,7 +294,9 @@ def cabled(tmp_path: Path) -> Iterator[tuple[LocalKafka, Cable]]:
 def test_a_node_cut_from_its_broker_says_so_and_heals(
     cabled: tuple[LocalKafka, Cable], tmp_path: Path
 ) -> None:
-    """Cut: 504 for what was sent, 503 for what was not, no stale answer; plugged in again, it serves by itself."""
+    """Cut: 504 for what was sent, 503 for what was not, no stale answer; plugged in
+    again, it serves by itself.
+    """
     kafka, cable = cabled
     deployment, witness = deploy_on(kafka, tmp_path / "d", "deadline_s = 2\n"), Witness()
     with deployment.serve() as server:

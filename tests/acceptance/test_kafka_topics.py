@@ -1,5 +1,5 @@
-"""An app's topics on a real Kafka, deleted, made again, given more partitions, or made by a client first: what a node then
-says, and that what it advises leads out."""
+"""An app's topics on a real Kafka, deleted, made again, given more partitions, or made by a client first:
+what a node then says, and that what it advises leads out."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def refusal(deployment: Deployment) -> str:
 
 
 def test_a_deleted_journal_is_refused_also_without_a_data_directory(kafka: Kafka, tmp_path: Path) -> None:
-    """Acknowledged writes, then `{app}.journal` and the data directory go: no start, empty or with old commands run again."""
+    """Acknowledged writes, then `{app}.journal` and the data directory go: no
+    start, empty or with old commands run again.
+    """
     deployment = on_kafka(kafka, tmp_path)
     name = deployment.config.name
     with deployment.serve() as server:
@@ -119,7 +121,9 @@ def test_a_journal_deleted_under_a_node_stops_it(kafka: Kafka, tmp_path: Path) -
 
 
 def test_replies_made_again_are_refused_until_they_are_adopted(kafka: Kafka, tmp_path: Path) -> None:
-    """A topic without state of its own, without a data directory: refused by its id; `perdure state adopt` leads out."""
+    """A topic without state of its own, without a data directory: refused by its
+    id; `perdure state adopt` leads out.
+    """
     deployment = on_kafka(kafka, tmp_path)
     topic = f"{deployment.config.name}.replies"
     with deployment.serve() as server:
@@ -142,8 +146,8 @@ def test_replies_made_again_are_refused_until_they_are_adopted(kafka: Kafka, tmp
 
 
 def test_added_partitions_are_noticed_and_the_advice_leads_out(kafka: Kafka, tmp_path: Path) -> None:
-    """Under a running node: not ready, a line in the log, both naming the topic; refused at the next start; the app
-    under another name, with a migration, has the state."""
+    """Under a running node: not ready, a line in the log, both naming the topic; refused at the next start;
+    the app under another name, with a migration, has the state."""
     deployment = on_kafka(kafka, tmp_path / "old")
     name = deployment.config.name
     with deployment.serve() as server:
@@ -183,7 +187,9 @@ async def _until(server: Server, wanted: Callable[[int], bool]) -> Any:
 
 
 def test_a_topic_that_a_client_made_first_is_named_with_a_way_out(kafka: Kafka, tmp_path: Path) -> None:
-    """As brokers make it for a producer, with one partition and their own settings: told whose it is; deleted, it starts."""
+    """As brokers make it for a producer, with one partition and their own settings:
+    told whose it is; deleted, it starts.
+    """
     deployment = on_kafka(kafka, tmp_path)
     topic = f"{deployment.config.name}.commands"
     create(kafka, topic, 1)
@@ -217,8 +223,8 @@ def test_commands_produced_before_the_first_start_are_run(kafka: Kafka, tmp_path
 
 
 def test_an_open_transaction_is_named_and_the_advice_ends_it(broker: LocalKafka, tmp_path: Path) -> None:
-    """Another client's, on one partition: 503 before the append, not ready, a line with the command that aborts it; that
-    command leads out, and what was refused was not done."""
+    """Another client's, on one partition: 503 before the append, not ready, a line with the command that
+    aborts it; that command leads out, and what was refused was not done."""
     deployment = on_kafka(broker, tmp_path)
     topic = f"{deployment.config.name}.commands"
     place = partition_of(KEYS[0], 2)

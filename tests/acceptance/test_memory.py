@@ -1,4 +1,6 @@
-"""What objects hold in memory is bounded: one that holds too much, and all of them when the process holds too much."""
+"""What objects hold in memory is bounded: one that holds too much, and all of them
+when the process holds too much.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ async def _count(wire: Wire, what: str) -> float:
 
 
 def test_an_object_that_holds_too_much_loses_its_memory_and_that_is_told(tmp_path: Path) -> None:
-    """Over limits.object_bytes: after its turn it leaves memory, keeps its state, and stands in log and metrics."""
+    """Over limits.object_bytes: after its turn it leaves memory, keeps its state,
+    and stands in log and metrics.
+    """
 
     async def told(server: Server) -> None:
         async with asyncio.timeout(PATIENCE_S), Wire(port_of(server)) as wire:

@@ -1,11 +1,14 @@
-"""What a server of the examples says of itself is true: schemathesis asks everything in its document, and malformed things.
+"""What a server of the examples says of itself is true: schemathesis asks
+everything in its document, and malformed things.
 
-Each operation is asked with requests that its description allows and with such that it does not. No answer is a 5xx,
-each is described with its status, type and schema, and what fits is accepted. Left out of schemathesis' checks:
+Each operation is asked with requests that its description allows and with such that it does not. No answer is
+a 5xx, each is described with its status, type and schema, and what fits is accepted. Left out of
+schemathesis' checks:
 
-- that all else is refused: arguments are read leniently, as pydantic does, and objects take whatever comes. That a
-  name that is not canonical is refused, and a right that is not brought, is checked.
-- what a description cannot say: an idempotency key that was used for another request, what an object's fetch wants.
+- that all else is refused: arguments are read leniently, as pydantic does, and objects take whatever comes.
+  That a name that is not canonical is refused, and a right that is not brought, is checked.
+- what a description cannot say: an idempotency key that was used for another
+  request, what an object's fetch wants.
 - the content type of a call's 200: it has no header that says it, and is read as JSON.
 """
 
@@ -86,7 +89,9 @@ def served(
 
 
 class Asking:
-    """Requests made of a server's document, as far as it is of objects below `of_objects`, and what was answered."""
+    """Requests made of a server's document, as far as it is of objects below
+    `of_objects`, and what was answered.
+    """
 
     def __init__(self, server: Server, of_objects: str) -> None:
         self.session = requests.Session()
@@ -108,7 +113,9 @@ class Asking:
         self.wrong: set[str] = set()
 
     def all(self, operation: Any, times: int) -> None:
-        """So many requests of an operation, each second one malformed where there is anything to be malformed."""
+        """So many requests of an operation, each second one malformed where there
+        is anything to be malformed.
+        """
         modes = [GenerationMode.POSITIVE]
         if operation.path_parameters or operation.headers or operation.query or operation.body:
             modes.append(GenerationMode.NEGATIVE)
@@ -158,7 +165,9 @@ def misfit(operation: Any) -> Any:
 
 
 def test_the_document_is_true(served: tuple[Server, Path]) -> None:
-    """All that it describes is asked, and what it does not allow: nothing is answered but what is described."""
+    """All that it describes is asked, and what it does not allow: nothing is
+    answered but what is described.
+    """
     server, app = served
     guarded = "tokens" in (app / "perdure.toml").read_text()
     asking = Asking(server, "/objects/Counter/" if guarded else "/objects/")

@@ -1,4 +1,6 @@
-"""Objects that wait for each other in a ring: one of them is told, with the chain; nobody waits for a deadline."""
+"""Objects that wait for each other in a ring: one of them is told, with the chain;
+nobody waits for a deadline.
+"""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ def end_of(deployment: Deployment) -> tuple[int, str]:
 
 
 def test_a_command_that_kills_the_process_each_time_is_parked(tmp_path: Path) -> None:
-    """After three deaths; its sender is told when it asks again. Its neighbours, in flight each time, take effect once."""
+    """After three deaths; its sender is told when it asks again. Its neighbours, in
+    flight each time, take effect once.
+    """
     deployment = deployed(tmp_path)
     slow = [f"n{n}" for n in range(5)]
 
@@ -135,7 +137,9 @@ def test_a_command_that_kills_the_process_each_time_is_parked(tmp_path: Path) ->
 
 
 def test_a_command_that_kills_the_process_before_it_is_on_the_log_is_lost_with_it(tmp_path: Path) -> None:
-    """Its sender sees the connection end; the next start serves, and who gets its offset is not charged for it."""
+    """Its sender sees the connection end; the next start serves, and who gets its
+    offset is not charged for it.
+    """
     deployment = deployed(tmp_path)
     for _ in range(3):
         with deployment.serve() as server:
@@ -152,7 +156,9 @@ def test_a_command_that_kills_the_process_before_it_is_on_the_log_is_lost_with_i
 def test_what_comes_again_by_itself_is_parked_though_it_kills_before_it_is_on_the_log(
     tmp_path: Path, what: str
 ) -> None:
-    """An alarm, a message of another object: no client has to give up asking, and the server serves after four deaths."""
+    """An alarm, a message of another object: no client has to give up asking, and
+    the server serves after four deaths.
+    """
     deployment = deployed(tmp_path)
     with deployment.serve() as server:
         answer = asyncio.run(ask(port_of(server), "POST", f"/objects/Wild/sender/{what}"))

@@ -1,6 +1,8 @@
-"""A disk that cannot be read, under a running server: who reads there is told, all others go on, and it heals by itself.
+"""A disk that cannot be read, under a running server: who reads there is told, all
+others go on, and it heals by itself.
 
-strace is attached to the server while it runs, and from then on fails each read of the state's tables with EIO.
+strace is attached to the server while it runs, and from then on fails each read of
+the state's tables with EIO.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ KEYS = [f"{namespace}/n{n}" for n in range(3) for namespace in ("SafeObject", "I
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Deployment:
-    """The example, and an object that writes although it could not read; one partition, so that all share it."""
+    """The example, and an object that writes although it could not read; one
+    partition, so that all share it.
+    """
     made = deploy(tmp_path, partitions=1)
     shutil.copy(EXAMPLES / "safe_object.py", made.folder)
     (made.folder / "app.py").write_text(APP)
@@ -88,7 +92,9 @@ def ask_each(server: Server, method: str, keys: list[str], body: bytes = b"") ->
 def test_an_object_answers_503_while_its_state_cannot_be_read_and_changes_nothing(
     deployment: Deployment,
 ) -> None:
-    """Caught, it answers in its own words; a put after the failure raises; a new object of the partition works."""
+    """Caught, it answers in its own words; a put after the failure raises; a new
+    object of the partition works.
+    """
     with deployment.serve() as server:
         assert {a.status for a in ask_each(server, "POST", [*ENDS, *KEYS], f'"{BEFORE}"'.encode())} == {200}
         assert server.stop() == 0

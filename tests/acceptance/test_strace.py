@@ -1,4 +1,6 @@
-"""Crashes, failures and delays at single system calls of a real server, by strace; and what power loss leaves."""
+"""Crashes, failures and delays at single system calls of a real server, by strace;
+and what power loss leaves.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ KEYS = names(5)
 
 
 def _workload(server: Server, witness: Witness) -> int:
-    """Some 30 commands, one after the other and five at a time, then an orderly stop; returns the exit code."""
+    """Some 30 commands, one after the other and five at a time, then an orderly
+    stop; returns the exit code.
+    """
     add_each(server, witness, KEYS * 4)
 
     async def at_once() -> None:
@@ -56,7 +60,9 @@ def points(traced: tuple[Path, Path]) -> list[Point]:
 
 @pytest.fixture(scope="module")
 def wal(points: list[Point], traced: tuple[Path, Path]) -> str:
-    """The log's write-ahead log in a new directory: of those that RocksDB makes, the one with the commands."""
+    """The log's write-ahead log in a new directory: of those that RocksDB makes,
+    the one with the commands.
+    """
     of_the_log = [each for each in points if each.call in SYNCS and re.fullmatch(r"log/\d+\.log", each.file)]
     most = max(of_the_log, key=lambda each: each.nth)
     trace, data = traced
@@ -71,7 +77,9 @@ def wal(points: list[Point], traced: tuple[Path, Path]) -> str:
 
 
 def _killed_at(path: Path, point: Point) -> bool:
-    """Run the workload with a SIGKILL at the point, then hold what clients were told against what is there."""
+    """Run the workload with a SIGKILL at the point, then hold what clients were
+    told against what is there.
+    """
     path.mkdir()
     deployment, witness = deploy(path), Witness()
     try:
@@ -136,7 +144,9 @@ def _traced_run(path: Path) -> tuple[Deployment, Witness, list[strace.Call]]:
 
 
 def _known_at(witness: Witness, answers: int) -> Witness:
-    """What clients knew when so many answers had left: the next command was under way, the rest not yet asked."""
+    """What clients knew when so many answers had left: the next command was under
+    way, the rest not yet asked.
+    """
     past = Witness([replace(each) for each in witness.operations[: answers + 1]])
     if len(past.operations) > answers:
         past.operations[-1] = replace(past.operations[-1], status=0, ended_s=float("inf"), place=None)
@@ -152,7 +162,9 @@ def _moments(calls: list[strace.Call], data: Path) -> Iterator[int]:
 
 
 def test_power_loss_at_any_moment_keeps_what_was_acknowledged(tmp_path: Path) -> None:
-    """Only what was fsynced is left, or a part of the rest, or zeros in its place: each answer still holds."""
+    """Only what was fsynced is left, or a part of the rest, or zeros in its
+    place: each answer still holds.
+    """
     deployment, witness, calls = _traced_run(tmp_path)
     disk = Disk(deployment.data)
     random = Random(6)
@@ -183,7 +195,9 @@ def test_power_loss_at_any_moment_keeps_what_was_acknowledged(tmp_path: Path) ->
 def test_a_disk_that_fails_ends_the_process_and_nothing_false_is_told(
     tmp_path: Path, wal: str, call: str
 ) -> None:
-    """EIO from the log's fsync or write: who waits is told the outcome is unknown; exit 70, with the reason."""
+    """EIO from the log's fsync or write: who waits is told the outcome is unknown;
+    exit 70, with the reason.
+    """
     deployment, witness = deploy(tmp_path), Witness()
     prefix = strace.striking(Point(call, wal, 12), deployment.data, "error=EIO")
     with deployment.serve(prefix=prefix) as server:
@@ -199,7 +213,9 @@ def test_a_disk_that_fails_ends_the_process_and_nothing_false_is_told(
 
 
 def test_a_slow_disk_delays_answers_and_reorders_nothing(tmp_path: Path, wal: str) -> None:
-    """Each fsync takes longer than a command may: answers come late or say what is not known; none is wrong."""
+    """Each fsync takes longer than a command may: answers come late or say what is
+    not known; none is wrong.
+    """
     deployment, witness = deploy(tmp_path, settings="deadline_s = 0.2\n"), Witness()
     point = Point("fdatasync", wal, 12)
     prefix = strace.striking(point, deployment.data, "delay_enter=300000", more="+")

@@ -1,4 +1,6 @@
-"""Every system as an example, over real HTTP and WebSockets, on both logs, with a SIGKILL while all are in use."""
+"""Every system as an example, over real HTTP and WebSockets, on both logs, with a
+SIGKILL while all are in use.
+"""
 
 from __future__ import annotations
 

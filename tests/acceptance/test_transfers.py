@@ -1,7 +1,8 @@
-"""Transfers by calls, side by side and one after the other, repeated under their keys while the server is killed again and
-again: money is neither made nor lost, on both logs.
+"""Transfers by calls, side by side and one after the other, repeated under their keys while the server is
+killed again and again: money is neither made nor lost, on both logs.
 
-`PERDURE_KILLS=30 .venv/bin/pytest -n 0 tests/acceptance/test_transfers.py` kills so often on each log; it is the soak's number.
+`PERDURE_KILLS=30 .venv/bin/pytest -n 0 tests/acceptance/test_transfers.py` kills so
+often on each log; it is the soak's number.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class_name = "Planned"
 
 
 class Bank:
-    """Clients that transfer until they are told to stop; each request is repeated under its key until it was answered."""
+    """Clients that transfer until they are told to stop; each request is repeated
+    under its key until it was answered.
+    """
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -137,7 +140,9 @@ async def _audit(bank: Bank) -> None:
 
 @pytest.mark.timeout(7200 if KILLS > 5 else 300)
 def test_money_is_conserved_across_kills(log: str, tmp_path: Path) -> None:
-    """2 SIGKILLs (30 in the soak, or `PERDURE_KILLS`) under 12 clients: each payment once, and all of each transfer."""
+    """2 SIGKILLs (30 in the soak, or `PERDURE_KILLS`) under 12 clients: each
+    payment once, and all of each transfer.
+    """
     random = Random(20)
     app = Path(plans.__file__)
     name = f"t{uuid4().hex[:12]}"

@@ -1,4 +1,6 @@
-"""HTTP as bytes: a small client that shares two cores with the server it loads, and can send what no library would."""
+"""HTTP as bytes: a small client that shares two cores with the server it loads, and
+can send what no library would.
+"""
 
 from __future__ import annotations
 

@@ -156,7 +156,9 @@ def check(witness: Witness, history: History) -> None:
 
 
 def check_answers(witness: Witness) -> None:
-    """What can be judged without the log: no count told twice, no read that goes back, nothing out of thin air."""
+    """What can be judged without the log: no count told twice, no read that goes
+    back, nothing out of thin air.
+    """
     for key, operations in witness.by_object().items():
         told = [each.count for each in operations if each.ok and each.adds]
         assert len(told) == len(set(told)), f"I2: {key}: one count was acknowledged twice: {sorted(told)}"
@@ -175,7 +177,9 @@ def check_answers(witness: Witness) -> None:
 
 
 def _sweep(operations: Iterable[Operation]) -> list[tuple[float, Operation]]:
-    """Beginnings and ends in the order of time; at one instant beginnings first, so nothing is claimed of those."""
+    """Beginnings and ends in the order of time; at one instant beginnings first, so
+    nothing is claimed of those.
+    """
     moments = [(each.began_s, 0, each) for each in operations]
     moments += [(each.ended_s, 1, each) for _, _, each in moments if each.ended_s < inf]
     moments.sort(key=lambda moment: moment[:2])

@@ -146,7 +146,9 @@ def test_a_tail_may_be_paused_from_within(maker: LogMaker, tmp_path: Path) -> No
 
 
 def test_a_tail_that_comes_late_misses_nothing(maker: LogMaker, tmp_path: Path) -> None:
-    """One that is opened, or goes on, behind what another was given while nobody waits for it to be durable."""
+    """One that is opened, or goes on, behind what another was given while nobody
+    waits for it to be durable.
+    """
 
     async def story() -> None:
         async with running(maker, tmp_path) as log:

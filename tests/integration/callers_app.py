@@ -1,6 +1,8 @@
-"""An app whose handlers use what people use to call the world: each `way` is told from the first step on, and later.
+"""An app whose handlers use what people use to call the world: each `way` is told
+from the first step on, and later.
 
-No client loads certificates (`verify=False`): that takes longer than all the rest. What a way returns is `ok`, or says what was wrong. `ELSEWHERE` is the URL of the services (elsewhere.py).
+No client loads certificates (`verify=False`): that takes longer than all the rest. What a way returns is
+`ok`, or says what was wrong. `ELSEWHERE` is the URL of the services (elsewhere.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A node on the embedded log behind the real HTTP server, in a thread of its own, and connections made of bytes.
+"""A node on the embedded log behind the real HTTP server, in a thread of its own,
+and connections made of bytes.
 
 Laws
 - All but the thread is the product's: node, protocol, uvicorn's settings, uvloop.

@@ -1,7 +1,8 @@
-"""A stand-in for services elsewhere: an HTTP server in a thread, with the paths of two providers of language models.
+"""A stand-in for services elsewhere: an HTTP server in a thread, with the paths of
+two providers of language models.
 
-`/hello` answers; `/never` answers when the server stops. The rest answers as the provider documents it, streamed if the
-request asks for that.
+`/hello` answers; `/never` answers when the server stops. The rest answers as the provider documents it,
+streamed if the request asks for that.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """A page of the guide, done as it says: its files are written, its commands typed, what they print compared.
 
 Laws
-- A block with `title="…"` is that file, from where it stands on; with `title="…, at its end"` it is added to it. A
-  `console` block is a terminal: behind `$ ` what is typed, below it what is printed. `…` stands for anything.
+- A block with `title="…"` is that file, from where it stands on; with `title="…, at its end"` it is added to
+  it. A `console` block is a terminal: behind `$ ` what is typed, below it what is printed. `…` stands for
+  anything.
 - A block that includes a file of the repository shows that file, which is run or tested where it lies.
-- `perdure serve` and `perdure dev` run beside the rest, until the page presses Ctrl-C (`^C`), kills them, starts
-  another or ends. After a change of its file `dev` is given the time to take it over.
+- `perdure serve` and `perdure dev` run beside the rest, until the page presses Ctrl-C (`^C`), kills them,
+  starts another or ends. After a change of its file `dev` is given the time to take it over.
 - Every Python block is a file of the page: what is shown is what runs.
 """
 

@@ -1,4 +1,6 @@
-"""The app of the tests of WebSockets through a Worker: what the first part of a path says is what the Worker does."""
+"""The app of the tests of WebSockets through a Worker: what the first part of a
+path says is what the Worker does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Access on a real server, from outside: who may what over HTTP, RPC, WebSockets and the pages, and what is never kept."""
+"""Access on a real server, from outside: who may what over HTTP, RPC, WebSockets
+and the pages, and what is never kept.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +212,9 @@ TABLE = re.findall(r"^\| `(\w+ /[^`]*)` \| `?([\w:]+)`? \|$", DOCUMENT, re.MULTI
 
 @pytest.mark.parametrize(("request_", "right"), TABLE)
 def test_each_row_of_the_table_both_ways(server: Server, request_: str, right: str) -> None:
-    """The right alone is enough; all others together are not; no credentials, or ones that are over, are not."""
+    """The right alone is enough; all others together are not; no credentials, or
+    ones that are over, are not.
+    """
     refused = (401, 403)
     if right == "all":
         assert asked(server, request_, None) == asked(server, request_, token("unknown")) == 200
@@ -367,7 +371,9 @@ def turn_of_message(server: Server, key: str) -> dict[str, Any] | None:
 
 
 def test_a_quota_of_objects_is_kept(server: Server) -> None:
-    """Of many at once two are made; 429 for the others, by HTTP and by a message of a WebSocket, until one is emptied."""
+    """Of many at once two are made; 429 for the others, by HTTP and by a message of
+    a WebSocket, until one is emptied.
+    """
     maker = bearer(token("maker"))
     with httpx.Client(base_url=server.url, headers=maker) as client, ThreadPoolExecutor(8) as pool:
         told = list(pool.map(lambda n: client.post(f"/rpc/Room/made{n}/add"), range(8)))
@@ -390,7 +396,9 @@ def test_a_quota_of_objects_is_kept(server: Server) -> None:
 
 
 def test_bodies_count_in_a_quota(server: Server) -> None:
-    """A large one passes, and the next waits for it, with its size said or in chunks; without a body it may."""
+    """A large one passes, and the next waits for it, with its size said or in
+    chunks; without a body it may.
+    """
     with httpx.Client(base_url=server.url, headers=bearer(token("bulk"))) as client:
         assert client.post("/objects/Room/bulk", content=b"x" * 5000).status_code == 200
         said = client.post("/objects/Room/bulk", content=b"x")
@@ -492,7 +500,9 @@ def test_forged_and_foreign_jwts_are_refused_and_all_told_the_same(server: Serve
 
 
 def test_without_the_issuers_keys_nobody_is_let_in(tmp_path: Path) -> None:
-    """503 and no reason for the client, the reason on stderr; tokens of the configuration work all the same."""
+    """503 and no reason for the client, the reason on stderr; tokens of the
+    configuration work all the same.
+    """
     issuer = Issuer()
     issuer.close()
     config = f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\njwks_url = "{issuer.url}"\n'
@@ -573,7 +583,9 @@ def test_a_socket_ends_with_its_token(server: Server, issuer: Issuer) -> None:
 
 
 def test_with_a_worker_its_paths_are_its_own_and_objects_need_a_token(tmp_path: Path) -> None:
-    """It gets every path and the credentials as they came; beside it objects need a token, or to be exposed."""
+    """It gets every path and the credentials as they came; beside it objects
+    need a token, or to be exposed.
+    """
     one = lines("one", "call:Room", "metrics")
     app = deployed(tmp_path / "app", one, worker=True)
     with serve(app, tmp_path / "data") as server:
@@ -599,7 +611,9 @@ def test_with_a_worker_its_paths_are_its_own_and_objects_need_a_token(tmp_path: 
 
 
 def test_no_credential_reaches_the_log_or_the_output(tmp_path: Path, issuer: Issuer) -> None:
-    """Of all that was shown, in good requests and in bad ones, nothing is in the data directory or was said."""
+    """Of all that was shown, in good requests and in bad ones, nothing is in the
+    data directory or was said.
+    """
     config = f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\njwks_url = "{issuer.url}"\n'
     app = deployed(tmp_path / "app", lines("one-principal", "call:*", "read:*", "subscribe:*"), config)
     secrets = [token("one-principal"), token("wrong"), issuer.made(), issuer.made(exp=1), "cookie-9f3b"]

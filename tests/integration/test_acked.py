@@ -1,4 +1,6 @@
-"""The last acknowledged commit: damage to it after the death of the process is refused, an unacknowledged one is cut."""
+"""The last acknowledged commit: damage to it after the death of the process is
+refused, an unacknowledged one is cut.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from perdure.streams.mapped_page import FILE_BYTES
 
 
 class Dead(NamedTuple):
-    """A log whose process was killed, and the records of its newest WAL: where they start, and their last changes."""
+    """A log whose process was killed, and the records of its newest WAL: where they
+    start, and their last changes.
+    """
 
     path: Path
     wal: Path
@@ -64,7 +68,9 @@ def dead(path: Path, failpoint: str) -> Dead:
 
 
 def dead_at_an_answer(path: Path, fault: str = "") -> Dead:
-    """Run a log until it is killed in the very step in which a fifth record is told to be durable; `fault`: code before it."""
+    """Run a log until it is killed in the very step in which a fifth record is told
+    to be durable; `fault`: code before it.
+    """
     program = f"{DIES_AT_AN_ANSWER}{fault}\nasyncio.run(main())\n"
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)],
@@ -119,7 +125,9 @@ def test_the_page_is_written_before_the_answer(tmp_path: Path) -> None:
 
 
 def refuses(found: Dead, places: Iterable[int], torn: Path) -> None:
-    """A bit flipped, and a cut, at each of these bytes is named with file and byte, and nothing is changed."""
+    """A bit flipped, and a cut, at each of these bytes is named with file and
+    byte, and nothing is changed.
+    """
     acked, start = acked_in(found.path), found.starts[-1]
     told = f"{found.wal} is damaged at byte {start}: .* up to {acked} were acknowledged"
     for at in places:
@@ -158,7 +166,9 @@ def test_damage_to_a_commit_in_two_pieces_is_refused(tmp_path: Path) -> None:
 
 
 def test_damage_to_an_unacknowledged_commit_is_cut_and_said(tmp_path: Path) -> None:
-    """Cut anywhere, or a byte flipped: all that was acknowledged is there, a line says what was cut, a copy is kept."""
+    """Cut anywhere, or a byte flipped: all that was acknowledged is there, a line
+    says what was cut, a copy is kept.
+    """
     found = unacknowledged(tmp_path / "log")
     start, end = found.starts[-1], len(found.data)
     count = found.last[-1] - found.last[-2]
@@ -192,7 +202,9 @@ def test_an_acknowledged_commit_outlives_a_flip_behind_it(tmp_path: Path) -> Non
 
 
 def test_a_log_without_a_page_is_as_before(tmp_path: Path) -> None:
-    """An older one, or a copy without it: what looks like a torn end is cut; the next commit is in a page again."""
+    """An older one, or a copy without it: what looks like a torn end is cut; the
+    next commit is in a page again.
+    """
     found = acknowledged(tmp_path / "log")
     (found.path / NAME).unlink()
     os.truncate(found.wal, len(found.data) - 5)

@@ -1,4 +1,6 @@
-"""Administration of a real server, over HTTP and by its commands: what is seen, and what is done, over a SIGKILL too."""
+"""Administration of a real server, over HTTP and by its commands: what is seen, and
+what is done, over a SIGKILL too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What people call the world with works in every handler, from its first step on: over a real server and in tests."""
+"""What people call the world with works in every handler, from its first step on:
+over a real server and in tests.
+"""
 
 from __future__ import annotations
 

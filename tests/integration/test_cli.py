@@ -249,7 +249,8 @@ def never_connecting() -> Iterator[str]:
     [
         (partial(answering, b""), "0.2", "outcome-unknown: POST /rpc/Counter/a/increment"),
         (partial(answering, b"H"), "0.2", "outcome-unknown: POST /rpc/Counter/a/increment"),
-        # connecting has nine tenths of it: a tenth must be long enough for a busy machine to see which of both is over
+        # connecting has nine tenths of it: a tenth must be long enough for a busy machine to see which of
+        # both is over
         (never_connecting, "3", "operator-error: no server answers at http://127.0.0.1:"),
     ],
     ids=["silent", "trickling", "not connecting"],
@@ -260,7 +261,9 @@ def test_call_takes_no_longer_than_its_timeout(
     said: str,
     here: Callable[..., Done],
 ) -> None:
-    """What never answers is given up in time, and told: it may be done if it may have arrived, else it is not."""
+    """What never answers is given up in time, and told: it may be done if it may
+    have arrived, else it is not.
+    """
     with server() as url:
         begun_s = time.monotonic()
         done = here("call", "Counter/a", "increment", "--timeout", timeout, "--url", url)
@@ -382,7 +385,9 @@ def test_data_of_another_app_is_refused(counter: Path, tmp_path: Path) -> None:
 def test_a_token_that_could_do_nothing_is_not_made(
     options: str, said: str, here: Callable[..., Done]
 ) -> None:
-    """One that is over when it is made, and one with a scope that is none: what is wrong is named, with the remedy."""
+    """One that is over when it is made, and one with a scope that is none: what is
+    wrong is named, with the remedy.
+    """
     done = here("token", "create", "shop", "--scope", "admin", *options.split())
     assert said in one_line(done)
     assert done.returncode == 2

@@ -1,4 +1,6 @@
-"""The client against a real server: connections cut by chance, a server killed amid calls, sockets over a restart, tokens."""
+"""The client against a real server: connections cut by chance, a server killed amid
+calls, sockets over a restart, tokens.
+"""
 
 from __future__ import annotations
 

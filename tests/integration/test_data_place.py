@@ -110,7 +110,9 @@ def test_the_data_lie_beside_the_app(app: Path) -> None:
 
 
 def test_data_left_in_the_working_directory_are_not_started_without(app: Path, here: Run) -> None:
-    """What an older perdure made there is named, with how to move it or use it; nothing begins empty beside it."""
+    """What an older perdure made there is named, with how to move it or use it;
+    nothing begins empty beside it.
+    """
     found(Path(".perdure"), "shop")
     for command in (("serve", "--port", "0"), ("dev", "--port", "0"), ("verify",), ("state", "rebuild")):
         code, _, err = here(*command, str(app))
@@ -183,7 +185,9 @@ def test_a_configured_secret_is_rotated_where_it_is(
 
 
 def test_each_mistake_is_one_line_that_says_what_to_do(app: Path, here: Run) -> None:
-    """Nothing is tried with a value that cannot be meant, and what does not answer is not said to have gone away."""
+    """Nothing is tried with a value that cannot be meant, and what does not answer
+    is not said to have gone away.
+    """
     mistakes = (
         (
             ("call", "Counter/a", "one", "--timeout", "-1"),

@@ -1,4 +1,6 @@
-"""What docs/deployment.md hands out as files: the unit, the image, the alerts, the board and the topics hold what they say."""
+"""What docs/deployment.md hands out as files: the unit, the image, the alerts, the
+board and the topics hold what they say.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def panels() -> list[dict[str, Any]]:
 
 
 def test_alerts_and_board_name_metrics_that_are_there(server: Server) -> None:
-    """Each expression names metrics that a running node shows, and each metric of perdure's is looked at by one."""
+    """Each expression names metrics that a running node shows, and each metric of
+    perdure's is looked at by one.
+    """
     there = metrics(server)
     expressions = [rule["expr"] for rule in rules()]
     expressions += [target["expr"] for panel in panels() for target in panel["targets"]]
@@ -95,7 +99,9 @@ def unit() -> configparser.ConfigParser:
 
 
 def test_the_unit_starts_and_stops_a_node(counter: Path, tmp_path: Path) -> None:
-    """Its command serves, on the unit's data directory; its time to stop is longer than a node takes; exit 2 is final."""
+    """Its command serves, on the unit's data directory; its time to stop is longer
+    than a node takes; exit 2 is final.
+    """
     service = unit()["Service"]
     program, *arguments = service["ExecStart"].split()
     assert program.endswith("/bin/perdure")

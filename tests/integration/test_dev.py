@@ -58,7 +58,9 @@ def dev(app: Path, data: Path, port: int | None = 0) -> Iterator[Dev]:
 
 
 def test_dev_serves_changed_code_on_kept_state(counter: Path, tmp_path: Path) -> None:
-    """A saved change is served with the state kept; a broken one is reported, and the previous code stays in service."""
+    """A saved change is served with the state kept; a broken one is reported, and
+    the previous code stays in service.
+    """
     app = tmp_path / "app" / "counter.py"
     app.parent.mkdir()
     text = counter.read_text()
@@ -142,7 +144,9 @@ class Slow(DurableObject):
 
 
 def test_requests_in_flight_are_answered_over_a_reload(tmp_path: Path) -> None:
-    """While the new code is loaded the old one goes on; what runs then is ended by it, and what comes after waits."""
+    """While the new code is loaded the old one goes on; what runs then is ended by
+    it, and what comes after waits.
+    """
     app = tmp_path / "app" / "slow.py"
     app.parent.mkdir()
     app.write_text(SLOW)

@@ -84,7 +84,9 @@ def test_a_pipeline_of_refusals_keeps_its_order(client: Client) -> None:
 
 
 def test_requests_that_repeat_their_headers_are_told_apart(door: Door, client: Client) -> None:
-    """Each by its method, target and body; and so is what comes between them and differs in headers, length or cut."""
+    """Each by its method, target and body; and so is what comes between them and
+    differs in headers, length or cut.
+    """
 
     def plain(times: int) -> None:
         for n in range(times):
@@ -141,7 +143,9 @@ def test_a_body_of_a_million_pieces_is_read_in_linear_time(client: Client) -> No
 
 
 def test_a_body_whose_size_is_too_large_is_refused_before_it_is_sent(client: Client) -> None:
-    """413 in answer to the head alone; the body that comes all the same is thrown away, and the next one counts."""
+    """413 in answer to the head alone; the body that comes all the same is thrown
+    away, and the next one counts.
+    """
     client.send(asking(b"POST /objects/Echo/large/x", b"content-length: %d" % (BODY_BYTES + 1)))
     answer = client.answer()
     assert (answer.status, kind_of(answer)) == (413, "too-large")
@@ -280,7 +284,9 @@ def test_a_body_that_is_none_is_refused_and_not_run(door: Door, client: Client) 
 
 
 def test_a_head_is_not_charged_for_what_was_sent_before_it(door: Door, client: Client) -> None:
-    """Many requests and a body in one read, longer than a head may be, and the beginning of one more: all are fine."""
+    """Many requests and a body in one read, longer than a head may be, and the
+    beginning of one more: all are fine.
+    """
     body, pieces = b"x" * (HEADER_BYTES + 1), chunked(*[b"y" * 1000] * 20, end=False)
     for before in (
         asking(b"POST /objects/Echo/one/x", body=body),
@@ -311,7 +317,9 @@ def test_a_head_is_not_charged_for_what_was_sent_before_it(door: Door, client: C
 def test_nonsense_behind_requests_does_not_take_their_answers(
     door: Door, client: Client, nonsense: bytes, status: int
 ) -> None:
-    """A refusal in place of an answer would say that nothing was done: it comes behind, once, and then the end."""
+    """A refusal in place of an answer would say that nothing was done: it comes
+    behind, once, and then the end.
+    """
     door.hold()
     client.send(asking(b"POST /objects/Echo/behind/wait"), asking(b"GET /livez"), nonsense)
     assert begun.wait(PATIENCE_S)

@@ -33,7 +33,9 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 
 def idle_time_passes(door: Door) -> None:
-    """A connection that is made now and answered is closed for its idleness: for so long others waited too."""
+    """A connection that is made now and answered is closed for its idleness:
+    for so long others waited too.
+    """
     with Client(door.port) as idle:
         assert idle.ask(b"GET /objects/Echo/idle/x").status == 200
         assert idle.ended()
@@ -46,7 +48,9 @@ def count_of(door: Door, name: str) -> int:
 
 
 def test_an_idle_connection_is_closed_and_a_busy_one_is_not(door: Door) -> None:
-    """The time-out is that of silence between requests: it closes who waits for nothing, not who waits for a turn."""
+    """The time-out is that of silence between requests: it closes who waits for
+    nothing, not who waits for a turn.
+    """
     door.hold()
     with door.keep_alive(IDLE_S), Client(door.port) as busy:
         assert busy.ask(b"GET /objects/Echo/busy/x").status == 200  # its timer runs from here
@@ -69,7 +73,9 @@ def test_a_head_on_its_way_keeps_its_connection(door: Door) -> None:
 
 
 def test_who_sends_its_body_by_drops_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    """408 for the drops; a body that comes steadily for as long is waited for, whichever way it is counted."""
+    """408 for the drops; a body that comes steadily for as long is waited for,
+    whichever way it is counted.
+    """
     monkeypatch.setattr(http, "BODY_LOOK_S", 0.3)
     for path in b"/objects/Echo/drops/x", b"/objects/Echo/drops/x#by-asgi":
         with Client(door.port) as drops, Client(door.port) as steady:
@@ -138,7 +144,9 @@ def test_who_has_its_answer_and_goes_on_sending_drops_is_cut_off(
 def test_many_that_never_finish_their_heads_keep_nobody_out(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slowloris: 500 halves of requests; others are served meanwhile, and the halves are gone in their time."""
+    """Slowloris: 500 halves of requests; others are served meanwhile, and the
+    halves are gone in their time.
+    """
     monkeypatch.setattr(http, "HEAD_TIMEOUT_S", 1.0)
     with ExitStack() as stack:
         slow = [stack.enter_context(Client(door.port)) for _ in range(500)]
@@ -176,7 +184,9 @@ def all_are_gone(door: Door) -> None:
 
 @pytest.mark.parametrize("reset", [False, True], ids=["in order", "by a reset"])
 def test_who_goes_away_leaves_its_command_behind(door: Door, reset: bool) -> None:
-    """The command of a client that is gone completes, others are served meanwhile, and nobody misses an answer."""
+    """The command of a client that is gone completes, others are served meanwhile,
+    and nobody misses an answer.
+    """
     name = f"gone{reset}"
     door.hold()
     with Client(door.port) as client:
@@ -236,7 +246,9 @@ class Flood:
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 def test_a_client_that_does_not_read_is_not_read_from(door: Door, method: bytes) -> None:
-    """The server takes what a few buffers hold and then no more, and others are served; who reads at last gets all."""
+    """The server takes what a few buffers hold and then no more, and others are
+    served; who reads at last gets all.
+    """
     request = asking(
         method + b" /objects/Echo/flood/large/20000",
         b"x: " + b"y" * 8_000,
@@ -274,7 +286,9 @@ def test_a_pipeline_holds_no_more_than_one_read(door: Door) -> None:
 
 
 def test_responses_to_one_at_a_time_are_bounded_too(door: Door) -> None:
-    """Without a pipeline: each request comes when the one before was answered, no answer is read, and it ends."""
+    """Without a pipeline: each request comes when the one before was answered, no
+    answer is read, and it ends.
+    """
     asked = 0
     with Client(door.port) as client, Client(door.port) as other:
 
@@ -317,7 +331,9 @@ class Echo(DurableObject):
 def test_what_was_sent_before_the_end_is_answered_though_it_had_not_been_read(
     door: Door, path: bytes
 ) -> None:
-    """On a new connection and on one that has spoken; then they are closed, and so is one that says nothing."""
+    """On a new connection and on one that has spoken; then they are closed, and so
+    is one that says nothing.
+    """
     entered, sent = Event(), Event()
 
     def end() -> None:
@@ -344,7 +360,9 @@ def test_what_was_sent_before_the_end_is_answered_though_it_had_not_been_read(
 
 
 def test_a_signal_lets_the_answers_under_way_be_given(tmp_path: Path) -> None:
-    """SIGTERM: a turn under way and what waits in the pipeline behind it are answered, then all ends with 0."""
+    """SIGTERM: a turn under way and what waits in the pipeline behind it are
+    answered, then all ends with 0.
+    """
     (tmp_path / "app.py").write_text(APP)
     with serve(tmp_path / "app.py", tmp_path / "data") as server:
         port = int(server.url.rpartition(":")[2])

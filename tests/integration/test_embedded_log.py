@@ -743,7 +743,9 @@ def test_what_is_no_log_or_too_new_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lost_log_is_not_made_anew(tmp_path: Path) -> None:
-    """With `must_exist` a log that is gone is `LogCorrupt`; half-made ones of a dead process are no obstacle."""
+    """With `must_exist` a log that is gone is `LogCorrupt`; half-made ones of a
+    dead process are no obstacle.
+    """
     with pytest.raises(LogCorrupt, match="is gone"):
         asyncio.run(EmbeddedLog(tmp_path / "log", 2, clock_ms=Clock(), must_exist=True).start())
     (tmp_path / "log.new").mkdir()

@@ -23,7 +23,8 @@ TALK = b"GET /objects/Echo/%b/talk HTTP/1.1\r\nHost: localhost\r\n"
 LONGEST = b"GET /objects/Echo/long/x HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n"
 LONGEST = LONGEST.replace(b"%b", b"y" * (HEADER_BYTES - len(LONGEST) + 2))
 
-# What is answered: statuses in their order, each perhaps with the bytes of a body that its object saw. All connections end
+# What is answered: statuses in their order, each perhaps with the bytes of a body that its object saw. All
+# connections end
 # behind the last one.
 CASES: dict[str, tuple[bytes, list[Any]]] = {
     # framing that is right
@@ -257,7 +258,9 @@ def answers(client: Client, expected: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("way", ["at once", "byte by byte", "in pieces", "in other pieces"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_request_has_one_answer_however_it_arrives(door: Door, name: str, way: str) -> None:
-    """All that it is answered, in order, whether it comes as one segment or as many; the client ends its side behind it."""
+    """All that it is answered, in order, whether it comes as one segment or as
+    many; the client ends its side behind it.
+    """
     data, expected = CASES[name]
     data = data.replace(b"%b", f"{list(CASES).index(name)}{way[-3]}".encode())
     with Client(door.port) as client:
@@ -316,7 +319,9 @@ def test_who_ends_its_side_gets_all_answers(door: Door) -> None:
 
 
 def test_a_request_that_repeats_itself_is_bounded_and_judged_like_any_other(door: Door) -> None:
-    """Known by its bytes from the third time on: a target that is too long, another length, a foreign page behind own ones."""
+    """Known by its bytes from the third time on: a target that is too long, another
+    length, a foreign page behind own ones.
+    """
     with Client(door.port) as client:
         for _ in range(4):
             assert client.ask(b"POST /objects/Echo/again/x", body=b"hi").status == 200
@@ -344,7 +349,9 @@ def test_a_request_that_repeats_itself_is_bounded_and_judged_like_any_other(door
 
 
 def test_one_path_has_one_spelling(door: Door) -> None:
-    """Only an object's name is decoded, once; perdure's own words are not, and nothing is left out or folded."""
+    """Only an object's name is decoded, once; perdure's own words are not, and
+    nothing is left out or folded.
+    """
     spelled = {
         b"/objects/Echo/a%20b/x": 200,
         b"/objects/Echo/%61/x": 200,

@@ -35,7 +35,9 @@ def test_a_command_begins_with_the_standard_library_and_typer(imported: str) -> 
 
 
 def test_the_face_imports_what_is_used() -> None:
-    """A name is there by attribute and by `from … import …`, in `dir`, and in no process that does not use it."""
+    """A name is there by attribute and by `from … import …`, in `dir`, and in no
+    process that does not use it.
+    """
     after = modules_after("import perdure\nassert 'State' in dir(perdure)\nfrom perdure import PerdureError")
     assert "perdure.schemas.errors" in after
     assert "perdure.objects.state" not in after
@@ -44,7 +46,9 @@ def test_the_face_imports_what_is_used() -> None:
 
 
 def test_a_server_starts_without_what_it_may_never_need(tmp_path: Path) -> None:
-    """Not rich, which structlog would take along, nor what answers the first scrape or fetches from outside."""
+    """Not rich, which structlog would take along, nor what answers the first
+    scrape or fetches from outside.
+    """
     seen = tmp_path / "modules.json"
     app = tmp_path / "app.py"
     app.write_text(
@@ -59,7 +63,9 @@ def test_a_server_starts_without_what_it_may_never_need(tmp_path: Path) -> None:
 
 
 def test_a_client_of_the_command_line_takes_httpx_without_its_own() -> None:
-    """`perdure call` and the admin's commands: nothing of rich and click, and rich is there again for help and errors."""
+    """`perdure call` and the admin's commands: nothing of rich and click, and rich
+    is there again for help and errors.
+    """
     after = modules_after(
         "from perdure.api.cli import main\n"
         "try:\n    main(['call', 'Counter/a', 'add', '--url', 'http://127.0.0.1:1'])\n"

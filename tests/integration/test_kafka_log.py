@@ -286,7 +286,9 @@ def test_aborted_transactions_are_not_seen(kafka: Kafka) -> None:
 
 @asynccontextmanager
 async def without_its_topic(kafka: Kafka) -> AsyncIterator[tuple[KafkaLog, str, BaseException]]:
-    """A log whose topic of commands was deleted while it was tailed; how that is named, and what ended the tail."""
+    """A log whose topic of commands was deleted while it was tailed; how that is
+    named, and what ended the tail.
+    """
     app = app_name()
     async with running(kafka, app) as (log, stopped):
         inbox = Inbox()
@@ -300,7 +302,9 @@ async def without_its_topic(kafka: Kafka) -> AsyncIterator[tuple[KafkaLog, str, 
 
 
 def test_a_deleted_topic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody makes it anew: it ends the tail with `LogCorrupt`, not with silence, and so does a read."""
+    """Where nobody makes it anew: it ends the tail with `LogCorrupt`, not with
+    silence, and so does a read.
+    """
     monkeypatch.setattr(fetch, "GONE_AFTER_S", 0.5)
 
     async def story(kafka: Kafka) -> None:
@@ -402,7 +406,9 @@ def test_a_killed_broker_loses_and_doubles_nothing(broker: LocalKafka) -> None:
 
 
 def test_a_broker_that_is_away_too_long_ends_the_writers(broker: LocalKafka) -> None:
-    """What was under way is unknown, every writer fails once and for good, new ones go on after the restart."""
+    """What was under way is unknown, every writer fails once and for good, new
+    ones go on after the restart.
+    """
 
     async def story() -> None:
         async with running(broker, app_name(), 2, append_timeout_s=1.0) as (log, _):

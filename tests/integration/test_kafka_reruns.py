@@ -1,4 +1,6 @@
-"""Turns that run again on a real Kafka, two nodes: compared with the calls that the other node's partition answered."""
+"""Turns that run again on a real Kafka, two nodes: compared with the calls that the
+other node's partition answered.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ PARTITIONS = 2
 
 
 class Nodes:
-    """Nodes of one app, each with a client of the log and a store of its own; what their owners answer is kept."""
+    """Nodes of one app, each with a client of the log and a store of its own; what
+    their owners answer is kept.
+    """
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap, self._app = bootstrap, "test-" + uuid.uuid4().hex[:12]

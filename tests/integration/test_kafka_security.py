@@ -1,4 +1,6 @@
-"""TLS and SASL to a real broker: each way in is used by all of perdure's clients, and each wrong setting is named."""
+"""TLS and SASL to a real broker: each way in is used by all of perdure's clients,
+and each wrong setting is named.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ SECRETS = (PASSWORD, CLIENT_PASSWORD, KEY_PASSWORD)
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
-    """The broker, on which USER has the documented rights on topics of apps named `test-…`, CLIENT those of a client."""
+    """The broker, on which USER has the documented rights on topics of apps named
+    `test-…`, CLIENT those of a client.
+    """
     kafka = or_skip(lambda: GuardedKafka(tmp_path_factory.mktemp("guarded") / "kafka"))
     tools_or_skip(kafka)
     try:
@@ -121,7 +125,9 @@ SCRAM = {"security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "us
 
 
 def test_each_way_in_serves_every_client(guarded: GuardedKafka, tmp_path: Path) -> None:
-    """PLAIN, SCRAM, OAUTHBEARER from a file, a command and a token server, with TLS and without, and mutual TLS."""
+    """PLAIN, SCRAM, OAUTHBEARER from a file, a command and a token server, with TLS
+    and without, and mutual TLS.
+    """
     ca, token = str(guarded.authority.file), unsecured_token(USER)
     (tmp_path / "token").write_text(f"{token}\n")
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
@@ -185,7 +191,9 @@ def wrong_settings(guarded: GuardedKafka) -> list[tuple[str, dict[str, Any], str
 
 
 def test_each_wrong_setting_is_named_with_the_right_one(guarded: GuardedKafka) -> None:
-    """A start fails at once, and the error says which listener, what is wrong and what to set; never a secret."""
+    """A start fails at once, and the error says which listener, what is wrong and
+    what to set; never a secret.
+    """
 
     async def story() -> None:
         for address, settings, expected in wrong_settings(guarded):
@@ -231,7 +239,9 @@ def test_missing_rights_are_named_with_the_command_that_grants_them(guarded: Gua
 def test_a_node_serves_with_the_documented_rights_and_shows_no_secret(
     guarded: GuardedKafka, counter: Path, tmp_path: Path
 ) -> None:
-    """Configured by file and environment: it counts, is verified, and rebuilt by helpers; no output holds the password."""
+    """Configured by file and environment: it counts, is verified, and rebuilt by
+    helpers; no output holds the password.
+    """
     app, file = app_name(), counter.parent / "perdure.toml"
     file.write_text(
         f'name = "{app}"\nmain = "counter.py"\npartitions = 2\nlog = "kafka://{guarded.at["SASL_SSL"]}"\n'

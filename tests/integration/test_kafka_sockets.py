@@ -36,7 +36,9 @@ SOCKETS = 40
 def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
     kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a gateway that has fallen silent and of listeners whose instance is gone, though the queue takes one at a time."""
+    """Of a gateway that has fallen silent and of listeners whose instance is gone,
+    though the queue takes one at a time.
+    """
     monkeypatch.setattr(socket_watch, "SILENT_S", 0.3)
 
     async def story() -> None:

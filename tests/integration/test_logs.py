@@ -80,7 +80,9 @@ def lines(text: str) -> list[dict[str, Any]]:
 
 
 def test_every_line_is_json_and_says_what_it_concerns(app: Path, tmp_path: Path) -> None:
-    """Object, offset and trace stand in what the app logs, by whichever way, and in what perdure says of it."""
+    """Object, offset and trace stand in what the app logs, by whichever way,
+    and in what perdure says of it.
+    """
     with serve(app, tmp_path / "data", environ={"PERDURE_SECRETS__API_KEY": SECRET}) as server:
         asked = httpx.post(f"{server.url}/rpc/Noisy/a/say", json={"args": ["hello"]}, headers=PARENT)
         failed = httpx.post(f"{server.url}/rpc/Noisy/a/fail", headers=PARENT)

@@ -1,4 +1,6 @@
-"""Migrations through the real command line: renamed, deleted, cut in the middle by SIGKILL, and edited afterwards."""
+"""Migrations through the real command line: renamed, deleted, cut in the middle by
+SIGKILL, and edited afterwards.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def test_a_migration_cut_in_the_middle_is_finished_by_the_next_start(
 ) -> None:
     """Killed when some partitions have their step and others not: the next start ends it, and verify agrees.
 
-    A class that is transferred from this very app brings its data, in its namespace, as one that is renamed does.
+    A class that is transferred from this very app brings its data, in its
+    namespace, as one that is renamed does.
     """
     data = tmp_path / "data"
     app = deployed(tmp_path / "app", V1, more=OLD)
@@ -133,7 +136,9 @@ class Theirs(DurableObject):
 
 
 def test_a_class_of_another_app_moves_in_with_what_its_objects_hold(tmp_path: Path, log: str) -> None:
-    """Over a SIGKILL in its middle, once; the other app keeps what it has, and who serves it is in the way or stops."""
+    """Over a SIGKILL in its middle, once; the other app keeps what it has, and who
+    serves it is in the way or stops.
+    """
     theirs, ours = f"t{uuid4().hex[:12]}", f"t{uuid4().hex[:12]}"
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "app.py").write_text(THEIRS)
@@ -195,7 +200,9 @@ def test_a_class_of_another_app_moves_in_with_what_its_objects_hold(tmp_path: Pa
 
 
 def test_what_an_app_has_written_itself_stays_when_a_class_moves_in(tmp_path: Path) -> None:
-    """Its first migration adopts what is there, and brings more: of two objects of one name its own stays, whenever written."""
+    """Its first migration adopts what is there, and brings more: of two objects of
+    one name its own stays, whenever written.
+    """
     there, here, data = deployed(tmp_path / "theirs", ""), deployed(tmp_path / "app", ""), tmp_path / "data"
     (there / "perdure.toml").write_text((there / "perdure.toml").read_text().replace('"shop"', '"theirs"'))
     with serve(there, tmp_path / "their-data") as server:
@@ -249,7 +256,9 @@ def test_on_kafka_a_node_that_serves_what_moves_stops(kafka: Kafka, tmp_path: Pa
 
 
 def test_a_class_of_another_script_starts_empty_and_is_told(tmp_path: Path) -> None:
-    """Of an app whose data nobody names: a transfer makes a new namespace, with a warning the one time it runs."""
+    """Of an app whose data nobody names: a transfer makes a new namespace, with a
+    warning the one time it runs.
+    """
     moved = '[[migrations]]\ntag = "v1"\ntransferred_classes = [{from = "Theirs", from_script = "x", to = "Counter"}]\n'
     app = deployed(tmp_path / "app", moved)
     for told in (1, 0):
@@ -260,7 +269,9 @@ def test_a_class_of_another_script_starts_empty_and_is_told(tmp_path: Path) -> N
 
 
 def test_objects_that_no_class_serves_any_more_are_told_of(tmp_path: Path) -> None:
-    """A class that is called otherwise, and no migration says so: its objects are kept, and a warning names the remedy."""
+    """A class that is called otherwise, and no migration says so: its objects are
+    kept, and a warning names the remedy.
+    """
     app, data, told = (
         deployed(tmp_path / "app", ""),
         tmp_path / "data",
@@ -288,8 +299,8 @@ def test_objects_that_no_class_serves_any_more_are_told_of(tmp_path: Path) -> No
 
 
 def test_objects_whose_namespace_has_lost_its_class_to_another_can_be_had_back(tmp_path: Path) -> None:
-    """Renamed in the code alone, used, and only then by a migration: what deleting the class would hit is said, and the
-    steps that the warning names lead to the objects written in between.
+    """Renamed in the code alone, used, and only then by a migration: what deleting the class would hit is
+    said, and the steps that the warning names lead to the objects written in between.
     """
     app, data = deployed(tmp_path / "app", ""), tmp_path / "data"
     with serve(app, data) as server:

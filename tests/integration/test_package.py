@@ -37,7 +37,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> None:
-    """Each module of each room is in the wheel under `perdure`, with `py.typed` and what `init` makes, and nothing else."""
+    """Each module of each room is in the wheel under `perdure`, with `py.typed` and
+    what `init` makes, and nothing else.
+    """
     with zipfile.ZipFile(built[0]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {"perdure/__init__.py", "perdure/py.typed", "perdure/testing.py"}
@@ -122,7 +124,9 @@ def test_a_project_that_the_wheel_makes_runs_and_passes_its_tests(
 
 
 def _environment_with(wheel: Path, folder: Path, *more: str) -> Path:
-    """A fresh environment with the wheel and its dependencies at their locked versions, and `more`; returns its python."""
+    """A fresh environment with the wheel and its dependencies at their locked
+    versions, and `more`; returns its python.
+    """
     if UV is None:
         pytest.skip("needs uv, which fills an environment from its cache in a second")
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"

@@ -89,7 +89,9 @@ def test_what_is_sent_while_the_socket_is_accepted_comes_behind_the_101(server: 
 
 
 def test_frames_wait_for_a_worker_that_takes_its_time(server: Server) -> None:
-    """Others broadcast to the socket before its client has it: it gets all of that, in order, behind the 101."""
+    """Others broadcast to the socket before its client has it: it gets all of that,
+    in order, behind the 101.
+    """
     with joined(server, "/room/w") as other, ThreadPoolExecutor(1) as threads:
         order(other, auto=["ping", "pong"])
         assert heard(other) == "set"
@@ -108,7 +110,9 @@ def test_frames_wait_for_a_worker_that_takes_its_time(server: Server) -> None:
 
 
 def test_the_worker_can_answer_itself(server: Server) -> None:
-    """It sees that a WebSocket is asked for; any answer of its own, or of an object that refuses, is the response."""
+    """It sees that a WebSocket is asked for; any answer of its own, or of an object
+    that refuses, is the response.
+    """
     answer = refused(server, "/mine/a")
     assert (answer.status_code, answer.headers["x-upgrade"], answer.body) == (401, "websocket", b"no ticket")
     assert httpx.get(f"{server.url}/mine/a").headers["x-upgrade"] == "none"
@@ -131,7 +135,9 @@ def test_a_socket_that_the_worker_keeps_back_is_closed(server: Server) -> None:
 
 
 def test_one_request_is_one_socket(server: Server) -> None:
-    """Objects may be asked until one accepts; from then on nobody else is, and the first is told of the failure."""
+    """Objects may be asked until one accepts; from then on nobody else is, and the
+    first is told of the failure.
+    """
     with joined(server, "/second/s") as client:
         client.send("hi")
         assert heard(client) == "hi"
@@ -159,7 +165,9 @@ def test_a_page_of_elsewhere_may_not(server: Server) -> None:
 
 
 def test_behind_a_worker_the_direct_way_is_closed(tmp_path: Path) -> None:
-    """As for requests: without `expose` or tokens an object is reached through the Worker only. Pages are no Worker's."""
+    """As for requests: without `expose` or tokens an object is reached through the
+    Worker only. Pages are no Worker's.
+    """
     with serve(deployed(tmp_path), tmp_path / "data") as server:
         answer = refused(server, "/objects/Room/a")
         assert (answer.status_code, json.loads(answer.body)["type"]) == (

@@ -1,4 +1,6 @@
-"""Faults put into the parser of requests and the page ACKED on purpose: the cases that hold their rules notice each."""
+"""Faults put into the parser of requests and the page ACKED on purpose: the cases
+that hold their rules notice each.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_the_cases_notice_a_planted_fault(
 
 
 def test_the_parser_s_own_cases_notice_a_bound_per_read() -> None:
-    """A head of one byte too many, a byte at a time: refused, and with the fault read; so the pieces make a difference."""
+    """A head of one byte too many, a byte at a time: refused, and with the fault
+    read; so the pieces make a difference.
+    """
     head = b"GET / HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n"
     head = head.replace(b"%b", b"y" * (HEAD_BYTES - len(head) + 3))
     pieces = [head[at : at + 1] for at in range(len(head))]

@@ -1,4 +1,5 @@
-"""perdure behind nginx and Caddy, with TLS: the configurations that docs/deployment.md shows, run as they stand.
+"""perdure behind nginx and Caddy, with TLS: the configurations that
+docs/deployment.md shows, run as they stand.
 
 Only addresses, the certificate and folders are put in. Without nginx they are skipped, or fail under
 `PERDURE_REQUIRE_PROXIES=1`; Caddy takes part where it is installed.
@@ -134,7 +135,8 @@ def listens(port: int) -> bool:
     return True
 
 
-# Caddy is in no Debian release that CI runs on, and takes minutes to build: it is tested where it is installed
+# Caddy is in no Debian release that CI runs on, and takes minutes to build: it is tested where it is
+# installed
 PROXIES = [proxy for proxy in (nginx, caddy) if proxy is nginx or shutil.which("caddy") is not None]
 
 

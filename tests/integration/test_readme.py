@@ -91,7 +91,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_container_s_steps_serve_an_app(installed: Path, tmp_path: Path) -> None:
-    """Each line of the Dockerfile, without a container: what is copied, installed and started, below another root."""
+    """Each line of the Dockerfile, without a container: what is copied, installed
+    and started, below another root.
+    """
     root, context = tmp_path / "root", tmp_path / "context"
     shutil.copytree(installed / "perdure" / "dist", context / "dist")
     (context / "app.py").write_text(re.findall(r'title="app.py"\n(.*?)```', README, re.DOTALL)[0])

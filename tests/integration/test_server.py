@@ -1,4 +1,6 @@
-"""The server alone: a process with a small ASGI app where the node would be, over real sockets and signals."""
+"""The server alone: a process with a small ASGI app where the node would be, over
+real sockets and signals.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,9 @@ def test_with_force_what_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFi
 def test_with_an_app_of_ones_own_nothing_is_made_or_said_of_the_counter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its tests and what is to be called are its author's to know; an app.py as it was made is none of one's own."""
+    """Its tests and what is to be called are its author's to know; an app.py as it
+    was made is none of one's own.
+    """
     (tmp_path / "app.py").write_text("x = 1\n")
     assert init(str(tmp_path), "--force") == 0
     told = capsys.readouterr().out

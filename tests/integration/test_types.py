@@ -1,4 +1,6 @@
-"""Types over a real server: sent by the typed client in both styles, by name, over plain HTTP, and from object to object."""
+"""Types over a real server: sent by the typed client in both styles, by name, over
+plain HTTP, and from object to object.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,9 @@ def test_a_class_gives_what_its_annotations_say(server: Server, app: ModuleType)
 
 
 def test_a_name_gives_json_of_the_documented_form(server: Server, app: ModuleType) -> None:
-    """What is written by name arrives where it is annotated; the document of the server says just these forms."""
+    """What is written by name arrives where it is annotated; the document of the
+    server says just these forms.
+    """
     with perdure.connect(server.url) as there:
         by_name = there.get("Echo", "c").all(sample(app))
         assert by_name["raw"] == "_wBoZWxsbw=="

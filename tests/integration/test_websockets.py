@@ -243,7 +243,9 @@ def test_too_large_a_message_closes_with_1009(server: Server) -> None:
     ],
 )
 def test_a_malformed_frame_closes_its_own_socket(server: Server, frame: bytes, code: int) -> None:
-    """An unknown opcode, a frame without mask, text that is not UTF-8, reserved bits; the neighbour goes on."""
+    """An unknown opcode, a frame without mask, text that is not UTF-8, reserved
+    bits; the neighbour goes on.
+    """
     name = f"malformed{frame.hex()}"
     with joined(server, name) as neighbour, joined(server, name) as client:
         client.socket.sendall(frame)
@@ -302,7 +304,9 @@ def test_sigterm_closes_with_1012_and_tells_the_objects(tmp_path: Path) -> None:
 
 
 def test_what_is_said_reaches_no_log_of_the_process(tmp_path: Path) -> None:
-    """At the level that tells most: text and binary, both ways, in pings, closes, handshakes and what breaks the protocol."""
+    """At the level that tells most: text and binary, both ways, in pings, closes,
+    handshakes and what breaks the protocol.
+    """
     secret = "tell-nobody-0451"
     environ = {"PERDURE_LOG_LEVEL": "debug", "PERDURE_LIMITS__BODY_BYTES": "1000"}
     with serve(APP, tmp_path / "data", environ=environ) as server:

@@ -240,7 +240,9 @@ def test_what_is_said_at_start_is_what_is_reachable(
 
 
 def test_what_a_client_proves_itself_with_reaches_the_worker_and_no_disk(tmp_path: Path) -> None:
-    """`Authorization` and `Cookie` are the Worker's to check; passed on to an object they are dropped before the log."""
+    """`Authorization` and `Cookie` are the Worker's to check; passed on to an
+    object they are dropped before the log.
+    """
     headers = {"authorization": "Bearer t0psecret", "cookie": "session=c00kie", "x-plain": "written-down"}
     with (
         serve(deployed(tmp_path), tmp_path / "data") as server,
@@ -274,7 +276,9 @@ def test_what_a_client_proves_itself_with_reaches_the_worker_and_no_disk(tmp_pat
 def test_what_a_worker_raises(
     place: Path, server: Server, path: str, status: int, title: str, detail: str
 ) -> None:
-    """A Refusal is told as an object's is; anything else by its type alone, and the log of the process has the line."""
+    """A Refusal is told as an object's is; anything else by its type alone, and the
+    log of the process has the line.
+    """
     answer = httpx.get(f"{server.url}{path}")
     told = answer.json()
     assert (answer.status_code, told["title"], told["detail"]) == (status, title, detail)
@@ -290,7 +294,9 @@ def test_what_a_worker_raises(
 
 
 def test_a_worker_is_bounded_in_time_and_body(tmp_path: Path) -> None:
-    """Past the deadline 504: what it asked of objects may have happened. A body over the limit never reaches it."""
+    """Past the deadline 504: what it asked of objects may have happened. A body
+    over the limit never reaches it.
+    """
     app = deployed(tmp_path)
     with serve(app, tmp_path / "data", environ={"PERDURE_DEADLINE_S": "0.3"}) as server:
         late = httpx.get(f"{server.url}/slow")
@@ -332,7 +338,9 @@ def test_a_client_that_goes_cancels_its_request(server: Server) -> None:
 
 
 def test_calls_inherit_the_clients_key_trace_and_deadline(server: Server) -> None:
-    """The same request under the same key finds what its first, second and third call did; without one it is anew."""
+    """The same request under the same key finds what its first, second and third
+    call did; without one it is anew.
+    """
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with httpx.Client(base_url=server.url) as client:
         for key in ("k", "k", "x" * 255, "x" * 255):

@@ -90,7 +90,9 @@ def _op(command: Command) -> str:
 
 
 def _check_paid(run: Run, commands: Commands, models: dict[str, Model]) -> None:
-    """What a turn pays it pays once, however often it runs or is repeated under its key; if it stands, all of it."""
+    """What a turn pays it pays once, however often it runs or is repeated under its
+    key; if it stands, all of it.
+    """
     paid = Counter(
         {
             name.removeprefix(PAID): times
@@ -125,7 +127,9 @@ def _check_paid(run: Run, commands: Commands, models: dict[str, Model]) -> None:
 
 
 def _landed_late(run: Run, commands: Commands, mark: str) -> set[str]:
-    """What the turn of an earlier owner paid by records that landed when a later owner had begun: nobody could know."""
+    """What the turn of an earlier owner paid by records that landed when a later
+    owner had begun: nobody could know.
+    """
     ends = run.compared.get(mark, {})
     found = set()
     for (partition, offset), command in commands.items():
@@ -138,7 +142,9 @@ def _landed_late(run: Run, commands: Commands, mark: str) -> set[str]:
 
 
 def _begun_afresh(run: Run, commands: Commands) -> Counter[str]:
-    """How often an alarm made its calls anew, by object and number of the ring: after runs that failed, or set again."""
+    """How often an alarm made its calls anew, by object and number of the ring:
+    after runs that failed, or set again.
+    """
     afresh: Counter[str] = Counter()
     rings: Counter[str] = Counter()
     goes_on: set[str] = set()
@@ -203,7 +209,9 @@ def _check_order(auditor: Auditor) -> None:
 
 
 def frames_of(auditor: Auditor) -> dict[tuple[bytes | None, int], list[tuple[int, str]]]:
-    """(gateway, number of socket) -> the frames that were let out for it: (position, what), in journal order."""
+    """(gateway, number of socket) -> the frames that were let out for it:
+    (position, what), in journal order.
+    """
     found: dict[tuple[bytes | None, int], list[tuple[int, str]]] = {}
     for _, entry, at in auditor.order:
         for n, out in enumerate(entry.outbox, 1):
@@ -218,7 +226,9 @@ def frames_of(auditor: Auditor) -> dict[tuple[bytes | None, int], list[tuple[int
 
 
 def check_frames(run: Run, *, whole: bool) -> None:
-    """What each socket was sent is what was let out for it, from the first on; all of it if it lives (`whole`)."""
+    """What each socket was sent is what was let out for it, from the first on; all
+    of it if it lives (`whole`).
+    """
     frames = frames_of(run.auditor)
     for wire in run.wires:
         due = frames.get((wire.gateway.encode(), wire.number), [])
@@ -232,7 +242,9 @@ def check_frames(run: Run, *, whole: bool) -> None:
 
 
 def check_frame_records(run: Run) -> None:
-    """A frame on the log bears the name of its entry and its number there, however often it was let out (I5, I7)."""
+    """A frame on the log bears the name of its entry and its number there, however
+    often it was let out (I5, I7).
+    """
     seen: Counter[bytes] = Counter()
     for partition in range(run.broker.partitions):
         for record in run.broker.streams[Topic.REPLIES, partition].records:

@@ -1,6 +1,7 @@
 """Bugs, put in on purpose: a suite is trusted only once its random runs have caught them.
 
-Each is a context manager that makes one promise untrue, in the product's own code, for as long as it is entered.
+Each is a context manager that makes one promise untrue, in the product's own code,
+for as long as it is entered.
 """
 
 from __future__ import annotations
@@ -237,7 +238,9 @@ def alarm_forgotten_at_a_take_over() -> Any:
 
 
 def alarm_rings_for_each_command() -> Any:
-    """Whether an alarm still stands is asked of what is durable: a second command for it runs before the first is."""
+    """Whether an alarm still stands is asked of what is durable: a second command
+    for it runs before the first is.
+    """
     return _instead(
         Activation, "alarm", lambda true: lambda self, name: self.tables.alarms.get(self.key, name)
     )
@@ -308,7 +311,9 @@ def nested_calls_hang_on_their_own_place() -> Any:
 
 
 def alarms_that_were_not_done_begin_afresh() -> Any:
-    """A run of an alarm that called and was not done is a failure like any other: the next one makes its own calls."""
+    """A run of an alarm that called and was not done is a failure like any other:
+    the next one makes its own calls.
+    """
 
     def concluded(true: Callable[..., Any]) -> Callable[..., Any]:
         return lambda name, row, now_ms, *, goes_on: replace(

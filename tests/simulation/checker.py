@@ -1,6 +1,7 @@
 """What must be true, whatever happened: I1 to I9, from the log, the answers and the tables alone.
 
-The `Auditor` reads the durable journal as any reader would, and knows of each command its one trace that counts.
+The `Auditor` reads the durable journal as any reader would, and knows of each
+command its one trace that counts.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ class Auditor:
                         self.dones.add(place)
 
     def _claimed(self, partition: int, node: str, offset: int) -> None:
-        """A node takes a partition from another one once for each time that it was named, and never by itself."""
+        """A node takes a partition from another one once for each time that it was
+        named, and never by itself.
+        """
         if self.claimants.get(partition) != node:
             self.taken[partition, node] += 1
             assert self.taken[partition, node] <= self.named[partition, node], (
@@ -192,8 +195,8 @@ class Auditor:
     def about_to_answer(self, reply: Reply, partition: int, offset: int, waiting: Any) -> None:
         """I7, and the trace: what an answer tells is durable, under an epoch that counts, before it leaves.
 
-        An answer to a command that is not durable itself (it shares its write with its trace) may be lost with it;
-        what it may have seen is noted down.
+        An answer to a command that is not durable itself (it shares its write with its trace) may be lost
+        with it; what it may have seen is noted down.
         """
         self.catch_up()
         place = partition, offset
@@ -319,7 +322,9 @@ def _check_nothing_is_left(run: Run, models: dict[str, Model]) -> None:
 
 
 def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
-    """What a client was told is what the journal says happened (I1, I9), and a read saw the state there (I3)."""
+    """What a client was told is what the journal says happened (I1, I9), and a read
+    saw the state there (I3).
+    """
     assert told.answer is not None
     auditor, model = run.auditor, models.get(told.key) or Model()
     reply, partition, offset = told.answer.reply, told.answer.partition, told.answer.offset

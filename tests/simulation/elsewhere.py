@@ -34,7 +34,9 @@ class Elsewhere:
         self._objects: dict[str, Holding] = {}
 
     async def read(self, node: str, namespace: str, partitions: int) -> ForeignObjects | None:
-        """A node opens it: nothing changes until that one is gone. None: nobody told it where the data are."""
+        """A node opens it: nothing changes until that one is gone. None: nobody
+        told it where the data are.
+        """
         if node not in self.told:
             self._change()
             known = self._random.random() < 0.8

@@ -1,7 +1,7 @@
 """Runs in which perdure itself fails, at any step that it takes for a turn.
 
-A command that met such a fault changed nothing and says so; a partition that met one stops, and its node is started
-again after a while, as an operator would do it. All invariants hold as in every other run.
+A command that met such a fault changed nothing and says so; a partition that met one stops, and its node is
+started again after a while, as an operator would do it. All invariants hold as in every other run.
 """
 
 from __future__ import annotations

@@ -141,7 +141,9 @@ class Model:
             assert change.attempt == row.attempt + 1, f"I8: {what} failed, and that was not counted"
 
     def _check_sweep(self, entry: Entry, command: Command) -> None:
-        """What has expired goes with its note; what was put again since stays, and is noted for its own time."""
+        """What has expired goes with its note; what was put again since stays, and
+        is noted for its own time.
+        """
         what, _ = self._rung(entry, command)
         assert entry.outcome == "ok", f"I8: {what} came to {entry.outcome}"
         assert not entry.puts, f"I4: {what} put {entry.puts}"

@@ -142,7 +142,8 @@ def _only_compute() -> None:
     gc.set_threshold(*GC_THRESHOLD)
 
 
-# it only computes, and lets everything else go first: on a busy machine that lasts, and ten times as many last longer
+# it only computes, and lets everything else go first: on a busy machine that lasts, and ten times as many
+# last longer
 @pytest.mark.timeout(5000)
 def test_every_invariant_holds_in_every_random_run(capsys: pytest.CaptureFixture[str]) -> None:
     """I1-I9 hold in each seed, and every kind of fault happened at every phase."""
@@ -164,7 +165,8 @@ def test_the_random_runs_catch_a_planted_bug(bug: Callable[[], AbstractContextMa
     """The same runs, with one promise broken on purpose, fail within 200 seeds."""
     with bug(), pytest.raises(AssertionError, match="seed") as caught:
         _run(range(SEEDS_TO_CATCH_A_BUG))
-    # by a check, a refusal of the product's own, or a run that does not end: no other error, of the checker's, say
+    # by a check, a refusal of the product's own, or a run that does not end: no other error, of the
+    # checker's, say
     assert isinstance(caught.value.__cause__, (AssertionError, PerdureError, TimeoutError)), caught.value
 
 

@@ -1,4 +1,6 @@
-"""The far ends of WebSockets: what was sent to each, and how it speaks. The gateway's side of them is the real one."""
+"""The far ends of WebSockets: what was sent to each, and how it speaks. The
+gateway's side of them is the real one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _HEAD_BYTES = 2  # of a frame as a server sends it, under 126 bytes of data
 
 
 class Wire:
-    """One connection, as api/protocol/websocket.py makes one; `got` is what was sent: (position, text or close)."""
+    """One connection, as api/protocol/websocket.py makes one; `got` is what was
+    sent: (position, text or close).
+    """
 
     def __init__(self, node: Node, sockets: SocketRegistry, key: str) -> None:
         self.node = node

@@ -259,7 +259,9 @@ class Node:
         self.tasks.append(self.run.task(coro))
 
     def bury(self) -> None:
-        """Nothing of a dead process runs on: not its handlers, nor its timers, on a store that is another's now."""
+        """Nothing of a dead process runs on: not its handlers, nor its timers, on a
+        store that is another's now.
+        """
         for owner in self.owners:
             self.context.run(owner.end_epoch)
         for task in self.tasks:
@@ -354,7 +356,9 @@ class Run:
         return self.clock_ms() + self.stamp_skew_ms
 
     async def forge(self) -> None:
-        """Somebody who may write to the log sends what only perdure may send, unsealed or with a seal of another app."""
+        """Somebody who may write to the log sends what only perdure may send,
+        unsealed or with a seal of another app.
+        """
         random, strangers = (
             Random(f"forger of {self.seed}"),
             Seal("another app's secret, which is not this one's"),
@@ -710,7 +714,9 @@ class Run:
         await asyncio.sleep(1)
 
     async def settle(self) -> None:
-        """All is well again, and nobody has died: what lives is sent all that it was due (if it gets that far)."""
+        """All is well again, and nobody has died: what lives is sent all that it
+        was due (if it gets that far).
+        """
         living = [node for node in self.nodes.values() if node.alive and node.ready]
         if not living:
             return

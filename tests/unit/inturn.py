@@ -61,7 +61,9 @@ class Committed:
 
 
 class InTurn:
-    """`with InTurn(view) as state:` a turn runs; `overlay` is what it leaves, and commits if it was not left badly."""
+    """`with InTurn(view) as state:` a turn runs; `overlay` is what it leaves, and
+    commits if it was not left badly.
+    """
 
     def __init__(
         self, view: Committed | None = None, limits: TurnLimits | None = None, *, now_ms: int = NOW_MS

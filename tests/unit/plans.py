@@ -1,8 +1,10 @@
-"""Random turns as plans: JSON values that an object carries out, made of all that asyncio has for things side by side.
+"""Random turns as plans: JSON values that an object carries out, made of all that
+asyncio has for things side by side.
 
-`["pay", name, tag]`, with an amount if it is not 1, calls · `["after", tag, plan]` pays a tag that has the answer of another plan in it · `["call", name,
-plan]` lets another object carry out a plan · `["send", name, tag]` · `["line" | "gather" | "group" | "completed" | "wait",
-[plan, …]]` · `["hurry", seconds, plan]` gives up a call that takes longer, and makes it again.
+`["pay", name, tag]`, with an amount if it is not 1, calls · `["after", tag, plan]` pays a tag that has the
+answer of another plan in it · `["call", name, plan]` lets another object carry out a plan · `["send", name,
+tag]` · `["line" | "gather" | "group" | "completed" | "wait", [plan, …]]` · `["hurry", seconds, plan]` gives
+up a call that takes longer, and makes it again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""All owners of a few partitions in one process, on virtual time: what the stories about calls have in common.
+"""All owners of a few partitions in one process, on virtual time: what the stories
+about calls have in common.
 
-Every story ends with the same check: everything is done, and the tables of each partition are what a replay of its
-journal from zero gives.
+Every story ends with the same check: everything is done, and the tables of each partition are what a replay
+of its journal from zero gives.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class Chaos(Fates):
 
 
 class Realm(Timed):
-    """`ask` appends a call and gives its id; `told` waits for its answer; `crash` and `begin` are a restart."""
+    """`ask` appends a call and gives its id; `told` waits for its answer; `crash`
+    and `begin` are a restart.
+    """
 
     def __init__(
         self,
@@ -253,7 +256,9 @@ class Realm(Timed):
         )
 
     async def check(self) -> None:
-        """Everything is done, and each partition's tables are the fold of its journal, in one piece or in many."""
+        """Everything is done, and each partition's tables are the fold of its
+        journal, in one piece or in many.
+        """
         await self.quiet()
         assert self.errors == []
         for owner in self.owners:

@@ -164,7 +164,9 @@ class Reign(Timed):
         await asyncio.wait((self.living,))
 
     async def take_over(self) -> None:
-        """Another node, with a store of its own, claims the partition while this one's owner lives (shared logs)."""
+        """Another node, with a store of its own, claims the partition while this
+        one's owner lives (shared logs).
+        """
         self.log, self.store = Gappy(self.broker, frozenset()), MemoryStore()
         await self.begin()
 

@@ -1,4 +1,6 @@
-"""Who may do what, decided from values: scopes, claims, quotas, tickets, keys, and what a configuration may say."""
+"""Who may do what, decided from values: scopes, claims, quotas, tickets, keys, and
+what a configuration may say.
+"""
 
 from __future__ import annotations
 
@@ -365,7 +367,9 @@ def jwk(kid: str | None, bits: int = 2048, **more: Any) -> dict[str, Any]:
 
 
 def test_only_public_keys_for_signatures_count() -> None:
-    """Shared secrets, private keys, those for encryption, weak or nameless ones, and two of one name do not."""
+    """Shared secrets, private keys, those for encryption, weak or nameless ones,
+    and two of one name do not.
+    """
     good = jwk("good")
     listed = [
         good,
@@ -461,7 +465,9 @@ def test_without_keys_nobody_is_let_in_and_nobody_refused() -> None:
 
 
 def test_keys_are_fetched_anew_and_end() -> None:
-    """Old ones are used while new ones are fetched; those the issuer took back go; very old ones do not count."""
+    """Old ones are used while new ones are fetched; those the issuer took back go;
+    very old ones do not count.
+    """
 
     async def run(issuer: Issuer) -> None:
         assert await issuer.found("a") == "found"
@@ -480,7 +486,9 @@ def test_keys_are_fetched_anew_and_end() -> None:
 
 
 def test_a_configuration_with_access() -> None:
-    """Tokens, an issuer and quotas as they stand in a file; the file of keys starts at the configuration's folder."""
+    """Tokens, an issuer and quotas as they stand in a file; the file of keys starts
+    at the configuration's folder.
+    """
     text = TOKENS + (
         'expires = 2030-01-01T00:00:00Z\n[jwt]\nissuer = "i"\naudience = "a"\njwks_file = "keys.json"\n'
         '[quotas."*"]\nrequests_per_s = 5.0\n[quotas.shop]\nrequests_per_s = 1\nburst = 3\n'

@@ -1,4 +1,6 @@
-"""Administration of one partition: a paused object holds its commands, over restarts too; commands are given up."""
+"""Administration of one partition: a paused object holds its commands, over
+restarts too; commands are given up.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ async def act(reign: Reign, name: str, what: str, at: str = "") -> Reply:
 
 
 def test_a_paused_object_holds_its_commands_over_a_restart_and_one_is_given_up() -> None:
-    """Nothing of it runs until it is resumed; others do; then what waited runs in order but what was given up."""
+    """Nothing of it runs until it is resumed; others do; then what waited runs in
+    order but what was given up.
+    """
 
     async def told(reign: Reign) -> None:
         await reign.call("a", "add", 1)

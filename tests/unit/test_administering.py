@@ -73,7 +73,9 @@ def test_an_answer_of_something_else_is_the_operators_to_mend(told: Told) -> Non
 def test_of_what_there_is_none_one_line_says_so(
     command: str, answered: dict[str, Any], said: str, told: Told
 ) -> None:
-    """On stderr, as it is no data; `--json` prints what was answered, and an empty page that goes on is not the end."""
+    """On stderr, as it is no data; `--json` prints what was answered, and an empty
+    page that goes on is not the end.
+    """
     arguments = command.split()
     answer = httpx.Response(200, json=answered)
     assert told(answer, *arguments) == (0, "", f"no {said}\n")
@@ -84,7 +86,9 @@ def test_of_what_there_is_none_one_line_says_so(
 
 
 def test_times_are_such_as_people_read(told: Told) -> None:
-    """In UTC, to the millisecond; `--json` has what was answered, as do values of an object, whatever they are called."""
+    """In UTC, to the millisecond; `--json` has what was answered, as do values of
+    an object, whatever they are called.
+    """
     turn = {"time_ms": 1_767_312_000_007, "outcome": "ok", "principal": None}
     answer = httpx.Response(200, json={"turns": [turn], "cursor": None})
     assert told(answer, "objects", "turns", "A/a")[1] == "time=2026-01-02T00:00:00.007Z  outcome=ok\n"

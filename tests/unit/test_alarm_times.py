@@ -75,7 +75,9 @@ def cron_times(cron: str, after: datetime, count: int) -> list[str]:
 
 
 def test_a_cron_expression_follows_the_clocks_of_its_zone() -> None:
-    """As cron does: a time that is skipped in spring comes when it would have been, one that is there twice once."""
+    """As cron does: a time that is skipped in spring comes when it would have been,
+    one that is there twice once.
+    """
     spring, autumn = datetime(2024, 3, 29, 12, tzinfo=BERLIN), datetime(2024, 10, 25, 12, tzinfo=BERLIN)
     assert cron_times("30 8 * * *", spring, 3) == ["30 08:30 +0100", "31 08:30 +0200", "01 08:30 +0200"]
     assert cron_times("30 2 * * *", spring, 3) == ["30 02:30 +0100", "31 03:00 +0200", "01 02:30 +0200"]

@@ -1,4 +1,6 @@
-"""Alarms, as stories on virtual time: set, ring, fail, wait for somebody, survive; never early, never lost, once."""
+"""Alarms, as stories on virtual time: set, ring, fail, wait for somebody, survive;
+never early, never lost, once.
+"""
 
 from __future__ import annotations
 
@@ -506,7 +508,9 @@ def test_alarms_that_wait_for_a_slow_object_do_not_hold_up_others() -> None:
 
 @pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS])
 def test_a_jump_of_the_wall_clock_makes_no_alarm_early_by_log_time(jump_ms: int) -> None:
-    """Forward: it rings once the clock says so. Back: log time goes back with it, and what is set then rings in time."""
+    """Forward: it rings once the clock says so. Back: log time goes back with it,
+    and what is set then rings in time.
+    """
 
     async def told(reign: Reign) -> None:
         await reign.call("before", "set", 600)

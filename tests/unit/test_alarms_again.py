@@ -99,7 +99,9 @@ def test_a_run_that_was_not_done_is_gone_on_with(shared: bool, how: str, after: 
 @SHARED
 @pytest.mark.parametrize("seed", range(15))
 def test_each_series_of_runs_pays_once(shared: bool, seed: int) -> None:
-    """Whatever mixture of crashes, unavailability and failures: only a failure lets the next run pay once more."""
+    """Whatever mixture of crashes, unavailability and failures: only a failure lets
+    the next run pay once more.
+    """
     random = Random(seed)
     hows = random.choices(("unavailable", "unknown", "dies", "fails"), (3, 2, 2, 1), k=random.randrange(1, 6))
     plan = [(how, random.randrange(4)) for how in hows]
@@ -169,7 +171,9 @@ def test_an_alarm_that_rings_again_makes_calls_of_its_own() -> None:
 
 
 def test_what_hangs_on_a_setting() -> None:
-    """The root is of object, name and first setting of the series; commands of versions before hang on their place."""
+    """The root is of object, name and first setting of the series; commands of
+    versions before hang on their place.
+    """
     row, place = AlarmRow(5, 9), (1, 40)
     root = root_of(alarm_command("A/a", "n", row), *place)
     assert root[:2] == (NOWHERE, NOWHERE)
@@ -183,7 +187,9 @@ def test_what_hangs_on_a_setting() -> None:
 
 
 def test_how_a_series_goes_on() -> None:
-    """Each run that was not done keeps the first setting; success, failure and setting it again end the series."""
+    """Each run that was not done keeps the first setting; success, failure and
+    setting it again end the series.
+    """
     row = AlarmRow(5, 9)
     assert after_failure("n", row, 100, goes_on=True).since == 9
     going_on = AlarmRow(2100, 17, 1, since=9)

@@ -1,4 +1,5 @@
-"""The clock steps back: alarms that perdure timed itself under the wrong clock are timed again, each rings once a time.
+"""The clock steps back: alarms that perdure timed itself under the wrong clock are
+timed again, each rings once a time.
 
 What a step back makes of log time stands in test_logtime.py and test_clock_jumps.py.
 """
@@ -81,7 +82,9 @@ async def retimings(reign: Reign) -> int:
 def test_a_cron_alarm_set_under_a_clock_ahead_rings_at_the_next_time_of_the_right_one(
     shared: bool, how: str, ahead_ms: int
 ) -> None:
-    """No hour is skipped, and none rings twice; whether commands come, none comes, or the node starts again."""
+    """No hour is skipped, and none rings twice; whether commands come, none comes,
+    or the node starts again.
+    """
 
     async def told(reign: Reign) -> None:
         reign.skew_ms = ahead_ms

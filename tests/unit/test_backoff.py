@@ -12,7 +12,9 @@ from perdure.schemas.backoff import Backoff
 
 @given(st.integers(), st.integers(1, 2_000))
 def test_pauses_double_up_to_the_longest(seed: int, failures: int) -> None:
-    """Each pause lies between half of what is due and one and a half times it, and is due twice the one before, at most 5 s."""
+    """Each pause lies between half of what is due and one and a half times it, and
+    is due twice the one before, at most 5 s.
+    """
     backoff = Backoff(0.05, 5.0, Random(seed))
     for n in range(failures):
         due_s = min(0.05 * 2.0 ** min(n, 32), 5.0)
@@ -20,7 +22,9 @@ def test_pauses_double_up_to_the_longest(seed: int, failures: int) -> None:
 
 
 def test_the_log_hears_of_few_attempts() -> None:
-    """Of a thousand failures ten deserve a line, the first among them; after a success the next is a first one."""
+    """Of a thousand failures ten deserve a line, the first among them; after a
+    success the next is a first one.
+    """
     backoff, told = Backoff(0.1, 1.0, Random(1)), []
     for n in range(1, 1_001):
         backoff.failed()

@@ -87,7 +87,9 @@ def test_every_side_goes_first_in_turn() -> None:
 
 
 def test_runs_survive_a_restart_without_their_torn_end(tmp_path: Path) -> None:
-    """A rerun sees every whole row; half a line from a killed writer is dropped, and writing goes on after it."""
+    """A rerun sees every whole row; half a line from a killed writer is dropped,
+    and writing goes on after it.
+    """
     path = tmp_path / "runs.jsonl"
     Runs(path, SETTINGS).add(row("a", 0, per_s=1))
     with path.open("a") as file:
@@ -193,7 +195,9 @@ def test_every_measurement_is_one_of_the_campaign() -> None:
 def test_a_system_is_measured_once_on_each_of_our_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Peers have no part in it, what is there already is not made again, and a failing side stops no other."""
+    """Peers have no part in it, what is there already is not made again, and a
+    failing side stops no other.
+    """
     made = []
 
     def fake(side: Perdure, seconds: float, round_: int, work: Path) -> Row:

@@ -116,7 +116,9 @@ class Careless(DurableObject):
 
 @SHARED
 def test_what_no_log_can_hold_fails_its_own_turn(shared: bool) -> None:
-    """Half a surrogate pair in a frame, a tag or a code, a header that is no plain str: the partition goes on."""
+    """Half a surrogate pair in a frame, a tag or a code, a header that is no plain
+    str: the partition goes on.
+    """
 
     async def told(reign: Reign) -> None:
         replies = [await reign.call("a", "refuse"), await upgrade(reign, 1, "/tag")]
@@ -156,7 +158,9 @@ class Unlucky(DurableObject):
 
 
 def test_what_nobody_sends_again_is_tried_again() -> None:
-    """A message whose turn cannot be done is not lost, nor overtaken; the row of a closed socket goes all the same."""
+    """A message whose turn cannot be done is not lost, nor overtaken; the row of a
+    closed socket goes all the same.
+    """
 
     async def told(reign: Reign) -> None:
         await upgrade(reign, 1)

@@ -77,7 +77,9 @@ def test_no_record_that_is_young_enough_lies_before_what_is_found(
 
 
 def test_a_long_stretch_of_wrong_stamps_is_passed_by_reading_few() -> None:
-    """An hour of a broker's wrong clock between two of a right one: on both logs, and each read is counted."""
+    """An hour of a broker's wrong clock between two of a right one: on both logs,
+    and each read is counted.
+    """
     times_ms = [*range(100), *[WRONG_MS] * 20_000, *range(100, 200), *[200] * 30_000, *[300] * 30_000]
     for exclusive in (False, True):
         stamps, counted = Stamps(times_ms, exclusive=exclusive), 0

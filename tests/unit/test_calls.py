@@ -257,7 +257,9 @@ def test_a_refusal_that_nobody_catches_travels_all_the_way(shared: bool) -> None
 
 @SHARED
 def test_a_call_takes_effect_once_when_its_turn_runs_again(shared: bool) -> None:
-    """A crash after the other's effect and before the caller's commit: the second run is given the stored answer."""
+    """A crash after the other's effect and before the caller's commit: the second
+    run is given the stored answer.
+    """
 
     async def told(realm: Realm) -> None:
         asked = realm.ask("a", "both", "b", 5)
@@ -294,7 +296,9 @@ def test_a_copy_of_a_call_in_flight_is_answered_with_the_first(shared: bool) -> 
 
 @SHARED
 def test_a_copy_is_journaled_right_behind_the_call_that_it_joined(shared: bool) -> None:
-    """Else a crash could find a later command of the object done and the copy not: it would run after that one."""
+    """Else a crash could find a later command of the object done and the copy not:
+    it would run after that one.
+    """
 
     async def told(realm: Realm) -> None:
         realm.ask("a", "slow_both", "b")
@@ -357,7 +361,9 @@ def test_another_object_of_any_partition_is_something_else_too(partition: int) -
 
 
 def test_answers_of_calls_are_kept_until_their_caller_has_passed_them() -> None:
-    """Its low mark comes with later calls: what it has passed is not seen any more, and goes block by block."""
+    """Its low mark comes with later calls: what it has passed is not seen any
+    more, and goes block by block.
+    """
 
     async def told(realm: Realm) -> None:
         a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
@@ -436,7 +442,9 @@ def test_what_lies_below_a_mark_leaves_no_row() -> None:
 
 
 def test_a_send_that_waits_is_not_taken_for_a_late_copy() -> None:
-    """Its sender's mark has passed it when it is on the log; it runs all the same, and then the mark counts."""
+    """Its sender's mark has passed it when it is on the log; it runs all the same,
+    and then the mark counts.
+    """
 
     async def told(realm: Realm) -> None:
         a, b, other = realm.name_in(0, "a"), realm.name_in(1, "b"), realm.name_in(1, "o")
@@ -550,7 +558,9 @@ def test_a_call_has_what_is_left_of_its_callers_deadline(shared: bool) -> None:
 
 
 def test_a_full_mailbox_is_asked_again_within_the_deadline() -> None:
-    """With nothing appended meanwhile; then both the call and its caller are `overloaded`, which spends no key."""
+    """With nothing appended meanwhile; then both the call and its caller are
+    `overloaded`, which spends no key.
+    """
 
     async def told(realm: Realm) -> None:
         a, b = realm.name_in(0, "a"), realm.name_in(1, "b")

@@ -1,4 +1,6 @@
-"""Calls of turns that run again: after a crash, under a client's key, in another order; each takes effect once."""
+"""Calls of turns that run again: after a crash, under a client's key, in another
+order; each takes effect once.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Thing(DurableObject):
         return count
 
     async def side_by_side(self, names: list[str]) -> str:
-        """Two calls of each, one after the other; in the second run the first ones are answered in another order."""
+        """Two calls of each, one after the other; in the second run the first ones
+        are answered in another order.
+        """
         waits = dict(zip(names, range(len(names)), strict=True))
         again = not self.first("side by side")
 
@@ -200,7 +204,9 @@ def test_one_that_expired_while_the_process_was_down_goes_on_too(shared: bool) -
 @SHARED
 @pytest.mark.parametrize("key", [None, "k"])
 def test_what_a_called_object_called_is_not_called_twice(shared: bool, key: str | None) -> None:
-    """It had called another, was not done, and is asked again by its caller: with a client's key at the root or without."""
+    """It had called another, was not done, and is asked again by its caller: with a
+    client's key at the root or without.
+    """
 
     async def told(realm: Realm) -> None:
         found = await realm.result("a", "asks_again", "b", "unavailable_once", "c", client_key=key)
@@ -246,7 +252,9 @@ def test_a_call_that_was_given_up_and_is_made_again_is_the_same_call(shared: boo
 def test_an_error_that_comes_before_what_was_asked_for_is_told_as_what_it_is(
     shared: bool, key: str | None
 ) -> None:
-    """The turn that runs again refuses before it asks: the other's effect stands, so that is no plain refusal."""
+    """The turn that runs again refuses before it asks: the other's effect stands,
+    so that is no plain refusal.
+    """
 
     async def told(realm: Realm) -> None:
         envelope: dict[str, Any] = {"client_key": key, "deadline_ms": 2000 if key else None}
@@ -322,7 +330,9 @@ def ordered(realm: Realm, n: int, caller: str, to: str, body: bytes) -> Record:
 
 @pytest.mark.parametrize("answered", [0, 1, 2])
 def test_a_turn_of_before_finds_what_its_calls_were_answered(answered: int) -> None:
-    """Its calls lie on the log by order, some answered, some not yet: it runs again, and each takes effect once."""
+    """Its calls lie on the log by order, some answered, some not yet: it runs
+    again, and each takes effect once.
+    """
 
     async def told(realm: Realm) -> None:
         a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
@@ -396,7 +406,9 @@ def test_keys_of_all_kinds_are_read_as_they_were_written() -> None:
 
 
 def test_what_a_turn_hangs_on() -> None:
-    """The place of its command, a client's key, or the call that it answers; never its own place under another's."""
+    """The place of its command, a client's key, or the call that it answers; never
+    its own place under another's.
+    """
     command = Command("Thing/a", CALL, "add")
     place = root_of(command, 1, 7)
     keyed = Command("Thing/a", CALL, "add", client_key="k")

@@ -1,5 +1,6 @@
-"""Random turns made of gather, TaskGroup, as_completed, wait, time-outs and calls that depend on answers, while processes
-die, appends get lost, deadlines pass and mailboxes are full: what each asked of others took effect once.
+"""Random turns made of gather, TaskGroup, as_completed, wait, time-outs and calls that depend on answers,
+while processes die, appends get lost, deadlines pass and mailboxes are full: what each asked of others took
+effect once.
 """
 
 from __future__ import annotations

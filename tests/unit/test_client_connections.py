@@ -1,4 +1,6 @@
-"""The client's connections: what waits for one was not sent, each is used again, and what breaks in them is an error of ours."""
+"""The client's connections: what waits for one was not sent, each is used again,
+and what breaks in them is an error of ours.
+"""
 
 from __future__ import annotations
 

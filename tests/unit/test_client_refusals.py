@@ -1,4 +1,6 @@
-"""What the client refuses at once, because no server could make anything of it: nothing is sent, and nothing is asked again."""
+"""What the client refuses at once, because no server could make anything of it:
+nothing is sent, and nothing is asked again.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ def test_a_class_that_is_no_objects_is_told_so(kind: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/../Vault/x", "..", "/a/./b", "a/..?x=1"])
 def test_a_path_does_not_lead_to_another_object(path: str) -> None:
-    """As HTTP clients would resolve it, for a WebSocket too. Dots in names and in the query are no such thing."""
+    """As HTTP clients would resolve it, for a WebSocket too. Dots in names and in
+    the query are no such thing.
+    """
     with perdure.connect("http://127.0.0.1:1", timeout=0.5) as app:
         for ask in (app.get("Counter", "a").fetch, lambda _, at: app.get("Counter", "a").websocket(at)):
             with pytest.raises(ValueError, match="nothing was sent"):

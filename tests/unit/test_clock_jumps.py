@@ -1,4 +1,5 @@
-"""The wall clock jumps by an hour, either way: deadlines stay what they are, durations counted from a command's log time.
+"""The wall clock jumps by an hour, either way: deadlines stay what they are,
+durations counted from a command's log time.
 
 What alarms, expiring values and log time make of it stands in test_alarms.py, test_ttl.py and test_owner.py.
 """
@@ -123,7 +124,9 @@ async def looked(reign: Reign) -> list[Any]:
 @pytest.mark.parametrize("shared", [False, True], ids=["embedded", "shared"])
 @pytest.mark.parametrize("restarted", [False, True])
 def test_one_write_under_a_clock_a_year_ahead_stops_nothing(shared: bool, restarted: bool) -> None:
-    """Alarms ring, values expire, keys are known, `state.now` goes on, and the tables are the fold, by a restart too."""
+    """Alarms ring, values expire, keys are known, `state.now` goes on, and the
+    tables are the fold, by a restart too.
+    """
 
     async def told(reign: Reign) -> None:
         assert (await reign.call("t", "touch", client_key="spent")).outcome == OK
@@ -168,7 +171,9 @@ def test_one_record_stamped_a_year_ahead_stops_nothing() -> None:
 
 @pytest.mark.parametrize("behind_ms", [HOUR_MS, YEAR_MS])
 def test_a_node_whose_clock_is_ahead_of_its_broker_runs_what_its_door_lets_in(behind_ms: int) -> None:
-    """Its deadline is measured by one clock; the handler has its time, and calls have theirs. It says what is wrong."""
+    """Its deadline is measured by one clock; the handler has its time, and calls
+    have theirs. It says what is wrong.
+    """
 
     async def told(reign: Reign) -> None:
         reign.broker.clock_ms = lambda: reign.clock_ms() - behind_ms

@@ -1,4 +1,6 @@
-"""What is sent arrives as it was sent: each type of the guide, as argument and result, on every way there is."""
+"""What is sent arrives as it was sent: each type of the guide, as argument and
+result, on every way there is.
+"""
 
 from __future__ import annotations
 
@@ -244,8 +246,8 @@ def run(command: Command) -> bytes:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_what_is_sent_arrives_and_comes_back(name: str) -> None:
-    """As an argument and as a result: from an object, over HTTP from a client that knows the class and from one that does
-    not, and as a record."""
+    """As an argument and as a result: from an object, over HTTP from a client that knows the class and from
+    one that does not, and as a record."""
     hint, values, samples = TYPES[name]
     method = METHODS[name]
 
@@ -428,7 +430,9 @@ class Relay(DurableObject):
 
 @story
 async def test_a_call_that_does_not_fit_names_method_argument_and_type_and_is_not_sent() -> None:
-    """Missing, unknown, given twice, of the wrong type: in the caller's turn, as the other object would say it."""
+    """Missing, unknown, given twice, of the wrong type: in the caller's turn, as
+    the other object would say it.
+    """
     async with world(Typed, Relay) as env:
         relay = env.Relay.get("r")
         for args, kwargs, told in [

@@ -314,7 +314,9 @@ FOREIGN_VALUES = st.binary(max_size=12) | st.sampled_from(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(FOREIGN_NAMES, FOREIGN_VALUES), max_size=6).map(tuple))
 def test_a_foreign_header_never_makes_a_command_fail(headers: Headers) -> None:
-    """Whatever other systems call theirs: a call stays a call of the same method, by nobody, outside any chain."""
+    """Whatever other systems call theirs: a call stays a call of the same method,
+    by nobody, outside any chain.
+    """
     if dict(headers).get("kind") == b"fetch":
         headers = tuple(header for header in headers if header[0] != "kind")
     command = parse_command(b"Counter/a", CALLED, headers)

@@ -1,4 +1,6 @@
-"""Every command of `perdure`: its `--help` has an example that the parser takes, and it prints its result as JSON."""
+"""Every command of `perdure`: its `--help` has an example that the parser takes,
+and it prints its result as JSON.
+"""
 
 from __future__ import annotations
 

@@ -193,7 +193,9 @@ def test_a_renamed_class_keeps_its_namespace() -> None:
 
 
 def test_a_class_that_was_in_this_app_before_is_renamed_not_transferred() -> None:
-    """From this very app a transfer is a rename: the namespace and its data stay. From another it starts empty."""
+    """From this very app a transfer is a rename: the namespace and its data stay.
+    From another it starts empty.
+    """
     moved = {"from": "Old", "from_script": "shop", "to": "New"}
     steps = (
         MigrationConfig(tag="1", new_classes=("Old",)),
@@ -352,7 +354,9 @@ def test_kafka_brokers_are_read_from_the_log() -> None:
 
 
 def test_secrets_come_from_outside_the_file() -> None:
-    """The file names what the app needs; the environment sets it, and wins over `.dev.vars`, which wins over vars."""
+    """The file names what the app needs; the environment sets it, and wins over
+    `.dev.vars`, which wins over vars.
+    """
     text = 'secrets = ["API_KEY", "OTHER"]\n[vars]\nAPI_KEY = "of the file"'
     config = parse_config(text, "perdure.toml")
     assert config.missing_secrets == ["API_KEY", "OTHER"]
@@ -420,7 +424,9 @@ SECRET_LOGS = (
 @pytest.mark.parametrize("log", SECRET_LOGS)
 @pytest.mark.parametrize("how", ["flag", "environment", "file"])
 def test_an_error_about_the_log_shows_no_password(log: str, how: str) -> None:
-    """Wherever it is given: neither the password nor the user is quoted; the table of TLS and SASL is named."""
+    """Wherever it is given: neither the password nor the user is quoted; the table
+    of TLS and SASL is named.
+    """
     text = f"log = '{log}'" if how == "file" else ""
     environ = {"PERDURE_LOG": log} if how == "environment" else None
     flags = {"log": log} if how == "flag" else None

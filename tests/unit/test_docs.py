@@ -69,7 +69,9 @@ def calls_in(room: str) -> Iterator[tuple[str, ast.Call]]:
 
 
 def test_every_code_that_is_written_down_somewhere_has_its_status() -> None:
-    """What a door answers with a code of its own, or an object's code by perdure's hand, is in the table of statuses."""
+    """What a door answers with a code of its own, or an object's code by perdure's
+    hand, is in the table of statuses.
+    """
     written = set()
     for room in ROOMS:
         for name, call in calls_in(room):
@@ -185,7 +187,9 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def test_code_stands_only_on_pages_that_are_worked_through() -> None:
-    """What is Python or typed into a terminal runs in a test: of the guide, the recipes, the client, the README."""
+    """What is Python or typed into a terminal runs in a test: of the guide, the
+    recipes, the client, the README.
+    """
     worked_through = ("README.md", "docs/async.md", "docs/client.md", "docs/guide/", "docs/recipes/")
     found = {name for name, text in pages() if re.search(r"^ *```(?:python|console)\b", text, re.MULTILINE)}
     assert {name for name in found if not name.startswith(worked_through)} == set()

@@ -1,4 +1,6 @@
-"""Tails of the embedded log and the callbacks of its batches, over a real RocksDB, without the log around them."""
+"""Tails of the embedded log and the callbacks of its batches, over a real RocksDB,
+without the log around them.
+"""
 
 from __future__ import annotations
 

@@ -142,7 +142,9 @@ async def test_a_session_lasts_a_day_and_leaves_nothing() -> None:
 # --8<-- [start:lock]
 @story
 async def test_one_of_a_hundred_gets_the_lock_for_thirty_seconds() -> None:
-    """The others are told 409; renewed it is held for longer; then it is free, and its next token is higher."""
+    """The others are told 409; renewed it is held for longer; then it is free, and
+    its next token is higher.
+    """
     async with world(kind("coordinator", "Coordinator")) as env:
         locks = env.Coordinator.get("locks")
 
@@ -230,7 +232,9 @@ class Page(Document):  # type: ignore[misc]  # the example is loaded at run time
 
 @story
 async def test_the_three_thousandth_edit_of_a_document_costs_what_the_first_did() -> None:
-    """Each lies under a name of its own, none in a list that grows; GET gives all of them, or those behind one."""
+    """Each lies under a name of its own, none in a list that grows; GET gives all
+    of them, or those behind one.
+    """
     async with world(Page) as env:
         page = env.Page.get("page")
         for number in range(3000):

@@ -31,7 +31,9 @@ def in_turns(view: Committed, *turns: tuple[int, Callable[[State], Awaitable[Non
 
 @pytest.mark.parametrize("value", [None, 0, "", b"x" * 8, b"x" * 70_000, tuple(range(70_000)), {"a": [1]}])
 def test_an_expiring_value_describes_itself(value: Any) -> None:
-    """Its time is read from the bytes and its value by the decoder; a plain value, however large, has no time."""
+    """Its time is read from the bytes and its value by the decoder; a plain value,
+    however large, has no time.
+    """
     plain = encode_value("a", value)
     expiring = with_expiry(plain, NOW_MS)
     assert expiry_of(plain) is None
@@ -142,8 +144,8 @@ def test_the_shortest_life_is_a_millisecond() -> None:
 
 
 def test_the_overlay_knows_the_first_expiry_of_its_turn() -> None:
-    """The smallest of what was put; None if nothing expires or all was removed; a transaction that is undone gives
-    it back."""
+    """The smallest of what was put; None if nothing expires or all was removed; a
+    transaction that is undone gives it back."""
 
     async def main() -> None:
         turn = InTurn()
@@ -190,7 +192,9 @@ def test_a_sweep_leaves_not_one_row_of_what_expired() -> None:
 
 @pytest.mark.parametrize("again", [{}, {"expiration_ttl": 100}, {"expiration_ttl": 1}])
 def test_a_key_put_again_is_not_swept_with_its_old_time(again: dict[str, Any]) -> None:
-    """With no expiration, a later or the same one: only what is due now goes; stale notes go with the sweep."""
+    """With no expiration, a later or the same one: only what is due now goes;
+    stale notes go with the sweep.
+    """
     view = Committed()
 
     async def put(state: State) -> None:
@@ -341,7 +345,9 @@ class Sessions(DurableObject):
 
 
 def test_sessions_end_by_the_log_and_leave_the_store() -> None:
-    """Through owner, journal and tables: hidden by the time of the command, then swept, and a replay gives the same."""
+    """Through owner, journal and tables: hidden by the time of the command, then
+    swept, and a replay gives the same.
+    """
 
     async def told(reign: Reign) -> None:
         await reign.call("s", "login", "ann", 60)

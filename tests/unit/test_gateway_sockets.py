@@ -1,4 +1,6 @@
-"""The WebSockets of a gateway: which frames reach which connection, and what becomes of events that are appended."""
+"""The WebSockets of a gateway: which frames reach which connection, and what
+becomes of events that are appended.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def gateway_story(
 
 
 def test_what_the_log_does_not_take_is_answered_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record over the log's bound: `TooLarge`, once, and nobody is kept waiting for it; so for an act of administration."""
+    """A record over the log's bound: `TooLarge`, once, and nobody is kept waiting
+    for it; so for an act of administration.
+    """
 
     async def told(reign: Reign, sockets: SocketRegistry) -> None:
         def append(*_: object) -> None:
@@ -237,7 +241,9 @@ def test_a_gateway_with_sockets_says_that_it_lives() -> None:
 
 
 def test_one_that_was_taken_for_ended_goes_on_under_another_name() -> None:
-    """Its sockets are closed, also one that was asked for before; frames for the old name reach none of the new ones."""
+    """Its sockets are closed, also one that was asked for before; frames for the
+    old name reach none of the new ones.
+    """
 
     async def told(reign: Reign, sockets: SocketRegistry) -> None:
         one, two, late = Wire(), Wire(), Wire()
@@ -263,7 +269,9 @@ def test_one_that_was_taken_for_ended_goes_on_under_another_name() -> None:
 
 
 def test_who_lives_and_was_not_heard_learns_of_it() -> None:
-    """An owner takes it for ended: its object hears 1006 once, and the gateway closes the connection it still has."""
+    """An owner takes it for ended: its object hears 1006 once, and the gateway
+    closes the connection it still has.
+    """
 
     async def told(reign: Reign, sockets: SocketRegistry) -> None:
         wire, waiting = Wire(), ReplyFuture()

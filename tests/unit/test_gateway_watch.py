@@ -110,7 +110,9 @@ def test_a_gateway_that_falls_silent_is_told_once_and_its_sockets_close_in_all_p
 
 
 def test_a_look_that_fails_concludes_nothing_and_stops_no_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it was to read was trimmed meanwhile: the looks after it find who has ended, and all partitions serve."""
+    """What it was to read was trimmed meanwhile: the looks after it find who has
+    ended, and all partitions serve.
+    """
 
     async def told(realm: Realm) -> None:
         ids = await connect(realm)

@@ -10,7 +10,9 @@ from perdure.streams.rebuild.coordinator import shares
 
 @given(st.dictionaries(st.integers(0, 30), st.integers(0, 1_000)), st.integers(1, 5))
 def test_shares_are_fair(sizes: dict[int, int], number: int) -> None:
-    """Each partition is in one share, the smallest comes first, and none is off by more than one partition."""
+    """Each partition is in one share, the smallest comes first, and none is off
+    by more than one partition.
+    """
     made = shares(sizes, number)
     assert len(made) == number
     assert sorted(each for share in made for each in share) == sorted(sizes)

@@ -139,7 +139,9 @@ def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_files_and_functions_fit() -> None:
-    """No file of a room above 400 lines, no function above a screen; what a docstring explains does not count."""
+    """No file of a room above 400 lines, no function above a screen; what a
+    docstring explains does not count.
+    """
     wrong = []
     for path in sources(*ROOMS):
         text = path.read_text()
@@ -154,7 +156,9 @@ def test_files_and_functions_fit() -> None:
 
 
 def test_each_class_has_a_name_of_its_own() -> None:
-    """A class's name leads to one class: a search for it finds what is meant, not a namesake in another package."""
+    """A class's name leads to one class: a search for it finds what is meant, not a
+    namesake in another package.
+    """
     places: dict[str, list[str]] = {}
     for path in sources(*ROOMS):
         for node in ast.walk(tree_of(path)):
@@ -200,8 +204,8 @@ def test_nothing_is_left_for_later() -> None:
 def test_no_test_sleeps() -> None:
     """Tests wait for conditions or move the clock.
 
-    Allowed are `sleep(0)`, sleeps on virtual time, the pause of a loop that polls what has no event (a broker that
-    starts), and one whose line says its reason.
+    Allowed are `sleep(0)`, sleeps on virtual time, the pause of a loop that polls what has no event (a broker
+    that starts), and one whose line says its reason.
     """
     found = []
     for path in sources("tests"):

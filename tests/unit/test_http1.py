@@ -1,4 +1,6 @@
-"""The parser of requests: what it reads depends on the bytes alone, never on the pieces, and is what another parser reads."""
+"""The parser of requests: what it reads depends on the bytes alone, never on the
+pieces, and is what another parser reads.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Told:
         self.said.append(self._body)
 
     def feed(self, *pieces: bytes) -> list[Any]:
-        """What it says of these, and at the end what it refuses, or what is behind a request for a WebSocket."""
+        """What it says of these, and at the end what it refuses, or what is behind
+        a request for a WebSocket.
+        """
         rest: bytes | None = None
         for at, piece in enumerate(pieces):
             try:
@@ -129,7 +133,9 @@ def test_the_pieces_make_no_difference(data: bytes, draw: st.DataObject) -> None
 
 @given(streams())
 def test_nothing_is_kept_beyond_its_bound(data: bytes) -> None:
-    """Whatever comes, a byte at a time: what waits to be whole is not longer than a head or a chunk's line."""
+    """Whatever comes, a byte at a time: what waits to be whole is not longer
+    than a head or a chunk's line.
+    """
     told = Told()
     for at in range(len(data)):
         try:
@@ -202,7 +208,9 @@ def test_a_head_may_have_so_many_bytes_and_not_one_more(head: bytes) -> None:
 
 
 def test_headers_that_take_the_worst_time_take_little() -> None:
-    """Runs of spaces, colons and tokens that end in what is wrong: read in linear time (this test has a time-out)."""
+    """Runs of spaces, colons and tokens that end in what is wrong: read in linear
+    time (this test has a time-out).
+    """
     size = 1 << 20
     for name, filler, end in (
         (b"X", b" ", b"\0"),
@@ -234,7 +242,9 @@ def test_what_comes_after_an_end_is_not_read() -> None:
 
 
 def test_each_status_has_a_line_that_another_parser_reads() -> None:
-    """Those from 100 to 599, registered or not: one line that ends with CRLF, with the status and a reason or none."""
+    """Those from 100 to 599, registered or not: one line that ends with CRLF, with
+    the status and a reason or none.
+    """
     assert [*STATUS_LINES] == [*range(100, 600)]
     for status, line in STATUS_LINES.items():
         if status < 200:

@@ -56,7 +56,9 @@ def said(reply: Reply) -> Any:
 
 
 def planted_ones(reign: Reign) -> list[str]:
-    """What the loop's exception handler was given, which is as loud as it gets; the story ends without them."""
+    """What the loop's exception handler was given, which is as loud as it gets;
+    the story ends without them.
+    """
     found = [str(each["exception"]) for each in reign.errors]
     assert all(isinstance(each["exception"], Planted) for each in reign.errors)
     reign.errors.clear()

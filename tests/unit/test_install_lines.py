@@ -48,7 +48,9 @@ def wrong_in(text: str) -> list[str]:
 
 
 def test_what_is_said_to_be_installed_can_be() -> None:
-    """perdure is on no index: it comes from a checkout or a wheel, its extras from PyPI by what pyproject.toml says."""
+    """perdure is on no index: it comes from a checkout or a wheel, its extras from
+    PyPI by what pyproject.toml says.
+    """
     files = [path for path in texts() if "pip install" in path.read_text()]
     assert len(files) >= 6
     assert {str(path): wrong for path in files if (wrong := wrong_in(path.read_text()))} == {}

@@ -87,7 +87,9 @@ CHAINS = st.binary(min_size=CHAIN_BYTES, max_size=CHAIN_BYTES)
 @settings(max_examples=60, deadline=None)
 @given(CHAINED, CHAINS)
 def test_a_chained_record_comes_back(record: EntryRecord | NoOp | Migration, chain: bytes) -> None:
-    """Entry, no-op and migration survive to the field; the value ends with its chain, made of all in front of it."""
+    """Entry, no-op and migration survive to the field; the value ends with its
+    chain, made of all in front of it.
+    """
     value, new = encode_chained(record, chain)
     assert decode_record(value) == record
     assert value[0] == VERSION
@@ -106,7 +108,9 @@ def test_a_header_and_a_claim_come_back(record: Header | Claim) -> None:
 def test_an_entry_encoded_before_it_is_placed_gives_the_same_bytes(
     entry: Entry, epoch: int, seq: int, chain: bytes, marks: tuple[tuple[int, ...], int, int]
 ) -> None:
-    """The short way of the hot path writes what the plain way would; marks have an `out`, or there are none."""
+    """The short way of the hot path writes what the plain way would; marks have an
+    `out`, or there are none.
+    """
     plain = encode_chained(EntryRecord(epoch, seq, entry, *marks), chain)
     assert encode_raw_entry(epoch, seq, encode_entry(entry), chain, *marks) == plain
 

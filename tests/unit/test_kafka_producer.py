@@ -1,4 +1,6 @@
-"""What becomes of batches that are handed to Kafka's producer: `producer.py` and `queues.py` without a broker."""
+"""What becomes of batches that are handed to Kafka's producer: `producer.py` and
+`queues.py` without a broker.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class Batch(list[bytes]):
 class Scripted:
     """A producer whose connection is a list: the test says what reaches the broker, and what it answers.
 
-    As aiokafka's accumulator it sends a batch later than it is handed over, so a batch can be withdrawn until then.
+    As aiokafka's accumulator it sends a batch later than it is handed over, so a
+    batch can be withdrawn until then.
     """
 
     def __init__(self, starts: bool = True) -> None:
@@ -109,7 +112,9 @@ class Source:
 
 
 class Node:
-    """A manager with its queues; `producers` are those that were made, the next ones start as `starts` says."""
+    """A manager with its queues; `producers` are those that were made, the next
+    ones start as `starts` says.
+    """
 
     def __init__(self) -> None:
         self.producers: list[Scripted] = []
@@ -212,7 +217,9 @@ def test_a_sent_batch_without_an_answer_is_unknown_and_ends_the_producer() -> No
 
 
 def test_a_lost_producer_tells_the_sent_from_the_unsent() -> None:
-    """A batch on the wire is unknown; one that never left goes out through the next producer, and is written once."""
+    """A batch on the wire is unknown; one that never left goes out through the next
+    producer, and is written once.
+    """
 
     async def test(node: Node) -> None:
         other = TopicPartition("app.commands", 1)
@@ -252,7 +259,9 @@ def test_an_acknowledgement_below_the_last_offset_is_not_believed() -> None:
 
 
 def test_records_do_not_wait_longer_than_the_time_out_for_a_producer() -> None:
-    """While brokers give no producer what waits becomes unavailable when it is too old; what is younger is sent."""
+    """While brokers give no producer what waits becomes unavailable when it is too
+    old; what is younger is sent.
+    """
 
     async def test(node: Node) -> None:
         node.starts = False
@@ -277,7 +286,9 @@ def test_records_do_not_wait_longer_than_the_time_out_for_a_producer() -> None:
 
 @pytest.mark.parametrize("on_wire", [True, False])
 def test_a_writer_ends_with_its_producer(on_wire: bool) -> None:
-    """What it has filled is never sent again, sent or not: the next owner's claim decides what is on the journal."""
+    """What it has filled is never sent again, sent or not: the next owner's claim
+    decides what is on the journal.
+    """
 
     async def test(node: Node) -> None:
         source = Source(RECORD)
@@ -354,7 +365,9 @@ STEPS = st.lists(
 @settings(deadline=None)
 @given(STEPS)
 def test_each_record_has_one_outcome_and_no_record_is_written_twice(steps: list[str]) -> None:
-    """Whatever the broker does: after the time-out each record is durable, not written, or unknown, and once at most."""
+    """Whatever the broker does: after the time-out each record is durable, not
+    written, or unknown, and once at most.
+    """
 
     async def test(node: Node) -> None:
         written: list[bytes] = []

@@ -1,4 +1,6 @@
-"""The `[kafka]` table: secrets come from the environment or files, and settings that do not fit together are named."""
+"""The `[kafka]` table: secrets come from the environment or files, and settings
+that do not fit together are named.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ SERVER = OAUTH | {"PERDURE_KAFKA__OAUTH_URL": "https://issuer.example/token"}
 
 
 def test_file_and_environment_make_one_table() -> None:
-    """The file has what is not secret, with paths that start at its folder; the environment adds the password."""
+    """The file has what is not secret, with paths that start at its folder; the
+    environment adds the password.
+    """
     text = '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "SCRAM-SHA-512"\nusername = "perdure"\n'
     text += 'ca_file = "ca.pem"\n[env.test.kafka]\nusername = "tester"\n'
     environ = {"PERDURE_KAFKA__PASSWORD": "hush-hush"}
@@ -76,7 +80,9 @@ def test_settings_that_do_not_fit_together_are_named(environ: dict[str, str], ex
 
 
 def test_secrets_are_shown_nowhere() -> None:
-    """Not by `config show`, not in representations, not in log lines; a command keeps its arguments to itself."""
+    """Not by `config show`, not in representations, not in log lines; a command
+    keeps its arguments to itself.
+    """
     config = parse_config("", "perdure.toml", environ=LOGIN)
     assert masked(config)["kafka"]["password"] == MASK
     assert Scrubber(config).text("refused hush-hush") == f"refused {MASK}"

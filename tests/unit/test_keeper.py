@@ -47,7 +47,9 @@ def test_only_commands_that_are_old_and_done_are_trimmed() -> None:
 
 
 def test_commands_stamped_by_a_clock_that_was_ahead_hold_nothing_up() -> None:
-    """A year ahead for some of them, first and last ones too: what is old and done goes, what is young stays."""
+    """A year ahead for some of them, first and last ones too: what is old and done
+    goes, what is young stays.
+    """
 
     async def told(reign: Reign) -> None:
         for n in range(20):

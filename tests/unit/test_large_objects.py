@@ -1,4 +1,6 @@
-"""An object with 100,000 names, on a store on disk: paged without being loaded, and emptied by one small entry."""
+"""An object with 100,000 names, on a store on disk: paged without being loaded, and
+emptied by one small entry.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ _large = st.tuples(_texts, st.sampled_from((0, 1, 100, MIB, 4 * MIB, BROKER_BYTE
 def test_a_dead_letter_fits_whatever_the_record_holds(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], message: str
 ) -> None:
-    """Its entry is below the bound of entries, and what it lets out below that of records: also beyond the broker's size."""
+    """Its entry is below the bound of entries, and what it lets out below that of
+    records: also beyond the broker's size.
+    """
     record = LogRecord(5, 1, key, value, tuple(headers))
     entry = dead_letter(record, MalformedCommand(message), 3)
     encoded = encode_entry(entry)
@@ -69,7 +71,9 @@ def test_a_dead_letter_fits_whatever_the_record_holds(
 
 
 def test_a_record_near_the_broker_s_bound_costs_no_claim() -> None:
-    """10 MiB that are no command: one entry, one cut dead letter, and the next command is served in the same reign."""
+    """10 MiB that are no command: one entry, one cut dead letter, and the next
+    command is served in the same reign.
+    """
 
     async def told(reign: Reign) -> None:
         reign.append(Record(b"nonsense", b"x" * (BROKER_BYTES - 200)))
@@ -95,7 +99,9 @@ def test_a_parked_command_is_kept_whole_or_not_at_all() -> None:
 
 
 class _Refusing:
-    """A writer that refuses its first batches, as a broker does each time with one that is too large for it."""
+    """A writer that refuses its first batches, as a broker does each time with one
+    that is too large for it.
+    """
 
     def __init__(self, reign: Reign, error: BaseException) -> None:
         self._true, self._error = reign.log.writer, error
@@ -121,7 +127,9 @@ class _Refusing:
 
 
 def test_a_broker_that_refuses_is_claimed_from_with_back_off() -> None:
-    """A batch that is refused each time: a minute of it costs some twenty claims, and the log says so rarely."""
+    """A batch that is refused each time: a minute of it costs some twenty claims,
+    and the log says so rarely.
+    """
 
     async def told(reign: Reign) -> None:
         reign.log.writer = refusing = _Refusing(reign, OutcomeUnknown("refused"))  # type: ignore[assignment]  # a writer like it
@@ -142,7 +150,9 @@ def test_a_broker_that_refuses_is_claimed_from_with_back_off() -> None:
 
 
 def test_what_can_never_be_appended_stops_its_partition() -> None:
-    """A writer that says so (the record does not fit) is not asked again: the partition stops and says why."""
+    """A writer that says so (the record does not fit) is not asked again: the
+    partition stops and says why.
+    """
 
     async def told(reign: Reign) -> None:
         reign.log.writer = refusing = _Refusing(reign, StorageFailed("does not fit"))  # type: ignore[assignment]  # a writer like it

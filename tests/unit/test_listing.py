@@ -45,7 +45,9 @@ def test_the_order_of_names_is_that_of_their_bytes() -> None:
 
 
 def test_a_page_has_at_most_a_thousand_names() -> None:
-    """More are told by `list_complete` and the cursor, whatever limit was asked for; items have no such end."""
+    """More are told by `list_complete` and the cursor, whatever limit was asked
+    for; items have no such end.
+    """
 
     async def handler(state: State) -> None:
         page = await state.list(limit=10**6)

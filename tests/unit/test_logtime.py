@@ -63,7 +63,9 @@ def test_log_time_is_never_far_ahead_of_the_clock_and_falls_only_if_it_was(
 @settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_random_jumps_of_both_clocks_never_hold_log_time_up(seed: int) -> None:
-    """Stamps and the owner's clock jump by anything up to a year; once both are right, log time is, within the skew."""
+    """Stamps and the owner's clock jump by anything up to a year; once both are
+    right, log time is, within the skew.
+    """
     random = Random(seed)
 
     async def told(clock: Clock, time: LogTime) -> None:
@@ -88,7 +90,9 @@ def test_random_jumps_of_both_clocks_never_hold_log_time_up(seed: int) -> None:
 
 
 def test_a_bad_stamp_is_bounded_and_said() -> None:
-    """One record a year ahead: log time is a minute ahead, and stands still until the stamps have come up to it."""
+    """One record a year ahead: log time is a minute ahead, and stands still until
+    the stamps have come up to it.
+    """
 
     async def told(clock: Clock, time: LogTime) -> None:
         with capture_logs() as lines:
@@ -118,7 +122,9 @@ def test_log_time_of_a_wrong_clock_steps_back_once_the_clock_is_right() -> None:
 
 
 def test_what_runs_again_has_the_time_of_its_stamp() -> None:
-    """As it had before, though later commands have entries; what comes behind those does not fall below them."""
+    """As it had before, though later commands have entries; what comes behind those
+    does not fall below them.
+    """
 
     async def told(clock: Clock, time: LogTime) -> None:
         clock.ms += HOUR_MS
@@ -151,7 +157,9 @@ def waited(time: LogTime, stamp_ms: int, id_: str = "", deadline_ms: int = 30_00
 
 @pytest.mark.parametrize("behind_ms", [0, 500, 5_000, HOUR_MS, YEAR_MS])
 def test_a_command_of_this_nodes_door_is_as_old_as_this_nodes_clock_says(behind_ms: int) -> None:
-    """However far the clock that stamps is behind; the commands of others are judged by what that has shown."""
+    """However far the clock that stamps is behind; the commands of others are
+    judged by what that has shown.
+    """
 
     async def told(clock: Clock, time: LogTime) -> None:
         with capture_logs() as lines:

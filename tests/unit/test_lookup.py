@@ -1,4 +1,6 @@
-"""What became of a command, by its id: on an exclusive log and on a shared one, where a void record proves nothing."""
+"""What became of a command, by its id: on an exclusive log and on a shared one,
+where a void record proves nothing.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ async def found(reign: Reign, id_: str, time_ms: int | None = None) -> CommandSt
 
 @SHARED
 def test_each_end_of_a_command_is_told(shared: bool) -> None:
-    """An entry's reply, with a key and without; no reply for what changed nothing; pending until it is done."""
+    """An entry's reply, with a key and without; no reply for what changed nothing;
+    pending until it is done.
+    """
 
     async def told(reign: Reign) -> None:
         offsets = [
@@ -80,7 +84,9 @@ def test_each_end_of_a_command_is_told(shared: bool) -> None:
 
 @SHARED
 def test_the_time_in_the_id_bounds_the_look_up(shared: bool) -> None:
-    """It is found within the skew on both sides, among many others, and not beyond; what is not there is None."""
+    """It is found within the skew on both sides, among many others, and not beyond;
+    what is not there is None.
+    """
 
     async def told(reign: Reign) -> None:
         for n in range(40):
@@ -135,7 +141,9 @@ def test_past_its_bound_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 700, 1999, 2000, 0xFFFFFF])
 def test_an_id_is_found_among_many_by_reading_few(number: int) -> None:
-    """Also one that is not there: numbers lead to where it would be, past what no door of this node has appended."""
+    """Also one that is not there: numbers lead to where it would be, past what no
+    door of this node has appended.
+    """
 
     async def told(reign: Reign) -> None:
         for n in range(2000):
@@ -161,7 +169,9 @@ def test_an_id_is_found_among_many_by_reading_few(number: int) -> None:
 
 
 def test_all_look_ups_together_read_at_a_pace() -> None:
-    """Made-up ids, asked for at once and again and again, are read in turn, and too many of them are refused."""
+    """Made-up ids, asked for at once and again and again, are read in turn, and too
+    many of them are refused.
+    """
 
     async def told(reign: Reign) -> None:
         pace, loop = Pace(), asyncio.get_running_loop()
@@ -236,7 +246,9 @@ def test_an_id_says_where_and_when(id_: str, told: tuple[int, int] | None) -> No
 
 
 def test_on_a_shared_log_a_made_up_id_reads_what_was_stamped_at_its_time() -> None:
-    """Nothing for a time of which there is nothing; and for one that is there what came just after it first."""
+    """Nothing for a time of which there is nothing; and for one that is there what
+    came just after it first.
+    """
 
     async def told(reign: Reign) -> None:
         times_ms = []

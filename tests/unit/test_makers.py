@@ -1,4 +1,6 @@
-"""Quotas of objects, as stories on virtual time: who made what, who may not make more, and what restarts remember."""
+"""Quotas of objects, as stories on virtual time: who made what, who may not make
+more, and what restarts remember.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,9 @@ def test_what_was_made_is_remembered(shared: bool) -> None:
 
 
 def test_an_emptied_object_counts_no_more() -> None:
-    """By whoever empties it, at once; one that is emptied and written in one turn is made anew, by who wrote it."""
+    """By whoever empties it, at once; one that is emptied and written in one turn
+    is made anew, by who wrote it.
+    """
 
     async def told(realm: Realm) -> None:
         assert code(await realm.call("a", "add", principal="alice")) == ""

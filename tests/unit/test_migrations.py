@@ -1,4 +1,6 @@
-"""Migrations: what follows from what, how they get into the journal, and that a deleted namespace leaves nothing."""
+"""Migrations: what follows from what, how they get into the journal, and that a
+deleted namespace leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def test_a_history_that_was_edited_is_refused(configured: Sequence[Step], said: 
 
 
 def a_history(random: Random) -> Journal:
-    """Entries of three namespaces with everything that has rows, a step that deletes one, and entries after it."""
+    """Entries of three namespaces with everything that has rows, a step that
+    deletes one, and entries after it.
+    """
     journal, command, time_ms = Journal(), 0, START_MS
     for keys in (("A/a", "A/ab", "AB/a", "B/a"), ("AB/a", "B/a")):
         for _ in range(random.randrange(1, 5)):
@@ -104,7 +108,9 @@ def a_history(random: Random) -> Journal:
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_deleted_namespace_leaves_no_row_however_the_fold_was_cut(seed: int) -> None:
-    """No table holds anything of it, nothing of others is gone, and any cut and crash gives the same rows (I6)."""
+    """No table holds anything of it, nothing of others is gone, and any cut and
+    crash gives the same rows (I6).
+    """
     random = Random(seed)
     journal = a_history(random)
     whole, cut = MemoryStore(), MemoryStore()
@@ -173,7 +179,9 @@ async def steps_of(reign: Reign) -> list[Step]:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_each_step_is_journaled_once_and_before_the_first_turn(shared: bool) -> None:
-    """An owner that begins appends what is missing, in order; one that finds all of it there appends nothing."""
+    """An owner that begins appends what is missing, in order; one that finds all of
+    it there appends nothing.
+    """
 
     async def told(reign: Reign) -> None:
         assert await steps_of(reign) == []
@@ -255,7 +263,9 @@ def test_a_step_whose_append_has_no_known_outcome_is_there_once(fate: str) -> No
 
 
 def test_a_step_behind_a_rival_s_claim_is_void() -> None:
-    """Who is fenced while it migrates stops; the step counts only once the new owner has appended it itself."""
+    """Who is fenced while it migrates stops; the step counts only once the new
+    owner has appended it itself.
+    """
 
     async def told(reign: Reign) -> None:
         await reign.end()
@@ -286,7 +296,9 @@ class Reminded(Thing):
 
 
 def test_a_state_that_was_cut_within_a_deletion_is_verified(tmp_path: Path) -> None:
-    """A deletion is many steps of the event loop. Cut between two: `verify` agrees, and the next owner ends it."""
+    """A deletion is many steps of the event loop. Cut between two: `verify` agrees,
+    and the next owner ends it.
+    """
 
     async def told(reign: Reign) -> None:
         for name in "abcde":

@@ -64,7 +64,9 @@ MADE: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("made", "stored"), MADE, ids=["model", "dataclass", "Struct"])
 def test_what_was_put_as_a_dict_comes_back_as_its_type(made: Any, stored: dict[str, Any]) -> None:
-    """Every value type in it; of one name, of many, a default for what is not there; a new object each time."""
+    """Every value type in it; of one name, of many, a default for what is not
+    there; a new object each time.
+    """
 
     async def main() -> None:
         with InTurn() as state:

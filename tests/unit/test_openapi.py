@@ -1,4 +1,6 @@
-"""What the document of an app says: exactly what can be called, what is answered, and nothing that cannot be reached."""
+"""What the document of an app says: exactly what can be called, what is answered,
+and nothing that cannot be reached.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +170,9 @@ CALLS = {
 
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_a_body_fits_if_and_only_if_it_can_be_called(name: str) -> None:
-    """However arguments are split between position and name, left out, given twice or too many; and of wrong types."""
+    """However arguments are split between position and name, left out, given twice
+    or too many; and of wrong types.
+    """
     args, kwargs = CALLS[name]
     method, fit = METHODS["Shop", name], fits(SIGNATURES.bodies["Shop", name])
     chosen = [
@@ -210,7 +214,9 @@ def test_what_a_method_returns_fits_its_result(name: str) -> None:
 
 
 def test_a_struct_can_be_given_and_returned() -> None:
-    """msgspec makes it from what came, nested and in lists, says what does not fit, and takes it apart again."""
+    """msgspec makes it from what came, nested and in lists, says what does not fit,
+    and takes it apart again.
+    """
     grow = METHODS["Shop", "grow"]
     args, kwargs = grow.bind([{"size": 1, "below": {"size": 2}}], {"more": [{"size": 3}]})
     assert args == (Leaf(1, Leaf(2)),)
@@ -226,7 +232,9 @@ def test_a_struct_can_be_given_and_returned() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"tokens": (TOKEN,)}], ids=["open", "guarded"])
 def test_the_document_is_openapi(settings: dict[str, Any]) -> None:
-    """By OpenAPI's own schema; every reference leads somewhere, every operation has a name of its own and a tag."""
+    """By OpenAPI's own schema; every reference leads somewhere, every operation has
+    a name of its own and a tag.
+    """
     whole = made(**settings)
     assert [str(error)[:300] for error in OPENAPI_31_VALIDATOR.iter_errors(whole)] == []
     text = json.dumps(whole)
@@ -290,7 +298,9 @@ def test_every_page_that_is_there_is_described(settings: dict[str, Any], has_wor
 
 
 def test_rights_are_said_where_access_is_guarded() -> None:
-    """What docs/access.md says, in the words of a token's scopes; without tokens nothing is said of rights."""
+    """What docs/access.md says, in the words of a token's scopes; without tokens
+    nothing is said of rights.
+    """
     paths = made(tokens=(TOKEN,))["paths"]
     assert paths["/rpc/Shop/{name}/put"]["post"]["security"] == [{"bearer": ["call:Shop"]}]
     assert paths["/objects/Shop/{name}"]["get"]["security"] == [{"bearer": ["read:Shop"]}]
@@ -310,7 +320,9 @@ def types(whole: dict[str, Any], answer: str) -> list[str]:
 
 
 def test_every_error_stands_under_its_status() -> None:
-    """Each class of the tree that objects' callers are told, and each code of docs/errors.md that has a status."""
+    """Each class of the tree that objects' callers are told, and each code of
+    docs/errors.md that has a status.
+    """
     whole = made(tokens=(TOKEN,))
     listed = {
         code: int(answer.removeprefix("Call"))
@@ -334,7 +346,9 @@ def test_every_error_stands_under_its_status() -> None:
 
 
 def test_what_an_object_never_answers_is_not_said_of_it() -> None:
-    """What only administration is told, a namespace that is not there, a root of the tree: in no answer of an object."""
+    """What only administration is told, a namespace that is not there, a root of
+    the tree: in no answer of an object.
+    """
     whole = made(tokens=(TOKEN,))
     answers = [each for each in whole["components"]["responses"] if re.match(r"(Call|Fetch)\d", each)]
     told = {code for each in answers for code in types(whole, each)}
@@ -352,7 +366,9 @@ def test_names_that_can_be_fit_the_pattern(name: str) -> None:
 
 
 def test_the_pattern_lets_in_little_that_no_name_can_hold() -> None:
-    """Of the characters of Unicode's first plane only such as are not assigned, or not in NFC by themselves."""
+    """Of the characters of Unicode's first plane only such as are not assigned, or
+    not in NFC by themselves.
+    """
     wrong = set()
     for code in range(0x10000):
         char = chr(code)
@@ -368,7 +384,9 @@ def test_the_pattern_lets_in_little_that_no_name_can_hold() -> None:
 
 
 def test_the_page_is_text_and_runs_nothing() -> None:
-    """What an app says is escaped, no script is let in, and the one style is the one that the header allows."""
+    """What an app says is escaped, no script is let in, and the one style is the
+    one that the header allows.
+    """
     whole = made(port=9000)
     page = html_of(whole, 9000)
     assert "<script" not in page
@@ -422,7 +440,9 @@ class Sets(DurableObject):
 
 
 def test_the_same_app_gives_the_same_document_in_every_process(tmp_path: Path) -> None:
-    """Whatever order sets have, however many apps a process has loaded; its version changes with what it says."""
+    """Whatever order sets have, however many apps a process has loaded; its version
+    changes with what it says.
+    """
     for name in ("one", "two"):
         (tmp_path / f"{name}.py").write_text(
             "from pydantic import BaseModel\nfrom perdure import DurableObject\n"

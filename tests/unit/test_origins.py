@@ -173,7 +173,9 @@ PATHS = st.sampled_from(
 def test_no_page_of_another_site_changes_anything(
     method: str, path: str, site: str | None, origin: str | None, mode: str
 ) -> None:
-    """Whatever a browser sends for it: what it says of the site decides, else the origin; and own pages are never refused."""
+    """Whatever a browser sends for it: what it says of the site decides, else the
+    origin; and own pages are never refused.
+    """
     headers = {"sec-fetch-mode": mode}
     headers |= {} if site is None else {"sec-fetch-site": site}
     headers |= {} if origin is None else {"origin": origin}

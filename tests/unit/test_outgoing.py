@@ -63,7 +63,9 @@ class Thing(DurableObject):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_request_leaves_when_all_that_its_turn_has_seen_is_durable(shared: bool) -> None:
-    """What another turn wrote, and the turn's own command, are on the disk before the world hears of them (I7)."""
+    """What another turn wrote, and the turn's own command, are on the disk before
+    the world hears of them (I7).
+    """
 
     async def told(realm: Realm) -> None:
         looker = Looker(realm)
@@ -185,7 +187,9 @@ def test_what_is_asked_and_what_comes_back() -> None:
 
 
 def test_an_answer_from_outside_can_be_passed_on_as_it_is() -> None:
-    """It was unpacked and is complete: the headers that said otherwise are gone, and a handler may return it."""
+    """It was unpacked and is complete: the headers that said otherwise are gone,
+    and a handler may return it.
+    """
 
     async def told(origin: Origin, url: str) -> None:
         reply = response_reply(await fetch(f"{url}/zip"))

@@ -1,4 +1,6 @@
-"""An owner's way with commands, as stories on virtual time: order, bounds, deadlines, dead letters, client keys."""
+"""An owner's way with commands, as stories on virtual time: order, bounds,
+deadlines, dead letters, client keys.
+"""
 
 from __future__ import annotations
 
@@ -224,7 +226,9 @@ BAD = [
 def test_what_is_no_command_gets_an_error_and_a_dead_letter(
     key: bytes | None, value: bytes | None, headers: Any, why: str, shared: bool
 ) -> None:
-    """The record stands in the dead topic with place and reason, the sender is told, the partition goes on."""
+    """The record stands in the dead topic with place and reason, the sender is
+    told, the partition goes on.
+    """
 
     async def told(reign: Reign) -> None:
         bad = reign.append_raw(key, value, headers)
@@ -315,7 +319,9 @@ def test_what_outlives_its_turn_cannot_use_the_state() -> None:
 
 @SHARED
 def test_a_client_key_is_spent_once(shared: bool) -> None:
-    """In flight: 409. Again: the stored reply, no second effect. Another payload: 422. Another object: its own."""
+    """In flight: 409. Again: the stored reply, no second effect. Another payload:
+    422. Another object: its own.
+    """
 
     async def told(reign: Reign) -> None:
         first = reign.send("a", "add", 1, 0.5, client_key="k")
@@ -465,7 +471,9 @@ def test_a_new_reign_goes_on_where_the_last_one_ended(shared: bool) -> None:
 def test_a_start_does_not_read_long_stretches_of_done_commands_again(
     shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hundreds of commands overtook three slow ones. After a crash only those three run, in order, and what comes next."""
+    """Hundreds of commands overtook three slow ones. After a crash only those three
+    run, in order, and what comes next.
+    """
     taken: list[int] = []
     true = Owner.deliver
 

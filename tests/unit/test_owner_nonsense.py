@@ -1,4 +1,6 @@
-"""Handlers whose answers cannot be written down: each fails its own turn, told by a typed error, and nothing else."""
+"""Handlers whose answers cannot be written down: each fails its own turn, told by a
+typed error, and nothing else.
+"""
 
 from __future__ import annotations
 

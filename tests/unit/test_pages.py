@@ -76,7 +76,9 @@ def test_upgrading_names_the_formats_of_today() -> None:
 
 
 def test_record_layouts_name_the_headers_of_commands() -> None:
-    """Each header that a record of a command can carry stands in the table, and no other; `perdure-v` is only read."""
+    """Each header that a record of a command can carry stands in the table, and no
+    other; `perdure-v` is only read.
+    """
     table = (ROOT / "docs/internals/records.md").read_text().partition("## Socket events")[0]
     named = set(
         re.findall(r"`((?:[a-z]+-)?[a-z]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))

@@ -35,7 +35,9 @@ class Thing(DurableObject):
 
 
 class Node:
-    """Objects of one partition, in memory: which turn runs in each, and which calls wait behind it. It is a `Peer`."""
+    """Objects of one partition, in memory: which turn runs in each, and which calls
+    wait behind it. It is a `Peer`.
+    """
 
     def __init__(self) -> None:
         self.tables = Tables(MemoryStore(), 0)

@@ -1,4 +1,6 @@
-"""Codes become statuses in one place: 503 = not done, 504 = unknown, 507 = the disk, the rest by whose fault it is."""
+"""Codes become statuses in one place: 503 = not done, 504 = unknown, 507 = the
+disk, the rest by whose fault it is.
+"""
 
 from __future__ import annotations
 

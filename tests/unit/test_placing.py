@@ -42,7 +42,9 @@ class Thing(DurableObject):
 
 
 def test_the_first_hint_is_recorded_with_its_object() -> None:
-    """By a call, a read too, or a send; it stays after a crash, later ones change nothing, and nobody sees its row."""
+    """By a call, a read too, or a send; it stays after a crash, later ones change
+    nothing, and nobody sees its row.
+    """
 
     async def told(realm: Realm) -> None:
         assert await realm.result("a", "ask", "b", "weur") == b'"weur"'

@@ -1,4 +1,6 @@
-"""Poison: which command is charged when the process dies, and what becomes of one that was charged too often."""
+"""Poison: which command is charged when the process dies, and what becomes of one
+that was charged too often.
+"""
 
 from __future__ import annotations
 
@@ -169,7 +171,9 @@ class Asked(Thing):
 def test_after_a_death_in_a_turn_what_comes_by_itself_is_durable_before_it_runs(
     careful: bool, waited_for: bool
 ) -> None:
-    """So that it can be charged; what somebody waits for would not come again, and costs no more than ever."""
+    """So that it can be charged; what somebody waits for would not come again,
+    and costs no more than ever.
+    """
 
     async def told(reign: Reign) -> None:
         to = LOCAL if waited_for else NOBODY

@@ -1,4 +1,6 @@
-"""What perdure uses of asyncio's and uvicorn's insides is there, on the Python and with the packages that run this."""
+"""What perdure uses of asyncio's and uvicorn's insides is there, on the Python and
+with the packages that run this.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from perdure.streams.virtual_time import VirtualLoop
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="3.12 has eager tasks")
 def test_asyncio_lets_a_stand_in_be_the_current_task() -> None:
-    """3.11: `_enter_task` and `_leave_task` take any object; a Task tells what it waits for, and whether it is cancelled."""
+    """3.11: `_enter_task` and `_leave_task` take any object; a Task tells what it
+    waits for, and whether it is cancelled.
+    """
     from asyncio.tasks import _enter_task, _leave_task
 
     async def main() -> None:
@@ -35,7 +39,9 @@ def test_asyncio_lets_a_stand_in_be_the_current_task() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="3.12 has eager tasks")
 def test_asyncio_has_eager_tasks() -> None:
-    """3.12 and newer: a Task runs its first step where it is made, and is the current one; nothing else is private."""
+    """3.12 and newer: a Task runs its first step where it is made, and is the
+    current one; nothing else is private.
+    """
     found: list[object] = []
 
     async def step() -> int:
@@ -51,7 +57,9 @@ def test_asyncio_has_eager_tasks() -> None:
 
 
 def test_the_virtual_loop_overrides_what_asyncio_asks_to_wait() -> None:
-    """`BaseEventLoop` waits by `_selector.select`, hands what it found to `_process_events`, and wakes by `_write_to_self`."""
+    """`BaseEventLoop` waits by `_selector.select`, hands what it found to
+    `_process_events`, and wakes by `_write_to_self`.
+    """
     run_once = inspect.getsource(asyncio.BaseEventLoop._run_once)  # type: ignore[attr-defined]  # private
     assert "self._selector.select(timeout)" in run_once
     assert "self._process_events(event_list)" in run_once

@@ -30,7 +30,9 @@ def ahead(done: Watermark) -> set[int]:
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 20), ADDS)
 def test_a_watermark_is_a_set_of_offsets(mark: int, adds: list[tuple[int, int]]) -> None:
-    """Single offsets and runs, in any order, twice or once: the same members as a set, mark as high as can be."""
+    """Single offsets and runs, in any order, twice or once: the same members as a
+    set, mark as high as can be.
+    """
     done, model = Watermark(mark), set(range(mark))
     for first, count in adds:
         if count == 1:
@@ -73,7 +75,9 @@ def test_words_have_one_form_whatever_the_order(offsets: set[int]) -> None:
 @settings(max_examples=80, deadline=None)
 @given(FAR_ADDS, st.integers(1, 5))
 def test_what_has_changed_is_all_that_must_be_written(adds: list[tuple[int, int]], every: int) -> None:
-    """Rows kept by `changed` alone are the whole set when they are loaded; each is 64 bytes and none is empty."""
+    """Rows kept by `changed` alone are the whole set when they are loaded; each is
+    64 bytes and none is empty.
+    """
     done, rows = Watermark(), dict[int, bytes]()
     for n, (first, count) in enumerate(adds, 1):
         done.add_run(first, count)
@@ -101,7 +105,9 @@ def test_a_run_that_closes_the_gap_moves_the_mark_over_what_lay_ahead() -> None:
 
 
 def test_an_hour_behind_one_slow_turn_is_a_few_words_and_one_step() -> None:
-    """Four million offsets done above the mark: what changes is the last words, and its end takes all away."""
+    """Four million offsets done above the mark: what changes is the last words,
+    and its end takes all away.
+    """
     done = Watermark()
     done.add_run(1, 4_000_000)
     assert len(done.words) == 4_000_000 // WORD_BITS + 1

@@ -65,7 +65,9 @@ class Greeter(DurableObject):
 
 @pytest.mark.parametrize("fate", ["never", "late", "lost"])
 def test_frames_follow_the_answer_that_accepts_their_socket(fate: str) -> None:
-    """A gateway of another process is sent the answer, then the frames in order, though the log lost some of them."""
+    """A gateway of another process is sent the answer, then the frames in order,
+    though the log lost some of them.
+    """
     far, faults = "0/gateway.far", Fates()
 
     async def told(reign: Reign) -> None:
@@ -99,8 +101,9 @@ class Silent(MemoryLog):
 
 
 def test_what_does_not_arrive_is_sent_again_through_one_gate() -> None:
-    """2,000 answers that cannot be appended for a minute: some thousands of attempts, not hundreds of thousands; the
-    log hears of it rarely; all of them arrive, each once, soon after the log takes them again."""
+    """2,000 answers that cannot be appended for a minute: some thousands of attempts, not hundreds of
+    thousands; the log hears of it rarely; all of them arrive, each once, soon after the log takes them
+    again."""
 
     async def told(reign: Reign) -> None:
         await reign.end()

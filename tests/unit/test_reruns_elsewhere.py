@@ -1,4 +1,6 @@
-"""Turns that run again on a node that does not serve the partitions they had called: compared with those all the same."""
+"""Turns that run again on a node that does not serve the partitions they had
+called: compared with those all the same.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,9 @@ def failure(reply: Reply) -> tuple[str, str, str]:
 
 
 def test_a_call_in_a_partition_of_another_node_is_missed() -> None:
-    """It was made before the owner changed; the new owner's node does not serve the partition that answered it."""
+    """It was made before the owner changed; the new owner's node does not serve the
+    partition that answered it.
+    """
 
     async def told(realm: Realm) -> None:
         a, b = await apart(realm)
@@ -154,7 +158,9 @@ def test_a_call_that_is_under_way_on_another_node_is_missed() -> None:
 def test_these_stories_catch_a_planted_bug(
     place: type, name: str, bug: Callable[..., Any], case: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nodes that are not asked, or say half, are noticed here: the random runs have few partitions of two nodes."""
+    """Nodes that are not asked, or say half, are noticed here: the random runs have
+    few partitions of two nodes.
+    """
     monkeypatch.setattr(place, name, bug)
     with pytest.raises(AssertionError):
         case()

@@ -98,7 +98,9 @@ def test_when_memory_is_short_those_used_longest_ago_leave_it() -> None:
 
 
 def test_objects_at_work_hide_no_idle_one_behind_them() -> None:
-    """Thousands of long turns and paused objects in front: each idle object behind leaves, within a few sweeps."""
+    """Thousands of long turns and paused objects in front: each idle object behind
+    leaves, within a few sweeps.
+    """
 
     async def told(reign: Reign) -> None:
         keep = residence(reign)

@@ -1,4 +1,6 @@
-"""What a method returned as JSON: numbers that JSON has not are refused wherever they stand, all else is as it is."""
+"""What a method returned as JSON: numbers that JSON has not are refused wherever
+they stand, all else is as it is.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,9 @@ def test_a_number_that_json_cannot_say_is_refused(value: Any) -> None:
     ids=repr,
 )
 def test_all_else_is_written_as_it_is(value: Any, written: bytes) -> None:
-    """None, texts that read like such numbers, and models that say how they are to be written; their own floats as texts."""
+    """None, texts that read like such numbers, and models that say how they are to
+    be written; their own floats as texts.
+    """
     assert encode_json(value) == written
 
 

@@ -42,7 +42,9 @@ async def _claims(reign: Reign) -> list[Claim]:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=40))
 def test_behind_each_epoch_one_claim_counts(steps: list[tuple[int, bool]]) -> None:
-    """Nodes read up to the end, or not, and claim behind what they have seen: each epoch is followed by one claim at most."""
+    """Nodes read up to the end, or not, and claim behind what they have seen: each
+    epoch is followed by one claim at most.
+    """
     readers = [JournalReader(f"journal of {n}") for n in range(4)]
     values = [encode_unchained(Header("app", "uuid", 0, 1))]
     for n, reads in steps:
@@ -72,7 +74,9 @@ def test_a_claim_of_an_earlier_version_counts() -> None:
 
 
 def test_an_unsure_owner_does_not_claim_behind_a_rival() -> None:
-    """Its append's outcome is unknown, as after a stop, and a rival has claimed meanwhile: it is fenced, and appends nothing."""
+    """Its append's outcome is unknown, as after a stop, and a rival has claimed
+    meanwhile: it is fenced, and appends nothing.
+    """
 
     async def told(reign: Reign) -> None:
         assert (await reign.call("a", "add")).error is None
@@ -97,7 +101,9 @@ def test_an_unsure_owner_does_not_claim_behind_a_rival() -> None:
 
 
 def test_a_claim_that_lands_behind_a_rival_s_is_void() -> None:
-    """The rival claims between what the unsure owner reads and its claim: the rival's reign goes on undisturbed."""
+    """The rival claims between what the unsure owner reads and its claim: the
+    rival's reign goes on undisturbed.
+    """
 
     async def told(reign: Reign) -> None:
         assert (await reign.call("a", "add")).error is None

@@ -64,7 +64,9 @@ METHODS = methods_of(Basket)
 
 
 def test_public_async_methods_may_be_called_and_nothing_else() -> None:
-    """No underscore, no reserved word, none of the base class, nothing that is not an `async def` of the object."""
+    """No underscore, no reserved word, none of the base class, nothing that is not
+    an `async def` of the object.
+    """
     assert sorted(METHODS) == ["anything", "move", "pick", "put"]
     assert not RESERVED & METHODS.keys()
 

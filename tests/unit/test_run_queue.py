@@ -83,7 +83,9 @@ def test_short_steps_of_many_passes_do_not_add_up() -> None:
 
 
 def test_between_two_slices_the_loop_has_as_many_passes_as_the_first_took_ms() -> None:
-    """So that what comes by the loop one a pass, such as new connections, is not slower than those who wait."""
+    """So that what comes by the loop one a pass, such as new connections, is not
+    slower than those who wait.
+    """
 
     async def told(loop: VirtualLoop, queue: RunQueue) -> None:
         passes = 0

@@ -64,7 +64,9 @@ RECORDS = st.tuples(
 
 @given(RECORDS, RECORDS, st.booleans())
 def test_a_seal_holds_for_its_record_and_secrets_alone(left: Any, right: Any, upgrading: bool) -> None:
-    """Over a rotation; not for another record, app, or secret, nor for the uuid, unless the record is older than the secret."""
+    """Over a rotation; not for another record, app, or secret, nor for the uuid,
+    unless the record is older than the secret.
+    """
     record = (*left[:2], tuple(left[2]))
     old = Seal(OLD, app="shop")
     headers = old.sealed(*record)
@@ -157,7 +159,9 @@ async def _crashed_with_sends(realm: Realm) -> tuple[str, str]:
 
 
 def test_a_rotated_secret_loses_nothing_that_is_under_way() -> None:
-    """With the previous one still known each send arrives once; what the journal holds goes under the new seal."""
+    """With the previous one still known each send arrives once; what the journal
+    holds goes under the new seal.
+    """
 
     async def told(realm: Realm) -> None:
         _, b = await _crashed_with_sends(realm)
@@ -172,7 +176,9 @@ def test_a_rotated_secret_loses_nothing_that_is_under_way() -> None:
 
 
 def test_without_the_secret_of_what_is_under_way_a_node_does_not_start() -> None:
-    """It says which secret is missing, and drops nothing; with it, or once it is known to be lost, it starts."""
+    """It says which secret is missing, and drops nothing; with it, or once it is
+    known to be lost, it starts.
+    """
 
     async def told(realm: Realm) -> None:
         _, b = await _crashed_with_sends(realm)

@@ -1,4 +1,6 @@
-"""No error about an address of the configuration quotes the user or the password in it, however it is mistyped."""
+"""No error about an address of the configuration quotes the user or the password in
+it, however it is mistyped.
+"""
 
 from __future__ import annotations
 

@@ -140,7 +140,9 @@ def texts(frames: list[Frame]) -> list[tuple[bytes, tuple[int, ...]]]:
 
 
 def test_frames_to_many_are_one_record() -> None:
-    """A loop of sends of the same text and a broadcast are each one Out with all ids; the same twice is two."""
+    """A loop of sends of the same text and a broadcast are each one Out with all
+    ids; the same twice is two.
+    """
 
     async def told(reign: Reign) -> None:
         for number in range(3):
@@ -171,7 +173,9 @@ def test_a_failed_turn_leaves_nothing_on_its_sockets() -> None:
 
 
 def test_handler_style_survives_eviction_and_a_new_reign() -> None:
-    """Tags and attachments are rows: the object may leave memory between two messages, or its owner begin anew."""
+    """Tags and attachments are rows: the object may leave memory between two
+    messages, or its owner begin anew.
+    """
 
     async def told(reign: Reign) -> None:
         await upgrade(reign, 0)
@@ -236,7 +240,9 @@ def test_a_close_is_told_once_and_its_row_goes_even_if_the_handler_fails() -> No
 
 @pytest.mark.parametrize("code", [0, 1000, 1004, 1005, 1006, 1015, 2999, 5000, 65535, 4001])
 def test_a_socket_that_has_gone_may_be_closed_with_anything(code: int) -> None:
-    """With the code that its handler was handed, and a reason of any length: nothing is sent and the turn stands."""
+    """With the code that its handler was handed, and a reason of any length:
+    nothing is sent and the turn stands.
+    """
 
     async def told(reign: Reign) -> None:
         await upgrade(reign, 0)
@@ -430,7 +436,9 @@ class Narrow(Faults):
 
 
 def test_a_lost_socket_that_the_log_refused_to_hear_of_is_closed_in_the_same_reign() -> None:
-    """However many are refused at once: each close handler runs once, and each listener's socket is closed with 1012."""
+    """However many are refused at once: each close handler runs once, and each
+    listener's socket is closed with 1012.
+    """
 
     async def told(reign: Reign) -> None:
         for number in range(20):

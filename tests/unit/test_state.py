@@ -1,4 +1,6 @@
-"""An object's storage inside one turn: its own writes over what was committed, names, values, limits, failures."""
+"""An object's storage inside one turn: its own writes over what was committed,
+names, values, limits, failures.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ USES = {
 
 @pytest.mark.parametrize("use", USES)
 def test_the_handle_works_inside_its_turn_only(use: str) -> None:
-    """After its end, from another turn and from no turn at all: `TurnEnded`, naming the object; nothing written."""
+    """After its end, from another turn and from no turn at all: `TurnEnded`, naming
+    the object; nothing written.
+    """
 
     async def main() -> None:
         turn = InTurn(Committed({"a": 1}))

@@ -1,4 +1,6 @@
-"""An object's storage against a model that is a dict, over several turns: whatever is done, in whichever order."""
+"""An object's storage against a model that is a dict, over several turns: whatever
+is done, in whichever order.
+"""
 
 from __future__ import annotations
 
@@ -164,8 +166,9 @@ def selected(values: dict[str, int], options: dict[str, Any]) -> list[str]:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TURN, min_size=1, max_size=4))
 def test_state_is_a_sorted_dict_whose_values_expire(turns: list[Any]) -> None:
-    """Puts, deletes, expirations, sweeps and transactions over turns that commit or not: every method agrees with
-    the model, and when all time has passed a sweep leaves the rows of what does not expire, and no other."""
+    """Puts, deletes, expirations, sweeps and transactions over turns that commit or not: every method agrees
+    with the model, and when all time has passed a sweep leaves the rows of what does not expire, and no
+    other."""
 
     async def main() -> None:
         view, model, now_ms = Committed(), Model(), NOW_MS

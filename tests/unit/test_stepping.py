@@ -148,7 +148,9 @@ def test_what_is_raised_is_handed_over(error: BaseException, wait: bool) -> None
 
 
 def hands_over(error: BaseException, wait: bool) -> None:
-    """A handler raises `error`, in its first step or, with `wait`, after a suspension: it is what the step ends with."""
+    """A handler raises `error`, in its first step or, with `wait`, after a
+    suspension: it is what the step ends with.
+    """
 
     async def handler() -> None:
         if wait:
@@ -162,7 +164,9 @@ def hands_over(error: BaseException, wait: bool) -> None:
 
 
 async def in_each_step() -> list[Any]:
-    """The current task in the first step, after a suspension, after a task of its own ended, and when it is cancelled."""
+    """The current task in the first step, after a suspension, after a task of its
+    own ended, and when it is cancelled.
+    """
     found = [asyncio.current_task()]
     await asyncio.sleep(0)
     found.append(asyncio.current_task())
@@ -177,7 +181,9 @@ async def in_each_step() -> list[Any]:
 
 
 def test_the_current_task_is_the_same_in_every_step() -> None:
-    """Its Task from Python 3.12 on, before that the turn, which stands in for one; the caller is itself again afterwards."""
+    """Its Task from Python 3.12 on, before that the turn, which stands in for one;
+    the caller is itself again afterwards.
+    """
 
     async def main() -> None:
         me = asyncio.current_task()
@@ -191,7 +197,9 @@ def test_the_current_task_is_the_same_in_every_step() -> None:
 
 
 def test_a_turn_stepped_from_within_a_step_leaves_the_current_task_as_it_was() -> None:
-    """In the first step of the outer one and in a later one; each is its own current task, in each of its steps."""
+    """In the first step of the outer one and in a later one; each is its own
+    current task, in each of its steps.
+    """
 
     async def outer() -> list[Any]:
         me = asyncio.current_task()
@@ -260,7 +268,9 @@ def test_a_stand_in_has_what_a_task_has() -> None:
 
 
 def test_a_callback_for_the_end_of_a_turn_is_called() -> None:
-    """Added in the first step or later, of one that suspends and one that does not; one that was removed is not."""
+    """Added in the first step or later, of one that suspends and one that does not;
+    one that was removed is not.
+    """
     told: list[str] = []
 
     def add(name: str) -> Callable[[Any], None]:
@@ -383,7 +393,9 @@ def test_a_cancellation_before_there_is_a_task_takes_effect_at_the_first_suspens
 
 
 def test_a_cancellation_taken_back_before_there_is_a_task_does_nothing() -> None:
-    """`uncancel` counts, and never below zero. On 3.12 a Task is cancelled all the same, as asyncio's own are."""
+    """`uncancel` counts, and never below zero. On 3.12 a Task is cancelled all the
+    same, as asyncio's own are.
+    """
 
     async def handler() -> int:
         me = asyncio.current_task()

@@ -1,4 +1,6 @@
-"""The tables: a fold of the journal whose rows do not depend on how it was cut, written, lost and folded again."""
+"""The tables: a fold of the journal whose rows do not depend on how it was cut,
+written, lost and folded again.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ ALARMS = ("default", "\0ttl", "é")
 
 
 class Journal:
-    """A journal with batches as an owner writes them: `values` by offset, `batches` what each of them says."""
+    """A journal with batches as an owner writes them: `values` by offset,
+    `batches` what each of them says.
+    """
 
     def __init__(self) -> None:
         claim = encode_unchained(Claim("u", "n"))
@@ -255,7 +259,9 @@ def reloaded(store: MemoryStore, journal: Journal) -> Tables:
 @settings(max_examples=60, deadline=None)
 @given(SEEDS)
 def test_reads_see_everything_folded_written_or_not(seed: int) -> None:
-    """After every record, whatever lies in the store and what in which piece: values, names in order, client keys."""
+    """After every record, whatever lies in the store and what in which piece:
+    values, names in order, client keys.
+    """
     random = Random(seed)
     journal, tables, model = a_journal(random), Tables(MemoryStore(), 0), Model()
     for offset, value in enumerate(journal.values):
@@ -317,7 +323,9 @@ def test_a_batch_folded_by_its_writer_gives_the_rows_that_reading_it_gives(seed:
 
 
 def test_a_memtable_never_claims_more_than_it_holds() -> None:
-    """Each write in turn, with a crash behind it: what it says is applied is there, also when the hour changes."""
+    """Each write in turn, with a crash behind it: what it says is applied is there,
+    also when the hour changes.
+    """
     journal = Journal()
     for n in range(6):
         journal.batch(entry(n, START_MS + n * HOUR_MS, puts={f"n{n}": b"1"}, client_key=f"k{n}"))
@@ -334,7 +342,9 @@ def test_a_memtable_never_claims_more_than_it_holds() -> None:
 
 
 def test_clearing_hides_what_was_there_and_keeps_what_comes_after() -> None:
-    """`clear` stands before the puts of its own entry; other objects, also of a longer name, are not touched."""
+    """`clear` stands before the puts of its own entry; other objects, also of a
+    longer name, are not touched.
+    """
     journal = Journal()
     journal.batch(entry(0, puts={"a": b"1", "b": b"1"}), entry(1, key="A/ab", puts={"a": b"2"}))
     journal.batch(entry(2, puts={"a": b"3"}, clear=True))
@@ -396,7 +406,9 @@ def test_a_new_key_is_looked_for_in_three_places_at_most(hours: int, monkeypatch
 
 
 def test_a_clock_that_was_wrong_for_a_while_makes_no_key_older() -> None:
-    """A year ahead for one command, a year behind for the next: no more than a minute passes for a client key."""
+    """A year ahead for one command, a year behind for the next: no more than a
+    minute passes for a client key.
+    """
     times_h = [0.0]
     for _ in range(30):
         times_h += [YEAR_MS / HOUR_MS, 0.001, -YEAR_MS / HOUR_MS, 0.001]
@@ -405,7 +417,9 @@ def test_a_clock_that_was_wrong_for_a_while_makes_no_key_older() -> None:
 
 
 def test_keys_are_forgotten_after_a_day_of_steady_work() -> None:
-    """A command each half minute: the first key goes when 25 hours have passed, and its row half a day later."""
+    """A command each half minute: the first key goes when 25 hours have passed, and
+    its row half a day later.
+    """
     last = 25 * 120
     tables, store = spending(*(n / 120 for n in range(last)))
     assert tables.spent_keys.get("A/a", "", "k0") is not None

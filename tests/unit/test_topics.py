@@ -1,4 +1,6 @@
-"""Whose topics they are: what a journal says of them, and what is made of any that are missing, new or grown."""
+"""Whose topics they are: what a journal says of them, and what is made of any that
+are missing, new or grown.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Thing(DurableObject):
 
 @pytest.mark.parametrize("topic", IDS)
 def test_another_topic_under_the_old_name_is_refused(topic: str) -> None:
-    """The newest claim names the ids of all four: with another one of any of them nothing is claimed or changed."""
+    """The newest claim names the ids of all four: with another one of any of them
+    nothing is claimed or changed.
+    """
 
     async def told(reign: Reign) -> None:
         await reign.end()
@@ -54,7 +58,9 @@ def test_another_topic_under_the_old_name_is_refused(topic: str) -> None:
 
 
 def test_topics_of_an_earlier_version_are_adopted_once_and_loudly() -> None:
-    """A journal whose newest claim names no topics: a warning at the first start that knows ids, none at the next."""
+    """A journal whose newest claim names no topics: a warning at the first start
+    that knows ids, none at the next.
+    """
 
     async def told(reign: Reign) -> None:
         await reign.end()
@@ -88,7 +94,9 @@ def test_topics_of_an_earlier_version_are_adopted_once_and_loudly() -> None:
 def test_an_empty_journal_beside_traces_of_an_app_is_not_founded(
     topic: Topic, record: Record, trace: str | None
 ) -> None:
-    """What perdure left in the other topics shows that a journal was lost; what a client produced first does not."""
+    """What perdure left in the other topics shows that a journal was lost; what a
+    client produced first does not.
+    """
 
     async def told(reign: Reign) -> None:
         await reign.end()
@@ -157,7 +165,9 @@ def _described(partitions: int = 2, **others: Described) -> dict[str, Described]
 
 
 def test_a_running_node_sees_what_becomes_of_its_topics() -> None:
-    """Nothing wrong; more partitions: a trouble, until they are gone; another id: an error; away for long: an error."""
+    """Nothing wrong; more partitions: a trouble, until they are gone; another id:
+    an error; away for long: an error.
+    """
     watch = TopicWatch(_Topics(), 2, lambda error: None)  # type: ignore[arg-type]  # its ids are all that is asked
     assert watch.look(_described(), 0.0) is None
     assert watch.troubles == ()

@@ -145,7 +145,9 @@ def test_an_outer_rollback_undoes_what_an_inner_one_is_writing() -> None:
 
 
 def test_a_closure_is_called_with_the_transaction() -> None:
-    """As on Cloudflare: async or not, its result is given, its exception undoes, `rollback` undoes quietly."""
+    """As on Cloudflare: async or not, its result is given, its exception undoes,
+    `rollback` undoes quietly.
+    """
 
     async def handler(state: State) -> None:
         async def move(txn: Transaction) -> str:

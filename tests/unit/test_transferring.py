@@ -1,4 +1,6 @@
-"""What another app's class is read as: sorted by our partitions, in entries of bounded size, and let go of if it cannot be."""
+"""What another app's class is read as: sorted by our partitions, in entries of
+bounded size, and let go of if it cannot be.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def test_each_object_goes_into_the_one_partition_it_belongs_to() -> None:
 
 
 def test_no_entry_is_larger_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values and alarms are spread over as many as it takes, in order; one that is larger alone has one alone."""
+    """Values and alarms are spread over as many as it takes, in order; one that is
+    larger alone has one alone.
+    """
     monkeypatch.setattr(source_module, "ENTRY_BYTES", 300)
     values = {f"v{number}": "x" * 100 for number in range(5)} | {"w": "y" * 1_000}
     alarms = [f"alarm{number}" for number in range(9)]

@@ -1,4 +1,6 @@
-"""Values that expire: hidden at once, removed from the tables without anyone asking, as stories on virtual time."""
+"""Values that expire: hidden at once, removed from the tables without anyone
+asking, as stories on virtual time.
+"""
 
 from __future__ import annotations
 

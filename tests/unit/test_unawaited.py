@@ -169,7 +169,9 @@ async def test_outside_of_turns_the_warning_is_what_it_was() -> None:
 
 @story
 async def test_filters_of_others_stay_as_they_are() -> None:
-    """What the program sets while a world is open is still set after it, and a world within another one ends as it may."""
+    """What the program sets while a world is open is still set after it, and a
+    world within another one ends as it may.
+    """
     with warnings.catch_warnings():
         shown = warnings.showwarning
         first, second = world(Hasty), world(Hasty)
@@ -186,7 +188,9 @@ async def test_filters_of_others_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("depth", [0, 2])
 def test_a_warning_outside_of_turns_names_the_line_that_dropped_the_coroutine(depth: int) -> None:
-    """As without a watch: the same text, category, file and line, with the place of creation if that is tracked."""
+    """As without a watch: the same text, category, file and line, with the place of
+    creation if that is tracked.
+    """
 
     async def forgotten() -> None: ...
 

@@ -1,4 +1,6 @@
-"""Values of state: what goes in comes out, equal and of the same type, or is refused by the name of its key."""
+"""Values of state: what goes in comes out, equal and of the same type, or is
+refused by the name of its key.
+"""
 
 from __future__ import annotations
 

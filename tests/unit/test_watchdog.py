@@ -1,4 +1,6 @@
-"""The watchdog: whom it interrupts, and whom it leaves alone. On real time, as signals are; each within a second."""
+"""The watchdog: whom it interrupts, and whom it leaves alone. On real time, as
+signals are; each within a second.
+"""
 
 from __future__ import annotations
 
@@ -260,7 +262,9 @@ def test_what_belongs_to_no_turn_is_left_alone() -> None:
 
 @pytest.mark.parametrize("room", ["perdure.streams.state.tables", "perdure.api.gateway"])
 def test_an_owners_own_code_is_never_interrupted(room: str) -> None:
-    """Not even below a handler: what it has begun it ends; the handler is interrupted when it is back in its own."""
+    """Not even below a handler: what it has begun it ends; the handler is
+    interrupted when it is back in its own.
+    """
     scope: dict[str, Any] = {"__name__": room, "spin": spin, "ended": False}
     code = "def work():\n global ended\n spin(%s)\n ended = True" % (STEP_S * 4)
     exec(code, scope)  # noqa: S102 - a function that lives in that room

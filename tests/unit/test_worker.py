@@ -1,4 +1,6 @@
-"""What a Worker sends, on virtual time: its response waits until that is durable, and says so if it may not be."""
+"""What a Worker sends, on virtual time: its response waits until that is durable,
+and says so if it may not be.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`python -m bench.peers.limit.rebuild LOG PARTITIONS DIRECTORY`: the smallest rebuild with perdure's promise.
+"""`python -m bench.peers.limit.rebuild LOG PARTITIONS DIRECTORY`: the smallest
+rebuild with perdure's promise.
 
 Reads perdure's journal from its RocksDB log, checks the chain, decodes each record, and puts the values into
 a RocksDB in DIRECTORY, 500 rows a batch, each batch with the place that it leads to; prints how many records

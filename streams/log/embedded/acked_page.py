@@ -1,14 +1,16 @@
 """How far the embedded log was acknowledged: a page of memory, mapped from a file in the log's folder.
 
-The page holds the number of the last change of RocksDB in a commit that was fsynced, and the same number inverted. RocksDB
-numbers all changes without a gap (see wal_check.py), so a log that ends before that number has lost acknowledged records.
+The page holds the number of the last change of RocksDB in a commit that was fsynced, and the same number
+inverted. RocksDB numbers all changes without a gap (see wal_check.py), so a log that ends before that number
+has lost acknowledged records.
 
 Laws
-- The number is stored after the fsync has returned and before any answer leaves: it is never ahead of what is durable, and
-  after the death of the process never behind what was acknowledged. [test_acked.py]
-- After a loss of power it may be behind. A flipped bit in records that it does not cover then looks like a torn end, as it
-  does without a page (an older log, a copy without it).
-- It lies in the log's folder, so a backup of the folder has both, and a restored backup does not look like a loss.
+- The number is stored after the fsync has returned and before any answer leaves: it is never ahead of what is
+  durable, and after the death of the process never behind what was acknowledged. [test_acked.py]
+- After a loss of power it may be behind. A flipped bit in records that it does not cover then looks like a
+  torn end, as it does without a page (an older log, a copy without it).
+- It lies in the log's folder, so a backup of the folder has both, and a restored
+  backup does not look like a loss.
 - If the two numbers differ (the process died between the two stores, or one is damaged) the lower one counts.
 """
 
@@ -36,7 +38,9 @@ def acked_in(folder: Path) -> int:
 
 
 class Acked:
-    """The page of the log in `folder`, for the process that writes it. Raises `DataDirError` if it cannot be made."""
+    """The page of the log in `folder`, for the process that writes it. Raises
+    `DataDirError` if it cannot be made.
+    """
 
     def __init__(self, folder: Path) -> None:
         known = acked_in(folder)

@@ -1,19 +1,22 @@
-"""The fsyncs of the embedded log, one at a time: in a thread of their own, or, for a small commit, on the event loop.
+"""The fsyncs of the embedded log, one at a time: in a thread of their own, or, for
+a small commit, on the event loop.
 
-`log.py` writes a sealed batch into RocksDB and hands it over here. When the fsync has returned, the log acknowledges the
-commands and entries in it.
+`log.py` writes a sealed batch into RocksDB and hands it over here. When the fsync has returned, the log
+acknowledges the commands and entries in it.
 
 Laws
 - The outcome of each is reported once, on the event loop, in order.
-- An fsync in the thread leaves the event loop free to fill the next batch. One on the loop blocks it, but saves two
-  switches of thread. So only a small commit, such as a single command with its entry, is synced there, and only while the
-  disk is quick.
+- An fsync in the thread leaves the event loop free to fill the next batch. One on the loop blocks it, but
+  saves two switches of thread. So only a small commit, such as a single command with its entry, is synced
+  there, and only while the disk is quick.
 - The watchdog's alarm does not interrupt an fsync: RocksDB treats an interrupted fsync as a failed one.
 - The page of acked_page.py is updated before the outcome is reported.
-- An fsync that takes long is logged while it lasts, after `HUNG_S` and each time its age has doubled, by a thread that does
-  nothing else: an fsync on the loop blocks every answer, `/livez` too, and code on the loop could not report it.
-- An fsync that takes `fsync_s` ends the process, as a SIGKILL would: nothing that waits was acknowledged, and a supervisor
-  can restart the process, here or elsewhere. It ends even if the log line cannot be written, as to a file on that disk.
+- An fsync that takes long is logged while it lasts, after `HUNG_S` and each time its age has doubled, by a
+  thread that does nothing else: an fsync on the loop blocks every answer, `/livez` too, and code on the loop
+  could not report it.
+- An fsync that takes `fsync_s` ends the process, as a SIGKILL would: nothing that waits was acknowledged, and
+  a supervisor can restart the process, here or elsewhere. It ends even if the log line cannot be written, as
+  to a file on that disk.
 """
 
 from __future__ import annotations
@@ -54,8 +57,8 @@ Synced = Callable[[CommitBatch, Ends, BaseException | None], None]
 class Sync:
     """Makes the batches of the database in `path` durable.
 
-    `synced(batch, ends, error)` is called when a batch is durable, or, with an error, may not be. An fsync that takes
-    `fsync_s` ends the process.
+    `synced(batch, ends, error)` is called when a batch is durable, or, with an error, may not be. An fsync
+    that takes `fsync_s` ends the process.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class Sync:
         threading.Thread(target=self._look_on, name="log-sync-alarm", daemon=True).start()
 
     def sync(self, batch: CommitBatch, ends: Ends, *, small: bool) -> None:
-        """Make a batch durable that was written. The previous one is durable, and nothing was written after it."""
+        """Make a batch durable that was written. The previous one is durable, and
+        nothing was written after it.
+        """
         batch.last_change = self._database.latest_sequence_number()
         if not small or self._mean_s >= QUICK_S:
             self._waiting.put((batch, ends))

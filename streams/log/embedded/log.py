@@ -1,19 +1,19 @@
 """The embedded log: one RocksDB for all topics and partitions, and one group commit for all that waits.
 
-A command that is appended here reaches its owner's tail in the same pass of the event loop. The entry of its turn goes
-into the same batch, and one fsync makes both durable; then the reply leaves.
+A command that is appended here reaches its owner's tail in the same pass of the event loop. The entry of its
+turn goes into the same batch, and one fsync makes both durable; then the reply leaves.
 
 Laws
-- `append` places a record in the open batch: it is accepted, not durable. Tails get all records that were accepted in a
-  pass of the event loop together, because turns that run in a row cost half.
+- `append` places a record in the open batch: it is accepted, not durable. Tails get all records that were
+  accepted in a pass of the event loop together, because turns that run in a row cost half.
 - A commit seals the open batch, after the journal's writers have put their records behind the commands
   in it, so that a command and its entry share one fsync. One commit is in flight at a time.
 - Receipts and writers are called back in log order, on the event loop, after the fsync.
-- A write or fsync that failed is never tried again, and nothing after it is accepted: what was pending has an unknown
-  outcome, later appends are `Unavailable`, and `on_stopped` is called.
+- A write or fsync that failed is never tried again, and nothing after it is accepted: what was pending has an
+  unknown outcome, later appends are `Unavailable`, and `on_stopped` is called.
 - Records that nothing waits for are committed after `LINGERS` times `LINGER_S`.
-- When the log falls silent a mark follows the last commit. Otherwise a flipped bit in that commit would look like a torn
-  end (see wal_check.py).
+- When the log falls silent a mark follows the last commit. Otherwise a flipped bit in that commit would look
+  like a torn end (see wal_check.py).
 - The open batch has no bound of its own: it holds what admission lets in during one fsync.
 """
 
@@ -387,7 +387,7 @@ class EmbeddedLog(Local):
             raise error
 
     async def sizes(self) -> dict[Topic, int]:
-        """The size of tables and memtable, divided among the topics by the number and mean size of their records."""
+        """The size of tables and memtable, divided by the number and mean size of each topic's records."""
         weights = {
             topic: sum((s.durable - s.start) * s.mean_bytes(s.start, s.durable) for s in streams)
             for topic, streams in self._streams.items()

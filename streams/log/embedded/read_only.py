@@ -1,8 +1,8 @@
 """The embedded log of another process, only read: what was durable when it was opened here.
 
-Commands such as `perdure state verify` use it beside a running node. It takes no lock and does not change any record
-(rocksdict rewrites its own small file with the same content). The node may go on meanwhile: RocksDB keeps the files that
-a reader has open. While it removes files, opening can fail.
+Commands such as `perdure state verify` use it beside a running node. It takes no lock and does not change any
+record (rocksdict rewrites its own small file with the same content). The node may go on meanwhile: RocksDB
+keeps the files that a reader has open. While it removes files, opening can fail.
 """
 
 from __future__ import annotations

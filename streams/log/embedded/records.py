@@ -1,12 +1,13 @@
 """The rows of the embedded log in RocksDB, and how its database is made and opened.
 
-Each record is one row. A stream of rows is one (topic, partition); `tail.py` adds to it what is only in memory.
+Each record is one row. A stream of rows is one (topic, partition); `tail.py` adds
+to it what is only in memory.
 
 Laws
 - A record's key is topic (1 byte), partition (u16), offset (u64), big endian: one ordered run per stream.
 - Its value is msgpack [time_ms, key, value, headers].
-- A database is made beside its path, and renamed when it is complete and synced. So a database at its path was once
-  complete, and what is missing from it now was lost.
+- A database is made beside its path, and renamed when it is complete and synced. So a database at its path
+  was once complete, and what is missing from it now was lost.
 - Trimming keeps a row with the stream's first and next offset: offsets are never used again.
 """
 
@@ -212,7 +213,8 @@ class Rows:
     def _run(self, start: int, stop: int) -> list[LogRecord] | None:
         """All records with start <= offset < stop; None if one is missing or unreadable.
 
-        Keys are not read: between these two there are no other rows, so the right number of them means that all are there.
+        Keys are not read: between these two there are no other rows, so the right
+        number of them means that all are there.
         """
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(self.key(stop))

@@ -1,17 +1,19 @@
 """The state in memory of one (topic, partition) of the embedded log, and the tails that read it.
 
-A command that was appended becomes visible here: the tail of its partition's owner gets it in the same pass of the event
-loop, before it is durable.
+A command that was appended becomes visible here: the tail of its partition's owner gets it in the same pass
+of the event loop, before it is durable.
 
 Laws
-- start <= durable <= written <= held <= next. Offsets from `start` on are kept; those below `durable` are fsynced, below
-  `written` in the database, below `held` no longer in memory, and below `next` given to records.
-- A tail delivers each record from its start once, in order, one call at a time: a record appended from within `deliver`
-  follows after that call has returned. [test_embedded_tail.py]
-- A tail that is behind or paused holds no records: it reads them again from the database, a chunk per pass of the event
-  loop, and from the open batch at the end. [test_embedded_tail.py]
-- The open batch does not hold records that all live tails have, because memory that is free at once is in the CPU's cache
-  for the next request. A tail that is too late requests a commit, and reads the records from the database.
+- start <= durable <= written <= held <= next. Offsets from `start` on are kept; those below `durable` are
+  fsynced, below `written` in the database, below `held` no longer in memory, and below `next` given to
+  records.
+- A tail delivers each record from its start once, in order, one call at a time: a record appended from within
+  `deliver` follows after that call has returned. [test_embedded_tail.py]
+- A tail that is behind or paused holds no records: it reads them again from the database, a chunk per pass of
+  the event loop, and from the open batch at the end. [test_embedded_tail.py]
+- The open batch does not hold records that all live tails have, because memory that is free at once is in the
+  CPU's cache for the next request. A tail that is too late requests a commit, and reads the records from the
+  database.
 """
 
 from __future__ import annotations
@@ -213,7 +215,9 @@ class EmbeddedTail:
 
 
 def hand_over(accepted: dict[EmbeddedStream, None]) -> None:
-    """Deliver new records to the tails of these streams, also those appended meanwhile; empties `accepted`."""
+    """Deliver new records to the tails of these streams, also those appended
+    meanwhile; empties `accepted`.
+    """
     while accepted:
         stream, _ = accepted.popitem()
         stream.hand_over()

@@ -1,23 +1,23 @@
 """Opens the embedded log's RocksDB, and refuses to if an acknowledged write was lost.
 
-Before RocksDB opens its files, `check` reads the MANIFEST and the write-ahead logs. It tells the torn end that a crash may
-leave, which is cut off, from damage, which is an error.
+Before RocksDB opens its files, `check` reads the MANIFEST and the write-ahead logs. It tells the torn end
+that a crash may leave, which is cut off, from damage, which is an error.
 
 Laws
 - One commit is one record of RocksDB's write-ahead log (WAL), and it is written only after the commit
   before it was fsynced. So a crash can tear the last record of the newest WAL and nothing else.
-- Torn means that in the newest WAL no record *starts* behind the first invalid byte. The torn end is cut off, a copy is
-  kept, and the caller gets a `Cut`. Anything else invalid is `LogCorrupt`, naming file and byte.
-- What is known to have been acknowledged (acked_page.py) is never cut: a log that ends before it is `LogCorrupt`, even if
-  it ends like a torn one, or between two records.
-- RocksDB numbers every change; the numbers must run without a gap from the last one in tables, according to the MANIFEST,
-  to the end of the newest WAL. So a lost file is noticed, not only a damaged one.
+- Torn means that in the newest WAL no record *starts* behind the first invalid byte. The torn end is cut off,
+  a copy is kept, and the caller gets a `Cut`. Anything else invalid is `LogCorrupt`, naming file and byte.
+- What is known to have been acknowledged (acked_page.py) is never cut: a log that ends before it is
+  `LogCorrupt`, even if it ends like a torn one, or between two records.
+- RocksDB numbers every change; the numbers must run without a gap from the last one in tables, according to
+  the MANIFEST, to the end of the newest WAL. So a lost file is noticed, not only a damaged one.
 - An existing directory is never created again, whatever is missing from it.
 
-RocksDB alone does not hold these: by default it drops what lies behind a flipped bit; its lenient mode takes a flipped
-length for a torn end; and its strict mode, which is used here as the second check, cannot open a log with a torn end and
-does not notice a lost WAL.
-Format: github.com/facebook/rocksdb/wiki/Write-Ahead-Log-File-Format (the MANIFEST has the same one).
+RocksDB alone does not hold these: by default it drops what lies behind a flipped bit; its lenient mode takes
+a flipped length for a torn end; and its strict mode, which is used here as the second check, cannot open a
+log with a torn end and does not notice a lost WAL. Format:
+github.com/facebook/rocksdb/wiki/Write-Ahead-Log-File-Format (the MANIFEST has the same one).
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def operating_error(error: BaseException, path: Path, doing: str) -> OperatorErr
 
 
 def check(path: Path, torn: Path, acked: int = 0) -> Cut | None:
-    """Check the MANIFEST and WALs of `path`; cut off a torn end, unless it was acknowledged. Raises `LogCorrupt`."""
+    """Check the MANIFEST and WALs of `path`; cut off a torn end, unless it was
+    acknowledged. Raises `LogCorrupt`.
+    """
     manifest = _current_manifest(path)
     live_from, last_sequence, in_tables, manifest_damage = _read_manifest(manifest)
     wals = sorted((int(wal.stem), wal) for wal in path.glob("*.log"))
@@ -237,7 +239,8 @@ def _current_manifest(path: Path) -> Path:
 
 
 def _read_manifest(manifest: Path) -> tuple[int, int, int, Damage | None]:
-    """The number of the oldest WAL still needed, the last change there was, the last one in tables, and its torn end.
+    """The number of the oldest WAL still needed, the last change there was, the
+    last one in tables, and its torn end.
 
     A table is listed while changes go on, so the last change there was may lie in a WAL.
     """
@@ -264,7 +267,9 @@ def _read_manifest(manifest: Path) -> tuple[int, int, int, Damage | None]:
 
 
 def _edit_fields(edit: bytes) -> dict[int, int]:
-    """The plain numbers at the head of a MANIFEST record (a VersionEdit), and the last change in the first new table."""
+    """The plain numbers at the head of a MANIFEST record (a VersionEdit), and the
+    last change in the first new table.
+    """
     fields: dict[int, int] = {}
     at = 0
 
@@ -324,7 +329,9 @@ def _cut(wal: Path, damage: Damage, torn: Path) -> Cut:
 
 
 def _records_at(file: Path, position: int) -> int:
-    """The number of changes in the commit that begins at `position`, according to its head; 0 if that is missing."""
+    """The number of changes in the commit that begins at `position`, according to
+    its head; 0 if that is missing.
+    """
     with file.open("rb") as source:
         source.seek(position)
         head = source.read(HEADER.size + CHANGES.size)

@@ -1,7 +1,8 @@
-"""The records that the embedded log commits together, the receipts of these records, and the journal's writers.
+"""The records that the embedded log commits together, the receipts of these
+records, and the journal's writers.
 
-Each appended record goes into the open `CommitBatch`. When it is sealed, `log.py` writes it with one write and one fsync,
-and then calls back everything that waits for its outcome.
+Each appended record goes into the open `CommitBatch`. When it is sealed, `log.py` writes it with one write
+and one fsync, and then calls back everything that waits for its outcome.
 
 Laws
 - A batch is open, then sealed, then over. Each callback that waits for its outcome is called once.
@@ -40,7 +41,9 @@ class CommitBatch:
 
     @property
     def small(self) -> bool:
-        """True if it holds about one command with its entry, and they are not large. Valid until it is written."""
+        """True if it holds about one command with its entry, and they are not
+        large. Valid until it is written.
+        """
         return self.count <= SMALL_RECORDS and self.write.size_in_bytes() <= SMALL_BYTES
 
     def when_over(self, place: int, then: Outcome) -> None:
@@ -67,7 +70,9 @@ class CommitBatch:
 
 
 class Appended(LogRecord, eq=False):
-    """A record that was appended, and its own `perdure.streams.log.base.Receipt`; `place` is its place in the batch `write`."""
+    """A record that was appended, and its own `perdure.streams.log.base.Receipt`;
+    `place` is its place in the batch `write`.
+    """
 
     place: int = 0
 
@@ -89,7 +94,9 @@ class RefusedReceipt:
 
 
 class EmbeddedWriter:
-    """See `perdure.streams.log.base.Writer`. `fill_soon(writer, urgent)` requests that the log fills from it."""
+    """See `perdure.streams.log.base.Writer`. `fill_soon(writer, urgent)` requests
+    that the log fills from it.
+    """
 
     __slots__ = ("_fill_soon", "closed", "source", "stream")
 

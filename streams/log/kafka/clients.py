@@ -1,7 +1,9 @@
-"""aiokafka as the Kafka log uses it: the options of its clients, and a producer whose batches can be taken back.
+"""aiokafka as the Kafka log uses it: the options of its clients, and a producer
+whose batches can be taken back.
 
-`queues.py` and the writers send through a `Producer`, which `producer.py` makes and replaces. aiokafka is pinned below
-0.15, because `_message_accumulator`, `_sender` and `_topics`, which are used here, are its private parts.
+`queues.py` and the writers send through a `Producer`, which `producer.py` makes and replaces. aiokafka is
+pinned below 0.15, because `_message_accumulator`, `_sender` and `_topics`, which are used here, are its
+private parts.
 
 Laws
 - Every client of a log is made from one `Endpoint`: the same address, time-outs and credentials.
@@ -35,7 +37,9 @@ UNREACHED = (KafkaError, OSError, TimeoutError)  # what aiokafka raises if a bro
 
 
 class Endpoint(NamedTuple):
-    """The address of a Kafka cluster and the options of its clients; `security` is made by `security_options`."""
+    """The address of a Kafka cluster and the options of its clients; `security` is
+    made by `security_options`.
+    """
 
     bootstrap: str
     client_id: str
@@ -99,7 +103,9 @@ class Producer:
         self._cut = False
 
     async def start(self, topics: Sequence[str], timeout_s: float) -> None:
-        """Connect and fetch the metadata of the topics. Raises one of `UNREACHED`; then `drop` the producer."""
+        """Connect and fetch the metadata of the topics. Raises one of `UNREACHED`;
+        then `drop` the producer.
+        """
         async with asyncio.timeout(timeout_s):
             await self._aiokafka.start()
             self._aiokafka.client.set_topics(topics)
@@ -111,10 +117,12 @@ class Producer:
         return self._aiokafka.create_batch()
 
     def send(self, batch: Any, place: TopicPartition) -> asyncio.Future[Any]:
-        """Hand a batch over; at most one may be in flight for each partition. The result has the base `offset`.
+        """Hand a batch over; at most one may be in flight for each partition. The
+        result has the base `offset`.
 
-        The same as aiokafka's `send_batch`, without its two awaits, which have nothing to wait for once the topics
-        are known and no other batch of the partition is in flight. Raises `KafkaError` if the producer has failed.
+        The same as aiokafka's `send_batch`, without its two awaits, which have nothing to wait for once the
+        topics are known and no other batch of the partition is in flight. Raises `KafkaError` if the producer
+        has failed.
         """
         assert not self._cut, "a batch was handed to a producer that had been dropped"
         if self._accumulator._exception is not None:
@@ -139,7 +147,9 @@ class Producer:
         return place in self._touched
 
     def withdraw(self, place: TopicPartition) -> bool:
-        """Take back the batch of this partition if it was never sent (so that no sequence number was used for it)."""
+        """Take back the batch of this partition if it was never sent (so that no
+        sequence number was used for it).
+        """
         batches = self._accumulator._batches.get(place)
         if not batches or batches[0].retry_count > 0:
             return False
@@ -155,7 +165,9 @@ class Producer:
             task.cancel()
 
     async def drop(self) -> None:
-        """Close the connections and end the tasks; at the latest after a few seconds, whatever the brokers do."""
+        """Close the connections and end the tasks; at the latest after a few
+        seconds, whatever the brokers do.
+        """
         self.cut()
         await asyncio.sleep(0)
         task = self._aiokafka._sender.sender_task

@@ -5,12 +5,12 @@ Tails (`tails.py`) and bounded reads (`reads.py`) build their requests and unpac
 Laws
 - `read_committed`: records of open or aborted transactions are not seen, nor are control records.
 - A position only moves over what was delivered, or over offsets that the broker says hold no record.
-- An offset that does not exist, a topic that is gone, a damaged batch: `LogCorrupt` naming topic, partition and
-  offset.
+- An offset that does not exist, a topic that is gone, a damaged batch: `LogCorrupt`
+  naming topic, partition and offset.
 
-The requests are our own because aiokafka's consumer keeps a buffer per partition (records left in it for 100 ms
-stop the next fetch), forgets all buffers and positions when the assignment changes, and builds every record
-twice; it is also silent about a topic that is gone.
+The requests are our own because aiokafka's consumer keeps a buffer per partition (records left in it for 100
+ms stop the next fetch), forgets all buffers and positions when the assignment changes, and builds every
+record twice; it is also silent about a topic that is gone.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Laws
 - Accepted = durable = acknowledged by `min.insync.replicas`; reading is `read_committed`.
-- Commands, replies, dead letters and journals of a node go through one producer (`producer.py`): whatever makes
-  an outcome unknown ends it, and with it every writer, so that each partition is claimed again.
-- Stamps are the broker's (LogAppendTime), and may step back at a change of leader (see streams/log/log_time.py).
+- Commands, replies, dead letters and journals of a node go through one producer (`producer.py`): whatever
+  makes an outcome unknown ends it, and with it every writer, so that each partition is claimed again.
+- Stamps are the broker's (LogAppendTime), and may step back at a change of leader (see
+  streams/log/log_time.py).
 - No call waits for a broker without a bound, `close` included. Only tails and writers wait until it is back.
 """
 
@@ -40,7 +41,9 @@ def _report(error: BaseException) -> None:
 
 
 class KafkaReading:
-    """An app's log on a Kafka cluster, for reading only: without a producer or tails. Parameters as those of `KafkaLog`."""
+    """An app's log on a Kafka cluster, for reading only: without a producer or
+    tails. Parameters as those of `KafkaLog`.
+    """
 
     exclusive = False
 
@@ -76,7 +79,8 @@ class KafkaLog:
     partitions: the number of partitions of each topic. It never changes.
     clock_ms: the time in ms, with which records are stamped until the broker does.
     client_id: the name under which the broker's log and quotas know this node.
-    append_timeout_s: after it the outcome of an append is unknown if it was sent, and `Unavailable` if it was not.
+    append_timeout_s: after it the outcome of an append is unknown if it was sent,
+        and `Unavailable` if it was not.
     connect_timeout_s: after it `start` raises `LogUnreachable`.
     replication_factor: of topics that are created. None: three, or the number of brokers if there are fewer.
     security: TLS and SASL, as `security_options` makes them; None: neither.

@@ -1,6 +1,8 @@
-"""What brokers say of topics: how many partitions, who leads them, and the topic's id, which no other topic ever had.
+"""What brokers say of topics: how many partitions, who leads them, and the topic's
+id, which no other topic ever had.
 
-Metadata requests of version 10, which aiokafka does not speak; version 5, without ids, where a broker is older than 2.8.
+Metadata requests of version 10, which aiokafka does not speak; version 5, without
+ids, where a broker is older than 2.8.
 """
 
 from __future__ import annotations
@@ -132,7 +134,8 @@ class Described(NamedTuple):
 
 
 async def described(admin: Any, names: Sequence[str]) -> Mapping[str, Described]:
-    """What the brokers say of these topics, by name; nothing of one that is absent. Raises one of `UNREACHED`.
+    """What the brokers say of these topics, by name; nothing of one that is absent.
+    Raises one of `UNREACHED`.
 
     Asked as aiokafka asks, a broker makes a topic that it does not have, as it thinks fit
     (`auto.create.topics.enable`, which is on unless it was turned off).

@@ -1,11 +1,12 @@
 """Why brokers cannot be used: one connection per address, as the clients make it, shows what is wrong.
 
-A client reports the same "unable to bootstrap" for a dead port, a listener that speaks TLS, one that requires SASL, and a
-wrong password. `diagnose` connects with the log's own settings and names the setting that does not fit.
+A client reports the same "unable to bootstrap" for a dead port, a listener that speaks TLS, one that requires
+SASL, and a wrong password. `diagnose` connects with the log's own settings and names the setting that does
+not fit.
 
 Laws
-- Secrets are sent only as the clients send them. Where they do not get that far, two requests that hold no secret
-  (ApiVersions, Metadata) show what listens at the address. [test_kafka_listeners.py]
+- Secrets are sent only as the clients send them. Where they do not get that far, two requests that hold no
+  secret (ApiVersions, Metadata) show what listens at the address. [test_kafka_listeners.py]
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ _NEEDS_SASL = 'set kafka.security_protocol to "{}", kafka.sasl_mechanism, and us
 
 
 class Diagnosis(NamedTuple):
-    """The fault of a broker or of the settings, and what to do. `certain`: the settings do not fit, so that trying again does not help."""
+    """The fault of a broker or of the settings, and what to do. `certain`: the settings do not fit, so
+    that trying again does not help.
+    """
 
     text: str
     certain: bool = False
@@ -214,7 +217,9 @@ def _is_answer(answer: bytes) -> bool:
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, api: int, body: bytes) -> bytes:
-    """The beginning of the response to a request of version 0 (Metadata: 1); empty if the connection was closed."""
+    """The beginning of the response to a request of version 0 (Metadata: 1); empty
+    if the connection was closed.
+    """
     head = struct.pack(">hhih", api, 1 if api == _METADATA else 0, 1, 7) + b"perdure"
     writer.write(struct.pack(">i", len(head) + len(body)) + head + body)
     await writer.drain()

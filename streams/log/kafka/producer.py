@@ -1,13 +1,14 @@
 """The producer of a node: one for all its partitions, replaced when it fails.
 
-The queues and the journal's writers (`queues.py`) hand their batches to the `ProducerManager`, which sends them through
-the current `Producer` and reports the outcome of each. While there is no producer they keep what they have.
+The queues and the journal's writers (`queues.py`) hand their batches to the `ProducerManager`, which sends
+them through the current `Producer` and reports the outcome of each. While there is no producer they keep what
+they have.
 
 Laws
-- Every batch has an outcome after `append_timeout_s` at the latest: an offset; `Unavailable`, if no byte of it can have
-  left this process; otherwise `OutcomeUnknown`. [test_kafka_producer.py]
-- Whatever makes an outcome unknown ends the producer, and with it all that is in flight. The next one is made only after
-  the last one was dropped. [test_kafka_producer.py]
+- Every batch has an outcome after `append_timeout_s` at the latest: an offset; `Unavailable`, if no byte of
+  it can have left this process; otherwise `OutcomeUnknown`. [test_kafka_producer.py]
+- Whatever makes an outcome unknown ends the producer, and with it all that is in flight. The next one is made
+  only after the last one was dropped. [test_kafka_producer.py]
 """
 
 from __future__ import annotations
@@ -218,7 +219,9 @@ class ProducerManager:
             drained.set_result(None)
 
     async def drain(self) -> None:
-        """Accept nothing more, and wait until all that was accepted has its outcome (`append_timeout_s` at most)."""
+        """Accept nothing more, and wait until all that was accepted has its outcome
+        (`append_timeout_s` at most).
+        """
         self.closed = True
         self._drained = self.loop.create_future()
         self.check_drained()

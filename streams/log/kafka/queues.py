@@ -1,13 +1,16 @@
 """Appending to Kafka: a queue for each partition of commands, replies and dead, and the writers of journals.
 
-Both fill one batch at a time, send it through the producer of the node (`producer.py`), and are called back with its
-outcome. A record that is appended to a queue gets a `KafkaReceipt`; a writer asks its source for records.
+Both fill one batch at a time, send it through the producer of the node (`producer.py`), and are called back
+with its outcome. A record that is appended to a queue gets a `KafkaReceipt`; a writer asks its source for
+records.
 
 Laws
-- At most one batch of a (topic, partition) is in flight; later records wait in order until it has its outcome.
-- Records of a queue that were not sent go to the next producer, until they are `append_timeout_s` old. What a writer
-  has filled is sent through one producer, or never. [test_kafka_producer.py]
-- At most 20,000 records wait in a queue, and 64 MiB in all queues. Above that a receipt fails with `Overloaded`.
+- At most one batch of a (topic, partition) is in flight; later records wait in
+  order until it has its outcome.
+- Records of a queue that were not sent go to the next producer, until they are `append_timeout_s` old. What a
+  writer has filled is sent through one producer, or never. [test_kafka_producer.py]
+- At most 20,000 records wait in a queue, and 64 MiB in all queues. Above that a
+  receipt fails with `Overloaded`.
 """
 
 from __future__ import annotations
@@ -82,7 +85,9 @@ class PartitionQueue:
         return not self._waiting and not self._in_flight
 
     def add(self, record: Record, size: int) -> KafkaReceipt:
-        """Queue a record of `size` bytes. The receipt fails at once if the log is closed or a bound is reached."""
+        """Queue a record of `size` bytes. The receipt fails at once if the log is
+        closed or a bound is reached.
+        """
         manager = self._manager
         receipt = KafkaReceipt(size, manager.loop.time())
         if manager.closed:
@@ -212,7 +217,9 @@ class KafkaWriter:
         return not self._in_flight and self._wanted is None
 
     def send(self) -> None:
-        """Send what the source has, if it has requested that, nothing is in flight and there is a producer."""
+        """Send what the source has, if it has requested that, nothing is in
+        flight and there is a producer.
+        """
         self._timer = None
         producer = self._manager.producer
         if self._source is None or self._in_flight or producer is None or self._wanted is None:
@@ -236,7 +243,9 @@ class KafkaWriter:
         self._manager.send(producer, self._place, batch, self._floor, self._on_outcome)
 
     def _refuse(self, size: int) -> None:
-        """End this writer: the broker would refuse the batch, which would end the node's producer, every time."""
+        """End this writer: the broker would refuse the batch, which would end the
+        node's producer, every time.
+        """
         source = self._source
         self.close()
         assert source is not None

@@ -1,7 +1,7 @@
 """Bounded reads of Kafka partitions.
 
-Recovery and rebuilds read the journal through these. Law: a request that gets no answer is repeated, with back-off, for at
-most `READ_TIMEOUT_S` without progress.
+Recovery and rebuilds read the journal through these. Law: a request that gets no answer is repeated, with
+back-off, for at most `READ_TIMEOUT_S` without progress.
 """
 
 from __future__ import annotations

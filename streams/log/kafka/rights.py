@@ -1,6 +1,7 @@
 """What a node may do with the topics of its app, by the ACLs of the cluster.
 
-Brokers say with each description of a topic which operations this client may do on it, so a start costs no further request.
+Brokers say with each description of a topic which operations this client may do on
+it, so a start costs no further request.
 
 Law: a right that is missing is named with the command that grants it. [test_kafka_security.py]
 """

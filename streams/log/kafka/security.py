@@ -3,9 +3,10 @@
 Every client of a log is made from one `Endpoint` (clients.py), which carries these options.
 
 Laws
-- Passwords, keys and certificates are read once, at start; tokens of OAUTHBEARER for each connection, since they expire.
-  [test_kafka_security.py]
-- Brokers' certificates are always verified, with the name that the broker is reached by. [test_kafka_security.py]
+- Passwords, keys and certificates are read once, at start; tokens of OAUTHBEARER for each connection, since
+  they expire. [test_kafka_security.py]
+- Brokers' certificates are always verified, with the name that the broker is
+  reached by. [test_kafka_security.py]
 - No error quotes a secret, or what a token command or token server printed. [test_kafka_security.py]
 """
 

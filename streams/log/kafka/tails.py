@@ -4,7 +4,8 @@ An owner gets its commands through the tail of its partition, a gateway its repl
 
 Laws
 - Nothing is buffered: what is fetched is delivered in the same step or dropped.
-- A request that gets no answer is repeated forever, with back-off; a warning says so, first at once and then rarely.
+- A request that gets no answer is repeated forever, with back-off; a warning says
+  so, first at once and then rarely.
 - An error that cannot pass ends the tail, and is reported by `stopped`.
 """
 
@@ -83,7 +84,9 @@ class KafkaTail:
         self._tails.forget(self)
 
     def stands(self, fetched: Fetched, now_s: float) -> None:
-        """Note how far the partition can be read: a transaction that stays open blocks the records behind it."""
+        """Note how far the partition can be read: a transaction that stays open
+        blocks the records behind it.
+        """
         if fetched.end >= fetched.high or fetched.end != self._open_at:
             if self.blocked:
                 _logger.warning("a partition can be read again", place=named(self.place), offset=fetched.end)
@@ -200,7 +203,8 @@ class Tails:
             if not wanted:
                 return
             turn += 1
-            # Tails of one partition at different positions take turns; then the broker does not wait for records.
+            # Tails of one partition at different positions take turns; then the broker does not wait for
+            # records.
             positions = {place: at[turn % len(at)] for place, at in wanted.items()}
             apart = any(min(at) != max(at) for at in wanted.values())
             order = list(positions.items())

@@ -1,8 +1,8 @@
 """Watches an app's topics while a node runs: they may be deleted, created again, or given more partitions.
 
 Laws
-- A topic that is not the one of the node's start stops the node: the state was not made of its records, and a reader that
-  was paused meanwhile would go on in it silently.
+- A topic that is not the one of the node's start stops the node: the state was not made of its records, and a
+  reader that was paused meanwhile would go on in it silently.
 - Added partitions do not stop the node, but it is not ready: clients that see them place keys by them.
 """
 

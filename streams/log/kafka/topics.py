@@ -119,10 +119,12 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
 def misfit(
     journal: str, counts: Mapping[str, int], ends: Mapping[str, int], wanted: int, where: str
 ) -> PerdureError | None:
-    """The error for topics that are missing, or do not all have `wanted` partitions; None if they can be used or made.
+    """The error for topics that are missing, or do not all have `wanted`
+    partitions; None if they can be used or made.
 
-    `counts` are the partitions of the topics that exist, `ends` how many records each was ever given. Each text names a
-    way out, which depends on whether the app was served before: its journal says so, and so does what the others hold.
+    `counts` are the partitions of the topics that exist, `ends` how many records each was ever given. Each
+    text names a way out, which depends on whether the app was served before: its journal says so, and so does
+    what the others hold.
     """
     delete = f"kafka-topics.sh --bootstrap-server {where} --delete --topic"
     odd = {name: count for name, count in counts.items() if count != wanted}
@@ -241,7 +243,9 @@ class Topics:
         )
 
     async def _ready(self) -> bool:
-        """One attempt: True if all topics exist, have the right settings, and every partition has a leader."""
+        """One attempt: True if all topics exist, have the right settings, and
+        every partition has a leader.
+        """
         existing = await self.described()
         if lacking := missing_rights(self._endpoint, existing):
             raise ConfigError(lacking)

@@ -1,15 +1,16 @@
 """The two requests that carry all records, fetch and produce, written and read by `struct`.
 
-aiokafka calls a method for each field. One fetch of 16 partitions then takes 85 µs of CPU for the request and the
-response, and 23 µs here; a produce of one batch 12 µs and 5 µs. Measured with and without this module in turn, on one
-broker: 9 % less CPU of the node for a write by one client, 7 % by 32, 9 % for a read by 32, and no clear difference
-at 128, where each fetch carries many records.
+aiokafka calls a method for each field. One fetch of 16 partitions then takes 85 µs of CPU for the request and
+the response, and 23 µs here; a produce of one batch 12 µs and 5 µs. Measured with and without this module in
+turn, on one broker: 9 % less CPU of the node for a write by one client, 7 % by 32, 9 % for a read by 32, and
+no clear difference at 128, where each fetch carries many records.
 
 Laws
-- The bytes are those that aiokafka writes, and the values those that it reads, except that a null array is read as
-  empty. [test_kafka_wire.py]
-- Only the versions that brokers since Kafka 2.3 speak (fetch 11, produce 7) are written here; all others are left to
-  aiokafka, on whose `prepare`, `build` and the private fields of `ProduceRequest` this module depends.
+- The bytes are those that aiokafka writes, and the values those that it reads, except that a null array is
+  read as empty. [test_kafka_wire.py]
+- Only the versions that brokers since Kafka 2.3 speak (fetch 11, produce 7) are written here; all others are
+  left to aiokafka, on whose `prepare`, `build` and the private fields of `ProduceRequest` this module
+  depends.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class _Read:
         return self._bytes[at:end]
 
     def topics(self, number: int) -> Iterator[tuple[str, range]]:
-        """For each of `number` topics its name and a range as long as its partitions, which the caller reads next."""
+        """For each of `number` topics its name and a range as long as its
+        partitions, which the caller reads next.
+        """
         for _ in range(number):
             name = self.data(self.take(_LENGTH)[0]).decode()
             yield name, range(self.take(_COUNT)[0])

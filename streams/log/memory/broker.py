@@ -2,9 +2,9 @@
 
 Laws
 - A `MemoryBroker` outlives its clients (streams/log/memory/log.py). What is durable here is never forgotten.
-- `ordered`: records are accepted at once, into one open write; a write is sealed with the journal's records behind
-  the commands, and becomes durable whole. A crash of the process forgets the open write, and may or may
-  not forget the one under way.
+- `ordered`: records are accepted at once, into one open write; a write is sealed with the journal's records
+  behind the commands, and becomes durable whole. A crash of the process forgets the open write, and may or
+  may not forget the one under way.
 - `exclusive`: a second client is refused while the first lives.
 """
 
@@ -48,8 +48,8 @@ class Faults:
         return 0.0
 
     def fate(self, step: str) -> str:
-        """What becomes of a request: `ok`; `lost` lands, its ack doesn't; `never` lands; `late` lands after it
-        was given up."""
+        """What becomes of a request: `ok`; `lost` lands, its ack doesn't; `never`
+        lands; `late` lands after it was given up."""
         return "ok"
 
     timeout_s = 1.0
@@ -184,7 +184,9 @@ class MemoryBroker:
         return self.open.starts.get(stream, stream.end)
 
     def crash(self, *, keep_in_flight: bool) -> None:
-        """The process that holds an ordered log dies: what was not written is forgotten, whole writes at a time."""
+        """The process that holds an ordered log dies: what was not written is
+        forgotten, whole writes at a time.
+        """
         self._crashes += 1
         lost = [self.open] if keep_in_flight or self.in_flight is None else [self.open, self.in_flight]
         for write in lost:

@@ -5,9 +5,9 @@ A `MemoryBroker` is the log itself; a `MemoryLog` is one process's client of it.
 Laws
 - Not `ordered`: as on Kafka. A record is accepted when it is durable; requests land after a delay, their
   acknowledgements may be lost, a batch given up for unknown may land late, after whatever came in between.
-- `ordered`: as on disk. Records are accepted at once, into one open write; a write is sealed with the journal's
-  records behind the commands, and becomes durable whole. A crash of the process forgets the open write,
-  and may or may not forget the one under way.
+- `ordered`: as on disk. Records are accepted at once, into one open write; a write is sealed with the
+  journal's records behind the commands, and becomes durable whole. A crash of the process forgets the open
+  write, and may or may not forget the one under way.
 - `exclusive`: a second client is refused while the first lives.
 - A killed client hears nothing and sends nothing more; what it has sent may still land.
 """

@@ -1,19 +1,20 @@
-"""The crash marker: which command kills the process. It is a page of memory, mapped from a file, that outlives it.
+"""The crash marker: which command kills the process. It is a page of memory, mapped
+from a file, that outlives it.
 
-The file holds 64-bit words in the machine's byte order: first the word of the turn whose code is running (0: none),
-then pairs of a command's word and its number of crashes, the latest first.
+The file holds 64-bit words in the machine's byte order: first the word of the turn whose code is running (0:
+none), then pairs of a command's word and its number of crashes, the latest first.
 
 Laws [test_poison.py, test_runaways.py]
-- The page names a command while its turn's code runs, and is clear otherwise. So a process that died leaves the name
-  of the one command that can have killed it; commands that waited or were suspended are innocent.
-- The next start counts one crash for that command, and clears the page. A count is kept until `CHARGES` other commands
-  were counted.
-- An offset names a command only while the log has it. A command that was lost with the process before it was durable
-  is not counted, so that the command that gets its offset is not mistaken for it. Senders that repeat by themselves (a
-  due alarm, a call from an object) would repeat it forever: after a crash in a turn (`died`) such commands run only
-  once they are durable.
-- The kernel keeps the page when the process dies: nothing is fsynced. After a power loss the page may be some seconds
-  old; at worst one crash is counted once too often.
+- The page names a command while its turn's code runs, and is clear otherwise. So a process that died leaves
+  the name of the one command that can have killed it; commands that waited or were suspended are innocent.
+- The next start counts one crash for that command, and clears the page. A count is
+  kept until `CHARGES` other commands were counted.
+- An offset names a command only while the log has it. A command that was lost with the process before it was
+  durable is not counted, so that the command that gets its offset is not mistaken for it. Senders that repeat
+  by themselves (a due alarm, a call from an object) would repeat it forever: after a crash in a turn (`died`)
+  such commands run only once they are durable.
+- The kernel keeps the page when the process dies: nothing is fsynced. After a power loss the page may be some
+  seconds old; at worst one crash is counted once too often.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class CrashMarker:
     def charged(self, partition: int, end: int) -> dict[int, int]:
         """Return, by offset, how often the process died while that command of the partition ran.
 
-        `end` is the end of the partition's commands before this process has added any. Commands at offsets from there
-        on were lost, and their counts are dropped.
+        `end` is the end of the partition's commands before this process has added any. Commands at offsets
+        from there on were lost, and their counts are dropped.
         """
         lost = [place for place in self.charges if place[0] == partition and place[1] >= end]
         for place in lost:

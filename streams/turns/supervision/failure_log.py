@@ -1,8 +1,8 @@
 """The failure log: one line about a handler that failed, for its author.
 
 Laws
-- The place is the innermost line of the traceback that belongs neither to perdure nor to a library, if there is one.
-  For an exception group the first error counts.
+- The place is the innermost line of the traceback that belongs neither to perdure nor to a library, if there
+  is one. For an exception group the first error counts.
 - No line quotes what a WebSocket's client sent: the words of the message are masked in the error's text.
 - A flood of failures is counted, not printed: at most `LINES` a second.
 """
@@ -56,7 +56,8 @@ def place_of(error: BaseException) -> str:
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
-    """Return a log line's fields about an error: `error`, and if the user's code was running, `at`, `code` and `via`.
+    """Return a log line's fields about an error: `error`, and if the user's code
+    was running, `at`, `code` and `via`.
 
     `via`: the callers of the line `at`, innermost last.
     """
@@ -116,6 +117,8 @@ class FailureLog:
 
 
 def what_of(turn: Turn) -> str:
-    """Return the request in a few words, without the object's name and without the query, which may be private."""
+    """Return the request in a few words, without the object's name and without the
+    query, which may be private.
+    """
     command = turn.command
     return f"{command.kind} {command.method} {command.path.partition('?')[0]}".strip()[:200]

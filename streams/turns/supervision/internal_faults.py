@@ -1,8 +1,8 @@
-"""Internal faults: errors of perdure's own. One that meets a turn fails that command; one that may have broken a
-partition stops that partition.
+"""Internal faults: errors of perdure's own. One that meets a turn fails that command; one that may have
+broken a partition stops that partition.
 
-The code around a handler may raise an unforeseen error. Each is reported with its traceback, through the event loop's
-exception handler. What follows depends on how far the turn was:
+The code around a handler may raise an unforeseen error. Each is reported with its traceback, through the
+event loop's exception handler. What follows depends on how far the turn was:
 
 | where | what follows |
 |---|---|
@@ -11,7 +11,8 @@ exception handler. What follows depends on how far the turn was:
 | from then on (the journal's queue, a batch's ack, the fold) | the partition stops: `PartitionBroken` |
 
 Laws [test_inside.py]
-- A turn that met a fault commits nothing. Its object loses its instance and its cache, and its next command runs.
+- A turn that met a fault commits nothing. Its object loses its instance and its
+  cache, and its next command runs.
 - A stopped partition answers nothing more in this epoch; the others of the node continue.
 """
 

@@ -1,9 +1,10 @@
-"""Unawaited coroutines: a coroutine that a handler made and never awaited did nothing, so the turn fails with a message.
+"""Unawaited coroutines: a coroutine that a handler made and never awaited did
+nothing, so the turn fails with a message.
 
 Laws [test_unawaited.py]
-- Python itself notices when it frees the coroutine, and calls `warnings._warn_unawaited_coroutine`: only that function
-  is wrapped. Filters, `showwarning` and `catch_warnings` stay as the program has set them. A turn that awaits its
-  coroutines pays nothing.
+- Python itself notices when it frees the coroutine, and calls `warnings._warn_unawaited_coroutine`: only that
+  function is wrapped. Filters, `showwarning` and `catch_warnings` stay as the program has set them. A turn
+  that awaits its coroutines pays nothing.
 - Only a line of the user's own code counts. An error that the handler raised itself comes first.
 - Outside of turns the warning is unchanged.
 """
@@ -59,7 +60,8 @@ class _Hook:
     def unwatch(self) -> None:
         self.watches -= 1
         if self.watches == 0 and getattr(warnings, HOOK, None) is self:
-            # otherwise other code has wrapped it and still calls this one, which then only passes the warning on
+            # otherwise other code has wrapped it and still calls this one, which then only passes the warning
+            # on
             setattr(warnings, HOOK, self.before)
             self.before = None
 
@@ -77,7 +79,9 @@ def watch() -> Callable[[], None]:
 
 
 def _warn(coroutine: CoroutineType[Any, Any, Any]) -> None:
-    """The standard library's own warning, which cannot be called through a wrapper: it names its caller's line."""
+    """The standard library's own warning, which cannot be called through a wrapper:
+    it names its caller's line.
+    """
     lines = [f"coroutine '{coroutine.__qualname__}' was never awaited\n"]
     if coroutine.cr_origin is not None:
         lines.append("Coroutine created at (most recent call last)\n")
@@ -88,7 +92,9 @@ def _warn(coroutine: CoroutineType[Any, Any, Any]) -> None:
 
 
 def _ends_a_turn(turn: Turn, coroutine: CoroutineType[Any, Any, Any]) -> bool:
-    """Fail the turn if the coroutine was dropped in a line of the user's code; False: Python's warning applies."""
+    """Fail the turn if the coroutine was dropped in a line of the user's code;
+    False: Python's warning applies.
+    """
     frame = sys._getframe(2)  # of the code in which the coroutine was freed
     filename, line = frame.f_code.co_filename, frame.f_lineno
     if not is_user_file(filename):

@@ -1,16 +1,17 @@
-"""The watchdog: ends turns that do not return the thread. A handler that loops forever must not stop its process.
+"""The watchdog: ends turns that do not return the thread. A handler that loops
+forever must not stop its process.
 
-The kernel sends a signal a few times per `step_s`; its handler runs in the main thread, between two bytecodes of
-the code that is running there. It marks the current step (`inline_task.now`); any other step, and the end of a step,
-removes the mark. So a turn pays nothing for supervision, and a process that was stopped for a while is not mistaken
-for one that hangs.
+The kernel sends a signal a few times per `step_s`; its handler runs in the main thread, between two bytecodes
+of the code that is running there. It marks the current step (`inline_task.now`); any other step, and the end
+of a step, removes the mark. So a turn pays nothing for supervision, and a process that was stopped for a
+while is not mistaken for one that hangs.
 
 Laws [test_watchdog.py, test_runaways.py]
-- Only code of a turn is interrupted: handlers and what they call, never the owner's own code below or above it.
-  A turn that was interrupted fails with `Runaway`, even if its handler caught the interruption.
-- A call into C that does not check for signals cannot be interrupted. After `hold_s` it ends the process, with all
-  stacks on stderr: by a thread if the call released Python's lock; otherwise, on Linux, by a timer on the main
-  thread's CPU time. A call that holds the lock and uses no CPU is not noticed.
+- Only code of a turn is interrupted: handlers and what they call, never the owner's own code below or above
+  it. A turn that was interrupted fails with `Runaway`, even if its handler caught the interruption.
+- A call into C that does not check for signals cannot be interrupted. After `hold_s` it ends the process,
+  with all stacks on stderr: by a thread if the call released Python's lock; otherwise, on Linux, by a timer
+  on the main thread's CPU time. A call that holds the lock and uses no CPU is not noticed.
 - The watchdog is off where signals do not work: outside the main thread, and where other code uses SIGALRM.
 """
 
@@ -44,7 +45,9 @@ _LOOPS = frozenset(("asyncio.base_events", "asyncio.events", "asyncio.runners"))
 
 
 class Interrupted(BaseException):
-    """Raised into a handler that does not let go. Not an `Exception`, so that few handlers catch it by accident."""
+    """Raised into a handler that does not let go. Not an `Exception`, so that few
+    handlers catch it by accident.
+    """
 
 
 class Watchdog:
