@@ -1,7 +1,7 @@
 """Named places where a process can be made to die, one beside each step towards durability.
 
 Laws
-- An unarmed `hit` does nothing and costs one call.
+- An unarmed `hit` does nothing. Where each command passes, `armed` is looked at first: no call.
 - `PERDURE_FAILPOINT="name:N"` (read at import) kills this process with SIGKILL when it comes through
   `name` for the N-th time: nothing is cleaned up, exactly as if the power of this process were cut.
 - `on_hit` lets a simulation look on or raise at a failpoint, inside the process.
@@ -24,6 +24,7 @@ def _nothing(name: str) -> None:
 
 
 hit: Callable[[str], None] = _nothing
+armed = False  # `hit` does something
 
 
 def arm(spec: str) -> None:
@@ -31,7 +32,7 @@ def arm(spec: str) -> None:
 
     Raises `ConfigError` if `spec` is malformed.
     """
-    global hit
+    global hit, armed
     name, _, count = spec.rpartition(":")
     if not name or not count.isdecimal() or int(count) < 1:
         raise ConfigError(f"{ENVIRONMENT}={spec!r} is not a failpoint: write name:N with N from 1")
@@ -44,7 +45,7 @@ def arm(spec: str) -> None:
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    hit = kill_at
+    hit, armed = kill_at, True
 
 
 def on_hit(hook: Callable[[str], None] | None) -> None:
@@ -52,8 +53,8 @@ def on_hit(hook: Callable[[str], None] | None) -> None:
 
     What the hook raises is raised there as if the step itself had failed.
     """
-    global hit
-    hit = _nothing if hook is None else hook
+    global hit, armed
+    hit, armed = (_nothing, False) if hook is None else (hook, True)
 
 
 if ENVIRONMENT in os.environ:

@@ -10,19 +10,24 @@ Laws
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, entry_failed
 from perdure.schemas.admin import MADE
-from perdure.schemas.commands import ALARM, SOCKET
+from perdure.schemas.commands import ALARM, SOCKET, Command, payload_hash, record_hash
 from perdure.schemas.errors import TooLarge
-from perdure.schemas.journal import encode_entry
+from perdure.schemas.journal import Entry, encode_entry
+from perdure.streams.log.base import LogRecord
 from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.alarm_turns import AlarmTurns, note_expiry
-from perdure.streams.turns.entries import entry_of
 from perdure.streams.turns.object_quotas import ObjectQuotas
 from perdure.streams.turns.socket_events import removal
 from perdure.streams.turns.supervision.failure_log import FailureLog
+
+SUMMARY_CHARS = 200
+_NOTHING: dict[str, bytes] = {}
+_TIMED = b"\x94\xcf"  # an array of four, the first a u64: eight bytes of time, then what is hashed as an array of three
 
 
 class Committer:
@@ -83,3 +88,57 @@ class Committer:
         turn.entry = entry_of(turn, outcome, committed)
         turn.encoded = encode_entry(turn.entry)
         return committed
+
+
+def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
+    """The entry of a turn; `overlay` holds what it commits, None if nothing."""
+    command, record = turn.command, turn.record
+    puts, cleared = _NOTHING, False
+    deletes: tuple[str, ...] = ()
+    effects = None
+    if overlay is not None:
+        cleared = overlay.cleared
+        puts, deletes = _split(overlay.changes)
+        effects = overlay.effects
+    return Entry(
+        turn.offset,
+        command.key,
+        turn.time_ms,
+        outcome.reply.outcome,
+        outcome.reply,
+        puts,
+        deletes,
+        cleared,
+        _hash_of(record),
+        command.id,
+        command.reply_to,
+        summary_of(command),
+        command.principal,
+        command.client_key,
+        b"" if command.client_key is None else payload_hash(command),
+        () if effects is None else effects.outs(command.key),
+        () if effects is None else tuple(effects.alarms.values()),
+        () if effects is None else tuple(effects.sockets.values()),
+        command.mark,
+        turn.changes,
+    )
+
+
+def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    if None not in changes.values():
+        return changes, ()  # type: ignore[return-value]  # the turn is over: they do not change any more
+    puts = {name: value for name, value in changes.items() if value is not None}
+    return puts, tuple(name for name, value in changes.items() if value is None)
+
+
+def summary_of(command: Command) -> str:
+    """Return a command's request in a form for people."""
+    return f"{command.kind} {command.method} {command.path}"[:SUMMARY_CHARS]
+
+
+def _hash_of(record: LogRecord) -> bytes:
+    """Return its `record_hash`, computed from the bytes that the log wrote if they are at hand."""
+    packed = record.packed
+    if packed[:2] == _TIMED:
+        return blake2b(b"\x93" + packed[10:], digest_size=16).digest()
+    return record_hash(record.key, record.value, record.headers)

@@ -1,69 +1,21 @@
-"""Journal entries: made from ended turns, and from records that are not commands. Values in, values out."""
+"""What entries say of records that run no turn: dead letters, and commands that are
+parked. Values in, values out.
+"""
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
-from perdure.objects.overlay import Overlay
-from perdure.objects.turn import Outcome
 from perdure.schemas.admin import Change, encode_record
-from perdure.schemas.commands import Command, Headers, payload_hash, record_hash
+from perdure.schemas.commands import Headers, record_hash
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import REJECTED, error_reply
 from perdure.streams.log.base import LogRecord, size_bytes
-from perdure.streams.turns.activation import Turn
 
-SUMMARY_CHARS = 200
 WHOLE_BYTES = 8 << 20  # of a foreign record that an entry keeps whole; no entry may be over 9 MiB
 CUT_BYTES = 64 << 10  # of the value, and of the headers, of one that it does not
 FIELD_BYTES = 1024  # of a key, an id or a reply address in an entry; no valid one is longer
 MESSAGE_CHARS = 1000  # of an error about a record, which may quote it
-_NOTHING: dict[str, bytes] = {}
-_TIMED = b"\x94\xcf"  # an array of four, the first a u64: eight bytes of time follow, and then what is hashed as an array of three
-
-
-def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
-    """The entry of a turn; `overlay` holds what it commits, None if nothing."""
-    command, record = turn.command, turn.record
-    puts, cleared = _NOTHING, False
-    deletes: tuple[str, ...] = ()
-    effects = None
-    if overlay is not None:
-        cleared = overlay.cleared
-        puts, deletes = _split(overlay.changes)
-        effects = overlay.effects
-    return Entry(
-        turn.offset,
-        command.key,
-        turn.time_ms,
-        outcome.reply.outcome,
-        outcome.reply,
-        puts,
-        deletes,
-        cleared,
-        _hash_of(record),
-        command.id,
-        command.reply_to,
-        summary_of(command),
-        command.principal,
-        command.client_key,
-        b"" if command.client_key is None else payload_hash(command),
-        () if effects is None else effects.outs(command.key),
-        () if effects is None else tuple(effects.alarms.values()),
-        () if effects is None else tuple(effects.sockets.values()),
-        command.mark,
-        turn.changes,
-    )
-
-
-def _hash_of(record: LogRecord) -> bytes:
-    """Return its `record_hash`, computed from the bytes that the log wrote if they are at hand."""
-    packed = record.packed
-    if packed[:2] == _TIMED:
-        return blake2b(b"\x93" + packed[10:], digest_size=16).digest()
-    return record_hash(record.key, record.value, record.headers)
 
 
 def parked_change(record: LogRecord) -> Change:
@@ -74,18 +26,6 @@ def parked_change(record: LogRecord) -> Change:
     if size_bytes(record) > WHOLE_BYTES:
         return Change("parked")
     return Change("parked", record=encode_record((record.key, record.value, record.headers)))
-
-
-def summary_of(command: Command) -> str:
-    """Return a command's request in a form for people."""
-    return f"{command.kind} {command.method} {command.path}"[:SUMMARY_CHARS]
-
-
-def _split(changes: dict[str, bytes | None]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    if None not in changes.values():
-        return changes, ()  # type: ignore[return-value]  # the turn is over: they do not change any more
-    puts = {name: value for name, value in changes.items() if value is not None}
-    return puts, tuple(name for name, value in changes.items() if value is None)
 
 
 def dead_letter(record: LogRecord, error: PerdureError, partition: int) -> Entry:

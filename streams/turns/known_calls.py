@@ -31,7 +31,7 @@ from perdure.schemas.keys import namespace_of, object_key, partition_of
 from perdure.schemas.replies import OK, UNAVAILABLE, Reply
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.entries import summary_of
+from perdure.streams.turns.commit import summary_of
 from perdure.streams.turns.pending_calls import Call
 
 if TYPE_CHECKING:

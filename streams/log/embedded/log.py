@@ -244,10 +244,12 @@ class EmbeddedLog(Local):
         batch.request_commit = None
         small = batch.small
         try:
-            failpoints.hit("log.before_write")
+            if failpoints.armed:
+                failpoints.hit("log.before_write")
             # Into the WAL file and the memtable: quick, but it holds the GIL, so a thread would not help.
             self._database.write(batch.write)
-            failpoints.hit("log.after_write")
+            if failpoints.armed:
+                failpoints.hit("log.after_write")
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
             self._stop(operating_error(error, self.path, "write"))
             return
