@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import quote
 
 import typer
@@ -39,6 +42,62 @@ Cursor = Annotated[
 ]
 
 
+class Server(NamedTuple):
+    """The server that a command administers, by the options that all commands here share."""
+
+    url: Url = DEFAULT_URL
+    token: Token = None
+    as_json: AsJson = False
+
+    def get(self, path: str, query: dict[str, str] | None = None) -> Any:
+        """What `/admin/{path}` answers."""
+        return _request("GET", path, self.url, self.token, query=query)
+
+    def act(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+        """Change something, and print the answer."""
+        result = _request(method, path, self.url, self.token, body=body)
+        self.show(result, result)
+
+    def show(self, result: Any, shown: Any, what: str = "") -> None:
+        """Print `result` as JSON, or `shown`, a part of it, for people.
+
+        If that is empty, `what` says of what there is none.
+        """
+        if self.as_json:
+            typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+            return
+        if isinstance(shown, dict):
+            for name, value in shown.items():
+                typer.echo(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+        else:
+            for each in shown:
+                typer.echo(each if isinstance(each, str) else _line(each))
+        if result.get("cursor"):
+            typer.echo(f"more: --cursor {result['cursor']}", err=True)
+        elif not shown:
+            typer.echo(f"no {what}", err=True)
+
+
+def at_server(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer has to see it: with the options of `Server` in place of its first parameter."""
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        command(Server(*(given.pop(name) for name in Server._fields)), **given)
+
+    hints = get_type_hints(command, include_extras=True)
+    own = [each.replace(annotation=hints[name]) for name, each in signature(command).parameters.items()][1:]
+    shared = [
+        Parameter(
+            name, Parameter.POSITIONAL_OR_KEYWORD, default=Server._field_defaults[name], annotation=kind
+        )
+        for name, kind in get_type_hints(Server, include_extras=True).items()
+    ]
+    with_options.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]  # as inspect reads it
+    with_options.__annotations__ = {each.name: each.annotation for each in (*own, *shared)}
+    return with_options
+
+
 def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Inspect and manage the objects of a running server.", no_args_is_help=True)
     for function, example in (
@@ -54,24 +113,25 @@ def register(app: typer.Typer) -> None:
         (skip, "skip Counter/alice 17 --yes"),
     ):
         name = function.__name__.rstrip("_")
-        group.command(name, epilog=f"Example: `perdure objects {example}`")(function)
+        group.command(name, epilog=f"Example: `perdure objects {example}`")(at_server(function))
     app.add_typer(group, name="objects")
     group = typer.Typer(
         help="Commands and alarms that are parked: they failed too often and run no more.",
         no_args_is_help=True,
     )
-    group.command("list", epilog="Example: `perdure parked list --json`")(parked)
-    group.command(epilog="Example: `perdure parked redrive 0:17`")(redrive)
-    group.command(epilog="Example: `perdure parked drop 0:17 --yes`")(drop)
+    group.command("list", epilog="Example: `perdure parked list --json`")(at_server(parked))
+    group.command(epilog="Example: `perdure parked redrive 0:17`")(at_server(redrive))
+    group.command(epilog="Example: `perdure parked drop 0:17 --yes`")(at_server(drop))
     app.add_typer(group, name="parked")
-    app.command(epilog="Example: `perdure partitions --json`")(partitions)
-    app.command(epilog="Example: `perdure memory --json`")(memory)
+    app.command(epilog="Example: `perdure partitions --json`")(at_server(partitions))
+    app.command(epilog="Example: `perdure memory --json`")(at_server(memory))
 
 
 # Objects
 
 
 def list_(
+    server: Server,
     namespace: Annotated[
         str | None,
         typer.Argument(
@@ -81,144 +141,112 @@ def list_(
     prefix: Prefix = "",
     limit: Limit = 100,
     cursor: Cursor = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
 ) -> None:
     """List the objects that exist in a namespace, or the namespaces."""
     if namespace is None:
-        result = _request("GET", "namespaces", url, token)
-        _print(result, result["namespaces"], "namespaces", as_json=as_json)
+        result = server.get("namespaces")
+        server.show(result, result["namespaces"], "namespaces")
         return
     query = _page(limit, cursor, prefix)
-    result = _request("GET", f"objects/{quote(namespace, safe='')}", url, token, query=query)
-    _print(result, result["objects"], f"objects in {namespace}{_prefixed(prefix)}", as_json=as_json)
+    result = server.get(f"objects/{quote(namespace, safe='')}", query=query)
+    server.show(result, result["objects"], f"objects in {namespace}{_prefixed(prefix)}")
 
 
-def show(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def show(server: Server, target: Object) -> None:
     """Show an object: whether it is in memory, whether it is paused, and what waits for it."""
-    result = _request("GET", _path(target), url, token)
+    result = server.get(_path(target))
     paused = result["paused"]
-    _print(result, {**result, "paused": paused and _dated(paused)}, as_json=as_json)
+    server.show(result, {**result, "paused": paused and _dated(paused)})
 
 
 def state(
-    target: Object,
-    prefix: Prefix = "",
-    limit: Limit = 100,
-    cursor: Cursor = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
+    server: Server, target: Object, prefix: Prefix = "", limit: Limit = 100, cursor: Cursor = None
 ) -> None:
     """Show the stored values of an object."""
-    result = _request("GET", _path(target, "state"), url, token, query=_page(limit, cursor, prefix))
-    _print(result, result["values"], f"values in {target}{_prefixed(prefix)}", as_json=as_json)
+    result = server.get(_path(target, "state"), _page(limit, cursor, prefix))
+    server.show(result, result["values"], f"values in {target}{_prefixed(prefix)}")
 
 
-def alarms(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def alarms(server: Server, target: Object) -> None:
     """Show the alarms of an object."""
-    result = _request("GET", _path(target, "alarms"), url, token)
-    _print(result, result["alarms"], f"alarms of {target}", as_json=as_json)
+    result = server.get(_path(target, "alarms"))
+    server.show(result, result["alarms"], f"alarms of {target}")
 
 
-def sockets(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def sockets(server: Server, target: Object) -> None:
     """Show the WebSockets of an object."""
-    result = _request("GET", _path(target, "sockets"), url, token)
-    _print(result, result["sockets"], f"WebSockets of {target}", as_json=as_json)
+    result = server.get(_path(target, "sockets"))
+    server.show(result, result["sockets"], f"WebSockets of {target}")
 
 
-def turns(
-    target: Object,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
+def turns(server: Server, target: Object, limit: Limit = 100, cursor: Cursor = None) -> None:
     """Show the last turns of an object that changed something or failed, newest first."""
-    result = _request("GET", _path(target, "turns"), url, token, query=_page(limit, cursor))
-    _print(result, result["turns"], f"turns of {target} that changed something or failed", as_json=as_json)
+    result = server.get(_path(target, "turns"), _page(limit, cursor))
+    server.show(result, result["turns"], f"turns of {target} that changed something or failed")
 
 
-def delete(
-    target: Object,
-    yes: Yes = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
+def delete(server: Server, target: Object, yes: Yes = False) -> None:
     """Delete everything an object has: values, alarms, WebSockets. Its name can be used again."""
     _confirm(f"delete everything {target} has", yes=yes)
-    _do("DELETE", _path(target), url, token, as_json=as_json)
+    server.act("DELETE", _path(target))
 
 
-def pause(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def pause(server: Server, target: Object) -> None:
     """Run nothing of an object until it is resumed; commands for it wait."""
-    _do("POST", _path(target, "pause"), url, token, as_json=as_json)
+    server.act("POST", _path(target, "pause"))
 
 
-def resume(target: Object, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def resume(server: Server, target: Object) -> None:
     """Resume a paused object."""
-    _do("POST", _path(target, "resume"), url, token, as_json=as_json)
+    server.act("POST", _path(target, "resume"))
 
 
 def skip(
+    server: Server,
     target: Object,
     offset: Annotated[
         int, typer.Argument(min=0, help="Offset of the command, as `perdure objects show` prints it.")
     ],
     yes: Yes = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
 ) -> None:
     """Give up the command that an object runs now, or the next one to run; nothing of it is kept."""
     _confirm(f"give up command {offset} of {target}", yes=yes)
-    _do("POST", _path(target, "skip"), url, token, as_json=as_json, body={"offset": offset})
+    server.act("POST", _path(target, "skip"), body={"offset": offset})
 
 
 # Parked commands and alarms
 
 
-def parked(
-    limit: Limit = 100,
-    cursor: Cursor = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
+def parked(server: Server, limit: Limit = 100, cursor: Cursor = None) -> None:
     """List the parked commands and alarms, which wait for an operator to redrive or drop them."""
-    result = _request("GET", "parked", url, token, query=_page(limit, cursor))
-    _print(result, result["parked"], "parked commands or alarms", as_json=as_json)
+    result = server.get("parked", _page(limit, cursor))
+    server.show(result, result["parked"], "parked commands or alarms")
 
 
-def redrive(id_: Id, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def redrive(server: Server, id_: Id) -> None:
     """Run a parked command or alarm again."""
-    _do("POST", f"parked/{quote(id_, safe='')}/redrive", url, token, as_json=as_json)
+    server.act("POST", f"parked/{quote(id_, safe='')}/redrive")
 
 
-def drop(
-    id_: Id, yes: Yes = False, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False
-) -> None:
+def drop(server: Server, id_: Id, yes: Yes = False) -> None:
     """Drop a parked command or alarm: it will never run."""
     _confirm(f"drop what is parked at {id_}", yes=yes)
-    _do("POST", f"parked/{quote(id_, safe='')}/drop", url, token, as_json=as_json)
+    server.act("POST", f"parked/{quote(id_, safe='')}/drop")
 
 
 # The node
 
 
-def partitions(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def partitions(server: Server) -> None:
     """Show the state of each partition."""
-    result = _request("GET", "partitions", url, token)
-    _print(result, result["partitions"], as_json=as_json)
+    result = server.get("partitions")
+    server.show(result, result["partitions"])
 
 
-def memory(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def memory(server: Server) -> None:
     """Show an estimate of what takes the server's memory."""
-    result = _request("GET", "memory", url, token)
-    _print(result, result, as_json=as_json)
+    result = server.get("memory")
+    server.show(result, result)
 
 
 # Requests and output
@@ -244,13 +272,6 @@ def _confirm(what: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise ConfigError(f"this would {what}, and there is no terminal to confirm it in: add --yes")
     typer.confirm(f"This will {what}. Continue?", abort=True, err=True)
-
-
-def _do(
-    method: str, path: str, url: str, token: str | None, *, as_json: bool, body: dict[str, Any] | None = None
-) -> None:
-    result = _request(method, path, url, token, body=body)
-    _print(result, result, as_json=as_json)
 
 
 def _request(
@@ -297,26 +318,6 @@ def _request(
     raise OperatorError(
         f"{url} answered {answer.status_code}, which is not an answer of a perdure server: check the URL"
     )
-
-
-def _print(result: Any, shown: Any, what: str = "", *, as_json: bool) -> None:
-    """Print `result` as JSON, or `shown`, a part of it, for people.
-
-    If that is empty, `what` says of what there is none.
-    """
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
-        return
-    if isinstance(shown, dict):
-        for name, value in shown.items():
-            typer.echo(f"{name} = {json.dumps(value, ensure_ascii=False)}")
-    else:
-        for each in shown:
-            typer.echo(each if isinstance(each, str) else _line(each))
-    if result.get("cursor"):
-        typer.echo(f"more: --cursor {result['cursor']}", err=True)
-    elif not shown:
-        typer.echo(f"no {what}", err=True)
 
 
 def _line(row: dict[str, Any]) -> str:
