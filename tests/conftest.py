@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from perdure.streams.state.fold import GC_THRESHOLD
@@ -57,6 +59,11 @@ def cluster(tmp_path: Path) -> Iterator[LocalKafka]:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     """Several workers: workers.py says who runs what."""
     return Groups(config, log)
+
+
+# each client would load the certificates of the machine (30 ms of CPU); all speak to 127.0.0.1 without TLS
+httpx.create_ssl_context = functools.cache(httpx.create_ssl_context)
+httpx._transports.default.create_ssl_context = httpx.create_ssl_context  # type: ignore[attr-defined]  # private
 
 
 def pytest_collection_finish() -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests import warm
+
 COMMAND = (sys.executable, "-m", "perdure.api.cli")
 STOP_S = 40  # a server has 30 s to drain
 
@@ -35,7 +37,7 @@ class DidNotStart(AssertionError):
 class Server:
     """A running server. `url` is its address, `pid` its process, `namespaces` what it serves."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | warm.Forked, errors: IO[str]) -> None:
         self.process = process
         self._errors = errors
         assert process.stdout is not None
@@ -76,23 +78,21 @@ def serve(
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     prefix: Sequence[str] = (),
+    imports: bool = False,
 ) -> Iterator[Server]:
     """Serve `app` with its data in `data` on a free port until the block ends (then
     SIGKILL, if it still runs).
 
-    `prefix` is a command that runs the server as its child. Raises `DidNotStart`.
+    `prefix` is a command that runs the server as its child. `imports`: the process imports perdure itself
+    (else it is forked, see warm.py). Raises `DidNotStart`.
     """
-    command = [*prefix, *COMMAND, "serve", str(app), "--data", str(data), "--port", "0", "--json", *options]
+    arguments = ["serve", str(app), "--data", str(data), "--port", "0", "--json", *options]
+    its = clean_environ(**environ or {})
     with tempfile.NamedTemporaryFile("w", prefix="perdure-stderr-") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=clean_environ(**environ or {}),
-            cwd=cwd,
-            start_new_session=True,  # a group of its own: whatever runs the server ends together with it
+        process = (
+            _executed([*prefix, *COMMAND, *arguments], errors, its, cwd)
+            if prefix or imports or not warm.can_start(its)
+            else _forked(arguments, errors, its, cwd)
         )
         try:
             yield Server(process, errors)
@@ -102,19 +102,68 @@ def serve(
             process.communicate()
 
 
+def _executed(
+    command: Sequence[str], errors: IO[str], environ: Mapping[str, str], cwd: Path | None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env=environ,
+        cwd=cwd,
+        start_new_session=True,  # a group of its own: whatever runs the server ends together with it
+    )
+
+
+def _forked(
+    arguments: Sequence[str], errors: IO[str], environ: Mapping[str, str], cwd: Path | None
+) -> warm.Forked:
+    reading, writing = os.pipe()
+    try:
+        pid = warm.start(
+            arguments, stdout=writing, stderr=errors.fileno(), environ=environ, cwd=cwd, new_session=True
+        )
+    finally:
+        os.close(writing)
+    return warm.Forked(arguments, pid, open(reading))
+
+
 def run(
     *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run `perdure ARGUMENTS` to its end; returns the completed process with its texts."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=clean_environ(**environ or {}),
-        cwd=cwd,
-        timeout=timeout_s,
-    )
+    its = clean_environ(**environ or {})
+    if not warm.can_start(its):
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=its,
+            cwd=cwd,
+            timeout=timeout_s,
+        )
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        pid = warm.start(
+            arguments,
+            stdout=out.fileno(),
+            stderr=errors.fileno(),
+            environ=its,
+            cwd=cwd,
+            new_session=False,
+        )
+        process = warm.Forked(arguments, pid, None)
+        try:
+            code = process.wait(timeout_s)
+        finally:
+            process.kill()
+        texts = []
+        for file in (out, errors):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess([*COMMAND, *arguments], code, *texts)
 
 
 def until(condition: Callable[[], bool], tries: int = 2_000) -> None:

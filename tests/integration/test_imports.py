@@ -56,7 +56,7 @@ def test_a_server_starts_without_what_it_may_never_need(tmp_path: Path) -> None:
         f"Path({str(seen)!r}).write_text(json.dumps([*sys.modules]))\n"
         "class Thing(DurableObject): ...\n"
     )
-    with serve(app, tmp_path / "data"):
+    with serve(app, tmp_path / "data", imports=True):
         modules = set(json.loads(seen.read_text()))
     assert "perdure.api.node" in modules
     assert not {"rich", "prometheus_client", "http.cookiejar", "httpx", "aiokafka", "cronsim"} & modules

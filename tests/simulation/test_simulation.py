@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from multiprocessing import get_context
@@ -26,6 +26,28 @@ from tests.simulation.world import COMMANDS, Run
 
 SEEDS = 2_000
 SEEDS_TO_CATCH_A_BUG = 200
+# the seed that caught a bug last is tried first; if it no longer does, only the time is lost
+CAUGHT_LAST = {
+    "refused_event_of_a_lost_socket_forgotten": 14,
+    "claim_that_follows_nothing": 10,
+    "not_done_told_at_once": 54,
+    "alarm_of_any_setting": 16,
+    "send_lost": 6,
+    "calls_known_by_order": 5,
+    "keyed_calls_die_with_their_command": 5,
+    "nested_calls_hang_on_their_own_place": 19,
+    "alarms_that_were_not_done_begin_afresh": 18,
+    "calls_of_an_alarm_hang_on_its_command": 18,
+    "expired_value_seen": 139,
+    "swept_though_put_again": 14,
+    "frames_overtake": 14,
+    "evicted_with_writes_under_way": 20,
+    "namespace_deleted_by_name_only": 22,
+    "alarms_of_a_deleted_namespace_stay": 22,
+    "what_a_cut_copy_left_stays": 30,
+    "cut_copy_taken_for_whole": 30,
+    "moved_into_each_partition": 28,
+}
 CHUNK = 50
 # what must have happened at least once over all runs, or they prove nothing
 REQUIRED = (
@@ -113,7 +135,7 @@ def _seeds() -> range:
     return range(int(first), int(first) + int(count or 1) * times)
 
 
-def _run(seeds: range) -> Counter[str]:
+def _run(seeds: Sequence[int]) -> Counter[str]:
     # what handlers raise on purpose is told by the product, a hundred thousand times
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.WARNING)
@@ -124,7 +146,7 @@ def _run(seeds: range) -> Counter[str]:
         logging.disable(logging.NOTSET)
 
 
-def _counts(seeds: range) -> Counter[str]:
+def _counts(seeds: Sequence[int]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for seed in seeds:
         run = Run(seed)
@@ -163,8 +185,10 @@ def test_every_invariant_holds_in_every_random_run(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_the_random_runs_catch_a_planted_bug(bug: Callable[[], AbstractContextManager[None]]) -> None:
     """The same runs, with one promise broken on purpose, fail within 200 seeds."""
+    first = CAUGHT_LAST.get(bug.__name__, 0)
+    seeds = [*range(first, SEEDS_TO_CATCH_A_BUG), *range(first)]
     with bug(), pytest.raises(AssertionError, match="seed") as caught:
-        _run(range(SEEDS_TO_CATCH_A_BUG))
+        _run(seeds)
     # by a check, a refusal of the product's own, or a run that does not end: no other error, of the
     # checker's, say
     assert isinstance(caught.value.__cause__, (AssertionError, PerdureError, TimeoutError)), caught.value

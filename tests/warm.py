@@ -1,0 +1,236 @@
+"""Starts `perdure` by fork from a process that has imported it.
+
+An executed `perdure serve` takes 0.43 s of CPU, and 0.40 of it are imports. Tests start some hundred.
+
+Laws
+- A fork is a process like any other: pid, session, environment, working directory, arguments and files are
+  its own, and it is a child of the test process. Only its imports are done already.
+- The first start in a test process starts the parent of all forks. It ends with the test process.
+- `can_start` is False where a fork would differ: not on Linux, or with another value of a variable that
+  Python or a library reads at its start. Such a process is executed as usual.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+PROGRAM = "perdure.api.cli"
+# what a server imports, of which some only once it starts
+PRELOADED = (
+    "perdure.api.cli",
+    "perdure.api.cli.serving",
+    "perdure.api.loading",
+    "perdure.api.node",
+    "perdure.api.server",
+    "perdure.api.telemetry.logs",
+    "perdure.api.telemetry.tracing",
+    "encodings.idna",
+    "typer._adapters",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+)
+REQUEST_BYTES = 1 << 20
+_SET_SUBREAPER = 36  # prctl(2)
+_READ_AT_THE_START = (
+    "PYTHON",
+    "LC_",
+    "LANG",
+    "OTEL_",
+    "_TYPER",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "TERM",
+    "COLUMNS",
+    "TZ",
+)
+
+
+class Forked:
+    """A started process; the part of `subprocess.Popen` that tests use."""
+
+    def __init__(self, arguments: Sequence[str], pid: int, stdout: IO[str] | None) -> None:
+        self.args = arguments
+        self.pid = pid
+        self.stdin: IO[str] | None = None
+        self.stdout = stdout
+        self.returncode: int | None = None
+        self._end = os.pidfd_open(pid)
+        self._waiting = threading.Lock()
+
+    def poll(self) -> int | None:
+        with self._waiting:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+                    os.close(self._end)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.poll() is None and not select.select([self._end], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Read the rest of its output, and wait for its end."""
+        out = ""
+        if self.stdout is not None and not self.stdout.closed:
+            with self.stdout:
+                out = self.stdout.read()
+        self.wait(timeout)
+        return out, ""
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def can_start(environ: Mapping[str, str]) -> bool:
+    """True if a fork behaves as a process that is started with `environ`."""
+    if not sys.platform.startswith("linux"):
+        return False
+    names = {name for name in environ.keys() | os.environ.keys() if name.startswith(_READ_AT_THE_START)}
+    return all(environ.get(name) == os.environ.get(name) for name in names)
+
+
+def start(
+    arguments: Sequence[str],
+    *,
+    stdout: int,
+    stderr: int,
+    environ: Mapping[str, str],
+    cwd: Path | None,
+    new_session: bool,
+) -> int:
+    """Start `perdure ARGUMENTS` with these files as its stdout and stderr; its pid."""
+    order = {
+        "arguments": list(arguments),
+        "environ": dict(environ),
+        "cwd": str(cwd or Path.cwd()),
+        "new_session": new_session,
+    }
+    with _one_at_a_time, open(os.devnull) as stdin:
+        _adopt(
+            orphans=True
+        )  # a fork's parent ends at once: this process becomes its parent, and may wait for it
+        try:
+            channel = _parent_of_forks()
+            socket.send_fds(channel, [json.dumps(order).encode()], [stdin.fileno(), stdout, stderr])
+            answer = channel.recv(64)
+        finally:
+            _adopt(orphans=False)
+    if not answer:
+        raise RuntimeError("the process that forks `perdure` has ended")
+    return int(answer)
+
+
+_one_at_a_time = threading.Lock()
+
+
+@functools.cache
+def _parent_of_forks() -> socket.socket:
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        subprocess.Popen([sys.executable, __file__, str(its.fileno())], pass_fds=[its.fileno()])
+    return mine
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _adopt(*, orphans: bool) -> None:
+    if _libc().prctl(_SET_SUBREAPER, int(orphans), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+# In the parent of all forks
+
+
+def _import_all() -> None:
+    """Import what a server needs, and what commands need that speak to one."""
+    from perdure.api.cli.output import without_rich
+
+    with without_rich():  # as the commands do
+        import httpx  # noqa: F401
+
+    for name in PRELOADED:
+        importlib.import_module(name)
+
+
+def _serve_forks(channel: socket.socket) -> None:
+    """Fork for each order. Returns in each fork; raises SystemExit here once the test process has ended."""
+    while True:
+        order, files, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 3)
+        if not order:
+            raise SystemExit
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between == 0:
+            pid = os.fork()
+            if pid == 0:
+                os.close(reading)
+                os.close(writing)
+                channel.close()
+                _become(json.loads(order), files)
+                return
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        os.waitpid(between, 0)
+        channel.send(os.read(reading, 64))
+        for each in (reading, writing, *files):
+            os.close(each)
+
+
+def _become(order: dict[str, object], files: Sequence[int]) -> None:
+    """Take over what an executed process gets from the one that starts it."""
+    if order["new_session"]:
+        os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    cwd, arguments, environ = order["cwd"], order["arguments"], order["environ"]
+    assert isinstance(cwd, str)
+    assert isinstance(arguments, list)
+    assert isinstance(environ, dict)
+    os.chdir(cwd)
+    sys.path[0] = cwd  # as with `python -m`
+    sys.argv = [sys.argv[0], *arguments]
+    os.environ.clear()
+    os.environ.update(environ)
+    from perdure.streams import failpoints
+
+    if failpoints.ENVIRONMENT in environ:  # else read at its import
+        failpoints.arm(environ[failpoints.ENVIRONMENT])
+
+
+if __name__ == "__main__":
+    _import_all()
+    _serve_forks(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module(PROGRAM, run_name="__main__", alter_sys=True)
