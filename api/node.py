@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perdure.api.doors import access_for, door_for, pages_for, protocol_for
 from perdure.api.gateway import Gateway
+from perdure.api.kafka_listener import open_kafka
 from perdure.api.problems import Problem
 from perdure.api.protocol.http import HttpProtocol
 from perdure.api.sockets.registry import SocketRegistry
@@ -93,6 +94,7 @@ class Node:
         tracing: Spans | None = None,
         *,
         dev: bool = False,
+        kafka: socket.socket | None = None,
     ) -> None:
         """Store the parts; nothing is opened before the node is entered.
 
@@ -102,8 +104,10 @@ class Node:
             worker: the app's `async def fetch(request, env)`; None if it has none.
             tracing: receives a span for each request, turn and call; None if the process does not trace.
             dev: True for `perdure dev`: administration is open behind a Worker too.
+            kafka: a bound socket on which the embedded log answers Kafka clients; None if it does not.
         """
         self._dev = dev
+        self._kafka = kafka
         self.worker = worker
         self.tracing = tracing
         self.config = config
@@ -179,6 +183,8 @@ class Node:
             self._task(self.sockets.beat()),
         ]
         await self._come_up()
+        if self._kafka is not None:
+            await open_kafka(config, log, self._kafka, self._access, opened)
         say_zones()
 
     def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: CrashMarker) -> Ports:
@@ -215,7 +221,7 @@ class Node:
 
     async def _open_doors(self, outgoing: Outgoing) -> None:
         config, gateway, has_worker = self.config, self.gateway, self.worker is not None
-        access = await access_for(config, self._opened, has_worker=has_worker)
+        self._access = access = await access_for(config, self._opened, has_worker=has_worker)
         pages = pages_for(
             config,
             self.registry,

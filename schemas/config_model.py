@@ -29,6 +29,7 @@ from pydantic import (
 from perdure.schemas.access import Jwt, Quota, Token
 from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.kafka import Kafka, log_address
+from perdure.schemas.listen import Address, Listen
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import SealSecrets, SecretIds
 from perdure.schemas.section import Section
@@ -170,6 +171,10 @@ class Config(Section):
     kafka: Kafka = Kafka()
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
+    kafka_listen: Listen = "auto"
+    """HOST:PORT where the embedded log answers Kafka clients, or `off`; `auto`: 127.0.0.1:9092 of `perdure dev`."""
+    kafka_advertised: Address = ""
+    """HOST:PORT that Kafka clients are sent to; empty: the address by which each of them has connected."""
     partitions: Annotated[int, Field(ge=1, le=1024)] = 8
     insecure_public: bool = False
     expose: bool = False

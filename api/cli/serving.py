@@ -36,6 +36,7 @@ from perdure.api.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from perdure.api.kafka_listener import KafkaPort
     from perdure.api.loading import LoadedApp
     from perdure.schemas.config import Config
 
@@ -51,6 +52,16 @@ Partitions = Annotated[
 ]
 Public = Annotated[
     bool, typer.Option("--insecure-public", help="Accept requests from other machines without a token.")
+]
+Kafka = Annotated[
+    str | None,
+    typer.Option(
+        "--kafka",
+        "--kafka-listen",
+        help="HOST:PORT where the embedded log answers Kafka clients, or off. "
+        "[default: off; `perdure dev`: 127.0.0.1:9092 if it is free]",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the address and the namespaces as one line of JSON.")
@@ -77,6 +88,7 @@ def serve(
     log: Log = None,
     host: Host = None,
     port: Port = None,
+    kafka: Kafka = None,
     data: Data = None,
     env: EnvName = None,
     partitions: Partitions = None,
@@ -92,6 +104,7 @@ def serve(
     with without_rich():  # structlog would import it for tracebacks, which logs.py prints itself
         from perdure.api import server
         from perdure.api.telemetry import logs
+    from perdure.api.kafka_listener import bind_kafka
     from perdure.api.loading import load_app, load_config
     from perdure.api.node import Node
     from perdure.api.telemetry.tracing import tracing_of
@@ -101,6 +114,7 @@ def serve(
         "log": log,
         "host": host,
         "port": port,
+        "kafka_listen": kafka,
         "data_dir": data,
         "partitions": partitions,
         "insecure_public": insecure_public or None,
@@ -115,14 +129,17 @@ def serve(
     tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config)
     _take_over(lifeline_fd)
+    kafka_port = bind_kafka(loaded.config, dev=dev_vars)
 
     def ready(bound_port: int) -> None:
-        _announce(loaded, bound_port, list(registry.types), as_json=as_json, dev=dev_vars)
+        _announce(loaded, bound_port, list(registry.types), as_json=as_json, dev=dev_vars, kafka=kafka_port)
         _report(lifeline_fd)
 
     with nullcontext() if tracing is None else closing(tracing):
         reason = server.run(
-            lambda: Node(loaded.config, registry, loaded.worker, tracing, dev=dev_vars),
+            lambda: Node(
+                loaded.config, registry, loaded.worker, tracing, dev=dev_vars, kafka=kafka_port.listener
+            ),
             loaded.config,
             ready=ready,
             listen_fd=listen_fd,
@@ -188,6 +205,7 @@ def dev(
     path: PathArgument = Path(),
     host: Host = None,
     port: Port = None,
+    kafka: Kafka = None,
     data: Data = None,
     env: EnvName = None,
     insecure_public: Public = False,
@@ -201,7 +219,7 @@ def dev(
     from perdure.api.loading import load_config
     from perdure.schemas.errors import ConfigError
 
-    options = {"--host": host, "--port": port, "--data": data, "--env": env}
+    options = {"--host": host, "--port": port, "--kafka": kafka, "--data": data, "--env": env}
     options |= {"--log-format": log_format, "--log-level": log_level}
     arguments = [str(path), "--dev"]
     for name, value in options.items():
@@ -210,7 +228,8 @@ def dev(
         arguments.append("--insecure-public")
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder; name the app's Python file or its folder")
-    flags = {"data_dir": data, "host": host, "port": port, "insecure_public": insecure_public or None}
+    flags = {"data_dir": data, "host": host, "port": port, "kafka_listen": kafka}
+    flags |= {"insecure_public": insecure_public or None}
 
     def read() -> Config:
         return load_config(path, env_name=env, environ=os.environ, flags=flags, dev=True)
@@ -223,12 +242,22 @@ def dev(
     raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), data_dir, read)))
 
 
-def _announce(app: LoadedApp, port: int, namespaces: list[str], *, as_json: bool, dev: bool = False) -> None:
+def _announce(
+    app: LoadedApp,
+    port: int,
+    namespaces: list[str],
+    *,
+    as_json: bool,
+    dev: bool = False,
+    kafka: KafkaPort | None = None,
+) -> None:
     config, has_worker = app.config, app.worker is not None
     host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"http://{host}:{port}"
     if as_json:
         facts = {"app": config.name, "url": url, "namespaces": namespaces, "pid": os.getpid()}
+        if kafka is not None and kafka.address is not None:
+            facts["kafka"] = kafka.address
         print(json.dumps(facts), flush=True)
         return
     lines = [f"{config.name} is ready at {url} ({config.log} log, data in {config.data_dir})"]
@@ -243,4 +272,6 @@ def _announce(app: LoadedApp, port: int, namespaces: list[str], *, as_json: bool
             lines.append(f"  /admin is closed: {opened} it, `perdure dev` opens it on this machine")
         else:
             lines.append(f"  /admin is open, as this is `perdure dev`: perdure objects list {namespaces[0]}")
+    if kafka is not None and kafka.line:
+        lines.append(f"  {kafka.line}")
     print("\n".join((*lines, f"  {url}/docs")), flush=True)

@@ -296,6 +296,8 @@ class EmbeddedLog(Local):
             return
         for stream, end in ends:
             stream.durable = end
+            for moved in stream.watchers:
+                moved()
         self._unmarked = bool(ends)
         self._commits += 1
         raised = batch.finish(None)

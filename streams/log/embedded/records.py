@@ -170,16 +170,18 @@ def get(database: Rdict, key: bytes, path: Path) -> bytes | None:
 
 
 class Rows:
-    """The records of one (topic, partition) in the database."""
+    """The records of one (topic, partition) in the database. `number`: how the keys of a topic of clients begin."""
 
     __slots__ = ("_database", "_path", "_trim_key", "partition", "prefix", "topic")
 
-    def __init__(self, database: Rdict, path: Path, topic: Topic, partition: int) -> None:
+    def __init__(
+        self, database: Rdict, path: Path, topic: Topic | str, partition: int, number: bytes = b""
+    ) -> None:
         self._database = database
         self._path = path
         self.topic = topic
         self.partition = partition
-        self.prefix = TOPIC_BYTE[topic] + partition.to_bytes(2, "big")
+        self.prefix = (number or TOPIC_BYTE[Topic(topic)]) + partition.to_bytes(2, "big")
         self._trim_key = TRIM_PREFIX + self.prefix
 
     def key(self, offset: int) -> bytes:
@@ -209,6 +211,26 @@ class Rows:
         """Records from `start` up to `end`, at most `limit`. Raises `LogCorrupt` if one is missing."""
         stop = min(end, start + limit)
         return self._run(start, stop) or self._collected(start, stop)
+
+    def scan_bytes(self, start: int, end: int, max_bytes: int) -> list[LogRecord]:
+        """As `scan`, but ends before a record that would make it more than `max_bytes`; at least one record."""
+        stop = min(end, start + READ_CHUNK)
+        if start >= stop:
+            return []
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(self.key(stop))
+        records: list[LogRecord] = []
+        left = max_bytes
+        try:
+            for row in self._database.values(from_key=self.key(start), read_opt=bounds):
+                left -= len(row)
+                if left < 0 and records:
+                    return records
+                time_ms, key, value, headers = _decode(row)
+                records.append(LogRecord(start + len(records), time_ms, key, value, headers))
+        except Exception:  # noqa: BLE001 - as in `_run`
+            return self._collected(start, stop)
+        return records if len(records) == stop - start else self._collected(start, stop)
 
     def _run(self, start: int, stop: int) -> list[LogRecord] | None:
         """All records with start <= offset < stop; None if one is missing or unreadable.
@@ -283,7 +305,7 @@ class Rows:
             raise self._failed(error, 0)
         if row is None or not row[0].startswith(self.prefix):
             return None
-        offset = int.from_bytes(row[0][3:], "big")
+        offset = int.from_bytes(row[0][len(self.prefix) :], "big")
         try:
             return LogRecord(offset, *_decode(row[1]))
         except msgspec.MsgspecError as unreadable:

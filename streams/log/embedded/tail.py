@@ -45,11 +45,14 @@ class EmbeddedStream(Rows):
         "start",
         "tails",
         "unwritten",
+        "watchers",
         "written",
     )
 
-    def __init__(self, database: Rdict, path: Path, topic: Topic, partition: int) -> None:
-        super().__init__(database, path, topic, partition)
+    def __init__(
+        self, database: Rdict, path: Path, topic: Topic | str, partition: int, number: bytes = b""
+    ) -> None:
+        super().__init__(database, path, topic, partition, number)
         known = self.recover()
         self.start = known.start
         self.durable = self.written = self.held = self.next = known.next
@@ -58,6 +61,7 @@ class EmbeddedStream(Rows):
         self.live: tuple[EmbeddedTail, ...] = ()  # the tails that have every record
         self.late: list[EmbeddedTail] = []  # those that wait for records between `written` and `held`
         self.tails: set[EmbeddedTail] = set()
+        self.watchers: set[Callable[[], None]] = set()  # called when `durable` has moved
 
     def wrote(self) -> None:
         """The open batch was written into the database."""

@@ -1,0 +1,168 @@
+"""The one broker that clients see: its topics, who may use them, and the state that requests share."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from perdure.schemas.access import ADMIN, CALL, READ, Grant, Need, may
+from perdure.schemas.errors import BadKey
+from perdure.schemas.keys import namespace_of, parse_key
+from perdure.streams.log.base import Record, Topic
+from perdure.streams.log.embedded.client_access import ClientAccess
+from perdure.streams.log.embedded.tail import EmbeddedStream
+from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.producers import Producers
+
+NODE_ID = 1
+MAX_TOPICS = 1_000
+MAX_PARTITIONS = 4_096  # of all topics of clients
+_OWN = {topic.value: topic for topic in Topic}
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class Admission(Protocol):
+    """Access control, if tokens or an issuer are configured."""
+
+    mechanisms: tuple[str, ...]
+
+    async def authenticate(self, name: str, password: bytes) -> Grant:
+        """The grant of a name and its token. Raises `Unauthenticated` or `Unavailable`."""
+
+    def verifier(self, name: str, mechanism: str) -> str | None:
+        """What `perdure token create` printed of a token for a SCRAM mechanism; None if there is none."""
+
+    def granted(self, name: str) -> Grant:
+        """The grant of a token whose holder has proved to know it. Raises `Unauthenticated`."""
+
+    def current(self, grant: Grant) -> bool:
+        """True if the grant may still be used without a new check."""
+
+    async def charge(self, grant: Grant, requests: int, body_bytes: int) -> None:
+        """Wait until the quota of the grant's principal has room for so much, and count it."""
+
+
+@dataclass
+class Caller:
+    """A connection as requests see it: where it reached us, and who is behind it."""
+
+    host: str
+    port: int
+    peer: str
+    client_id: str = ""
+    grant: Grant | None = None
+    exchange: object = None  # of SASL, while it lasts
+
+
+class Place(NamedTuple):
+    """A partition that a request names, with the topic of perdure that it belongs to."""
+
+    stream: EmbeddedStream
+    topic: Topic | None
+
+
+@dataclass
+class Broker:
+    """What the requests of all connections share."""
+
+    app: str
+    log: ClientAccess
+    clock_ms: Callable[[], int]
+    advertised: tuple[str, int] | None
+    admission: Admission | None
+    producers: Producers
+    loop: asyncio.AbstractEventLoop
+    keep_ms: int | None
+    apis: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def own(self, name: str) -> Topic | None:
+        """Which of perdure's topics a name is; None if it is none of them."""
+        app, _, topic = name.rpartition(".")
+        return _OWN.get(topic) if app == self.app else None
+
+    def names(self) -> Iterator[str]:
+        yield from (f"{self.app}.{topic}" for topic in Topic)
+        yield from self.log.topics
+
+    def partitions(self, name: str) -> int | None:
+        """The number of partitions of a topic; None if there is no such topic."""
+        if self.own(name) is not None:
+            return self.log.partitions
+        topic = self.log.topics.get(name)
+        return None if topic is None else len(topic.streams)
+
+    def place(self, name: str, partition: int) -> Place:
+        """A partition. Raises `Refused` if there is none."""
+        if not 0 <= partition < (self.partitions(name) or 0):
+            raise Refused(Code.UNKNOWN_TOPIC_OR_PARTITION, f"there is no partition {partition} of {name}")
+        own = self.own(name)
+        if own is not None:
+            return Place(self.log.stream(own, partition), own)
+        return Place(self.log.topics[name].streams[partition], None)
+
+    def address(self, caller: Caller) -> tuple[str, int]:
+        """Where clients find this broker: as configured, else where this one has reached it."""
+        return self.advertised or (caller.host, caller.port)
+
+    # --- rights
+
+    def may_read(self, caller: Caller, name: str) -> bool:
+        """True if this caller may read a topic: replies and topics of clients with `read:*`, else as an admin."""
+        if self.own(name) in (None, Topic.REPLIES):
+            return self._may(caller, Need(READ, "*")) or self._may(caller, Need(ADMIN))
+        return self._may(caller, Need(ADMIN))
+
+    def sees(self, caller: Caller, name: str) -> bool:
+        """True if this caller is told that a topic exists."""
+        return self.may_read(caller, name) or self.own(name) is Topic.COMMANDS
+
+    def may_create(self, caller: Caller) -> bool:
+        return self._may(caller, Need(ADMIN))
+
+    def check_write(self, caller: Caller, place: Place, records: list[Record]) -> None:
+        """Raises `Refused` if this caller may not append these records there."""
+        if place.topic not in (Topic.COMMANDS, None):
+            raise Refused(
+                Code.TOPIC_AUTHORIZATION_FAILED,
+                f"{self.app}.{place.topic} is written by perdure alone; clients produce to {self.app}.commands",
+            )
+        if self.admission is None or self._may(caller, Need(CALL, "*")):
+            return
+        if place.topic is None:
+            raise Refused(Code.TOPIC_AUTHORIZATION_FAILED, "this needs the right call:*")
+        for record in records:
+            try:
+                namespace = namespace_of(parse_key(record.key or b""))
+            except BadKey:
+                raise Refused(
+                    Code.TOPIC_AUTHORIZATION_FAILED, "without call:* each record needs a key"
+                ) from None
+            if not self._may(caller, Need(CALL, namespace)):
+                raise Refused(Code.TOPIC_AUTHORIZATION_FAILED, f"this needs the right call:{namespace[:64]}")
+
+    def _may(self, caller: Caller, need: Need) -> bool:
+        return self.admission is None or (caller.grant is not None and may(caller.grant, need))
+
+    # --- topics of clients
+
+    def check_new(self, name: str, partitions: int) -> None:
+        """Raises `Refused` if no topic can have this name and size."""
+        if not _NAME.fullmatch(name) or name in (".", ".."):
+            raise Refused(
+                Code.INVALID_TOPIC, f"{name[:60]!r} is not a topic's name: a-z A-Z 0-9 . _ - are allowed"
+            )
+        if self.partitions(name) is not None:
+            raise Refused(Code.TOPIC_ALREADY_EXISTS, f"there is a topic {name}")
+        if name.startswith(f"{self.app}.") and name.count(".") == 1:
+            raise Refused(Code.POLICY_VIOLATION, f"names that begin with {self.app}. are perdure's own")
+        if partitions < 1:
+            raise Refused(Code.INVALID_PARTITIONS, f"{partitions} partitions")
+        used = sum(len(topic.streams) for topic in self.log.topics.values())
+        if len(self.log.topics) >= MAX_TOPICS or used + partitions > MAX_PARTITIONS:
+            raise Refused(
+                Code.POLICY_VIOLATION,
+                f"the embedded log has room for {MAX_TOPICS} topics of clients with {MAX_PARTITIONS} partitions in all",
+            )

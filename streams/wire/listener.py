@@ -1,0 +1,108 @@
+"""The listener for Kafka clients: a socket, the connections to it, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from perdure.streams.log.embedded.client_access import ClientAccess
+from perdure.streams.log.embedded.log import EmbeddedLog
+from perdure.streams.wire.broker import Admission, Broker
+from perdure.streams.wire.connection import ClientConnection
+from perdure.streams.wire.producers import ROWS, Producers
+from perdure.streams.wire.requests import APIS
+
+CONNECTIONS = 1_000
+SWEEP_S = 10.0
+_SASL = (17, 36)
+
+_logger = structlog.get_logger(__name__)
+
+
+class KafkaListener:
+    """Kafka clients' way into an embedded log: `start` it when the partitions serve, and `close` it before the log.
+
+    Args:
+        app: the app's name, which its topics begin with.
+        log: the log, started.
+        clock_ms: the wall clock.
+        keep_ms: how long records of clients' topics are kept; None is for ever.
+        advertised: the address that clients are told to connect to; None: the one by which each came.
+        admission: access control; None if everything is allowed.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        log: EmbeddedLog,
+        *,
+        clock_ms: Callable[[], int],
+        keep_ms: int | None,
+        advertised: tuple[str, int] | None = None,
+        admission: Admission | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        access = ClientAccess(log)
+        apis = {
+            key: (api.first, api.last)
+            for key, api in APIS.items()
+            if admission is not None or key not in _SASL
+        }
+        self.broker = Broker(
+            app, access, clock_ms, advertised, admission, Producers(access.rows(ROWS)), loop, keep_ms, apis
+        )
+        self._connections: set[ClientConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections on a socket that is bound."""
+        self._server = await self.broker.loop.create_server(self._accept, sock=listener)
+        self._sweeper = self.broker.loop.create_task(self._sweep())
+
+    async def close(self) -> None:
+        """Close the socket and every connection."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.close()
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def _accept(self) -> asyncio.Protocol:
+        connection = ClientConnection(self.broker, self._connections.discard)
+        if len(self._connections) >= CONNECTIONS:
+            _logger.warning(
+                "too many Kafka clients are connected: one is turned away", connections=CONNECTIONS
+            )
+            self.broker.loop.call_soon(connection.close)
+        else:
+            self._connections.add(connection)
+        return connection
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now_s = self.broker.loop.time()
+            for connection in list(self._connections):
+                connection.sweep(now_s)
+            self._trim()
+
+    def _trim(self) -> None:
+        """Remove what is too old from clients' topics."""
+        broker = self.broker
+        if broker.keep_ms is None:
+            return
+        before_ms = broker.clock_ms() - broker.keep_ms
+        for topic in broker.log.topics.values():
+            for stream in topic.streams if not topic.compacted else ():
+                if stream.start < stream.durable:
+                    first = broker.log.first_since(stream, before_ms)
+                    broker.log.trim(stream, stream.durable if first is None else first.offset)
