@@ -34,9 +34,12 @@ _logger = structlog.get_logger(__name__)
 
 
 class ClientConnection(asyncio.Protocol):
-    """A connection; `closed` is called once, with it, when it ends."""
+    """A connection; `closed` is called once, with it, when it ends. `turned_away`: it is closed at once."""
 
-    def __init__(self, broker: Broker, closed: Callable[[ClientConnection], None]) -> None:
+    def __init__(
+        self, broker: Broker, closed: Callable[[ClientConnection], None], *, turned_away: bool = False
+    ) -> None:
+        self._turned_away = turned_away
         self._broker = broker
         self._closed = closed
         self._buffer = bytearray()
@@ -54,6 +57,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         ours, theirs = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         self.caller = Caller(str(ours[0]), int(ours[1]), f"{theirs[0]}:{theirs[1]}" if theirs else "")
+        if self._turned_away:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -69,20 +69,24 @@ class KafkaListener:
             self._sweeper.cancel()
         if self._server is not None:
             self._server.close()
-        for connection in list(self._connections):
+        for connection in self.all:
             connection.close()
 
     @property
     def connections(self) -> int:
+        """How many clients are connected."""
         return len(self._connections)
 
+    @property
+    def all(self) -> tuple[ClientConnection, ...]:
+        """The connections."""
+        return tuple(self._connections)
+
     def _accept(self) -> asyncio.Protocol:
-        connection = ClientConnection(self.broker, self._connections.discard)
-        if len(self._connections) >= CONNECTIONS:
-            _logger.warning(
-                "too many Kafka clients are connected: one is turned away", connections=CONNECTIONS
-            )
-            self.broker.loop.call_soon(connection.close)
+        full = len(self._connections) >= CONNECTIONS
+        connection = ClientConnection(self.broker, self._connections.discard, turned_away=full)
+        if full:
+            _logger.warning("too many Kafka clients are connected: one is turned away", connections=CONNECTIONS)
         else:
             self._connections.add(connection)
         return connection
@@ -90,12 +94,15 @@ class KafkaListener:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            now_s = self.broker.loop.time()
-            for connection in list(self._connections):
-                connection.sweep(now_s)
-            self._trim()
+            self.sweep(self.broker.loop.time())
+            self.trim()
 
-    def _trim(self) -> None:
+    def sweep(self, now_s: float) -> None:
+        """Close connections on which nothing has happened for too long."""
+        for connection in self.all:
+            connection.sweep(now_s)
+
+    def trim(self) -> None:
         """Remove what is too old from clients' topics."""
         broker = self.broker
         if broker.keep_ms is None:
