@@ -1,7 +1,8 @@
-"""The listener for Kafka clients of a node on the embedded log: its socket, by the configuration, and its access.
+"""The listener for Kafka clients of a node on the embedded log: its socket, by the configuration, and its
+access.
 
-`perdure serve` binds the socket before it opens the data; `Node` starts the listener once its partitions serve.
-What the listener answers is in `streams/wire/`.
+`perdure serve` binds the socket before it opens the data; `Node` starts the listener once its partitions
+serve. What the listener answers is in `streams/wire/`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class KafkaPort(NamedTuple):
 
 
 def bind_kafka(config: Config, *, dev: bool) -> KafkaPort:
-    """The socket that a configuration asks for, bound. `dev`: of `perdure dev`, which takes a free port 9092 by itself.
+    """The socket that a configuration asks for, bound. `dev`: of `perdure dev`, which takes a free port 9092
+    by itself.
 
     Raises `ConfigError` for an address that cannot be used, `OperatorError` for one in use.
     """

@@ -172,7 +172,9 @@ class Config(Section):
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     kafka_listen: Listen = "auto"
-    """HOST:PORT where the embedded log answers Kafka clients, or `off`; `auto`: 127.0.0.1:9092 of `perdure dev`."""
+    """HOST:PORT where the embedded log answers Kafka clients, or `off`; `auto`: 127.0.0.1:9092 of `perdure
+    dev`.
+    """
     kafka_advertised: Address = ""
     """HOST:PORT that Kafka clients are sent to; empty: the address by which each of them has connected."""
     partitions: Annotated[int, Field(ge=1, le=1024)] = 8

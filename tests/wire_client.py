@@ -1,4 +1,5 @@
-"""A Kafka listener over a real embedded log without owners, and a client that speaks the protocol frame by frame.
+"""A Kafka listener over a real embedded log without owners, and a client that speaks the protocol frame by
+frame.
 
 What the client encodes is checked against another implementation in tests/unit/test_wire_codec.py.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -182,5 +183,8 @@ def run(folder: Path, test: Callable[[Listening], Awaitable[None]], **options: A
     asyncio.run(main())
 
 
-def values(records: Sequence[Any]) -> list[bytes | None]:
-    return [record.value for record in records]
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition of the listener."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - the listener has no event for a test
+            await asyncio.sleep(0.01)

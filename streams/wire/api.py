@@ -18,8 +18,8 @@ class Api(NamedTuple):
     """A kind of request.
 
     `flexible`: the first version with compact fields. `handle(broker, caller, request, version)` returns the
-    response, or an awaitable of it; None: there is none. `in_flight`: the next request of the connection may be
-    handled before this one is answered.
+    response, or an awaitable of it; None: there is none. `in_flight`: the next request of the connection may
+    be handled before this one is answered.
     """
 
     key: int

@@ -47,7 +47,7 @@ class Admission(Protocol):
 
 @dataclass
 class Caller:
-    """A connection as requests see it: where it reached us, and who is behind it."""
+    """A connection as requests see it: the address that it reached, and its grant."""
 
     host: str
     port: int
@@ -66,7 +66,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Broker:
-    """What the requests of all connections share."""
+    """The state that the requests of all connections share."""
 
     app: str
     log: ClientAccess
@@ -104,19 +104,21 @@ class Broker:
         return Place(self.log.topics[name].streams[partition], None)
 
     def address(self, caller: Caller) -> tuple[str, int]:
-        """Where clients find this broker: as configured, else where this one has reached it."""
+        """Where clients find this broker: as configured, otherwise the address that this one has reached."""
         return self.advertised or (caller.host, caller.port)
 
     # --- rights
 
     def may_read(self, caller: Caller, name: str) -> bool:
-        """True if this caller may read a topic: replies and topics of clients with `read:*`, else as an admin."""
+        """True if this caller may read a topic: replies and topics of clients with `read:*`, the others as an
+        admin.
+        """
         if self.own(name) in (None, Topic.REPLIES):
             return self._may(caller, Need(READ, "*")) or self._may(caller, Need(ADMIN))
         return self._may(caller, Need(ADMIN))
 
     def sees(self, caller: Caller, name: str) -> bool:
-        """True if this caller is told that a topic exists."""
+        """True if a topic exists for this caller."""
         return self.may_read(caller, name) or self.own(name) is Topic.COMMANDS
 
     def may_create(self, caller: Caller) -> bool:

@@ -1,13 +1,16 @@
 """Messages of the Kafka protocol: from bytes to a dict, and from a dict to bytes, by a table of fields.
 
-Each request file declares the fields of its request and of its response, with the versions that have them. The
-reader is our own because frames come from outside: it trusts no length. (kio's reader, which the tests use on our
-responses, allocates whatever an array's length claims.)
+Each request file declares the fields of its request and of its response, with the versions that have them.
+The reader is our own because frames come from outside: it trusts no length. (kio's reader, which the tests
+use on
+our responses, allocates whatever an array's length claims.)
 
 Laws [tests/unit/test_wire_codec.py]
-- A message that ends before its last field is an `UnreadableFrame`. Bytes behind that field are ignored, as a broker
+- A message that ends before its last field is an `UnreadableFrame`. Bytes behind that field are ignored, as a
+  broker
   does: librdkafka's Metadata request for all topics has three of them.
-- An array is never longer than the bytes that are left, and a request has at most `MAX_ELEMENTS` elements in all.
+- An array is never longer than the bytes that are left, and a request has at most `MAX_ELEMENTS` elements in
+  all.
 """
 
 from __future__ import annotations
@@ -277,5 +280,5 @@ def _default_of(field: Field) -> Any:
 
 
 def write(shape: Struct, version: int, compact: bool, out: bytearray, message: Mapping[str, Any]) -> None:
-    """Append a message to `out`; what it does not name has the field's default, else 0, empty or null."""
+    """Append a message to `out`; what it does not name has the field's default, or is 0, empty or null."""
     _write_struct(shape, version, compact)(out, message)

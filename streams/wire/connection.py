@@ -1,9 +1,13 @@
-"""One connection of a Kafka client: frames are cut from its bytes, and answers leave in the order of the requests.
+"""One connection of a Kafka client: frames are cut from its bytes, and answers leave in the order of the
+requests.
 
 Laws [tests/unit/test_wire_connection.py]
-- A frame that cannot be read, is too large or asks for what is not there closes this connection, and no other.
-- A connection holds one frame under assembly (at most `PRODUCE_FRAME_BYTES`), up to `IN_FLIGHT` produce requests
-  that are not durable yet, and one answer. It is not read while there is more, or while its client does not read.
+- A frame that cannot be read, is too large or asks for what is not there closes this connection, and no
+  other.
+- A connection holds one frame under assembly (at most `PRODUCE_FRAME_BYTES`), up to `IN_FLIGHT` produce
+  requests that are not durable yet, and one answer. It is not read while there is more, or while its client
+  does not
+  read.
 - A connection that is idle for `IDLE_S`, or stuck within a frame or an answer for `STUCK_S`, is closed.
 """
 
@@ -130,7 +134,9 @@ class ClientConnection(asyncio.Protocol):
             (self._transport.resume_reading if wanted else self._transport.pause_reading)()
 
     def _frame_size(self, start: int) -> int | None:
-        """The size of the frame that begins at `start`; None if it cannot be known yet. Raises `UnreadableFrame`."""
+        """The size of the frame that begins at `start`; None if it cannot be known yet. Raises
+        `UnreadableFrame`.
+        """
         buffer = self._buffer
         if len(buffer) - start < 8:
             return None

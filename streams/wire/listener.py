@@ -23,14 +23,15 @@ _logger = structlog.get_logger(__name__)
 
 
 class KafkaListener:
-    """Kafka clients' way into an embedded log: `start` it when the partitions serve, and `close` it before the log.
+    """Kafka clients' way into an embedded log: `start` it when the partitions serve, and `close` it before
+    the log.
 
     Args:
         app: the app's name, which its topics begin with.
         log: the log, started.
         clock_ms: the wall clock.
-        keep_ms: how long records of clients' topics are kept; None is for ever.
-        advertised: the address that clients are told to connect to; None: the one by which each came.
+        keep_ms: how long records of clients' topics are kept; None is forever.
+        advertised: the address that clients connect to; None: the one that each has reached first.
         admission: access control; None if everything is allowed.
     """
 
@@ -86,7 +87,9 @@ class KafkaListener:
         full = len(self._connections) >= CONNECTIONS
         connection = ClientConnection(self.broker, self._connections.discard, turned_away=full)
         if full:
-            _logger.warning("too many Kafka clients are connected: one is turned away", connections=CONNECTIONS)
+            _logger.warning(
+                "too many Kafka clients are connected: one is turned away", connections=CONNECTIONS
+            )
         else:
             self._connections.add(connection)
         return connection

@@ -1,10 +1,13 @@
-"""Idempotent producers: which of their batches were appended, so that one that is sent again is not appended twice.
+"""Idempotent producers: which of their batches were appended, so that one that is sent again is not appended
+twice.
 
 Laws [tests/unit/test_wire_produce.py, tests/integration/test_wire_crash.py]
-- A batch that has the numbers of one of the last five of its producer in its partition is that one: it gets the
-  same offset and is not appended again, also after a crash: what is known is written in the commit of the batch.
+- A batch that has the numbers of one of the last five of its producer in its partition is that one: it gets
+  the same offset and is not appended again, also after a crash: what is known is written in the commit of the
+  batch.
 - One that does not follow the last one is refused: something before it was lost.
-- At most `MAX_KNOWN` producers are remembered, by partition; the one that has been silent longest is forgotten.
+- At most `MAX_KNOWN` producers are remembered, by partition; the one that has been silent longest is
+  forgotten.
 """
 
 from __future__ import annotations
@@ -105,7 +108,9 @@ class Producers:
         return rows
 
     def under_way(self, prefix: bytes, producer: int, offset: int, receipt: Receipt) -> None:
-        """Keep the receipt of the newest batch of a producer until it is durable; an older one is so no later."""
+        """Keep the receipt of the newest batch of a producer until it is durable; an older one is so no
+        later.
+        """
         key = _key(prefix, producer)
         self._receipts[key] = kept = offset, receipt
 

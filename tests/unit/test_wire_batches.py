@@ -78,7 +78,9 @@ def test_others_read_what_we_write(wanted: list[Plain], base: int, steps: list[i
 
 
 def test_every_changed_byte_is_noticed() -> None:
-    """By the checksum behind it; before it by the lengths and the format. The epoch of the leader may be anything."""
+    """By the checksum behind it; before it by the lengths and the format. The epoch of the leader may be
+    anything.
+    """
     data = theirs([(b"k", b"v" * 20, ())] * 3)
     free = {*range(8), *range(12, 16)}  # the base offset and the leader's epoch, which brokers write
     for at in set(range(len(data))) - free:

@@ -1,4 +1,6 @@
-"""Connections to the Kafka listener: what is malformed, too large, slow or idle closes one connection, and no other."""
+"""Connections to the Kafka listener: what is malformed, too large, slow or idle closes one connection, and no
+other.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.wire_client import COMMANDS, REPLIES, Listening, batch, fetch_of, run, until
 
 from perdure.streams.log.base import Record, Topic, durable
 from perdure.streams.wire import connection, listener
 from perdure.streams.wire.requests import fetch
-from tests.wire_client import COMMANDS, REPLIES, Listening, batch, fetch_of, run
 
 
 @pytest.mark.parametrize(
@@ -77,19 +79,15 @@ def test_a_client_that_does_not_read_is_not_read(tmp_path: Path) -> None:
         slow._reader._transport.pause_reading()  # type: ignore[attr-defined]  # nothing is taken from its socket
         for _ in range(300):
             slow.send("Fetch", 11, fetch_of(REPLIES, 0, 0))
-        async with asyncio.timeout(30):
-            while not (stuck := [each for each in one.listener.all if not each._writable]):
-                await asyncio.sleep(0.01)
-        (held,) = stuck
+        await until(lambda: any(not each._writable for each in one.listener.all))
+        (held,) = [each for each in one.listener.all if not each._writable]
         for _ in range(20):
             await other.ask("Metadata", 9, topics=[])
         assert held._transport is not None
         assert held._transport.get_write_buffer_size() < 2 * len(value)
         assert len(held._answers) <= 1
         one.listener.sweep(one.listener.broker.loop.time() + connection.STUCK_S + 1)
-        async with asyncio.timeout(10):
-            while held._transport is not None:
-                await asyncio.sleep(0.01)
+        await until(lambda: held._transport is None)
 
     run(tmp_path, test)
 
@@ -117,12 +115,9 @@ def test_a_client_that_leaves_while_it_waits_is_forgotten(tmp_path: Path) -> Non
         client = await one.connect()
         client.send("Fetch", 11, fetch_of(REPLIES, 0, 0, wait_ms=fetch.MAX_WAIT_MS))
         stream = one.listener.broker.log.stream(Topic.REPLIES, 0)
-        async with asyncio.timeout(10):
-            while not stream.watchers:
-                await asyncio.sleep(0.01)
-            client.close()
-            while stream.watchers or one.listener.connections:
-                await asyncio.sleep(0.01)
+        await until(lambda: bool(stream.watchers))
+        client.close()
+        await until(lambda: not stream.watchers and not one.listener.connections)
 
     run(tmp_path, test)
 
@@ -132,9 +127,7 @@ def test_idle_and_stuck_connections_are_closed(tmp_path: Path) -> None:
         idle, within = await one.connect(), await one.connect()
         await idle.ask("Metadata", 9, topics=[])
         within.raw(b"\x00\x00\x00\x20\x00\x03")
-        async with asyncio.timeout(10):
-            while not any(each._buffer for each in one.listener.all):
-                await asyncio.sleep(0.01)
+        await until(lambda: any(each._buffer for each in one.listener.all))
         now_s = one.listener.broker.loop.time()
         one.listener.sweep(now_s + connection.STUCK_S / 2)
         assert one.listener.connections == 2

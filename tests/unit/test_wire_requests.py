@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from aiokafka.record.memory_records import MemoryRecords
+from tests.wire_client import COMMANDS, JOURNAL, REPLIES, Listening, batch, fetch_of, run
 
 from perdure.streams.log.base import Record, Topic, durable
 from perdure.streams.wire.errors import Code
 from perdure.streams.wire.requests import APIS
-from tests.wire_client import COMMANDS, JOURNAL, REPLIES, Listening, batch, fetch_of, run
 
 
 def values(data: bytes | None) -> list[bytes | None]:

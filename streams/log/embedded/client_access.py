@@ -1,13 +1,15 @@
-"""What the Kafka listener needs of the embedded log beyond `Log`: batches, topics of clients, and rows beside records.
+"""What the Kafka listener needs of the embedded log beyond `Log`: batches, topics of clients, and rows beside
+records.
 
-Clients of the listener (`streams/wire/`) append batches of records, read bounded pieces of a partition, and may
-create ordinary topics of their own, which lie beside perdure's four in the same database. Rows hold what the
-listener must remember (committed offsets, sequence numbers of producers): they are written in the same commit as
-the records they belong to.
+Clients of the listener (`streams/wire/`) append batches of records, read bounded pieces of a partition, and
+may create ordinary topics of their own, which lie beside perdure's four in the same database. Rows hold what
+the
+listener must remember (committed offsets, sequence numbers of producers): they are written in the same commit
+as the records they belong to.
 
 Laws [tests/unit/test_wire_log.py]
 - The records of a batch lie together, in order, and are durable together with its rows or not at all.
-- A topic of clients has a number of its own for ever, which begins the keys of its records; topics of perdure
+- A topic of clients has a number of its own forever, which begins the keys of its records; topics of perdure
   and their offsets are not affected by it.
 - An earlier perdure that opens the log ignores these topics and rows.
 """
@@ -40,14 +42,14 @@ class _TopicRow(msgspec.Struct, array_like=True):
 
 
 class ClientTopic(NamedTuple):
-    """A topic that a client created. `compacted`: its records are kept for ever."""
+    """A topic that a client created. `compacted`: its records are kept forever."""
 
     streams: list[EmbeddedStream]
     compacted: bool
 
 
 class BatchPlace(NamedTuple):
-    """Where a batch was appended, and the receipt that says when it is durable."""
+    """The place of a batch that was appended, and the receipt that reports when it is durable."""
 
     first_offset: int
     time_ms: int
@@ -157,15 +159,15 @@ class ClientAccess:
 
         By a binary search: stamps rise, except where a clock was wrong by more than a minute.
         """
-        low, high, found = stream.start, stream.durable, None
+        low, high, match = stream.start, stream.durable, None
         while low < high:
             middle = (low + high) // 2
             record = stream.scan(middle, stream.durable, 1)[0]
             if record.time_ms >= time_ms:
-                high, found = middle, record
+                high, match = middle, record
             else:
                 low = middle + 1
-        return found
+        return match
 
     def trim(self, stream: EmbeddedStream, before: int) -> None:
         """Remove records of a client's topic below `before`."""
@@ -179,7 +181,9 @@ class ClientAccess:
         batch.when_over(batch.count, _ignore)
 
     def watch(self, streams: Sequence[EmbeddedStream], moved: Callable[[], None]) -> Callable[[], None]:
-        """Call `moved` whenever further records of one of these are durable, until what this returns is called."""
+        """Call `moved` whenever further records of one of these are durable, until what this returns is
+        called.
+        """
         for stream in streams:
             stream.watchers.add(moved)
 

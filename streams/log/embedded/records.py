@@ -170,7 +170,9 @@ def get(database: Rdict, key: bytes, path: Path) -> bytes | None:
 
 
 class Rows:
-    """The records of one (topic, partition) in the database. `number`: how the keys of a topic of clients begin."""
+    """The records of one (topic, partition) in the database. `number`: how the keys of a topic of clients
+    begin.
+    """
 
     __slots__ = ("_database", "_path", "_trim_key", "partition", "prefix", "topic")
 

@@ -1,7 +1,8 @@
 """CreateTopics: an ordinary topic beside perdure's own, on the embedded log.
 
-For topics that clients need themselves: a reply topic, a framework's bookkeeping. Records are kept for as long as
-commands (`keep_commands`), those of a topic with `cleanup.policy=compact` for ever; nothing is compacted.
+For topics that clients need themselves: a reply topic, a framework's bookkeeping. Records are kept for as
+long as commands (`keep_commands`), those of a topic with `cleanup.policy=compact` forever; nothing is
+compacted.
 """
 
 from __future__ import annotations

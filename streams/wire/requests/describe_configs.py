@@ -58,24 +58,24 @@ def handle(broker: Broker, caller: Caller, request: Message, version: int) -> An
     return {"results": [_resource(broker, caller, each) for each in request["resources"]]}
 
 
-def _resource(broker: Broker, caller: Caller, asked: Message) -> dict[str, Any]:
-    result: dict[str, Any] = {"type": asked["type"], "name": asked["name"]}
-    if asked["type"] == BROKER:
+def _resource(broker: Broker, caller: Caller, wanted: Message) -> dict[str, Any]:
+    result: dict[str, Any] = {"type": wanted["type"], "name": wanted["name"]}
+    if wanted["type"] == BROKER:
         return result | {"configs": []}
-    if asked["type"] != TOPIC:
+    if wanted["type"] != TOPIC:
         return result | {
             "error": Code.INVALID_REQUEST,
             "error_message": "topics and the broker have settings",
         }
-    if broker.partitions(asked["name"]) is None:
+    if broker.partitions(wanted["name"]) is None:
         return result | {"error": Code.UNKNOWN_TOPIC_OR_PARTITION}
-    if not broker.sees(caller, asked["name"]):
+    if not broker.sees(caller, wanted["name"]):
         return result | {"error": Code.TOPIC_AUTHORIZATION_FAILED}
     return result | {
         "configs": [
             {"name": name, "value": value, "read_only": True, "source": _DYNAMIC_TOPIC}
-            for name, value in _settings(broker, asked["name"]).items()
-            if asked["keys"] is None or name in asked["keys"]
+            for name, value in _settings(broker, wanted["name"]).items()
+            if wanted["keys"] is None or name in wanted["keys"]
         ]
     }
 

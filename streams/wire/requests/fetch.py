@@ -1,8 +1,9 @@
 """Fetch: durable records from given offsets on; a request that finds too few waits until there are more.
 
 Laws
-- Readers see durable records only: the last stable offset is the high watermark, so `read_committed` changes nothing.
-- Fetch sessions do not exist: the answer always has session 0, whatever is asked.
+- Readers see durable records only: the last stable offset is the high watermark, so `read_committed` changes
+  nothing.
+- Fetch sessions do not exist: the answer always has session 0.
 - An answer has at most `MAX_BYTES`, and a larger record alone.
 """
 
@@ -107,16 +108,18 @@ async def _moved(broker: Broker, streams: list[EmbeddedStream], wait_s: float) -
 def _gather(
     broker: Broker, caller: Caller, request: Message
 ) -> tuple[Message, int, list[EmbeddedStream], bool]:
-    """The response as of now, the bytes of its records, the partitions to wait for, and if a part was refused."""
+    """The response as of now, the bytes of its records, the partitions to wait for, and if a part was
+    refused.
+    """
     limit = min(request["max_bytes"] or MAX_BYTES, MAX_BYTES)
     topics, streams, size, failed = [], [], 0, False
     for topic in request["topics"]:
         partitions = []
-        for asked in topic["partitions"]:
-            result: dict[str, Any] = {"index": asked["index"]}
+        for wanted in topic["partitions"]:
+            result: dict[str, Any] = {"index": wanted["index"]}
             partitions.append(result)
             try:
-                stream = _readable(broker, caller, topic["name"], asked)
+                stream = _readable(broker, caller, topic["name"], wanted)
             except Refused as refused:
                 result["error"] = refused.code
                 failed = True
@@ -124,22 +127,22 @@ def _gather(
             streams.append(stream)
             end = stream.durable
             result.update(high_watermark=end, last_stable_offset=end, log_start_offset=stream.start)
-            if asked["offset"] < end and size < limit:
-                room = max(0, min(asked["max_bytes"], limit - size))
-                records = broker.log.read(stream, asked["offset"], room)
+            if wanted["offset"] < end and size < limit:
+                room = max(0, min(wanted["max_bytes"], limit - size))
+                records = broker.log.read(stream, wanted["offset"], room)
                 result["records"] = data = write_batch(records)
                 size += len(data)
         topics.append({"name": topic["name"], "partitions": partitions})
     return {"topics": topics}, size, streams, failed
 
 
-def _readable(broker: Broker, caller: Caller, name: str, asked: Message) -> EmbeddedStream:
+def _readable(broker: Broker, caller: Caller, name: str, wanted: Message) -> EmbeddedStream:
     if not broker.may_read(caller, name):
         raise Refused(Code.TOPIC_AUTHORIZATION_FAILED, name)
-    stream = broker.place(name, asked["index"]).stream
-    if asked["current_leader_epoch"] > 0:
+    stream = broker.place(name, wanted["index"]).stream
+    if wanted["current_leader_epoch"] > 0:
         raise Refused(Code.UNKNOWN_LEADER_EPOCH, "the epoch is always 0")
-    if not stream.start <= asked["offset"] <= stream.durable:
+    if not stream.start <= wanted["offset"] <= stream.durable:
         raise Refused(Code.OFFSET_OUT_OF_RANGE, f"the log has {stream.start} up to {stream.durable}")
     return stream
 

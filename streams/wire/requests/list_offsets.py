@@ -54,10 +54,10 @@ def handle(broker: Broker, caller: Caller, request: Message, version: int) -> An
     topics = []
     for topic in request["topics"]:
         partitions = []
-        for asked in topic["partitions"]:
-            result: dict[str, Any] = {"index": asked["index"]}
+        for wanted in topic["partitions"]:
+            result: dict[str, Any] = {"index": wanted["index"]}
             try:
-                result.update(_offset(broker, caller, topic["name"], asked["index"], asked["timestamp"]))
+                result.update(_offset(broker, caller, topic["name"], wanted["index"], wanted["timestamp"]))
             except Refused as refused:
                 result["error"] = refused.code
             partitions.append(result)

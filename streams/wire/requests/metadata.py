@@ -1,7 +1,7 @@
 """Metadata: this one broker, and the topics that the caller may see.
 
-An empty list means no topics, null means all (version 0: an empty list means all). Topics are never created by
-asking for them.
+An empty list means no topics, null means all (version 0: an empty list means all). Topics are never created
+by asking for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perdure.streams.wire.broker import NODE_ID, Broker, Caller
 from perdure.streams.wire.codec import Array, Field, Message, array, structure
 from perdure.streams.wire.errors import Code
 
-NOT_ASKED = -(2**31)  # of authorized operations
+NOT_REQUESTED = -(2**31)  # authorized operations
 
 REQUEST = structure(
     Field("topics", array(Field("name", "string"), nullable=True)),
@@ -52,19 +52,19 @@ RESPONSE = structure(
                     Field("offline", Array("int32"), 5),
                 ),
             ),
-            Field("operations", "int32", 8, default=NOT_ASKED),
+            Field("operations", "int32", 8, default=NOT_REQUESTED),
         ),
     ),
-    Field("cluster_operations", "int32", 8, 10, default=NOT_ASKED),
+    Field("cluster_operations", "int32", 8, 10, default=NOT_REQUESTED),
 )
 
 
 def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Answer:
-    asked = request["topics"]
-    if asked is None or (version == 0 and not asked):
+    wanted = request["topics"]
+    if wanted is None or (version == 0 and not wanted):
         names = [name for name in broker.names() if broker.sees(caller, name)]
     else:
-        names = [topic["name"] for topic in asked]
+        names = [topic["name"] for topic in wanted]
     host, port = broker.address(caller)
     return {
         "brokers": [{"node_id": NODE_ID, "host": host, "port": port}],

@@ -1,4 +1,5 @@
-"""Produce: append batches, each to its partition, by one call to the log; the answer waits until all are durable.
+"""Produce: append batches, each to its partition, by one call to the log; the answer waits until all are
+durable.
 
 A record for `commands` becomes a command by the same way as one on a broker: its owner reads it from the log,
 with the time of the log's clock. Versions 0 to 2 carry formats that Kafka 4 refuses too; they are advertised
