@@ -110,17 +110,15 @@ def serve(
     from perdure.api.telemetry.tracing import tracing_of
     from perdure.objects.registry import Registry
 
-    flags = {
+    flags: dict[str, object] = {
         "log": log,
         "host": host,
         "port": port,
         "kafka_listen": kafka,
         "data_dir": data,
-        "partitions": partitions,
-        "insecure_public": insecure_public or None,
-        "log_format": log_format,
-        "log_level": log_level,
     }
+    flags |= {"partitions": partitions, "insecure_public": insecure_public or None}
+    flags |= {"log_format": log_format, "log_level": log_level}
     _follow(lifeline_fd)
     # before the app is imported, which may log
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)

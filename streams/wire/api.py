@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from perdure.streams.wire.codec import EVER, FrameReader, Message, Struct, UnreadableFrame, read, write
 
 if TYPE_CHECKING:
-    from perdure.streams.wire.broker import Broker, Caller
+    from perdure.streams.wire.broker import Broker, KafkaCaller
 
 Answer = Message | Awaitable[Message | None] | None
-Handle = Callable[["Broker", "Caller", Message, int], Answer]
+Handle = Callable[["Broker", "KafkaCaller", Message, int], Answer]
 
 
 class Api(NamedTuple):

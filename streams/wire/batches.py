@@ -20,7 +20,7 @@ import google_crc32c
 
 from perdure.streams.log.base import Headers, LogRecord, Record
 from perdure.streams.wire.compression import TooMuch, Undecodable, decompressed
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_PARTS = 250_000
@@ -44,38 +44,42 @@ class ProducedBatch(NamedTuple):
 
 
 def read_batch(data: bytes) -> ProducedBatch:
-    """The one batch in `data`, checked. Raises `Refused`."""
+    """The one batch in `data`, checked. Raises `RequestRefused`."""
     if len(data) < HEAD.size:
-        raise Refused(Code.CORRUPT_MESSAGE, f"a batch of {len(data)} bytes has no whole head")
+        raise RequestRefused(Code.CORRUPT_MESSAGE, f"a batch of {len(data)} bytes has no whole head")
     (_, length, _, magic, crc, attributes, last, _, _, producer_id, epoch, sequence, count) = (
         HEAD.unpack_from(data)
     )
     if magic != _MAGIC:
-        raise Refused(Code.UNSUPPORTED_FOR_MESSAGE_FORMAT, f"record format {magic}: only format 2 is read")
+        raise RequestRefused(
+            Code.UNSUPPORTED_FOR_MESSAGE_FORMAT, f"record format {magic}: only format 2 is read"
+        )
     if length != len(data) - _LENGTH_FROM:
-        raise Refused(Code.INVALID_RECORD, "a partition's records are exactly one batch")
+        raise RequestRefused(Code.INVALID_RECORD, "a partition's records are exactly one batch")
     if google_crc32c.value(data[CRC_FROM:]) != crc:
-        raise Refused(Code.CORRUPT_MESSAGE, "the checksum of the batch does not fit")
+        raise RequestRefused(Code.CORRUPT_MESSAGE, "the checksum of the batch does not fit")
     if attributes & (_TRANSACTIONAL | _CONTROL):
-        raise Refused(Code.INVALID_RECORD, "transactions are not supported by the embedded log")
+        raise RequestRefused(Code.INVALID_RECORD, "transactions are not supported by the embedded log")
     if count < 1 or last != count - 1:
-        raise Refused(Code.INVALID_RECORD, f"the batch claims {count} records and a last offset of {last}")
+        raise RequestRefused(
+            Code.INVALID_RECORD, f"the batch claims {count} records and a last offset of {last}"
+        )
     body = data[HEAD.size :]
     if codec := attributes & _CODEC:
         try:
             body = decompressed(codec, body, MAX_BYTES)
         except TooMuch:
-            raise Refused(
+            raise RequestRefused(
                 Code.MESSAGE_TOO_LARGE, f"a batch has more than {MAX_BYTES} bytes, decompressed"
             ) from None
         except Undecodable as error:
-            raise Refused(Code.CORRUPT_MESSAGE, str(error)) from None
+            raise RequestRefused(Code.CORRUPT_MESSAGE, str(error)) from None
     if count > MAX_PARTS or count > len(body):
-        raise Refused(Code.MESSAGE_TOO_LARGE, f"a batch of {count} records: at most {MAX_PARTS} fit")
+        raise RequestRefused(Code.MESSAGE_TOO_LARGE, f"a batch of {count} records: at most {MAX_PARTS} fit")
     try:
         return ProducedBatch(producer_id, epoch, sequence, _records(body, count))
     except (IndexError, ValueError) as error:
-        raise Refused(
+        raise RequestRefused(
             Code.INVALID_RECORD, f"the records of the batch do not agree with their lengths: {error}"
         ) from None
 

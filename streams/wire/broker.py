@@ -14,7 +14,7 @@ from perdure.schemas.keys import namespace_of, parse_key
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.embedded.client_access import ClientAccess
 from perdure.streams.log.embedded.tail import EmbeddedStream
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 from perdure.streams.wire.producers import Producers
 
 NODE_ID = 1
@@ -46,7 +46,7 @@ class Admission(Protocol):
 
 
 @dataclass
-class Caller:
+class KafkaCaller:
     """A connection as requests see it: the address that it reached, and its grant."""
 
     host: str
@@ -57,7 +57,7 @@ class Caller:
     exchange: object = None  # of SASL, while it lasts
 
 
-class Place(NamedTuple):
+class PartitionPlace(NamedTuple):
     """A partition that a request names, with the topic of perdure that it belongs to."""
 
     stream: EmbeddedStream
@@ -94,22 +94,24 @@ class Broker:
         topic = self.log.topics.get(name)
         return None if topic is None else len(topic.streams)
 
-    def place(self, name: str, partition: int) -> Place:
-        """A partition. Raises `Refused` if there is none."""
+    def place(self, name: str, partition: int) -> PartitionPlace:
+        """A partition. Raises `RequestRefused` if there is none."""
         if not 0 <= partition < (self.partitions(name) or 0):
-            raise Refused(Code.UNKNOWN_TOPIC_OR_PARTITION, f"there is no partition {partition} of {name}")
+            raise RequestRefused(
+                Code.UNKNOWN_TOPIC_OR_PARTITION, f"there is no partition {partition} of {name}"
+            )
         own = self.own(name)
         if own is not None:
-            return Place(self.log.stream(own, partition), own)
-        return Place(self.log.topics[name].streams[partition], None)
+            return PartitionPlace(self.log.stream(own, partition), own)
+        return PartitionPlace(self.log.topics[name].streams[partition], None)
 
-    def address(self, caller: Caller) -> tuple[str, int]:
+    def address(self, caller: KafkaCaller) -> tuple[str, int]:
         """Where clients find this broker: as configured, otherwise the address that this one has reached."""
         return self.advertised or (caller.host, caller.port)
 
     # --- rights
 
-    def may_read(self, caller: Caller, name: str) -> bool:
+    def may_read(self, caller: KafkaCaller, name: str) -> bool:
         """True if this caller may read a topic: replies and topics of clients with `read:*`, the others as an
         admin.
         """
@@ -117,54 +119,58 @@ class Broker:
             return self._may(caller, Need(READ, "*")) or self._may(caller, Need(ADMIN))
         return self._may(caller, Need(ADMIN))
 
-    def sees(self, caller: Caller, name: str) -> bool:
+    def sees(self, caller: KafkaCaller, name: str) -> bool:
         """True if a topic exists for this caller."""
         return self.may_read(caller, name) or self.own(name) is Topic.COMMANDS
 
-    def may_create(self, caller: Caller) -> bool:
+    def may_create(self, caller: KafkaCaller) -> bool:
         return self._may(caller, Need(ADMIN))
 
-    def check_write(self, caller: Caller, place: Place, records: list[Record]) -> None:
-        """Raises `Refused` if this caller may not append these records there."""
+    def check_write(self, caller: KafkaCaller, place: PartitionPlace, records: list[Record]) -> None:
+        """Raises `RequestRefused` if this caller may not append these records there."""
         if place.topic not in (Topic.COMMANDS, None):
-            raise Refused(
+            raise RequestRefused(
                 Code.TOPIC_AUTHORIZATION_FAILED,
                 f"{self.app}.{place.topic} is written by perdure alone; clients produce to {self.app}.commands",
             )
         if self.admission is None or self._may(caller, Need(CALL, "*")):
             return
         if place.topic is None:
-            raise Refused(Code.TOPIC_AUTHORIZATION_FAILED, "this needs the right call:*")
+            raise RequestRefused(Code.TOPIC_AUTHORIZATION_FAILED, "this needs the right call:*")
         for record in records:
             try:
                 namespace = namespace_of(parse_key(record.key or b""))
             except BadKey:
-                raise Refused(
+                raise RequestRefused(
                     Code.TOPIC_AUTHORIZATION_FAILED, "without call:* each record needs a key"
                 ) from None
             if not self._may(caller, Need(CALL, namespace)):
-                raise Refused(Code.TOPIC_AUTHORIZATION_FAILED, f"this needs the right call:{namespace[:64]}")
+                raise RequestRefused(
+                    Code.TOPIC_AUTHORIZATION_FAILED, f"this needs the right call:{namespace[:64]}"
+                )
 
-    def _may(self, caller: Caller, need: Need) -> bool:
+    def _may(self, caller: KafkaCaller, need: Need) -> bool:
         return self.admission is None or (caller.grant is not None and may(caller.grant, need))
 
     # --- topics of clients
 
     def check_new(self, name: str, partitions: int) -> None:
-        """Raises `Refused` if no topic can have this name and size."""
+        """Raises `RequestRefused` if no topic can have this name and size."""
         if not _NAME.fullmatch(name) or name in (".", ".."):
-            raise Refused(
+            raise RequestRefused(
                 Code.INVALID_TOPIC, f"{name[:60]!r} is not a topic's name: a-z A-Z 0-9 . _ - are allowed"
             )
         if self.partitions(name) is not None:
-            raise Refused(Code.TOPIC_ALREADY_EXISTS, f"there is a topic {name}")
+            raise RequestRefused(Code.TOPIC_ALREADY_EXISTS, f"there is a topic {name}")
         if name.startswith(f"{self.app}.") and name.count(".") == 1:
-            raise Refused(Code.POLICY_VIOLATION, f"names that begin with {self.app}. are perdure's own")
+            raise RequestRefused(
+                Code.POLICY_VIOLATION, f"names that begin with {self.app}. are perdure's own"
+            )
         if partitions < 1:
-            raise Refused(Code.INVALID_PARTITIONS, f"{partitions} partitions")
+            raise RequestRefused(Code.INVALID_PARTITIONS, f"{partitions} partitions")
         used = sum(len(topic.streams) for topic in self.log.topics.values())
         if len(self.log.topics) >= MAX_TOPICS or used + partitions > MAX_PARTITIONS:
-            raise Refused(
+            raise RequestRefused(
                 Code.POLICY_VIOLATION,
                 f"the embedded log has room for {MAX_TOPICS} topics of clients with {MAX_PARTITIONS} partitions in all",
             )

@@ -21,7 +21,7 @@ from typing import Any, cast
 import structlog
 
 from perdure.streams.wire.api import API_VERSIONS, Api
-from perdure.streams.wire.broker import Broker, Caller
+from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import FrameReader, Message, UnreadableFrame
 from perdure.streams.wire.requests import APIS, api_versions
 
@@ -53,14 +53,14 @@ class ClientConnection(asyncio.Protocol):
         self._reading = True
         self._active_s = broker.loop.time()
         self._transport: asyncio.Transport | None = None
-        self.caller = Caller("", 0, "")
+        self.caller = KafkaCaller("", 0, "")
 
     # --- called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         ours, theirs = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
-        self.caller = Caller(str(ours[0]), int(ours[1]), f"{theirs[0]}:{theirs[1]}" if theirs else "")
+        self.caller = KafkaCaller(str(ours[0]), int(ours[1]), f"{theirs[0]}:{theirs[1]}" if theirs else "")
         if self._turned_away:
             self.close()
 

@@ -47,7 +47,7 @@ class Code(IntEnum):
     INVALID_RECORD = 87
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A part of a request that is refused, with its code and what to do."""
 
     def __init__(self, code: Code, why: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import msgspec
 
 from perdure.streams.log.base import Receipt
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 
 MAX_KNOWN = 5_000
 REMEMBERED = 5  # batches: as many as a client has in flight
@@ -59,19 +59,19 @@ class Producers:
     ) -> tuple[int, Receipt | None] | None:
         """Where a batch was appended before (its receipt, unless it is durable for certain); None: it is new.
 
-        `prefix` names the partition. Raises `Refused` for a batch that does not follow.
+        `prefix` names the partition. Raises `RequestRefused` for a batch that does not follow.
         """
         key = _key(prefix, producer)
         known = self._known.get(key)
         if known is None:
             return None
         if epoch < known.epoch:
-            raise Refused(
+            raise RequestRefused(
                 Code.INVALID_PRODUCER_EPOCH, f"the producer has epoch {known.epoch}, this is of {epoch}"
             )
         if epoch > known.epoch:
             if first != 0:
-                raise Refused(
+                raise RequestRefused(
                     Code.OUT_OF_ORDER_SEQUENCE_NUMBER, f"a new epoch begins with 0, not with {first}"
                 )
             return None
@@ -84,10 +84,10 @@ class Producers:
         if first == due:
             return None
         if 0 < (due - first) % SEQUENCES < _FEW:
-            raise Refused(
+            raise RequestRefused(
                 Code.DUPLICATE_SEQUENCE_NUMBER, f"batch {first} was appended long ago: {due} is due"
             )
-        raise Refused(Code.OUT_OF_ORDER_SEQUENCE_NUMBER, f"batch {first} was sent, {due} is due")
+        raise RequestRefused(Code.OUT_OF_ORDER_SEQUENCE_NUMBER, f"batch {first} was sent, {due} is due")
 
     def appended(
         self, prefix: bytes, producer: int, epoch: int, first: int, count: int, offset: int

@@ -17,7 +17,7 @@ from perdure.streams.log.base import Headers, LogRecord
 from perdure.streams.wire import batches
 from perdure.streams.wire.batches import CRC_FROM, HEAD, read_batch, write_batch
 from perdure.streams.wire.compression import NAMES, TooMuch, decompressed
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 
 Plain = tuple[bytes | None, bytes | None, Headers]
 texts = st.none() | st.binary(max_size=300)
@@ -50,6 +50,7 @@ def theirs(wanted: list[Plain], codec: int = 0, producer: int = -1) -> bytes:
 @settings(max_examples=60, deadline=None)
 @given(wanted=records, codec=st.integers(0, 4), producer=st.sampled_from([-1, 77]))
 def test_what_others_write_is_read(wanted: list[Plain], codec: int, producer: int) -> None:
+    """What others write is read."""
     batch = read_batch(theirs(wanted, codec, producer))
     assert [(record.key, record.value, record.headers) for record in batch.records] == wanted
     assert batch[:3] == ((77, 3, 9) if producer == 77 else (-1, -1, -1))
@@ -62,6 +63,7 @@ def test_what_others_write_is_read(wanted: list[Plain], codec: int, producer: in
     steps=st.lists(st.integers(-(2**33), 2**33), min_size=20, max_size=20),
 )
 def test_others_read_what_we_write(wanted: list[Plain], base: int, steps: list[int]) -> None:
+    """Others read what we write."""
     kept = [
         LogRecord(base + at, 2**40 + step, *each)
         for at, (each, step) in enumerate(zip(wanted, steps, strict=False))
@@ -86,7 +88,7 @@ def test_every_changed_byte_is_noticed() -> None:
     for at in set(range(len(data))) - free:
         changed = bytearray(data)
         changed[at] ^= 0x11
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             read_batch(bytes(changed))
 
 
@@ -98,6 +100,7 @@ def checked(data: bytearray) -> bytes:
 
 
 def test_lengths_that_lie_are_refused_behind_a_valid_checksum() -> None:
+    """Lengths that lie are refused behind a valid checksum."""
     random, data = Random(5), theirs([(b"key", b"v" * 20, (("a", b"b"),))] * 5)
     refused = 0
     for _ in range(3_000):
@@ -106,13 +109,14 @@ def test_lengths_that_lie_are_refused_behind_a_valid_checksum() -> None:
             changed[random.randrange(CRC_FROM, len(changed))] = random.choice((0, 1, 2, 0x7F, 0x80, 0xFF))
         try:
             read_batch(checked(changed))
-        except Refused:
+        except RequestRefused:
             refused += 1
     assert refused > 1_000
 
 
 @pytest.mark.parametrize("codec", NAMES)
 def test_little_that_becomes_much_is_refused(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little that becomes much is refused."""
     plain = bytes(4_000_000)
     packed = {
         1: gzip.compress,
@@ -126,23 +130,25 @@ def test_little_that_becomes_much_is_refused(codec: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(batches, "MAX_BYTES", 1_000_000)
     data = bytearray(HEAD.size) + packed
     HEAD.pack_into(data, 0, 0, 0, 0, 2, 0, codec, 0, 0, 0, -1, -1, -1, 1)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         read_batch(checked(data))
     assert caught.value.code == Code.MESSAGE_TOO_LARGE
 
 
 def test_a_batch_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of too many parts is refused."""
     monkeypatch.setattr(batches, "MAX_PARTS", 10)
     assert len(read_batch(theirs([(None, None, ())] * 10)).records) == 10
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         read_batch(theirs([(None, None, ())] * 11))
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         read_batch(theirs([(None, None, (("a", b""),) * 10)]))
 
 
 @pytest.mark.parametrize("attributes", [0x10, 0x20])
 def test_transactions_and_control_batches_are_refused(attributes: int) -> None:
+    """Transactions and control batches are refused."""
     data = bytearray(theirs([(b"k", b"v", ())]))
     data[CRC_FROM + 1] = attributes
-    with pytest.raises(Refused, match="transactions"):
+    with pytest.raises(RequestRefused, match="transactions"):
         read_batch(checked(data))

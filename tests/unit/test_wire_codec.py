@@ -63,6 +63,7 @@ def example(kind: str | Array | Struct, name: str, version: int, random: Random)
 @pytest.mark.parametrize(("key", "version"), VERSIONS)
 @pytest.mark.parametrize("side", ["request", "response"])
 def test_messages_are_what_another_implementation_reads_and_writes(key: int, version: int, side: str) -> None:
+    """Messages are what another implementation reads and writes."""
     api, random = APIS[key], Random(f"{key} {version} {side}")
     compact = version >= api.flexible
     shape = api.request if side == "request" else api.response
@@ -81,6 +82,7 @@ def test_messages_are_what_another_implementation_reads_and_writes(key: int, ver
 
 @pytest.mark.parametrize(("key", "version"), VERSIONS)
 def test_a_message_that_is_cut_off_or_mutated_is_read_or_refused(key: int, version: int) -> None:
+    """A message that is cut off or mutated is read or refused."""
     api, random = APIS[key], Random(f"cut {key} {version}")
     compact = version >= api.flexible
     data = bytearray()

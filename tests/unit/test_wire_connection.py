@@ -47,6 +47,8 @@ from perdure.streams.wire.requests import fetch
     ],
 )
 def test_a_frame_that_cannot_be_read_closes_its_connection_alone(tmp_path: Path, data: bytes) -> None:
+    """A frame that cannot be read closes its connection alone."""
+
     async def test(one: Listening) -> None:
         good, bad = await one.connect(), await one.connect()
         bad.raw(data)
@@ -58,6 +60,8 @@ def test_a_frame_that_cannot_be_read_closes_its_connection_alone(tmp_path: Path,
 
 
 def test_bytes_may_come_one_by_one(tmp_path: Path) -> None:
+    """Bytes may come one by one."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         frame = b"\x00\x00\x00\x0e\x00\x12\x00\x00\x00\x00\x00\x05\x00\x04test"
@@ -93,6 +97,7 @@ def test_a_client_that_does_not_read_is_not_read(tmp_path: Path) -> None:
 
 
 def test_no_more_is_in_flight_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is in flight than allowed."""
     monkeypatch.setattr(connection, "IN_FLIGHT", 3)
 
     async def test(one: Listening) -> None:
@@ -111,6 +116,8 @@ def test_no_more_is_in_flight_than_allowed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_client_that_leaves_while_it_waits_is_forgotten(tmp_path: Path) -> None:
+    """A client that leaves while it waits is forgotten."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         client.send("Fetch", 11, fetch_of(REPLIES, 0, 0, wait_ms=fetch.MAX_WAIT_MS))
@@ -123,6 +130,8 @@ def test_a_client_that_leaves_while_it_waits_is_forgotten(tmp_path: Path) -> Non
 
 
 def test_idle_and_stuck_connections_are_closed(tmp_path: Path) -> None:
+    """Idle and stuck connections are closed."""
+
     async def test(one: Listening) -> None:
         idle, within = await one.connect(), await one.connect()
         await idle.ask("Metadata", 9, topics=[])
@@ -141,6 +150,7 @@ def test_idle_and_stuck_connections_are_closed(tmp_path: Path) -> None:
 
 
 def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are bounded."""
     monkeypatch.setattr(listener, "CONNECTIONS", 2)
 
     async def test(one: Listening) -> None:
@@ -154,6 +164,8 @@ def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_fault_of_our_own_closes_one_connection(tmp_path: Path) -> None:
+    """A fault of our own closes one connection."""
+
     async def test(one: Listening) -> None:
         good, bad = await one.connect(), await one.connect()
         one.listener.broker.advertised = 1 / 2  # type: ignore[assignment]

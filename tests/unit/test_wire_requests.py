@@ -25,6 +25,8 @@ def values(data: bytes | None) -> list[bytes | None]:
 @pytest.mark.parametrize("version", range(3, 9))
 @pytest.mark.parametrize("acks", [-1, 1])
 def test_what_is_produced_is_on_the_log(tmp_path: Path, version: int, acks: int) -> None:
+    """What is produced is on the log."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         first = await client.produce(batch(b"a", b"b"), partition=1, acks=acks, version=version)
@@ -41,6 +43,8 @@ def test_what_is_produced_is_on_the_log(tmp_path: Path, version: int, acks: int)
 
 @pytest.mark.parametrize("version", range(4, 13))
 def test_durable_records_are_fetched(tmp_path: Path, version: int) -> None:
+    """Durable records are fetched."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         for value in (b"0", b"1", b"2"):
@@ -62,6 +66,8 @@ def test_durable_records_are_fetched(tmp_path: Path, version: int) -> None:
 
 
 def test_a_fetch_waits_for_the_next_record_and_not_longer(tmp_path: Path) -> None:
+    """A fetch waits for the next record and not longer."""
+
     async def test(one: Listening) -> None:
         client, other = await one.connect(), await one.connect()
         client.send("Fetch", 11, fetch_of(REPLIES, 0, 0, wait_ms=60_000))
@@ -88,6 +94,8 @@ def test_a_fetch_waits_for_the_next_record_and_not_longer(tmp_path: Path) -> Non
     ],
 )
 def test_only_commands_are_written_by_clients(tmp_path: Path, topic: str, code: Code) -> None:
+    """Only commands are written by clients."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         result = await client.produce(batch(b"x"), topic=topic)
@@ -99,6 +107,8 @@ def test_only_commands_are_written_by_clients(tmp_path: Path, topic: str, code: 
 
 
 def test_a_batch_that_is_refused_leaves_nothing_and_the_others_are_kept(tmp_path: Path) -> None:
+    """A batch that is refused leaves nothing and the others are kept."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         broken = bytearray(batch(b"x", b"y"))
@@ -116,6 +126,8 @@ def test_a_batch_that_is_refused_leaves_nothing_and_the_others_are_kept(tmp_path
 
 
 def test_nothing_is_answered_without_acks(tmp_path: Path) -> None:
+    """Nothing is answered without acks."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         topics = [{"name": COMMANDS, "partitions": [{"index": 0, "records": batch(b"x")}]}]
@@ -126,6 +138,8 @@ def test_nothing_is_answered_without_acks(tmp_path: Path) -> None:
 
 
 def test_answers_come_in_the_order_of_the_requests(tmp_path: Path) -> None:
+    """Answers come in the order of the requests."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         numbers = []
@@ -145,6 +159,8 @@ class TestIdempotence:
     """Batches of an idempotent producer."""
 
     def test_a_batch_that_is_sent_again_has_its_first_offset(self, tmp_path: Path) -> None:
+        """A batch that is sent again has its first offset."""
+
         async def test(one: Listening) -> None:
             client = await one.connect()
             made = await client.ask("InitProducerId", 3, timeout_ms=1)
@@ -162,6 +178,8 @@ class TestIdempotence:
         run(tmp_path, test)
 
     def test_a_gap_and_an_old_epoch_are_refused(self, tmp_path: Path) -> None:
+        """A gap and an old epoch are refused."""
+
         async def test(one: Listening) -> None:
             client = await one.connect()
             assert (await client.produce(batch(b"0", producer=5, epoch=1, sequence=0)))["error"] == 0
@@ -176,6 +194,7 @@ class TestIdempotence:
         run(tmp_path, test)
 
     def test_it_is_known_after_a_restart(self, tmp_path: Path) -> None:
+        """It is known after a restart."""
         data = batch(b"x", b"y", producer=9, epoch=0, sequence=2**31 - 1)
 
         async def first(one: Listening) -> None:
@@ -191,6 +210,7 @@ class TestIdempotence:
         run(tmp_path, second)
 
     def test_few_producers_are_remembered(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Few producers are remembered."""
         monkeypatch.setattr("perdure.streams.wire.producers.MAX_KNOWN", 3)
 
         async def test(one: Listening) -> None:
@@ -206,6 +226,8 @@ class TestIdempotence:
 
 @pytest.mark.parametrize("version", range(10))
 def test_metadata_names_one_broker_and_the_topics(tmp_path: Path, version: int) -> None:
+    """Metadata names one broker and the topics."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         everything = [] if version == 0 else None
@@ -224,6 +246,7 @@ def test_metadata_names_one_broker_and_the_topics(tmp_path: Path, version: int) 
 
 @pytest.mark.parametrize("version", range(1, 6))
 def test_offsets_are_listed_by_time(tmp_path: Path, version: int) -> None:
+    """Offsets are listed by time."""
     now = [1_000]
 
     async def test(one: Listening) -> None:
@@ -254,6 +277,8 @@ def test_offsets_are_listed_by_time(tmp_path: Path, version: int) -> None:
 
 @pytest.mark.parametrize("version", range(2, 5))
 def test_clients_have_topics_of_their_own(tmp_path: Path, version: int) -> None:
+    """Clients have topics of their own."""
+
     async def create(one: Listening, name: str, partitions: int = 3, **more: object) -> int:
         topic = {
             "name": name,
@@ -293,6 +318,7 @@ def test_clients_have_topics_of_their_own(tmp_path: Path, version: int) -> None:
 
 
 def test_what_is_too_old_leaves_topics_of_clients(tmp_path: Path) -> None:
+    """What is too old leaves topics of clients."""
     now = [0]
 
     async def test(one: Listening) -> None:
@@ -312,6 +338,8 @@ def test_what_is_too_old_leaves_topics_of_clients(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_settings_of_topics_are_described(tmp_path: Path, version: int) -> None:
+    """Settings of topics are described."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         wanted = [
@@ -328,6 +356,8 @@ def test_settings_of_topics_are_described(tmp_path: Path, version: int) -> None:
 
 @pytest.mark.parametrize("version", range(4))
 def test_the_versions_are_those_that_are_answered(tmp_path: Path, version: int) -> None:
+    """The versions are those that are answered."""
+
     async def test(one: Listening) -> None:
         response = await (await one.connect()).ask(
             "ApiVersions", version, software_name="x", software_version="1"
@@ -340,6 +370,8 @@ def test_the_versions_are_those_that_are_answered(tmp_path: Path, version: int) 
 
 
 def test_a_version_that_is_too_new_is_answered_in_the_oldest(tmp_path: Path) -> None:
+    """A version that is too new is answered in the oldest."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         client.raw(b"\x00\x00\x00\x0f\x00\x12\x00\x05\x00\x00\x00\x07\x00\x04test\x00")
@@ -353,6 +385,8 @@ def test_a_version_that_is_too_new_is_answered_in_the_oldest(tmp_path: Path) -> 
 
 
 def test_the_log_that_stops_is_an_error_of_each_batch(tmp_path: Path) -> None:
+    """The log that stops is an error of each batch."""
+
     async def test(one: Listening) -> None:
         client = await one.connect()
         one.log._stop(OSError("the disk is gone"))

@@ -215,7 +215,7 @@ class Rows:
         return self._run(start, stop) or self._collected(start, stop)
 
     def scan_bytes(self, start: int, end: int, max_bytes: int) -> list[LogRecord]:
-        """As `scan`, but ends before a record that would make it more than `max_bytes`; at least one record."""
+        """As `scan`, up to `max_bytes` of records; at least one record."""
         stop = min(end, start + READ_CHUNK)
         if start >= stop:
             return []

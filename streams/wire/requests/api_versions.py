@@ -6,7 +6,7 @@ A version above ours is answered in version 0 with an error and our range, by wh
 from __future__ import annotations
 
 from perdure.streams.wire.api import API_VERSIONS, Answer, Api
-from perdure.streams.wire.broker import Broker, Caller
+from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Field, Message, array, structure
 from perdure.streams.wire.errors import Code
 
@@ -18,7 +18,7 @@ RESPONSE = structure(
 )
 
 
-def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Answer:
+def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
     return {
         "apis": [
             {"key": key, "first": first, "last": last} for key, (first, last) in sorted(broker.apis.items())

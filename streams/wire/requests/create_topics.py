@@ -12,9 +12,9 @@ from typing import Any
 
 from perdure.streams.log.base import durable
 from perdure.streams.wire.api import Api
-from perdure.streams.wire.broker import Broker, Caller
+from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Array, Field, Message, array, structure
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 
 DEFAULT_PARTITIONS = 1
 
@@ -41,14 +41,14 @@ RESPONSE = structure(
 )
 
 
-async def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Message:
+async def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Message:
     results, receipts = [], []
     for topic in request["topics"]:
         result: dict[str, Any] = {"name": topic["name"]}
         results.append(result)
         try:
             partitions, compacted = _checked(broker, caller, topic)
-        except Refused as refused:
+        except RequestRefused as refused:
             result.update(error=refused.code, error_message=str(refused))
             continue
         if not request["validate_only"]:
@@ -57,11 +57,13 @@ async def handle(broker: Broker, caller: Caller, request: Message, version: int)
     return {"topics": results}
 
 
-def _checked(broker: Broker, caller: Caller, topic: Message) -> tuple[int, bool]:
+def _checked(broker: Broker, caller: KafkaCaller, topic: Message) -> tuple[int, bool]:
     if not broker.may_create(caller):
-        raise Refused(Code.CLUSTER_AUTHORIZATION_FAILED, "creating a topic needs the right admin")
+        raise RequestRefused(Code.CLUSTER_AUTHORIZATION_FAILED, "creating a topic needs the right admin")
     if topic["replication_factor"] not in (-1, 1) and not topic["assignments"]:
-        raise Refused(Code.INVALID_REPLICATION_FACTOR, "there is one broker: the replication factor is 1")
+        raise RequestRefused(
+            Code.INVALID_REPLICATION_FACTOR, "there is one broker: the replication factor is 1"
+        )
     partitions = len(topic["assignments"]) or topic["partitions"]
     partitions = DEFAULT_PARTITIONS if partitions == -1 else partitions
     broker.check_new(topic["name"], partitions)

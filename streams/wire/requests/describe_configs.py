@@ -6,7 +6,7 @@ from typing import Any
 
 from perdure.streams.log.base import Topic
 from perdure.streams.wire.api import Answer, Api
-from perdure.streams.wire.broker import Broker, Caller
+from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Array, Field, Message, array, structure
 from perdure.streams.wire.errors import Code
 from perdure.streams.wire.requests.produce import MAX_RECORD_BYTES
@@ -54,11 +54,11 @@ RESPONSE = structure(
 )
 
 
-def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Answer:
+def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
     return {"results": [_resource(broker, caller, each) for each in request["resources"]]}
 
 
-def _resource(broker: Broker, caller: Caller, wanted: Message) -> dict[str, Any]:
+def _resource(broker: Broker, caller: KafkaCaller, wanted: Message) -> dict[str, Any]:
     result: dict[str, Any] = {"type": wanted["type"], "name": wanted["name"]}
     if wanted["type"] == BROKER:
         return result | {"configs": []}

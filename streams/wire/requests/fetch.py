@@ -15,9 +15,9 @@ from typing import Any
 from perdure.streams.log.embedded.tail import EmbeddedStream
 from perdure.streams.wire.api import Api
 from perdure.streams.wire.batches import write_batch
-from perdure.streams.wire.broker import Broker, Caller
+from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Array, Field, Message, array, structure
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_WAIT_MS = 60_000
@@ -76,7 +76,7 @@ RESPONSE = structure(
 )
 
 
-async def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Message:
+async def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Message:
     wait_s = max(0, min(request["max_wait_ms"], MAX_WAIT_MS)) / 1000
     until_s = broker.loop.time() + wait_s
     while True:
@@ -106,7 +106,7 @@ async def _moved(broker: Broker, streams: list[EmbeddedStream], wait_s: float) -
 
 
 def _gather(
-    broker: Broker, caller: Caller, request: Message
+    broker: Broker, caller: KafkaCaller, request: Message
 ) -> tuple[Message, int, list[EmbeddedStream], bool]:
     """The response as of now, the bytes of its records, the partitions to wait for, and if a part was
     refused.
@@ -120,7 +120,7 @@ def _gather(
             partitions.append(result)
             try:
                 stream = _readable(broker, caller, topic["name"], wanted)
-            except Refused as refused:
+            except RequestRefused as refused:
                 result["error"] = refused.code
                 failed = True
                 continue
@@ -136,14 +136,14 @@ def _gather(
     return {"topics": topics}, size, streams, failed
 
 
-def _readable(broker: Broker, caller: Caller, name: str, wanted: Message) -> EmbeddedStream:
+def _readable(broker: Broker, caller: KafkaCaller, name: str, wanted: Message) -> EmbeddedStream:
     if not broker.may_read(caller, name):
-        raise Refused(Code.TOPIC_AUTHORIZATION_FAILED, name)
+        raise RequestRefused(Code.TOPIC_AUTHORIZATION_FAILED, name)
     stream = broker.place(name, wanted["index"]).stream
     if wanted["current_leader_epoch"] > 0:
-        raise Refused(Code.UNKNOWN_LEADER_EPOCH, "the epoch is always 0")
+        raise RequestRefused(Code.UNKNOWN_LEADER_EPOCH, "the epoch is always 0")
     if not stream.start <= wanted["offset"] <= stream.durable:
-        raise Refused(Code.OFFSET_OUT_OF_RANGE, f"the log has {stream.start} up to {stream.durable}")
+        raise RequestRefused(Code.OFFSET_OUT_OF_RANGE, f"the log has {stream.start} up to {stream.durable}")
     return stream
 
 

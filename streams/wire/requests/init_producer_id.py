@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.streams.wire.api import Answer, Api
-from perdure.streams.wire.broker import Broker, Caller
+from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Field, Message, structure
 from perdure.streams.wire.errors import Code
 
@@ -21,7 +21,7 @@ RESPONSE = structure(
 )
 
 
-def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Answer:
+def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
     if request["transactional_id"] is not None:
         return {"error": Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
     return {"producer_id": broker.producers.new_id(), "producer_epoch": 0}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.streams.wire.api import Answer, Api
-from perdure.streams.wire.broker import Broker, Caller
+from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Field, Message, array, structure
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 
 LATEST, EARLIEST, NEWEST = -1, -2, -3  # in place of a time; the last: of the record with the latest time
 
@@ -50,7 +50,7 @@ RESPONSE = structure(
 )
 
 
-def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Answer:
+def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
     topics = []
     for topic in request["topics"]:
         partitions = []
@@ -58,17 +58,17 @@ def handle(broker: Broker, caller: Caller, request: Message, version: int) -> An
             result: dict[str, Any] = {"index": wanted["index"]}
             try:
                 result.update(_offset(broker, caller, topic["name"], wanted["index"], wanted["timestamp"]))
-            except Refused as refused:
+            except RequestRefused as refused:
                 result["error"] = refused.code
             partitions.append(result)
         topics.append({"name": topic["name"], "partitions": partitions})
     return {"topics": topics}
 
 
-def _offset(broker: Broker, caller: Caller, name: str, index: int, timestamp: int) -> dict[str, int]:
+def _offset(broker: Broker, caller: KafkaCaller, name: str, index: int, timestamp: int) -> dict[str, int]:
     stream = broker.place(name, index).stream
     if not broker.sees(caller, name):
-        raise Refused(Code.TOPIC_AUTHORIZATION_FAILED, name)
+        raise RequestRefused(Code.TOPIC_AUTHORIZATION_FAILED, name)
     if timestamp == LATEST:
         return {"offset": stream.durable}
     if timestamp == EARLIEST:

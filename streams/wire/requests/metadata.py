@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.streams.wire.api import Answer, Api
-from perdure.streams.wire.broker import NODE_ID, Broker, Caller
+from perdure.streams.wire.broker import NODE_ID, Broker, KafkaCaller
 from perdure.streams.wire.codec import Array, Field, Message, array, structure
 from perdure.streams.wire.errors import Code
 
@@ -59,7 +59,7 @@ RESPONSE = structure(
 )
 
 
-def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Answer:
+def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
     wanted = request["topics"]
     if wanted is None or (version == 0 and not wanted):
         names = [name for name in broker.names() if broker.sees(caller, name)]
@@ -74,7 +74,7 @@ def handle(broker: Broker, caller: Caller, request: Message, version: int) -> An
     }
 
 
-def _topic(broker: Broker, caller: Caller, name: str) -> dict[str, Any]:
+def _topic(broker: Broker, caller: KafkaCaller, name: str) -> dict[str, Any]:
     partitions = broker.partitions(name)
     if partitions is None:
         return {"error": Code.UNKNOWN_TOPIC_OR_PARTITION, "name": name}

@@ -15,9 +15,9 @@ from perdure.schemas.errors import PerdureError
 from perdure.streams.log.base import Receipt, Topic, size_bytes
 from perdure.streams.wire.api import Answer, Api
 from perdure.streams.wire.batches import ProducedBatch, read_batch
-from perdure.streams.wire.broker import Broker, Caller, Place
+from perdure.streams.wire.broker import Broker, KafkaCaller, PartitionPlace
 from perdure.streams.wire.codec import Field, Message, array, structure
-from perdure.streams.wire.errors import Code, Refused
+from perdure.streams.wire.errors import Code, RequestRefused
 
 MAX_RECORD_BYTES = 10 * 1024 * 1024  # as on Kafka, where the topics' `max.message.bytes` says so
 
@@ -86,13 +86,13 @@ class _Pending:
             self.future.set_result(self._response)
 
 
-def handle(broker: Broker, caller: Caller, request: Message, version: int) -> Answer:
+def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
     if broker.admission is not None and caller.grant is not None:
         return _charged(broker, caller, request)
     return _append(broker, caller, request)
 
 
-async def _charged(broker: Broker, caller: Caller, request: Message) -> Message | None:
+async def _charged(broker: Broker, caller: KafkaCaller, request: Message) -> Message | None:
     """Wait for the quota of the caller, as a broker throttles, then append."""
     assert broker.admission is not None
     assert caller.grant is not None
@@ -101,7 +101,7 @@ async def _charged(broker: Broker, caller: Caller, request: Message) -> Message 
     return await _append(broker, caller, request)
 
 
-def _append(broker: Broker, caller: Caller, request: Message) -> asyncio.Future[Message | None]:
+def _append(broker: Broker, caller: KafkaCaller, request: Message) -> asyncio.Future[Message | None]:
     response: Message = {"topics": []}
     pending = _Pending(broker.loop, None if request["acks"] == 0 else response)
     for topic in request["topics"]:
@@ -113,7 +113,7 @@ def _append(broker: Broker, caller: Caller, request: Message) -> asyncio.Future[
                 _check_request(request)
                 place = broker.place(topic["name"], each["index"])
                 _append_batch(broker, caller, place, read_batch(each["records"] or b""), result, pending)
-            except Refused as refused:
+            except RequestRefused as refused:
                 result.update(error=refused.code, error_message=str(refused))
         response["topics"].append({"name": topic["name"], "partitions": results})
     pending.one_less()
@@ -122,17 +122,17 @@ def _append(broker: Broker, caller: Caller, request: Message) -> asyncio.Future[
 
 def _check_request(request: Message) -> None:
     if request["acks"] not in (-1, 0, 1):
-        raise Refused(Code.INVALID_REQUIRED_ACKS, f"acks is -1, 0 or 1, not {request['acks']}")
+        raise RequestRefused(Code.INVALID_REQUIRED_ACKS, f"acks is -1, 0 or 1, not {request['acks']}")
     if request["transactional_id"] is not None:
-        raise Refused(
+        raise RequestRefused(
             Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not supported by the embedded log"
         )
 
 
 def _append_batch(
     broker: Broker,
-    caller: Caller,
-    place: Place,
+    caller: KafkaCaller,
+    place: PartitionPlace,
     batch: ProducedBatch,
     result: dict[str, Any],
     pending: _Pending,
@@ -141,7 +141,7 @@ def _append_batch(
     stream, count, producer = place.stream, len(batch.records), batch.producer_id
     rows: dict[bytes, bytes | None] = {}
     if place.topic is Topic.COMMANDS and max(map(size_bytes, batch.records)) > MAX_RECORD_BYTES:
-        raise Refused(Code.MESSAGE_TOO_LARGE, f"a record has at most {MAX_RECORD_BYTES} bytes")
+        raise RequestRefused(Code.MESSAGE_TOO_LARGE, f"a record has at most {MAX_RECORD_BYTES} bytes")
     if producer >= 0:
         numbers = stream.prefix, producer, batch.producer_epoch, batch.first_sequence, count
         if (before := broker.producers.repeated(*numbers)) is not None:
