@@ -110,14 +110,8 @@ def serve(
     from perdure.api.telemetry.tracing import tracing_of
     from perdure.objects.registry import Registry
 
-    flags: dict[str, object] = {
-        "log": log,
-        "host": host,
-        "port": port,
-        "kafka_listen": kafka,
-        "data_dir": data,
-    }
-    flags |= {"partitions": partitions, "insecure_public": insecure_public or None}
+    flags: dict[str, object] = {"log": log, "host": host, "port": port, "kafka_listen": kafka}
+    flags |= {"data_dir": data, "partitions": partitions, "insecure_public": insecure_public or None}
     flags |= {"log_format": log_format, "log_level": log_level}
     _follow(lifeline_fd)
     # before the app is imported, which may log
