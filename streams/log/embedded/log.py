@@ -32,7 +32,7 @@ from perdure.streams import failpoints
 from perdure.streams.log.base import Bounds, Local, LogRecord, Receipt, Record, Topic, WriterSource
 from perdure.streams.log.embedded.fsync import Ends, Sync
 from perdure.streams.log.embedded.records import MARK_KEY, READ_CHUNK, Trimmed, encode, open_or_create
-from perdure.streams.log.embedded.tail import EmbeddedStream, EmbeddedTail, hand_over
+from perdure.streams.log.embedded.tail import EmbeddedStream, EmbeddedTail, hand_over, sizes_of
 from perdure.streams.log.embedded.wal_check import Cut, operating_error
 from perdure.streams.log.embedded.write_batch import Appended, CommitBatch, EmbeddedWriter, RefusedReceipt
 from perdure.streams.log.log_time import log_time
@@ -391,12 +391,5 @@ class EmbeddedLog(Local):
             raise error
 
     async def sizes(self) -> dict[Topic, int]:
-        """The size of tables and memtable, divided by the number and mean size of each topic's records."""
-        weights = {
-            topic: sum((s.durable - s.start) * s.mean_bytes(s.start, s.durable) for s in streams)
-            for topic, streams in self._streams.items()
-        }
-        parts = ("total-sst-files-size", "cur-size-all-mem-tables")
-        total = sum(self._database.property_int_value(f"rocksdb.{part}") or 0 for part in parts)
-        share = total / (sum(weights.values()) or 1)
-        return {topic: int(weight * share) for topic, weight in weights.items()}
+        """See `Log.sizes`: of tables and memtable, divided among the topics."""
+        return sizes_of(self._database, self._streams)

@@ -19,7 +19,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -225,3 +225,15 @@ def hand_over(accepted: dict[EmbeddedStream, None]) -> None:
     while accepted:
         stream, _ = accepted.popitem()
         stream.hand_over()
+
+
+def sizes_of(database: Rdict, streams: Mapping[Topic, list[EmbeddedStream]]) -> dict[Topic, int]:
+    """The size of tables and memtable, divided among the topics by number and mean size of their records."""
+    weights = {
+        topic: sum((s.durable - s.start) * s.mean_bytes(s.start, s.durable) for s in each)
+        for topic, each in streams.items()
+    }
+    parts = ("total-sst-files-size", "cur-size-all-mem-tables")
+    total = sum(database.property_int_value(f"rocksdb.{part}") or 0 for part in parts)
+    share = total / (sum(weights.values()) or 1)
+    return {topic: int(weight * share) for topic, weight in weights.items()}
