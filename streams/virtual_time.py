@@ -4,6 +4,9 @@ runs the same way each time.
 Laws
 - Time moves only when nothing is ready, and then straight to the next timer; or by `spend`.
 - Waiting for something that no timer will bring is a deadlock, and says so.
+
+The package looptime also moves time, but waits in real time when no timer is set: a test that waits forever
+ends at a time-out, not at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The public keys of an issuer: a JSON Web Key Set, fetched when it is needed and cached.
 
-`Verifier` (jwts.py) looks up the key of each token in a `Keyring`.
+`Verifier` (jwts.py) looks up the key of each token in a `Keyring`. PyJWT's own PyJWKClient fetches by a call
+that blocks its thread, which here is the event loop with all objects.
 
 Laws [test_access.py]
 - There is at most one fetch per `MIN_INTERVAL_S`, also for unknown key ids: a client cannot make this node

@@ -293,9 +293,8 @@ def _edit_fields(edit: bytes) -> dict[int, int]:
             at += length
         elif tag == 6:  # a table that goes: level, number
             varint(), varint()
-        elif (
-            tag == NEW_TABLE
-        ):  # level, number, size, first and last key, first and last change; then what may vary
+        elif tag == NEW_TABLE:
+            # level, number, size, first and last key, first and last change; then what may vary
             varint(), varint(), varint()
             for _ in range(2):
                 length = varint()
