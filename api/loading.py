@@ -326,7 +326,7 @@ def _worker(module: ModuleType) -> Callable[..., Any] | None:
 
 
 def _is_in(module: ModuleType | None, folder: Path) -> bool:
-    """True for a module of the app, not for perdure's or those of a virtual environment in the folder."""
+    """True if a module is the app's, not perdure's or those of a virtual environment in the folder."""
     file = getattr(module, "__file__", None)
     if module is None or file is None or module.__name__.partition(".")[0] == "perdure":
         return False

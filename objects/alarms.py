@@ -149,10 +149,12 @@ def after_success(name: str, row: AlarmRow, now_ms: int) -> AlarmChange:
 
 
 def after_failure(name: str, row: AlarmRow, now_ms: int, *, goes_on: bool = False) -> AlarmChange:
-    """The alarm is postponed, or, after the last retry, parked; the one that removes expired values never is.
+    """The change of an alarm whose run failed: it is postponed, or, after the last retry, parked.
 
-    `goes_on`: the run was not done, so the next one, whenever that is, continues
-        with the answers of its calls.
+    name: the alarm; the one that removes expired values is never parked.
+    row: the alarm as it stood when it was due.
+    now_ms: log time, in ms since 1970, from which the pause counts.
+    goes_on: the run was not done, so the next one, whenever that is, continues with the answers of its calls.
     """
     failed, since = row.attempt + 1, row.series if goes_on else -1
     if row.attempt >= RETRIES and name != TTL:

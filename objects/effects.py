@@ -77,7 +77,13 @@ class Effects:
         self.listeners: dict[str, Any] | None = None
 
     def send(self, type_: str, data: bytes | str, gateway: str, number: int) -> None:
-        """Send a frame to one socket, joined with the previous frame if that has the same data."""
+        """Send a frame to one socket, joined with the previous frame if that has the same data.
+
+        type_: what kind of frame it is, as `schemas.sockets` names it.
+        data: the text or the bytes.
+        gateway: the address of the gateway that holds the socket.
+        number: the socket's number at that gateway.
+        """
         if self.frames is None:
             self.frames = []
         if self.frames:

@@ -66,6 +66,8 @@ class Request:
         body: the whole body, bytes.
         principal: the sender of the request, where access is guarded: the name of the token, the `sub` of the
             JWT, or `@` and the key of the calling object. Empty otherwise.
+
+    headers: pairs of name and value; their attribute finds a name without regard to case.
     """
 
     __slots__ = ("__dict__", "_headers", "body", "method", "path", "principal", "query_string")

@@ -66,6 +66,12 @@ def bounds(
 ) -> tuple[str, str | None]:
     """The names that the options mean: from the first (inclusive) to the last (exclusive, None = no end).
 
+    prefix: only names that begin with it; empty for all.
+    start, start_after: only names from this one on, or behind this one; None for no bound.
+    end: only names before this one; None for no bound.
+    cursor: where the previous page ended; None for the first page.
+    reverse: the page is read from its last name, so a cursor bounds it from above.
+
     Raises TypeError for an option that is not a str, ObjectError for `start` with `start_after`, ValueError
     for a text that is not a cursor.
     """

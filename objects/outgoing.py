@@ -32,7 +32,14 @@ class Outside(Protocol):
     async def request(
         self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None
     ) -> FetchedResponse:
-        """The complete response; `timeout_s` None is the node's own. Raises `FetchFailed`."""
+        """The complete response. Raises `FetchFailed`.
+
+        method: the HTTP method, in upper case.
+        url: with `http://` or `https://`.
+        headers: pairs of name and value.
+        body: the whole body.
+        timeout_s: seconds for the whole response; None for the node's own.
+        """
 
 
 outside: ContextVar[Outside] = ContextVar("perdure_outside")

@@ -133,7 +133,13 @@ def merged(
     *,
     reverse: bool,
 ) -> Iterator[tuple[AnyStr, bytes]]:
-    """`base` in order with `changes` laid over it; `names` are the changed names in range, in order."""
+    """Rows in order, with changes laid over them.
+
+    base: the stored names and values, in order.
+    changes: the new value of each changed name; None: it is removed.
+    names: the changed names in range, in order.
+    reverse: the order of all is from the last name to the first.
+    """
     mine = iter(names)
     name = next(mine, None)
     for stored, value in base:
@@ -154,5 +160,11 @@ def merged(
 
 
 def in_range(names: Iterable[str], start: str, end: str | None, *, reverse: bool) -> list[str]:
-    """The names with start <= name < end, sorted."""
+    """The names in a range, sorted.
+
+    names: in any order.
+    start: the first name of the range.
+    end: the first name behind it; None for no end.
+    reverse: sort from the last name to the first.
+    """
     return sorted((n for n in names if n >= start and (end is None or n < end)), reverse=reverse)

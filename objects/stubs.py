@@ -175,10 +175,16 @@ def call_of(
     hint: str = "",
     methods: Methods | None = None,
 ) -> Command:
-    """The call of a method. Raises `InvalidArguments` or `UnknownMethod` for one
-    that the method would not take.
+    """The command of a call of a method.
 
-    Where `methods` are not known, raises TypeError for arguments that are not JSON.
+    key: the object, as `Namespace/name`.
+    name: the method.
+    args, kwargs: its arguments.
+    hint: where to place an object that does not exist yet; empty for anywhere.
+    methods: those of its class; None if the class is not known here.
+
+    Raises `InvalidArguments` or `UnknownMethod` for a call that the method would not take; where `methods`
+    are not known, TypeError for arguments that are not JSON.
     """
     if methods is not None:
         try:
@@ -204,7 +210,13 @@ def fetch_of(
     body: str | bytes | None,
     hint: str = "",
 ) -> Command:
-    """A request; see `Stub.fetch`. Raises ValueError for a header that cannot be sent."""
+    """The command of a request. Raises ValueError for a header that cannot be sent.
+
+    key: the object, as `Namespace/name`.
+    request: a `Request`, or a path or URL for one.
+    method, headers, body: those of the request if `request` is a path or URL; None for GET, none and empty.
+    hint: where to place an object that does not exist yet; empty for anywhere.
+    """
     if isinstance(request, str):
         parts = urlsplit(request)
         path = parts.path if parts.path.startswith("/") else f"/{parts.path}"

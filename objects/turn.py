@@ -107,7 +107,13 @@ async def _ringing(instance: DurableObject, kind: ObjectType, command: Command) 
 
 
 def conclude(command: Command, result: Any, error: BaseException | None, overlay: Overlay) -> Outcome:
-    """The outcome of the turn of `command`, from what its handler returned or raised."""
+    """The outcome of a turn.
+
+    command: what it ran.
+    result: what its handler returned; None if it raised.
+    error: what its handler raised, or what cut it short; None for nothing.
+    overlay: what it wrote.
+    """
     if overlay.failure is not None:
         return _after_storage_failure(command, result, error, overlay.failure)
     if error is None:

@@ -28,7 +28,7 @@ _A_ZONE = "Etc/UTC"  # there is one in each set
 
 
 class Rules(NamedTuple):
-    """Which rules are in use: the versions of the package and of the system, empty if it is not there."""
+    """The time zone rules in use: the versions of package and system, empty if one is not there."""
 
     package: str
     system: str

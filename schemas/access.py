@@ -114,6 +114,11 @@ def grant_of_claims(
     """The grant of a JWT whose signature, issuer and audience are verified; None if its claims grant nothing.
 
     `exp` and `sub` are required; `nbf` and `iat` are optional and must not lie in the future.
+
+    claims: the verified claims.
+    scopes_claim: the name of the claim that holds the scopes.
+    now_s: the time, in seconds since 1970.
+    leeway_s: by how many seconds the issuer's clock may differ.
     """
     expires_s, principal = _time(claims.get("exp")), claims.get("sub")
     if expires_s is None or expires_s + leeway_s <= now_s or not is_principal(principal):

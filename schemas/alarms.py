@@ -37,7 +37,13 @@ _decode = msgspec.json.Decoder(Ring).decode
 
 
 def alarm_command(key: str, name: str, row: AlarmRow, act: str = "") -> Command:
-    """The command for the alarm `name` of object `key` as it stands; no caller waits for its answer."""
+    """The command for an alarm; no caller waits for its answer.
+
+    key: the object, as `Namespace/name`.
+    name: the alarm.
+    row: the alarm as it stands: the command counts for this setting of it only.
+    act: what to do in place of running it, for an act of administration; empty to run it.
+    """
     body = msgspec.json.encode(Ring(row.set_at, row.due_ms, row.attempt, act, row.series))
     return Command(key, ALARM, name, body=body, reply_to=NOBODY)
 

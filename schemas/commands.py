@@ -161,7 +161,9 @@ def parse_command(
 ) -> Command:
     """The command in a record. Raises `MalformedCommand` or `BadKey`.
 
-    `seal` verifies that perdure sent it; `founding`: the record is older than the app's secret.
+    key, value, headers: those of the record.
+    seal: verifies that perdure sent it; None: a command that only perdure may send is refused.
+    founding: the record is older than the app's secret.
     """
     command = parse_admitted(key, value, headers)
     if command.internal and (seal is None or not seal.holds(key, value, headers, founding=founding)):

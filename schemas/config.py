@@ -95,11 +95,16 @@ def parse_config(
 ) -> Config:
     """The effective configuration.
 
-    `text` is the content of `filename` (its last part decides whether it is read as `wrangler.toml`; a
-    relative `data_dir` in it starts at its folder); an empty text is fine. `environ` may hold anything;
-    `PERDURE_PORT` or `PERDURE_LIMITS__BODY_BYTES` count. `flags` maps dotted keys (`port`,
-    `limits.body_bytes`) to values; None means not given. `secrets` are those of a `.dev.vars` file; the
-    environment's (`PERDURE_SECRETS__NAME`) win over them. Raises `ConfigError`.
+    text: the content of the file; may be empty.
+    filename: its last part decides whether it is read as `wrangler.toml`; a relative `data_dir` in it starts
+        at its folder.
+    env_name: the environment, `[env.NAME]` in the file; None for none.
+    environ: environment variables, of which `PERDURE_PORT` or `PERDURE_LIMITS__BODY_BYTES` count.
+    flags: dotted keys (`port`, `limits.body_bytes`) to values; None means not given.
+    secrets: those of a `.dev.vars` file; the environment's (`PERDURE_SECRETS__NAME`) win over them.
+    default_name: the app's name if the file has none.
+
+    Raises `ConfigError`.
     """
     table = _file_table(text, filename, env_name)
     _validated(table, filename)  # so that an error in the file names the file

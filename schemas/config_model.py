@@ -128,15 +128,21 @@ class BindingConfig(Section):
 
 
 class DurableObjects(Section):
+    """The table `[durable_objects]`: the app's bindings."""
+
     bindings: Annotated[tuple[BindingConfig, ...], Field(strict=False)] = ()  # a TOML array is a list
 
 
 class RenamedClass(Section):
+    """A class that a migration renames: its namespace keeps its name."""
+
     source: Annotated[Identifier, Field(alias="from")]
     to: Identifier
 
 
 class TransferredClass(Section):
+    """A class that a migration takes over from another app, with its objects."""
+
     source: Annotated[Identifier, Field(alias="from")]
     from_script: str
     to: Identifier

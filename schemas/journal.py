@@ -65,8 +65,9 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
     @property
     def says_of_seals(self) -> bool:
-        """True for an owner's claim: of this version, or of one without a secret (no host), after which all
-        begins again."""
+        """True if an owner made the claim: of this version, or of one without a secret (no host), after which
+        all begins again.
+        """
         return self.sealed_from >= 0 or not self.host
 
     @property
@@ -181,7 +182,15 @@ def encode_raw_entry(
     low: int = 0,
     out: int = 0,
 ) -> tuple[bytes, bytes]:
-    """(value, new chain) of an entry record around `entry`, bytes made by `encode_entry`."""
+    """(value, new chain) of an entry record.
+
+    epoch: that of its owner.
+    seq: its number in the epoch.
+    entry: bytes made by `encode_entry`.
+    chain: the hash of the record before it.
+    done: runs of commands that ended without an entry, of the last record of a batch.
+    low, out: the watermarks of what is done and of what was let out, of the last record of a batch.
+    """
     # the bytes of EntryRecord(epoch, seq, entry, done, low, out), around an entry that has been encoded and
     # measured
     marks = _encode(done) + _encode(low) + _encode(out) if out else _NO_MARKS

@@ -45,7 +45,10 @@ class Reply(msgspec.Struct, array_like=True, gc=False, frozen=True):
 def error_reply(outcome: str, code: str, message: str, detail: Any = None) -> Reply:
     """A reply that carries an error.
 
-    Half a surrogate pair in the message, which no log could hold, is escaped.
+    outcome: `REFUSED`, `FAILED`, `REJECTED`, `UNAVAILABLE` or `PARKED`.
+    code: the error's code.
+    message: what happened, for people. Half a surrogate pair, which no log could hold, is escaped.
+    detail: the error's data, as JSON has it; None for none.
     """
     if not message.isascii():
         message = message.encode("utf-8", "backslashreplace").decode()
@@ -58,7 +61,14 @@ _encode_json = msgspec.json.Encoder().encode
 def reply_record(
     reply: Reply, key: bytes | None, message_id: str, correlation_id: str, command: str
 ) -> tuple[bytes | None, bytes, tuple[tuple[str, bytes], ...]]:
-    """(key, value, headers) of a reply in `{app}.replies`; `command` is `{partition}:{offset}`."""
+    """(key, value, headers) of a reply in `{app}.replies`.
+
+    reply: what the owner answers.
+    key: the address that the command named; None if it named none.
+    message_id: names the reply, uniquely.
+    correlation_id: the command's id.
+    command: the command's place, `{partition}:{offset}`.
+    """
     headers = [
         ("message-id", message_id.encode()),
         ("correlation-id", correlation_id.encode()),

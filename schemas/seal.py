@@ -70,9 +70,10 @@ def fingerprint(name: str) -> str:
 class Seal:
     """The seal of an app: signs and verifies records with secrets that all its nodes share.
 
-    `app` keeps apps apart that share a secret. `founding`: the app's uuid, for seals of versions without a
-    secret. `lost`: ids of secrets that are lost for good; the app need not wait for one of them to judge a
-    command.
+    secret: signs and verifies; `previous` ones only verify.
+    app: keeps apps apart that share a secret.
+    founding: the app's uuid, for seals of versions without a secret; None: none of them counts.
+    lost: ids of secrets that are lost for good; the app need not wait for one of them to judge a command.
     """
 
     __slots__ = ("_founding", "_id", "_key", "_keys", "_lost", "id")
@@ -117,7 +118,11 @@ class Seal:
     def holds(
         self, key: bytes | None, value: bytes | None, headers: Headers, *, founding: bool = False
     ) -> bool:
-        """True if the record is as perdure sealed it; `founding`: it is older than the app's secret."""
+        """True if the record is as perdure sealed it.
+
+        key, value, headers: those of the record.
+        founding: it is older than the app's secret.
+        """
         plain = tuple(header for header in headers if header[0] != HEADER)
         seals = [value for name, value in headers if name == HEADER]
         if len(seals) != 1:

@@ -55,7 +55,15 @@ def number_of(id_: str) -> int:
 
 
 def frame_out(gateway: str, key: str, type_: str, data: bytes, sockets: Sequence[int], code: int = 0) -> Out:
-    """The record that brings a frame to a gateway, `{partition}/{name}` in `{app}.replies`."""
+    """The record that brings a frame to a gateway.
+
+    gateway: its address, `{partition}/{name}` in `{app}.replies`.
+    key: the object that sends, as `Namespace/name`.
+    type_: what kind of frame it is.
+    data: its content, or the reason of a close.
+    sockets: the numbers of the sockets that get it.
+    code: the close code of a close; 0 otherwise.
+    """
     place, _, name = gateway.partition("/")
     headers: Headers = (
         FRAME_KIND,

@@ -7,6 +7,8 @@ from perdure.objects.http import Request, Response
 
 
 class Counter(DurableObject):
+    """A counter: GET returns it, POST adds one."""
+
     async def fetch(self, request: Request) -> Response:
         count = await self.state.get("count", 0)
         if request.method == "POST":

@@ -54,7 +54,17 @@ Object = TypeVar("Object", bound=DurableObject)
 
 
 class Settings:
-    """The settings of a connection: URL, token, timeout, retries, and the clock and randomness of pauses."""
+    """The settings of a connection.
+
+    url: the server's `http://` or `https://` URL.
+    token: the bearer token to send; None where access is not guarded.
+    timeout_s: seconds for a whole call with all its attempts.
+    retry: False makes one attempt of each call.
+    now: returns the time in seconds, from any start.
+    chance: returns a number from 0 to 1, for the length of pauses.
+
+    Raises `ConfigError` for a URL, token or timeout that cannot be used.
+    """
 
     def __init__(
         self,
@@ -274,7 +284,10 @@ class SyncApp:
 
 
 class Connection:
-    """The connection that `perdure.connect` returns: `async with` gives an `App`, `with` a `SyncApp`."""
+    """The connection that `perdure.connect` returns: `async with` gives an `App`, `with` a `SyncApp`.
+
+    Its parameters are those of `perdure.connect`; `now` and `chance` are for tests, as of `Settings`.
+    """
 
     def __init__(
         self,

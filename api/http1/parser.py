@@ -99,7 +99,7 @@ class RequestParser:
 
     @property
     def in_body(self) -> bool:
-        """True while a body is read; its trailers do not count, since they are bounded like a head."""
+        """True if a body is being read; its trailers do not count, since they are bounded like a head."""
         return _BODY <= self._state <= _DATA_END
 
     def end(self) -> None:

@@ -39,6 +39,10 @@ class Stub:
 
     Attributes:
         key: `Namespace/name`, such as `Counter/alice`.
+
+    submit: appends a command and returns its reply; given by the world.
+    methods: those of the object's class.
+    client_key: the idempotency key of its requests; None for none.
     """
 
     def __init__(self, submit: Submit, key: str, methods: Methods, client_key: str | None = None) -> None:

@@ -122,6 +122,11 @@ class World:
     """An app under test: what `async with world(…) as env` gives.
 
     `env.NAME` is the `Namespace` of a class, by the class's name or its binding.
+
+    registry: the classes of the app.
+    config: its configuration, with the limits that are to hold.
+    seed: of all randomness in the world: the same seed, the same run.
+    outside: answers `perdure.fetch`; None: no request is expected, and one fails.
     """
 
     def __init__(self, registry: Registry, config: Config, seed: int, outside: Answering | None) -> None:

@@ -194,7 +194,7 @@ class Readable(Protocol):
         """See `Log`."""
 
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
-        """See `Log.read`."""
+        """As `Log.read`."""
 
     async def close(self) -> None: ...
 
@@ -215,7 +215,12 @@ class Log(Protocol):
     async def close(self) -> None: ...
 
     def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> Receipt:
-        """Append one record to commands, replies or dead (the journal has its `writer`).
+        """Append one record.
+
+        topic: commands, replies or dead; the journal has its `writer`.
+        partition: one of the topic.
+        record: key, value and headers; the log adds offset and time.
+        memo: what a tail of this process gets with the record; None for nothing.
 
         Raises `TooLarge`, without appending, where the size of records is limited.
         """
@@ -227,14 +232,23 @@ class Log(Protocol):
         """True if a journal record requested now would survive a crash exactly when `record` does."""
 
     def tail(self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]) -> Tail:
-        """Deliver accepted records from `start` on: first those that exist, then each that is appended.
+        """Deliver accepted records: first those that exist, then each that is appended.
+
+        topic, partition: where to read.
+        start: the first offset.
+        deliver: called with each record, in order.
 
         If offsets from `start` on were removed or never existed, no record is skipped silently: the log calls
         its `on_stopped` with a `LogCorrupt` that names topic, partition and offset.
         """
 
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
-        """Durable records with start <= offset < end, in chunks. Waits until all below `end` are durable."""
+        """Durable records in chunks. Waits until all of the range are durable.
+
+        topic, partition: where to read.
+        start: the first offset.
+        end: the first offset behind the range.
+        """
 
     async def bounds(self, topic: Topic, partition: int) -> Bounds: ...
 

@@ -245,7 +245,7 @@ class AlarmClock:
             self._append_of(due, alarm_command(key, name, row), self._forget)
 
     def _of_app(self, key: str) -> bool:
-        """True unless its class has left the app: its alarms wait for it to come back."""
+        """True if its class is part of the app; if it has left, its alarms wait for it to come back."""
         return namespace_of(key) in self._types
 
     def _append_of(self, due: Due, command: Command, failed: Callable[[Due], None]) -> None:

@@ -83,7 +83,7 @@ class Question(msgspec.Struct, array_like=True, frozen=True):
 
 
 class KnownCallsAnswer(msgspec.Struct, array_like=True, frozen=True):
-    """For each root what is known, and the places in question that calls hang on."""
+    """The answer to a `Question`: what is known of each root, and the places that calls hang on."""
 
     earlier: tuple[Earlier, ...] = ()
     places: tuple[int, ...] = ()

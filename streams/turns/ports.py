@@ -32,6 +32,8 @@ UNSEALED = Seal("")  # of an app without a secret: for tests and simulations
 
 
 class OwnerState(StrEnum):
+    """The state of a partition's owner, as `/readyz`, metrics and administration show it."""
+
     NEW = "new"
     BEGINNING = "beginning"
     SERVING = "serving"

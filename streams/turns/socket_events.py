@@ -35,9 +35,7 @@ _logger = structlog.get_logger(__name__)
 
 
 def is_from_ended_gateway(transport: Transport, command: Command) -> bool:
-    """True for an upgrade whose gateway is known to have ended: the socket it
-    accepts would never be closed.
-    """
+    """True if it is an upgrade whose gateway is known to have ended: its socket would never be closed."""
     upgrade = upgrade_of(command)
     return upgrade is not None and transport.log.exclusive and not transport.ingress.holds(upgrade[1])
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("schemas", "objects", "streams", "api")
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
+PARAMETERS_DOCUMENTED = 4  # from so many on each is
 # Classes that share a name on purpose: documented names, of which a program sees one.
 SHARED_NAMES = {
     "Stub": "an object as a client, a test and another object call it; each is the documented name on its side",
@@ -175,6 +176,88 @@ def test_each_file_of_a_room_says_what_it_is() -> None:
         names(path) for path in sources(*ROOMS) if path.read_text() and not ast.get_docstring(tree_of(path))
     ]
     assert silent == []
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def public_functions(body: list[ast.stmt], cls: ast.ClassDef | None = None) -> Iterator[tuple[Function, str]]:
+    """Those of a module that other modules may call, each with its documentation:
+    of `__init__` its class's too.
+    """
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, node)
+        elif isinstance(node, Function) and not any(
+            "overload" in ast.unparse(d) for d in node.decorator_list
+        ):
+            if cls is not None and node.name == "__init__":
+                yield node, f"{ast.get_docstring(cls)}\n{ast.get_docstring(node)}"
+            elif not node.name.startswith("_"):
+                yield node, ast.get_docstring(node) or ""
+
+
+def undocumented(node: Function, text: str) -> list[str]:
+    """The parameters of a function of several that its documentation does not name."""
+    arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    names_ = [each.arg for each in arguments if each.arg not in ("self", "cls")]
+    if len(names_) < PARAMETERS_DOCUMENTED or re.search(r"(?:As|are those of|as of) `[\w.]+`", text):
+        return []
+    lines = re.findall(r"^\s*(\w+(?:, \w+)*): ", text, re.MULTILINE)
+    named = {each for line in lines for each in line.split(", ")} | set(re.findall(r"`(\w+)`", text))
+    return [name for name in names_ if name not in named]
+
+
+def test_parameters_of_functions_of_several_are_documented() -> None:
+    """Of public functions with four or more, each: what it means, its unit, its default."""
+    wrong = {
+        f"{names(path)}:{node.lineno}: {node.name}": missing
+        for path in (
+            *sources("objects", "schemas", "api/client", "api/testing"),
+            ROOT / "streams/log/base.py",
+        )
+        for node, text in public_functions(tree_of(path).body)
+        if (missing := undocumented(node, text))
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(("text", "missing"), [("Adds.", ["a", "b", "c", "d"]), ("a, b, c: numbers.", ["d"])])
+def test_a_parameter_that_is_not_documented_is_found(text: str, missing: list[str]) -> None:
+    """The check sees what it is for."""
+    function = ast.parse("def add(a, b, c, d): ...").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    assert undocumented(function, text) == missing
+
+
+def test_each_public_class_says_what_it_is() -> None:
+    """It has a docstring, and its first word is not a question or "Of"."""
+    wrong = []
+    for path in sources(*ROOMS):
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                text = ast.get_docstring(node) or "Of"
+                if re.match(r"(?:Of|What|Whether|How|Where|Who|Which|That|Those)\b", text):
+                    wrong.append(f"{names(path)}:{node.lineno}: {node.name}")
+    assert wrong == []
+
+
+def test_predicates_begin_with_true_if() -> None:
+    """A function that returns a bool and only looks says when it is True; one that
+    also acts says what it does.
+    """
+    wrong = []
+    for path in sources(*ROOMS):
+        for node in ast.walk(tree_of(path)):
+            if (
+                isinstance(node, Function)
+                and node.returns is not None
+                and ast.unparse(node.returns) == "bool"
+            ):
+                text = ast.get_docstring(node) or ""
+                if re.match(r"(?:Whether|Is|Are|Has|May|Does|Can|True (?!if))", text):
+                    wrong.append(f"{names(path)}:{node.lineno}: {node.name}")
+    assert wrong == []
 
 
 def test_each_test_states_its_claim() -> None:
