@@ -245,18 +245,7 @@ class SyncApp:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> SyncStub:
-        """A stub of an object. Nothing is sent until one of its methods is called.
-
-        kind: the object's class, for typed arguments and results, or the name of its namespace.
-        name: the object's name. An object need not be created.
-        timeout: seconds for each call with all its attempts; by default that of `connect`.
-        idempotency_key: 1 to 255 printable ASCII characters; by default each call has a new one. A stub with
-            a key is for one call.
-        traceparent: the W3C trace context to send; by default that of OpenTelemetry's current span,
-            if there is one.
-
-        A type checker accepts any method with any arguments. Raises what `App.get` raises.
-        """
+        """As `App.get`, for calls without `await`. A type checker accepts any method with any arguments."""
         options = self._settings.options(timeout, idempotency_key, traceparent)
         reopening = partial(self._settings.reopening, self._pause)
         return SyncStub(*_named(kind, name), options, self._send, reopening)

@@ -134,17 +134,7 @@ class SyncStub(_Stub):
         body: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ClientResponse:
-        """Send an HTTP request to the object's `fetch`, and return its response, whatever its status.
-
-        method: the HTTP method, such as `POST`.
-        path: the path below the object, with its query; without `.` and `..`.
-        json: a value to send as JSON with `content-type: application/json`.
-        body: instead of `json`, str, sent as UTF-8, or bytes.
-        headers: a mapping of names to values, printable ASCII.
-
-        Raises perdure's own errors; ValueError for a method, path or header that cannot be sent, TypeError
-        for `json` with `body` or a value that is not JSON: then nothing was sent.
-        """
+        """As `Stub.fetch`, without `await`."""
         request = fetch_request(self._key, method, path, json, body, headers, self._options)
         answered: ClientResponse = self._send(request, self._options, _response)
         return answered
@@ -152,10 +142,5 @@ class SyncStub(_Stub):
     def websocket(
         self, path: str = "/", *, on_reconnect: Callable[[SyncSocket], None] | None = None
     ) -> SyncSocket:
-        """A WebSocket to the object, for `with`. It opens again by itself when the connection is lost.
-
-        path: the path below the object, with its query.
-        on_reconnect: called with the socket each time it has opened again, before further messages are
-            received.
-        """
+        """As `Stub.websocket`, for `with`; `on_reconnect` is called, not awaited."""
         return SyncSocket(self._socket_at(path), on_reconnect)
