@@ -31,6 +31,7 @@ from perdure.schemas.alarms import parse_ring
 from perdure.schemas.commands import ALARM, Command
 
 CALL_KEY, SEND_KEY = "call", "send"
+FORWARD_KEY = "forward"  # known by its origin, of a command that was not produced into its home partition
 PRINCIPAL = "@"  # and then the key of the object whose turn it is
 NOWHERE = -1  # the place of a root that is a client's key
 _HASH_BYTES = 15  # 20 characters, without padding

@@ -8,13 +8,14 @@ Laws
 - Everything a record can get wrong raises `MalformedCommand` or `BadKey`; nothing else is raised.
 - `Authorization` and `Cookie` are never written.
 - What only perdure may send (the kinds alarm, socket and admin, WebSocket upgrades, a chain of callers, a
-  principal, a hint where to place an object) counts only under the app's seal: the broker knows which client
-  wrote to the topic, perdure does not.
+  principal, a hint where to place an object, what was forwarded) counts only under the app's seal: the broker
+  knows which client wrote to the topic, perdure does not.
 
 Headers that any client may set: `id` · `reply-to` · `deadline` ms from log time · `idempotency-key` ·
 `traceparent` · of a fetch `http-{name}` per HTTP header. perdure's own, all with the prefix `perdure-`: `v`
 format version (1) · `kind` fetch | call | alarm | socket | admin · `principal` · `method`, `path` (with
-query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint`; and `seal`. Earlier versions
+query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `forwarded`
+(schemas/forwards.py); and `seal`. Earlier versions
 wrote them without the prefix; those are still read. A call's value is `{"method": …, "args": […], "kwargs":
 {…}}`; an alarm's `{"set_at": …, "due": …}`.
 """
@@ -61,7 +62,8 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     (schemas/admin.py). `deadline_ms` counts from the command's log time; None: it has none. `client_key`
     dedupes. `chain`: the turns that wait for this call, outermost first; `mark`: of a call or send, the low
     watermark of its caller's partition. `socket`: of a fetch that is a WebSocket upgrade, the socket's id,
-    space, its gateway. `hint`: where the caller would place the object.
+    space, its gateway. `hint`: where the caller would place the object. `forwarded`: the partition, offset
+    and log time of the record that it was forwarded from.
     """
 
     key: str
@@ -80,11 +82,12 @@ class Command(msgspec.Struct, gc=False, frozen=True):
     mark: int = 0
     socket: str = ""
     hint: str = ""
+    forwarded: str = ""
 
     @property
     def internal(self) -> bool:
         """True if only perdure itself may send it."""
-        said = self.chain or self.mark or self.socket or self.principal or self.hint
+        said = self.chain or self.mark or self.socket or self.principal or self.hint or self.forwarded
         return bool(said) or self.kind in _INTERNAL_KINDS
 
 
@@ -103,6 +106,8 @@ def sealed_record(command: Command, seal: Seal) -> tuple[bytes, bytes, Headers]:
         headers += ((PREFIX + "socket", command.socket.encode()),)
     if command.hint:
         headers += ((PREFIX + "hint", command.hint.encode()),)
+    if command.forwarded:
+        headers += ((PREFIX + "forwarded", command.forwarded.encode()),)
     return key, value, seal.sealed(key, value, headers)
 
 
@@ -170,6 +175,8 @@ def parse_command(
         what = "calls from a turn or WebSockets"
         if command.kind in _INTERNAL_KINDS:
             what = f"commands of kind {command.kind!r}"
+        elif command.forwarded:
+            what = "forwarded commands"
         elif not (command.chain or command.mark or command.socket):
             what = "commands with a principal or a hint"
         with_secret = f" (it says: of the secret {id_})" if (id_ := id_of(headers)) else ""
@@ -208,6 +215,8 @@ def parse_admitted(key: bytes | None, value: bytes | None, headers: Headers) -> 
             envelope["socket"] = socket.decode()
         if hint := own.get("hint"):
             envelope["hint"] = hint.decode()
+        if forwarded := own.get("forwarded"):
+            envelope["forwarded"] = forwarded.decode()
         if kind == CALL:
             return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
         if kind == FETCH or kind in _INTERNAL_KINDS:

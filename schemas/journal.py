@@ -30,7 +30,7 @@ NO_CHAIN = bytes(CHAIN_BYTES)
 HASH_FUNCTION = "murmur2"
 NO_COMMAND = -1  # the command of an entry that a migration made
 
-Outcome = Literal["ok", "refused", "failed", "rejected", "parked"]
+Outcome = Literal["ok", "refused", "failed", "rejected", "parked", "unavailable", "forwarded"]
 
 
 class Header(msgspec.Struct, array_like=True, tag=0, frozen=True):

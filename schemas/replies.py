@@ -16,6 +16,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 OK, REFUSED, FAILED, UNAVAILABLE, REJECTED = "ok", "refused", "failed", "unavailable", "rejected"
 PARKED = "parked"
+FORWARDED = "forwarded"  # of an entry: its command runs in another partition, and is answered there
 
 
 class ErrorInfo(msgspec.Struct, array_like=True, gc=False, frozen=True):

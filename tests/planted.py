@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from perdure.objects.state import State
 from perdure.streams.journal.writer import Journal
-from perdure.streams.owner import owner
+from perdure.streams.owner import intake
 from perdure.streams.owner.administration import Administration
 from perdure.streams.owner.output import OutputGate
 from perdure.streams.state.tables import Tables
@@ -21,7 +21,7 @@ from perdure.streams.turns.supervision.failure_log import FailureLog
 
 # by name: where it is, and what it is called there
 BEFORE = {  # a turn's trace is handed to the journal
-    "a record is read": (owner, "admitted"),
+    "a record is read": (intake, "admitted"),
     "an object is looked up": (Turns, "activation"),
     "is it still to be run": (runner, "early_outcome"),
     "the state begins a turn": (State, "begin"),

@@ -29,8 +29,8 @@ from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILAB
 _BINDING = "0.5.0"  # of https://github.com/asyncapi/bindings/tree/master/kafka
 _ABOUT = """Commands for objects, and their replies, as records of Kafka topics.
 
-- A record's key is the object's, such as `Room/a`. It decides the partition as in Java's clients (murmur2): set
-  the partitioner of other libraries to that.
+- A record's key is the object's, such as `Room/a`. Any partitioner will do: a command that is not in the partition
+  where Java's clients would put its key (murmur2) is forwarded there.
 - A record without headers is a call. Headers are UTF-8, and optional unless listed as required.
 - A reply is written to the partition of its command, under the object's key, unless the command says otherwise. It
   may appear twice after a crash, with the same `message-id`.

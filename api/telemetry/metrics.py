@@ -24,6 +24,7 @@ _COUNTS = {
     "entries": "Turns that ended with a journal entry",
     "dones": "Commands that ended without one (reads, expired, duplicates)",
     "dead": "Records that were not commands",
+    "forwarded": "Commands produced into this partition whose home is another, and sent there",
     "parked": "Commands given up because the process died each time they ran",
     "runaways": "Turns interrupted because their handler did not await",
     "claims": "Claims of the partition by this node",

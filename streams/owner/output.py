@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -33,7 +33,7 @@ from perdure.schemas.commands import LOCAL
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
-from perdure.schemas.replies import Reply, reply_record
+from perdure.schemas.replies import FORWARDED, Reply, reply_record
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.turns.ports import Transport
@@ -87,6 +87,9 @@ class OutputGate:
         self._backoff = Backoff(*RETRY_S, transport.random)
         self.commands = Watermark()
         self.journal = Watermark()
+        self._forwards: dict[int, tuple[int, int]] = {}  # by command: its home, and how many bytes
+        self.under_way: dict[int, tuple[int, int]] = {}  # by home: how many forwards, of how many bytes
+        self.forwarded: Callable[[int], None] = lambda home: None  # called when one has arrived at its home
 
     def begin(self, low: int, out: int) -> None:
         """Begin an epoch: what earlier ones still have under way no longer counts here."""
@@ -94,6 +97,8 @@ class OutputGate:
         self._held.clear()
         self._lanes.clear()
         self._unsent.clear()
+        self._forwards.clear()
+        self.under_way.clear()
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -122,7 +127,9 @@ class OutputGate:
     def _entry(self, entry: Entry, offset: int, local: bool) -> None:
         """Emit the entry at journal `offset`. `local`: a door of this process has its answer."""
         local = local or self._pending_calls.answer(entry.reply_to, entry.id, entry.reply)
-        outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else ()
+        outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else []
+        if entry.outcome == FORWARDED and entry.command not in self._forwards:  # emitted again
+            self.take_forward(outbox[0][1].partition, entry.command, len(outbox[0][1].value or b""))
         if local and not outbox:
             self.commands.add(entry.command)
             self.passed(offset)
@@ -268,7 +275,23 @@ class OutputGate:
         if message.left:
             return
         self.commands.add(message.command)
+        if message.command in self._forwards:
+            self._forward_arrived(message.command)
         self._held[message.journal] -= 1
         if not self._held[message.journal]:
             del self._held[message.journal]
             self.journal.add(message.journal)
+
+    # Forwards
+
+    def take_forward(self, home: int, command: int, size: int) -> None:
+        """Count a forward of `size` bytes, of the command at that offset, as under way until it has arrived."""
+        self._forwards[command] = home, size
+        count, total = self.under_way.get(home, (0, 0))
+        self.under_way[home] = count + 1, total + size
+
+    def _forward_arrived(self, command: int) -> None:
+        home, size = self._forwards.pop(command)
+        count, total = self.under_way[home]
+        self.under_way[home] = count - 1, total - size
+        self.forwarded(home)

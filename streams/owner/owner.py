@@ -25,16 +25,13 @@ from typing import Any
 
 from perdure.schemas.commands import ADMIN, Command
 from perdure.schemas.errors import (
-    CallerError,
-    FailedInside,
     LogUnreachable,
     ObjectPaused,
     OutcomeUnknown,
     Overloaded,
-    PerdureError,
     Unavailable,
 )
-from perdure.schemas.journal import each_run, encode_entry
+from perdure.schemas.journal import each_run
 from perdure.streams import failpoints
 from perdure.streams.journal.writer import Journal, JournalBatch
 from perdure.streams.log.base import LogRecord, Tail, Topic
@@ -42,18 +39,17 @@ from perdure.streams.log.log_time import LogTime
 from perdure.streams.owner.administration import Administration
 from perdure.streams.owner.alarm_clock import AlarmClock
 from perdure.streams.owner.fence_check import read_gap
+from perdure.streams.owner.intake import Intake
 from perdure.streams.owner.log_lines import log_state
 from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.socket_watch import close_lost
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.activation import NO_COMMAND, Activation, Mailbox, Turn
-from perdure.streams.turns.admission import admitted
+from perdure.streams.turns.activation import Activation, Mailbox, Turn
 from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.calls import Calls
-from perdure.streams.turns.entries import dead_letter
 from perdure.streams.turns.ports import Counts, OwnerState, PartitionBounds, Ports
 from perdure.streams.turns.runner import Turns
-from perdure.streams.turns.supervision.internal_faults import broken, report
+from perdure.streams.turns.supervision.internal_faults import broken
 
 PASSING = (OutcomeUnknown, LogUnreachable, Unavailable)  # after these a partition begins again by itself
 CLAIMS_REMEMBERED = 1_000
@@ -88,7 +84,7 @@ class Owner:
         self.alarms = AlarmClock(transport, ports.turns.registry, tables, self.counts, self.lost)
         self.time.on_step_back = self.alarms.stepped_back
         alarm_turns = AlarmTurns(self.counts, self.alarms)
-        shared = self.bounds, self.counts, self.journal, self._spawn, alarm_turns, self.time
+        shared = self.bounds, self.counts, self.journal, self.spawn, alarm_turns, self.time
         self.turns = Turns(ports.turns, transport, tables, *shared)
         self.turns.calls = Calls(
             transport,
@@ -103,8 +99,9 @@ class Owner:
             lambda: not self.log.exclusive and self.state in (OwnerState.FENCED, OwnerState.STOPPED),
         )
         self.admin = Administration(
-            transport, tables, self.turns, lambda: self.output.commands.mark, self._spawn
+            transport, tables, self.turns, lambda: self.output.commands.mark, self.spawn
         )
+        self.intake = Intake(self)
         self.tail: Tail | None = None
         self.next_command = 0
         self._first_new = 0  # no command from here on was done when this epoch began
@@ -127,6 +124,7 @@ class Owner:
             for task in tasks:
                 ending.callback(task.cancel)
             ending.callback(self.admin.end)
+            ending.callback(self.intake.forwarding.end)
             ending.callback(self.alarms.end)
             if self.ports.turns.object_quotas is not None:
                 ending.callback(self.ports.turns.object_quotas.end, self.partition)
@@ -169,12 +167,12 @@ class Owner:
         *behind, rest = self._not_done()
         if behind:
             self.next_command = behind[0][0]
-            self._spawn(self._take_behind(behind, rest[0]))
+            self.spawn(self._take_behind(behind, rest[0]))
         else:
             self._take_from(rest[0])
         self.alarms.start()
         transport, registry = self.ports.transport, self.ports.turns.registry
-        self._spawn(close_lost(transport, registry, self.tables, self.turns.gone))
+        self.spawn(close_lost(transport, registry, self.tables, self.turns.gone))
         if self.ports.remote_gateways is not None and not self.log.exclusive:
             self.ports.remote_gateways.begin(transport, registry, self.tables, self.turns.gone)
 
@@ -274,7 +272,7 @@ class Owner:
             self.counts.commands += 1
             record = self.time.read(record)
             command: Command | None = record.memo
-            if command is None and (command := self._admitted(record)) is None:
+            if command is None and (command := self.intake.command_in(record)) is None:
                 return
             if command.kind == ADMIN:
                 self.admin.take(record, command)
@@ -283,35 +281,12 @@ class Owner:
         except Exception as error:  # noqa: BLE001 - a fault of perdure's own is this partition's, not the log's
             self.lost(error)
 
-    def _admitted(self, record: LogRecord) -> Command | None:
-        """The command in a record of another process; None if it was not one, and became a dead letter."""
-        try:
-            place, ports = (self.partition, self.log.partitions), self.ports
-            seal, sealed_from = ports.transport.seal, self.tables.meta.sealed_from
-            return admitted(record, *place, ports.turns.registry, seal, sealed_from)
-        except CallerError as error:
-            self._dead(record, error)
-        except Exception as error:  # noqa: BLE001 - a fault of perdure's own
-            report(error, f"the record at {self.partition}:{record.offset} is a dead letter")
-            self._dead(
-                record, FailedInside("perdure failed inside while it read this record: its log has it")
-            )
-        return None
-
     def _skipped(self, first: int, until: int) -> None:
         """Count offsets that hold no record as done, and journal that."""
         for offset in range(first, until):
             if offset not in self.tables.done:
                 self.backlog += 1
                 self.journal.add_answered(offset)
-
-    def _dead(self, record: LogRecord, error: PerdureError) -> None:
-        """Answer a record that is not a command with an error, and journal it as a dead letter."""
-        self.counts.dead += 1
-        turn = Turn(record, NO_COMMAND, None, record.offset)
-        turn.entry = dead_letter(record, error, self.partition)
-        turn.encoded = encode_entry(turn.entry)
-        self.journal.add(turn)
 
     def _pause(self) -> None:
         if not self._paused and self.tail is not None:
@@ -335,7 +310,7 @@ class Owner:
         if first_offset < expected:
             self.lost(OutcomeUnknown(f"the journal acknowledged offset {first_offset}, {expected} was due"))
             return False
-        self._spawn(self._read_gap(batch, first_offset))
+        self.spawn(self._read_gap(batch, first_offset))
         return False
 
     async def _read_gap(self, batch: JournalBatch, first_offset: int) -> None:
@@ -388,7 +363,7 @@ class Owner:
         if at < end:
             output.passed(at)  # the no-op at the batch's end
 
-    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coro)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)

@@ -369,6 +369,8 @@ async def _answer_completions(owner: Owner, completions: dict[int, int]) -> None
                     command = parse_admitted(record.key, record.value, record.headers)
                 except CallerError:
                     continue  # not a command: an entry answered it
+                if command.forwarded:
+                    continue  # the copy of a forward: the entry of the first one answers it
                 at = waiting.pop(record.offset)
                 output.done(command.reply_to, command.key, command.id, reply, record.offset, at)
     for offset in waiting:

@@ -4,7 +4,8 @@ A turn that calls another object may run again after a crash, and then calls aga
 gives the second one the same answer, so that the called object runs once.
 
 Rows (p = partition, u16 big endian): `c p caller's-partition offset h parent:content n` an answered call, by
-its key · `… s n` a send, `… c n` a call by order, as earlier versions wrote them · `x p window parent:content
+its key · `… s n` a send, `… f 0` a forward (schemas/forwards.py), `… c n` a call by order, as earlier versions
+wrote them · `x p window parent:content
 n` a call whose key derives from a client's key · `l p caller's-partition` how far that partition's calls and
 sends are over (`Passed`).
 
@@ -27,15 +28,17 @@ from collections.abc import Iterator
 
 import msgspec
 
-from perdure.schemas.calls import CALL_KEY, NOWHERE, SEND_KEY, CallKey, Root
+from perdure.schemas.calls import CALL_KEY, FORWARD_KEY, NOWHERE, SEND_KEY, CallKey, Root
 from perdure.schemas.commands import Command, payload_hash
 from perdure.schemas.journal import Entry
-from perdure.schemas.replies import Reply
+from perdure.schemas.replies import OK, Reply
 from perdure.streams.state.memtables import Memtables, after
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.state.rows import WINDOW_MS, Meta, encode_row
 
 BLOCK = 256
+_LETTERS = {SEND_KEY: b"s", CALL_KEY: b"c", FORWARD_KEY: b"f"}
+_SAID = Reply(OK)  # in the row of a forward, whose answer is never asked for again
 
 
 class AnsweredCall(msgspec.Struct, array_like=True, frozen=True):
@@ -151,7 +154,7 @@ class AnsweredCalls:
         return {int.from_bytes(row[5:13], "big") for row, _ in self._memtables.rows(prefix, after(prefix))}
 
     def fold(self, entry: Entry, key: CallKey) -> None:
-        """Fold the entry of a call or send: keep its answer, and remove those that its low watermark has
+        """Fold the entry of a call, send or forward: keep its answer, and remove those that its low watermark has
         passed."""
         if key.partition == NOWHERE:
             age_ms = self._meta.age_ms
@@ -168,7 +171,8 @@ class AnsweredCalls:
         if passed.next == passed.floor < block:
             passed = self._pass(key.partition, Passed(passed.floor, block, entry.command))
         if key.offset >= passed.floor:
-            row = AnsweredCall(entry.key, entry.summary, entry.payload_hash, entry.command, entry.reply)
+            reply = _SAID if key.kind == FORWARD_KEY else entry.reply
+            row = AnsweredCall(entry.key, entry.summary, entry.payload_hash, entry.command, reply)
             self._memtables.set_row(self._call_row(key), encode_row(row))
             if key.kind == CALL_KEY and not key.content and self._by_order is not None:
                 self._by_order.add(self._place_row(key.partition, key.offset)[3:])
@@ -192,7 +196,7 @@ class AnsweredCalls:
         place = self._place_row(key.partition, key.offset)
         if key.content:
             return place + b"h" + key.parent.encode() + b":" + _of_content(key)
-        return place + (b"s" if key.kind == SEND_KEY else b"c") + key.n.to_bytes(4, "big")
+        return place + _LETTERS[key.kind] + key.n.to_bytes(4, "big")
 
     def _kept_row(self, window: int, parent: str) -> bytes:
         return self._kept + window.to_bytes(4, "big") + parent.encode() + b":"

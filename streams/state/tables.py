@@ -33,8 +33,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from perdure.schemas.admin import MADE
-from perdure.schemas.calls import call_key
+from perdure.schemas.calls import FORWARD_KEY, CallKey, call_key
 from perdure.schemas.errors import LogCorrupt
+from perdure.schemas.forwards import MOVED, origin_in
 from perdure.schemas.journal import (
     Claim,
     Entry,
@@ -243,6 +244,9 @@ class Tables:
         for change in entry.changes:
             if change.what == MADE:
                 self.creators.created(entry.key, entry.principal)
+            elif change.what == MOVED:
+                origin = origin_in(change.record.decode())
+                self.answered_calls.fold(entry, CallKey(FORWARD_KEY, origin.partition, origin.offset, 0))
             else:
                 self.admin.fold(entry, change)
         self.done.add(entry.command)

@@ -1,20 +1,18 @@
 """Admission: what happens to a record before its turn.
 
-`admitted` decides whether a record is a command of this partition. `early_outcome` decides whether a command
-still has to run: not if its idempotency key is spent, its deadline has passed, or it is a deletion.
+`admitted` decides whether a record is a command of this app. `early_outcome` decides whether a command still
+has to run: not if its idempotency key is spent, its deadline has passed, or it is a deletion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from perdure.objects.registry import Registry
 from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.admin import DELETE
 from perdure.schemas.calls import NOWHERE, CallKey, call_key
 from perdure.schemas.commands import ADMIN, Command, parse_command, payload_hash
-from perdure.schemas.errors import AskAgain, Expired, KeyReused, MalformedCommand
-from perdure.schemas.keys import namespace_of, partition_of
+from perdure.schemas.errors import AskAgain, Expired, KeyReused
 from perdure.schemas.replies import UNAVAILABLE, Reply
 from perdure.schemas.seal import Seal
 from perdure.streams.log.base import LogRecord
@@ -24,27 +22,13 @@ from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.deletion import deletion
 
 
-def admitted(
-    record: LogRecord,
-    partition: int,
-    partitions: int,
-    registry: Registry,
-    seal: Seal | None = None,
-    sealed_from: int = 0,
-) -> Command:
-    """The command in a record. Raises a `CallerError`: malformed, misplaced, or for no namespace of this app.
+def admitted(record: LogRecord, seal: Seal | None = None, sealed_from: int = 0) -> Command:
+    """The command in a record, in whichever partition it belongs. Raises a `CallerError`: malformed.
 
     `sealed_from`: the first offset at which only the app's own secret counts (`schemas/seal.py`).
     """
     founding = record.offset < sealed_from
-    command = parse_command(record.key, record.value, record.headers, seal, founding=founding)
-    home = partition_of(command.key, partitions)
-    if home != partition:
-        raise MalformedCommand(
-            f"{command.key} belongs to partition {home}, not {partition}: produce with Java's murmur2 partitioner"
-        )
-    registry.type_of(namespace_of(command.key))
-    return command
+    return parse_command(record.key, record.value, record.headers, seal, founding=founding)
 
 
 def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome | None:

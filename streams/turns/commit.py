@@ -18,9 +18,11 @@ from perdure.schemas.admin import MADE
 from perdure.schemas.commands import ALARM, SOCKET, Command, payload_hash, record_hash
 from perdure.schemas.errors import TooLarge
 from perdure.schemas.journal import Entry, encode_entry
+from perdure.schemas.replies import Reply
 from perdure.streams.log.base import LogRecord
 from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.alarm_turns import AlarmTurns, note_expiry
+from perdure.streams.turns.entries import moved_change
 from perdure.streams.turns.object_quotas import ObjectQuotas
 from perdure.streams.turns.socket_events import removal
 from perdure.streams.turns.supervision.failure_log import FailureLog
@@ -120,7 +122,7 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         () if effects is None else tuple(effects.alarms.values()),
         () if effects is None else tuple(effects.sockets.values()),
         command.mark,
-        turn.changes,
+        turn.changes if not command.forwarded else (*turn.changes, moved_change(command)),
     )
 
 
@@ -142,3 +144,29 @@ def _hash_of(record: LogRecord) -> bytes:
     if packed[:2] == _TIMED:
         return blake2b(b"\x93" + packed[10:], digest_size=16).digest()
     return record_hash(record.key, record.value, record.headers)
+
+
+def note_forward(turn: Turn, reply: Reply) -> None:
+    """Set the entry of a forward whose outcome needs none (it changed nothing, or was not done).
+
+    By it, another copy of the forward is known. It spends no key.
+    """
+    command, record = turn.command, turn.record
+    turn.overlay = None
+    turn.entry = Entry(
+        command=turn.offset,
+        key=command.key,
+        time_ms=record.time_ms,
+        outcome=reply.outcome,
+        reply=reply,
+        command_hash=_hash_of(record),
+        id=command.id,
+        reply_to=command.reply_to,
+        summary=summary_of(command),
+        principal=command.principal,
+        mark=command.mark,
+        changes=(moved_change(command),),
+    )
+    turn.encoded = encode_entry(turn.entry)
+    if turn.activation is not None:
+        turn.activation.ended(None)

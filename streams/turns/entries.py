@@ -5,9 +5,10 @@ parked. Values in, values out.
 from __future__ import annotations
 
 from perdure.schemas.admin import Change, encode_record
-from perdure.schemas.commands import Headers, record_hash
+from perdure.schemas.commands import Command, Headers, record_hash
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
+from perdure.schemas.forwards import MOVED
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import REJECTED, error_reply
 from perdure.streams.log.base import LogRecord, size_bytes
@@ -16,6 +17,11 @@ WHOLE_BYTES = 8 << 20  # of a foreign record that an entry keeps whole; no entry
 CUT_BYTES = 64 << 10  # of the value, and of the headers, of one that it does not
 FIELD_BYTES = 1024  # of a key, an id or a reply address in an entry; no valid one is longer
 MESSAGE_CHARS = 1000  # of an error about a record, which may quote it
+
+
+def moved_change(command: Command) -> Change:
+    """Return the change in the entry of a forward: by it, another copy is known."""
+    return Change(MOVED, record=command.forwarded.encode())
 
 
 def parked_change(record: LogRecord) -> Change:
@@ -28,8 +34,12 @@ def parked_change(record: LogRecord) -> Change:
     return Change("parked", record=encode_record((record.key, record.value, record.headers)))
 
 
-def dead_letter(record: LogRecord, error: PerdureError, partition: int) -> Entry:
+def dead_letter(
+    record: LogRecord, error: PerdureError, partition: int, command: Command | None = None
+) -> Entry:
     """Return the entry for a record that is not a command: an error reply and a record for `{app}.dead`.
+
+    `command`: a forward, known by its origin from then on.
 
     Whatever the record holds, the entry stays below `WHOLE_BYTES` and some KiB: of a larger one the letter
     has the beginning, its size and its hash, and where it lies.
@@ -55,6 +65,8 @@ def dead_letter(record: LogRecord, error: PerdureError, partition: int) -> Entry
         reply_to=reply_to,
         summary="dead letter",
         outbox=(Out("dead", partition, key, value, (*headers, reason, place)),),
+        mark=0 if command is None else command.mark,
+        changes=() if command is None else (moved_change(command),),
     )
 
 

@@ -62,6 +62,7 @@ class Counts:
     entries: int = 0
     dones: int = 0
     dead: int = 0
+    forwarded: int = 0
     parked: int = 0
     runaways: int = 0
     claims: int = 0

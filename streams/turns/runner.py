@@ -38,7 +38,7 @@ from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import Activation, Hold, Mailbox, Turn
 from perdure.streams.turns.admission import early_outcome
 from perdure.streams.turns.alarm_turns import AlarmTurns
-from perdure.streams.turns.commit import Committer
+from perdure.streams.turns.commit import Committer, note_forward
 from perdure.streams.turns.eviction import oldest_idle
 from perdure.streams.turns.inline_task import abandon_all, run_inline
 from perdure.streams.turns.keys_in_flight import KeysInFlight
@@ -96,9 +96,9 @@ class Turns:
         self._cancelled: WeakSet[Turn] = WeakSet()  # some of them may ignore it
         self.charged: Mapping[int, int] = {}  # command offset -> how often the process died while it ran
         self._word = word_of(tables.partition, 0)
-        self._failures = failures = FailureLog(self._loop.time)
-        quotas = self._object_quotas
-        self._committer = Committer(quotas, bounds.entry_bytes, alarm_turns, failures, self.instance_gone)
+        self._failures = FailureLog(self._loop.time)
+        committing = bounds.entry_bytes, alarm_turns, self._failures, self.instance_gone
+        self._committer = Committer(self._object_quotas, *committing)
         self.internal_faults = InternalFaults(self)
         self._turn_context = Context()
         if services.outside is not None:
@@ -298,15 +298,14 @@ class Turns:
             return
         mailbox.moved(self._queue.clock())
         waiting = mailbox[0]
-        if isinstance(waiting, int):
-            # it stays at the head until it has been read, so that nothing overtakes it
+        if isinstance(waiting, int):  # it stays at the head until it has been read: nothing overtakes it
             self._spawn(self._read_again(activation, waiting))
             return
         mailbox.popleft()
         self._run_soon(waiting, activation)
 
     def _run_soon(self, turn: Turn, activation: Activation) -> None:
-        activation.running = turn  # so that a command that arrives meanwhile queues behind it
+        activation.running = turn  # what arrives meanwhile queues behind it
         self._queue.put(self._run_if_current, turn)
 
     def free(self, activation: Activation) -> None:
@@ -333,8 +332,8 @@ class Turns:
                     return  # it was paused meanwhile, or the mailbox was dropped
                 mailbox.popleft()
                 command = parse_admitted(record.key, record.value, record.headers)
-                record = self.time.read_again(record)
-                turn = Turn(record, command, activation, offset, self.time.until_s(command))
+                read = self.time.read_again(record)
+                turn = Turn(read, command, activation, offset, self.time.until_s(command))
                 if command.client_key is not None:
                     self.keys_in_flight.enter(command, turn)
                 self._run_soon(turn, activation)
@@ -372,6 +371,7 @@ class Turns:
             self._lock_is_proof
             and (activation is None or not activation.in_flight_writes)
             and command.client_key is None
+            and not command.forwarded
             and outcome.reply.outcome == OK  # a command that was not done may still run, if this epoch breaks
             and self.log.shares_write(turn.record)
         ):
@@ -379,6 +379,8 @@ class Turns:
             self._answer(command.reply_to, command.id, outcome.reply, self.tables.partition, turn.offset)
         else:
             turn.reply = outcome.reply
+            if command.forwarded:
+                note_forward(turn, outcome.reply)
             self.journal.add(turn)
             if command.client_key is not None and activation is not None:
                 self.keys_in_flight.answer_copies(turn)

@@ -32,6 +32,7 @@ from perdure.streams.log.log_time import LogTime
 from perdure.streams.owner import owner as owner_module
 from perdure.streams.owner import recovery
 from perdure.streams.owner.alarm_clock import AlarmClock
+from perdure.streams.owner.forwarding import Forwarding
 from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.socket_watch import GatewayWatch
@@ -601,7 +602,64 @@ def fault_inside_told_at_once() -> Any:
     return _instead(InternalFaults, "_of_alarm", of_alarm)
 
 
+def forward_run_again() -> Any:
+    """A home runs each forward that it reads, also one that was sent again after a crash."""
+    return _instead(Forwarding, "is_copy", lambda true: lambda self, record, command: False)
+
+
+def forward_that_changed_nothing_left_untraced() -> Any:
+    """A forward that needs no entry leaves none: another copy of it is not known."""
+    return _instead(runner, "note_forward", lambda true: lambda turn, reply: None)
+
+
+def forward_lost() -> Any:
+    """A forward counts as delivered when it is sent: one that is lost in a crash is not sent again."""
+
+    def send(true: Callable[..., None]) -> Callable[..., None]:
+        def hasty(self: OutputGate, key: str, sent: Any) -> None:
+            true(self, key, sent)
+            if sent.message.command in self._forwards:
+                self.commands.add(sent.message.command)
+                self.journal.add(sent.message.journal)
+
+        return hasty
+
+    return _instead(OutputGate, "_in_order", send)
+
+
+def forwards_overtake() -> Any:
+    """A forward does not wait until the one before it has arrived."""
+
+    def in_order(true: Callable[..., None]) -> Callable[..., None]:
+        def at_once(self: OutputGate, key: str, sent: Any) -> None:
+            if sent.message.command in self._forwards:
+                self._send(*sent)
+            else:
+                true(self, key, sent)
+
+        return at_once
+
+    return _instead(OutputGate, "_in_order", in_order)
+
+
+def run_where_it_was_misplaced() -> Any:
+    """The owner that reads a misplaced command runs it."""
+
+    def send_home(true: Callable[..., None]) -> Callable[..., None]:
+        def here(self: Forwarding, record: Any, command: Any, home: int) -> None:
+            self._owner.turns.take(record, command)
+
+        return here
+
+    return _instead(Forwarding, "send_home", send_home)
+
+
 BUGS = (
+    forward_run_again,
+    forward_that_changed_nothing_left_untraced,
+    forward_lost,
+    forwards_overtake,
+    run_where_it_was_misplaced,
     refused_event_of_a_lost_socket_forgotten,
     gateways_watched_for_one_partition,
     fault_inside_keeps_what_was_written,

@@ -35,6 +35,7 @@ from perdure.streams.turns.ports import UNSEALED
 from tests.simulation.between import check_calls_and_sends, check_frame_records, check_frames
 from tests.simulation.oracle import Lease, Model, Place, apply, seen, withdrawn
 from tests.simulation.sample import LEASE, MARK, OLD
+from tests.simulation.strays import Forwards, is_noted_only
 
 if TYPE_CHECKING:
     from tests.simulation.elsewhere import Holding
@@ -234,9 +235,11 @@ def check(run: Run, owners: list[Owner], store: MemoryStore) -> None:
 def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], dict[Place, Command]]:
     """Each object's turns took effect in log order, each on what the one before left (I2 to I5)."""
     last: dict[str, int] = {}
-    for _, entry, _ in auditor.order:
-        if withdrawn(entry) or entry.outcome == UNAVAILABLE or _forged(entry):
+    for partition, entry, _ in auditor.order:
+        if withdrawn(entry) or entry.outcome == UNAVAILABLE or _forged(entry) or is_noted_only(entry):
             continue  # it never ran, or was not done
+        if partition_of(entry.key, run.broker.partitions) != partition:
+            continue  # it was forwarded, or not even that
         assert entry.command > last.get(entry.key, -1), f"I3: {entry.key}: entry {entry.command} out of order"
         last[entry.key] = entry.command
     models: dict[str, Model] = {}
@@ -245,6 +248,7 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
         for entry, offset in come:
             models[key].fold(entry, offset)
     commands: dict[Place, Command] = {}
+    forwards = Forwards(run)
     for partition in range(run.broker.partitions):
         for record in run.broker.streams[Topic.COMMANDS, partition].records:
             place = partition, record.offset
@@ -261,6 +265,9 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
                 run.counts["forged commands refused"] += 1
                 continue
             commands[place] = command
+            if not forwards.runs_here(place, command, entry):
+                commands[place] = Command("", FETCH, "")
+                continue
             model = models.setdefault(command.key, Model())
             model.history.append((record.offset, dict(model.state)))
             if command.kind == FETCH:
@@ -269,6 +276,9 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
             _count(run, model, command, entry)
             if entry is not None and _is_nobody_s(run, auditor, entry, place):
                 continue
+            if entry is not None and is_noted_only(entry):
+                commands[place] = Command("", FETCH, "")
+                continue
             if entry is not None:
                 model.check(entry, command, place)
                 model.fold(entry, auditor.places[place])
@@ -276,6 +286,7 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
                 assert command.path not in model.sockets, (
                     f"I1: {command.id} was not heard, its socket was there"
                 )
+    forwards.check()
     return models, commands
 
 

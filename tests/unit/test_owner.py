@@ -14,7 +14,6 @@ from tests.unit.reign import Reign, story
 from perdure.objects.durable import DurableObject
 from perdure.objects.overlay import current_turn
 from perdure.schemas.errors import Overloaded, Refusal, TurnEnded
-from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FAILED, OK, REFUSED, REJECTED, UNAVAILABLE, Reply, parse_reply
 from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.log.memory.broker import Faults
@@ -245,20 +244,6 @@ def test_what_is_no_command_gets_an_error_and_a_dead_letter(
         assert code(answered.reply) == (REJECTED, why)
 
     story(Thing, told, shared=shared)
-
-
-def test_a_record_in_a_partition_that_is_not_its_keys_home_is_a_dead_letter() -> None:
-    """An object lives in one partition only, whatever partitioner a producer has."""
-    stray = next(f"Thing/{n}" for n in range(99) if partition_of(f"Thing/{n}", 3) == 1)
-
-    async def told(reign: Reign) -> None:
-        reign.append_raw(stray.encode(), b'{"method": "add"}')
-        await reign.until(lambda: reign.broker.streams[Topic.DEAD, 0].durable)
-        (letter,) = await reign.records(Topic.DEAD)
-        assert b"belongs to partition 1, not 0" in dict(letter.headers)["reason"]
-        assert reign.seen == []
-
-    story(Thing, told, partitions=3)
 
 
 def test_a_command_that_waited_past_its_deadline_is_not_run() -> None:
