@@ -344,7 +344,7 @@ class Run:
         self._clock_random = Random(f"clocks of {seed}")
         self.jumps = self.shared and self.ms_per_s == 1000 and self._clock_random.random() < 0.3
         self.stamp_skew_ms = 0
-        self.strays = Random(f"strays in {seed}").random() < 0.3
+        self.strays = Random(f"strays in {seed}").random() < 0.2
         # in some the last node's log takes few appends at once: what it refuses must be appended again
         self.queued_max_at_the_end = Random(f"queue of {seed}").choice((1, 20_000))
         self._tasks: set[asyncio.Task[Any]] = set()
