@@ -43,9 +43,9 @@ class Place(msgspec.Struct, gc=False, frozen=True):
 class Change(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A change that an entry made besides its object's values, alarms and sockets.
 
-    `what`: `paused` or `resumed`, its object; `parked`, its own command, whose record is `record`; `settled`,
-    the parked command at `offset`; `made`, its object, by the entry's principal; `forwarded`, its own command,
-    whose origin is `record` (schemas/forwards.py).
+    `what`: `paused` or `resumed`, its object; `parked`, its own command, whose record is `record`;
+    `settled`, the parked command at `offset`; `made`, its object, by the entry's principal; `forwarded`,
+    its own command, whose origin is `record` (schemas/forwards.py).
     """
 
     what: str

@@ -1,17 +1,18 @@
 """Forwards: commands that are not in their key's home partition, on their way there.
 
-A producer places a record by its own partitioner; only some of them hash a key as perdure does. The owner that
-reads a command whose home is elsewhere sends it there (streams/owner/forwarding.py) as the record that is made
-here: the same command, written as perdure writes commands, with the place it was read at.
+A producer places a record by its own partitioner; only some of them hash a key as perdure does. The owner
+that reads a command whose home is elsewhere sends it there (streams/owner/forwarding.py) as the record that
+is made here: the same command, written as perdure writes commands, with the place it was read at.
 
 Laws [test_forwards.py]
-- A forward keeps what its sender said: id, reply address, principal, deadline, idempotency key, trace context,
-  body. A sender that gave no id is answered under the place that its record was produced to, and one that gave
-  no reply address in that partition of `{app}.replies`, so both are what its own delivery report says.
+- A forward keeps what its sender said: id, reply address, principal, deadline, idempotency key, trace
+  context, body. A sender that gave no id is answered under the place that its record was produced to, and
+  one that gave no reply address in that partition of `{app}.replies`, so both are what its own delivery
+  report says.
 - It bears the app's seal, and is written from the parsed command: a header that meant nothing in the original
   cannot mean anything under the seal.
-- A forward is never forwarded again. Commands of perdure's own (alarms, sockets, calls and sends of turns) are
-  not forwarded: perdure places them itself, so one elsewhere is a copy that someone else made.
+- A forward is never forwarded again. Commands of perdure's own (alarms, sockets, calls and sends of turns)
+  are not forwarded: perdure places them itself, so one elsewhere is a copy that someone else made.
 - Its deadline is counted from the log time of the original.
 """
 
@@ -71,7 +72,10 @@ def partition_in(reply_to: str, partitions: int) -> int | None:
 
 
 def received(command: Command, time_ms: int) -> Command:
-    """A forward as it runs, read at log time `time_ms`: what is left of its deadline. Raises `MalformedCommand`."""
+    """A forward as it runs, read at log time `time_ms`: what is left of its deadline.
+
+    Raises `MalformedCommand`.
+    """
     passed_ms = max(time_ms - origin_in(command.forwarded).time_ms, 0)
     if command.deadline_ms is None or not passed_ms:
         return command

@@ -1,16 +1,18 @@
-"""Forwarding: commands that were produced into this partition and whose home is another, and those from others.
+"""Forwarding: commands in this partition whose home is another, and those from others.
 
-The owner calls `send_home` for a command whose key belongs elsewhere: it journals an entry whose outbox holds the
-forward, so the command is done here and leaves once that entry is durable, as a `send` does. The home's owner calls
-`is_copy` for each forward that it reads, and runs the first of each.
+The owner calls `send_home` for a command whose key belongs elsewhere: it journals an entry whose outbox
+holds the forward, so the command is done here and leaves once that entry is durable, as a `send` does. The
+home's owner calls `is_copy` for each forward that it reads, and runs the first of each.
 
 Laws [test_forwards.py, tests/simulation]
-- A forward is known by its origin (`schemas/forwards.py`). Its entry at home keeps the origin until the low watermark
-  of the partition that it is from has passed it, so a copy that is sent again after a crash is never run, and no
-  second answer leaves. So each forward has an entry, also one that changed nothing or was not done.
+- A forward is known by its origin (`schemas/forwards.py`). Its entry at home keeps the origin until the low
+  watermark of the partition that it is from has passed it, so a copy that is sent again after a crash is
+  never run, and no second answer leaves. So each forward has an entry, also one that changed nothing or was
+  not done.
 - What one partition forwards for one object arrives in the order of that partition.
-- At most `UNDER_WAY` forwards (`UNDER_WAY_BYTES` bytes) are under way to each home. Those behind them wait on the log,
-  as offsets, like commands behind a full mailbox; what does not misplace its records is not held up.
+- At most `UNDER_WAY` forwards (`UNDER_WAY_BYTES` bytes) are under way to each home. Those behind them wait
+  on the log, as offsets, like commands behind a full mailbox; what does not misplace its records is not
+  held up.
 """
 
 from __future__ import annotations
@@ -60,7 +62,10 @@ class Forwarding:
     # Out
 
     def send_home(self, record: LogRecord, command: Command, home: int) -> None:
-        """Forward a command that belongs to partition `home`. Raises `MalformedCommand` for one that must not be."""
+        """Forward a command that belongs to partition `home`.
+
+        Raises `MalformedCommand` for one that must not be.
+        """
         partition = self._owner.partition
         if not may_forward(command):
             raise MalformedCommand(

@@ -1,8 +1,8 @@
-"""Intake: what becomes of a record that another process wrote to the commands, or an earlier one of this node.
+"""Intake: what becomes of a record of the commands that this process did not append.
 
-The owner hands each record over that it does not know as a command already. It is a command of this partition, which
-the owner then runs; a command of another partition, which is forwarded; the copy of a forward, which is done; or not
-a command: a dead letter.
+The owner hands each record over that it does not know as a command already. It is a command of this
+partition, which the owner then runs; a command of another partition, which is forwarded; the copy of a
+forward, which is done; or not a command: a dead letter.
 
 Law: whatever a record holds, the partition goes on. [test_owner_nonsense.py]
 """

@@ -285,7 +285,7 @@ class OutputGate:
     # Forwards
 
     def take_forward(self, home: int, command: int, size: int) -> None:
-        """Count a forward of `size` bytes, of the command at that offset, as under way until it has arrived."""
+        """Count a forward, of the command at that offset, as under way until it has arrived."""
         self._forwards[command] = home, size
         count, total = self.under_way.get(home, (0, 0))
         self.under_way[home] = count + 1, total + size

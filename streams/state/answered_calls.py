@@ -3,11 +3,10 @@
 A turn that calls another object may run again after a crash, and then calls again. The row of the first call
 gives the second one the same answer, so that the called object runs once.
 
-Rows (p = partition, u16 big endian): `c p caller's-partition offset h parent:content n` an answered call, by
-its key · `… s n` a send, `… f 0` a forward (schemas/forwards.py), `… c n` a call by order, as earlier versions
-wrote them · `x p window parent:content
-n` a call whose key derives from a client's key · `l p caller's-partition` how far that partition's calls and
-sends are over (`Passed`).
+Rows (p = partition, u16 big endian): `c p caller's-partition offset h parent:content n` an answered call,
+by its key · `… s n` a send, `… f 0` a forward (schemas/forwards.py), `… c n` a call by order, as earlier
+versions wrote them · `x p window parent:content n` a call whose key derives from a client's key · `l p
+caller's-partition` how far that partition's calls and sends are over (`Passed`).
 
 Laws
 - A partition's low watermark travels with its calls and sends. When it enters a new block of `BLOCK` offsets,
@@ -154,8 +153,8 @@ class AnsweredCalls:
         return {int.from_bytes(row[5:13], "big") for row, _ in self._memtables.rows(prefix, after(prefix))}
 
     def fold(self, entry: Entry, key: CallKey) -> None:
-        """Fold the entry of a call, send or forward: keep its answer, and remove those that its low watermark has
-        passed."""
+        """Fold the entry of a call, send or forward: keep its answer, and remove those that its low
+        watermark has passed."""
         if key.partition == NOWHERE:
             age_ms = self._meta.age_ms
             kept = (entry.key, entry.summary, entry.payload_hash, entry.command, entry.reply, age_ms)

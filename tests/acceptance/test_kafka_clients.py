@@ -1,7 +1,7 @@
 """Client libraries of Kafka with nothing configured: each keyed call takes effect once and is answered.
 
-Which client hashes keys by what, and in which versions this was seen, is the table of docs/kafka.md. A few clients run
-each time; all of them under `PERDURE_SOAK=1`.
+Which client hashes keys by what, and in which versions this was seen, is the table of docs/kafka.md. A few
+clients run each time; all of them under `PERDURE_SOAK=1`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def served(kafka: Kafka, path: Path, partitions: int) -> Iterator[Deployment]:
 
 
 async def answers(kafka: Kafka, app: str, prefix: str, count: int) -> dict[str, list[str]]:
-    """The results of each object's calls, when `count` objects have one; more of them are waited for a moment."""
+    """The results of each object's calls, when `count` objects have one; more of them are waited for a
+    moment.
+    """
     found: dict[str, list[str]] = {}
     consumer = AIOKafkaConsumer(
         f"{app}.replies", bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest"

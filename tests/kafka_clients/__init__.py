@@ -1,8 +1,9 @@
 """Programs that use perdure through a Kafka client, one per client library, with nothing configured.
 
-Each takes `BOOTSTRAP APP PREFIX COUNT`, produces COUNT headerless calls `Counter/PREFIX-n` to `APP.commands`, and then
-reads `APP.replies` until it has an answer to each; it prints one line per answer: key, outcome, value. (Those that only
-produce, by `reads` False, print nothing.) `Client.run` installs the library once into `~/.cache/perdure/clients`.
+Each takes `BOOTSTRAP APP PREFIX COUNT`, produces COUNT headerless calls `Counter/PREFIX-n` to
+`APP.commands`, and then reads `APP.replies` until it has an answer to each; it prints one line per answer:
+key, outcome, value. (Those that only produce, by `reads` False, print nothing.) `Client.run` installs the
+library once into `~/.cache/perdure/clients`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Producers that place keys by partitioners of their own, and what must have become of their commands.
 
-Each misplaced command takes effect once, at its object's home, in the order in which its partition had it, and is
-answered once, where its sender looks.
+Each misplaced command takes effect once, at its object's home, in the order in which its partition had it,
+and is answered once, where its sender looks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def is_noted_only(entry: Entry) -> bool:
 
 
 class Forwards:
-    """What the commands of a run say of forwards: fed with each of them in log order, and asked at the end."""
+    """What the commands of a run say of forwards, fed in log order."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

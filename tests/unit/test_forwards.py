@@ -172,7 +172,9 @@ def test_a_forward_that_is_sent_again_runs_once(shared: bool) -> None:
 
 
 def test_a_late_copy_of_a_forward_does_not_run() -> None:
-    """Its row is removed when the partition that it is from has passed it; a copy is then late, and known as such."""
+    """Its row is removed when the partition that it is from has passed it; a copy is then late, and known
+    as such.
+    """
 
     async def told(realm: Realm) -> None:
         away, home = elsewhere(realm, "a"), realm.place("a")
