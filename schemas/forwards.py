@@ -56,7 +56,14 @@ def may_forward(command: Command) -> bool:
 
 
 def forward(command: Command, origin: Origin, mark: int, partitions: int) -> Command:
-    """The command that is sent home. `mark`: the low watermark of the partition that it was read in."""
+    """The command that is sent home.
+
+    Args:
+        command: as it was read.
+        origin: where it was read.
+        mark: the low watermark of that partition.
+        partitions: how many the app has.
+    """
     reply_to = command.reply_to
     if reply_to != NOBODY and partition_in(reply_to, partitions) is None:
         reply_to = f"{origin.partition}/{reply_to if reply_to not in ('', LOCAL) else command.key}"
