@@ -54,7 +54,7 @@ class RocksStore:
             raise self._named(error) from error
 
     def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        # the bounds are checked here: rocksdict's ReadOptions take a lower bound and do not keep to it
+        # the bounds are checked here: rocksdict's `set_iterate_lower_bound` sets the upper one (findings/)
         with self._errors():
             rows = self._db.iter(ReadOptions())
             if reverse:
