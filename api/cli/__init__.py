@@ -26,6 +26,7 @@ from perdure.api.cli import (
     bench,
     calling,
     describing,
+    doctor,
     secret,
     serving,
     settings,
@@ -48,6 +49,7 @@ starting.register(app)
 serving.register(app)
 calling.register(app)
 state.register(app)
+doctor.register(app)
 bench.register(app)
 settings.register(app)
 describing.register(app)

@@ -20,7 +20,7 @@ import yaml
 from tests.kafka import LocalKafka, or_skip, tools_or_skip
 from tests.process import COMMAND, Server, clean_environ, serve
 
-from perdure.streams.log.kafka.topics import SETTINGS
+from perdure.streams.log.kafka.checks import SETTINGS
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
 METRIC = re.compile(r"\b((?:perdure|process)_\w+)")

@@ -30,7 +30,7 @@ from perdure.schemas.errors import (
     Unavailable,
 )
 from perdure.streams import failpoints
-from perdure.streams.log.base import Bounds, Record, Topic
+from perdure.streams.log.base import Bounds, Record, Topic, durable
 from perdure.streams.log.kafka import fetch
 from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.log.kafka.queues import MAX_QUEUED_RECORDS, MAX_RECORD_BYTES, KafkaReceipt
@@ -531,5 +531,35 @@ def test_a_leader_that_dies_is_replaced(cluster: LocalKafka) -> None:
             await stream.check()
             assert await log.bounds(Topic.REPLIES, 0) == Bounds(0, 0)
             assert stopped == []
+
+    asyncio.run(story())
+
+
+@pytest.mark.kafka
+def test_trimming_that_hangs_stands_in_no_way(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While DeleteRecords is not answered, records are appended and read, topics are described, and the log closes at
+    once; left alone, it ends after a time-out of its own."""
+
+    async def story() -> None:
+        async with running(kafka, app_name()) as (log, _):
+            await durable(log.append(Topic.COMMANDS, 0, Record(b"k", b"v")))
+            await log.trim(Topic.COMMANDS, 0, 0)
+            hangs = asyncio.Event()
+
+            async def never(*_: object, **__: object) -> None:
+                hangs.set()
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr(log._topics._trimmer, "delete_records", never)
+            trimming = asyncio.create_task(log.trim(Topic.COMMANDS, 0, 1))
+            await hangs.wait()
+            await durable(log.append(Topic.COMMANDS, 0, Record(b"k", b"v")))
+            assert (await log.bounds(Topic.COMMANDS, 0)).end == 2
+            assert len(await log._topics.described()) == 4
+            assert not trimming.done()
+            monkeypatch.setattr("perdure.streams.log.kafka.log.TRIM_TIMEOUT_S", 0.05)
+            with pytest.raises(LogUnreachable, match="trimming commands partition 0"):
+                await log.trim(Topic.COMMANDS, 0, 1)
+            trimming.cancel()
 
     asyncio.run(story())

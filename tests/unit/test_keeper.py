@@ -12,6 +12,8 @@ from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import LogUnreachable
 from perdure.streams.log.base import Bounds, Stamped, Topic
 from perdure.streams.owner.maintenance import TRIM_EVERY_S, Maintenance
+from perdure.streams.owner.owner import Owner
+from perdure.streams.turns.ports import OwnerState
 
 YEAR_MS = 365 * 24 * HOUR_MS
 
@@ -90,6 +92,45 @@ def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
         assert not trimming.done()
         trimming.cancel()
         assert (await true(Topic.COMMANDS, 0)).start > 0
+
+    story(Thing, told)
+
+
+def test_a_partition_whose_trimming_hangs_holds_up_nothing() -> None:
+    """Turns run and the state is written while it hangs; when it fails, another partition is trimmed first next time."""
+
+    async def told(reign: Reign) -> None:
+        await reign.call("a", "put", 0)
+        trimmed: list[str] = []
+        hangs, fails = asyncio.Event(), asyncio.Event()
+
+        class Two(Maintenance):
+            async def trim(self, owner: Owner) -> None:
+                trimmed.append("second" if isinstance(owner, Second) else "first")
+                if len(trimmed) == 1:
+                    hangs.set()
+                    await fails.wait()
+                    raise LogUnreachable("DeleteRecords was not answered")
+
+        class Second(Owner):
+            def __init__(self) -> None:
+                self.state = OwnerState.SERVING
+
+        keeper = Two(
+            reign.store,
+            [reign.owner, Second()],
+            clock_ms=reign.clock_ms,
+            keep_ms=HOUR_MS,
+            failed=lambda error: None,
+        )
+        trimming = asyncio.create_task(keeper.trim_forever())
+        await hangs.wait()
+        await reign.call("a", "put", 1)
+        await _keeper(reign).write_all()
+        fails.set()
+        await asyncio.sleep(1.5 * TRIM_EVERY_S)  # of virtual time
+        trimming.cancel()
+        assert trimmed == ["first", "second", "first"]
 
     story(Thing, told)
 

@@ -28,10 +28,11 @@ from perdure.streams.log.kafka.queues import Appends, KafkaReceipt, KafkaWriter
 from perdure.streams.log.kafka.reads import Reads
 from perdure.streams.log.kafka.tails import KafkaTail, Tails
 from perdure.streams.log.kafka.topic_watch import TopicWatch
-from perdure.streams.log.kafka.topics import Topics
+from perdure.streams.log.kafka.topics import TRIM_TIMEOUT_MS, Topics
 
 CONNECT_TIMEOUT_S = 10.0
-REQUEST_TIMEOUT_S = 10.0  # of bounds, since, trim and sizes
+REQUEST_TIMEOUT_S = 10.0  # of bounds, since and sizes
+TRIM_TIMEOUT_S = 2 * TRIM_TIMEOUT_MS / 1000
 
 _logger = structlog.get_logger(__name__)
 
@@ -251,16 +252,16 @@ class KafkaLog:
         assert topic is not Topic.JOURNAL, "the journal is not trimmed"
         place = self._places[topic, partition]
         what = f"trimming {named(place)} below offset {before}"
-        await self._request(self._topics.trim(place, before), what)
+        await self._request(self._topics.trim(place, before), what, TRIM_TIMEOUT_S)
 
     async def sizes(self) -> dict[Topic, int]:
         """See `Log.sizes`. Raises `LogUnreachable`."""
         sizes = await self._request(self._topics.sizes(), "the sizes of the topics")
         return {topic: sizes[name] for topic, name in self._names.items()}
 
-    async def _request(self, response: Any, what: str) -> Any:
+    async def _request(self, response: Any, what: str, timeout_s: float = REQUEST_TIMEOUT_S) -> Any:
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 return await response
         except UNREACHED as error:
             raise LogUnreachable(

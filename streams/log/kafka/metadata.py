@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, ClassVar, NamedTuple
 
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest_v5
 from aiokafka.protocol.types import (
@@ -25,6 +26,7 @@ from aiokafka.protocol.types import (
 )
 
 UNKNOWN_TOPIC, TOPIC_DENIED = 3, 29
+DELETE_RECORDS = 21  # a kind of request
 READ, WRITE, DELETE, DESCRIBE_CONFIGS = 3, 4, 6, 10  # operations of Kafka's ACLs on a topic
 ALL_OPERATIONS = -1  # as a set of bits
 _UNKNOWN_OPERATIONS = -(2**31)  # where the broker does not say
@@ -144,6 +146,27 @@ async def described(admin: Any, names: Sequence[str]) -> Mapping[str, Described]
     return {
         each["topic"]: _described(each) for each in answer["topics"] if each["error_code"] != UNKNOWN_TOPIC
     }
+
+
+async def settings_in_force(
+    admin: Any, names: Sequence[str], settings: Sequence[str]
+) -> Mapping[str, Mapping[str, str | None]]:
+    """The effective values of these settings by topic, defaults included. Raises one of `UNREACHED`.
+
+    Without those that a broker does not have, and without topics whose settings this client may not see.
+    """
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(settings)) for name in names]
+    return {
+        name: {setting: value for setting, value, *_ in entries if setting in settings}
+        for response in await admin.describe_configs(resources)
+        for error_code, _, _, name, entries in response.resources
+        if not error_code
+    }
+
+
+def has_delete_records(admin: Any) -> bool:
+    """True if the brokers that this client is connected to list the request by which records are trimmed."""
+    return any(DELETE_RECORDS in connection._versions for connection in admin._client._conns.values())
 
 
 def _described(topic: Mapping[str, Any]) -> Described:

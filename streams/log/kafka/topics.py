@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, NotLeaderForPartitionError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -25,29 +24,25 @@ from aiokafka.structs import TopicPartition
 
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import ConfigError, LogCorrupt, LogUnreachable, PerdureError
+from perdure.schemas.findings import REFUSED, WARNING, Finding
 from perdure.streams.log.base import Topic
-from perdure.streams.log.kafka.clients import MAX_MESSAGE_BYTES, UNREACHED, Endpoint, close_client
-from perdure.streams.log.kafka.metadata import TOPIC_DENIED, Described, described
+from perdure.streams.log.kafka.checks import KEPT_DAYS, LOOKED_AT, SETTINGS, setting_findings
+from perdure.streams.log.kafka.clients import UNREACHED, Endpoint, close_client
+from perdure.streams.log.kafka.metadata import (
+    TOPIC_DENIED,
+    Described,
+    described,
+    has_delete_records,
+    settings_in_force,
+)
 from perdure.streams.log.kafka.probe import Diagnosis, diagnose, unreachable
 from perdure.streams.log.kafka.rights import WANTED, grant, missing_rights
 
 TOPIC_ALREADY_EXISTS, CLUSTER_DENIED = 36, 31
+TRIM_TIMEOUT_MS = 30_000  # a slow replica delays the answer
 RETRY_S = (0.1, 1.0)  # first and longest pause between attempts
 
 _logger = structlog.get_logger(__name__)
-
-SETTINGS = {
-    "cleanup.policy": "delete",
-    "retention.ms": "-1",
-    "retention.bytes": "-1",
-    "message.timestamp.type": "LogAppendTime",
-    "max.message.bytes": str(MAX_MESSAGE_BYTES),
-    "unclean.leader.election.enable": "false",
-    # The broker unpacks what others compress: Python alone could not read Snappy, LZ4 or Zstandard.
-    "compression.type": "uncompressed",
-}
-# With these otherwise, log time would be the sender's or records would go away by themselves.
-VITAL = ("cleanup.policy", "retention.ms", "retention.bytes", "message.timestamp.type")
 
 
 class _DescribeLogDirsResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
@@ -214,7 +209,9 @@ class Topics:
         self._partitions = partitions
         self._copies = replication_factor
         self._leaving = leaving  # topics that were given more partitions do as well
+        self.trims = True  # False: the brokers have no DeleteRecords
         self._admin: Any = AIOKafkaAdminClient(**endpoint.options("admin"))
+        self._trimmer: Any = None
         self._loop = asyncio.get_running_loop()
 
     async def start(self, timeout_s: float) -> None:
@@ -265,7 +262,7 @@ class Topics:
             return False
         if any(leader < 0 for each in existing.values() for leader in each.leaders):
             return False
-        await self._check_settings()
+        self._judge(await self._findings(existing))
         if not self._leaving and (lacking := missing_rights(self._endpoint, existing, WANTED)):
             _logger.warning("Kafka does not allow all that perdure wants to do", reason=lacking)
         self.ids = {name: each.id for name, each in existing.items() if each.id}
@@ -291,7 +288,17 @@ class Topics:
         if copies is None:
             copies = min(3, len((await self._admin.describe_cluster())["brokers"]))
         settings = {**SETTINGS, "min.insync.replicas": "2" if copies >= 3 else "1"}
-        new = [NewTopic(name, self._partitions, copies, topic_configs=settings) for name in names]
+        by_age = settings | {"retention.ms": str(KEPT_DAYS * 86_400_000)}
+        trims = has_delete_records(self._admin)
+        new = [
+            NewTopic(
+                name,
+                self._partitions,
+                copies,
+                topic_configs=settings if trims or name.endswith(".journal") else by_age,
+            )
+            for name in names
+        ]
         for name, error_code, *text in (await self._admin.create_topics(new)).topic_errors:
             if error_code in (0, TOPIC_ALREADY_EXISTS):
                 continue
@@ -303,27 +310,46 @@ class Topics:
                 reason = f"not allowed. Make the topics by docs/deploy/make-topics.sh, or {grant(self._endpoint, name, ('Create',))}"
             raise ConfigError(f"topic {name} could not be created with replication factor {copies}: {reason}")
 
-    async def _check_settings(self) -> None:
-        wanted = [
-            ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(VITAL)) for name in self._names
+    async def _findings(self, existing: Mapping[str, Described]) -> Sequence[Finding]:
+        """What the settings in force mean. Topics whose settings may not be seen are the operator's business."""
+        self.trims = has_delete_records(self._admin)
+        settings = await settings_in_force(self._admin, self._names, LOOKED_AT)
+        return [
+            finding
+            for name, values in settings.items()
+            for finding in setting_findings(self._endpoint, name, values, existing[name], trims=self.trims)
         ]
-        for response in await self._admin.describe_configs(wanted):
-            for error_code, _, _, name, entries in response.resources:
-                if error_code:
-                    continue  # not allowed to look: then the operator vouches for them
-                for setting, value, *_ in entries:
-                    if setting in VITAL and value != SETTINGS[setting]:
-                        raise ConfigError(
-                            f"topic {name} has {setting}={value}, but perdure needs {SETTINGS[setting]}. Set it with "
-                            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} "
-                            f"--add-config {setting}={SETTINGS[setting]}"
-                        )
+
+    def _judge(self, findings: Sequence[Finding]) -> None:
+        """Raise `ConfigError` for the first refusal; log each warning."""
+        for finding in findings:
+            if finding.state == REFUSED:
+                raise ConfigError(str(finding))
+        for finding in () if self._leaving else findings:
+            if finding.state == WARNING:
+                _logger.warning("a topic's settings weaken a promise", reason=str(finding))
 
     async def trim(self, place: TopicPartition, before: int) -> None:
-        """Delete the records below an offset. Raises one of `UNREACHED`."""
+        """Delete the records below an offset; nothing where brokers remove them by age. Raises one of `UNREACHED`.
+
+        Brokers answer when every live replica has removed them, and answer the requests of one connection in order: so
+        this is a client of its own.
+        """
+        if not self.trims:
+            return
+        if self._trimmer is None:
+            trimmer: Any = AIOKafkaAdminClient(
+                **(self._endpoint.options("trim") | {"request_timeout_ms": TRIM_TIMEOUT_MS})
+            )
+            try:
+                await trimmer.start()
+            except BaseException:
+                await close_client(trimmer._client)
+                raise
+            self._trimmer = trimmer
         for again in (True, False):
             try:
-                await self._admin.delete_records({place: RecordsToDelete(before)})
+                await self._trimmer.delete_records({place: RecordsToDelete(before)})
             except (NotLeaderForPartitionError, LeaderNotAvailableError):
                 if not again:
                     raise
@@ -351,4 +377,6 @@ class Topics:
         return sums
 
     async def close(self) -> None:
-        await close_client(self._admin._client)
+        for admin in (self._admin, self._trimmer):
+            if admin is not None:
+                await close_client(admin._client)
