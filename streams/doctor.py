@@ -1,7 +1,7 @@
 """`perdure doctor`: checks what an app's promises rest on, and says how to mend what is not in order.
 
-On Kafka the brokers, topics and rights (log/kafka/examine.py); on the embedded log the disk under the data directory. The
-clock of this machine in both.
+On Kafka the brokers, topics and rights (log/kafka/examine.py); on the embedded log the disk under the data
+directory. The clock of this machine in both.
 
 Laws
 - The data of the app are not opened and not changed: it may be running. [test_doctor.py]
@@ -35,7 +35,8 @@ NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"))
 
 
 async def examine(config: Config) -> list[Finding]:
-    """The findings about the log that a configuration names. Raises `ConfigError` for settings that cannot be used."""
+    """The findings about the log that a configuration names. Raises `ConfigError` for settings that cannot
+    be used."""
     findings = [clock_finding(time())]
     if not config.kafka_brokers:
         return [*findings, *disk_findings(config)]

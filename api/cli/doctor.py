@@ -31,7 +31,8 @@ def doctor(
     env: EnvName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check what the promises rest on: brokers, topics and rights on Kafka; disk and data directory without it.
+    """Check what the promises rest on: brokers, topics and rights on Kafka; disk and data directory without
+    it.
 
     Exit code 1 if something is refused, that is, if the app would not start or its promises would not hold.
     Experiments run on a scratch topic, which is deleted again. The app may be running.

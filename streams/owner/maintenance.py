@@ -6,8 +6,9 @@ Laws
 - A failing store stops the node's partitions and is named; writing is never retried silently.
   [test_ending.py]
 - Flushes happen every 2 s or 100,000 records, so a replay after a crash stays short.
-- A log that does not answer is trimmed later, beginning with the next partition; that alone stops no partition,
-  and no turn, drain or stop waits for it. [test_a_log_that_does_not_answer_is_trimmed_a_minute_later]
+- A log that does not answer is trimmed later, beginning with the next partition; that alone stops no
+  partition, and no turn, drain or stop waits for it.
+  [test_a_log_that_does_not_answer_is_trimmed_a_minute_later]
 - Commands and replies are trimmed when they are older than 24 h of log time and, for commands, below the low
   watermark. [test_only_commands_that_are_old_and_done_are_trimmed]
 """

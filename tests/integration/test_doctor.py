@@ -62,7 +62,8 @@ async def make(client: Any, app: str, count: int, **settings: str) -> None:
 
 @pytest.mark.kafka
 def test_a_real_broker_is_examined_and_left_as_it_was(kafka: Kafka, counter: Path) -> None:
-    """The experiments pass, one broker is a warning, the scratch topic is gone; then topics that are not in order."""
+    """The experiments pass, one broker is a warning, the scratch topic is gone; then topics that are not in
+    order."""
     app = f"doctor-{uuid.uuid4().hex[:8]}"
     (counter.parent / "perdure.toml").write_text(f'name = "{app}"\npartitions = 2\n')
     where, log = str(counter.parent), f"kafka://{kafka.bootstrap}"

@@ -537,8 +537,8 @@ def test_a_leader_that_dies_is_replaced(cluster: LocalKafka) -> None:
 
 @pytest.mark.kafka
 def test_trimming_that_hangs_stands_in_no_way(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While DeleteRecords is not answered, records are appended and read, topics are described, and the log closes at
-    once; left alone, it ends after a time-out of its own."""
+    """While DeleteRecords is not answered, records are appended and read, topics are described, and the log
+    closes at once; left alone, it ends after a time-out of its own."""
 
     async def story() -> None:
         async with running(kafka, app_name()) as (log, _):

@@ -23,7 +23,8 @@ DAY_MS = 86_400_000
 def findings(
     *, name: str = "shop.commands", copies: int = 3, trims: bool = True, **changed: str | None
 ) -> list[Finding]:
-    """Those about a topic as perdure makes it, but for some settings (`_` for `.`; None: the broker has none)."""
+    """Those about a topic as perdure makes it, but for some settings (`_` for `.`; None: the broker has
+    none)."""
     values = AS_MADE | {key.replace("_", "."): value for key, value in changed.items()}
     topic = Described("id", 0, (1,), copies)
     return list(setting_findings(ENDPOINT, name, values, topic, trims=trims))
@@ -51,7 +52,8 @@ def test_topics_as_perdure_makes_them_are_in_order() -> None:
     ],
 )
 def test_what_breaks_a_promise_is_refused_with_the_command(setting: str, value: str, wanted: str) -> None:
-    """The finding names topic, setting and value, what it would do, and the command that sets the right one."""
+    """The finding names topic, setting and value, what it would do, and the command that sets the right
+    one."""
     (refused,) = [each for each in findings(**{setting: value}) if each.state == REFUSED]
     assert f"topic shop.commands: {setting}={value}, but perdure needs {wanted}: " in str(refused)
     command = f"kafka-configs.sh --bootstrap-server kafka:9092 --alter .* --add-config {setting}={wanted}"

@@ -97,7 +97,8 @@ def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
 
 
 def test_a_partition_whose_trimming_hangs_holds_up_nothing() -> None:
-    """Turns run and the state is written while it hangs; when it fails, another partition is trimmed first next time."""
+    """Turns run and the state is written while it hangs; when it fails, another partition is trimmed first
+    next time."""
 
     async def told(reign: Reign) -> None:
         await reign.call("a", "put", 0)

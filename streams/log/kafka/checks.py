@@ -1,7 +1,7 @@
 """What the settings of an app's topics mean for its promises: decisions only, without I/O.
 
-A start looks at the settings with one request, refuses those that break a promise and warns of those that weaken one;
-`perdure doctor` shows them all.
+A start looks at the settings with one request, refuses those that break a promise and warns of those that
+weaken one; `perdure doctor` shows them all.
 
 Laws
 - Each finding that is not in order names the command that mends it. [test_kafka_checks.py]
@@ -94,7 +94,8 @@ def _weak(endpoint: Endpoint, name: str, values: Mapping[str, str | None]) -> It
 
 
 def _copies(endpoint: Endpoint, name: str, minimum: int, copies: int) -> Finding:
-    """How many copies an acknowledged write has at least: never more than there are, whatever is configured."""
+    """How many copies an acknowledged write has at least: never more than there are, whatever is
+    configured."""
     check, effective = f"copies of {name}", min(minimum, copies)
     seen = f"{copies} copies, min.insync.replicas={minimum}"
     if effective < 2 and copies < 3:

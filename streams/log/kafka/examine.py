@@ -1,7 +1,8 @@
-"""The examination of a Kafka cluster for `perdure doctor`: settings and rights, and experiments on a scratch topic.
+"""The examination of a Kafka cluster for `perdure doctor`: settings, rights, and experiments.
 
-The promises rest on what brokers do: offsets of one producer's batches are consecutive, an append of another producer in
-between is seen as a gap, and DeleteRecords moves the beginning. Brokers that speak Kafka differ in this, so it is tried.
+The promises rest on what brokers do: offsets of one producer's batches are consecutive, an append of another
+producer in between is seen as a gap, and DeleteRecords moves the beginning. Brokers that speak Kafka differ
+in this, so it is tried.
 
 Laws
 - Nothing is written but the scratch topic, which is deleted again. [test_doctor.py]
@@ -42,7 +43,8 @@ CLOCK_S = 1.0  # a difference of clocks above this is worth a warning
 
 
 async def examine(endpoint: Endpoint, app: str, partitions: int) -> list[Finding]:
-    """The findings about a cluster and the app's topics on it. `partitions`: as configured. Never raises for what it finds."""
+    """The findings about a cluster and the app's topics on it. `partitions`: as configured. Never raises for
+    what it finds."""
     admin: Any = AIOKafkaAdminClient(**endpoint.options("doctor"))
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -142,7 +144,8 @@ class ScratchRecord(NamedTuple):
 
 
 def offset_findings(first: Sequence[int], other: int, after: int) -> list[Finding]:
-    """What offsets say: `first` of one producer's batches, `other` of another's, `after` of the first one's next."""
+    """What offsets say: `first` of one producer's batches, `other` of another's, `after` of the first one's
+    next."""
     expected = list(range(first[0], first[0] + len(first)))
     if list(first) != expected:
         consecutive = Finding(

@@ -311,7 +311,8 @@ class Topics:
             raise ConfigError(f"topic {name} could not be created with replication factor {copies}: {reason}")
 
     async def _findings(self, existing: Mapping[str, Described]) -> Sequence[Finding]:
-        """What the settings in force mean. Topics whose settings may not be seen are the operator's business."""
+        """What the settings in force mean. Topics whose settings may not be seen are the operator's
+        business."""
         self.trims = has_delete_records(self._admin)
         settings = await settings_in_force(self._admin, self._names, LOOKED_AT)
         return [
@@ -330,10 +331,11 @@ class Topics:
                 _logger.warning("a topic's settings weaken a promise", reason=str(finding))
 
     async def trim(self, place: TopicPartition, before: int) -> None:
-        """Delete the records below an offset; nothing where brokers remove them by age. Raises one of `UNREACHED`.
+        """Delete the records below an offset; nothing where brokers remove them by age. Raises one of
+        `UNREACHED`.
 
-        Brokers answer when every live replica has removed them, and answer the requests of one connection in order: so
-        this is a client of its own.
+        Brokers answer when every live replica has removed them, and answer the requests of one connection in
+        order: so this is a client of its own.
         """
         if not self.trims:
             return
