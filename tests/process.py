@@ -35,7 +35,9 @@ class DidNotStart(AssertionError):
 
 
 class Server:
-    """A running server. `url` is its address, `pid` its process, `namespaces` what it serves."""
+    """A running server. `url` is its address, `pid` its process, `namespaces` what it serves, `kafka` its
+    address for Kafka clients.
+    """
 
     def __init__(self, process: subprocess.Popen[str] | warm.Forked, errors: IO[str]) -> None:
         self.process = process
@@ -48,6 +50,7 @@ class Server:
         self.url: str = facts["url"]
         self.pid: int = facts["pid"]
         self.namespaces: list[str] = facts["namespaces"]
+        self.kafka: str = facts.get("kafka", "")
 
     def stderr(self) -> str:
         """What the server has said on stderr so far."""

@@ -15,6 +15,7 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.embedded.client_access import ClientAccess
 from perdure.streams.log.embedded.tail import EmbeddedStream
 from perdure.streams.wire.errors import Code, RequestRefused
+from perdure.streams.wire.groups.coordinator import Coordinator
 from perdure.streams.wire.producers import Producers
 
 NODE_ID = 1
@@ -74,6 +75,7 @@ class Broker:
     advertised: tuple[str, int] | None
     admission: Admission | None
     producers: Producers
+    groups: Coordinator
     loop: asyncio.AbstractEventLoop
     keep_ms: int | None
     apis: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -125,6 +127,11 @@ class Broker:
 
     def may_create(self, caller: KafkaCaller) -> bool:
         return self._may(caller, Need(ADMIN))
+
+    def check_group(self, caller: KafkaCaller) -> None:
+        """Raises `RequestRefused` if this caller may not use groups: that needs `read:*`."""
+        if not (self._may(caller, Need(READ, "*")) or self._may(caller, Need(ADMIN))):
+            raise RequestRefused(Code.GROUP_AUTHORIZATION_FAILED, "groups need the right read:*")
 
     def check_write(self, caller: KafkaCaller, place: PartitionPlace, records: list[Record]) -> None:
         """Raises `RequestRefused` if this caller may not append these records there."""

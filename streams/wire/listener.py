@@ -12,7 +12,11 @@ from perdure.streams.log.embedded.client_access import ClientAccess
 from perdure.streams.log.embedded.log import EmbeddedLog
 from perdure.streams.wire.broker import Admission, Broker
 from perdure.streams.wire.connection import ClientConnection
-from perdure.streams.wire.producers import ROWS, Producers
+from perdure.streams.wire.groups.coordinator import Coordinator
+from perdure.streams.wire.groups.offsets import ROWS as OFFSET_ROWS
+from perdure.streams.wire.groups.offsets import Offsets
+from perdure.streams.wire.producers import ROWS as PRODUCER_ROWS
+from perdure.streams.wire.producers import Producers
 from perdure.streams.wire.requests import APIS
 
 CONNECTIONS = 1_000
@@ -52,8 +56,10 @@ class KafkaListener:
             for key, api in APIS.items()
             if admission is not None or key not in _SASL
         }
+        producers = Producers(access.rows(PRODUCER_ROWS))
+        groups = Coordinator(loop, Offsets(access.rows(OFFSET_ROWS)))
         self.broker = Broker(
-            app, access, clock_ms, advertised, admission, Producers(access.rows(ROWS)), loop, keep_ms, apis
+            app, access, clock_ms, advertised, admission, producers, groups, loop, keep_ms, apis
         )
         self._connections: set[ClientConnection] = set()
         self._server: asyncio.Server | None = None
@@ -72,6 +78,7 @@ class KafkaListener:
             self._server.close()
         for connection in self.all:
             connection.close()
+        self.broker.groups.close()
 
     @property
     def connections(self) -> int:
@@ -106,8 +113,11 @@ class KafkaListener:
             connection.sweep(now_s)
 
     def trim(self) -> None:
-        """Remove what is too old from clients' topics."""
+        """Remove what is too old from clients' topics, and groups that are not used any more."""
         broker = self.broker
+        broker.groups.forget_idle()
+        if forgotten := broker.groups.offsets.forget_old(broker.clock_ms(), broker.groups.groups):
+            broker.log.put(forgotten)
         if broker.keep_ms is None:
             return
         before_ms = broker.clock_ms() - broker.keep_ms

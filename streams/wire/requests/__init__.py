@@ -11,25 +11,43 @@ from perdure.streams.wire.requests import (
     api_versions,
     create_topics,
     describe_configs,
+    describe_groups,
     fetch,
+    find_coordinator,
+    heartbeat,
     init_producer_id,
+    join_group,
+    leave_group,
+    list_groups,
     list_offsets,
     metadata,
+    offset_commit,
+    offset_fetch,
     produce,
+    sync_group,
 )
 
 APIS = MappingProxyType(
     {
         each.API.key: each.API
         for each in (
-            produce,
-            fetch,
-            list_offsets,
-            metadata,
             api_versions,
             create_topics,
-            init_producer_id,
             describe_configs,
+            describe_groups,
+            fetch,
+            find_coordinator,
+            heartbeat,
+            init_producer_id,
+            join_group,
+            leave_group,
+            list_groups,
+            list_offsets,
+            metadata,
+            offset_commit,
+            offset_fetch,
+            produce,
+            sync_group,
         )
     }
 )
