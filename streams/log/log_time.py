@@ -69,7 +69,7 @@ class LogTime:
         self._loop_s = asyncio.get_running_loop().time
 
     def begin(self, offset: int, time_ms: int) -> None:
-        """A reign begins: the latest command that has an entry lies at `offset`,
+        """An epoch begins: the latest command that has an entry lies at `offset`,
         and ran at log time `time_ms`.
         """
         self._folded, self._folded_ms = offset, time_ms
