@@ -31,11 +31,21 @@ def admitted(record: LogRecord, seal: Seal | None = None, sealed_from: int = 0) 
     return parse_command(record.key, record.value, record.headers, seal, founding=founding)
 
 
-def early_outcome(turn: Turn, tables: Tables, clock_s: Callable[[], float]) -> Outcome | None:
-    """Return the outcome of a command that is not run (expired, key spent, or a deletion); None: run it."""
+def early_outcome(
+    turn: Turn,
+    tables: Tables,
+    clock_s: Callable[[], float],
+    of_first: Callable[[Turn], Outcome | None] = lambda turn: None,
+) -> Outcome | None:
+    """Return the outcome of a command that is not run (expired, key spent, or a deletion); None: run it.
+
+    `of_first`: returns that of a command with the same key, if it has one that is not durable yet.
+    """
     command = turn.command
-    if command.client_key is not None and (outcome := _outcome_of_key(turn, command.client_key, tables)):
-        return outcome  # whatever the time: it has run, or must not
+    if command.client_key is not None:
+        outcome = _outcome_of_key(turn, command.client_key, tables, of_first)
+        if outcome is not None:
+            return outcome  # whatever the time: it has run, or must not
     if turn.until_s is not None and clock_s() > turn.until_s:
         return not_done(
             Expired(f"its deadline of {command.deadline_ms} ms passed before {command.key} was free")
@@ -55,16 +65,27 @@ def copy_outcome(copy: Turn, tables: Tables, clock_s: Callable[[], float]) -> Ou
     return first or not_done(AskAgain("the call of which this is a copy was not done: ask again"))
 
 
-def _outcome_of_key(turn: Turn, client_key: str, tables: Tables) -> Outcome | None:
+def _outcome_of_key(
+    turn: Turn, client_key: str, tables: Tables, of_first: Callable[[Turn], Outcome | None]
+) -> Outcome | None:
     command = turn.command
     if (key := call_key(command.principal, client_key)) is not None:
         return _outcome_of_copy(turn, key, tables)
     spent = tables.spent_keys.get(command.key, command.principal, client_key)
-    if spent is None:
-        return None
-    if spent.payload_hash != payload_hash(command):
-        return not_done(KeyReused(f"the idempotency key {client_key!r} was used for another payload"))
-    return _outcome_again(turn, spent.reply)
+    if spent is not None and (outcome := outcome_of_spent(turn, spent.payload_hash, spent.reply)):
+        return outcome
+    return of_first(turn)
+
+
+def outcome_of_spent(turn: Turn, spent_for: bytes, reply: Reply) -> Outcome | None:
+    """Return the outcome of a command whose key was spent for the payload with the hash `spent_for`.
+
+    None: that one was not done after it had called others, and this one goes on.
+    """
+    if spent_for != payload_hash(turn.command):
+        key = turn.command.client_key
+        return not_done(KeyReused(f"the idempotency key {key!r} was used for another payload"))
+    return _outcome_again(turn, reply)
 
 
 def _outcome_of_copy(turn: Turn, key: CallKey, tables: Tables) -> Outcome | None:

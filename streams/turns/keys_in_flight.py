@@ -1,12 +1,15 @@
 """The keys in flight of one partition: from the arrival of a command until its outcome is durable.
 
-A client's command whose key is in flight is refused; a copy of a call between
-objects waits for the first one.
+A copy of a call between objects waits for the first one and gets its answer. So does a client's command
+that was read from the log, in its place in the mailbox; one of a door is refused, since its client can ask
+again.
 
 Laws
 - A copy of a call whose key is in flight joins the first one and gets the same answer, also if that was not
   done. It is journaled directly behind the first: after a crash, no later command of the object can be done
   and the copy not. [test_calls_again.py]
+- A client's command under a key in flight waits behind the first one, as any later command of the object. If
+  the first one spent the key, it gets the stored answer; if that was not done, it runs. [test_repeats.py]
 - A call that was written by order, before calls were known by content, is also joined under its new name.
 - No lookup walks a mailbox.
 """
@@ -17,11 +20,12 @@ from collections.abc import Callable, Iterator
 
 from perdure.objects.turn import Outcome, not_done
 from perdure.schemas.calls import CALL_KEY, CallKey, call_key
-from perdure.schemas.commands import Command, payload_hash
+from perdure.schemas.commands import LOCAL, Command, payload_hash
 from perdure.schemas.errors import KeyConflict
+from perdure.schemas.replies import UNAVAILABLE
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import Turn
-from perdure.streams.turns.admission import copy_outcome
+from perdure.streams.turns.admission import copy_outcome, outcome_of_spent
 
 Spending = tuple[str, str, str]  # object key, principal, client key
 
@@ -30,6 +34,15 @@ def spending_of(command: Command) -> Spending:
     """Return the key that the command spends; it must have one."""
     assert command.client_key is not None
     return command.key, command.principal, command.client_key
+
+
+def is_of_a_door(reply_to: str) -> bool:
+    """True for the reply address of a gateway."""
+    return reply_to == LOCAL or "/gateway." in reply_to
+
+
+def _offset_of(waiting: Turn | int) -> int:
+    return waiting if isinstance(waiting, int) else waiting.offset
 
 
 class KeysInFlight:
@@ -61,21 +74,24 @@ class KeysInFlight:
         waited on the log has been read.
         """
         spending = spending_of(command)
-        self._turns[spending] = waiting
         key = call_key(command.principal, spending[2])
+        first = self._turns.get(spending)
+        if first is None or key is not None or _offset_of(first) == _offset_of(waiting):
+            self._turns[spending] = waiting
         if key is not None and key.kind == CALL_KEY and not key.content:
             calls = self._by_order.setdefault((command.key, key.partition, key.offset), {})
             calls[key.n] = payload_hash(command), spending
 
     def is_copy(self, turn: Turn) -> bool:
-        """True if its key is in flight. A copy of a call then gets the first one's
-        answer; a client's command is refused.
+        """True if its key is in flight and it is not to run: a copy of a call, or of a door's command.
+
+        A copy of a call gets the first one's answer; a door's command is refused.
         """
         command = turn.command
         spending = spending_of(command)
         key = call_key(command.principal, spending[2])
         if key is None:
-            if spending not in self._turns:
+            if spending not in self._turns or not is_of_a_door(command.reply_to):
                 return False
             text = f"a command with the idempotency key {command.client_key!r} is in flight"
             self._conclude(turn, not_done(KeyConflict(text)))
@@ -88,6 +104,18 @@ class KeysInFlight:
         if isinstance(first, Turn) and first.concluded:
             self.answer_copies(first)
         return True
+
+    def outcome_of_first(self, turn: Turn) -> Outcome | None:
+        """The outcome of a client's command that waited for another one with its key; None: it runs."""
+        command = turn.command
+        first = self._turns.get(spending_of(command))
+        if isinstance(first, Turn) and first.offset != turn.offset and first.concluded:
+            entry = first.entry
+            if entry is not None and entry.client_key is not None and entry.outcome != UNAVAILABLE:
+                return outcome_of_spent(turn, entry.payload_hash, entry.reply)
+            turn.again = turn.again or (entry is not None and entry.client_key is not None)
+        self._turns[spending_of(command)] = turn
+        return None
 
     def answer_copies(self, first: Turn) -> None:
         """Conclude the copies of a call that has been concluded, right behind it."""
@@ -109,10 +137,13 @@ class KeysInFlight:
         numbers = sorted({*equal, *(n for n, each in answered if each.payload_hash == hashed)})
         return equal.get(numbers[key.n - 1]) if 0 < key.n <= len(numbers) else None
 
-    def forget(self, command: Command) -> None:
-        """Remove a command's key: its outcome is durable."""
+    def forget(self, turn: Turn) -> None:
+        """Remove the key of a turn, unless another one has it by now: its outcome is durable."""
+        command = turn.command
         spending = spending_of(command)
-        self._turns.pop(spending, None)
+        first = self._turns.get(spending)
+        if first is not None and _offset_of(first) == turn.offset:
+            del self._turns[spending]
         key = call_key(command.principal, spending[2])
         if self._by_order and key is not None and key.kind == CALL_KEY and not key.content:
             place = command.key, key.partition, key.offset

@@ -189,7 +189,7 @@ class Turns:
         alarm = command.kind == ALARM
         early = self.alarm_turns.early(turn) if alarm else None
         if not alarm and (not fresh or command.kind == ADMIN):
-            early = early_outcome(turn, self.tables, self._loop.time)
+            early = early_outcome(turn, self.tables, self._loop.time, self.keys_in_flight.outcome_of_first)
         if command.socket and not early and is_from_ended_gateway(self.transport, command):
             early = not_done(Unavailable("the gateway that asked for this WebSocket has ended"))
         if early:
@@ -395,4 +395,4 @@ class Turns:
     def forget_key(self, turn: Turn) -> None:
         """Free the key of a turn whose outcome is durable."""
         if turn.activation is not None:  # one without it was answered with 409
-            self.keys_in_flight.forget(turn.command)
+            self.keys_in_flight.forget(turn)

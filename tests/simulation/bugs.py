@@ -45,6 +45,7 @@ from perdure.streams.turns import admission, alarm_turns, commit, runner
 from perdure.streams.turns import calls as calls_module
 from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.alarm_turns import AlarmTurns
+from perdure.streams.turns.keys_in_flight import KeysInFlight
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import RunQueue
 from perdure.streams.turns.runner import Turns
@@ -654,7 +655,13 @@ def run_where_it_was_misplaced() -> Any:
     return _instead(Forwarding, "send_home", send_home)
 
 
+def copy_of_a_key_does_not_wait() -> Any:
+    """A command that waited behind another one with its key runs as if the key were free."""
+    return _instead(KeysInFlight, "outcome_of_first", lambda true: lambda self, turn: None)
+
+
 BUGS = (
+    copy_of_a_key_does_not_wait,
     forward_run_again,
     forward_that_changed_nothing_left_untraced,
     forward_lost,

@@ -7,6 +7,7 @@ and is answered once, where its sender looks.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
@@ -97,8 +98,10 @@ class Forwards:
         return entry is not None
 
     def check(self) -> None:
-        """Each stray went home, in order, and was answered once."""
+        """Each stray went home, in order, and was answered once; each key was spent once."""
         answers = self._answers()
+        if self._run.ms_per_s == 1000:  # else keys are forgotten
+            self._check_keys()
         last: dict[tuple[int, str], int] = {}
         for place, command in sorted(self._strays.items(), key=lambda each: each[0]):
             home = partition_of(command.key, self._run.broker.partitions)
@@ -124,6 +127,19 @@ class Forwards:
             )
             self._run.counts["forwards answered"] += 1
             self._run.counts["forwards not done"] += entry.outcome == UNAVAILABLE
+
+    def _check_keys(self) -> None:
+        entries = self._run.auditor.entries.values()
+        spent = Counter(
+            (each.key, each.client_key)
+            for each in entries
+            if (each.client_key or "").startswith("stray-")
+            and each.outcome != UNAVAILABLE
+            and not _failed_inside(each)
+        )
+        twice = {key: times for key, times in spent.items() if times > 1}
+        assert not twice, f"I2: keys of strays were spent more than once: {twice}"
+        self._run.counts["keys of strays"] += len(spent)
 
     def _answers(self) -> dict[tuple[int, str, str], dict[str, str]]:
         """By partition, key and correlation id: the ids of answers, and the commands that they name."""

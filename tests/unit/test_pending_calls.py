@@ -163,6 +163,7 @@ def test_a_command_in_a_mailbox_by_its_offset_only_waits_too() -> None:
     """Beyond the mailbox's bound the log holds it."""
     node = Node()
     call, _ = node.call("a", "b"), node.call("b", "a")
+    node.keys.clear()
     node.keys.enter(call.command, 7)
     assert node.pending.queued(call) == 7
     assert names(node.pending.ring(call)) == ["a", "b"]
