@@ -37,7 +37,7 @@ def spending_of(command: Command) -> Spending:
 
 
 def is_of_a_door(reply_to: str) -> bool:
-    """True for the reply address of a gateway."""
+    """True if the reply address is that of a gateway."""
     return reply_to == LOCAL or "/gateway." in reply_to
 
 
