@@ -34,6 +34,7 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 from perdure.streams.opening import new_uuid
 from perdure.streams.owner.owner import Owner
+from perdure.streams.snapshots.service import Snapshots
 from perdure.streams.teardown import Closing
 
 _JSON = [(b"content-type", b"application/json")]
@@ -119,6 +120,7 @@ def pages_for(
     dev: bool,
     ready: Callable[[], Problem],
     metrics: Callable[[], bytes],
+    snapshots: Snapshots | None = None,
 ) -> Pages:
     """perdure's own pages, by the first part of their path.
 
@@ -143,7 +145,7 @@ def pages_for(
     )
     if access is not None or not config.is_closed(has_worker, dev=dev):
         pages["commands"] = commands_page(owners)
-        pages["admin"] = admin_page(gateway, owners, registry, config)
+        pages["admin"] = admin_page(gateway, owners, registry, config, snapshots)
     if access is not None:
         pages["ticket"] = ticket_page(access, registry)
     return pages

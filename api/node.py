@@ -47,6 +47,7 @@ from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.rebuild.coordinator import Helpers
 from perdure.streams.secret import seal_of
+from perdure.streams.snapshots.service import snapshots_of
 from perdure.streams.state.fold import drop_older
 from perdure.streams.state.object_scan import warn_of_the_unserved
 from perdure.streams.state.tables import Tables
@@ -157,6 +158,7 @@ class Node:
         self.sockets = SocketRegistry(self.gateway, log, seal, node=self.name, run_queue=self._run_queue)
         self._transfers = ForeignApps(config, data.path / "transfer.tmp", log.partitions)
         opened.push("the data of other apps", self._transfers.close)
+        self.snapshots = snapshots = snapshots_of(config, log, data, store, app_uuid)
         self._helpers = Helpers(config, store, data.rebuild_path)
         opened.push("the rebuild helpers", self._helpers.close)
         ports = self._ports(app_uuid, seal, outgoing, page)
@@ -165,27 +167,36 @@ class Node:
             Owner(ports, Tables(store, p, exclusive=log.exclusive), bounds) for p in range(log.partitions)
         ]
         self.maintenance = self._maintenance()
+        if snapshots is not None:
+            snapshots.serve(self.owners, self.maintenance.save)
         await self.gateway.start(self.owners)
         await self._open_doors(outgoing)
+        if snapshots is not None:
+            await snapshots.restore(owner.tables for owner in self.owners)
         await self._helpers.start(log, [owner.tables for owner in self.owners], ports.recovery.progress)
         for owner in self.owners:
             opened.push(f"the ownership of partition {owner.partition}", owner.end_epoch)
         opened.push("the node's tasks", self._end_tasks)  # before what they wait for is closed
         opened.push("the calls between objects", ports.transport.pending_calls.close)
         opened.push("the gateway", lambda: self.gateway.close(Unavailable("the node has stopped")))
-        self._tasks += [self._task(live(owner)) for owner in self.owners]
-        self._tasks += [
-            self._task(self.maintenance.flush_forever()),
-            self._task(self.maintenance.trim_forever()),
-            self._task(self.gateway.sweep()),
-            self._task(Evictor.of(self.owners, config.limits, clock_ms).keep()),
-            self._task(self.sockets.keep_alive()),
-            self._task(self.sockets.beat()),
-        ]
+        self._start_tasks()
         await self._come_up()
         if self._kafka is not None:
             await open_kafka(config, log, self._kafka, self._access, opened)
         say_zones()
+
+    def _start_tasks(self) -> None:
+        self._tasks += [self._task(live(owner)) for owner in self.owners]
+        if self.snapshots is not None:
+            self._tasks.append(self._task(self.snapshots.keep()))
+        self._tasks += [
+            self._task(self.maintenance.flush_forever()),
+            self._task(self.maintenance.trim_forever()),
+            self._task(self.gateway.sweep()),
+            self._task(Evictor.of(self.owners, self.config.limits, clock_ms).keep()),
+            self._task(self.sockets.keep_alive()),
+            self._task(self.sockets.beat()),
+        ]
 
     def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: CrashMarker) -> Ports:
         return Ports(
@@ -199,11 +210,19 @@ class Node:
                 self._transfers,
                 ReplayProgress(),
                 page.charged,
-                self._helpers.ingest,
+                self._ingest,
             ),
             Identity(self.name, self.config.name, app_uuid, socket.gethostname(), os.getpid()),
             GatewayWatch(),
         )
+
+    async def _ingest(self, tables: Tables) -> None:
+        """Begin a partition that has no state with what others have made of it: a snapshot, or a helper's
+        fold.
+        """
+        if self.snapshots is not None and not self._helpers.has(tables.partition):
+            await self.snapshots.ingest(tables)
+        await self._helpers.ingest(tables)
 
     def _makers(self) -> ObjectQuotas | None:
         """The count of objects that each principal has created; None without access control."""
@@ -232,6 +251,7 @@ class Node:
             dev=self._dev,
             ready=self._ready,
             metrics=exposition(self.owners, gateway, lambda: door.answered),
+            snapshots=self.snapshots,
         )
         worker = self._worker(outgoing)
         door = door_for(config, self.registry, gateway, pages=pages, worker=worker, access=access)
@@ -314,8 +334,7 @@ class Node:
             with opened.step("let end what is under way"):
                 await self._drain()
             with opened.step("write the store out"):
-                await self.maintenance.write_all()
-                await self.maintenance.flush()
+                await self.maintenance.save()
         await opened.close()
 
     async def _drain(self) -> None:

@@ -28,22 +28,20 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from perdure.schemas.access import Jwt, Token
-from perdure.schemas.config_model import (
-    BindingConfig,
-    Config,
-    DurableObjects,
-    Limits,
+from perdure.schemas.config_migrations import (
     MigrationConfig,
     RenamedClass,
     TransferredClass,
     fold_migrations,
     migration_steps,
 )
+from perdure.schemas.config_model import BindingConfig, Config, DurableObjects, Limits
 from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.kafka import FILES, SECRETS, Kafka
 from perdure.schemas.secrecy import MASK, SECRET_NAME, shown, without_credentials
 from perdure.schemas.section import Section
+from perdure.schemas.snapshots import SnapshotConfig
 
 __all__ = [
     "BindingConfig",
@@ -52,6 +50,7 @@ __all__ = [
     "Limits",
     "MigrationConfig",
     "RenamedClass",
+    "SnapshotConfig",
     "TransferredClass",
     "fold_migrations",
     "masked",
@@ -73,6 +72,7 @@ _TABLES: Mapping[str, type[Section]] = {
     "durable_objects": DurableObjects,
     "jwt": Jwt,
     "kafka": Kafka,
+    "snapshots": SnapshotConfig,
 }
 _ARRAYS: Mapping[str, type[Section]] = {
     "bindings": BindingConfig,
@@ -307,6 +307,8 @@ def _field(path: tuple[str, ...]) -> FieldInfo | None:
             return Limits.model_fields.get(name)
         case ("kafka", name):
             return Kafka.model_fields.get(name)
+        case ("snapshots", name):
+            return SnapshotConfig.model_fields.get(name)
         case ("vars" | "secrets" | "migrations" | "tokens",):
             return None
         case (name,) if name in _TABLES or name == "quotas":

@@ -3,8 +3,6 @@
 Laws
 - A `Config` that exists is usable as far as it can be judged without the app's classes, files or network.
 - It is frozen, and nothing in it was converted silently: types are strict, unknown keys are refused.
-- A namespace is named once, by the migration that creates it; renaming its class does not rename it, and
-  its name is never given to another.
 """
 
 from __future__ import annotations
@@ -27,12 +25,20 @@ from pydantic import (
 )
 
 from perdure.schemas.access import Jwt, Quota, Token
+from perdure.schemas.config_migrations import (
+    Identifier,
+    MigrationConfig,
+    fold_migrations,
+    identifier,
+    migration_steps,
+)
 from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.kafka import Kafka, log_address
 from perdure.schemas.listen import Address, Listen
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import SealSecrets, SecretIds
 from perdure.schemas.section import Section
+from perdure.schemas.snapshots import SnapshotConfig
 from perdure.schemas.web import HostNames, Origins
 
 KIB = 1024
@@ -51,14 +57,6 @@ def _app_name(name: str) -> str:
     return name
 
 
-def _identifier(name: str) -> str:
-    if not name.isidentifier():
-        raise ValueError(
-            f'"{name}" cannot name a Python class or an attribute of env; use letters, digits and "_"'
-        )
-    return name
-
-
 def _keep(text: str) -> str:
     if text != "forever" and parse_duration_s(text) <= 0:
         raise ValueError('must be longer than 0; use "forever" to keep everything')
@@ -67,7 +65,6 @@ def _keep(text: str) -> str:
 
 AppName = Annotated[str, AfterValidator(_app_name)]
 Seconds = Annotated[float, Field(ge=0.05, le=86400, allow_inf_nan=False)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class Limits(Section):
@@ -133,40 +130,6 @@ class DurableObjects(Section):
     bindings: Annotated[tuple[BindingConfig, ...], Field(strict=False)] = ()  # a TOML array is a list
 
 
-class RenamedClass(Section):
-    """A class that a migration renames: its namespace keeps its name."""
-
-    source: Annotated[Identifier, Field(alias="from")]
-    to: Identifier
-
-
-class TransferredClass(Section):
-    """A class that a migration takes over from another app, with its objects."""
-
-    source: Annotated[Identifier, Field(alias="from")]
-    from_script: str
-    to: Identifier
-    data: Annotated[Path, Field(strict=False)] | None = None
-    """The other app's data directory, if its log is an embedded one; its class is copied from there."""
-
-
-class MigrationConfig(Section):
-    """One step in the history of the app's namespaces. Never edit one that has run; add another."""
-
-    tag: Annotated[str, Field(min_length=1)]
-    # strict=False: a TOML array is a list
-    new_classes: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
-    new_sqlite_classes: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
-    renamed_classes: Annotated[tuple[RenamedClass, ...], Field(strict=False)] = ()
-    deleted_classes: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
-    transferred_classes: Annotated[tuple[TransferredClass, ...], Field(strict=False)] = ()
-
-    @property
-    def created(self) -> tuple[str, ...]:
-        """Names of the classes this step makes out of nothing, each a namespace of that name."""
-        return self.new_classes + self.new_sqlite_classes
-
-
 class Config(Section):
     """The effective configuration of one app."""
 
@@ -206,6 +169,9 @@ class Config(Section):
     rebuild_helpers: Annotated[int, Field(ge=0, le=64)] | None = None
     """Processes that help to rebuild the state; None: one for each further processor, three at most."""
     keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"
+    snapshots: SnapshotConfig | None = None
+    keep_journal: Annotated[str, AfterValidator(_keep)] = "forever"
+    """How long journal records are kept once a verified snapshot holds what they say."""
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
@@ -228,7 +194,7 @@ class Config(Section):
     @classmethod
     def _var_names(cls, variables: dict[str, Any]) -> dict[str, Any]:
         for name in variables:
-            _identifier(name)
+            identifier(name)
         return variables
 
     @model_validator(mode="after")
@@ -257,6 +223,14 @@ class Config(Section):
                 raise ValueError(f'two tokens have the {field} "{twice}"; each needs its own')
         if self.quotas and not self.guarded:
             raise ValueError("quotas count by principal: add [[tokens]] or [jwt], or take them out")
+        return self
+
+    @model_validator(mode="after")
+    def _journal_is_kept(self) -> Self:
+        if self.keep_journal != "forever" and self.snapshots is None:
+            raise ValueError(
+                "keep_journal removes what a verified snapshot holds: add [snapshots], or keep it forever"
+            )
         return self
 
     @property
@@ -296,6 +270,11 @@ class Config(Section):
         return None if self.keep_commands == "forever" else parse_duration_s(self.keep_commands)
 
     @property
+    def keep_journal_s(self) -> float | None:
+        """How long the journal is kept behind a verified snapshot, in seconds; None is forever."""
+        return None if self.keep_journal == "forever" else parse_duration_s(self.keep_journal)
+
+    @property
     def is_public(self) -> bool:
         """True if other machines can reach the host this app binds to; so for any name other than
         localhost."""
@@ -316,77 +295,3 @@ class Config(Section):
     def steps(self) -> tuple[Step, ...]:
         """The step of each migration. Raises like `namespaces`."""
         return migration_steps(self.migrations, self.name)
-
-
-def fold_migrations(migrations: tuple[MigrationConfig, ...], app: str = "") -> dict[str, str]:
-    """Namespace → class name after all steps. Raises `ValueError` naming the tag that does not follow."""
-    return _Namespaces(migrations, app).living
-
-
-def migration_steps(migrations: tuple[MigrationConfig, ...], app: str = "") -> tuple[Step, ...]:
-    """The step of each migration in the app of this name. Raises like `fold_migrations`."""
-    return tuple(_Namespaces(migrations, app).steps)
-
-
-Action = Literal["renames", "deletes"]
-
-
-class _Namespaces:
-    """The namespaces there are after some migrations, and what each step did to them."""
-
-    def __init__(self, migrations: tuple[MigrationConfig, ...], app: str) -> None:
-        self.living: dict[str, str] = {}
-        self.steps: list[Step] = []
-        self._ever: dict[str, str] = {}  # every namespace there has been → the tag that made it
-        tags: set[str] = set()
-        for step in migrations:
-            if step.tag in tags:
-                raise ValueError(
-                    f'two migrations have the tag "{step.tag}"; each needs its own, such as "v2"'
-                )
-            tags.add(step.tag)
-            self.steps.append(self._step(step, app))
-
-    def _step(self, step: MigrationConfig, app: str) -> Step:
-        tag = step.tag
-        created = [self._create(tag, name) for name in step.created]
-        foreign = [each for each in step.transferred_classes if each.from_script != app]
-        transferred = [(*self._create(tag, each.to), each.from_script) for each in foreign]
-        own = [each for each in step.transferred_classes if each.from_script == app]
-        renamed = [self._rename(tag, each.source, each.to) for each in step.renamed_classes]
-        renamed += [self._rename(tag, each.source, each.to) for each in own]
-        deleted = []
-        for name in step.deleted_classes:
-            namespace = self._find(tag, "deletes", name)
-            del self.living[namespace]
-            deleted.append(namespace)
-        return Step(tag, tuple(created), tuple(renamed), tuple(deleted), tuple(transferred))
-
-    def _create(self, tag: str, name: str) -> tuple[str, str]:
-        """A namespace that is called like its class."""
-        if name in self._ever:
-            raise ValueError(
-                f'migration "{tag}" creates "{name}", but migration "{self._ever[name]}" created it already '
-                "and its keys carry that name forever; give the new class another name"
-            )
-        if name in self.living.values():
-            raise ValueError(f'migration "{tag}" makes "{name}", which exists already; use another name')
-        self.living[name] = name
-        self._ever[name] = tag
-        return name, name
-
-    def _rename(self, tag: str, source: str, to: str) -> tuple[str, str]:
-        namespace = self._find(tag, "renames", source)
-        if to in self.living.values():
-            raise ValueError(f'migration "{tag}" renames "{source}" to "{to}", which exists')
-        self.living[namespace] = to
-        return namespace, to
-
-    def _find(self, tag: str, action: Action, class_name: str) -> str:
-        for namespace, current in self.living.items():
-            if current == class_name:
-                return namespace
-        raise ValueError(
-            f'migration "{tag}" {action} class "{class_name}", which does not exist at that point; '
-            "an earlier migration must have made it"
-        )

@@ -6,6 +6,8 @@
     POST   /admin/objects/{namespace}/{name}/pause|resume|skip
     GET    /admin/parked
     POST   /admin/parked/{id}/redrive|drop
+    GET    /admin/snapshots
+    POST   /admin/snapshots/take
 
 Laws [test_admin.py]
 - With access control, the client has the right `admin` (api/access/guard.py). If objects are reachable
@@ -46,18 +48,41 @@ from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.keys import object_key
 from perdure.streams.owner.command_status import confirm_ownership
 from perdure.streams.owner.owner import Owner
+from perdure.streams.snapshots.service import Snapshots
 
 _OFFSET_MAX = 10**18 - 1  # more than a log ever has, and a number that `place_of` can read
 _PAGED = frozenset(("prefix", "cursor", "limit"))
 
 
-def admin_page(gateway: Gateway, owners: Sequence[Owner], registry: Registry, config: Config) -> Page:
-    """The handler of /admin: acts go to `gateway`, the views read `owners`, `registry` and `config`."""
-    return _Admin(gateway, owners, registry, config).page
+def admin_page(
+    gateway: Gateway,
+    owners: Sequence[Owner],
+    registry: Registry,
+    config: Config,
+    snapshots: Snapshots | None = None,
+) -> Page:
+    """The handler of /admin.
+
+    Args:
+        gateway: where acts on objects go.
+        owners: the owners that the views read.
+        registry: the app's classes.
+        config: the app's configuration.
+        snapshots: the node's snapshots; None if they are not configured.
+    """
+    return _Admin(gateway, owners, registry, config, snapshots).page
 
 
 class _Admin:
-    def __init__(self, gateway: Gateway, owners: Sequence[Owner], registry: Registry, config: Config) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        owners: Sequence[Owner],
+        registry: Registry,
+        config: Config,
+        snapshots: Snapshots | None,
+    ) -> None:
+        self._snapshots = snapshots
         self._gateway = gateway
         self._owners = owners
         self._registry = registry
@@ -68,6 +93,12 @@ class _Admin:
             case ("namespaces" | "partitions" | "memory" | "config" as name,):
                 _get(request)
                 return _response(await self._of_node(name))
+            case ("snapshots",) if self._snapshots is not None:
+                _get(request)
+                return _response(await self._snapshots.listed())
+            case ("snapshots", "take") if self._snapshots is not None:
+                only(request, "POST")
+                return _response(await self._snapshots.take_now())
             case ("parked",):
                 _get(request, frozenset(("cursor", "limit")))
                 return _response(await parked(self._owners, request.query))

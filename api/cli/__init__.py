@@ -2,7 +2,7 @@
 
 Each module of this package registers its commands with the app below. Some start a server (`serving.py`,
 `reload.py`), some talk to a running one over HTTP (`calling.py`, `administering.py`), and some work on the
-data of a stopped app (`state.py`, `secret.py`).
+data of a stopped app (`state.py`, `snapshot.py`, `secret.py`).
 
 Laws
 - An error that perdure knows is one line on stderr: whose fault it is, what happened, and what to do. There
@@ -30,6 +30,7 @@ from perdure.api.cli import (
     secret,
     serving,
     settings,
+    snapshot,
     starting,
     state,
     token,
@@ -56,6 +57,7 @@ describing.register(app)
 token.register(app)
 secret.register(app)
 administering.register(app)
+snapshot.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -58,6 +58,10 @@ class Server(NamedTuple):
         result = _request(method, path, self.url, self.token, body=body)
         self.show(result, result)
 
+    def post(self, path: str) -> Any:
+        """The answer to a POST without a body, as JSON types."""
+        return _request("POST", path, self.url, self.token)
+
     def show(self, result: Any, shown: Any, what: str = "") -> None:
         """Print `result` as JSON, or `shown`, a part of it, for people.
 

@@ -42,7 +42,7 @@ def _on_data(work: Callable[[Callable[[], Config], bool], None]) -> Callable[...
         env: EnvName = None,
         as_json: AsJson = False,
     ) -> None:
-        work(lambda: _config(path, data, log, env), as_json)
+        work(lambda: config_of(path, data, log, env), as_json)
 
     command.__doc__ = work.__doc__
     return command
@@ -96,7 +96,8 @@ def adopt(config: Callable[[], Config], as_json: bool) -> None:
     _print(asyncio.run(take(config())), as_json=as_json)
 
 
-def _config(path: Path, data: Path | None, log: str | None, env: str | None) -> Config:
+def config_of(path: Path, data: Path | None, log: str | None, env: str | None) -> Config:
+    """The configuration of the app at `path`, with the values of the options that were given."""
     from perdure.api.loading import load_config
 
     flags = {"data_dir": data, "log": log}

@@ -48,6 +48,7 @@ PerdureError
     ├── DataDirError        the data directory is in use, foreign or too new
     ├── LogCorrupt          the log does not hold together: stop, never skip
     ├── StoreCorrupt        a state file is damaged: `perdure state rebuild` repairs it
+    ├── SnapshotDamaged     a snapshot is damaged, foreign or incomplete, or none fits the journal
     ├── StorageFailed       the disk refuses reads or writes (full, I/O error)
     ├── LogUnreachable      the log (Kafka) does not answer
     ├── PartitionBroken     a fault of perdure's own, after which the partition cannot go on
@@ -100,6 +101,7 @@ from perdure.schemas.errors.operator import (
     LogUnreachable,
     OperatorError,
     PartitionBroken,
+    SnapshotDamaged,
     StorageFailed,
     StoreCorrupt,
 )
@@ -157,6 +159,7 @@ __all__ = [
     "Refusal",
     "Runaway",
     "Skipped",
+    "SnapshotDamaged",
     "StorageFailed",
     "StoreCorrupt",
     "TooLarge",

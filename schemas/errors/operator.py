@@ -60,6 +60,16 @@ class StoreCorrupt(OperatorError):
     code = "store-corrupt"
 
 
+class SnapshotDamaged(OperatorError):
+    """A snapshot cannot be used: it is damaged, incomplete, or of another app or journal.
+
+    Whose fault: the disk's or the object store's, or the operator's, who named the place of another app.
+    What to do: restore the snapshot that the text names, or name the right place in `[snapshots]`.
+    """
+
+    code = "snapshot-damaged"
+
+
 class StorageFailed(OperatorError):
     """The disk refuses to read or write: it is full, or fails (HTTP 507). No turn commits after it.
 

@@ -65,6 +65,11 @@ class Maintenance:
         self._written = 0
         await asyncio.get_running_loop().run_in_executor(None, self._store.flush)
 
+    async def save(self) -> None:
+        """Write and flush everything folded so far."""
+        await self.write_all()
+        await self.flush()
+
     async def flush_forever(self) -> None:
         """Write every `WRITE_EVERY_S` and flush as the laws say, until cancelled."""
         loop = asyncio.get_running_loop()

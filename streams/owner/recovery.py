@@ -39,7 +39,6 @@ from perdure.schemas.journal import (
     Claim,
     EntryRecord,
     Header,
-    JournalRecord,
     Migration,
     NoOp,
     decode_record,
@@ -50,13 +49,12 @@ from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.schemas.seal import fingerprint, id_of
 from perdure.streams.journal.bootstrap import check_topics
 from perdure.streams.journal.reader import JournalReader
-from perdure.streams.log.base import Bounds, LogRecord, Topic
+from perdure.streams.log.base import Bounds, Topic
 from perdure.streams.owner.fence_check import claim_at, fenced
 from perdure.streams.owner.log_lines import log_attempt
 from perdure.streams.owner.owner import PASSING, Owner
-from perdure.streams.state.fold import finish_removal
+from perdure.streams.state.fold import check_same_place, finish_removal, recall_end
 from perdure.streams.state.offsets import Watermark
-from perdure.streams.state.tables import Tables
 from perdure.streams.transfer.import_objects import Destination, check_moves, move_in
 from perdure.streams.transfer.steps import append_step, resolve
 from perdure.streams.turns.ports import OwnerState
@@ -261,17 +259,21 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
     start = tables.out_position
     before = JournalReader(tables.reader.name, start, exclusive=log.exclusive)
     fold_from = tables.reader.offset
+    vouched = fold_from == start.offset  # True once the journal has led to where the state stands
     again: deque[tuple[int, EntryRecord | NoOp]] = deque()  # those below the output watermark are dropped
     async for chunk in log.read(Topic.JOURNAL, owner.partition, start.offset, end):
         first = chunk[0].offset
         counts = []  # decoded records are dropped at once, the few kept ones decoded again: reused memory is fast
         for each in chunk:
             if each.offset >= tables.reader.offset:
+                if not vouched:
+                    check_same_place(tables, before)
+                    vouched = True
                 record = tables.apply(each.offset, each.value, in_pieces=True)
                 if type(record) is Migration:
                     await finish_removal(tables)
             else:
-                record = _pass(tables, before, each)
+                record = recall_end(tables, before, each)
             counts.append(record is not None)
         if first == 0:
             _check_header(owner, chunk[0].value)
@@ -291,19 +293,9 @@ async def _fold_up_to(owner: Owner, end: int) -> _Again:
         raise LogCorrupt(
             f"{tables.reader.name}: it ended at offset {tables.reader.offset}, {end} was expected"
         )
-    if fold_from > start.offset and before.offset != fold_from:
-        raise LogCorrupt(
-            f"{tables.reader.name}: records below {fold_from}, which the state has applied, are missing"
-        )
+    if not vouched:
+        check_same_place(tables, before)
     return list(again)
-
-
-def _pass(tables: Tables, before: JournalReader, each: LogRecord) -> JournalRecord | None:
-    """Read a record that the state has applied, with `before`; the record if it counts."""
-    record = before.step(each.offset, each.value)
-    if isinstance(record, (EntryRecord, NoOp)) and record.out:
-        tables.remember_end(before.position)
-    return record
 
 
 def _may_emit(record: EntryRecord | NoOp) -> bool:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import structlog
 
 from perdure.schemas.errors import LogCorrupt
-from perdure.schemas.journal import EntryRecord, Migration
+from perdure.schemas.journal import EntryRecord, JournalRecord, Migration, NoOp
 from perdure.streams import failpoints
-from perdure.streams.log.base import Progress, Readable, Topic, silent
+from perdure.streams.journal.reader import JournalReader
+from perdure.streams.log.base import LogRecord, Progress, Readable, Topic, silent
 from perdure.streams.state.rows import is_older, ranges_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.base import Store
@@ -78,6 +79,41 @@ async def finish_removal(tables: Tables) -> None:
         while tables.write_memtable():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
         failpoints.hit("state.removing")
+
+
+async def recall_ends(log: Readable, tables: Tables) -> None:
+    """Read the journal from the output watermark to where `tables` stand, before a fold goes on from there.
+
+    The ends of batches in between are kept in memory only, and the watermark moves along them. Raises
+    `LogCorrupt` if the journal does not lead to where the tables stand.
+    """
+    before = JournalReader(tables.reader.name, tables.out_position, exclusive=log.exclusive)
+    if not before.offset:
+        return
+    async for chunk in log.read(Topic.JOURNAL, tables.partition, before.offset, tables.reader.offset):
+        for each in chunk:
+            recall_end(tables, before, each)
+    check_same_place(tables, before)
+
+
+def recall_end(tables: Tables, before: JournalReader, each: LogRecord) -> JournalRecord | None:
+    """Read a record that the tables have applied with `before`; the record if it counts."""
+    record = before.step(each.offset, each.value)
+    if isinstance(record, (EntryRecord, NoOp)) and record.out:
+        tables.remember_end(before.position)
+    return record
+
+
+def check_same_place(tables: Tables, before: JournalReader) -> None:
+    """Raises `LogCorrupt` unless the journal, as `before` has read it, leads to the place where the tables
+    stand.
+    """
+    if before.position != tables.reader.position:
+        raise LogCorrupt(
+            f"{tables.reader.name}: at offset {before.offset} it has record {before.seq} of epoch {before.epoch}, chain "
+            f"{before.chain.hex()}; the state was made from record {tables.reader.seq} of epoch {tables.reader.epoch}, "
+            f"chain {tables.reader.chain.hex()}: they are of two histories. Nothing was changed"
+        )
 
 
 async def write_out(tables: Tables) -> None:

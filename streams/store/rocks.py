@@ -9,9 +9,11 @@ Laws, beside those of base.py
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     DBCompressionType,
     IngestExternalFileOptions,
@@ -23,7 +25,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from perdure.schemas.errors import StorageFailed, StoreCorrupt
+from perdure.schemas.errors import PerdureError, StorageFailed, StoreCorrupt
 from perdure.streams.store.base import Range
 
 
@@ -31,21 +33,16 @@ class RocksStore:
     """The store in a directory. Raises `StoreCorrupt` for damage, `StorageFailed` if the disk refuses."""
 
     def __init__(self, path: Path) -> None:
-        options = Options(raw_mode=True)
-        options.create_if_missing(True)
-        options.set_paranoid_checks(True)
-        options.set_write_buffer_size(64 << 20)
-        # the store's own files hold no WAL, so several memtables may wait for their flush in the background
-        options.set_max_write_buffer_number(4)
-        options.set_compression_type(DBCompressionType.lz4())
-        options.set_atomic_flush(True)
-        _filter(options)
         self._path = path
-        self._options = options
+        self._options = options = _options()
         with self._errors():
-            self._db = Rdict(str(path), options)
+            self._db = self._open(path, options)
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # its stub is wrong: an attribute
+
+    @staticmethod
+    def _open(path: Path, options: Options) -> Rdict:
+        return Rdict(str(path), options)
 
     def get(self, key: bytes) -> bytes | None:
         try:
@@ -91,17 +88,11 @@ class RocksStore:
     def export(self, start: bytes, end: bytes, file: Path) -> bool:
         """Write the rows with start <= key < end to a file that another store can `take_in`; False if there
         are none."""
-        writer = None
-        for key, value in self.scan(start, end):
-            with self._errors():
-                if writer is None:
-                    writer = SstFileWriter(self._options)
-                    writer.open(str(file))
-                writer[key] = value
-        if writer is None:
+        rows = self.scan(start, end)
+        first = next(rows, None)
+        if first is None:
             return False
-        with self._errors():
-            writer.finish()
+        write_rows(chain((first,), rows), file)
         return True
 
     def take_in(self, files: Iterable[Path]) -> None:
@@ -125,6 +116,41 @@ class RocksStore:
                 "the log has everything"
             )
         return StorageFailed(f"the state in {self._path} cannot be read or written: {error}")
+
+
+class RocksReading(RocksStore):
+    """The flushed rows of a store that another process has open, as they were when it was opened here."""
+
+    @staticmethod
+    def _open(path: Path, options: Options) -> Rdict:
+        return Rdict(str(path), options, access_type=AccessType.read_only())
+
+
+def write_rows(rows: Iterable[tuple[bytes, bytes]], file: Path) -> None:
+    """Write rows, in order and at least one, to a file that a store can `take_in`. Raises `StorageFailed`."""
+    try:
+        writer = SstFileWriter(_options())
+        writer.open(str(file))
+        for key, value in rows:
+            writer[key] = value
+        writer.finish()
+    except PerdureError:
+        raise  # of where the rows come from
+    except Exception as error:
+        raise StorageFailed(f"cannot write {file}: {error}; see to the disk") from error
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_paranoid_checks(True)
+    options.set_write_buffer_size(64 << 20)
+    # the store's own files hold no WAL, so several memtables may wait for their flush in the background
+    options.set_max_write_buffer_number(4)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_atomic_flush(True)
+    _filter(options)
+    return options
 
 
 def _filter(options: Options) -> None:

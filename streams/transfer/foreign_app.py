@@ -22,7 +22,7 @@ from pathlib import Path
 from socket import gethostname
 
 from perdure.schemas.config import Config
-from perdure.schemas.config_model import TransferredClass
+from perdure.schemas.config_migrations import TransferredClass
 from perdure.schemas.errors import ConfigError, OperatorError
 from perdure.schemas.journal import Claim
 from perdure.schemas.migrations import Step

@@ -89,6 +89,7 @@ def test_the_face_is_pinned() -> None:
         "Response",
         "Runaway",
         "Skipped",
+        "SnapshotDamaged",
         "State",
         "StorageFailed",
         "StoreCorrupt",

@@ -1,0 +1,267 @@
+"""Snapshots of a running app: a node without state starts from the newest good one, whatever dies
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.acceptance.harness import Deployment, add_each, deploy, names, read_all
+from tests.acceptance.witness import Witness
+from tests.process import DidNotStart, Server, run
+
+KEYS = names(60)
+SECRET = {"PERDURE_SEAL_SECRET": "a secret that both data directories have"}
+
+
+def place(folder: Path) -> str:
+    """The settings of snapshots in a folder."""
+    return f'[snapshots]\nto = "file://{folder}"\nevery = "1h"\nkeep = 2\n'
+
+
+@pytest.fixture
+def app(tmp_path: Path, log: str) -> tuple[Deployment, Witness]:
+    return deploy(
+        tmp_path, log=log, settings=place(tmp_path / "snapshots"), name=f"s{tmp_path.name[-30:]}"
+    ), Witness()
+
+
+def take(server: Server) -> list[dict[str, Any]]:
+    """Have a snapshot of each partition taken; what was taken."""
+    answer = httpx.post(f"{server.url}/admin/snapshots/take", timeout=60)
+    assert answer.status_code == 200, answer.text
+    snapshots: list[dict[str, Any]] = answer.json()["snapshots"]
+    return snapshots
+
+
+def forget_state(deployment: Deployment) -> None:
+    """What a new node has: on Kafka nothing at all, on the embedded log the log alone."""
+    if deployment.config.kafka_brokers:
+        shutil.rmtree(deployment.data)
+    else:
+        shutil.rmtree(deployment.data / "state")
+
+
+def perdure(deployment: Deployment, *arguments: str, environ: dict[str, str] = SECRET) -> Any:
+    """What `perdure snapshot ...` prints as JSON."""
+    words = ["snapshot", *arguments, str(deployment.folder), "--data", str(deployment.data), "--json"]
+    found = run(*words, environ=environ)
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def test_a_new_node_starts_from_a_snapshot(app: tuple[Deployment, Witness]) -> None:
+    """Snapshots, more changes, another node: it reads the rows, replays the tail, and each change is there
+    once.
+    """
+    deployment, witness = app
+    with deployment.serve(environ=SECRET) as server:
+        add_each(server, witness, KEYS)
+        first = take(server)
+        assert len(first) == 4
+        assert all(each["files_sent"] == each["files"] for each in first)
+        add_each(server, witness, KEYS[:10])
+        second = take(server)
+        assert {each["partition"] for each in second} == {0, 1, 2, 3}
+        add_each(server, witness, KEYS)
+        listed = httpx.get(f"{server.url}/admin/snapshots").json()["snapshots"]
+        assert {each["name"] for each in (*first, *second)} == {each["name"] for each in listed}
+        assert server.stop() == 0
+    forget_state(deployment)
+    with deployment.serve(environ=SECRET) as server:
+        assert server.stderr().count("the partition starts from a snapshot") == 4
+        read_all(server, witness)
+        add_each(server, witness, KEYS)
+        assert server.stop() == 0
+    deployment.audit(witness)
+    found = perdure(deployment, "verify", "--replay")
+    assert found["failed"] == []
+    assert found["snapshots"] == 8
+    assert all(each["verified"] for each in perdure(deployment, "list")["snapshots"])
+
+
+def _damage(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _newest(folder: Path) -> dict[Path, Path]:
+    """The newest manifest of each partition's folder."""
+    return {each: max((each / "manifests").iterdir()) for each in folder.iterdir()}
+
+
+def _damage_manifests(folder: Path) -> None:
+    for manifest in _newest(folder).values():
+        _damage(manifest)
+
+
+def _damage_files(folder: Path) -> None:
+    for partition, manifest in _newest(folder).items():
+        last = json.loads(manifest.read_text())["files"]
+        for entry in last:
+            _damage(partition / "files" / entry["sha256"])
+
+
+def _lose_files(folder: Path) -> None:
+    for partition, manifest in _newest(folder).items():
+        (partition / "files" / json.loads(manifest.read_text())["files"][-1]["sha256"]).unlink()
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.parametrize(
+    ("wrong", "why", "restored"),
+    [
+        (_damage_manifests, "it was changed", 4),
+        (_lose_files, "has lost its file", None),
+        (_damage_files, "does not have the SHA-256 of its manifest", None),
+    ],
+)
+def test_a_damaged_snapshot_is_named_and_the_next_older_or_the_journal_serves(
+    app: tuple[Deployment, Witness],
+    tmp_path: Path,
+    wrong: Callable[[Path], None],
+    why: str,
+    restored: int | None,
+) -> None:
+    """The newest of each partition is damaged: an error names it, and all changes are there all the same."""
+    deployment, witness = app
+    with deployment.serve() as server:
+        add_each(server, witness, KEYS)
+        take(server)
+        add_each(server, witness, KEYS)
+        take(server)
+        assert server.stop() == 0
+    wrong(tmp_path / "snapshots" / deployment.config.name)
+    forget_state(deployment)
+    found = run("snapshot", "verify", str(deployment.folder), "--data", str(deployment.data))
+    assert found.returncode == 1
+    assert why in found.stderr
+    assert found.stdout.endswith("FAILED\n")
+    with deployment.serve() as server:
+        assert server.stderr().count("a snapshot cannot be used") >= 4
+        assert why in server.stderr()
+        if restored is not None:
+            assert server.stderr().count("the partition starts from a snapshot") == restored
+        read_all(server, witness)
+        take(server)
+        assert server.stop() == 0
+    deployment.audit(witness)
+
+
+# where a process dies, in which pass; the node, or the process beside it
+DEATHS = [
+    ("snapshot.before_file", 3),
+    ("snapshot.before_manifest", 2),
+    ("snapshot.after_manifest", 2),
+]
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.parametrize(("name", "at"), DEATHS, ids=[name for name, _ in DEATHS])
+def test_a_snapshot_that_is_killed_harms_nothing(app: tuple[Deployment, Witness], name: str, at: int) -> None:
+    """SIGKILL of the process that takes them: the node serves on, what is listed is whole, the next is
+    complete.
+    """
+    deployment, witness = app
+    with deployment.serve(environ={"PERDURE_FAILPOINT": f"{name}:{at}"}) as server:
+        add_each(server, witness, KEYS)
+        answer = httpx.post(f"{server.url}/admin/snapshots/take", timeout=60)
+        assert answer.status_code == 507, answer.text
+        assert "exit status -9" in answer.text
+        add_each(server, witness, KEYS)
+        assert server.stop() == 0
+    assert perdure(deployment, "verify")["failed"] == []
+    with deployment.serve() as server:
+        assert len(take(server)) == 4
+        assert server.stop() == 0
+    forget_state(deployment)
+    with deployment.serve() as server:
+        assert server.stderr().count("the partition starts from a snapshot") == 4
+        assert server.stop() == 0
+    deployment.audit(witness)
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.parametrize("name", ["snapshot.read_file", "snapshot.before_ingest", "snapshot.after_ingest"])
+def test_a_start_from_a_snapshot_that_is_killed_begins_again(
+    app: tuple[Deployment, Witness], name: str
+) -> None:
+    """SIGKILL while rows are read or taken in: the next start has all changes, and its state is a
+    replay's.
+    """
+    deployment, witness = app
+    with deployment.serve() as server:
+        add_each(server, witness, KEYS)
+        take(server)
+        add_each(server, witness, KEYS)
+        assert server.stop() == 0
+    forget_state(deployment)
+    environ = {"PERDURE_FAILPOINT": f"{name}:2"}
+    if name == "snapshot.read_file":  # in the process beside the node, which serves without it
+        with deployment.serve(environ=environ) as server:
+            assert "exit status -9" in server.stderr()
+            read_all(server, witness)
+            assert server.stop() == 0
+    else:
+        with pytest.raises(DidNotStart) as died, deployment.serve(environ=environ):
+            pass
+        assert died.value.returncode == -9
+    deployment.audit(witness)
+    assert not (deployment.data / "snapshots.tmp").exists()
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+def test_snapshots_of_a_stopped_app(app: tuple[Deployment, Witness], tmp_path: Path) -> None:
+    """`take` beside the stopped app, `list`, `verify`, `prune`: each prints what it did; a running app is
+    named.
+    """
+    deployment, witness = app
+    with deployment.serve() as server:
+        add_each(server, witness, KEYS)
+        refused = run("snapshot", "take", str(deployment.folder), "--data", str(deployment.data))
+        assert refused.returncode == 1
+        assert f"is in use by process {server.pid}" in refused.stderr
+        found = run("snapshot", "take", "--url", server.url, "--json")
+        assert len(json.loads(found.stdout)["snapshots"]) == 4
+        assert server.stop() == 0
+    for _ in range(3):
+        with deployment.serve() as server:
+            add_each(server, witness, KEYS)
+            assert server.stop() == 0
+        assert len(perdure(deployment, "take")["snapshots"]) == 4
+    assert len(perdure(deployment, "list")["snapshots"]) == 16
+    pruned = perdure(deployment, "prune")
+    assert len(pruned["removed"]) == 8
+    assert pruned["files"] > 0
+    assert perdure(deployment, "prune") == {"removed": [], "files": 0, "bytes": 0}
+    assert len(perdure(deployment, "list")["snapshots"]) == 8
+    assert perdure(deployment, "verify")["failed"] == []
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+def test_a_foreign_snapshot_is_refused(app: tuple[Deployment, Witness], tmp_path: Path) -> None:
+    """Two apps of one name use one folder: each names the other's snapshots as foreign, and starts from its
+    own.
+    """
+    deployment, witness = app
+    (tmp_path / "other").mkdir()
+    other = deploy(tmp_path / "other", settings=place(tmp_path / "snapshots"), name=deployment.config.name)
+    for each, rounds in ((deployment, 1), (other, 3)):
+        with each.serve() as server:
+            for _ in range(rounds):
+                add_each(server, witness if each is deployment else Witness(), KEYS)
+            take(server)
+            assert server.stop() == 0
+    forget_state(deployment)
+    with deployment.serve() as server:
+        assert server.stderr().count("it is foreign") == 4
+        assert server.stderr().count("the partition starts from a snapshot") == 4
+        assert server.stop() == 0
+    deployment.audit(witness)
