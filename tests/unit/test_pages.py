@@ -85,7 +85,7 @@ def test_record_layouts_name_the_headers_of_commands() -> None:
     )
     whole = commands.Command(
         "Counter/a", commands.FETCH, "GET", path="/", id="i", reply_to="0/r", deadline_ms=1, client_key="k",
-        principal="p", traceparent="t", chain=("Counter/b@0:1",), mark=1, socket="n.1 g", hint="weur",
+        principal="p", traceparent="t", chain=("Counter/b@0:1",), mark=1, socket="n.1 g", hint="weur", forwarded="0:1:2",
     )  # fmt: skip
     headers = commands.sealed_record(whole, Seal("secret"))[2]
     assert {name for name, _ in headers} == named - {"perdure-v"}
