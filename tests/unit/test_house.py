@@ -285,6 +285,19 @@ def test_nothing_is_left_for_later() -> None:
     assert found == []
 
 
+def test_no_conflict_of_a_merge_is_left() -> None:
+    """No text of the repository holds the marks that git writes around one."""
+    found = [
+        f"{names(path)}:{number}"
+        for folder in (*ROOMS, "tests", "examples", "bench", "docs", ".")
+        for path in (ROOT / folder).glob("*" if folder == "." else "**/*")
+        if path.is_file() and path.suffix in {".py", ".md", ".toml", ".yml", ".d2", ".json", ""}
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if line.startswith(("<" * 7 + " ", ">" * 7 + " "))
+    ]
+    assert found == []
+
+
 def test_no_test_sleeps() -> None:
     """Tests wait for conditions or move the clock.
 
