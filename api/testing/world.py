@@ -12,8 +12,8 @@ store in memory and on virtual time.
             response = await alice.fetch("/", method="POST")          # a request
             assert response.body == b'{"count":3}'
             await env.advance(3600)                                   # an hour passes, at once
-            await env.restart()                                       # the process is killed, another one
-            starts assert env.state(alice) == {"count": 3}
+            await env.restart()                                       # killed, and started again
+            assert env.state(alice) == {"count": 3}
 
 Objects call and send to each other as in a server. `env.alarms(alice)` returns when her alarms are due
 (`advance` runs them), and `await env.connect(alice)` opens a WebSocket to her.
@@ -47,6 +47,7 @@ from perdure.api.gateway import Gateway
 from perdure.api.node import bounds_of
 from perdure.api.replies import ReplyFuture
 from perdure.api.sockets.registry import SocketRegistry
+from perdure.api.testing.process import Process
 from perdure.api.testing.sockets import End, Socket, SocketClosed
 from perdure.api.testing.stubs import Namespace, Stub
 from perdure.objects.durable import DurableObject, Env
@@ -67,11 +68,9 @@ from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.memory.broker import MemoryBroker
 from perdure.streams.log.memory.log import MemoryLog
 from perdure.streams.owner.owner import Owner
-from perdure.streams.owner.recovery import live
-from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.activation import Activation
-from perdure.streams.turns.ports import Identity, OwnerState, Ports, RecoveryServices, Transport, TurnServices
+from perdure.streams.turns.ports import Identity
 from perdure.streams.turns.supervision import unawaited
 from perdure.streams.turns.supervision.watchdog import Watchdog
 from perdure.streams.virtual_time import VirtualLoop
@@ -139,8 +138,6 @@ class World:
         self._starts = count()
         self._broker = MemoryBroker(PARTITIONS, clock_ms=self._clock_ms)
         self._store = MemoryStore()
-        self._owners: list[Owner] = []
-        self._lives: list[asyncio.Task[None]] = []
         self._ends: list[End] = []
         self._homes = {kind.cls.__name__: namespace for namespace, kind in registry.types.items()}
         self._homes |= {each.name: self._homes[each.class_name] for each in config.bindings}
@@ -195,7 +192,7 @@ class World:
         Alarms that come due run, in order; then the store is flushed.
         """
         await asyncio.sleep(seconds)
-        for owner in self._owners:
+        for owner in self._process.owners:
             owner.tables.write_all()
         self._store.flush()
 
@@ -251,7 +248,7 @@ class World:
         Calls that wait raise `OutcomeUnknown`.
         """
         self._log.kill()
-        for owner in self._owners:
+        for owner in self._process.owners:
             if self._random.random() < 0.5:
                 owner.tables.freeze()
             while self._random.random() < 0.5 and owner.tables.write_memtable():
@@ -298,22 +295,24 @@ class World:
             log, node=f"w{next(self._uuids)}", deadline_s=config.deadline_s, clock_ms=self._clock_ms
         )
         self._sockets = SocketRegistry(gateway, log, Seal(_UUID), node=f"s{next(self._uuids)}")
-        ports = Ports(
-            Transport(log, gateway, self._clock_ms, self._random, Seal(_UUID)),
-            TurnServices(registry, outside=self._outside),
-            RecoveryServices(lambda: f"u{next(self._uuids)}"),
+        self._process = process = Process(
+            log,
+            gateway,
+            registry,
+            self._store,
             Identity("world", config.name, _UUID),
+            clock_ms=self._clock_ms,
+            random=self._random,
+            seal=Seal(_UUID),
+            new_uuid=lambda: f"u{next(self._uuids)}",
+            bounds=bounds_of(config),
+            outside=self._outside,
         )
-        bounds = bounds_of(config)
-        self._owners = [
-            Owner(ports, Tables(self._store, p, exclusive=log.exclusive), bounds)
-            for p in range(log.partitions)
-        ]
-        await gateway.start(self._owners)
-        self._lives = [self._loop.create_task(live(owner)) for owner in self._owners]
-        while any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self._owners):  # noqa: ASYNC110 - virtual time
+        await gateway.start(process.owners)
+        process.begin()
+        while process.starting:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.001)
-        for owner in self._owners:
+        for owner in process.owners:
             if owner.error is not None:
                 raise owner.error
 
@@ -321,18 +320,14 @@ class World:
         self._gateway.close(Unavailable("the process was killed"))
         while self._ends:
             self._ends.pop().died()
-        for task in self._lives:
-            task.cancel()
-        for owner in self._owners:
-            owner.end_epoch()
-        await asyncio.wait(self._lives)
+        await self._process.end()
         self._log.kill()
 
     def _clock_ms(self) -> int:
         return START_MS + int(self._loop.time() * 1000)
 
     def _owner(self, key: str) -> Owner:
-        return self._owners[partition_of(key, PARTITIONS)]
+        return self._process.owners[partition_of(key, PARTITIONS)]
 
     def _view(self, key: str) -> Activation:
         owner = self._owner(key)

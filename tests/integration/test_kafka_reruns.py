@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.kafka import Kafka
 from tests.kafka_owner import serving, until
-from tests.unit.realm import Doors
+from tests.unit.harness import RecordingIngress
 from tests.unit.test_reruns_elsewhere import Thing, failure, silent
 
 from perdure.objects.durable import Binding, Env
@@ -30,7 +30,6 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.opening import clock_ms
 from perdure.streams.owner.owner import Owner
-from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.known_calls import RemoteCalls
 
@@ -46,7 +45,7 @@ class Nodes:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap, self._app = bootstrap, "test-" + uuid.uuid4().hex[:12]
         self._numbers = count()
-        self.doors = Doors()
+        self.ingress = RecordingIngress()
         self.seen: list[Any] = []
         env = {"seen": self.seen, "THINGS": Binding("Thing", methods_of(Thing))}
         self._registry = Registry({"Thing": ObjectType("Thing", Thing)}, Env(env))
@@ -57,9 +56,9 @@ class Nodes:
         log = KafkaLog(self._bootstrap, self._app, PARTITIONS, clock_ms=clock_ms)
         await log.start()
         await bootstrap_log(log, "app", "app-uuid")
-        tables, name = Tables(MemoryStore(), partition, exclusive=False), f"n{next(self._numbers)}"
+        store, name = MemoryStore(), f"n{next(self._numbers)}"
         try:
-            async with serving(log, self.doors, self._registry, tables, name) as owner:
+            async with serving(log, self.ingress, self._registry, store, partition, name) as owner:
                 yield owner
         finally:
             await log.close()
@@ -75,8 +74,8 @@ class Nodes:
         return id_
 
     async def told(self, id_: str) -> Reply:
-        await until(lambda: id_ in self.doors.replies)
-        return self.doors.replies[id_]
+        await until(lambda: id_ in self.ingress.replies)
+        return self.ingress.replies[id_]
 
 
 async def entries(owner: Owner, key: str) -> list[Entry]:
@@ -111,7 +110,7 @@ def rerun(
             async with nodes.node(0):
                 asked = nodes.ask(other, caller, method, *args(callee), client_key=client_key)
                 await until(lambda: "called" in nodes.seen)
-            assert asked not in nodes.doors.replies
+            assert asked not in nodes.ingress.replies
             await stack.enter_async_context(nodes.node(0))
             await check(await nodes.told(asked), other, f"Thing/{callee}")
             assert nodes.seen.count(method) == 2, "it ran twice"

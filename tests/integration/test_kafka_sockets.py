@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.kafka import Kafka
 from tests.kafka_owner import serving, until
-from tests.unit.reign import Doors
+from tests.unit.harness import GATEWAY, RecordingIngress
 from tests.unit.test_sockets import OLD_GATEWAY, Room, socket
 
 from perdure.objects.durable import Env
@@ -23,7 +23,6 @@ from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.opening import clock_ms
 from perdure.streams.owner import socket_watch
 from perdure.streams.owner.owner import Owner
-from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.ports import (
     UNSEALED,
@@ -50,10 +49,10 @@ def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
             registry = Registry({"Thing": ObjectType("Thing", Room)}, Env({"seen": seen}))
 
             def an_owner() -> AbstractAsyncContextManager[Owner]:
-                return serving(log, Doors(), registry, Tables(store, 0, exclusive=False), uuid.uuid4().hex)
+                return serving(log, RecordingIngress(GATEWAY), registry, store, 0, uuid.uuid4().hex)
 
             gateway = OLD_GATEWAY
-            monkeypatch.setattr(Doors, "holds", lambda self, name: True)
+            monkeypatch.setattr(RecordingIngress, "holds", lambda self, name: True)
             async with an_owner() as owner:
                 for number in range(SOCKETS):
                     path, id_ = ("/pair" if number % 2 else "/red"), socket(number)
@@ -63,7 +62,7 @@ def test_each_lost_socket_is_closed_once_in_the_reign_that_finds_it(
                     )
                     log.append(Topic.COMMANDS, 0, Record(*sealed_record(command, UNSEALED)))
                 await until(lambda: len(owner.tables.sockets.of("Thing/a")) == SOCKETS)
-            monkeypatch.setattr(Doors, "holds", lambda self, name: False)
+            monkeypatch.setattr(RecordingIngress, "holds", lambda self, name: False)
             monkeypatch.setattr(queues, "MAX_QUEUED_RECORDS", 1)
             seen.clear()
             async with an_owner() as owner:

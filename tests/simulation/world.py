@@ -19,6 +19,7 @@ from unittest.mock import patch
 from perdure.api.gateway import Gateway
 from perdure.api.replies import PlacedReply, ReplyFuture
 from perdure.api.sockets.registry import SocketRegistry
+from perdure.api.testing.process import Process
 from perdure.objects.durable import Binding, Env
 from perdure.objects.registry import ObjectType, Registry
 from perdure.schemas.commands import CALL, FETCH, NOBODY, Command, call_body, command_record, sealed_record
@@ -40,8 +41,7 @@ from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.memory.log import Faults, MemoryBroker, MemoryLog
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.recovery import live
-from perdure.streams.owner.socket_watch import SILENT_S, GatewayWatch
-from perdure.streams.state.tables import Tables
+from perdure.streams.owner.socket_watch import SILENT_S
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.transfer import export_objects, import_objects
 from perdure.streams.turns import reruns
@@ -51,10 +51,6 @@ from perdure.streams.turns.ports import (
     Identity,
     OwnerState,
     PartitionBounds,
-    Ports,
-    RecoveryServices,
-    Transport,
-    TurnServices,
 )
 from perdure.streams.turns.reruns import Reruns
 from perdure.streams.turns.run_queue import SLICE_S
@@ -228,17 +224,6 @@ class Node:
         door.node = self
         self.sockets = SocketRegistry(door, self.log, UNSEALED, node=self.name)
         await bootstrap_log(self.log, "sim", APP_UUID)
-        ports = Ports(
-            Transport(self.log, door, run.clock_ms, self.random),
-            TurnServices(registry),
-            RecoveryServices(
-                self.uuid,
-                (FOUNDING, MIGRATION) if run.migrated else (FOUNDING,),
-                Way(run.elsewhere, self.name, run.broker.partitions),
-            ),
-            Identity(self.name, "sim", APP_UUID),
-            GatewayWatch(),
-        )
         store = StoreHandle(self, self.store)
         activations = run.random.choice((1, 2, 200_000))
         bounds = PartitionBounds(
@@ -246,10 +231,19 @@ class Node:
             activations=activations,
             stretch=run.random.choice((2, 10_000)),
         )
-        self.owners = [
-            Owner(ports, Tables(store, p, exclusive=self.log.exclusive), bounds)
-            for p in range(run.broker.partitions)
-        ]
+        self.owners = Process(
+            self.log,
+            door,
+            registry,
+            store,
+            Identity(self.name, "sim", APP_UUID),
+            clock_ms=run.clock_ms,
+            random=self.random,
+            new_uuid=self.uuid,
+            bounds=bounds,
+            migrations=(FOUNDING, MIGRATION) if run.migrated else (FOUNDING,),
+            foreign_apps=Way(run.elsewhere, self.name, run.broker.partitions),
+        ).owners
         await door.start(self.owners)
         self.ready = True
         self.own()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.api import server
 from perdure.api.access.guard import Access, bearer_of, need_of_object, need_of_page, ticket_in
@@ -575,19 +575,19 @@ def test_a_record_from_outside_says_no_principal() -> None:
 def test_on_a_shared_log_a_forged_principal_is_a_dead_letter_and_a_doors_own_counts() -> None:
     """What anybody may write changes nothing; the door's command comes back by the log with its principal."""
 
-    async def run(reign: Reign) -> None:
+    async def run(harness: OneOwner) -> None:
         headers = (("perdure-kind", b"call"), ("id", b"forged"), ("perdure-principal", b"alice"))
-        reign.log.append(Topic.COMMANDS, 0, Record(b"Thing/a", BODY, headers))
-        gateway = Gateway(reign.log, node="n", deadline_s=5, clock_ms=reign.clock_ms, seal=UNSEALED)
-        await gateway.start([reign.owner])
+        harness.log.append(Topic.COMMANDS, 0, Record(b"Thing/a", BODY, headers))
+        gateway = Gateway(harness.log, node="n", deadline_s=5, clock_ms=harness.clock_ms, seal=UNSEALED)
+        await gateway.start([harness.owner])
         waiting = ReplyFuture()
         gateway.submit(waiting, "Thing/a", CALL, "add", body=BODY, client_key="k", principal="alice")
         answer = await waiting.future
         assert answer.reply.body == b'{"result":1}'
-        spent = reign.owner.tables.spent_keys.get("Thing/a", "alice", "k")
+        spent = harness.owner.tables.spent_keys.get("Thing/a", "alice", "k")
         assert spent is not None
-        assert reign.owner.tables.spent_keys.get("Thing/a", "", "k") is None
-        assert reign.owner.counts.dead == 1
+        assert harness.owner.tables.spent_keys.get("Thing/a", "", "k") is None
+        assert harness.owner.counts.dead == 1
         gateway.close(Unavailable("over"))
 
     story(Thing, run, shared=True)

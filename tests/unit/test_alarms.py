@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.unit.reign import START_MS, Reign, settled, story
+from tests.unit.one_owner import START_MS, OneOwner, settled, story
 
 from perdure.objects.alarms import AlarmInfo
 from perdure.objects.durable import DurableObject
@@ -116,13 +116,13 @@ def result(reply: Reply) -> Any:
     return json.loads(reply.body)["result"]
 
 
-def rings(reign: Reign) -> list[Any]:
-    return [each for each in reign.seen if isinstance(each, tuple)]
+def rings(harness: OneOwner) -> list[Any]:
+    return [each for each in harness.seen if isinstance(each, tuple)]
 
 
-async def alarm_commands(reign: Reign) -> int:
+async def alarm_commands(harness: OneOwner) -> int:
     """How many commands the clock has appended."""
-    records = await reign.records(Topic.COMMANDS)
+    records = await harness.records(Topic.COMMANDS)
     kinds = [dict(each.headers).get("perdure-kind") for each in records]
     return kinds.count(ALARM.encode())
 
@@ -134,20 +134,20 @@ async def alarm_commands(reign: Reign) -> int:
 def test_an_alarm_rings_once_and_never_early(shared: bool) -> None:
     """By log time; its own turn knows when it was due; with its writes it is gone, in one entry."""
 
-    async def told(reign: Reign) -> None:
-        set_at = result(await reign.call("a", "set", 60))
-        assert result(await reign.call("a", "get")) == set_at + 60_000
+    async def told(harness: OneOwner) -> None:
+        set_at = result(await harness.call("a", "set", 60))
+        assert result(await harness.call("a", "get")) == set_at + 60_000
         await asyncio.sleep(59.9)
-        assert reign.seen == []
+        assert harness.seen == []
         await asyncio.sleep(60)
-        ((_, name, due_ms, now_ms, failures),) = rings(reign)
+        ((_, name, due_ms, now_ms, failures),) = rings(harness)
         assert (name, due_ms, failures) == ("default", set_at + 60_000, 0)
         assert due_ms <= now_ms < due_ms + 100
-        assert result(await reign.call("a", "get")) is None
-        (entry,) = [each for each in await reign.entries() if each.summary.startswith("alarm")]
+        assert result(await harness.call("a", "get")) is None
+        (entry,) = [each for each in await harness.journal() if each.summary.startswith("alarm")]
         assert (list(entry.puts), entry.alarms[0].due_ms) == (["rings"], None)
-        assert await alarm_commands(reign) == 1
-        counts = reign.owner.counts
+        assert await alarm_commands(harness) == 1
+        counts = harness.owner.counts
         assert (counts.alarms_due, counts.alarms_fired, counts.alarms_failed) == (1, 1, 0)
 
     story(Thing, told, shared=shared)
@@ -156,14 +156,14 @@ def test_an_alarm_rings_once_and_never_early(shared: bool) -> None:
 def test_what_a_turn_sets_last_counts() -> None:
     """Set anew it rings at the new time only; removed not at all; other names are other alarms."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for in_s, name in ((5, "moved"), (5, "gone"), (5, "kept"), (9, "moved")):
-            await reign.call("a", "set", in_s, name)
-        await reign.call("a", "delete", "gone")
-        await reign.call("a", "delete", "was never set")
-        assert result(await reign.call("a", "all")) == [["kept", 0, False], ["moved", 0, False]]
+            await harness.call("a", "set", in_s, name)
+        await harness.call("a", "delete", "gone")
+        await harness.call("a", "delete", "was never set")
+        assert result(await harness.call("a", "all")) == [["kept", 0, False], ["moved", 0, False]]
         await asyncio.sleep(20)
-        assert [(each[1], each[2] - START_MS > 8000) for each in rings(reign)] == [
+        assert [(each[1], each[2] - START_MS > 8000) for each in rings(harness)] == [
             ("kept", False),
             ("moved", True),
         ]
@@ -174,16 +174,16 @@ def test_what_a_turn_sets_last_counts() -> None:
 def test_an_alarm_set_anew_while_its_command_waits_rings_at_the_new_time_only() -> None:
     """Its turn sees what the turn before it set, durable or not: the command is a mere done."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 5)
-        await reign.call("a", "set_and_wait", 30, 10)
-        await reign.until(
-            lambda: reign.owner.tables.alarms.get("Thing/a", "default").due_ms > START_MS + 20_000
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 5)
+        await harness.call("a", "set_and_wait", 30, 10)
+        await harness.until(
+            lambda: harness.owner.tables.alarms.get("Thing/a", "default").due_ms > START_MS + 20_000
         )  # type: ignore[union-attr]
-        assert (reign.owner.counts.alarms_due, reign.seen) == (1, [])
+        assert (harness.owner.counts.alarms_due, harness.seen) == (1, [])
         await asyncio.sleep(60)
-        assert len(rings(reign)) == 1
-        assert rings(reign)[0][2] > START_MS + 29_000
+        assert len(rings(harness)) == 1
+        assert rings(harness)[0][2] > START_MS + 29_000
 
     story(Thing, told)
 
@@ -191,12 +191,12 @@ def test_an_alarm_set_anew_while_its_command_waits_rings_at_the_new_time_only() 
 def test_an_alarm_is_not_set_while_it_rings_unless_it_sets_itself() -> None:
     """As on Cloudflare: `get_alarm` gives None in its own run, and what the run sets stands."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("look", "set", 1, "default", "look")
-        await reign.call("again", "set", 1, "default", "again")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("look", "set", 1, "default", "look")
+        await harness.call("again", "set", 1, "default", "again")
         await asyncio.sleep(60)
-        assert None in reign.seen
-        times = [each[2] for each in rings(reign) if each[0] == "again"]
+        assert None in harness.seen
+        times = [each[2] for each in rings(harness) if each[0] == "again"]
         assert len(times) == 3
         assert all(10_000 <= later - earlier < 10_100 for earlier, later in pairwise(times))
 
@@ -206,14 +206,14 @@ def test_an_alarm_is_not_set_while_it_rings_unless_it_sets_itself() -> None:
 def test_delete_all_removes_alarms_too() -> None:
     """Those that are set, those of the same turn, and the one that rings; what is set after it stands."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 5, "old")
-        await reign.call("a", "clear", "after")
-        await reign.call("b", "set", 5, "rings", "clear")
-        await reign.call("b", "cron", "* * * * *")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 5, "old")
+        await harness.call("a", "clear", "after")
+        await harness.call("b", "set", 5, "rings", "clear")
+        await harness.call("b", "cron", "* * * * *")
         await asyncio.sleep(300)
-        assert [each[:2] for each in rings(reign)] == [("a", "after"), ("b", "rings")]
-        assert result(await reign.call("b", "all")) == []
+        assert [each[:2] for each in rings(harness)] == [("a", "after"), ("b", "rings")]
+        assert result(await harness.call("b", "all")) == []
 
     story(Thing, told)
 
@@ -221,11 +221,11 @@ def test_delete_all_removes_alarms_too() -> None:
 def test_a_turn_sees_what_the_one_before_it_did_to_alarms_before_that_is_durable() -> None:
     """Removed with everything, and set again."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 50, "old")
-        offsets = [reign.send("a", "clear", "new")]
-        offsets += [reign.send("a", "get", name) for name in ("old", "new")]
-        _, old, new = await reign.told(*offsets)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 50, "old")
+        offsets = [harness.send("a", "clear", "new")]
+        offsets += [harness.send("a", "get", name) for name in ("old", "new")]
+        _, old, new = await harness.replies(*offsets)
         assert (result(old), result(new) is not None) == (None, True)
 
     story(Thing, told, check=False)
@@ -234,10 +234,10 @@ def test_a_turn_sees_what_the_one_before_it_did_to_alarms_before_that_is_durable
 def test_a_part_of_a_turn_that_is_undone_has_set_nothing() -> None:
     """What a transaction set goes with it; what was set before stays."""
 
-    async def told(reign: Reign) -> None:
-        before = result(await reign.call("a", "set", 50, "kept")) + 50_000
-        assert result(await reign.call("a", "tried", "kept")) == [before]
-        assert result(await reign.call("a", "tried", "other")) == [None]
+    async def told(harness: OneOwner) -> None:
+        before = result(await harness.call("a", "set", 50, "kept")) + 50_000
+        assert result(await harness.call("a", "tried", "kept")) == [before]
+        assert result(await harness.call("a", "tried", "other")) == [None]
 
     story(Thing, told, check=False)
 
@@ -245,8 +245,8 @@ def test_a_part_of_a_turn_that_is_undone_has_set_nothing() -> None:
 def test_a_class_without_an_alarm_cannot_set_one() -> None:
     """The error says what to define."""
 
-    async def told(reign: Reign) -> None:
-        reply = await reign.call("a", "set")
+    async def told(harness: OneOwner) -> None:
+        reply = await harness.call("a", "set")
         assert reply.error is not None
         assert (reply.outcome, reply.error.code) == (FAILED, "object-error")
         assert "define `async def alarm(self, info)`" in reply.error.message
@@ -257,10 +257,10 @@ def test_a_class_without_an_alarm_cannot_set_one() -> None:
 def test_alarm_may_go_without_its_argument() -> None:
     """And a time may be a datetime."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set")
         await asyncio.sleep(2)
-        assert reign.seen == ["rang"]
+        assert harness.seen == ["rang"]
 
     story(Short, told)
 
@@ -268,16 +268,16 @@ def test_alarm_may_go_without_its_argument() -> None:
 def test_a_cron_alarm_rings_again_and_again_until_it_is_deleted() -> None:
     """Every five minutes on the wall clock of its zone, in one entry with what each run writes."""
 
-    async def told(reign: Reign) -> None:
-        first = result(await reign.call("a", "cron", "*/5 * * * *", "Europe/Berlin"))
+    async def told(harness: OneOwner) -> None:
+        first = result(await harness.call("a", "cron", "*/5 * * * *", "Europe/Berlin"))
         assert first % 300_000 == 0
         await asyncio.sleep(14 * 60)
-        assert [each[2] - first for each in rings(reign)] == [0, 300_000, 600_000][: len(rings(reign))]
-        assert len(rings(reign)) in (2, 3)
-        await reign.call("a", "delete")
-        count = len(rings(reign))
+        assert [each[2] - first for each in rings(harness)] == [0, 300_000, 600_000][: len(rings(harness))]
+        assert len(rings(harness)) in (2, 3)
+        await harness.call("a", "delete")
+        count = len(rings(harness))
         await asyncio.sleep(3600)
-        assert len(rings(reign)) == count
+        assert len(rings(harness)) == count
 
     story(Thing, told)
 
@@ -288,30 +288,30 @@ def test_a_cron_alarm_rings_again_and_again_until_it_is_deleted() -> None:
 def test_an_alarm_that_fails_is_run_again_with_back_off_then_parked_and_driven_again() -> None:
     """2, 4, 8, 16, 32, 64 s; nothing it wrote stays; parked it is listed and rings no more by itself."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 1, "default", "fail")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 1, "default", "fail")
         await asyncio.sleep(1000)
-        assert [each[4] for each in rings(reign)] == [0, 1, 2, 3, 4, 5, 6]
-        times = [each[3] for each in rings(reign)]
+        assert [each[4] for each in rings(harness)] == [0, 1, 2, 3, 4, 5, 6]
+        times = [each[3] for each in rings(harness)]
         for later, earlier, pause_s in zip(times[1:], times, (2, 4, 8, 16, 32, 64), strict=False):
             assert pause_s * 1000 <= later - earlier < pause_s * 1000 + 200
-        assert result(await reign.call("a", "all")) == [["default", 7, True]]
-        assert result(await reign.call("a", "get")) is None
-        assert result(await reign.call("a", "count")) == 0
-        outcomes = {each.outcome for each in await reign.entries() if each.summary.startswith("alarm")}
+        assert result(await harness.call("a", "all")) == [["default", 7, True]]
+        assert result(await harness.call("a", "get")) is None
+        assert result(await harness.call("a", "count")) == 0
+        outcomes = {each.outcome for each in await harness.journal() if each.summary.startswith("alarm")}
         assert outcomes == {FAILED}
-        counts = reign.owner.counts
+        counts = harness.owner.counts
         assert (counts.alarms_due, counts.alarms_failed, counts.alarms_parked) == (7, 7, 1)
-        reign.append(settled(reign.owner, "Thing/a", REDRIVE))
+        harness.append(settled(harness.owner, "Thing/a", REDRIVE))
         await asyncio.sleep(1)
-        assert [each[4] for each in rings(reign)][7:] == [0]
+        assert [each[4] for each in rings(harness)][7:] == [0]
         await asyncio.sleep(1000)
-        assert len(rings(reign)) == 14
+        assert len(rings(harness)) == 14
         for act in (DROP, REDRIVE):  # the second one comes too late
-            reign.append(settled(reign.owner, "Thing/a", act))
+            harness.append(settled(harness.owner, "Thing/a", act))
         await asyncio.sleep(10)
-        assert result(await reign.call("a", "all")) == []
-        assert len(rings(reign)) == 14
+        assert result(await harness.call("a", "all")) == []
+        assert len(rings(harness)) == 14
 
     story(Thing, told)
 
@@ -320,17 +320,17 @@ def test_an_alarm_that_fails_is_run_again_with_back_off_then_parked_and_driven_a
 def test_a_retry_that_succeeds_is_the_end_of_it(rule: str) -> None:
     """A refusal is a failure too, as nobody waits for it; the retry knows how often it failed."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 1, "default", rule)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 1, "default", rule)
         await asyncio.sleep(30)
         if rule == "twice":
-            assert [each[4] for each in rings(reign)] == [0, 1, 2]
-            assert result(await reign.call("a", "count")) == 1
+            assert [each[4] for each in rings(harness)] == [0, 1, 2]
+            assert result(await harness.call("a", "count")) == 1
         else:
-            assert [each[4] for each in rings(reign)] == [0, 1, 2, 3]
-        entries = [each for each in await reign.entries() if each.summary.startswith("alarm")]
+            assert [each[4] for each in rings(harness)] == [0, 1, 2, 3]
+        entries = [each for each in await harness.journal() if each.summary.startswith("alarm")]
         assert [each.outcome for each in entries[:2]] == [FAILED, FAILED]
-        await reign.call("a", "delete")
+        await harness.call("a", "delete")
 
     story(Thing, told)
 
@@ -338,13 +338,13 @@ def test_a_retry_that_succeeds_is_the_end_of_it(rule: str) -> None:
 def test_an_alarm_whose_entry_is_too_large_fails() -> None:
     """It is put off like any other failure, and its writes are gone."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 1, "default", "large")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 1, "default", "large")
         await asyncio.sleep(2)
-        assert result(await reign.call("a", "all")) == [["default", 1, False]]
-        assert result(await reign.call("a", "count")) == 0
-        assert (reign.owner.counts.alarms_fired, reign.owner.counts.alarms_failed) == (0, 1)
-        await reign.call("a", "delete")
+        assert result(await harness.call("a", "all")) == [["default", 1, False]]
+        assert result(await harness.call("a", "count")) == 0
+        assert (harness.owner.counts.alarms_fired, harness.owner.counts.alarms_failed) == (0, 1)
+        await harness.call("a", "delete")
 
     story(Thing, told, bounds=PartitionBounds(entry_bytes=5000))
 
@@ -353,9 +353,9 @@ def test_an_alarm_whose_entry_is_too_large_fails() -> None:
 def test_a_storage_failure_puts_an_alarm_off(when: str) -> None:
     """Nothing is lost: met by the handler it is a failed run; met before, the command is sent again."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 1, "default", "read")
-        tables = reign.owner.tables
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 1, "default", "read")
+        tables = harness.owner.tables
         get, alarm, broken = tables.values.get, tables.alarms.get, [True]
 
         def failing(key: str, name: str) -> Any:
@@ -363,15 +363,15 @@ def test_a_storage_failure_puts_an_alarm_off(when: str) -> None:
                 raise StorageFailed("no")
             return (alarm if name == "default" else get)(key, name)
 
-        await reign.until(lambda: reign.owner.alarms._sent or reign.owner.counts.alarms_due)
-        activation = reign.owner.turns.activations["Thing/a"]
+        await harness.until(lambda: harness.owner.alarms._sent or harness.owner.counts.alarms_due)
+        activation = harness.owner.turns.activations["Thing/a"]
         read = {kind: Failing(getattr(tables, kind), get=failing) for kind in ("values", "alarms")}
         activation.tables = Failing(tables, **read)  # type: ignore[assignment]  # what the object reads from
         await asyncio.sleep(1.5)
         broken.clear()
         await asyncio.sleep(30)
-        assert result(await reign.call("a", "all")) == []
-        assert result(await reign.call("a", "count")) == 1
+        assert result(await harness.call("a", "all")) == []
+        assert result(await harness.call("a", "count")) == 1
 
     story(Thing, told)
 
@@ -394,16 +394,16 @@ class Failing:
 def test_an_alarm_survives_its_owner(shared: bool) -> None:
     """Set in one reign it rings in the next, once; one that came due meanwhile rings at once."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 60)
-        await reign.call("b", "set", 5)
-        await reign.end()
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 60)
+        await harness.call("b", "set", 5)
+        await harness.end()
         await asyncio.sleep(30)
-        await reign.begin()
+        await harness.begin()
         await asyncio.sleep(1)
-        assert [each[0] for each in rings(reign)] == ["b"]
+        assert [each[0] for each in rings(harness)] == ["b"]
         await asyncio.sleep(100)
-        assert [each[0] for each in rings(reign)] == ["b", "a"]
+        assert [each[0] for each in rings(harness)] == ["b", "a"]
 
     story(Thing, told, shared=shared)
 
@@ -411,13 +411,13 @@ def test_an_alarm_survives_its_owner(shared: bool) -> None:
 def test_an_alarm_is_taken_over_with_its_partition() -> None:
     """Two clocks append it, one owner counts, it takes effect once."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 10)
-        old, living = reign.owner, reign.living
-        await reign.take_over()
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 10)
+        old, living = harness.owner, harness.living
+        await harness.take_over()
         await asyncio.sleep(30)
         assert old.state.value == "fenced"
-        assert result(await reign.call("a", "count")) == 1
+        assert result(await harness.call("a", "count")) == 1
         living.cancel()
 
     story(Thing, told, shared=True)
@@ -426,15 +426,15 @@ def test_an_alarm_is_taken_over_with_its_partition() -> None:
 def test_a_crash_in_the_middle_of_a_run_repeats_it() -> None:
     """The run that did not commit left nothing; the one that did is the only one that counts."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 1, "default", "slow")
-        await reign.until(lambda: reign.seen)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 1, "default", "slow")
+        await harness.until(lambda: harness.seen)
         await asyncio.sleep(5)
-        await reign.end()
-        await reign.begin()
+        await harness.end()
+        await harness.begin()
         await asyncio.sleep(60)
-        assert len(rings(reign)) == 2
-        assert result(await reign.call("a", "count")) == 1
+        assert len(rings(harness)) == 2
+        assert result(await harness.call("a", "count")) == 1
 
     story(Thing, told)
 
@@ -459,13 +459,13 @@ def test_an_append_that_failed_is_made_again(fate: str) -> None:
     """Whatever became of the first: the second does no harm."""
     faults = Losing()
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 5)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 5)
         faults.fates.append(fate)
         await asyncio.sleep(30)
-        assert await alarm_commands(reign) == (2 if fate == "late" else 1)
-        assert len(rings(reign)) == 1
-        assert result(await reign.call("a", "count")) == 1
+        assert await alarm_commands(harness) == (2 if fate == "late" else 1)
+        assert len(rings(harness)) == 1
+        assert result(await harness.call("a", "count")) == 1
 
     story(Thing, told, shared=True, faults=faults)
 
@@ -473,21 +473,21 @@ def test_an_append_that_failed_is_made_again(fate: str) -> None:
 def test_many_alarms_due_at_once_do_not_starve_commands() -> None:
     """All of them ring, once each; a command waits behind a few of them only."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         many = 2000
-        offsets = [reign.send(f"o{n}", "set", 600) for n in range(many)]
-        await reign.told(*offsets)
-        due_ms = reign.clock_ms() + 600_000
-        await reign.until_ms(due_ms - 20)
-        while len(rings(reign)) < many:
-            before = len(rings(reign))
-            assert result(await reign.call("in between", "count")) == 0
-            assert len(rings(reign)) - before <= 500
-            assert len(reign.owner.alarms._waiting) <= 200
+        offsets = [harness.send(f"o{n}", "set", 600) for n in range(many)]
+        await harness.replies(*offsets)
+        due_ms = harness.clock_ms() + 600_000
+        await harness.until_ms(due_ms - 20)
+        while len(rings(harness)) < many:
+            before = len(rings(harness))
+            assert result(await harness.call("in between", "count")) == 0
+            assert len(rings(harness)) - before <= 500
+            assert len(harness.owner.alarms._waiting) <= 200
             await asyncio.sleep(0.001)
         await asyncio.sleep(60)
-        assert sorted(each[0] for each in rings(reign)) == sorted(f"o{n}" for n in range(many))
-        assert reign.owner.counts.alarms_due == many
+        assert sorted(each[0] for each in rings(harness)) == sorted(f"o{n}" for n in range(many))
+        assert harness.owner.counts.alarms_due == many
 
     story(Thing, told)
 
@@ -495,13 +495,13 @@ def test_many_alarms_due_at_once_do_not_starve_commands() -> None:
 def test_alarms_that_wait_for_a_slow_object_do_not_hold_up_others() -> None:
     """300 of one object that is busy for minutes; another object's rings in time."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(300):
-            reign.send("slow", "set", 1, f"n{n}", "slow")
-        await reign.call("slow", "set_and_wait", 1000, 0)
-        await reign.call("other", "set", 15)
+            harness.send("slow", "set", 1, f"n{n}", "slow")
+        await harness.call("slow", "set_and_wait", 1000, 0)
+        await harness.call("other", "set", 15)
         await asyncio.sleep(30)
-        assert "other" in [each[0] for each in rings(reign)]
+        assert "other" in [each[0] for each in rings(harness)]
 
     story(Thing, told, check=False)
 
@@ -512,20 +512,20 @@ def test_a_jump_of_the_wall_clock_makes_no_alarm_early_by_log_time(jump_ms: int)
     and what is set then rings in time.
     """
 
-    async def told(reign: Reign) -> None:
-        await reign.call("before", "set", 600)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("before", "set", 600)
         await asyncio.sleep(10)
-        reign.skew_ms = jump_ms
-        await reign.call("after", "set", 30)
+        harness.skew_ms = jump_ms
+        await harness.call("after", "set", 30)
         await asyncio.sleep(20)
-        assert [each[0] for each in rings(reign)] == (["before"] if jump_ms > 0 else [])
+        assert [each[0] for each in rings(harness)] == (["before"] if jump_ms > 0 else [])
         await asyncio.sleep(20)
-        assert [each[0] for each in rings(reign)] == (["before", "after"] if jump_ms > 0 else ["after"])
+        assert [each[0] for each in rings(harness)] == (["before", "after"] if jump_ms > 0 else ["after"])
         await asyncio.sleep(2 * HOUR_MS / 1000)
-        assert len(rings(reign)) == 2
-        assert all(each[3] >= each[2] for each in rings(reign))
+        assert len(rings(harness)) == 2
+        assert all(each[3] >= each[2] for each in rings(harness))
         if jump_ms < 0:
-            assert reign.owner.counts.alarms_due == 2
+            assert harness.owner.counts.alarms_due == 2
 
     story(Thing, told)
 
@@ -533,13 +533,13 @@ def test_a_jump_of_the_wall_clock_makes_no_alarm_early_by_log_time(jump_ms: int)
 def test_an_alarm_for_now_rings_at_once_though_the_wall_clock_is_behind_log_time() -> None:
     """Log time has reached it."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "count")
-        await reign.call("a", "set", 3600, "later")
-        reign.skew_ms = -HOUR_MS
-        await reign.call("a", "set", 0)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "count")
+        await harness.call("a", "set", 3600, "later")
+        harness.skew_ms = -HOUR_MS
+        await harness.call("a", "set", 0)
         await asyncio.sleep(1)
-        assert [each[1] for each in rings(reign)] == ["default"]
+        assert [each[1] for each in rings(harness)] == ["default"]
 
     story(Thing, told, check=False)
 
@@ -547,16 +547,16 @@ def test_an_alarm_for_now_rings_at_once_though_the_wall_clock_is_behind_log_time
 def test_a_log_whose_clock_is_behind_delays_an_alarm() -> None:
     """A command that comes too early by log time is a done; another one is sent when its time has come."""
 
-    async def told(reign: Reign) -> None:
-        reign.broker.clock_ms = lambda: reign.clock_ms() - 40_000
-        await reign.call("a", "set", 60)
-        await reign.until(lambda: reign.owner.counts.alarms_due == 0)
-        reign.skew_ms = 40_000
-        reign.broker.clock_ms = lambda: reign.clock_ms() - 80_000
+    async def told(harness: OneOwner) -> None:
+        harness.broker.clock_ms = lambda: harness.clock_ms() - 40_000
+        await harness.call("a", "set", 60)
+        await harness.until(lambda: harness.owner.counts.alarms_due == 0)
+        harness.skew_ms = 40_000
+        harness.broker.clock_ms = lambda: harness.clock_ms() - 80_000
         await asyncio.sleep(200)
-        (ring,) = rings(reign)
+        (ring,) = rings(harness)
         assert ring[3] >= ring[2]
-        assert 2 <= reign.owner.counts.alarms_due <= 3
+        assert 2 <= harness.owner.counts.alarms_due <= 3
 
     story(Thing, told, shared=True)
 
@@ -564,16 +564,16 @@ def test_a_log_whose_clock_is_behind_delays_an_alarm() -> None:
 def test_alarms_of_a_class_that_has_left_the_app_wait_for_it() -> None:
     """Nothing is appended for them; with the class they are back."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 5)
-        kind = reign.registry.types.pop("Thing")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 5)
+        kind = harness.registry.types.pop("Thing")
         await asyncio.sleep(10)
-        assert await alarm_commands(reign) == 0
-        await reign.end()
-        reign.registry.types["Thing"] = kind
-        await reign.begin()
+        assert await alarm_commands(harness) == 0
+        await harness.end()
+        harness.registry.types["Thing"] = kind
+        await harness.begin()
         await asyncio.sleep(1)
-        assert len(rings(reign)) == 1
+        assert len(rings(harness)) == 1
 
     story(Thing, told)
 
@@ -581,18 +581,18 @@ def test_alarms_of_a_class_that_has_left_the_app_wait_for_it() -> None:
 def test_an_alarm_command_on_the_log_is_sealed_and_says_which_setting_came_due() -> None:
     """Read back it is what the owner ran; anybody else's would be a dead letter."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "set", 1)
-        row = reign.owner.tables.alarms.get("Thing/a", "default")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "set", 1)
+        row = harness.owner.tables.alarms.get("Thing/a", "default")
         assert row is not None
         await asyncio.sleep(5)
-        record = (await reign.records(Topic.COMMANDS))[-1]
-        command = parse_command(record.key, record.value, record.headers, reign.owner.ports.transport.seal)
+        record = (await harness.records(Topic.COMMANDS))[-1]
+        command = parse_command(record.key, record.value, record.headers, harness.owner.ports.transport.seal)
         assert (command.kind, command.method, command.reply_to) == (ALARM, "default", "none")
         ring = parse_ring(command.body)
         assert (ring.set_at, ring.due, ring.attempt) == (row.set_at, row.due_ms, 0)
-        reign.append_raw(record.key, record.value, record.headers[:-1])
-        await reign.until(lambda: reign.owner.counts.dead == 1)
-        assert await reign.records(Topic.REPLIES) == []
+        harness.append_raw(record.key, record.value, record.headers[:-1])
+        await harness.until(lambda: harness.owner.counts.dead == 1)
+        assert await harness.records(Topic.REPLIES) == []
 
     story(Thing, told, check=False)

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.unit.realm import Realm, story
-from tests.unit.reign import settled
+from tests.unit.one_owner import settled
+from tests.unit.owners import Owners, story
 
 from perdure.objects.alarms import AlarmInfo, after_failure, after_success, redriven
 from perdure.objects.durable import DurableObject
@@ -33,7 +33,7 @@ def of_call(error: PerdureError) -> PerdureError:
 
 
 class Thing(DurableObject):
-    """An alarm pays others; how each of its runs ends is said by `env.realm.plan`, the next one first."""
+    """An alarm pays others; how each of its runs ends is said by `env.harness.plan`, the next one first."""
 
     async def pay(self) -> int:
         count: int = await self.state.get("count", 0) + 1
@@ -44,7 +44,7 @@ class Thing(DurableObject):
         await self.state.set_alarm(timedelta(0))
 
     async def alarm(self, info: AlarmInfo) -> None:
-        plan = self.env.realm.plan
+        plan = self.env.harness.plan
         how, after = plan.pop(0) if plan else ("done", 0)
         self.env.seen.append(how)
         paid = 0
@@ -70,18 +70,18 @@ class Thing(DurableObject):
         await self.state.put("rung", await self.state.get("rung", 0) + 1)
 
 
-async def rung(realm: Any, *plan: tuple[str, int]) -> dict[str, int]:
+async def rung(harness: Any, *plan: tuple[str, int]) -> dict[str, int]:
     """Let an alarm of `a` ring until it is done; how often each was paid."""
-    realm.plan = list(plan)
-    realm.ask("a", "due")
+    harness.plan = list(plan)
+    harness.send("a", "due")
     dead = 0
-    while realm.value("a", "rung") is None:
+    while harness.value("a", "rung") is None:
         await asyncio.sleep(0.5)
-        if realm.seen.count("dead") > dead:
+        if harness.seen.count("dead") > dead:
             dead += 1
-            await realm.crash()
-            await realm.begin()
-    return {name: realm.value(name) for line in LINES for name in line}
+            await harness.crash()
+            await harness.begin()
+    return {name: harness.value(name) for line in LINES for name in line}
 
 
 @SHARED
@@ -90,8 +90,8 @@ async def rung(realm: Any, *plan: tuple[str, int]) -> dict[str, int]:
 def test_a_run_that_was_not_done_is_gone_on_with(shared: bool, how: str, after: int) -> None:
     """Whom it had paid is not paid again, however often it is not done."""
 
-    async def told(realm: Realm) -> None:
-        assert await rung(realm, (how, after), (how, after)) == {"b": 1, "c": 1, "d": 1}
+    async def told(harness: Owners) -> None:
+        assert await rung(harness, (how, after), (how, after)) == {"b": 1, "c": 1, "d": 1}
 
     story(Thing, told, shared=shared)
 
@@ -109,8 +109,8 @@ def test_each_series_of_runs_pays_once(shared: bool, seed: int) -> None:
         if plan[at - 1][0] != "fails":
             plan[at] = plan[at][0], max(plan[at][1], plan[at - 1][1])
 
-    async def told(realm: Realm) -> None:
-        times = await rung(realm, *plan)
+    async def told(harness: Owners) -> None:
+        times = await rung(harness, *plan)
         most = 1 + hows.count("fails")
         assert all(1 <= each <= most for each in times.values()), (plan, times)
         if "fails" not in hows:
@@ -123,12 +123,12 @@ def test_each_series_of_runs_pays_once(shared: bool, seed: int) -> None:
 def test_a_run_that_asks_for_something_else_is_told_so_and_the_next_one_begins_afresh(shared: bool) -> None:
     """Both calls are named; what was paid stands."""
 
-    async def told(realm: Realm) -> None:
-        times = await rung(realm, ("unavailable", 3), ("otherwise", 3))
+    async def told(harness: Owners) -> None:
+        times = await rung(harness, ("unavailable", 3), ("otherwise", 3))
         assert times == {"b": 2, "c": 2, "d": 2}
         (entry,) = [
             each
-            for each in await realm.entries("a")
+            for each in await harness.entries("a")
             if each.reply.error is not None and each.reply.error.code == "non-deterministic"
         ]
         assert entry.outcome == FAILED
@@ -144,16 +144,16 @@ def test_a_run_that_asks_for_something_else_is_told_so_and_the_next_one_begins_a
 def test_a_parked_alarm_that_is_driven_again_goes_on(shared: bool) -> None:
     """Its last run was not done: there is no difference to one that is tried again by itself."""
 
-    async def told(realm: Any) -> None:
-        realm.plan = [("unavailable", 2)] * 7
-        realm.ask("a", "due")
-        owner = realm.owner_of("a")
-        await realm.until(
+    async def told(harness: Any) -> None:
+        harness.plan = [("unavailable", 2)] * 7
+        harness.send("a", "due")
+        owner = harness.owner_of("a")
+        await harness.until(
             lambda: (row := owner.tables.alarms.get("Thing/a", "default")) is not None and row.parked
         )
-        realm.log.append(Topic.COMMANDS, realm.place("a"), settled(owner, "Thing/a", REDRIVE))
-        await realm.until(lambda: realm.value("a", "rung") == 1)
-        assert {name: realm.value(name) for name in "bcd"} == {"b": 1, "c": 1, "d": 1}
+        harness.log.append(Topic.COMMANDS, harness.place("a"), settled(owner, "Thing/a", REDRIVE))
+        await harness.until(lambda: harness.value("a", "rung") == 1)
+        assert {name: harness.value(name) for name in "bcd"} == {"b": 1, "c": 1, "d": 1}
 
     story(Thing, told, shared=shared)
 
@@ -161,11 +161,11 @@ def test_a_parked_alarm_that_is_driven_again_goes_on(shared: bool) -> None:
 def test_an_alarm_that_rings_again_makes_calls_of_its_own() -> None:
     """One setting, one series; the next setting of the same name is another."""
 
-    async def told(realm: Any) -> None:
-        await rung(realm, ("unavailable", 2))
-        realm.ask("a", "due")
-        await realm.until(lambda: realm.value("a", "rung") == 2)
-        assert {name: realm.value(name) for name in "bcd"} == {"b": 2, "c": 2, "d": 2}
+    async def told(harness: Any) -> None:
+        await rung(harness, ("unavailable", 2))
+        harness.send("a", "due")
+        await harness.until(lambda: harness.value("a", "rung") == 2)
+        assert {name: harness.value(name) for name in "bcd"} == {"b": 2, "c": 2, "d": 2}
 
     story(Thing, told)
 

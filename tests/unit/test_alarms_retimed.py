@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.reign import HOUR_MS, START_MS, Reign, story
+from tests.unit.one_owner import HOUR_MS, START_MS, OneOwner, story
 
 from perdure.objects.alarms import FIRST_RETRY_MS, RETRIES, next_due, retimed
 from perdure.objects.durable import DurableObject
@@ -60,18 +60,18 @@ class Thing(DurableObject):
             raise RuntimeError("planned")
 
 
-async def due(reign: Reign, name: str) -> dict[str, int]:
-    found: dict[str, int] = json.loads((await reign.call(name, "due")).body)["result"]
+async def due(harness: OneOwner, name: str) -> dict[str, int]:
+    found: dict[str, int] = json.loads((await harness.call(name, "due")).body)["result"]
     return found
 
 
-def rung(reign: Reign) -> list[int]:
-    return [scheduled_ms for _, _, scheduled_ms, _ in reign.seen]
+def rung(harness: OneOwner) -> list[int]:
+    return [scheduled_ms for _, _, scheduled_ms, _ in harness.seen]
 
 
-async def retimings(reign: Reign) -> int:
+async def retimings(harness: OneOwner) -> int:
     commands = [
-        parse_admitted(each.key, each.value, each.headers) for each in await reign.records(Topic.COMMANDS)
+        parse_admitted(each.key, each.value, each.headers) for each in await harness.records(Topic.COMMANDS)
     ]
     return sum(each.kind == "alarm" and parse_ring(each.body).act == RETIME for each in commands)
 
@@ -86,21 +86,21 @@ def test_a_cron_alarm_set_under_a_clock_ahead_rings_at_the_next_time_of_the_righ
     or the node starts again.
     """
 
-    async def told(reign: Reign) -> None:
-        reign.skew_ms = ahead_ms
-        await reign.call("a", "hourly")
-        assert (await due(reign, "a"))["default"] == next_due(HOURLY, "", reign.clock_ms())
-        reign.skew_ms = 0
+    async def told(harness: OneOwner) -> None:
+        harness.skew_ms = ahead_ms
+        await harness.call("a", "hourly")
+        assert (await due(harness, "a"))["default"] == next_due(HOURLY, "", harness.clock_ms())
+        harness.skew_ms = 0
         if how == "busy":
-            await reign.call("b", "touch")
+            await harness.call("b", "touch")
         if how == "restarted":
-            await reign.end()
-            await reign.begin()
-        first_ms = next_due(HOURLY, "", reign.clock_ms())
+            await harness.end()
+            await harness.begin()
+        first_ms = next_due(HOURLY, "", harness.clock_ms())
         await asyncio.sleep(3.5 * HOUR_MS / 1000)
-        assert rung(reign) == [first_ms + n * HOUR_MS for n in range(len(reign.seen))]
-        assert len(reign.seen) == 3 + (reign.clock_ms() - 3 * HOUR_MS >= first_ms)
-        assert await retimings(reign) == 1
+        assert rung(harness) == [first_ms + n * HOUR_MS for n in range(len(harness.seen))]
+        assert len(harness.seen) == 3 + (harness.clock_ms() - 3 * HOUR_MS >= first_ms)
+        assert await retimings(harness) == 1
 
     story(Thing, told, shared=shared)
 
@@ -108,15 +108,15 @@ def test_a_cron_alarm_set_under_a_clock_ahead_rings_at_the_next_time_of_the_righ
 def test_a_cron_alarm_that_rang_under_a_clock_ahead_rings_at_the_next_time_of_the_right_one() -> None:
     """Its next time was counted from the wrong one."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "hourly")
-        reign.skew_ms = HOUR_MS
-        await reign.until(lambda: reign.seen)
-        reign.skew_ms = 0
-        reign.seen.clear()
-        first_ms = next_due(HOURLY, "", reign.clock_ms())
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "hourly")
+        harness.skew_ms = HOUR_MS
+        await harness.until(lambda: harness.seen)
+        harness.skew_ms = 0
+        harness.seen.clear()
+        first_ms = next_due(HOURLY, "", harness.clock_ms())
         await asyncio.sleep(2 * HOUR_MS / 1000)
-        assert rung(reign) == [first_ms, first_ms + HOUR_MS]
+        assert rung(harness) == [first_ms, first_ms + HOUR_MS]
 
     story(Thing, told)
 
@@ -124,16 +124,16 @@ def test_a_cron_alarm_that_rang_under_a_clock_ahead_rings_at_the_next_time_of_th
 def test_a_cron_alarm_whose_turn_ends_after_the_step_back_is_timed_again_too() -> None:
     """It is set by log time of before, and durable after the others were looked through."""
 
-    async def told(reign: Reign) -> None:
-        reign.skew_ms = YEAR_MS
-        slow = reign.send("a", "slowly", 30)
+    async def told(harness: OneOwner) -> None:
+        harness.skew_ms = YEAR_MS
+        slow = harness.send("a", "slowly", 30)
         await asyncio.sleep(1)
-        reign.skew_ms = 0
-        await reign.call("b", "touch")
-        await reign.told(slow)
-        first_ms = next_due(HOURLY, "", reign.clock_ms())
+        harness.skew_ms = 0
+        await harness.call("b", "touch")
+        await harness.replies(slow)
+        first_ms = next_due(HOURLY, "", harness.clock_ms())
         await asyncio.sleep(HOUR_MS / 1000)
-        assert rung(reign) == [first_ms]
+        assert rung(harness) == [first_ms]
 
     story(Thing, told)
 
@@ -141,16 +141,16 @@ def test_a_cron_alarm_whose_turn_ends_after_the_step_back_is_timed_again_too() -
 def test_an_attempt_after_a_failed_one_is_timed_again_and_a_time_that_was_given_stands() -> None:
     """A run that failed under a clock a year ahead is made again within its back-off."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         at_ms = START_MS + YEAR_MS + HOUR_MS
-        await reign.call("a", "once", at_ms)
-        reign.skew_ms = YEAR_MS
-        await reign.call("b", "failing")
-        await reign.until(lambda: reign.owner.counts.alarms_failed)
-        reign.skew_ms = 0
-        await reign.until(lambda: len(reign.seen) == 4)
-        assert reign.clock_ms() < START_MS + MINUTE_MS
-        assert await due(reign, "a") == {"once": at_ms}
+        await harness.call("a", "once", at_ms)
+        harness.skew_ms = YEAR_MS
+        await harness.call("b", "failing")
+        await harness.until(lambda: harness.owner.counts.alarms_failed)
+        harness.skew_ms = 0
+        await harness.until(lambda: len(harness.seen) == 4)
+        assert harness.clock_ms() < START_MS + MINUTE_MS
+        assert await due(harness, "a") == {"once": at_ms}
 
     story(Thing, told)
 
@@ -158,15 +158,15 @@ def test_an_attempt_after_a_failed_one_is_timed_again_and_a_time_that_was_given_
 def test_a_step_back_within_the_skew_times_nothing_again() -> None:
     """Log time stands still until the clock has come up: no time is reached twice."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "hourly")
-        reign.skew_ms = next_due(HOURLY, "", reign.clock_ms()) - reign.clock_ms() + 10
-        await reign.until(lambda: reign.seen)
-        reign.skew_ms -= SKEW_MS - 1_000
-        await reign.call("b", "touch")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "hourly")
+        harness.skew_ms = next_due(HOURLY, "", harness.clock_ms()) - harness.clock_ms() + 10
+        await harness.until(lambda: harness.seen)
+        harness.skew_ms -= SKEW_MS - 1_000
+        await harness.call("b", "touch")
         await asyncio.sleep(1.5 * HOUR_MS / 1000)
-        assert len(reign.seen) == 2
-        assert await retimings(reign) == 0
+        assert len(harness.seen) == 2
+        assert await retimings(harness) == 0
 
     story(Thing, told)
 
@@ -174,17 +174,17 @@ def test_a_step_back_within_the_skew_times_nothing_again() -> None:
 def test_many_alarms_are_timed_again_a_few_at_once() -> None:
     """More than may wait for their turns; other alarms among them stand."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         count = 2 * WAITING + 3 * BATCH
-        reign.skew_ms = YEAR_MS
-        sent = [reign.send(f"cron{n}", "hourly") for n in range(count)]
-        sent += [reign.send(f"once{n}", "once", START_MS + 2 * YEAR_MS) for n in range(count)]
-        await reign.told(*sent)
-        reign.skew_ms = 0
-        await reign.until_ms(next_due(HOURLY, "", reign.clock_ms()) + MINUTE_MS)
-        assert len(reign.seen) == count
-        assert len(set(reign.seen)) == count
-        assert await retimings(reign) == count
+        harness.skew_ms = YEAR_MS
+        sent = [harness.send(f"cron{n}", "hourly") for n in range(count)]
+        sent += [harness.send(f"once{n}", "once", START_MS + 2 * YEAR_MS) for n in range(count)]
+        await harness.replies(*sent)
+        harness.skew_ms = 0
+        await harness.until_ms(next_due(HOURLY, "", harness.clock_ms()) + MINUTE_MS)
+        assert len(harness.seen) == count
+        assert len(set(harness.seen)) == count
+        assert await retimings(harness) == count
 
     story(Thing, told)
 
@@ -203,21 +203,21 @@ def test_whatever_the_clock_did_a_cron_alarm_stands_at_the_next_time(
 ) -> None:
     """It is never early (the handler asserts it), and, the clock right, it rings on each hour and once."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "hourly")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "hourly")
         for jump_ms, wait_s, restarted in jumps:
-            reign.skew_ms = max(reign.skew_ms + jump_ms, -HOUR_MS * 100)
+            harness.skew_ms = max(harness.skew_ms + jump_ms, -HOUR_MS * 100)
             await asyncio.sleep(wait_s)
             if restarted:
-                await reign.end()
-                await reign.begin()
-        reign.skew_ms = 0
+                await harness.end()
+                await harness.begin()
+        harness.skew_ms = 0
         await asyncio.sleep(2 * SKEW_MS / 1000)
-        assert all(each % HOUR_MS == 0 for each in rung(reign)), "it rang between its times"
-        reign.seen.clear()
-        first_ms = next_due(HOURLY, "", reign.clock_ms())
-        await reign.until_ms(first_ms + 2 * HOUR_MS + MINUTE_MS)
-        assert [each for each in rung(reign) if each >= first_ms] == [
+        assert all(each % HOUR_MS == 0 for each in rung(harness)), "it rang between its times"
+        harness.seen.clear()
+        first_ms = next_due(HOURLY, "", harness.clock_ms())
+        await harness.until_ms(first_ms + 2 * HOUR_MS + MINUTE_MS)
+        assert [each for each in rung(harness) if each >= first_ms] == [
             first_ms + n * HOUR_MS for n in range(3)
         ]
 

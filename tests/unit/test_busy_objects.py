@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 from tests.unit.test_sockets import event, upgrade
 
 from perdure.objects.durable import DurableObject
@@ -53,17 +53,17 @@ class Hot(DurableObject):
 def test_an_alarm_of_an_object_that_is_never_at_rest_rings() -> None:
     """Turns under way that do not touch it do not hide it; and what they wrote does not pile up."""
 
-    async def told(reign: Reign) -> None:
-        last, most = reign.send("a", "arm"), 0
+    async def told(harness: OneOwner) -> None:
+        last, most = harness.send("a", "arm"), 0
         for n in range(400):
-            last = reign.send("a", "put", n)
+            last = harness.send("a", "put", n)
             await asyncio.sleep(0.001)
-            most = max(most, len(reign.owner.turns.activations["Thing/a"].in_flight_writes or ()))
+            most = max(most, len(harness.owner.turns.activations["Thing/a"].in_flight_writes or ()))
         assert most > 1, "each turn was durable before the next: the story shows nothing"
         assert most < 100
-        await reign.told(last)
-        assert len(reign.seen) == 1
-        assert reign.seen[0] < 300
+        await harness.replies(last)
+        assert len(harness.seen) == 1
+        assert harness.seen[0] < 300
 
     story(Hot, told, faults=Slow())
 
@@ -71,13 +71,13 @@ def test_an_alarm_of_an_object_that_is_never_at_rest_rings() -> None:
 def test_the_next_turn_sees_what_those_before_it_did_durable_or_not() -> None:
     """The same as in a dict, whatever part of it is durable."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         offsets = []
         for n in range(120):
-            offsets.append(reign.send("a", "again", n))
+            offsets.append(harness.send("a", "again", n))
             await asyncio.sleep(0.001)
         model: dict[str, int] = {}
-        for n, reply in enumerate(await reign.told(*offsets)):
+        for n, reply in enumerate(await harness.replies(*offsets)):
             if n % 5 == 4:
                 model = {}
             elif n % 3 == 2:
@@ -120,20 +120,20 @@ def test_what_no_log_can_hold_fails_its_own_turn(shared: bool) -> None:
     str: the partition goes on.
     """
 
-    async def told(reign: Reign) -> None:
-        replies = [await reign.call("a", "refuse"), await upgrade(reign, 1, "/tag")]
-        assert (await upgrade(reign, 2)).outcome == OK
-        event(reign, 2, MESSAGE, '{"text": "\\ud800"}')
+    async def told(harness: OneOwner) -> None:
+        replies = [await harness.call("a", "refuse"), await upgrade(harness, 1, "/tag")]
+        assert (await upgrade(harness, 2)).outcome == OK
+        event(harness, 2, MESSAGE, '{"text": "\\ud800"}')
         assert [reply.outcome for reply in replies] == [FAILED, FAILED]
-        assert (await reign.call("a", "fine")).outcome == OK
-        assert (await reign.call("b", "fine")).outcome == OK
-        assert reign.errors == []
+        assert (await harness.call("a", "fine")).outcome == OK
+        assert (await harness.call("b", "fine")).outcome == OK
+        assert harness.errors == []
 
     story(Careless, told, shared=shared)
 
 
 class Unlucky(DurableObject):
-    """Cannot be done the first `env.reign.skew` times."""
+    """Cannot be done the first `env.harness.skew` times."""
 
     async def fetch(self, request: Request) -> Response:
         await self.state.accept_websocket(request)
@@ -162,15 +162,15 @@ def test_what_nobody_sends_again_is_tried_again() -> None:
     closed socket goes all the same.
     """
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 1)
-        event(reign, 1, MESSAGE, "words")
-        reply = await reign.call("a", "heard")
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 1)
+        event(harness, 1, MESSAGE, "words")
+        reply = await harness.call("a", "heard")
         assert json.loads(reply.body) == {"result": "words"}
-        assert reign.seen == ["words"] * 3
-        event(reign, 1, CLOSED, "", code="1001", clean="1")
+        assert harness.seen == ["words"] * 3
+        event(harness, 1, CLOSED, "", code="1001", clean="1")
         await asyncio.sleep(60)
-        assert reign.seen.count("always") == 7
-        assert reign.owner.tables.sockets.of("Thing/a") == {}
+        assert harness.seen.count("always") == 7
+        assert harness.owner.tables.sockets.of("Thing/a") == {}
 
     story(Unlucky, told)

@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.calls import CALL_KEY, PRINCIPAL, CallKey, call_key, root_of
@@ -137,14 +137,14 @@ def error(reply: Reply) -> tuple[str, str]:
 def test_calls_side_by_side_are_the_same_in_whatever_order_they_are_made_again(shared: bool) -> None:
     """A crash after all were answered: the second run makes the later ones in another order."""
 
-    async def told(realm: Realm) -> None:
-        names = [realm.name_in(n % 3, f"s{n}") for n in range(4)]
-        asked = realm.ask("a", "side_by_side", names)
-        await realm.until(lambda: "all added" in realm.seen)
-        await realm.crash()
-        await realm.begin()
-        assert [each.body for each in await realm.told(asked)] == [b'{"result":"added"}']
-        assert [realm.value(name) for name in names] == [3] * 4
+    async def told(harness: Owners) -> None:
+        names = [harness.name_in(n % 3, f"s{n}") for n in range(4)]
+        asked = harness.send("a", "side_by_side", names)
+        await harness.until(lambda: "all added" in harness.seen)
+        await harness.crash()
+        await harness.begin()
+        assert [each.body for each in await harness.replies(asked)] == [b'{"result":"added"}']
+        assert [harness.value(name) for name in names] == [3] * 4
 
     story(Thing, told, shared=shared)
 
@@ -153,13 +153,13 @@ def test_calls_side_by_side_are_the_same_in_whatever_order_they_are_made_again(s
 def test_equal_calls_are_counted(shared: bool) -> None:
     """As many effects as calls, in the first run and not more in the second."""
 
-    async def told(realm: Realm) -> None:
-        asked = realm.ask("a", "equal", "b", 5)
-        await realm.until(lambda: realm.value("b") == 5)
-        await realm.crash()
-        await realm.begin()
-        assert [each.body for each in await realm.told(asked)] == [b'{"result":[1,2,3,4,5]}']
-        assert realm.value("b") == 5
+    async def told(harness: Owners) -> None:
+        asked = harness.send("a", "equal", "b", 5)
+        await harness.until(lambda: harness.value("b") == 5)
+        await harness.crash()
+        await harness.begin()
+        assert [each.body for each in await harness.replies(asked)] == [b'{"result":[1,2,3,4,5]}']
+        assert harness.value("b") == 5
 
     story(Thing, told, shared=shared)
 
@@ -168,17 +168,17 @@ def test_equal_calls_are_counted(shared: bool) -> None:
 def test_a_command_repeated_under_its_key_goes_on_where_it_was(shared: bool) -> None:
     """It expired after its call was answered; repeated, it is given that answer, also after a restart."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         envelope: dict[str, Any] = {"client_key": "k", "deadline_ms": 2000}
-        assert error(await realm.call("a", "slow", "b", **envelope)) == (UNAVAILABLE, "expired")
+        assert error(await harness.call("a", "slow", "b", **envelope)) == (UNAVAILABLE, "expired")
         if shared:
-            await realm.crash()
-            await realm.begin()
-        assert realm.value("b") == 1
-        assert await realm.result("a", "slow", "b", **envelope) == b"1"
-        assert await realm.result("a", "slow", "b", **envelope) == b"1"
-        assert (realm.value("a", "found"), realm.value("b")) == (1, 1)
-        assert await realm.result("a", "slow", "b", client_key="another", deadline_ms=2000) == b"2"
+            await harness.crash()
+            await harness.begin()
+        assert harness.value("b") == 1
+        assert await harness.result("a", "slow", "b", **envelope) == b"1"
+        assert await harness.result("a", "slow", "b", **envelope) == b"1"
+        assert (harness.value("a", "found"), harness.value("b")) == (1, 1)
+        assert await harness.result("a", "slow", "b", client_key="another", deadline_ms=2000) == b"2"
 
     story(Thing, told, shared=shared)
 
@@ -187,16 +187,16 @@ def test_a_command_repeated_under_its_key_goes_on_where_it_was(shared: bool) -> 
 def test_one_that_expired_while_the_process_was_down_goes_on_too(shared: bool) -> None:
     """The first command is not run again: its time is over. The second knows that there was one."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         envelope: dict[str, Any] = {"client_key": "k", "deadline_ms": 2000}
-        asked = realm.ask("a", "slow", "b", **envelope)
-        await realm.until(lambda: realm.value("b") == 1)
-        await realm.crash()
+        asked = harness.send("a", "slow", "b", **envelope)
+        await harness.until(lambda: harness.value("b") == 1)
+        await harness.crash()
         await asyncio.sleep(3)
-        await realm.begin()
-        assert [error(each) for each in await realm.told(asked)] == [(UNAVAILABLE, "expired")]
-        assert await realm.result("a", "slow", "b", **envelope) == b"1"
-        assert realm.value("b") == 1
+        await harness.begin()
+        assert [error(each) for each in await harness.replies(asked)] == [(UNAVAILABLE, "expired")]
+        assert await harness.result("a", "slow", "b", **envelope) == b"1"
+        assert harness.value("b") == 1
 
     story(Thing, told, shared=shared)
 
@@ -208,13 +208,13 @@ def test_what_a_called_object_called_is_not_called_twice(shared: bool, key: str 
     client's key at the root or without.
     """
 
-    async def told(realm: Realm) -> None:
-        found = await realm.result("a", "asks_again", "b", "unavailable_once", "c", client_key=key)
+    async def told(harness: Owners) -> None:
+        found = await harness.result("a", "asks_again", "b", "unavailable_once", "c", client_key=key)
         assert found == b'["unavailable",1]'
-        assert (realm.value("b", "found"), realm.value("c")) == (1, 1)
-        await realm.crash()
-        await realm.begin()
-        found = await realm.result("a", "asks_again", "b", "unavailable_once", "c", client_key=key)
+        assert (harness.value("b", "found"), harness.value("c")) == (1, 1)
+        await harness.crash()
+        await harness.begin()
+        found = await harness.result("a", "asks_again", "b", "unavailable_once", "c", client_key=key)
         assert found == (b'["unavailable",1]' if key else b"[2]")
 
     story(Thing, told, shared=shared)
@@ -224,13 +224,13 @@ def test_what_a_called_object_called_is_not_called_twice(shared: bool, key: str 
 def test_a_tree_of_calls_repeated_under_a_key_takes_effect_once(shared: bool) -> None:
     """Both the caller and the called one ran out of time behind an answered call."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         envelope: dict[str, Any] = {"client_key": "k", "deadline_ms": 2000}
-        reply = await realm.call("a", "through", "b", "slow", "c", **envelope)
+        reply = await harness.call("a", "through", "b", "slow", "c", **envelope)
         assert error(reply) == (UNAVAILABLE, "expired")
-        assert realm.value("c") == 1
-        assert await realm.result("a", "through", "b", "slow", "c", **envelope) == b"1"
-        assert (realm.value("b", "found"), realm.value("c")) == (1, 1)
+        assert harness.value("c") == 1
+        assert await harness.result("a", "through", "b", "slow", "c", **envelope) == b"1"
+        assert (harness.value("b", "found"), harness.value("c")) == (1, 1)
 
     story(Thing, told, shared=shared)
 
@@ -239,10 +239,10 @@ def test_a_tree_of_calls_repeated_under_a_key_takes_effect_once(shared: bool) ->
 def test_a_call_that_was_given_up_and_is_made_again_is_the_same_call(shared: bool) -> None:
     """A time-out around it ends the waiting, not the call."""
 
-    async def told(realm: Realm) -> None:
-        assert await realm.result("a", "impatient", "b") == b"1"
-        assert realm.seen.count("gave up") > 0
-        assert realm.value("b") == 1
+    async def told(harness: Owners) -> None:
+        assert await harness.result("a", "impatient", "b") == b"1"
+        assert harness.seen.count("gave up") > 0
+        assert harness.value("b") == 1
 
     story(Thing, told, shared=shared)
 
@@ -256,22 +256,24 @@ def test_an_error_that_comes_before_what_was_asked_for_is_told_as_what_it_is(
     so that is no plain refusal.
     """
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         envelope: dict[str, Any] = {"client_key": key, "deadline_ms": 2000 if key else None}
-        asked = realm.ask("a", "turncoat", "b", **envelope)
-        await realm.until(lambda: "added" in realm.seen)
+        asked = harness.send("a", "turncoat", "b", **envelope)
+        await harness.until(lambda: "added" in harness.seen)
         if key is None:
-            await realm.crash()
-            await realm.begin()
-            (reply,) = await realm.told(asked)
+            await harness.crash()
+            await harness.begin()
+            (reply,) = await harness.replies(asked)
         else:
-            assert error((await realm.told(asked))[0]) == (UNAVAILABLE, "expired")
-            reply = await realm.call("a", "turncoat", "b", **envelope)
+            assert error((await harness.replies(asked))[0]) == (UNAVAILABLE, "expired")
+            reply = await harness.call("a", "turncoat", "b", **envelope)
         assert error(reply) == (FAILED, "non-deterministic")
         assert reply.error is not None
         assert "nothing in its place now" in reply.error.message
         assert "Refusal: changed my mind" in reply.error.message
-        assert error(await realm.call("a", "turncoat", "b"))[0] == REFUSED, "another command is not concerned"
+        assert error(await harness.call("a", "turncoat", "b"))[0] == REFUSED, (
+            "another command is not concerned"
+        )
 
     story(Thing, told, shared=shared)
 
@@ -279,9 +281,9 @@ def test_an_error_that_comes_before_what_was_asked_for_is_told_as_what_it_is(
 def test_a_key_that_was_to_go_on_is_for_its_own_payload_only() -> None:
     """What is to be gone on with is that command, no other."""
 
-    async def told(realm: Realm) -> None:
-        await realm.call("a", "slow", "b", client_key="k", deadline_ms=2000)
-        assert error(await realm.call("a", "slow", "c", client_key="k")) == (REJECTED, "key-reused")
+    async def told(harness: Owners) -> None:
+        await harness.call("a", "slow", "b", client_key="k", deadline_ms=2000)
+        assert error(await harness.call("a", "slow", "c", client_key="k")) == (REJECTED, "key-reused")
 
     story(Thing, told)
 
@@ -290,22 +292,22 @@ def test_a_key_that_was_to_go_on_is_for_its_own_payload_only() -> None:
 def test_what_a_turn_draws_is_the_same_when_it_runs_again(crash: bool) -> None:
     """After a crash, and repeated under its key; another turn draws something else."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         envelope: dict[str, Any] = {"client_key": "k", "deadline_ms": 2000}
-        asked = realm.ask("a", "drawn", "b", **({} if crash else envelope))
-        await realm.until(lambda: realm.value("b") == 1)
+        asked = harness.send("a", "drawn", "b", **({} if crash else envelope))
+        await harness.until(lambda: harness.value("b") == 1)
         if crash:
-            await realm.crash()
-            await realm.begin()
-            await realm.told(asked)
+            await harness.crash()
+            await harness.begin()
+            await harness.replies(asked)
         else:
-            await realm.told(asked)
-            await realm.result("a", "drawn", "b", **envelope)
-        await realm.result("a", "drawn", "b")
-        first, second, other = (each for each in realm.seen if isinstance(each, list))
+            await harness.replies(asked)
+            await harness.result("a", "drawn", "b", **envelope)
+        await harness.result("a", "drawn", "b")
+        first, second, other = (each for each in harness.seen if isinstance(each, list))
         assert first == second
         assert not {*first} & {*other}
-        assert realm.value("b") == 2
+        assert harness.value("b") == 2
 
     story(Thing, told)
 
@@ -313,7 +315,7 @@ def test_what_a_turn_draws_is_the_same_when_it_runs_again(crash: bool) -> None:
 # Calls that were written by order, before they were known by content
 
 
-def ordered(realm: Realm, n: int, caller: str, to: str, body: bytes) -> Record:
+def ordered(harness: Owners, n: int, caller: str, to: str, body: bytes) -> Record:
     """A call as it lay on the log then: of the caller's first command."""
     command = Command(
         f"Thing/{to}",
@@ -322,7 +324,7 @@ def ordered(realm: Realm, n: int, caller: str, to: str, body: bytes) -> Record:
         body=body,
         id=f"old{n}",
         reply_to="calls",
-        client_key=f"call:{realm.place(caller)}:0:{n}",
+        client_key=f"call:{harness.place(caller)}:0:{n}",
         principal=f"@Thing/{caller}",
     )
     return Record(*sealed_record(command, UNSEALED))
@@ -334,17 +336,17 @@ def test_a_turn_of_before_finds_what_its_calls_were_answered(answered: int) -> N
     again, and each takes effect once.
     """
 
-    async def told(realm: Realm) -> None:
-        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
+    async def told(harness: Owners) -> None:
+        a, b = harness.name_in(0, "a"), harness.name_in(1, "b")
         body = call_body("add", [], {})
         for n in range(1, answered + 1):
-            realm.log.append(Topic.COMMANDS, 1, ordered(realm, n, a, b, body))
-        await realm.until(lambda: (realm.value(b) or 0) == answered)
+            harness.log.append(Topic.COMMANDS, 1, ordered(harness, n, a, b, body))
+        await harness.until(lambda: (harness.value(b) or 0) == answered)
         for n in range(answered + 1, 3):  # on the log when the new process begins, and not done
-            realm.log.append(Topic.COMMANDS, 1, ordered(realm, n, a, b, body))
-        asked = realm.ask(a, "equal", b, 2)
-        await realm.told(asked)
-        assert realm.value(b) == 2
+            harness.log.append(Topic.COMMANDS, 1, ordered(harness, n, a, b, body))
+        asked = harness.send(a, "equal", b, 2)
+        await harness.replies(asked)
+        assert harness.value(b) == 2
 
     story(Thing, told)
 
@@ -352,15 +354,15 @@ def test_a_turn_of_before_finds_what_its_calls_were_answered(answered: int) -> N
 def test_what_a_turn_of_before_called_and_does_not_ask_for_again_is_told() -> None:
     """Calls by order are compared by what they asked."""
 
-    async def told(realm: Realm) -> None:
-        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
-        realm.ask(a, "equal", b, 2)
-        await realm.quiet()
-        await realm.crash()
-        await realm.begin()
-        turns = realm.owners[0].turns
+    async def told(harness: Owners) -> None:
+        a, b = harness.name_in(0, "a"), harness.name_in(1, "b")
+        harness.send(a, "equal", b, 2)
+        await harness.quiet()
+        await harness.crash()
+        await harness.begin()
+        turns = harness.owners[0].turns
         old = Entry(99, f"Thing/{b}", 1, OK, Reply(OK), principal=f"@Thing/{a}", summary="call gone ")
-        owner = realm.owners[1]
+        owner = harness.owners[1]
         assert owner.tables.answered_calls.by_order(0, 5) == []
         for n, by in ((1, 1), (2, 2)):
             command = Command(f"Thing/{b}", CALL, "add", body=call_body("add", [by], {}))

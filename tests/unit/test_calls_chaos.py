@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.unit.realm import Chaos, Realm, story
+from tests.unit.owners import Chaos, Owners, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.journal import Entry
@@ -44,36 +44,36 @@ def test_each_call_and_send_took_effect_once(
 ) -> None:
     """One entry per key; each trade that stands has both its calls and both its sends, those in order."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         random = Random(seed)
         monkeypatch.setattr(answered_calls, "BLOCK", 4)  # so that marks are passed in a short story
-        realm.broker.faults = realm.faults = chaos = Chaos(random, lost=0.04, never=0.03, late=0.03)
+        harness.broker.faults = harness.faults = chaos = Chaos(random, lost=0.04, never=0.03, late=0.03)
         for n in range(40):
             a, b, c = random.sample(NAMES, 3)
-            realm.ask(a, "trade", b, c, str(n))
+            harness.send(a, "trade", b, c, str(n))
             await asyncio.sleep(random.random() * 0.1)
             if random.random() < 0.12:
-                await realm.crash()
-                await realm.begin()
+                await harness.crash()
+                await harness.begin()
         chaos.calm = True
         await asyncio.sleep(40)
-        await realm.quiet()
-        entries: list[Entry] = [each for name in NAMES for each in await realm.entries(name)]
+        await harness.quiet()
+        entries: list[Entry] = [each for name in NAMES for each in await harness.entries(name)]
         calls, sends = keys_of(entries, "call"), keys_of(entries, "send")
         assert {*calls.values(), *sends.values()} == {1}
         trades = [each for each in entries if each.summary.startswith("call trade") and each.outcome == "ok"]
         assert len(trades) > 5
-        assert any(owner.tables.answered_calls.passed(p).floor for owner in realm.owners for p in range(3))
+        assert any(owner.tables.answered_calls.passed(p).floor for owner in harness.owners for p in range(3))
         for trade in trades:
-            place = f"{realm.place(trade.key.partition('/')[2])}:{trade.command}"
+            place = f"{harness.place(trade.key.partition('/')[2])}:{trade.command}"
             assert sum(key.startswith(f"call:{place}:") for key in calls) == 2
             assert all(sends[f"send:{place}:{n}"] for n in (1, 2))
         assert sends.total() == 2 * len(trades)
         assert orders(entries) == [sorted(order) for order in orders(entries)]
         for name in NAMES:
-            assert (realm.value(name) or 0) == sum(
+            assert (harness.value(name) or 0) == sum(
                 each.summary.startswith("call add") and each.outcome == "ok"
-                for each in await realm.entries(name)
+                for each in await harness.entries(name)
             )
 
     story(Thing, told, shared=shared)

@@ -21,8 +21,8 @@ from tests.simulation.bugs import (
     keyed_calls_die_with_their_command,
     nested_calls_hang_on_their_own_place,
 )
+from tests.unit.owners import Chaos, Owners, story
 from tests.unit.plans import Planned, plan_of, sleeps, tags_of
-from tests.unit.realm import Chaos, Realm, story
 
 from perdure.schemas.errors import KeyConflict, PerdureError
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE, Reply
@@ -45,8 +45,8 @@ MAY_FAIL_BY = ("outcome-unknown", "non-deterministic")
 class Client:
     """Asks, and asks again under the same key until it is told what came of it."""
 
-    def __init__(self, realm: Realm, random: Random) -> None:
-        self.realm = realm
+    def __init__(self, harness: Owners, random: Random) -> None:
+        self.harness = harness
         self.random = random
         self.told: dict[int, Reply | None] = {}
         self.plans: dict[int, Any] = {}
@@ -58,7 +58,7 @@ class Client:
         self.told[number] = None
         for _ in range(60):
             deadline_ms = self.random.choice((300, 1000, 4000)) if key else None
-            id_ = self.realm.ask(name, "run", plan, client_key=key, deadline_ms=deadline_ms)
+            id_ = self.harness.send(name, "run", plan, client_key=key, deadline_ms=deadline_ms)
             reply = await self._reply(id_)
             if key is None or (reply is not None and not self._again(reply)):
                 self.told[number] = reply
@@ -68,8 +68,8 @@ class Client:
 
     async def _reply(self, id_: str) -> Reply | None:
         for _ in range(80):
-            if id_ in self.realm.doors.replies:
-                return self.realm.doors.replies[id_]
+            if id_ in self.harness.ingress.replies:
+                return self.harness.ingress.replies[id_]
             await asyncio.sleep(0.1)
         return None
 
@@ -79,18 +79,18 @@ class Client:
         return reply.outcome == UNAVAILABLE or code == KeyConflict.code
 
 
-def paid(realm: Realm) -> Counter[str]:
+def paid(harness: Owners) -> Counter[str]:
     """How often each tag was paid, by the tables."""
     found: Counter[str] = Counter()
     for name in PAYEES:
-        for field, value in realm.owner_of(name).tables.values.scan(f"Thing/{name}", "tag:", "tag;"):
+        for field, value in harness.owner_of(name).tables.values.scan(f"Thing/{name}", "tag:", "tag;"):
             found[field.removeprefix("tag:")] += decode_value(value)
     return found
 
 
-def check(realm: Realm, client: Client) -> None:
+def check(harness: Owners, client: Client) -> None:
     """Once each; all of a turn that stands; money is where it was sent."""
-    found = paid(realm)
+    found = paid(harness)
     twice = {tag: times for tag, times in found.items() if times > 1}
     assert not twice, f"paid more than once: {twice}"
     for number, reply in client.told.items():
@@ -103,31 +103,31 @@ def check(realm: Realm, client: Client) -> None:
             assert reply.error is not None
             assert (reply.outcome, reply.error.code in MAY_FAIL_BY) == (FAILED, True), reply
         assert {tag.partition("=")[0] for tag in got} <= due
-    money = sum(realm.value(name, "money") or 0 for name in PAYEES)
+    money = sum(harness.value(name, "money") or 0 for name in PAYEES)
     assert money == found.total(), "each payment is one coin"
 
 
 def tell(seed: int, *, shared: bool) -> None:
     """Crashes at any time, lost appends, deadlines, full mailboxes, repeated keys."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         random = Random(seed)
         sleeps.seed(seed + 1)
-        realm.broker.faults = realm.faults = chaos = Chaos(random, lost=0.02, never=0.02, late=0.02)
-        client, numbers = Client(realm, random), count()
+        harness.broker.faults = harness.faults = chaos = Chaos(random, lost=0.02, never=0.02, late=0.02)
+        client, numbers = Client(harness, random), count()
         asking = [asyncio.create_task(client.ask(next(numbers))) for _ in range(12)]
         for _ in range(5):
             await asyncio.sleep(0.2 + random.random() * 1.5)
-            await realm.crash()
-            await realm.begin()
+            await harness.crash()
+            await harness.begin()
         chaos.calm = True
         await asyncio.gather(*asking)
         await asyncio.sleep(40)
-        await realm.quiet()
-        check(realm, client)
+        await harness.quiet()
+        check(harness, client)
         # of lines side by side, when one of them has ended the turn: what the others raised then
-        realm.errors[:] = [
-            each for each in realm.errors if not isinstance(each.get("exception"), PerdureError)
+        harness.errors[:] = [
+            each for each in harness.errors if not isinstance(each.get("exception"), PerdureError)
         ]
         stands = sum(reply is not None and reply.outcome == OK for reply in client.told.values())
         assert stands > 4, (client.told, client.times)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.realm import Realm
-from tests.unit.realm import story as story_of_calls
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
+from tests.unit.owners import Owners
+from tests.unit.owners import story as story_of_calls
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_record
@@ -49,15 +49,15 @@ def outcome(reply: Reply) -> tuple[str, str]:
 def test_a_handler_that_hangs_after_a_jump_is_cancelled_in_time(jump_ms: int) -> None:
     """Whatever log time makes of it; the object goes on."""
 
-    async def told(reign: Reign) -> None:
-        assert outcome(await reign.call("a", "add")) == (OK, "")
-        reign.skew_ms = jump_ms
+    async def told(harness: OneOwner) -> None:
+        assert outcome(await harness.call("a", "add")) == (OK, "")
+        harness.skew_ms = jump_ms
         began_s = asyncio.get_running_loop().time()
-        hung = await reign.call("a", "add", 5000, deadline_ms=DEADLINE_MS)
+        hung = await harness.call("a", "add", 5000, deadline_ms=DEADLINE_MS)
         assert outcome(hung) == (UNAVAILABLE, "expired")
         took_s = asyncio.get_running_loop().time() - began_s
         assert DEADLINE_MS / 1000 - 0.1 <= took_s < DEADLINE_MS / 1000 + 2
-        again = await reign.call("a", "add", deadline_ms=DEADLINE_MS)
+        again = await harness.call("a", "add", deadline_ms=DEADLINE_MS)
         assert (again.outcome, again.body) == (OK, b'{"result":2}')
 
     story(Thing, told)
@@ -67,15 +67,15 @@ def test_a_handler_that_hangs_after_a_jump_is_cancelled_in_time(jump_ms: int) ->
 def test_a_command_under_way_at_a_jump_is_done(jump_ms: int) -> None:
     """The turn that runs goes on, and so does the one behind it: no time has passed for them."""
 
-    async def told(reign: Reign) -> None:
-        running = reign.send("a", "add", 5, deadline_ms=DEADLINE_MS)
-        waiting = reign.send("a", "add", deadline_ms=DEADLINE_MS)
+    async def told(harness: OneOwner) -> None:
+        running = harness.send("a", "add", 5, deadline_ms=DEADLINE_MS)
+        waiting = harness.send("a", "add", deadline_ms=DEADLINE_MS)
         await asyncio.sleep(1)
-        reign.skew_ms = jump_ms
-        first, second = await reign.told(running, waiting)
+        harness.skew_ms = jump_ms
+        first, second = await harness.replies(running, waiting)
         assert outcome(first) == (OK, "")
         assert outcome(second) == (OK, "")
-        assert reign.value("a", "count") == 2
+        assert harness.value("a", "count") == 2
 
     story(Thing, told)
 
@@ -84,13 +84,13 @@ def test_a_command_under_way_at_a_jump_is_done(jump_ms: int) -> None:
 def test_a_call_after_a_jump_has_what_is_left_of_its_caller_s_deadline(jump_ms: int) -> None:
     """A callee that hangs is cancelled with its caller, and answers others then."""
 
-    async def told(realm: Realm) -> None:
-        assert outcome(await realm.call("a", "add")) == (OK, "")
-        realm.skew_ms = jump_ms
+    async def told(harness: Owners) -> None:
+        assert outcome(await harness.call("a", "add")) == (OK, "")
+        harness.skew_ms = jump_ms
         began_s = asyncio.get_running_loop().time()
-        hung = await realm.call("a", "call", "b", 5000, deadline_ms=DEADLINE_MS)
+        hung = await harness.call("a", "call", "b", 5000, deadline_ms=DEADLINE_MS)
         assert outcome(hung) == (UNAVAILABLE, "expired")
-        again = await realm.call("b", "add", deadline_ms=DEADLINE_MS)
+        again = await harness.call("b", "add", deadline_ms=DEADLINE_MS)
         assert (again.outcome, again.body) == (OK, b'{"result":1}')
         took_s = asyncio.get_running_loop().time() - began_s
         assert DEADLINE_MS / 1000 - 0.1 <= took_s < DEADLINE_MS / 1000 + 5
@@ -116,8 +116,8 @@ class Timer(DurableObject):
         return [bool(await self.state.get("rang")), await self.state.get("code"), self.state.now]
 
 
-async def looked(reign: Reign) -> list[Any]:
-    found: list[Any] = json.loads((await reign.call("t", "look")).body)["result"]
+async def looked(harness: OneOwner) -> list[Any]:
+    found: list[Any] = json.loads((await harness.call("t", "look")).body)["result"]
     return found
 
 
@@ -128,22 +128,22 @@ def test_one_write_under_a_clock_a_year_ahead_stops_nothing(shared: bool, restar
     tables are the fold, by a restart too.
     """
 
-    async def told(reign: Reign) -> None:
-        assert (await reign.call("t", "touch", client_key="spent")).outcome == OK
-        reign.skew_ms = YEAR_MS
-        assert (await reign.call("t", "touch")).outcome == OK
-        reign.skew_ms = 0
+    async def told(harness: OneOwner) -> None:
+        assert (await harness.call("t", "touch", client_key="spent")).outcome == OK
+        harness.skew_ms = YEAR_MS
+        assert (await harness.call("t", "touch")).outcome == OK
+        harness.skew_ms = 0
         if restarted:
-            await reign.end()
-            await reign.begin()
-        before = len(await reign.entries())
-        assert (await reign.call("t", "touch", client_key="spent")).outcome == OK
-        assert len(await reign.entries()) == before, "its key was forgotten: it ran again"
-        began_ms = reign.clock_ms()
-        await reign.call("t", "ring_in", 2)
-        assert (await looked(reign))[:2] == [False, "1234"]
+            await harness.end()
+            await harness.begin()
+        before = len(await harness.journal())
+        assert (await harness.call("t", "touch", client_key="spent")).outcome == OK
+        assert len(await harness.journal()) == before, "its key was forgotten: it ran again"
+        began_ms = harness.clock_ms()
+        await harness.call("t", "ring_in", 2)
+        assert (await looked(harness))[:2] == [False, "1234"]
         await asyncio.sleep(8)
-        rang, code, now_ms = await looked(reign)
+        rang, code, now_ms = await looked(harness)
         assert (rang, code) == (True, None)
         assert now_ms == pytest.approx(began_ms + 8_000, abs=200)
 
@@ -153,18 +153,18 @@ def test_one_write_under_a_clock_a_year_ahead_stops_nothing(shared: bool, restar
 def test_one_record_stamped_a_year_ahead_stops_nothing() -> None:
     """As above, of a broker's clock: log time is never further ahead than the skew."""
 
-    async def told(reign: Reign) -> None:
-        assert (await reign.call("t", "touch", client_key="spent")).outcome == OK
-        reign.broker.clock_ms = lambda: reign.clock_ms() + YEAR_MS
-        ahead = json.loads((await reign.call("t", "touch")).body)["result"]
-        assert reign.clock_ms() < ahead <= reign.clock_ms() + SKEW_MS
-        reign.broker.clock_ms = reign.clock_ms
-        before = len(await reign.entries())
-        assert (await reign.call("t", "touch", client_key="spent")).outcome == OK
-        assert len(await reign.entries()) == before
-        await reign.call("t", "ring_in", 2)
+    async def told(harness: OneOwner) -> None:
+        assert (await harness.call("t", "touch", client_key="spent")).outcome == OK
+        harness.broker.clock_ms = lambda: harness.clock_ms() + YEAR_MS
+        ahead = json.loads((await harness.call("t", "touch")).body)["result"]
+        assert harness.clock_ms() < ahead <= harness.clock_ms() + SKEW_MS
+        harness.broker.clock_ms = harness.clock_ms
+        before = len(await harness.journal())
+        assert (await harness.call("t", "touch", client_key="spent")).outcome == OK
+        assert len(await harness.journal()) == before
+        await harness.call("t", "ring_in", 2)
         await asyncio.sleep(SKEW_MS / 1000 + 8)
-        assert (await looked(reign))[:2] == [True, None]
+        assert (await looked(harness))[:2] == [True, None]
 
     story(Timer, told, shared=True)
 
@@ -175,12 +175,12 @@ def test_a_node_whose_clock_is_ahead_of_its_broker_runs_what_its_door_lets_in(be
     have theirs. It says what is wrong.
     """
 
-    async def told(reign: Reign) -> None:
-        reign.broker.clock_ms = lambda: reign.clock_ms() - behind_ms
+    async def told(harness: OneOwner) -> None:
+        harness.broker.clock_ms = lambda: harness.clock_ms() - behind_ms
 
         async def ask(wait_s: float) -> tuple[str, str]:
-            id_ = f"0-{reign.clock_ms():x}-node-1"
-            offset = reign.append(
+            id_ = f"0-{harness.clock_ms():x}-node-1"
+            offset = harness.append(
                 Record(
                     *command_record(
                         Command(
@@ -195,7 +195,7 @@ def test_a_node_whose_clock_is_ahead_of_its_broker_runs_what_its_door_lets_in(be
                     )
                 )
             )
-            return outcome((await reign.told(offset))[0])
+            return outcome((await harness.replies(offset))[0])
 
         with capture_logs() as lines:
             assert await ask(0) == (OK, "")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.api.gateway import Gateway
 from perdure.api.problems import STATUS, problem_of, problem_of_reply
@@ -140,10 +140,10 @@ def test_the_counter_of_the_readme_is_an_app() -> None:
 def test_the_counter_of_the_readme_counts() -> None:
     """It runs: by one, by five, and not by zero."""
 
-    async def told(reign: Reign) -> None:
-        assert (await reign.call("a", "increment")).body == b'{"result":1}'
-        assert (await reign.call("a", "increment", 5)).body == b'{"result":6}'
-        refused: Reply = await reign.call("a", "increment", 0)
+    async def told(harness: OneOwner) -> None:
+        assert (await harness.call("a", "increment")).body == b'{"result":1}'
+        assert (await harness.call("a", "increment", 5)).body == b'{"result":6}'
+        refused: Reply = await harness.call("a", "increment", 0)
         assert refused.error == ErrorInfo("not-positive", "a counter only goes up")
 
     story(counter(), told)
@@ -168,11 +168,11 @@ def test_every_metric_is_described() -> None:
     """docs/metrics.md has each metric and no other; a void record in the journal is counted."""
     described = first_cells(document("docs/metrics.md")).keys()
 
-    async def told(reign: Reign) -> None:
-        reader = reign.owner.tables.reader
-        reign.owner.tables.apply(reader.offset, encode_chained(NoOp(reader.epoch - 1, 0), NO_CHAIN)[0])
-        gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms)
-        text = exposition([reign.owner], gateway, lambda: {200: 1})().decode()
+    async def told(harness: OneOwner) -> None:
+        reader = harness.owner.tables.reader
+        harness.owner.tables.apply(reader.offset, encode_chained(NoOp(reader.epoch - 1, 0), NO_CHAIN)[0])
+        gateway = Gateway(harness.log, node="n", deadline_s=1, clock_ms=harness.clock_ms)
+        text = exposition([harness.owner], gateway, lambda: {200: 1})().decode()
         told = set(re.findall(r"^(perdure_\w+)", text, re.MULTILINE))
         assert told == {name for name in described if name.startswith("perdure_")}
         assert 'perdure_voids_total{partition="0"} 1.0' in text

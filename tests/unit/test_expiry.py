@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.unit.inturn import NOW_MS, NOW_S, Committed, InTurn
-from tests.unit.reign import START_MS, Reign, rows, story
+from tests.unit.one_owner import START_MS, OneOwner, rows, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.overlay import TurnLimits
@@ -349,17 +349,17 @@ def test_sessions_end_by_the_log_and_leave_the_store() -> None:
     swept, and a replay gives the same.
     """
 
-    async def told(reign: Reign) -> None:
-        await reign.call("s", "login", "ann", 60)
-        await reign.call("s", "login", "bob", 3600)
-        assert (await reign.call("s", "who")).body == b'{"result":["ann","bob"]}'
-        reign.skew_ms = 61_000
-        assert (await reign.call("s", "who")).body == b'{"result":["bob"]}'
-        next_ms = int((await reign.call("s", "clean")).body[len(b'{"result":') : -1])
+    async def told(harness: OneOwner) -> None:
+        await harness.call("s", "login", "ann", 60)
+        await harness.call("s", "login", "bob", 3600)
+        assert (await harness.call("s", "who")).body == b'{"result":["ann","bob"]}'
+        harness.skew_ms = 61_000
+        assert (await harness.call("s", "who")).body == b'{"result":["bob"]}'
+        next_ms = int((await harness.call("s", "clean")).body[len(b'{"result":') : -1])
         assert START_MS + 3_600_000 <= next_ms < START_MS + 3_700_000
-        reign.skew_ms = 3_700_000
-        assert (await reign.call("s", "clean")).body == b'{"result":null}'
-        reign.owner.tables.write_all()
-        assert [row for row, _ in rows(reign.owner.tables) if row.startswith(b"v")] == []
+        harness.skew_ms = 3_700_000
+        assert (await harness.call("s", "clean")).body == b'{"result":null}'
+        harness.owner.tables.write_all()
+        assert [row for row, _ in rows(harness.owner.tables) if row.startswith(b"v")] == []
 
     story(Sessions, told)

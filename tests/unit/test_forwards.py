@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import (
@@ -44,9 +44,9 @@ class Thing(DurableObject):
         return count
 
 
-def elsewhere(realm: Realm, name: str) -> int:
+def elsewhere(harness: Owners, name: str) -> int:
     """A partition that is not the home of an object."""
-    return (realm.place(name) + 1) % realm.partitions
+    return (harness.place(name) + 1) % harness.partitions
 
 
 def call(name: str, method: str = "add", *args: Any, **envelope: Any) -> Record:
@@ -55,23 +55,23 @@ def call(name: str, method: str = "add", *args: Any, **envelope: Any) -> Record:
     return Record(*(sealed_record(command, UNSEALED) if command.internal else command_record(command)))
 
 
-async def append(realm: Realm, partition: int, record: Record) -> int:
+async def append(harness: Owners, partition: int, record: Record) -> int:
     """The offset at which a record lies."""
-    end = (await realm.log.bounds(Topic.COMMANDS, partition)).end
-    realm.log.append(Topic.COMMANDS, partition, record)
-    await realm.until(lambda: realm.broker.streams[Topic.COMMANDS, partition].durable > end)
+    end = (await harness.log.bounds(Topic.COMMANDS, partition)).end
+    harness.log.append(Topic.COMMANDS, partition, record)
+    await harness.until(lambda: harness.broker.streams[Topic.COMMANDS, partition].durable > end)
     return end
 
 
-async def answers(realm: Realm, partition: int) -> list[tuple[bytes | None, AnsweredCommand]]:
+async def answers(harness: Owners, partition: int) -> list[tuple[bytes | None, AnsweredCommand]]:
     """(key, answer) of each reply in a partition."""
-    records = await realm.records(Topic.REPLIES, partition)
+    records = await harness.records(Topic.REPLIES, partition)
     return [(each.key, parse_reply(each.value, each.headers)) for each in records]
 
 
-async def forwards(realm: Realm, name: str) -> list[LogRecord]:
+async def forwards(harness: Owners, name: str) -> list[LogRecord]:
     """The forwards on the log of an object's home."""
-    records = await realm.records(Topic.COMMANDS, realm.place(name))
+    records = await harness.records(Topic.COMMANDS, harness.place(name))
     return [each for each in records if "perdure-forwarded" in dict(each.headers)]
 
 
@@ -79,18 +79,18 @@ async def forwards(realm: Realm, name: str) -> list[LogRecord]:
 def test_a_misplaced_command_runs_at_home_and_is_answered_where_it_was_sent(shared: bool) -> None:
     """Once, whatever the headers; the answer names the place that the sender's delivery report names."""
 
-    async def told(realm: Realm) -> None:
-        away = elsewhere(realm, "a")
+    async def told(harness: Owners) -> None:
+        away = elsewhere(harness, "a")
         bare = Record(b"Thing/a", b'{"method": "add", "args": [1]}')
-        at = await append(realm, away, bare)
-        await realm.quiet()
-        assert realm.seen == [("a", 1)]
-        ((key, answer),) = await answers(realm, away)
+        at = await append(harness, away, bare)
+        await harness.quiet()
+        assert harness.seen == [("a", 1)]
+        ((key, answer),) = await answers(harness, away)
         assert (key, answer.correlation_id) == (b"Thing/a", f"{away}:{at}")
         assert json.loads(answer.reply.body) == {"result": 1}
-        (entry,) = [each for each in await realm.entries("a") if each.outcome == OK]
-        assert (entry.command, answer.command) == (0, f"{realm.place('a')}:0")
-        assert await realm.records(Topic.DEAD, away) == []
+        (entry,) = [each for each in await harness.entries("a") if each.outcome == OK]
+        assert (entry.command, answer.command) == (0, f"{harness.place('a')}:0")
+        assert await harness.records(Topic.DEAD, away) == []
 
     story(Thing, told, shared=shared)
 
@@ -99,18 +99,18 @@ def test_a_misplaced_command_runs_at_home_and_is_answered_where_it_was_sent(shar
 def test_a_forward_keeps_what_its_sender_said(shared: bool) -> None:
     """Id, reply address, principal, idempotency key: as if the record had been placed well."""
 
-    async def told(realm: Realm) -> None:
-        away, home = elsewhere(realm, "a"), realm.place("a")
+    async def told(harness: Owners) -> None:
+        away, home = elsewhere(harness, "a"), harness.place("a")
         for _ in range(2):
             record = call("a", id="mine", reply_to="2/desk", client_key="k", principal="pat", traceparent="t")
-            await append(realm, away, record)
-            await realm.quiet()
-        await append(realm, home, call("a", id="third", client_key="k", principal="pat"))
-        await realm.quiet()
-        assert realm.value("a") == 1
-        said = [each for each in await answers(realm, 2) if each[0] == b"desk"]
+            await append(harness, away, record)
+            await harness.quiet()
+        await append(harness, home, call("a", id="third", client_key="k", principal="pat"))
+        await harness.quiet()
+        assert harness.value("a") == 1
+        said = [each for each in await answers(harness, 2) if each[0] == b"desk"]
         assert [(each.correlation_id, each.reply.body) for _, each in said] == [("mine", b'{"result":1}')] * 2
-        sent = await forwards(realm, "a")
+        sent = await forwards(harness, "a")
         command = parse_command(sent[0].key, sent[0].value, sent[0].headers, UNSEALED)
         assert (command.principal, command.client_key, command.traceparent) == ("pat", "k", "t")
 
@@ -120,11 +120,11 @@ def test_a_forward_keeps_what_its_sender_said(shared: bool) -> None:
 def test_a_one_way_command_is_forwarded_and_not_answered() -> None:
     """A sender that wants no answer gets none."""
 
-    async def told(realm: Realm) -> None:
-        await append(realm, elsewhere(realm, "a"), call("a", reply_to=NOBODY))
-        await realm.quiet()
-        assert realm.value("a") == 1
-        assert [await answers(realm, p) for p in range(3)] == [[], [], []]
+    async def told(harness: Owners) -> None:
+        await append(harness, elsewhere(harness, "a"), call("a", reply_to=NOBODY))
+        await harness.quiet()
+        assert harness.value("a") == 1
+        assert [await answers(harness, p) for p in range(3)] == [[], [], []]
 
     story(Thing, told)
 
@@ -133,16 +133,16 @@ def test_a_one_way_command_is_forwarded_and_not_answered() -> None:
 def test_commands_of_one_partition_keep_their_order(shared: bool) -> None:
     """Also if some of the appends are lost, and made again."""
 
-    async def told(realm: Realm) -> None:
-        away = elsewhere(realm, "a")
+    async def told(harness: Owners) -> None:
+        away = elsewhere(harness, "a")
         for n in range(30):
-            realm.log.append(Topic.COMMANDS, away, call("a", "add", n))
-        await realm.until(lambda: realm.broker.streams[Topic.COMMANDS, away].durable == 30)
+            harness.log.append(Topic.COMMANDS, away, call("a", "add", n))
+        await harness.until(lambda: harness.broker.streams[Topic.COMMANDS, away].durable == 30)
         if shared:
-            realm.faults.next = ["lost", "ok", "never", "late"] * 3
-        await realm.until(lambda: len(realm.seen) == 30)
-        await realm.quiet()
-        assert realm.seen == [("a", n) for n in range(30)]
+            harness.faults.next = ["lost", "ok", "never", "late"] * 3
+        await harness.until(lambda: len(harness.seen) == 30)
+        await harness.quiet()
+        assert harness.seen == [("a", n) for n in range(30)]
 
     story(Thing, told, shared=shared)
 
@@ -151,22 +151,22 @@ def test_commands_of_one_partition_keep_their_order(shared: bool) -> None:
 def test_a_forward_that_is_sent_again_runs_once(shared: bool) -> None:
     """A copy behind it, before or after it was folded, is done without an effect, and without an answer."""
 
-    async def told(realm: Realm) -> None:
-        away, home = elsewhere(realm, "a"), realm.place("a")
-        await append(realm, away, call("a", "look"))
-        await append(realm, away, call("a", "add"))
-        await realm.quiet()
-        sent = await forwards(realm, "a")
+    async def told(harness: Owners) -> None:
+        away, home = elsewhere(harness, "a"), harness.place("a")
+        await append(harness, away, call("a", "look"))
+        await append(harness, away, call("a", "add"))
+        await harness.quiet()
+        sent = await forwards(harness, "a")
         for each in sent:
-            await append(realm, home, Record(each.key, each.value, each.headers))
-        await realm.quiet()
-        await realm.crash()
-        await realm.begin()
+            await append(harness, home, Record(each.key, each.value, each.headers))
+        await harness.quiet()
+        await harness.crash()
+        await harness.begin()
         for each in sent:
-            await append(realm, home, Record(each.key, each.value, each.headers))
-        await realm.quiet()
-        assert realm.seen == ["looked", ("a", None)]
-        assert len(await answers(realm, away)) == 2
+            await append(harness, home, Record(each.key, each.value, each.headers))
+        await harness.quiet()
+        assert harness.seen == ["looked", ("a", None)]
+        assert len(await answers(harness, away)) == 2
 
     story(Thing, told, shared=shared)
 
@@ -176,21 +176,21 @@ def test_a_late_copy_of_a_forward_does_not_run() -> None:
     as such.
     """
 
-    async def told(realm: Realm) -> None:
-        away, home = elsewhere(realm, "a"), realm.place("a")
-        first = await append(realm, away, call("a", "add", 0))
-        await realm.quiet()
+    async def told(harness: Owners) -> None:
+        away, home = elsewhere(harness, "a"), harness.place("a")
+        first = await append(harness, away, call("a", "add", 0))
+        await harness.quiet()
         for n in range(1, 600):
-            realm.log.append(Topic.COMMANDS, away, call("a", "add", n))
+            harness.log.append(Topic.COMMANDS, away, call("a", "add", n))
             if n % 50 == 0:
-                await realm.quiet()
-        await realm.quiet()
-        sent = await forwards(realm, "a")
+                await harness.quiet()
+        await harness.quiet()
+        sent = await forwards(harness, "a")
         assert origin_in(dict(sent[0].headers)["perdure-forwarded"].decode()).offset == first
-        assert realm.owner_of("a").tables.answered_calls.passed(away).floor > first
-        await append(realm, home, Record(sent[0].key, sent[0].value, sent[0].headers))
-        await realm.quiet()
-        assert realm.value("a") == 600
+        assert harness.owner_of("a").tables.answered_calls.passed(away).floor > first
+        await append(harness, home, Record(sent[0].key, sent[0].value, sent[0].headers))
+        await harness.quiet()
+        assert harness.value("a") == 600
 
     story(Thing, told)
 
@@ -198,15 +198,15 @@ def test_a_late_copy_of_a_forward_does_not_run() -> None:
 def test_the_deadline_of_a_forward_is_that_of_the_original() -> None:
     """What it waited before it arrived at home counts."""
 
-    async def told(realm: Realm) -> None:
-        away, home = elsewhere(realm, "a"), realm.place("a")
-        realm.faults.delays = {"append": 2.0}
-        realm.log.append(Topic.COMMANDS, away, call("a", deadline_ms=3000))
-        realm.log.append(Topic.COMMANDS, away, call("a", deadline_ms=30_000))
-        await realm.quiet()
-        said = [each.reply for _, each in await answers(realm, away)]
+    async def told(harness: Owners) -> None:
+        away, home = elsewhere(harness, "a"), harness.place("a")
+        harness.faults.delays = {"append": 2.0}
+        harness.log.append(Topic.COMMANDS, away, call("a", deadline_ms=3000))
+        harness.log.append(Topic.COMMANDS, away, call("a", deadline_ms=30_000))
+        await harness.quiet()
+        said = [each.reply for _, each in await answers(harness, away)]
         assert [each.outcome for each in said] == [UNAVAILABLE, OK]
-        assert realm.seen == [("a", None)]
+        assert harness.seen == [("a", None)]
         assert home != away
 
     command = Command("Thing/a", CALL, "add", deadline_ms=1000, forwarded="1:2:5000")
@@ -217,13 +217,13 @@ def test_the_deadline_of_a_forward_is_that_of_the_original() -> None:
 def test_what_meant_nothing_in_the_original_means_nothing_under_the_seal() -> None:
     """A forward is written from the command: a foreign `principal`, `kind` or `socket` does not travel."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         foreign = (("kind", b"call"), ("principal", b"admin"), ("chain", b"Thing/x@0:0"), ("x", b"y"))
-        await append(realm, elsewhere(realm, "a"), Record(b"Thing/a", b'{"method": "add"}', foreign))
-        await realm.quiet()
-        (sent,) = await forwards(realm, "a")
+        await append(harness, elsewhere(harness, "a"), Record(b"Thing/a", b'{"method": "add"}', foreign))
+        await harness.quiet()
+        (sent,) = await forwards(harness, "a")
         command = parse_command(sent.key, sent.value, sent.headers, UNSEALED)
-        assert (command.principal, command.chain, realm.value("a")) == ("", (), 1)
+        assert (command.principal, command.chain, harness.value("a")) == ("", (), 1)
         names = {name for name, _ in sent.headers}
         assert not names & {"principal", "chain", "x"}
 
@@ -244,14 +244,14 @@ def test_what_meant_nothing_in_the_original_means_nothing_under_the_seal() -> No
 def test_what_is_not_forwarded_is_a_dead_letter(record: Record, why: bytes) -> None:
     """A forward that is not at home, what only perdure sends, and what has no room in an entry."""
 
-    async def told(realm: Realm) -> None:
-        away = elsewhere(realm, "a")
-        await append(realm, away, record)
-        await realm.quiet()
-        (letter,) = await realm.records(Topic.DEAD, away)
+    async def told(harness: Owners) -> None:
+        away = elsewhere(harness, "a")
+        await append(harness, away, record)
+        await harness.quiet()
+        (letter,) = await harness.records(Topic.DEAD, away)
         assert why in dict(letter.headers)["reason"]
-        assert realm.seen == []
-        assert await forwards(realm, "a") == []
+        assert harness.seen == []
+        assert await forwards(harness, "a") == []
 
     story(Thing, told)
 
@@ -261,25 +261,25 @@ def test_forwards_that_are_under_way_are_bounded(shared: bool, monkeypatch: pyte
     """What is behind them waits on the log, in order; what is placed well is not held up."""
     monkeypatch.setattr(forwarding, "UNDER_WAY", 3)
 
-    async def told(realm: Realm) -> None:
-        away, home = elsewhere(realm, "a"), realm.place("a")
-        there = realm.name_in(away)
-        owner, most = realm.owners[away], 0
-        realm.faults.delays = {"append": 0.2, "commit": 0.2}
+    async def told(harness: Owners) -> None:
+        away, home = elsewhere(harness, "a"), harness.place("a")
+        there = harness.name_in(away)
+        owner, most = harness.owners[away], 0
+        harness.faults.delays = {"append": 0.2, "commit": 0.2}
         for n in range(40):
-            realm.log.append(Topic.COMMANDS, away, call("a", "add", n))
-        realm.log.append(Topic.COMMANDS, away, call(there, "add", "placed well"))
+            harness.log.append(Topic.COMMANDS, away, call("a", "add", n))
+        harness.log.append(Topic.COMMANDS, away, call(there, "add", "placed well"))
 
         def all_there() -> bool:
             nonlocal most
             most = max(most, owner.output.under_way.get(home, (0, 0))[0])
-            return len(realm.seen) == 41
+            return len(harness.seen) == 41
 
-        await realm.until(all_there)
-        await realm.quiet()
-        assert [mark for name, mark in realm.seen if name == "a"] == list(range(40))
+        await harness.until(all_there)
+        await harness.quiet()
+        assert [mark for name, mark in harness.seen if name == "a"] == list(range(40))
         assert 0 < most <= 3
-        assert realm.seen.index((there, "placed well")) < 40 or not shared
+        assert harness.seen.index((there, "placed well")) < 40 or not shared
         assert owner.output.under_way[home] == (0, 0)
 
     story(Thing, told, shared=shared)
@@ -289,21 +289,21 @@ def test_forwards_and_what_waits_survive_a_crash(monkeypatch: pytest.MonkeyPatch
     """All of them arrive, once, in order, however often the process dies."""
     monkeypatch.setattr(forwarding, "UNDER_WAY", 2)
 
-    async def told(realm: Realm) -> None:
-        away = elsewhere(realm, "a")
-        realm.faults.delays = {"append": 0.05}
+    async def told(harness: Owners) -> None:
+        away = elsewhere(harness, "a")
+        harness.faults.delays = {"append": 0.05}
         for n in range(20):
-            realm.log.append(Topic.COMMANDS, away, call("a", "add", n))
-        await realm.until(lambda: realm.broker.streams[Topic.COMMANDS, away].durable == 20)
+            harness.log.append(Topic.COMMANDS, away, call("a", "add", n))
+        await harness.until(lambda: harness.broker.streams[Topic.COMMANDS, away].durable == 20)
         for _ in range(4):
-            before = len(realm.seen)
-            await realm.until(lambda before=before: len(realm.seen) > before)
-            await realm.crash()
-            await realm.begin()
-        await realm.quiet()
-        marks = [mark for _, mark in dict.fromkeys(realm.seen)]
+            before = len(harness.seen)
+            await harness.until(lambda before=before: len(harness.seen) > before)
+            await harness.crash()
+            await harness.begin()
+        await harness.quiet()
+        marks = [mark for _, mark in dict.fromkeys(harness.seen)]
         assert marks == list(range(20))
-        assert realm.value("a") == 20
+        assert harness.value("a") == 20
 
     story(Thing, told, shared=True)
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.api.gateway import Gateway
 from perdure.api.replies import ReplyFuture
@@ -89,17 +89,17 @@ class Room(DurableObject):
 
 
 def gateway_story(
-    told: Callable[[Reign, SocketRegistry], Awaitable[None]],
+    told: Callable[[OneOwner, SocketRegistry], Awaitable[None]],
     *,
     kind: type[DurableObject] = DurableObject,
     shared: bool = False,
     faults: Faults | None = None,
 ) -> None:
-    async def main(reign: Reign) -> None:
-        gateway = Gateway(reign.log, node="n", deadline_s=1, clock_ms=reign.clock_ms, seal=UNSEALED)
-        await gateway.start([reign.owner])
-        sockets = SocketRegistry(gateway, reign.log, UNSEALED, node="n")
-        await told(reign, sockets)
+    async def main(harness: OneOwner) -> None:
+        gateway = Gateway(harness.log, node="n", deadline_s=1, clock_ms=harness.clock_ms, seal=UNSEALED)
+        await gateway.start([harness.owner])
+        sockets = SocketRegistry(gateway, harness.log, UNSEALED, node="n")
+        await told(harness, sockets)
 
     story(kind, main, check=False, shared=shared, faults=faults)
 
@@ -109,13 +109,13 @@ def test_what_the_log_does_not_take_is_answered_and_forgotten(monkeypatch: pytes
     for it; so for an act of administration.
     """
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         def append(*_: object) -> None:
             raise TooLarge("more than the log takes")
 
         gateway, asked, acted = sockets.gateway, ReplyFuture(), ReplyFuture()
         with monkeypatch.context() as patch:
-            patch.setattr(reign.log, "append", append)
+            patch.setattr(harness.log, "append", append)
             gateway.submit(asked, "Thing/a", FETCH, "POST", "/")
             gateway.administer(acted, "Thing/a", "pause", b"{}", "")
         for waiting in (asked, acted):
@@ -129,7 +129,7 @@ def test_what_the_log_does_not_take_is_answered_and_forgotten(monkeypatch: pytes
 def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:
     """Text, binary and close as they go over the wire; what lies at or below the last position is dropped."""
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         one, two = Wire(), Wire()
         sockets.opened(1, "n.1", one)
         sockets.opened(2, "n.2", two)
@@ -149,7 +149,7 @@ def test_a_frame_reaches_its_sockets_once_and_in_order() -> None:
 def test_frames_reach_nobody_elses_sockets() -> None:
     """Neither those of another object, nor with the numbers of a gateway that has ended, nor closed ones."""
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         wire = Wire()
         sockets.opened(1, "n.1", wire)
         assert sockets.frames(frame_out(sockets.address, "Thing/b", TEXT, b"x", (1,)), 0, 1, 1)
@@ -164,7 +164,7 @@ def test_frames_reach_nobody_elses_sockets() -> None:
 def test_on_a_shared_log_frames_take_the_log() -> None:
     """They are not handed over; as records they come in order, and anything else there is ignored."""
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         wire = Wire()
         sockets.opened(1, "n.1", wire)
         out = frame_out(sockets.address, "Thing/a", TEXT, b"hi", (1,))
@@ -180,13 +180,13 @@ def test_on_a_shared_log_frames_take_the_log() -> None:
 def test_an_event_is_a_sealed_command_and_its_end_is_heard() -> None:
     """Numbered, with the gateway that sent it; on an exclusive log its turn's end is told."""
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         wire = Wire()
         number, id_ = sockets.new_id()
         sockets.opened(number, id_, wire)
         sockets.event(wire, "Thing/a", id_, 1, MESSAGE, b"hello", ("type", TEXT))
-        await reign.until(lambda: reign.owner.tables.done.mark == 1)
-        (record,) = await reign.records(Topic.COMMANDS)
+        await harness.until(lambda: harness.owner.tables.done.mark == 1)
+        (record,) = await harness.records(Topic.COMMANDS)
         command = parse_command(record.key, record.value, record.headers, UNSEALED)
         assert (command.key, command.method, command.path, command.body) == (
             "Thing/a",
@@ -208,16 +208,16 @@ def test_what_is_not_known_to_be_durable_is_told() -> None:
 
     faults = Lost()
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         wire = Wire()
         faults.losing = 2
         sockets.event(wire, "Thing/a", "n.00000000", 1, MESSAGE, b"x", ("type", TEXT))
         sockets.event(None, "Thing/a", "n.00000000", 2, CLOSED, b"", ("code", "1006"), ("clean", "0"))
-        await reign.until(
-            lambda: reign.owner.state is OwnerState.SERVING and reign.owner.tables.done.mark == 3
+        await harness.until(
+            lambda: harness.owner.state is OwnerState.SERVING and harness.owner.tables.done.mark == 3
         )
         assert [type(error) for error in wire.errors] == [OutcomeUnknown]
-        methods = [dict(each.headers)["perdure-method"] for each in await reign.records(Topic.COMMANDS)]
+        methods = [dict(each.headers)["perdure-method"] for each in await harness.records(Topic.COMMANDS)]
         assert methods == [b"message", b"close", b"close"]
 
     gateway_story(told, shared=True, faults=faults)
@@ -226,13 +226,13 @@ def test_what_is_not_known_to_be_durable_is_told() -> None:
 def test_a_gateway_with_sockets_says_that_it_lives() -> None:
     """Each few seconds while it has one, on a log that others share; one without sockets is silent."""
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         beating = asyncio.create_task(sockets.beat())
         await asyncio.sleep(BEAT_S * 3)
-        assert await reign.records(Topic.REPLIES) == []
+        assert await harness.records(Topic.REPLIES) == []
         sockets.opened(0, "n.0", Wire())
         await asyncio.sleep(BEAT_S * 3)
-        beats = await reign.records(Topic.REPLIES)
+        beats = await harness.records(Topic.REPLIES)
         assert {(each.key, each.headers) for each in beats} == {(b"gateway.n", (HEARTBEAT_KIND,))}
         assert len(beats) in (2, 3)
         beating.cancel()
@@ -245,7 +245,7 @@ def test_one_that_was_taken_for_ended_goes_on_under_another_name() -> None:
     old name reach none of the new ones.
     """
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         one, two, late = Wire(), Wire(), Wire()
         (number, id_), (late_number, late_id) = sockets.new_id(), sockets.new_id()
         sockets.opened(number, id_, one)
@@ -273,17 +273,17 @@ def test_who_lives_and_was_not_heard_learns_of_it() -> None:
     closes the connection it still has.
     """
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         wire, waiting = Wire(), ReplyFuture()
         number, id_ = sockets.new_id()
         address = sockets.address
         sockets.gateway.submit(waiting, "Thing/a", FETCH, "GET", "/", socket=f"{id_} {address}")
         assert (await waiting.future).reply.status == 101
         sockets.opened(number, id_, wire)
-        await reign.until(lambda: wire.sent)
+        await harness.until(lambda: wire.sent)
         assert wire.sent == [("failed", 1012)]
-        await reign.until(lambda: reign.seen)
-        assert reign.seen == [(id_, 1006)]
+        await harness.until(lambda: harness.seen)
+        assert harness.seen == [(id_, 1006)]
         assert sockets.address != address
 
     gateway_story(told, kind=Room, shared=True)
@@ -294,18 +294,18 @@ def test_no_socket_is_closed_before_its_gateway_is_told() -> None:
 
     faults = Lost()
 
-    async def told(reign: Reign, sockets: SocketRegistry) -> None:
+    async def told(harness: OneOwner, sockets: SocketRegistry) -> None:
         waiting = ReplyFuture()
         _, id_ = sockets.new_id()
         sockets.gateway.submit(waiting, "Thing/a", FETCH, "GET", "/", socket=f"{id_} 0/gateway.old")
         await waiting.future
-        await reign.until(lambda: reign.owner.tables.sockets.of("Thing/a"))
+        await harness.until(lambda: harness.owner.tables.sockets.of("Thing/a"))
         faults.losing = 1
-        await reign.until(lambda: not faults.losing)
+        await harness.until(lambda: not faults.losing)
         await asyncio.sleep(SILENT_S / 2)
-        assert reign.seen == []
-        await reign.until(lambda: reign.seen)
-        ends = [each for each in await reign.records(Topic.REPLIES) if ENDED_KIND in each.headers]
+        assert harness.seen == []
+        await harness.until(lambda: harness.seen)
+        ends = [each for each in await harness.records(Topic.REPLIES) if ENDED_KIND in each.headers]
         assert {each.key for each in ends} == {b"gateway.old"}
 
     gateway_story(told, kind=Room, shared=True, faults=faults)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.planted import BEFORE, FROM_THEN_ON, OF_ALARMS, Planted, planted_once
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import PartitionBroken, Unavailable
@@ -55,13 +55,13 @@ def said(reply: Reply) -> Any:
     return (reply.outcome, reply.error and reply.error.code)
 
 
-def planted_ones(reign: Reign) -> list[str]:
+def planted_ones(harness: OneOwner) -> list[str]:
     """What the loop's exception handler was given, which is as loud as it gets;
     the story ends without them.
     """
-    found = [str(each["exception"]) for each in reign.errors]
-    assert all(isinstance(each["exception"], Planted) for each in reign.errors)
-    reign.errors.clear()
+    found = [str(each["exception"]) for each in harness.errors]
+    assert all(isinstance(each["exception"], Planted) for each in harness.errors)
+    harness.errors.clear()
     return found
 
 
@@ -74,21 +74,23 @@ def test_a_fault_before_a_turn_is_journaled_fails_its_command_and_nothing_else(
 ) -> None:
     """It is told `internal-error` and changed nothing; what waits behind it and what others ask is done."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("other", "add")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("other", "add")
         if after:
-            assert (await reign.call("a", "add")).outcome == OK
+            assert (await harness.call("a", "add")).outcome == OK
         with planted_once(step) as hit:
-            first, second = await reign.told(reign.send("a", method, client_key="k"), reign.send("a", "add"))
+            first, second = await harness.replies(
+                harness.send("a", method, client_key="k"), harness.send("a", "add")
+            )
         assert hit == [step]
         assert first.outcome in (FAILED, "rejected")
         assert first.error is not None
         foreseen = step in ("its entry is made", "its entry is encoded")
         assert first.error.code == ("bad-reply" if foreseen else "internal-error")
-        assert planted_ones(reign) == ([] if foreseen else [step])
+        assert planted_ones(harness) == ([] if foreseen else [step])
         assert second.body == b'{"result":%d}' % (1 + after)
-        assert (await reign.call("b", "add")).body == b'{"result":1}'
-        again = await reign.call(
+        assert (await harness.call("b", "add")).body == b'{"result":1}'
+        again = await harness.call(
             "a", method, client_key="k"
         )  # what was told is told again, or it is done now
         assert again in (first, Reply(OK, 200, (), b'{"result":%d}' % (2 + after)))
@@ -99,11 +101,11 @@ def test_a_fault_before_a_turn_is_journaled_fails_its_command_and_nothing_else(
 def test_a_fault_while_a_failure_is_blamed_fails_the_command_too() -> None:
     """The handler had raised: nothing of it counts."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         with planted_once("the handler is blamed"):
-            assert said(await reign.call("a", "wrong")) == (FAILED, "internal-error")
-        assert (await reign.call("a", "add")).body == b'{"result":1}'
-        assert planted_ones(reign) == ["the handler is blamed"]
+            assert said(await harness.call("a", "wrong")) == (FAILED, "internal-error")
+        assert (await harness.call("a", "add")).body == b'{"result":1}'
+        assert planted_ones(harness) == ["the handler is blamed"]
 
     story(Thing, told)
 
@@ -114,16 +116,16 @@ def test_a_fault_while_a_failure_is_blamed_fails_the_command_too() -> None:
 def test_an_alarm_that_met_a_fault_rings_again(step: str) -> None:
     """Once, and takes effect once."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "ring")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "ring")
         with planted_once(step) as hit:
-            await reign.until(lambda: hit)
-        await reign.until(lambda: reign.value("a", "rings") == 1)
-        assert planted_ones(reign) == (
+            await harness.until(lambda: hit)
+        await harness.until(lambda: harness.value("a", "rings") == 1)
+        assert planted_ones(harness) == (
             [step] if step not in ("the handler is made", "its entry is made") else []
         )
         await asyncio.sleep(200)
-        assert reign.value("a", "rings") == 1
+        assert harness.value("a", "rings") == 1
 
     story(Thing, told)
 
@@ -131,14 +133,14 @@ def test_an_alarm_that_met_a_fault_rings_again(step: str) -> None:
 def test_a_fault_that_comes_again_where_the_failure_is_journaled_is_answered_all_the_same() -> None:
     """As a done, which spends no key; the object goes on."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("perdure.streams.turns.commit.entry_of", _raising)
-            assert said(await reign.call("a", "add", client_key="k")) == (FAILED, "internal-error")
-        assert len(reign.errors) == 2
-        planted_ones(reign)
-        assert await reign.entries() == []
-        assert (await reign.call("a", "add", client_key="k")).body == b'{"result":1}'
+            assert said(await harness.call("a", "add", client_key="k")) == (FAILED, "internal-error")
+        assert len(harness.errors) == 2
+        planted_ones(harness)
+        assert await harness.journal() == []
+        assert (await harness.call("a", "add", client_key="k")).body == b'{"result":1}'
 
     story(Thing, told)
 
@@ -152,23 +154,23 @@ def _raising(*given: Any, **named: Any) -> Any:
 def test_a_fault_from_then_on_stops_the_partition_loudly(step: str, shared: bool) -> None:
     """What waits at a door is told, and nothing is lost or doubled: the next owner goes on."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "add")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "add")
         with planted_once(step) as hit:
-            offset = reign.send("a", "add", client_key="k")
-            await reign.until(lambda: reign.owner.state is OwnerState.STOPPED)
+            offset = harness.send("a", "add", client_key="k")
+            await harness.until(lambda: harness.owner.state is OwnerState.STOPPED)
         assert hit == [step]
-        assert isinstance(reign.owner.error, PartitionBroken)
-        assert isinstance(reign.owner.error.__cause__, Planted)
-        assert step in str(reign.owner.error)
-        assert planted_ones(reign) == [step]
+        assert isinstance(harness.owner.error, PartitionBroken)
+        assert isinstance(harness.owner.error.__cause__, Planted)
+        assert step in str(harness.owner.error)
+        assert planted_ones(harness) == [step]
         with pytest.raises(PartitionBroken):
-            reign.owner.check_room("Thing/a")
-        await reign.living
-        reign.living = asyncio.create_task(live(reign.owner))
-        await reign.until(lambda: reign.owner.state is OwnerState.SERVING)
-        await reign.until(lambda: offset in reign.owner.tables.done)
-        assert (await reign.call("a", "add")).body == b'{"result":3}'
+            harness.owner.check_room("Thing/a")
+        await harness.living
+        harness.living = asyncio.create_task(live(harness.owner))
+        await harness.until(lambda: harness.owner.state is OwnerState.SERVING)
+        await harness.until(lambda: offset in harness.owner.tables.done)
+        assert (await harness.call("a", "add")).body == b'{"result":3}'
 
     story(Thing, told, shared=shared)
 
@@ -178,23 +180,23 @@ def test_a_fault_from_then_on_stops_the_partition_loudly(step: str, shared: bool
 def test_a_command_that_was_answered_as_not_done_never_runs_after_a_fault(step: str, shared: bool) -> None:
     """Its client acts on that answer: either it has it and the command is over, or the next owner runs it."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("b", "add")
+    async def told(harness: OneOwner) -> None:
+        await harness.call("b", "add")
         with planted_once(step) as hit:
-            offset = reign.send("a", "busy")
-            await reign.until(lambda: reign.owner.state is OwnerState.STOPPED)
+            offset = harness.send("a", "busy")
+            await harness.until(lambda: harness.owner.state is OwnerState.STOPPED)
         assert hit == [step]
-        assert planted_ones(reign) == [step]
-        answered = reign.doors.replies.get(offset)
-        await reign.living
-        reign.living = asyncio.create_task(live(reign.owner))
-        await reign.until(lambda: reign.owner.state is OwnerState.SERVING)
-        await reign.until(lambda: offset in reign.owner.tables.done)
+        assert planted_ones(harness) == [step]
+        answered = harness.ingress.replies.get(offset)
+        await harness.living
+        harness.living = asyncio.create_task(live(harness.owner))
+        await harness.until(lambda: harness.owner.state is OwnerState.SERVING)
+        await harness.until(lambda: offset in harness.owner.tables.done)
         if answered is None:
-            assert (len(reign.seen), reign.value("a", "count")) == (2, 1)
+            assert (len(harness.seen), harness.value("a", "count")) == (2, 1)
         else:
             assert said(answered) == (UNAVAILABLE, "unavailable")
-            assert (len(reign.seen), reign.value("a", "count")) == (1, None)
+            assert (len(harness.seen), harness.value("a", "count")) == (1, None)
 
     story(Thing, told, shared=shared)
 
@@ -202,14 +204,14 @@ def test_a_command_that_was_answered_as_not_done_never_runs_after_a_fault(step: 
 def test_a_fault_while_a_partition_begins_stops_that_partition() -> None:
     """Not the task that it lives in, whose error would end the node."""
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("perdure.streams.owner.recovery._check_bounds", _raising)
-            await reign.begin(OwnerState.STOPPED)
-        await reign.living
-        assert isinstance(reign.owner.error, PartitionBroken)
-        assert planted_ones(reign) == ["again"]
+            await harness.begin(OwnerState.STOPPED)
+        await harness.living
+        assert isinstance(harness.owner.error, PartitionBroken)
+        assert planted_ones(harness) == ["again"]
 
     story(Thing, told, check=False)
 
@@ -217,19 +219,19 @@ def test_a_fault_while_a_partition_begins_stops_that_partition() -> None:
 def test_a_fault_in_an_act_of_administration_fails_that_act() -> None:
     """See `Inside.failed`: the object is as it was."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         from perdure.schemas.admin import PAUSE
         from perdure.schemas.commands import ADMIN, LOCAL, Command, sealed_record
         from perdure.streams.log.base import Record
 
         asked = Command("Thing/a", ADMIN, PAUSE, "", (), b"", "id", LOCAL)
         with planted_once("an act of administration") as hit:
-            offset = reign.append(Record(*sealed_record(asked, reign.owner.ports.transport.seal)))
-            (reply,) = await reign.told(offset)
+            offset = harness.append(Record(*sealed_record(asked, harness.owner.ports.transport.seal)))
+            (reply,) = await harness.replies(offset)
         assert hit
         assert said(reply) == (FAILED, "internal-error")
-        assert (await reign.call("a", "add")).outcome == OK
-        assert planted_ones(reign) == ["an act of administration"]
+        assert (await harness.call("a", "add")).outcome == OK
+        assert planted_ones(harness) == ["an act of administration"]
 
     story(Thing, told)
 
@@ -237,21 +239,21 @@ def test_a_fault_in_an_act_of_administration_fails_that_act() -> None:
 def test_a_turn_whose_handler_still_runs_is_left() -> None:
     """A fault after it has suspended: it is closed, and what it would have written is not."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         loop = asyncio.get_running_loop()
         call_at = loop.call_at
 
         def no_deadline(when: float, callback: Any, *given: Any, **named: Any) -> Any:
-            if callback == reign.owner.turns._expire:
+            if callback == harness.owner.turns._expire:
                 raise Planted("no deadline")
             return call_at(when, callback, *given, **named)
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(loop, "call_at", no_deadline)
-            assert said(await reign.call("a", "slow", deadline_ms=10_000)) == (FAILED, "internal-error")
-        assert planted_ones(reign) == ["no deadline"]
-        assert (await reign.call("a", "add")).body == b'{"result":1}'
+            assert said(await harness.call("a", "slow", deadline_ms=10_000)) == (FAILED, "internal-error")
+        assert planted_ones(harness) == ["no deadline"]
+        assert (await harness.call("a", "add")).body == b'{"result":1}'
         await asyncio.sleep(2)
-        assert reign.value("a", "count") == 1
+        assert harness.value("a", "count") == 1
 
     story(Thing, told)

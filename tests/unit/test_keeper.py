@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.reign import HOUR_MS, Reign, story
+from tests.unit.one_owner import HOUR_MS, OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import LogUnreachable
@@ -24,26 +24,26 @@ class Thing(DurableObject):
         return value
 
 
-def _keeper(reign: Reign) -> Maintenance:
+def _keeper(harness: OneOwner) -> Maintenance:
     def failed(error: BaseException) -> None:
         raise error
 
     return Maintenance(
-        reign.store, [reign.owner], clock_ms=reign.clock_ms, keep_ms=24 * HOUR_MS, failed=failed
+        harness.store, [harness.owner], clock_ms=harness.clock_ms, keep_ms=24 * HOUR_MS, failed=failed
     )
 
 
 def test_only_commands_that_are_old_and_done_are_trimmed() -> None:
     """Of commands older than 24 h all below the low mark go, those that are younger stay."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(5):
-            await reign.call("a", "put", n)
-        reign.skew_ms += 25 * HOUR_MS
-        await reign.call("a", "put", 5)
-        await reign.call("a", "put", 6)  # its batch carries the marks of the one before
-        await _keeper(reign).trim(reign.owner)
-        assert await reign.log.bounds(Topic.COMMANDS, 0) == Bounds(5, 7)
+            await harness.call("a", "put", n)
+        harness.skew_ms += 25 * HOUR_MS
+        await harness.call("a", "put", 5)
+        await harness.call("a", "put", 6)  # its batch carries the marks of the one before
+        await _keeper(harness).trim(harness.owner)
+        assert await harness.log.bounds(Topic.COMMANDS, 0) == Bounds(5, 7)
 
     story(Thing, told)
 
@@ -53,18 +53,18 @@ def test_commands_stamped_by_a_clock_that_was_ahead_hold_nothing_up() -> None:
     goes, what is young stays.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(20):
-            reign.skew_ms = YEAR_MS if n in (0, 3, 4, 5, 11, 19) else 0
-            await reign.call("a", "put", n)
-        reign.skew_ms = 0
-        await _keeper(reign).trim(reign.owner)
-        assert (await reign.log.bounds(Topic.COMMANDS, 0)).start == 0
-        reign.skew_ms = 25 * HOUR_MS
+            harness.skew_ms = YEAR_MS if n in (0, 3, 4, 5, 11, 19) else 0
+            await harness.call("a", "put", n)
+        harness.skew_ms = 0
+        await _keeper(harness).trim(harness.owner)
+        assert (await harness.log.bounds(Topic.COMMANDS, 0)).start == 0
+        harness.skew_ms = 25 * HOUR_MS
         for n in range(5):
-            await reign.call("a", "put", n)
-        await _keeper(reign).trim(reign.owner)
-        assert await reign.log.bounds(Topic.COMMANDS, 0) == Bounds(19, 25)  # that one goes with the next
+            await harness.call("a", "put", n)
+        await _keeper(harness).trim(harness.owner)
+        assert await harness.log.bounds(Topic.COMMANDS, 0) == Bounds(19, 25)  # that one goes with the next
 
     story(Thing, told)
 
@@ -72,11 +72,11 @@ def test_commands_stamped_by_a_clock_that_was_ahead_hold_nothing_up() -> None:
 def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
     """Kafka being away while the keeper wants to trim is no reason to stop the node."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", 0)
-        await reign.call("a", "put", 1)
-        reign.skew_ms += 25 * HOUR_MS
-        true = reign.log.bounds
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", 0)
+        await harness.call("a", "put", 1)
+        harness.skew_ms += 25 * HOUR_MS
+        true = harness.log.bounds
         asked = 0
 
         async def away_at_first(topic: Topic, partition: int) -> Bounds:
@@ -86,8 +86,8 @@ def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
                 raise LogUnreachable("no broker answers")
             return await true(topic, partition)
 
-        reign.log.bounds = away_at_first  # type: ignore[method-assign]  # the log itself is never unreachable
-        trimming = asyncio.create_task(_keeper(reign).trim_forever())
+        harness.log.bounds = away_at_first  # type: ignore[method-assign]  # the log itself is never unreachable
+        trimming = asyncio.create_task(_keeper(harness).trim_forever())
         await asyncio.sleep(2.5 * TRIM_EVERY_S)  # of virtual time
         assert not trimming.done()
         trimming.cancel()
@@ -100,8 +100,8 @@ def test_a_partition_whose_trimming_hangs_holds_up_nothing() -> None:
     """Turns run and the state is written while it hangs; when it fails, another partition is trimmed first
     next time."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", 0)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", 0)
         trimmed: list[str] = []
         hangs, fails = asyncio.Event(), asyncio.Event()
 
@@ -118,16 +118,16 @@ def test_a_partition_whose_trimming_hangs_holds_up_nothing() -> None:
                 self.state = OwnerState.SERVING
 
         keeper = Two(
-            reign.store,
-            [reign.owner, Second()],
-            clock_ms=reign.clock_ms,
+            harness.store,
+            [harness.owner, Second()],
+            clock_ms=harness.clock_ms,
             keep_ms=HOUR_MS,
             failed=lambda error: None,
         )
         trimming = asyncio.create_task(keeper.trim_forever())
         await hangs.wait()
-        await reign.call("a", "put", 1)
-        await _keeper(reign).write_all()
+        await harness.call("a", "put", 1)
+        await _keeper(harness).write_all()
         fails.set()
         await asyncio.sleep(1.5 * TRIM_EVERY_S)  # of virtual time
         trimming.cancel()
@@ -139,13 +139,13 @@ def test_a_partition_whose_trimming_hangs_holds_up_nothing() -> None:
 def test_a_shared_log_is_trimmed_without_reading_it() -> None:
     """One question for each topic, whatever lies there; what goes is the same."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(200):
-            await reign.call("a", "put", n)
-        reign.skew_ms += 25 * HOUR_MS
-        await reign.call("a", "put", 5)
-        await reign.call("a", "put", 6)  # its batch carries the marks of the one before
-        true, asked = reign.log.since, list[Topic]()
+            await harness.call("a", "put", n)
+        harness.skew_ms += 25 * HOUR_MS
+        await harness.call("a", "put", 5)
+        await harness.call("a", "put", 6)  # its batch carries the marks of the one before
+        true, asked = harness.log.since, list[Topic]()
 
         async def since(topic: Topic, partition: int, time_ms: int) -> Stamped | None:
             asked.append(topic)
@@ -154,11 +154,11 @@ def test_a_shared_log_is_trimmed_without_reading_it() -> None:
         def read(*given: object) -> Any:
             raise AssertionError("the log is read")
 
-        reign.log.since = since  # type: ignore[method-assign]  # looked at on its way
+        harness.log.since = since  # type: ignore[method-assign]  # looked at on its way
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(reign.log, "read", read)
-            await _keeper(reign).trim(reign.owner)
+            patched.setattr(harness.log, "read", read)
+            await _keeper(harness).trim(harness.owner)
         assert asked == [Topic.COMMANDS]  # nobody was answered by the log
-        assert await reign.log.bounds(Topic.COMMANDS, 0) == Bounds(200, 202)
+        assert await harness.log.bounds(Topic.COMMANDS, 0) == Bounds(200, 202)
 
     story(Thing, told, shared=True)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import CALL, Command, call_body, command_record
@@ -28,25 +28,25 @@ class Thing(DurableObject):
         return count
 
 
-def send(reign: Reign, *args: Any, client_key: str | None = "k", **envelope: Any) -> int:
+def send(harness: OneOwner, *args: Any, client_key: str | None = "k", **envelope: Any) -> int:
     """Append a call as a Kafka client does; its offset."""
     command = Command(
         "Thing/a", CALL, "add", body=call_body("add", list(args), {}), client_key=client_key, **envelope
     )
-    return reign.append(Record(*command_record(command)))
+    return harness.append(Record(*command_record(command)))
 
 
-async def answers(reign: Reign, *offsets: int) -> list[AnsweredCommand]:
+async def answers(harness: OneOwner, *offsets: int) -> list[AnsweredCommand]:
     """The answers to these commands, once all are there."""
     found: dict[str, AnsweredCommand] = {}
 
     def all_there() -> bool:
-        for record in reign.broker.streams[Topic.REPLIES, 0].records:
+        for record in harness.broker.streams[Topic.REPLIES, 0].records:
             answer = parse_reply(record.value, record.headers)
             found[answer.command] = answer
         return all(f"0:{offset}" in found for offset in offsets)
 
-    await reign.until(all_there)
+    await harness.until(all_there)
     return [found[f"0:{offset}"] for offset in offsets]
 
 
@@ -54,16 +54,16 @@ async def answers(reign: Reign, *offsets: int) -> list[AnsweredCommand]:
 def test_a_copy_waits_for_the_first_one_and_gets_its_answer(shared: bool) -> None:
     """Also if another command of the object lies between; order and effects are those of the log."""
 
-    async def told(reign: Reign) -> None:
-        first = send(reign, "first", 2)
-        between = send(reign, "between", client_key=None)
-        copies = [send(reign, "first", 2) for _ in range(3)]
-        said = [each.reply for each in await answers(reign, first, between, *copies)]
+    async def told(harness: OneOwner) -> None:
+        first = send(harness, "first", 2)
+        between = send(harness, "between", client_key=None)
+        copies = [send(harness, "first", 2) for _ in range(3)]
+        said = [each.reply for each in await answers(harness, first, between, *copies)]
         assert [each.outcome for each in said] == [OK] * 5
         assert [each.body for each in said] == [b'{"result":%d}' % n for n in (1, 2, 1, 1, 1)]
-        assert reign.seen == ["first", "between"]
-        assert (await answers(reign, send(reign, "first", 2)))[0].reply == said[0]
-        assert reign.value("a", "count") == 2
+        assert harness.seen == ["first", "between"]
+        assert (await answers(harness, send(harness, "first", 2)))[0].reply == said[0]
+        assert harness.value("a", "count") == 2
 
     story(Thing, told, shared=shared)
 
@@ -72,14 +72,14 @@ def test_a_copy_waits_for_the_first_one_and_gets_its_answer(shared: bool) -> Non
 def test_a_copy_runs_if_the_first_one_was_not_done(shared: bool) -> None:
     """Its sender cannot send it again; further copies then wait for that one."""
 
-    async def told(reign: Reign) -> None:
-        slow = send(reign, "slow", 5, client_key=None)
-        late = send(reign, "late", deadline_ms=1000)
-        copies = [send(reign, "late") for _ in range(2)]
-        said = [each.reply for each in await answers(reign, slow, late, *copies)]
+    async def told(harness: OneOwner) -> None:
+        slow = send(harness, "slow", 5, client_key=None)
+        late = send(harness, "late", deadline_ms=1000)
+        copies = [send(harness, "late") for _ in range(2)]
+        said = [each.reply for each in await answers(harness, slow, late, *copies)]
         assert [each.outcome for each in said] == [OK, UNAVAILABLE, OK, OK]
         assert [each.body for each in said[2:]] == [b'{"result":2}'] * 2
-        assert reign.seen == ["slow", "late"]
+        assert harness.seen == ["slow", "late"]
 
     story(Thing, told, shared=shared)
 
@@ -88,13 +88,13 @@ def test_a_copy_runs_if_the_first_one_was_not_done(shared: bool) -> None:
 def test_a_copy_with_another_payload_is_refused(shared: bool) -> None:
     """As soon as it is known that the first one has spent the key."""
 
-    async def told(reign: Reign) -> None:
-        first, other = send(reign, "first", 1), send(reign, "other", 1)
-        said = [each.reply for each in await answers(reign, first, other)]
+    async def told(harness: OneOwner) -> None:
+        first, other = send(harness, "first", 1), send(harness, "other", 1)
+        said = [each.reply for each in await answers(harness, first, other)]
         assert [each.outcome for each in said] == [OK, REJECTED]
         assert said[1].error is not None
         assert said[1].error.code == "key-reused"
-        assert reign.seen == ["first"]
+        assert harness.seen == ["first"]
 
     story(Thing, told, shared=shared)
 
@@ -102,11 +102,11 @@ def test_a_copy_with_another_payload_is_refused(shared: bool) -> None:
 def test_copies_beyond_the_mailbox_wait_on_the_log() -> None:
     """Those that are kept as offsets only are found when they are read again."""
 
-    async def told(reign: Reign) -> None:
-        offsets = [send(reign, "first", 1) for _ in range(12)]
-        said = [each.reply.body for each in await answers(reign, *offsets)]
+    async def told(harness: OneOwner) -> None:
+        offsets = [send(harness, "first", 1) for _ in range(12)]
+        said = [each.reply.body for each in await answers(harness, *offsets)]
         assert said == [b'{"result":1}'] * 12
-        assert reign.seen == ["first"]
+        assert harness.seen == ["first"]
 
     story(Thing, told, bounds=PartitionBounds(mailbox=3))
 
@@ -114,11 +114,11 @@ def test_copies_beyond_the_mailbox_wait_on_the_log() -> None:
 def test_a_door_is_told_that_the_key_is_in_flight() -> None:
     """Its client can ask again, and is answered at once."""
 
-    async def told(reign: Reign) -> None:
-        first = reign.send("a", "add", "first", 2, client_key="k")
-        second = reign.send("a", "add", "first", 2, client_key="k")
-        (reply,) = await reign.told(second)
-        assert first not in reign.doors.replies
+    async def told(harness: OneOwner) -> None:
+        first = harness.send("a", "add", "first", 2, client_key="k")
+        second = harness.send("a", "add", "first", 2, client_key="k")
+        (reply,) = await harness.replies(second)
+        assert first not in harness.ingress.replies
         assert reply.error is not None
         assert reply.error.code == "key-in-flight"
 
@@ -129,13 +129,13 @@ def test_a_door_is_told_that_the_key_is_in_flight() -> None:
 def test_a_crash_forgets_no_copy(shared: bool) -> None:
     """Those that wait are read again, behind the first one."""
 
-    async def told(reign: Reign) -> None:
-        offsets = [send(reign, "first", 3) for _ in range(3)]
-        await reign.until(lambda: reign.seen)
-        await reign.end()
-        await reign.begin()
-        said = [each.reply.body for each in await answers(reign, *offsets)]
+    async def told(harness: OneOwner) -> None:
+        offsets = [send(harness, "first", 3) for _ in range(3)]
+        await harness.until(lambda: harness.seen)
+        await harness.end()
+        await harness.begin()
+        said = [each.reply.body for each in await answers(harness, *offsets)]
         assert said == [b'{"result":1}'] * 3
-        assert reign.value("a", "count") == 1
+        assert harness.value("a", "count") == 1
 
     story(Thing, told, shared=shared)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.listing import MAX_LISTED
@@ -64,33 +64,33 @@ def result(reply: Reply) -> Any:
 def test_a_large_object_is_paged_and_emptied_at_once(tmp_path: Path) -> None:
     """A page reads its rows and one more; `delete_all` is an entry of a few bytes, and writes as few rows."""
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        reign.store = store = Counting(tmp_path / "state")  # type: ignore[assignment]  # in place of its twin
-        await reign.begin()
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        harness.store = store = Counting(tmp_path / "state")  # type: ignore[assignment]  # in place of its twin
+        await harness.begin()
         for first in range(0, NAMES, EACH):
-            result(await reign.call("a", "fill", first))
-        reign.owner.tables.write_all()
+            result(await harness.call("a", "fill", first))
+        harness.owner.tables.write_all()
         total, pages, cursor = 0, 0, None
         while pages == 0 or cursor is not None:
             before = store.read
-            count, cursor = result(await reign.call("a", "page", cursor))
+            count, cursor = result(await harness.call("a", "page", cursor))
             assert count == MAX_LISTED
             assert store.read - before <= MAX_LISTED + 1
             total, pages = total + count, pages + 1
         assert (total, pages) == (NAMES, NAMES // MAX_LISTED)
         written = store.written
-        assert result(await reign.call("a", "empty")) == ["new"]
-        reign.owner.tables.write_all()
+        assert result(await harness.call("a", "empty")) == ["new"]
+        harness.owner.tables.write_all()
         assert store.written - written < 10
-        last = (await reign.records(Topic.JOURNAL))[-1].value
+        last = (await harness.records(Topic.JOURNAL))[-1].value
         assert last is not None
         record = decode_record(last)
         assert isinstance(record, EntryRecord)
         assert record.entry.clear
         assert len(last) < SMALL_BYTES
-        await reign.end()
-        await reign.begin()
-        assert result(await reign.call("a", "names")) == ["new"]
+        await harness.end()
+        await harness.begin()
+        assert result(await harness.call("a", "names")) == ["new"]
 
     story(Large, told)

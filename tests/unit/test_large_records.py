@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.admin import decode_record
@@ -75,17 +75,17 @@ def test_a_record_near_the_broker_s_bound_costs_no_claim() -> None:
     command is served in the same reign.
     """
 
-    async def told(reign: Reign) -> None:
-        reign.append(Record(b"nonsense", b"x" * (BROKER_BYTES - 200)))
-        assert (await reign.call("a", "add")).error is None
-        dead = reign.broker.streams[Topic.DEAD, 0]
-        await reign.until(lambda: dead.end == 1)
-        assert reign.owner.counts.claims == 1
-        (letter,) = await reign.records(Topic.DEAD)
+    async def told(harness: OneOwner) -> None:
+        harness.append(Record(b"nonsense", b"x" * (BROKER_BYTES - 200)))
+        assert (await harness.call("a", "add")).error is None
+        dead = harness.broker.streams[Topic.DEAD, 0]
+        await harness.until(lambda: dead.end == 1)
+        assert harness.owner.counts.claims == 1
+        (letter,) = await harness.records(Topic.DEAD)
         assert letter.value == b"x" * CUT_BYTES
         assert all(
             len(each.value or b"") <= PartitionBounds().entry_bytes
-            for each in await reign.records(Topic.JOURNAL)
+            for each in await harness.records(Topic.JOURNAL)
         )
 
     story(Thing, told, shared=True)
@@ -103,8 +103,8 @@ class _Refusing:
     that is too large for it.
     """
 
-    def __init__(self, reign: Reign, error: BaseException) -> None:
-        self._true, self._error = reign.log.writer, error
+    def __init__(self, harness: OneOwner, error: BaseException) -> None:
+        self._true, self._error = harness.log.writer, error
         self.refused = 0
 
     def __call__(self, partition: int, source: Any) -> Any:
@@ -131,14 +131,14 @@ def test_a_broker_that_refuses_is_claimed_from_with_back_off() -> None:
     and the log says so rarely.
     """
 
-    async def told(reign: Reign) -> None:
-        reign.log.writer = refusing = _Refusing(reign, OutcomeUnknown("refused"))  # type: ignore[assignment]  # a writer like it
+    async def told(harness: OneOwner) -> None:
+        harness.log.writer = refusing = _Refusing(harness, OutcomeUnknown("refused"))  # type: ignore[assignment]  # a writer like it
         with capture_logs() as logged:
-            reign.owner.lost(OutcomeUnknown("refused: the writer before this one"))
-            reign.send("a", "add")
-            await reign.until(lambda: reign.broker.loop.time() > 60)
+            harness.owner.lost(OutcomeUnknown("refused: the writer before this one"))
+            harness.send("a", "add")
+            await harness.until(lambda: harness.broker.loop.time() > 60)
         assert 10 <= refusing.refused <= 40
-        assert reign.owner.counts.claims <= refusing.refused + 1
+        assert harness.owner.counts.claims <= refusing.refused + 1
         tried = [
             each["attempts"] for each in logged if each["event"].startswith("a partition is claimed again")
         ]
@@ -154,14 +154,14 @@ def test_what_can_never_be_appended_stops_its_partition() -> None:
     partition stops and says why.
     """
 
-    async def told(reign: Reign) -> None:
-        reign.log.writer = refusing = _Refusing(reign, StorageFailed("does not fit"))  # type: ignore[assignment]  # a writer like it
-        await reign.until(lambda: reign.owner.state is OwnerState.SERVING)
-        await reign.end()
-        await reign.begin()
-        reign.send("a", "add")
-        await reign.until(lambda: reign.owner.state is OwnerState.STOPPED)
-        assert "does not fit" in str(reign.owner.error)
+    async def told(harness: OneOwner) -> None:
+        harness.log.writer = refusing = _Refusing(harness, StorageFailed("does not fit"))  # type: ignore[assignment]  # a writer like it
+        await harness.until(lambda: harness.owner.state is OwnerState.SERVING)
+        await harness.end()
+        await harness.begin()
+        harness.send("a", "add")
+        await harness.until(lambda: harness.owner.state is OwnerState.STOPPED)
+        assert "does not fit" in str(harness.owner.error)
         assert refusing.refused == 1
 
     story(Thing, told, shared=True, check=False)
@@ -171,11 +171,11 @@ def test_a_reign_that_lasted_begins_the_back_off_anew(monkeypatch: pytest.Monkey
     """A lost append after a long reign costs a short pause, however many there were before."""
     monkeypatch.setattr(recovery, "LASTING_S", 0.0)
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(12):
-            reign.owner.lost(OutcomeUnknown("as a producer is dropped"))
-            since_s = reign.broker.loop.time()
-            await reign.until(lambda: reign.owner.state is OwnerState.SERVING)
-            assert reign.broker.loop.time() - since_s < 0.2, n
+            harness.owner.lost(OutcomeUnknown("as a producer is dropped"))
+            since_s = harness.broker.loop.time()
+            await harness.until(lambda: harness.owner.state is OwnerState.SERVING)
+            assert harness.broker.loop.time() - since_s < 0.2, n
 
     story(Thing, told, shared=True)

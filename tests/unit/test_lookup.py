@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.reign import HOUR_MS, Reign, story
+from tests.unit.one_owner import HOUR_MS, OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import CALL, LOCAL, Command, call_body, command_record
@@ -43,14 +43,14 @@ class Thing(DurableObject):
         return count
 
 
-def send(reign: Reign, id_: str, method: str, *args: Any, key: str | None = None) -> int:
+def send(harness: OneOwner, id_: str, method: str, *args: Any, key: str | None = None) -> int:
     body = call_body(method, list(args), {})
     command = Command("Thing/a", CALL, method, "", (), body, id_, LOCAL, client_key=key)
-    return reign.append(Record(*command_record(command)))
+    return harness.append(Record(*command_record(command)))
 
 
-async def found(reign: Reign, id_: str, time_ms: int | None = None) -> CommandStatus | None:
-    return await look_up(reign.owner, id_, reign.clock_ms() if time_ms is None else time_ms)
+async def found(harness: OneOwner, id_: str, time_ms: int | None = None) -> CommandStatus | None:
+    return await look_up(harness.owner, id_, harness.clock_ms() if time_ms is None else time_ms)
 
 
 @SHARED
@@ -59,25 +59,25 @@ def test_each_end_of_a_command_is_told(shared: bool) -> None:
     pending until it is done.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         offsets = [
-            send(reign, "plain", "add"),
-            send(reign, "keyed", "add", key="k"),
-            send(reign, "read", "count"),
+            send(harness, "plain", "add"),
+            send(harness, "keyed", "add", key="k"),
+            send(harness, "read", "count"),
         ]
-        await reign.told(*offsets)
-        await reign.until(lambda: reign.owner.idle)
+        await harness.replies(*offsets)
+        await harness.until(lambda: harness.owner.idle)
         for id_, body in (("plain", b'{"result":1}'), ("keyed", b'{"result":2}'), ("read", None)):
-            each = await found(reign, id_)
+            each = await found(harness, id_)
             assert each is not None
             assert each.done
             assert (each.reply.body if each.reply else None) == body
-        later = send(reign, "slow", "add", 5)
+        later = send(harness, "slow", "add", 5)
         await asyncio.sleep(1)  # virtual: it is durable and runs
-        pending = await found(reign, "slow")
+        pending = await found(harness, "slow")
         assert pending is not None
         assert (pending.done, pending.reply) == (False, None)
-        await reign.told(later)
+        await harness.replies(later)
 
     story(Thing, told, shared=shared)
 
@@ -88,19 +88,19 @@ def test_the_time_in_the_id_bounds_the_look_up(shared: bool) -> None:
     what is not there is None.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(40):
             if n == 20:
-                then_ms = reign.clock_ms()
-            await reign.told(send(reign, f"id{n}", "add"))
+                then_ms = harness.clock_ms()
+            await harness.replies(send(harness, f"id{n}", "add"))
             await asyncio.sleep(1)
         for skew_ms in (-9_000, 0, 9_000):
-            assert (each := await found(reign, "id20", then_ms + skew_ms)) is not None
+            assert (each := await found(harness, "id20", then_ms + skew_ms)) is not None
             assert each.reply is not None
             assert each.reply.body == b'{"result":21}'
-        assert await found(reign, "id20", then_ms + 12_000) is None
-        assert await found(reign, "id20", then_ms - 12_000) is None
-        assert await found(reign, "other", then_ms) is None
+        assert await found(harness, "id20", then_ms + 12_000) is None
+        assert await found(harness, "id20", then_ms - 12_000) is None
+        assert await found(harness, "other", then_ms) is None
 
     story(Thing, told, shared=shared)
 
@@ -109,18 +109,18 @@ def test_the_time_in_the_id_bounds_the_look_up(shared: bool) -> None:
 def test_records_stamped_by_a_clock_that_was_ahead_hide_no_others(shared: bool) -> None:
     """A broker that is a year ahead for some of them: each of the others is found, with its reply."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         then_ms = {}
         for n in range(40):
             skew_ms = 365 * 24 * HOUR_MS if n % 7 in (2, 3) else 0
-            reign.broker.clock_ms = lambda skew_ms=skew_ms: reign.clock_ms() + skew_ms  # type: ignore[misc]
+            harness.broker.clock_ms = lambda skew_ms=skew_ms: harness.clock_ms() + skew_ms  # type: ignore[misc]
             if not skew_ms:
-                then_ms[n] = reign.clock_ms()
-            await reign.told(send(reign, f"id{n}", "add"))
+                then_ms[n] = harness.clock_ms()
+            await harness.replies(send(harness, f"id{n}", "add"))
             await asyncio.sleep(1)
-        reign.broker.clock_ms = reign.clock_ms
+        harness.broker.clock_ms = harness.clock_ms
         for n, time_ms in then_ms.items():
-            assert (each := await found(reign, f"id{n}", time_ms)) is not None, n
+            assert (each := await found(harness, f"id{n}", time_ms)) is not None, n
             assert each.reply is not None
             assert each.reply.body == b'{"result":%d}' % (n + 1)
 
@@ -131,10 +131,10 @@ def test_past_its_bound_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that there is no such command."""
     monkeypatch.setattr(command_status, "SCAN", 5)
 
-    async def told(reign: Reign) -> None:
-        await reign.told(*(send(reign, f"id{n}", "add") for n in range(20)))
+    async def told(harness: OneOwner) -> None:
+        await harness.replies(*(send(harness, f"id{n}", "add") for n in range(20)))
         with pytest.raises(Unavailable, match="gave up"):
-            await found(reign, "none")
+            await found(harness, "none")
 
     story(Thing, told)
 
@@ -145,11 +145,11 @@ def test_an_id_is_found_among_many_by_reading_few(number: int) -> None:
     door of this node has appended.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(2000):
-            last = send(reign, f"other-{n}" if n % 3 else f"0-1-node-{n:x}", "count")
-        await reign.told(last)
-        await reign.until(lambda: reign.owner.idle)
+            last = send(harness, f"other-{n}" if n % 3 else f"0-1-node-{n:x}", "count")
+        await harness.replies(last)
+        await harness.until(lambda: harness.owner.idle)
         seen = 0
 
         class Counted(Pace):
@@ -158,7 +158,7 @@ def test_an_id_is_found_among_many_by_reading_few(number: int) -> None:
                 seen += records
 
         id_ = f"0-1-node-{number:x}"
-        each = await look_up(reign.owner, id_, reign.clock_ms(), Counted())
+        each = await look_up(harness.owner, id_, harness.clock_ms(), Counted())
         assert (each is not None) == (number < 2000 and number % 3 == 0)
         if each is not None:
             assert each.offset == number
@@ -173,7 +173,7 @@ def test_all_look_ups_together_read_at_a_pace() -> None:
     many of them are refused.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         pace, loop = Pace(), asyncio.get_running_loop()
         began_s = loop.time()
         outcomes = await asyncio.gather(
@@ -195,12 +195,12 @@ def test_all_look_ups_together_read_at_a_pace() -> None:
 def test_an_owner_that_does_not_serve_tells_nothing() -> None:
     """Not even that there is no such command."""
 
-    async def told(reign: Reign) -> None:
-        await reign.take_over()
-        reign.owner.lost(Unavailable("a test"))
+    async def told(harness: OneOwner) -> None:
+        await harness.take_over()
+        harness.owner.lost(Unavailable("a test"))
         with pytest.raises(Unavailable):
-            await found(reign, "none")
-        await reign.until(lambda: reign.owner.tail)
+            await found(harness, "none")
+        await harness.until(lambda: harness.owner.tail)
 
     story(Thing, told, shared=True, check=False)
 
@@ -208,17 +208,17 @@ def test_an_owner_that_does_not_serve_tells_nothing() -> None:
 def test_a_void_entry_is_not_what_became_of_it() -> None:
     """A predecessor's last breath, behind the claim of who ran the command in truth."""
 
-    async def told(reign: Reign) -> None:
-        before = reign.owner
+    async def told(harness: OneOwner) -> None:
+        before = harness.owner
         epoch, seq = before.tables.reader.epoch, before.tables.reader.seq
-        await reign.take_over()
-        entry = Entry(0, "Thing/a", reign.clock_ms(), OK, Reply(OK, 200, (), b"void"))
+        await harness.take_over()
+        entry = Entry(0, "Thing/a", harness.clock_ms(), OK, Reply(OK, 200, (), b"void"))
         value, _ = encode_chained(EntryRecord(epoch, seq, entry), b"x" * 16)
-        stream = reign.broker.streams[Topic.JOURNAL, 0]
-        reign.broker.accept(stream, [Record(None, value)])
-        await reign.told(send(reign, "id", "add"))
-        await reign.take_over()
-        each = await found(reign, "id")
+        stream = harness.broker.streams[Topic.JOURNAL, 0]
+        harness.broker.accept(stream, [Record(None, value)])
+        await harness.replies(send(harness, "id", "add"))
+        await harness.take_over()
+        each = await found(harness, "id")
         assert each is not None
         assert each.reply is not None
         assert each.reply.body == b'{"result":1}'
@@ -250,13 +250,13 @@ def test_on_a_shared_log_a_made_up_id_reads_what_was_stamped_at_its_time() -> No
     came just after it first.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         times_ms = []
         for n in range(100):
-            times_ms.append(reign.clock_ms())
-            await reign.told(send(reign, f"id{n}", "count"))
+            times_ms.append(harness.clock_ms())
+            await harness.replies(send(harness, f"id{n}", "count"))
             await asyncio.sleep(1)
-        read, true = list[int](), reign.log.read
+        read, true = list[int](), harness.log.read
 
         async def counted(topic: Topic, partition: int, start: int, end: int) -> Any:
             async for chunk in true(topic, partition, start, end):
@@ -264,16 +264,16 @@ def test_on_a_shared_log_a_made_up_id_reads_what_was_stamped_at_its_time() -> No
                     read.extend(record.offset for record in chunk)
                 yield chunk
 
-        reign.log.read = counted  # type: ignore[method-assign]  # looked at on its way
+        harness.log.read = counted  # type: ignore[method-assign]  # looked at on its way
         for time_ms in (times_ms[0] - HOUR_MS, times_ms[-1] + HOUR_MS):
-            assert await found(reign, "made up", time_ms) is None
+            assert await found(harness, "made up", time_ms) is None
             assert read == []
-        assert await found(reign, "made up", times_ms[50]) is None
+        assert await found(harness, "made up", times_ms[50]) is None
         assert read
         assert sorted(read) == list(range(min(read), max(read) + 1)), "each once"
         assert set(read) <= set(range(40, 61))
         read.clear()
-        assert await found(reign, "id50", times_ms[50]) is not None
+        assert await found(harness, "id50", times_ms[50]) is not None
         assert min(read) == 50, "what came before is not read"
 
     story(Thing, told, shared=True)
@@ -282,14 +282,14 @@ def test_on_a_shared_log_a_made_up_id_reads_what_was_stamped_at_its_time() -> No
 def test_all_that_one_look_up_reads_counts_towards_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands and the journal together: neither alone is over it."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for n in range(60):
-            await reign.told(send(reign, f"id{n}", "add"))
+            await harness.replies(send(harness, f"id{n}", "add"))
             await asyncio.sleep(0.1)
-        then_ms = reign.clock_ms() - 200
-        assert await found(reign, "id59", then_ms) is not None
+        then_ms = harness.clock_ms() - 200
+        assert await found(harness, "id59", then_ms) is not None
         monkeypatch.setattr(command_status, "SCAN", 50)
         with pytest.raises(Unavailable, match="gave up"):
-            await found(reign, "made up", then_ms)
+            await found(harness, "made up", then_ms)
 
     story(Thing, told, shared=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.admin import DELETE
@@ -67,37 +67,37 @@ def code(reply: Reply) -> str:
     return "" if reply.error is None else reply.error.code
 
 
-def made(realm: Realm) -> Counter[str]:
+def made(harness: Owners) -> Counter[str]:
     """What the tables of all partitions say that each principal made."""
     found = Counter[str]()
-    for owner in realm.owners:
+    for owner in harness.owners:
         found.update(dict(owner.tables.creators.counts()))
     return found
 
 
-async def settled(realm: Realm, **counts: int) -> None:
+async def settled(harness: Owners, **counts: int) -> None:
     """Once all is quiet, tables and memory agree on these counts."""
-    await realm.quiet()
-    assert made(realm) == counts
-    assert realm.makers is not None
-    assert {name: realm.makers.count(name) for name in counts} == counts
+    await harness.quiet()
+    assert made(harness) == counts
+    assert harness.makers is not None
+    assert {name: harness.makers.count(name) for name in counts} == counts
 
 
 @SHARED
 def test_of_many_at_once_as_many_get_through_as_are_left(shared: bool) -> None:
     """Nothing of the others is there, those that are go on, and who has no quota makes any number."""
 
-    async def told(realm: Realm) -> None:
-        replies = await realm.told(*(realm.ask(f"x{n}", "add", principal="alice") for n in range(12)))
+    async def told(harness: Owners) -> None:
+        replies = await harness.replies(*(harness.send(f"x{n}", "add", principal="alice") for n in range(12)))
         assert Counter(map(code, replies)) == {"": 5, "over-quota": 7}
         assert {reply.outcome for reply in replies} == {OK, UNAVAILABLE}
         there = [n for n in range(12) if not code(replies[n])]
-        assert [n for n in range(12) if realm.value(f"x{n}")] == there
-        assert await realm.result(f"x{there[0]}", "add", principal="alice") == b"2"
-        more = await realm.told(*(realm.ask(f"y{n}", "add", principal="bob") for n in range(9)))
+        assert [n for n in range(12) if harness.value(f"x{n}")] == there
+        assert await harness.result(f"x{there[0]}", "add", principal="alice") == b"2"
+        more = await harness.replies(*(harness.send(f"y{n}", "add", principal="bob") for n in range(9)))
         assert all(reply.outcome == OK for reply in more)
-        await settled(realm, alice=5, bob=9)
-        assert await realm.result(f"x{next(iter({*range(12)} - {*there}))}", "add", principal="bob") == b"1"
+        await settled(harness, alice=5, bob=9)
+        assert await harness.result(f"x{next(iter({*range(12)} - {*there}))}", "add", principal="bob") == b"1"
 
     story(Thing, told, shared=shared, makers=makers(alice=5))
 
@@ -106,15 +106,15 @@ def test_of_many_at_once_as_many_get_through_as_are_left(shared: bool) -> None:
 def test_what_was_made_is_remembered(shared: bool) -> None:
     """By who begins after a crash; what was not durable is not counted there."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         for name in ("a", "b"):
-            await realm.call(name, "add", principal="alice")
-        await realm.crash()
-        await realm.begin()
-        await settled(realm, alice=2)
-        assert code(await realm.call("c", "add", principal="alice")) == ""
-        assert code(await realm.call("d", "add", principal="alice")) == "over-quota"
-        assert code(await realm.call("a", "add", principal="alice")) == ""
+            await harness.call(name, "add", principal="alice")
+        await harness.crash()
+        await harness.begin()
+        await settled(harness, alice=2)
+        assert code(await harness.call("c", "add", principal="alice")) == ""
+        assert code(await harness.call("d", "add", principal="alice")) == "over-quota"
+        assert code(await harness.call("a", "add", principal="alice")) == ""
 
     story(Thing, told, shared=shared, makers=makers(alice=3))
 
@@ -124,22 +124,22 @@ def test_an_emptied_object_counts_no_more() -> None:
     is made anew, by who wrote it.
     """
 
-    async def told(realm: Realm) -> None:
-        assert code(await realm.call("a", "add", principal="alice")) == ""
-        assert code(await realm.call("b", "add", principal="alice")) == "over-quota"
-        replies = await realm.told(
-            realm.ask("a", "empty", principal="bob"), realm.ask("a", "add", principal="alice")
+    async def told(harness: Owners) -> None:
+        assert code(await harness.call("a", "add", principal="alice")) == ""
+        assert code(await harness.call("b", "add", principal="alice")) == "over-quota"
+        replies = await harness.replies(
+            harness.send("a", "empty", principal="bob"), harness.send("a", "add", principal="alice")
         )
         assert list(map(code, replies)) == ["", ""]
-        await settled(realm, alice=1)
-        assert code(await realm.call("a", "renew", principal="alice")) == ""
-        await settled(realm, alice=1)
-        assert code(await realm.call("a", "renew", principal="bob")) == ""
-        await settled(realm, bob=1)
-        assert code(await realm.call("b", "add", principal="alice")) == ""
-        assert code(await realm.call("a", "renew", principal="alice")) == "over-quota"
-        assert realm.value("a") == 1
-        await settled(realm, alice=1, bob=1)
+        await settled(harness, alice=1)
+        assert code(await harness.call("a", "renew", principal="alice")) == ""
+        await settled(harness, alice=1)
+        assert code(await harness.call("a", "renew", principal="bob")) == ""
+        await settled(harness, bob=1)
+        assert code(await harness.call("b", "add", principal="alice")) == ""
+        assert code(await harness.call("a", "renew", principal="alice")) == "over-quota"
+        assert harness.value("a") == 1
+        await settled(harness, alice=1, bob=1)
 
     story(Thing, told, makers=makers(alice=1))
 
@@ -147,14 +147,14 @@ def test_an_emptied_object_counts_no_more() -> None:
 def test_what_is_removed_value_by_value_still_counts() -> None:
     """So that no turn has to look whether anything is left."""
 
-    async def told(realm: Realm) -> None:
-        await realm.call("a", "add", principal="alice")
-        await realm.call("a", "remove", principal="alice")
-        await settled(realm, alice=1)
-        await realm.crash()
-        await realm.begin()
-        await realm.call("a", "add", principal="alice")
-        await settled(realm, alice=1)
+    async def told(harness: Owners) -> None:
+        await harness.call("a", "add", principal="alice")
+        await harness.call("a", "remove", principal="alice")
+        await settled(harness, alice=1)
+        await harness.crash()
+        await harness.begin()
+        await harness.call("a", "add", principal="alice")
+        await settled(harness, alice=1)
 
     story(Thing, told, makers=makers())
 
@@ -162,22 +162,22 @@ def test_what_is_removed_value_by_value_still_counts() -> None:
 def test_what_comes_without_a_principal_counts_against_nobody() -> None:
     """And neither does what objects ask of objects, nor what was there before; reading makes nothing."""
 
-    async def told(realm: Realm) -> None:
-        await realm.call("a", "add")
-        await realm.call("b", "have", "c", principal="alice")
+    async def told(harness: Owners) -> None:
+        await harness.call("a", "add")
+        await harness.call("b", "have", "c", principal="alice")
         for name in "abcd":
-            await realm.call(name, "look", principal="alice")
-        await realm.call("a", "add", principal="alice")
-        await settled(realm)
-        await realm.crash()
-        await realm.begin()
+            await harness.call(name, "look", principal="alice")
+        await harness.call("a", "add", principal="alice")
+        await settled(harness)
+        await harness.crash()
+        await harness.begin()
         for name in "ac":
-            assert code(await realm.call(name, "add", principal="alice")) == ""
-        await settled(realm)
-        await realm.call("a", "empty")
-        await realm.call("a", "add")
-        assert code(await realm.call("a", "add", principal="alice")) == ""
-        await settled(realm)
+            assert code(await harness.call(name, "add", principal="alice")) == ""
+        await settled(harness)
+        await harness.call("a", "empty")
+        await harness.call("a", "add")
+        assert code(await harness.call("a", "add", principal="alice")) == ""
+        await settled(harness)
 
     story(Thing, told, makers=makers(alice=0))
 
@@ -185,11 +185,11 @@ def test_what_comes_without_a_principal_counts_against_nobody() -> None:
 def test_a_turn_without_an_entry_makes_nothing() -> None:
     """One whose entry would be too large for the log rolls back, and so does what it was counted for."""
 
-    async def told(realm: Realm) -> None:
-        assert code(await realm.call("a", "put", 600, principal="alice")) == "too-large"
-        await settled(realm)
-        assert code(await realm.call("a", "put", 10, principal="alice")) == ""
-        await settled(realm, alice=1)
+    async def told(harness: Owners) -> None:
+        assert code(await harness.call("a", "put", 600, principal="alice")) == "too-large"
+        await settled(harness)
+        assert code(await harness.call("a", "put", 10, principal="alice")) == ""
+        await settled(harness, alice=1)
 
     story(Thing, told, makers=makers(alice=1), bounds=PartitionBounds(entry_bytes=500))
 
@@ -198,20 +198,20 @@ def test_a_turn_without_an_entry_makes_nothing() -> None:
 def test_a_turn_changes_nothing_if_it_cannot_be_read_who_made_its_object(method: str) -> None:
     """It is told as any state that cannot be read; the object goes on when that can."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         def broken(key: str) -> str | None:
             raise OSError("the disk")
 
-        await realm.call("a", "add", principal="alice")
-        await realm.crash()
-        await realm.begin()
-        realm.owner_of("a").tables.creators.of = broken  # type: ignore[method-assign]  # for a moment
-        reply = await realm.call("a", method, principal="alice")
+        await harness.call("a", "add", principal="alice")
+        await harness.crash()
+        await harness.begin()
+        harness.owner_of("a").tables.creators.of = broken  # type: ignore[method-assign]  # for a moment
+        reply = await harness.call("a", method, principal="alice")
         assert (reply.outcome, code(reply)) == (UNAVAILABLE, "storage-failed")
-        del realm.owner_of("a").tables.creators.of
-        assert realm.value("a") == 1
-        assert await realm.result("a", "add", principal="alice") == b"2"
-        await settled(realm, alice=1)
+        del harness.owner_of("a").tables.creators.of
+        assert harness.value("a") == 1
+        assert await harness.result("a", "add", principal="alice") == b"2"
+        await settled(harness, alice=1)
 
     story(Thing, told, makers=makers())
 
@@ -219,16 +219,16 @@ def test_a_turn_changes_nothing_if_it_cannot_be_read_who_made_its_object(method:
 def test_one_over_the_quota_that_nobody_waits_for_has_failed() -> None:
     """It is journaled as that, once, and holds nothing up."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         body = call_body("add", [], {})
         command = Command("Thing/a", CALL, "add", body=body, id="x", reply_to=NOBODY, principal="alice")
-        realm.log.append(Topic.COMMANDS, realm.place("a"), Record(*sealed_record(command, UNSEALED)))
+        harness.log.append(Topic.COMMANDS, harness.place("a"), Record(*sealed_record(command, UNSEALED)))
         before_s = asyncio.get_running_loop().time()
-        await realm.quiet()
+        await harness.quiet()
         assert (
             asyncio.get_running_loop().time() - before_s < FIRST_TRY_AGAIN_S
         )  # of virtual time: not tried again
-        (entry,) = await realm.entries("a")
+        (entry,) = await harness.entries("a")
         assert (entry.outcome, code(entry.reply), entry.puts) == (FAILED, "over-quota", {})
 
     story(Thing, told, makers=makers(alice=0))
@@ -237,20 +237,20 @@ def test_one_over_the_quota_that_nobody_waits_for_has_failed() -> None:
 def test_a_deleted_object_counts_no_more() -> None:
     """By administration, in memory or not, or with its namespace."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         for name in "abc":
-            await realm.call(name, "add", principal="alice")
-        await realm.crash()
-        await realm.begin()
+            await harness.call(name, "add", principal="alice")
+        await harness.crash()
+        await harness.begin()
         delete = Command("Thing/a", ADMIN, DELETE, body=b"{}", id="d", reply_to=LOCAL)
-        realm.log.append(Topic.COMMANDS, realm.place("a"), Record(*sealed_record(delete, UNSEALED)))
-        assert (await realm.told("d"))[0].outcome == OK
-        await settled(realm, alice=2)
-        assert code(await realm.call("d", "add", principal="alice")) == ""
-        await realm.quiet()
-        for owner in realm.owners:
+        harness.log.append(Topic.COMMANDS, harness.place("a"), Record(*sealed_record(delete, UNSEALED)))
+        assert (await harness.replies("d"))[0].outcome == OK
+        await settled(harness, alice=2)
+        assert code(await harness.call("d", "add", principal="alice")) == ""
+        await harness.quiet()
+        for owner in harness.owners:
             tables = Tables(MemoryStore(), owner.partition, exclusive=True)
-            for each in await realm.records(Topic.JOURNAL, owner.partition):
+            for each in await harness.records(Topic.JOURNAL, owner.partition):
                 tables.apply(each.offset, each.value)
             step = Migration(tables.reader.epoch, tables.reader.seq, Step("v1", deleted=("Thing",)))
             tables.apply(tables.reader.offset, encode_chained(step, tables.reader.chain)[0])
@@ -264,10 +264,12 @@ def test_a_deleted_object_counts_no_more() -> None:
 def test_an_object_knows_who_asks() -> None:
     """The principal of the command; another object is `@` and its key; nobody is empty."""
 
-    async def told(realm: Realm) -> None:
-        assert await realm.result("a", "who") == b'""'
-        assert await realm.result("a", "who", principal="alice") == b'"alice"'
-        assert await realm.result("b", "have_who", "a", principal="alice") == f'"{PRINCIPAL}Thing/b"'.encode()
+    async def told(harness: Owners) -> None:
+        assert await harness.result("a", "who") == b'""'
+        assert await harness.result("a", "who", principal="alice") == b'"alice"'
+        assert (
+            await harness.result("b", "have_who", "a", principal="alice") == f'"{PRINCIPAL}Thing/b"'.encode()
+        )
 
     class Asking(Thing):
         async def have_who(self, name: str) -> Any:

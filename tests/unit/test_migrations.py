@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 from tests.unit.test_tables import HOUR_MS, START_MS, Journal, entry, rows
 
 from perdure.objects.durable import DurableObject
@@ -172,8 +172,8 @@ class Thing(DurableObject):
         return value
 
 
-async def steps_of(reign: Reign) -> list[Step]:
-    found = [decode_record(each.value) for each in await reign.records(Topic.JOURNAL)]
+async def steps_of(harness: OneOwner) -> list[Step]:
+    found = [decode_record(each.value) for each in await harness.records(Topic.JOURNAL)]
     return [each.step for each in found if isinstance(each, Migration)]
 
 
@@ -183,18 +183,20 @@ def test_each_step_is_journaled_once_and_before_the_first_turn(shared: bool) -> 
     it there appends nothing.
     """
 
-    async def told(reign: Reign) -> None:
-        assert await steps_of(reign) == []
-        await reign.call("a", "put", 1)
+    async def told(harness: OneOwner) -> None:
+        assert await steps_of(harness) == []
+        await harness.call("a", "put", 1)
         for migrations in ((V1,), (V1, V2), (V1, V2)):
-            await reign.end()
-            reign.migrations = migrations
-            await reign.begin()
-            assert await steps_of(reign) == list(migrations)
-            assert (await reign.call("a", "put", len(migrations))).error is None
-            release = reign.owner.output
-            assert release.journal.mark == reign.owner.tables.reader.offset, "a step holds the out mark back"
-        assert reign.value("a", "value") == 2
+            await harness.end()
+            harness.migrations = migrations
+            await harness.begin()
+            assert await steps_of(harness) == list(migrations)
+            assert (await harness.call("a", "put", len(migrations))).error is None
+            release = harness.owner.output
+            assert release.journal.mark == harness.owner.tables.reader.offset, (
+                "a step holds the out mark back"
+            )
+        assert harness.value("a", "value") == 2
 
     story(Thing, told, shared=shared)
 
@@ -202,17 +204,17 @@ def test_each_step_is_journaled_once_and_before_the_first_turn(shared: bool) -> 
 def test_a_deleted_namespace_is_gone_and_the_others_stay() -> None:
     """The step removes its objects' state; a command for one is rejected: there is no such namespace."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for kind in ("Thing", "Old"):
-            assert (await reign.told(reign.send("a", "put", 7, kind=kind)))[0].error is None
-        assert reign.owner.tables.values.get("Old/a", "value") is not None
-        await reign.end()
-        del reign.registry.types["Old"]
-        reign.migrations = (V1, V3)
-        await reign.begin()
-        assert reign.owner.tables.values.get("Old/a", "value") is None
-        assert reign.value("a", "value") == 7
-        (reply,) = await reign.told(reign.send("a", "put", 8, kind="Old", client_key="k"))
+            assert (await harness.replies(harness.send("a", "put", 7, kind=kind)))[0].error is None
+        assert harness.owner.tables.values.get("Old/a", "value") is not None
+        await harness.end()
+        del harness.registry.types["Old"]
+        harness.migrations = (V1, V3)
+        await harness.begin()
+        assert harness.owner.tables.values.get("Old/a", "value") is None
+        assert harness.value("a", "value") == 7
+        (reply,) = await harness.replies(harness.send("a", "put", 8, kind="Old", client_key="k"))
         assert reply.outcome == REJECTED
         assert reply.error is not None
         assert reply.error.code == "unknown-namespace"
@@ -223,17 +225,17 @@ def test_a_deleted_namespace_is_gone_and_the_others_stay() -> None:
 def test_a_configuration_that_does_not_follow_stops_the_partition_untouched() -> None:
     """Told before the claim: the journal ends where it ended."""
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        reign.migrations = (V1, V2)
-        await reign.begin()
-        await reign.end()
-        end = (await reign.log.bounds(Topic.JOURNAL, 0)).end
-        reign.migrations = (V1,)
-        await reign.begin(OwnerState.STOPPED)
-        assert isinstance(reign.owner.error, ConfigError)
-        assert 'migration "v2" has run' in str(reign.owner.error)
-        assert (await reign.log.bounds(Topic.JOURNAL, 0)).end == end
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        harness.migrations = (V1, V2)
+        await harness.begin()
+        await harness.end()
+        end = (await harness.log.bounds(Topic.JOURNAL, 0)).end
+        harness.migrations = (V1,)
+        await harness.begin(OwnerState.STOPPED)
+        assert isinstance(harness.owner.error, ConfigError)
+        assert 'migration "v2" has run' in str(harness.owner.error)
+        assert (await harness.log.bounds(Topic.JOURNAL, 0)).end == end
 
     story(Thing, told, check=False)
 
@@ -254,10 +256,10 @@ class LosesTheFourth(Faults):
 def test_a_step_whose_append_has_no_known_outcome_is_there_once(fate: str) -> None:
     """Header, claim, v1, and v2 is lost: the owner claims again, reads, and appends what is not there."""
 
-    async def told(reign: Reign) -> None:
-        assert await steps_of(reign) == [V1, V2]
-        assert reign.owner.counts.claims == 2
-        assert (await reign.call("a", "put", 1)).error is None
+    async def told(harness: OneOwner) -> None:
+        assert await steps_of(harness) == [V1, V2]
+        assert harness.owner.counts.claims == 2
+        assert (await harness.call("a", "put", 1)).error is None
 
     story(Thing, told, shared=True, faults=LosesTheFourth(fate), migrations=(V1, V2))
 
@@ -267,23 +269,23 @@ def test_a_step_behind_a_rival_s_claim_is_void() -> None:
     owner has appended it itself.
     """
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        stream = reign.broker.streams[Topic.JOURNAL, 0]
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        stream = harness.broker.streams[Topic.JOURNAL, 0]
 
         def rival(name: str) -> None:
             if name == "owner.before_migration":
                 failpoints.on_hit(None)
-                reign.broker.accept(stream, [Record(None, encode_unchained(Claim("rival", "rival")))])
+                harness.broker.accept(stream, [Record(None, encode_unchained(Claim("rival", "rival")))])
 
         failpoints.on_hit(rival)
-        reign.migrations = (V1,)
-        await reign.begin(OwnerState.FENCED)
-        assert isinstance(reign.owner.error, Fenced)
-        assert reign.owner.tables.steps == ()
-        await reign.end()
-        await reign.begin()
-        assert reign.owner.tables.steps == (V1,)
+        harness.migrations = (V1,)
+        await harness.begin(OwnerState.FENCED)
+        assert isinstance(harness.owner.error, Fenced)
+        assert harness.owner.tables.steps == ()
+        await harness.end()
+        await harness.begin()
+        assert harness.owner.tables.steps == (V1,)
 
     story(Thing, told, shared=True)
 
@@ -300,24 +302,26 @@ def test_a_state_that_was_cut_within_a_deletion_is_verified(tmp_path: Path) -> N
     and the next owner ends it.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for name in "abcde":
-            await reign.told(reign.send(name, "put", 7, kind="Old"), reign.send(name, "remind", kind="Old"))
-        await reign.end()
-        reign.migrations = (V1, V3)
-        reign.store = store = RocksStore(tmp_path / "state")  # type: ignore[assignment]
+            await harness.replies(
+                harness.send(name, "put", 7, kind="Old"), harness.send(name, "remind", kind="Old")
+            )
+        await harness.end()
+        harness.migrations = (V1, V3)
+        harness.store = store = RocksStore(tmp_path / "state")  # type: ignore[assignment]
         passes = 0
 
         def cut(name: str) -> None:
             nonlocal passes
             passes += name == "state.removing"
             if passes == 5:
-                reign.living.cancel()
+                harness.living.cancel()
 
         failpoints.on_hit(cut)
         with patch("perdure.streams.state.memtables.PIECE_ROWS", 1):
-            began = asyncio.create_task(reign.begin())
-            await reign.until(lambda: passes == 5 and reign.living.done())
+            began = asyncio.create_task(harness.begin())
+            await harness.until(lambda: passes == 5 and harness.living.done())
         failpoints.on_hit(None)
         began.cancel()
         left = rows(store)
@@ -325,10 +329,10 @@ def test_a_state_that_was_cut_within_a_deletion_is_verified(tmp_path: Path) -> N
         scratch = tmp_path / "verify"
         replayed = RocksStore(scratch / "replayed")
         counts = {"rows": 0, "journal_records": 0, "entries": 0}
-        await _verify_partition(reign.log, store, replayed, 0, "app-uuid", counts, silent, scratch)
+        await _verify_partition(harness.log, store, replayed, 0, "app-uuid", counts, silent, scratch)
         assert rows(store) == left, "nothing of it was changed"
-        await reign.begin()
-        reign.owner.tables.write_all()
+        await harness.begin()
+        harness.owner.tables.write_all()
         assert not [row for row in rows(store) if b"Old/" in row[0]]
 
     story(Reminded, told, kinds=("Thing", "Old"))

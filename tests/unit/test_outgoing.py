@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure import FetchFailed, fetch
 from perdure.api.worker.outgoing import Outgoing
@@ -28,8 +28,8 @@ from perdure.streams.log.base import Topic
 class Looker:
     """The outside, which looks at what is durable whenever something reaches it."""
 
-    def __init__(self, realm: Realm) -> None:
-        self.realm = realm
+    def __init__(self, harness: Owners) -> None:
+        self.harness = harness
         self.seen: list[tuple[int, int]] = []
         self.headers: list[Pairs] = []
 
@@ -37,7 +37,7 @@ class Looker:
         self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None
     ) -> FetchedResponse:
         self.headers.append(headers)
-        streams, place = self.realm.broker.streams, self.realm.place("a")
+        streams, place = self.harness.broker.streams, self.harness.place("a")
         journal, commands = (streams[topic, place] for topic in (Topic.JOURNAL, Topic.COMMANDS))
         records = [decode_record(each.value) for each in journal.records[: journal.durable]]
         self.seen.append((commands.durable, sum(isinstance(each, EntryRecord) for each in records)))
@@ -67,14 +67,14 @@ def test_a_request_leaves_when_all_that_its_turn_has_seen_is_durable(shared: boo
     the world hears of them (I7).
     """
 
-    async def told(realm: Realm) -> None:
-        looker = Looker(realm)
-        for owner in realm.owners:
+    async def told(harness: Owners) -> None:
+        looker = Looker(harness)
+        for owner in harness.owners:
             owner.turns._turn_context.run(outside.set, looker)
-        realm.faults.delays = {"append": 0.5, "sync": 0.5}
-        ids = [realm.ask("a", "add"), realm.ask("a", "ask", "/x", traceparent="00-a-b-01")]
-        ids.append(realm.ask("a", "ask", "/fail"))
-        replies = await realm.told(*ids)
+        harness.faults.delays = {"append": 0.5, "sync": 0.5}
+        ids = [harness.send("a", "add"), harness.send("a", "ask", "/x", traceparent="00-a-b-01")]
+        ids.append(harness.send("a", "ask", "/fail"))
+        replies = await harness.replies(*ids)
         assert [each.body for each in replies[1:]] == [b'{"result":[true,"1",{"a":1}]}', b'{"result":"no"}']
         assert looker.seen[0] == (3, 1)
         assert looker.seen[1] == (3, 2)

@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.overlay import current_turn
@@ -93,8 +93,8 @@ def code(reply: Reply) -> tuple[str, str]:
     return reply.outcome, reply.error.code
 
 
-def marks(reign: Reign, step: str = "begin") -> list[Any]:
-    return [mark for what, _, mark in reign.seen if what == step]
+def marks(harness: OneOwner, step: str = "begin") -> list[Any]:
+    return [mark for what, _, mark in harness.seen if what == step]
 
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
@@ -104,11 +104,11 @@ SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "sha
 def test_commands_of_one_object_run_one_at_a_time_in_log_order(shared: bool) -> None:
     """Each turn ends before the next begins, and sees what the one before it wrote."""
 
-    async def told(reign: Reign) -> None:
-        offsets = [reign.send("a", "add", n, 0.1 * (n % 2)) for n in range(6)]
-        replies = await reign.told(*offsets)
+    async def told(harness: OneOwner) -> None:
+        offsets = [harness.send("a", "add", n, 0.1 * (n % 2)) for n in range(6)]
+        replies = await harness.replies(*offsets)
         assert [result(each) for each in replies] == [b'{"result":%d}' % n for n in range(1, 7)]
-        assert reign.seen == [(step, "a", n) for n in range(6) for step in ("begin", "end")]
+        assert harness.seen == [(step, "a", n) for n in range(6) for step in ("begin", "end")]
 
     story(Thing, told, shared=shared)
 
@@ -117,12 +117,12 @@ def test_commands_of_one_object_run_one_at_a_time_in_log_order(shared: bool) -> 
 def test_different_objects_run_at_once(shared: bool) -> None:
     """A slow object delays only itself."""
 
-    async def told(reign: Reign) -> None:
-        slow, quick = reign.send("slow", "add", 1, 50), reign.send("quick", "add", 2)
-        await reign.told(quick)
-        assert slow not in reign.doors.replies
-        assert marks(reign) == [1, 2]
-        await reign.told(slow)
+    async def told(harness: OneOwner) -> None:
+        slow, quick = harness.send("slow", "add", 1, 50), harness.send("quick", "add", 2)
+        await harness.replies(quick)
+        assert slow not in harness.ingress.replies
+        assert marks(harness) == [1, 2]
+        await harness.replies(slow)
 
     story(Thing, told, shared=shared)
 
@@ -141,12 +141,12 @@ class Slow(Faults):
 def test_what_does_not_fit_into_a_mailbox_waits_on_the_log_and_runs_in_order(shared: bool) -> None:
     """Offsets past the bound are read again when their turn comes; nothing is lost, nothing overtakes."""
 
-    async def told(reign: Reign) -> None:
-        first = reign.send("a", "add", 0, 0.5)
-        await reign.until(lambda: reign.seen)
-        offsets = [reign.send("a", "add", n) for n in range(1, 9)]
-        await reign.told(first, *offsets)
-        assert marks(reign) == list(range(9))
+    async def told(harness: OneOwner) -> None:
+        first = harness.send("a", "add", 0, 0.5)
+        await harness.until(lambda: harness.seen)
+        offsets = [harness.send("a", "add", n) for n in range(1, 9)]
+        await harness.replies(first, *offsets)
+        assert marks(harness) == list(range(9))
 
     story(Thing, told, shared=shared, bounds=PartitionBounds(mailbox=2))
 
@@ -154,12 +154,12 @@ def test_what_does_not_fit_into_a_mailbox_waits_on_the_log_and_runs_in_order(sha
 def test_a_command_that_comes_while_another_is_read_again_waits_behind_it() -> None:
     """One turn at a time, in log order, also while the log is read."""
 
-    async def told(reign: Reign) -> None:
-        offsets = [reign.send("a", "add", n, 0.02) for n in range(3)]
-        await reign.until(lambda: marks(reign, "end") == [0, 1])
-        offsets += [reign.send("a", "add", n, 0.02) for n in range(3, 6)]  # while the third is read
-        await reign.told(*offsets)
-        assert reign.seen == [(step, "a", n) for n in range(6) for step in ("begin", "end")]
+    async def told(harness: OneOwner) -> None:
+        offsets = [harness.send("a", "add", n, 0.02) for n in range(3)]
+        await harness.until(lambda: marks(harness, "end") == [0, 1])
+        offsets += [harness.send("a", "add", n, 0.02) for n in range(3, 6)]  # while the third is read
+        await harness.replies(*offsets)
+        assert harness.seen == [(step, "a", n) for n in range(6) for step in ("begin", "end")]
 
     story(Thing, told, shared=True, bounds=PartitionBounds(mailbox=1), faults=Slow("read"))
 
@@ -167,9 +167,9 @@ def test_a_command_that_comes_while_another_is_read_again_waits_behind_it() -> N
 def test_a_burst_past_the_mailbox_that_is_not_durable_yet_runs_too() -> None:
     """On an ordered log commands are taken before they can be read again; they are not forgotten."""
 
-    async def told(reign: Reign) -> None:
-        await reign.told(*[reign.send("a", "add", n, 0.001) for n in range(12)])
-        assert marks(reign) == list(range(12))
+    async def told(harness: OneOwner) -> None:
+        await harness.replies(*[harness.send("a", "add", n, 0.001) for n in range(12)])
+        assert marks(harness) == list(range(12))
 
     story(Thing, told, bounds=PartitionBounds(mailbox=1), faults=Slow("sync"))
 
@@ -177,14 +177,14 @@ def test_a_burst_past_the_mailbox_that_is_not_durable_yet_runs_too() -> None:
 def test_a_full_mailbox_is_told_at_the_doors_before_anything_is_appended() -> None:
     """`Overloaded` names the object; other objects are not concerned."""
 
-    async def told(reign: Reign) -> None:
-        offsets = [reign.send("a", "add", n, 1) for n in range(4)]
-        await reign.until(lambda: reign.seen)
+    async def told(harness: OneOwner) -> None:
+        offsets = [harness.send("a", "add", n, 1) for n in range(4)]
+        await harness.until(lambda: harness.seen)
         with pytest.raises(Overloaded, match=r"Thing/a has \d commands waiting"):
-            reign.owner.check_room("Thing/a")
-        reign.owner.check_room("Thing/b")
-        await reign.told(*offsets)
-        reign.owner.check_room("Thing/a")
+            harness.owner.check_room("Thing/a")
+        harness.owner.check_room("Thing/b")
+        await harness.replies(*offsets)
+        harness.owner.check_room("Thing/a")
 
     story(Thing, told, shared=True, bounds=PartitionBounds(mailbox=2))
 
@@ -192,17 +192,17 @@ def test_a_full_mailbox_is_told_at_the_doors_before_anything_is_appended() -> No
 def test_more_objects_than_may_be_resident_still_run_one_turn_at_a_time() -> None:
     """Eviction takes idle objects only; an object at work or just called is never in memory twice."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         offsets = []
         for n in range(5):
             for name in ("a", "b", "c"):
-                offsets.append(reign.send(name, "add", n, 0.1))
+                offsets.append(harness.send(name, "add", n, 0.1))
                 await asyncio.sleep(0.01)
-        await reign.told(*offsets)
+        await harness.replies(*offsets)
         for name in ("a", "b", "c"):
-            mine = [(step, mark) for step, who, mark in reign.seen if who == name]
+            mine = [(step, mark) for step, who, mark in harness.seen if who == name]
             assert mine == [(step, n) for n in range(5) for step in ("begin", "end")]
-            assert reign.value(name, "count") == 5
+            assert harness.value(name, "count") == 5
 
     story(Thing, told, shared=True, bounds=PartitionBounds(activations=1))
 
@@ -229,16 +229,16 @@ def test_what_is_no_command_gets_an_error_and_a_dead_letter(
     told, the partition goes on.
     """
 
-    async def told(reign: Reign) -> None:
-        bad = reign.append_raw(key, value, headers)
-        assert result(await reign.call("a", "add")) == b'{"result":1}'
-        await reign.until(lambda: reign.broker.streams[Topic.DEAD, 0].durable)
-        await reign.until(lambda: reign.broker.streams[Topic.REPLIES, 0].durable)
-        (letter,) = await reign.records(Topic.DEAD)
+    async def told(harness: OneOwner) -> None:
+        bad = harness.append_raw(key, value, headers)
+        assert result(await harness.call("a", "add")) == b'{"result":1}'
+        await harness.until(lambda: harness.broker.streams[Topic.DEAD, 0].durable)
+        await harness.until(lambda: harness.broker.streams[Topic.REPLIES, 0].durable)
+        (letter,) = await harness.records(Topic.DEAD)
         named = dict(letter.headers)
         assert (letter.key, letter.value, named["command"]) == (key, value, b"0:%d" % bad)
         assert named["reason"].startswith(why.encode() + b": ")
-        (reply,) = await reign.records(Topic.REPLIES)
+        (reply,) = await harness.records(Topic.REPLIES)
         answered = parse_reply(reply.value, reply.headers)
         assert answered.command == f"0:{bad}"
         assert code(answered.reply) == (REJECTED, why)
@@ -249,13 +249,13 @@ def test_what_is_no_command_gets_an_error_and_a_dead_letter(
 def test_a_command_that_waited_past_its_deadline_is_not_run() -> None:
     """Its sender is told that nothing was done; without a deadline a command waits as long as it takes."""
 
-    async def told(reign: Reign) -> None:
-        slow = reign.send("a", "add", "slow", 2)
-        late, patient = reign.send("a", "add", "late", deadline_ms=500), reign.send("a", "add", "patient")
-        replies = await reign.told(slow, late, patient)
+    async def told(harness: OneOwner) -> None:
+        slow = harness.send("a", "add", "slow", 2)
+        late, patient = harness.send("a", "add", "late", deadline_ms=500), harness.send("a", "add", "patient")
+        replies = await harness.replies(slow, late, patient)
         assert code(replies[1]) == (UNAVAILABLE, "expired")
-        assert marks(reign) == ["slow", "patient"]
-        assert reign.value("a", "count") == 2
+        assert marks(harness) == ["slow", "patient"]
+        assert harness.value("a", "count") == 2
 
     story(Thing, told)
 
@@ -263,13 +263,13 @@ def test_a_command_that_waited_past_its_deadline_is_not_run() -> None:
 def test_a_handler_past_its_deadline_is_cancelled_and_rolled_back() -> None:
     """At the deadline, not later; the object's next command finds nothing of it."""
 
-    async def told(reign: Reign) -> None:
-        began_ms = reign.clock_ms()
-        reply = await reign.call("a", "add", "slow", 30, deadline_ms=500)
+    async def told(harness: OneOwner) -> None:
+        began_ms = harness.clock_ms()
+        reply = await harness.call("a", "add", "slow", 30, deadline_ms=500)
         assert code(reply) == (UNAVAILABLE, "expired")
-        assert 500 <= reign.clock_ms() - began_ms < 520
-        assert result(await reign.call("a", "count")) == b'{"result":0}'
-        assert marks(reign, "end") == []
+        assert 500 <= harness.clock_ms() - began_ms < 520
+        assert result(await harness.call("a", "count")) == b'{"result":0}'
+        assert marks(harness, "end") == []
 
     story(Thing, told)
 
@@ -277,15 +277,15 @@ def test_a_handler_past_its_deadline_is_cancelled_and_rolled_back() -> None:
 def test_a_handler_that_ignores_its_cancellation_is_left_behind() -> None:
     """Its object goes on in a new instance; what the old one still tries to write meets `TurnEnded`."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "memory")
-        ignoring = reign.send("a", "ignore", deadline_ms=500)
-        (reply,) = await reign.told(ignoring)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "memory")
+        ignoring = harness.send("a", "ignore", deadline_ms=500)
+        (reply,) = await harness.replies(ignoring)
         assert code(reply) == (UNAVAILABLE, "expired")
-        assert result(await reign.call("a", "memory")) == b'{"result":1}'
-        await reign.until(lambda: TurnEnded in reign.seen)
-        assert reign.seen == ["ignored", TurnEnded]
-        assert (reign.value("a", "count"), reign.value("a", "late")) == (None, None)
+        assert result(await harness.call("a", "memory")) == b'{"result":1}'
+        await harness.until(lambda: TurnEnded in harness.seen)
+        assert harness.seen == ["ignored", TurnEnded]
+        assert (harness.value("a", "count"), harness.value("a", "late")) == (None, None)
 
     story(Thing, told)
 
@@ -293,11 +293,11 @@ def test_a_handler_that_ignores_its_cancellation_is_left_behind() -> None:
 def test_what_outlives_its_turn_cannot_use_the_state() -> None:
     """Also if no other turn has begun since."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "leave_behind")
-        await reign.until(lambda: reign.seen)
-        assert reign.seen == [TurnEnded]
-        assert reign.value("a", "late") is None
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "leave_behind")
+        await harness.until(lambda: harness.seen)
+        assert harness.seen == [TurnEnded]
+        assert harness.value("a", "late") is None
 
     story(Thing, told)
 
@@ -308,17 +308,17 @@ def test_a_client_key_is_spent_once(shared: bool) -> None:
     422. Another object: its own.
     """
 
-    async def told(reign: Reign) -> None:
-        first = reign.send("a", "add", 1, 0.5, client_key="k")
-        await reign.until(lambda: reign.seen)
-        second = reign.send("a", "add", 1, 0.5, client_key="k")
-        replies = await reign.told(first, second)
+    async def told(harness: OneOwner) -> None:
+        first = harness.send("a", "add", 1, 0.5, client_key="k")
+        await harness.until(lambda: harness.seen)
+        second = harness.send("a", "add", 1, 0.5, client_key="k")
+        replies = await harness.replies(first, second)
         assert code(replies[1])[1] == "key-in-flight"
-        assert await reign.call("a", "add", 1, 0.5, client_key="k") == replies[0]
-        assert code(await reign.call("a", "add", 2, client_key="k")) == (REJECTED, "key-reused")
-        assert result(await reign.call("b", "add", 1, client_key="k")) == b'{"result":1}'
-        assert result(await reign.call("a", "add", 3, client_key="other")) == b'{"result":2}'
-        assert marks(reign) == [1, 1, 3]
+        assert await harness.call("a", "add", 1, 0.5, client_key="k") == replies[0]
+        assert code(await harness.call("a", "add", 2, client_key="k")) == (REJECTED, "key-reused")
+        assert result(await harness.call("b", "add", 1, client_key="k")) == b'{"result":1}'
+        assert result(await harness.call("a", "add", 3, client_key="other")) == b'{"result":2}'
+        assert marks(harness) == [1, 1, 3]
 
     story(Thing, told, shared=shared)
 
@@ -326,14 +326,14 @@ def test_a_client_key_is_spent_once(shared: bool) -> None:
 def test_every_answer_of_an_object_spends_a_key_but_an_expiry_does_not() -> None:
     """A refusal and a failure are stored; after an expiry the next command with the key runs."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for method, outcome in (("refuse", REFUSED), ("fail", FAILED), ("count", OK), ("missing", REJECTED)):
-            once = await reign.call("a", method, client_key=method)
+            once = await harness.call("a", method, client_key=method)
             assert once.outcome == outcome
-            assert await reign.call("a", method, client_key=method) == once
-        expired = await reign.call("a", "add", 1, 5, client_key="k", deadline_ms=100)
+            assert await harness.call("a", method, client_key=method) == once
+        expired = await harness.call("a", "add", 1, 5, client_key="k", deadline_ms=100)
         assert code(expired) == (UNAVAILABLE, "expired")
-        assert result(await reign.call("a", "add", 2, client_key="k")) == b'{"result":1}'
+        assert result(await harness.call("a", "add", 2, client_key="k")) == b'{"result":1}'
 
     story(Thing, told)
 
@@ -341,14 +341,14 @@ def test_every_answer_of_an_object_spends_a_key_but_an_expiry_does_not() -> None
 def test_a_client_key_is_forgotten_a_day_later() -> None:
     """A day in which the partition had work: the next command with it runs."""
 
-    async def told(reign: Reign) -> None:
-        assert result(await reign.call("a", "add", client_key="k")) == b'{"result":1}'
+    async def told(harness: OneOwner) -> None:
+        assert result(await harness.call("a", "add", client_key="k")) == b'{"result":1}'
         for minute in range(25 * 60 + 1):
-            reign.skew_ms = minute * 60_000
-            await reign.call("other", "add")
+            harness.skew_ms = minute * 60_000
+            await harness.call("other", "add")
             if minute == 24 * 60:
-                assert result(await reign.call("a", "add", client_key="k")) == b'{"result":1}'
-        assert result(await reign.call("a", "add", client_key="k")) == b'{"result":2}'
+                assert result(await harness.call("a", "add", client_key="k")) == b'{"result":1}'
+        assert result(await harness.call("a", "add", client_key="k")) == b'{"result":2}'
 
     story(Thing, told)
 
@@ -356,11 +356,11 @@ def test_a_client_key_is_forgotten_a_day_later() -> None:
 def test_an_entry_that_is_too_large_fails_its_turn_only() -> None:
     """Rolled back, told, journaled; the object goes on."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", 10)
-        assert code(await reign.call("a", "put", 5000)) == (FAILED, "too-large")
-        assert reign.value("a", "big") == b"x" * 10
-        assert result(await reign.call("a", "add")) == b'{"result":1}'
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", 10)
+        assert code(await harness.call("a", "put", 5000)) == (FAILED, "too-large")
+        assert harness.value("a", "big") == b"x" * 10
+        assert result(await harness.call("a", "add")) == b'{"result":1}'
 
     story(Thing, told, bounds=PartitionBounds(entry_bytes=2000))
 
@@ -368,13 +368,13 @@ def test_an_entry_that_is_too_large_fails_its_turn_only() -> None:
 def test_log_time_does_not_fall_by_what_clocks_differ() -> None:
     """The wall clock jumps back by half a minute: `state.now` and the journal's times stand still instead."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         times = []
         for skew_ms in (0, 5, -30_000, -30_000 + 7, 9):
-            reign.skew_ms = skew_ms
-            times.append(int(result(await reign.call("a", "now"))[len('{"result":') : -1]))
+            harness.skew_ms = skew_ms
+            times.append(int(result(await harness.call("a", "now"))[len('{"result":') : -1]))
         assert times == sorted(times)
-        assert [entry.time_ms for entry in await reign.entries()] == times
+        assert [entry.time_ms for entry in await harness.journal()] == times
 
     story(Thing, told)
 
@@ -384,14 +384,14 @@ def test_too_many_undone_commands_pause_the_partition_until_half_are_done(shared
     """No more than the bound is ever under way; then the log is taken up where it was left."""
     bound = 6
 
-    async def told(reign: Reign) -> None:
-        offsets = [reign.send(f"n{n % 10}", "add", n, 0.1) for n in range(60)]
+    async def told(harness: OneOwner) -> None:
+        offsets = [harness.send(f"n{n % 10}", "add", n, 0.1) for n in range(60)]
         most = 0
-        while len(reign.doors.replies) < len(offsets):
-            most = max(most, reign.owner.backlog)
+        while len(harness.ingress.replies) < len(offsets):
+            most = max(most, harness.owner.backlog)
             await asyncio.sleep(0.001)
         assert 2 <= most <= bound
-        assert len(marks(reign)) == 60
+        assert len(marks(harness)) == 60
 
     story(Thing, told, shared=shared, bounds=PartitionBounds(backlog=bound))
 
@@ -400,10 +400,10 @@ def test_offsets_that_the_log_does_not_show_count_as_done() -> None:
     """Behind aborted transactions there are gaps: they are journaled, and the watermark passes them."""
     hidden = frozenset((0, 3, 4))
 
-    async def told(reign: Reign) -> None:
-        offsets = [reign.send("a", "add", n) for n in range(7)]
-        await reign.told(*(offset for offset in offsets if offset not in hidden))
-        assert marks(reign) == [1, 2, 5, 6]
+    async def told(harness: OneOwner) -> None:
+        offsets = [harness.send("a", "add", n) for n in range(7)]
+        await harness.replies(*(offset for offset in offsets if offset not in hidden))
+        assert marks(harness) == [1, 2, 5, 6]
 
     story(Thing, told, hidden=hidden)
 
@@ -411,12 +411,12 @@ def test_offsets_that_the_log_does_not_show_count_as_done() -> None:
 def test_a_read_that_was_answered_leaves_only_its_offset_until_that_is_journaled() -> None:
     """Its turn is gone at once, its command counts as undone until the commit, and then is done."""
 
-    async def told(reign: Reign) -> None:
-        await reign.told(reign.send("a", "look"))
-        (turn,) = reign.seen
-        assert (turn(), reign.owner.backlog, reign.owner.journal.idle) == (None, 1, False)
-        await reign.call("a", "add")
-        assert (reign.owner.backlog, reign.owner.tables.done.mark) == (0, 2)
+    async def told(harness: OneOwner) -> None:
+        await harness.replies(harness.send("a", "look"))
+        (turn,) = harness.seen
+        assert (turn(), harness.owner.backlog, harness.owner.journal.idle) == (None, 1, False)
+        await harness.call("a", "add")
+        assert (harness.owner.backlog, harness.owner.tables.done.mark) == (0, 2)
 
     story(Thing, told)
 
@@ -424,13 +424,13 @@ def test_a_read_that_was_answered_leaves_only_its_offset_until_that_is_journaled
 def test_a_failure_drops_the_instance_and_a_refusal_keeps_it() -> None:
     """Both roll back; attributes on `self` survive only the refusal."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "memory")
-        assert code(await reign.call("a", "refuse")) == (REFUSED, "never")
-        assert result(await reign.call("a", "memory")) == b'{"result":2}'
-        assert code(await reign.call("a", "fail")) == (FAILED, "handler-failed")
-        assert result(await reign.call("a", "memory")) == b'{"result":1}'
-        assert reign.value("a", "count") is None
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "memory")
+        assert code(await harness.call("a", "refuse")) == (REFUSED, "never")
+        assert result(await harness.call("a", "memory")) == b'{"result":2}'
+        assert code(await harness.call("a", "fail")) == (FAILED, "handler-failed")
+        assert result(await harness.call("a", "memory")) == b'{"result":1}'
+        assert harness.value("a", "count") is None
 
     story(Thing, told)
 
@@ -439,15 +439,15 @@ def test_a_failure_drops_the_instance_and_a_refusal_keeps_it() -> None:
 def test_a_new_reign_goes_on_where_the_last_one_ended(shared: bool) -> None:
     """Nothing that was answered runs again; what was cut off does, once."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "add", "done")
-        reign.send("a", "add", "cut", 5)
-        await reign.until(lambda: "cut" in marks(reign))
-        await reign.end()
-        await reign.begin()
-        await reign.until(lambda: "cut" in marks(reign, "end"))
-        assert marks(reign) == ["done", "cut", "cut"]
-        await reign.until(lambda: reign.value("a", "count") == 2)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "add", "done")
+        harness.send("a", "add", "cut", 5)
+        await harness.until(lambda: "cut" in marks(harness))
+        await harness.end()
+        await harness.begin()
+        await harness.until(lambda: "cut" in marks(harness, "end"))
+        assert marks(harness) == ["done", "cut", "cut"]
+        await harness.until(lambda: harness.value("a", "count") == 2)
 
     story(Thing, told, shared=shared)
 
@@ -468,20 +468,20 @@ def test_a_start_does_not_read_long_stretches_of_done_commands_again(
 
     monkeypatch.setattr(Owner, "deliver", deliver)
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for slow in ("a", "b", "a"):
-            reign.send(slow, "add", "slow", 50)
+            harness.send(slow, "add", "slow", 50)
             for n in range(150):
-                await reign.call(f"other{n}", "add")
-        reign.owner.tables.write_all()
-        await reign.end()
+                await harness.call(f"other{n}", "add")
+        harness.owner.tables.write_all()
+        await harness.end()
         taken.clear()
-        await reign.begin()
-        last = await reign.call("c", "add")
+        await harness.begin()
+        last = await harness.call("c", "add")
         assert last.body == b'{"result":1}'
         assert taken == [0, 151, 302, 453]
-        await reign.until(lambda: reign.value("a", "count") == 2)
-        assert (reign.value("b", "count"), reign.value("other7", "count")) == (1, 3)
-        await reign.check()
+        await harness.until(lambda: harness.value("a", "count") == 2)
+        assert (harness.value("b", "count"), harness.value("other7", "count")) == (1, 3)
+        await harness.check()
 
     story(Thing, told, shared=shared, bounds=PartitionBounds(stretch=100))

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import Refusal
@@ -101,11 +101,11 @@ CLEAN = {
 def test_a_handlers_nonsense_is_its_own_failure(method: str) -> None:
     """The sender is told, nothing of the turn stays, and the partition serves the next command."""
 
-    async def told(reign: Reign) -> None:
-        reply = await reign.call("a", method)
+    async def told(harness: OneOwner) -> None:
+        reply = await harness.call("a", method)
         assert (reply.outcome, reply.error.code if reply.error else "") == CLEAN[method]
-        assert (await reign.call("b", "add")).body == b'{"result":1}'
-        assert (await reign.call("a", "add")).body == b'{"result":1}'
+        assert (await harness.call("b", "add")).body == b'{"result":1}'
+        assert (await harness.call("a", "add")).body == b'{"result":1}'
 
     story(Thing, told)
 
@@ -125,10 +125,10 @@ def test_a_handlers_nonsense_is_its_own_failure(method: str) -> None:
 def test_nonsense_from_outside_stops_nothing(value: bytes) -> None:
     """Whatever a call names, it is answered, and the partition goes on."""
 
-    async def told(reign: Reign) -> None:
-        offset = reign.append_raw(b"Thing/a", value, (("reply-to", b"local"),))
-        (reply,) = await reign.told(offset)
+    async def told(harness: OneOwner) -> None:
+        offset = harness.append_raw(b"Thing/a", value, (("reply-to", b"local"),))
+        (reply,) = await harness.replies(offset)
         assert reply.outcome == "rejected"
-        assert (await reign.call("a", "add")).body == b'{"result":1}'
+        assert (await harness.call("a", "add")).body == b'{"result":1}'
 
     story(Thing, told)

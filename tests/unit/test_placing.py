@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure.api.gateway import Gateway
 from perdure.api.worker.outgoing import Outgoing
@@ -46,24 +46,24 @@ def test_the_first_hint_is_recorded_with_its_object() -> None:
     nothing, and nobody sees its row.
     """
 
-    async def told(realm: Realm) -> None:
-        assert await realm.result("a", "ask", "b", "weur") == b'"weur"'
-        await realm.call("a", "tell", "c", "oc")
-        await realm.until(lambda: realm.value("c", PLACE))
-        assert (realm.value("b", PLACE), realm.value("c", PLACE), realm.value("a", PLACE)) == (
+    async def told(harness: Owners) -> None:
+        assert await harness.result("a", "ask", "b", "weur") == b'"weur"'
+        await harness.call("a", "tell", "c", "oc")
+        await harness.until(lambda: harness.value("c", PLACE))
+        assert (harness.value("b", PLACE), harness.value("c", PLACE), harness.value("a", PLACE)) == (
             "weur",
             "oc",
             None,
         )
-        await realm.crash()
-        await realm.begin()
-        assert await realm.result("a", "ask", "b", "enam") == b'"weur"'
-        assert await realm.result("a", "ask", "b", None) == b'"weur"'
-        assert await realm.result("b", "where") == b'"weur"'
-        assert await realm.result("b", "names") == b"[]"
-        assert [each.puts.keys() for each in await realm.entries("b")] == [{PLACE}, set(), set()]
-        await realm.call("b", "forget")
-        assert await realm.result("b", "where") == b"null"
+        await harness.crash()
+        await harness.begin()
+        assert await harness.result("a", "ask", "b", "enam") == b'"weur"'
+        assert await harness.result("a", "ask", "b", None) == b'"weur"'
+        assert await harness.result("b", "where") == b'"weur"'
+        assert await harness.result("b", "names") == b"[]"
+        assert [each.puts.keys() for each in await harness.entries("b")] == [{PLACE}, set(), set()]
+        await harness.call("b", "forget")
+        assert await harness.result("b", "where") == b"null"
 
     story(Thing, told)
 
@@ -71,10 +71,10 @@ def test_the_first_hint_is_recorded_with_its_object() -> None:
 def test_a_turn_that_does_not_commit_records_no_hint() -> None:
     """As if it had not run; the next one's hint is the first."""
 
-    async def told(realm: Realm) -> None:
-        assert (await realm.call("a", "ask_for_no", "b", "weur")).outcome == REFUSED
-        assert await realm.result("b", "where") == b"null"
-        assert await realm.result("a", "ask", "b", "enam") == b'"enam"'
+    async def told(harness: Owners) -> None:
+        assert (await harness.call("a", "ask_for_no", "b", "weur")).outcome == REFUSED
+        assert await harness.result("b", "where") == b"null"
+        assert await harness.result("a", "ask", "b", "enam") == b'"enam"'
 
     story(Thing, told)
 
@@ -82,22 +82,24 @@ def test_a_turn_that_does_not_commit_records_no_hint() -> None:
 def test_a_worker_s_hint_is_recorded() -> None:
     """With what it sends; tests/integration/test_worker.py has what it asks."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         gateway = Gateway(
-            realm.log, node="n", deadline_s=30, clock_ms=realm.clock_ms, seal=realm.ports.transport.seal
+            harness.log, node="n", deadline_s=30, clock_ms=harness.clock_ms, seal=harness.ports.transport.seal
         )
-        await gateway.start(realm.owners)
+        await gateway.start(harness.owners)
 
         async def fetch(request: Request, env: Any) -> Response:
             env.THINGS.get("sent", location_hint="afr").send.where()
             return Response()
 
         way = Outgoing(body_bytes=1, timeout_s=1)
-        worker = Worker(fetch, realm.registry.env, gateway, outgoing=way, new_uuid=lambda: "u", deadline_s=30)
+        worker = Worker(
+            fetch, harness.registry.env, gateway, outgoing=way, new_uuid=lambda: "u", deadline_s=30
+        )
         forever: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         assert (await worker.answer(Request("POST"), None, "", forever))[0] == 200
-        await realm.until(lambda: realm.value("sent", PLACE))
-        assert realm.value("sent", PLACE) == "afr"
+        await harness.until(lambda: harness.value("sent", PLACE))
+        assert harness.value("sent", PLACE) == "afr"
 
     story(Thing, told)
 
@@ -106,8 +108,8 @@ def test_a_worker_s_hint_is_recorded() -> None:
 def test_a_hint_is_a_word(wrong: Any) -> None:
     """Anything else is told at once, where it is given."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         with pytest.raises(ValueError, match="location_hint"):
-            realm.registry.env.THINGS.get("a", location_hint=wrong)
+            harness.registry.env.THINGS.get("a", location_hint=wrong)
 
     story(Thing, told)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 from tests.unit.test_owner import Thing, code, marks, result
 
 from perdure.api.problems import problem_of_reply
@@ -107,16 +107,16 @@ def test_a_page_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_a_command_that_was_charged_too_often_is_parked() -> None:
     """It is not run; an entry says so and its sender is told; those before and behind it run."""
 
-    async def told(reign: Reign) -> None:
-        offsets = [reign.send(name, "add", name) for name in ("a", "b", "a", "c")]
-        replies = await reign.told(*offsets)
+    async def told(harness: OneOwner) -> None:
+        offsets = [harness.send(name, "add", name) for name in ("a", "b", "a", "c")]
+        replies = await harness.replies(*offsets)
         assert code(replies[0]) == (PARKED, "parked")
         assert [result(each) for each in replies[1:]] == [b'{"result":1}'] * 3
-        assert sorted(marks(reign)) == ["a", "b", "c"]
-        entries = {each.command: each for each in await reign.entries()}
+        assert sorted(marks(harness)) == ["a", "b", "c"]
+        entries = {each.command: each for each in await harness.journal()}
         assert (entries[offsets[0]].outcome, entries[offsets[0]].puts) == (PARKED, {})
         assert [entries[each].outcome for each in offsets[1:]] == ["ok"] * 3
-        assert reign.owner.counts.parked == 1
+        assert harness.owner.counts.parked == 1
         assert replies[0].error is not None
         assert "Thing/a" in replies[0].error.message
         assert problem_of_reply(PARKED, replies[0].error)[0] == 500
@@ -127,11 +127,11 @@ def test_a_command_that_was_charged_too_often_is_parked() -> None:
 def test_a_parked_command_spends_its_key() -> None:
     """Who asks again with the same key is told the same, and nothing runs."""
 
-    async def told(reign: Reign) -> None:
-        first = await reign.call("a", "add", client_key="k")
+    async def told(harness: OneOwner) -> None:
+        first = await harness.call("a", "add", client_key="k")
         assert code(first) == (PARKED, "parked")
-        assert await reign.call("a", "add", client_key="k") == first
-        assert marks(reign) == []
+        assert await harness.call("a", "add", client_key="k") == first
+        assert marks(harness) == []
 
     charged(told, {0: 3})
 
@@ -139,8 +139,8 @@ def test_a_parked_command_spends_its_key() -> None:
 def test_a_parked_command_past_its_deadline_is_parked_all_the_same() -> None:
     """That it killed the process is worth a trace; and how often it may do so is a setting."""
 
-    async def told(reign: Reign) -> None:
-        reply = await reign.call("a", "add", deadline_ms=0)
+    async def told(harness: OneOwner) -> None:
+        reply = await harness.call("a", "add", deadline_ms=0)
         assert code(reply) == (PARKED, "parked")
 
     charged(told, {0: 1}, bounds=PartitionBounds(charges=1))
@@ -149,11 +149,11 @@ def test_a_parked_command_past_its_deadline_is_parked_all_the_same() -> None:
 def test_a_parked_command_that_nobody_waits_for_leaves_its_entry() -> None:
     """The journal has it, and no reply record is made."""
 
-    async def told(reign: Reign) -> None:
-        reign.append_raw(b"Thing/a", b'{"method": "add"}', (("reply-to", NOBODY.encode()),))
-        await reign.until(lambda: reign.owner.counts.parked)
-        await reign.until(lambda: reign.owner.idle)
-        assert [each.outcome for each in await reign.entries()] == [PARKED]
+    async def told(harness: OneOwner) -> None:
+        harness.append_raw(b"Thing/a", b'{"method": "add"}', (("reply-to", NOBODY.encode()),))
+        await harness.until(lambda: harness.owner.counts.parked)
+        await harness.until(lambda: harness.owner.idle)
+        assert [each.outcome for each in await harness.journal()] == [PARKED]
 
     charged(told, {0: 3})
 
@@ -162,7 +162,7 @@ class Asked(Thing):
     """Notes whether its command is on the log when its turn begins."""
 
     async def look(self) -> None:
-        streams = self.env.reign.broker.streams
+        streams = self.env.harness.broker.streams
         self.env.seen.append(streams[Topic.COMMANDS, 0].durable > current_turn.get().offset)
 
 
@@ -175,12 +175,12 @@ def test_after_a_death_in_a_turn_what_comes_by_itself_is_durable_before_it_runs(
     and costs no more than ever.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         to = LOCAL if waited_for else NOBODY
         for _ in range(3):
-            reign.append_raw(b"Thing/a", b'{"method": "look"}', (("reply-to", to.encode()),))
-        await reign.until(lambda: len(reign.seen) == 3)
-        assert reign.seen == [careful and not waited_for] * 3
+            harness.append_raw(b"Thing/a", b'{"method": "look"}', (("reply-to", to.encode()),))
+        await harness.until(lambda: len(harness.seen) == 3)
+        assert harness.seen == [careful and not waited_for] * 3
 
     charged(told, {}, kind=Asked, careful=careful)
 
@@ -194,12 +194,12 @@ def charged(
 ) -> None:
     """A story in which these commands of partition 0 were running when the process died, so often."""
 
-    async def begun(reign: Reign) -> None:
-        await reign.end()
-        reign.charged, reign.careful = offsets, careful
-        reign.log.kill()
-        reign.log = type(reign.log)(reign.broker, frozenset())
-        await reign.begin()
-        await told(reign)  # type: ignore[operator]  # a story
+    async def begun(harness: OneOwner) -> None:
+        await harness.end()
+        harness.charged, harness.careful = offsets, careful
+        harness.log.kill()
+        harness.log = type(harness.log)(harness.broker, frozenset())
+        await harness.begin()
+        await told(harness)  # type: ignore[operator]  # a story
 
     story(kind, begun, **options)  # type: ignore[arg-type]  # as story has them

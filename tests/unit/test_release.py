@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.realm import Fates
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
+from tests.unit.owners import Fates
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
@@ -36,17 +36,19 @@ class Thing(DurableObject):
 def test_no_two_answers_have_one_message_id() -> None:
     """A read and a change that one journal record answers: who drops repeated message ids drops neither."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         go = asyncio.Event()
-        reign.seen.append(go)
-        reign.append_raw(b"Thing/a", b'{"method":"get"}')  # at offset 0; an entry's reply is its 0th message
-        reign.append_raw(b"Thing/b", b'{"method":"add"}')
-        await reign.until(lambda: reign.owner.backlog == 2)
+        harness.seen.append(go)
+        harness.append_raw(
+            b"Thing/a", b'{"method":"get"}'
+        )  # at offset 0; an entry's reply is its 0th message
+        harness.append_raw(b"Thing/b", b'{"method":"add"}')
+        await harness.until(lambda: harness.owner.backlog == 2)
         go.set()
-        replies = reign.broker.streams[Topic.REPLIES, 0]
-        await reign.until(lambda: replies.end == 2)
+        replies = harness.broker.streams[Topic.REPLIES, 0]
+        await harness.until(lambda: replies.end == 2)
         names = [
-            parse_reply(each.value, each.headers).message_id for each in await reign.records(Topic.REPLIES)
+            parse_reply(each.value, each.headers).message_id for each in await harness.records(Topic.REPLIES)
         ]
         records = {name.partition("/")[0] for name in names}
         assert len(records) == 1, "the story is about one record"
@@ -70,14 +72,14 @@ def test_frames_follow_the_answer_that_accepts_their_socket(fate: str) -> None:
     """
     far, faults = "0/gateway.far", Fates()
 
-    async def told(reign: Reign) -> None:
-        reign.doors.by_log = True
+    async def told(harness: OneOwner) -> None:
+        harness.ingress.by_log = True
         faults.next = ["ok", fate, "ok", fate]  # the command, its answer and that again, the first frame
         asked = f"far.00000000 {far}"
         upgrade = Command("Thing/a", FETCH, "GET", "/", (), b"", "id", far, socket=asked)
-        reign.append(Record(*sealed_record(upgrade, UNSEALED)))
-        await reign.until(lambda: reign.owner.output.commands.mark == 1)
-        names = [dict(each.headers)["message-id"].decode() for each in await reign.records(Topic.REPLIES)]
+        harness.append(Record(*sealed_record(upgrade, UNSEALED)))
+        await harness.until(lambda: harness.owner.output.commands.mark == 1)
+        names = [dict(each.headers)["message-id"].decode() for each in await harness.records(Topic.REPLIES)]
         assert [name.partition("/")[2] for name in dict.fromkeys(names)] == ["0", "1", "2"], names
 
     story(Greeter, told, shared=True, faults=faults)
@@ -105,22 +107,22 @@ def test_what_does_not_arrive_is_sent_again_through_one_gate() -> None:
     thousands; the log hears of it rarely; all of them arrive, each once, soon after the log takes them
     again."""
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        reign.log = log = Silent(reign.broker, "silent")
-        await reign.begin()
-        reign.seen.append(open_ := asyncio.Event())
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        harness.log = log = Silent(harness.broker, "silent")
+        await harness.begin()
+        harness.seen.append(open_ := asyncio.Event())
         open_.set()
         with capture_logs() as logged:
             for n in range(2_000):
-                reign.append_raw(f"Thing/{n}".encode(), b'{"method":"get"}')
-            await reign.until(lambda: log.appends >= 2_000)
-            since_s, before = reign.broker.loop.time(), log.appends
-            await reign.until(lambda: reign.broker.loop.time() > since_s + 60)
+                harness.append_raw(f"Thing/{n}".encode(), b'{"method":"get"}')
+            await harness.until(lambda: log.appends >= 2_000)
+            since_s, before = harness.broker.loop.time(), log.appends
+            await harness.until(lambda: harness.broker.loop.time() > since_s + 60)
             assert log.appends - before < 40 * RESENT_AT_ONCE
             log.refusing = False
-            await reign.until(lambda: reign.owner.output.commands.mark == 2_000)
-        replies = reign.broker.streams[Topic.REPLIES, 0]
+            await harness.until(lambda: harness.owner.output.commands.mark == 2_000)
+        replies = harness.broker.streams[Topic.REPLIES, 0]
         assert replies.end == 2_000
         tried = [each["attempts"] for each in logged if "sent again" in each["event"]]
         assert tried[:3] == [1, 2, 4]

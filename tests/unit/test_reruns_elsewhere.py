@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.admin import CALLS_OF
@@ -76,22 +76,22 @@ class Thing(DurableObject):
         await self.state.put("x", 1)
 
 
-async def apart(realm: Realm) -> tuple[str, str]:
+async def apart(harness: Owners) -> tuple[str, str]:
     """Two objects, each in a partition of a node of its own."""
-    first = realm.owners
-    await realm.begin(1)
-    await realm.begin(0)
-    names = realm.name_in(0), realm.name_in(1)
+    first = harness.owners
+    await harness.begin(1)
+    await harness.begin(0)
+    names = harness.name_in(0), harness.name_in(1)
     for name in names:
-        await realm.call(name, "nothing")
-    await realm.until(lambda: all(owner.state is OwnerState.FENCED for owner in first))
+        await harness.call(name, "nothing")
+    await harness.until(lambda: all(owner.state is OwnerState.FENCED for owner in first))
     return names
 
 
-async def questions(realm: Realm, partition: int) -> int:
+async def questions(harness: Owners, partition: int) -> int:
     """How many records of that partition ask it for calls."""
     found = 0
-    for each in await realm.records(Topic.COMMANDS, partition):
+    for each in await harness.records(Topic.COMMANDS, partition):
         command = parse_command(each.key, each.value, each.headers, UNSEALED)
         found += command.kind == ADMIN and command.method == CALLS_OF
     return found
@@ -107,18 +107,18 @@ def test_a_call_in_a_partition_of_another_node_is_missed() -> None:
     partition that answered it.
     """
 
-    async def told(realm: Realm) -> None:
-        a, b = await apart(realm)
-        asked = realm.ask(a, "turncoat", b)
-        await realm.until(lambda: "called" in realm.seen)
-        await realm.begin(0)
-        outcome, code, message = failure((await realm.told(asked))[0])
+    async def told(harness: Owners) -> None:
+        a, b = await apart(harness)
+        asked = harness.send(a, "turncoat", b)
+        await harness.until(lambda: "called" in harness.seen)
+        await harness.begin(0)
+        outcome, code, message = failure((await harness.replies(asked))[0])
         assert (outcome, code) == (FAILED, "non-deterministic")
         assert (
             f"nothing in its place now, call add 1 of Thing/{b}" in message.replace("  ", " ") or b in message
         )
         assert "Refusal: changed my mind" in message
-        assert realm.value(b) == 1
+        assert harness.value(b) == 1
 
     story(Thing, told, shared=True, partitions=2)
 
@@ -138,12 +138,12 @@ def stored(self: KnownCalls, root: Root) -> Earlier:
 def test_a_call_that_is_under_way_on_another_node_is_missed() -> None:
     """It has no answer yet, and will take effect."""
 
-    async def told(realm: Realm) -> None:
-        a, b = await apart(realm)
-        asked = realm.ask(a, "slowcoat", b)
-        await realm.until(lambda: "adding" in realm.seen)
-        await realm.begin(0)
-        assert failure((await realm.told(asked))[0])[:2] == (FAILED, "non-deterministic")
+    async def told(harness: Owners) -> None:
+        a, b = await apart(harness)
+        asked = harness.send(a, "slowcoat", b)
+        await harness.until(lambda: "adding" in harness.seen)
+        await harness.begin(0)
+        assert failure((await harness.replies(asked))[0])[:2] == (FAILED, "non-deterministic")
 
     story(Thing, told, shared=True, partitions=2)
 
@@ -169,15 +169,15 @@ def test_these_stories_catch_a_planted_bug(
 def test_both_calls_are_named_and_not_one_that_is_the_same() -> None:
     """The first call is the same one as before: the other node says that it knew it."""
 
-    async def told(realm: Realm) -> None:
-        a, b = await apart(realm)
-        asked = realm.ask(a, "fickle", b)
-        await realm.until(lambda: "called" in realm.seen)
-        await realm.begin(0)
-        outcome, code, message = failure((await realm.told(asked))[0])
+    async def told(harness: Owners) -> None:
+        a, b = await apart(harness)
+        asked = harness.send(a, "fickle", b)
+        await harness.until(lambda: "called" in harness.seen)
+        await harness.begin(0)
+        outcome, code, message = failure((await harness.replies(asked))[0])
         assert (outcome, code) == (FAILED, "non-deterministic")
         now, _, before = message.partition(" now, ")
-        entries = [each for each in await realm.entries(b) if each.summary.startswith("call add")]
+        entries = [each for each in await harness.entries(b) if each.summary.startswith("call add")]
         same, old, new = (_hash_of(entries, by) for by in (1, 10, 20))
         assert new in now
         assert old in before
@@ -202,14 +202,14 @@ def _added(entries: list[Any], entry: Any) -> int:
 def test_a_turn_that_asks_for_the_same_is_done(key: str | None) -> None:
     """Each call once; the answers are those of then."""
 
-    async def told(realm: Realm) -> None:
-        a, b = await apart(realm)
-        asked = realm.ask(a, "steady", b, b, client_key=key)
-        await realm.until(lambda: "called" in realm.seen)
-        await realm.begin(0)
-        (reply,) = await realm.told(asked)
+    async def told(harness: Owners) -> None:
+        a, b = await apart(harness)
+        asked = harness.send(a, "steady", b, b, client_key=key)
+        await harness.until(lambda: "called" in harness.seen)
+        await harness.begin(0)
+        (reply,) = await harness.replies(asked)
         assert (reply.outcome, reply.body) == (OK, b'{"result":[1,2]}')
-        assert realm.value(b) == 2
+        assert harness.value(b) == 2
 
     story(Thing, told, shared=True, partitions=2)
 
@@ -217,11 +217,11 @@ def test_a_turn_that_asks_for_the_same_is_done(key: str | None) -> None:
 def test_a_command_repeated_under_its_key_is_compared_with_other_nodes() -> None:
     """No owner has changed: it had called, ran out of time, and is asked for again."""
 
-    async def told(realm: Realm) -> None:
-        a, b = await apart(realm)
+    async def told(harness: Owners) -> None:
+        a, b = await apart(harness)
         envelope: dict[str, Any] = {"client_key": "k", "deadline_ms": 2000}
-        assert failure(await realm.call(a, "turncoat", b, **envelope))[:2] == (UNAVAILABLE, "expired")
-        assert failure(await realm.call(a, "turncoat", b, **envelope))[:2] == (FAILED, "non-deterministic")
+        assert failure(await harness.call(a, "turncoat", b, **envelope))[:2] == (UNAVAILABLE, "expired")
+        assert failure(await harness.call(a, "turncoat", b, **envelope))[:2] == (FAILED, "non-deterministic")
 
     story(Thing, told, shared=True, partitions=2)
 
@@ -233,17 +233,16 @@ def test_a_partition_that_does_not_answer_is_left_out_and_that_is_said(
     left_out: list[list[int]] = []
     monkeypatch.setattr(reruns, "not_compared", lambda turn, partitions: left_out.append(partitions))
 
-    async def told(realm: Realm) -> None:
-        a, b = await apart(realm)
-        asked = realm.ask(a, "turncoat", b)
-        await realm.until(lambda: "called" in realm.seen)
-        down = realm.by_partition[1]
-        realm.living.pop(down).cancel()
+    async def told(harness: Owners) -> None:
+        a, b = await apart(harness)
+        asked = harness.send(a, "turncoat", b)
+        await harness.until(lambda: "called" in harness.seen)
+        down = harness.by_partition[1]
         down.log.kill()  # type: ignore[attr-defined]
-        down.end_epoch()
-        await realm.begin(0)
+        await harness.end(down)
+        await harness.begin(0)
         now_s = asyncio.get_running_loop().time()
-        assert failure((await realm.told(asked))[0])[0] == REFUSED
+        assert failure((await harness.replies(asked))[0])[0] == REFUSED
         took_s = asyncio.get_running_loop().time() - now_s
         assert known_calls.BOUND_S <= took_s + 0.1 <= 2 * known_calls.BOUND_S + 1
         assert left_out == [[1]]
@@ -254,15 +253,15 @@ def test_a_partition_that_does_not_answer_is_left_out_and_that_is_said(
 def test_many_that_may_have_run_ask_together() -> None:
     """One object has a long row of commands with keys when its owner changes."""
 
-    async def told(realm: Realm) -> None:
-        a, b = await apart(realm)
-        asked = [realm.ask(a, "steady", b, client_key="k")]
-        await realm.until(lambda: "called" in realm.seen)
-        asked += [realm.ask(a, "nothing", client_key=f"k{n}") for n in range(300)]
+    async def told(harness: Owners) -> None:
+        a, b = await apart(harness)
+        asked = [harness.send(a, "steady", b, client_key="k")]
+        await harness.until(lambda: "called" in harness.seen)
+        asked += [harness.send(a, "nothing", client_key=f"k{n}") for n in range(300)]
         await asyncio.sleep(1)
-        await realm.begin(0)
-        assert {reply.outcome for reply in await realm.told(*asked)} == {OK}
-        assert await questions(realm, 1) < 10
+        await harness.begin(0)
+        assert {reply.outcome for reply in await harness.replies(*asked)} == {OK}
+        assert await questions(harness, 1) < 10
 
     story(Thing, told, shared=True, partitions=2)
 
@@ -271,14 +270,14 @@ def test_many_that_may_have_run_ask_together() -> None:
 def test_nothing_is_asked_where_all_is_of_this_process(shared: bool) -> None:
     """What other nodes could know is not asked where there are none."""
 
-    async def told(realm: Realm) -> None:
-        a, b = realm.name_in(0), realm.name_in(1)
-        asked = realm.ask(a, "steady", b)
-        await realm.until(lambda: "called" in realm.seen)
-        await realm.crash()
-        await realm.begin()
-        assert (await realm.told(asked))[0].outcome == OK
-        assert await questions(realm, 0) + await questions(realm, 1) == 0
+    async def told(harness: Owners) -> None:
+        a, b = harness.name_in(0), harness.name_in(1)
+        asked = harness.send(a, "steady", b)
+        await harness.until(lambda: "called" in harness.seen)
+        await harness.crash()
+        await harness.begin()
+        assert (await harness.replies(asked))[0].outcome == OK
+        assert await questions(harness, 0) + await questions(harness, 1) == 0
 
     story(Thing, told, shared=shared, partitions=2)
 
@@ -286,11 +285,11 @@ def test_nothing_is_asked_where_all_is_of_this_process(shared: bool) -> None:
 def test_a_question_that_makes_no_sense_is_refused() -> None:
     """It is sealed, so another version has asked it: that is told it, and the partition goes on."""
 
-    async def told(realm: Realm) -> None:
-        name = realm.name_in(1)
+    async def told(harness: Owners) -> None:
+        name = harness.name_in(1)
         command = Command(f"Thing/{name}", ADMIN, CALLS_OF, body=b"\xc1", id="q", reply_to="local")
-        realm.log.append(Topic.COMMANDS, 1, Record(*sealed_record(command, UNSEALED)))
-        assert failure((await realm.told("q"))[0])[0] == REJECTED
-        assert await realm.result(name, "add") == b"1"
+        harness.log.append(Topic.COMMANDS, 1, Record(*sealed_record(command, UNSEALED)))
+        assert failure((await harness.replies("q"))[0])[0] == REJECTED
+        assert await harness.result(name, "add") == b"1"
 
     story(Thing, told, partitions=2)

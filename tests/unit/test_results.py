@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from pydantic import BaseModel, ConfigDict, field_serializer
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.codec import encode_json
 from perdure.objects.durable import DurableObject
@@ -210,12 +210,12 @@ def test_a_refusal_whose_detail_has_such_a_number_fails() -> None:
 def test_a_turn_that_returns_such_a_number_fails(method: str) -> None:
     """By `bad-reply`, and nothing of it stays."""
 
-    async def told(reign: Reign) -> None:
-        reply = await reign.call("a", method)
+    async def told(harness: OneOwner) -> None:
+        reply = await harness.call("a", method)
         assert reply.error is not None
         assert reply.error.code == "bad-reply"
         assert f"what {method} returned " in reply.error.message
         assert ": it has the number" in reply.error.message
-        assert (await reign.call("a", "kept")).body == b'{"result":null}'
+        assert (await harness.call("a", "kept")).body == b'{"result":null}'
 
     story(Gauge, told)

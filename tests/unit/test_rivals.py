@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import Fenced, OutcomeUnknown
@@ -28,15 +28,15 @@ class Thing(DurableObject):
         return count
 
 
-def _claim(reign: Reign, **said: object) -> int:
+def _claim(harness: OneOwner, **said: object) -> int:
     """A rival's claim lands; its offset."""
-    stream = reign.broker.streams[Topic.JOURNAL, 0]
+    stream = harness.broker.streams[Topic.JOURNAL, 0]
     claim = Claim("rival", "rival", "far.example", 77, **said)  # type: ignore[arg-type]  # `after`
-    return reign.broker.accept(stream, [Record(None, encode_unchained(claim))])
+    return harness.broker.accept(stream, [Record(None, encode_unchained(claim))])
 
 
-async def _claims(reign: Reign) -> list[Claim]:
-    found = [decode_record(each.value) for each in await reign.records(Topic.JOURNAL)]
+async def _claims(harness: OneOwner) -> list[Claim]:
+    found = [decode_record(each.value) for each in await harness.records(Topic.JOURNAL)]
     return [each for each in found if isinstance(each, Claim)]
 
 
@@ -78,24 +78,24 @@ def test_an_unsure_owner_does_not_claim_behind_a_rival() -> None:
     meanwhile: it is fenced, and appends nothing.
     """
 
-    async def told(reign: Reign) -> None:
-        assert (await reign.call("a", "add")).error is None
-        offset = _claim(reign)
+    async def told(harness: OneOwner) -> None:
+        assert (await harness.call("a", "add")).error is None
+        offset = _claim(harness)
         with capture_logs() as logged:
-            reign.owner.lost(OutcomeUnknown("no acknowledgement within 10 s"))
-            await reign.until(lambda: reign.owner.state is OwnerState.FENCED)
-        assert isinstance(reign.owner.error, Fenced)
+            harness.owner.lost(OutcomeUnknown("no acknowledgement within 10 s"))
+            await harness.until(lambda: harness.owner.state is OwnerState.FENCED)
+        assert isinstance(harness.owner.error, Fenced)
         assert f"claimed by node rival (host far.example, pid 77) at offset {offset}" in str(
-            reign.owner.error
+            harness.owner.error
         )
-        assert [each.node for each in await _claims(reign)] == ["node", "rival"]
+        assert [each.node for each in await _claims(harness)] == ["node", "rival"]
         (lost,) = [each for each in logged if each["log_level"] == "error"]
         assert lost["event"] == "a partition is lost to another node"
         assert (lost["partition"], lost["node"]) == (0, "node")
         assert "pid 77" in lost["reason"]
-        await reign.end()
-        await reign.begin()  # named once more
-        assert (await reign.call("a", "add")).error is None
+        await harness.end()
+        await harness.begin()  # named once more
+        assert (await harness.call("a", "add")).error is None
 
     story(Thing, told, shared=True)
 
@@ -105,9 +105,9 @@ def test_a_claim_that_lands_behind_a_rival_s_is_void() -> None:
     rival's reign goes on undisturbed.
     """
 
-    async def told(reign: Reign) -> None:
-        assert (await reign.call("a", "add")).error is None
-        first, living = reign.owner, reign.living
+    async def told(harness: OneOwner) -> None:
+        assert (await harness.call("a", "add")).error is None
+        first, living = harness.owner, harness.living
         true, go, waits = recovery._see_rivals, asyncio.Event(), asyncio.Event()
 
         async def seen(owner: Owner) -> None:
@@ -120,14 +120,14 @@ def test_a_claim_that_lands_behind_a_rival_s_is_void() -> None:
             patched.setattr(recovery, "_see_rivals", seen)
             first.lost(OutcomeUnknown("no acknowledgement within 10 s"))
             await waits.wait()
-            await reign.take_over()
-            second = reign.owner
-            assert (await reign.call("a", "add")).error is None
+            await harness.take_over()
+            second = harness.owner
+            assert (await harness.call("a", "add")).error is None
             go.set()
-            await reign.until(lambda: first.state is OwnerState.FENCED)
-        assert len(await _claims(reign)) == 3
+            await harness.until(lambda: first.state is OwnerState.FENCED)
+        assert len(await _claims(harness)) == 3
         for _ in range(3):
-            assert (await reign.call("a", "add")).error is None
+            assert (await harness.call("a", "add")).error is None
         assert second.state is OwnerState.SERVING
         assert second.counts.claims == 1
         assert second.tables.reader.void >= 1
@@ -139,18 +139,18 @@ def test_a_claim_that_lands_behind_a_rival_s_is_void() -> None:
 def test_an_own_claim_that_lands_late_fences_nobody() -> None:
     """A claim given up for lost that arrives before the next one: the node claims once more, behind it."""
 
-    async def told(reign: Reign) -> None:
-        owner = reign.owner
-        stream = reign.broker.streams[Topic.JOURNAL, 0]
+    async def told(harness: OneOwner) -> None:
+        owner = harness.owner
+        stream = harness.broker.streams[Topic.JOURNAL, 0]
 
         assert owner.follows is not None
         claim = Claim("late", "node", "", 0, owner.follows)
         owner.claims.append("late")
-        reign.broker.accept(stream, [Record(None, encode_unchained(claim))])
+        harness.broker.accept(stream, [Record(None, encode_unchained(claim))])
         owner.lost(OutcomeUnknown("no acknowledgement within 10 s"))
-        await reign.until(lambda: owner.state is OwnerState.SERVING)
-        assert (await reign.call("a", "add")).error is None
-        nodes = await _claims(reign)
+        await harness.until(lambda: owner.state is OwnerState.SERVING)
+        assert (await harness.call("a", "add")).error is None
+        nodes = await _claims(harness)
         assert [each.uuid for each in nodes].count("late") == 1
         assert nodes[-1].after is not None
 

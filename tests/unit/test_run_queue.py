@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import pytest
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import Overloaded
@@ -160,16 +160,18 @@ class Toil(DurableObject):
 def test_others_wait_for_a_few_turns_of_a_hot_object_however_many_wait_for_it() -> None:
     """200 commands are there at once; a read of another object comes after two of their turns at most."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("cold", "turns")
-        last = [reign.send("hot", "toil") for _ in range(200)][-1]
-        await reign.until(lambda: reign.seen)
-        before = len(reign.seen)
-        seen = json.loads((await reign.call("cold", "turns")).body)["result"]
+    async def told(harness: OneOwner) -> None:
+        await harness.call("cold", "turns")
+        last = [harness.send("hot", "toil") for _ in range(200)][-1]
+        await harness.until(lambda: harness.seen)
+        before = len(harness.seen)
+        seen = json.loads((await harness.call("cold", "turns")).body)["result"]
         assert before + 2 >= seen
-        assert last not in reign.doors.replies, "the hot object has nothing to do: the story shows nothing"
-        assert (await reign.told(last))[0].outcome == OK
-        assert len(reign.seen) == 200
+        assert last not in harness.ingress.replies, (
+            "the hot object has nothing to do: the story shows nothing"
+        )
+        assert (await harness.replies(last))[0].outcome == OK
+        assert len(harness.seen) == 200
 
     story(Toil, told)
 
@@ -177,11 +179,11 @@ def test_others_wait_for_a_few_turns_of_a_hot_object_however_many_wait_for_it() 
 def test_two_hot_objects_take_turns() -> None:
     """Each gives way to the other after one turn, in whichever order their commands came."""
 
-    async def told(reign: Reign) -> None:
-        offsets = [reign.send(name, "toil") for name in ("a", "b") for _ in range(20)]
-        await reign.told(*offsets)
-        halfway = reign.seen[2:20]
-        assert abs(halfway.count("a") - halfway.count("b")) <= 2, reign.seen
+    async def told(harness: OneOwner) -> None:
+        offsets = [harness.send(name, "toil") for name in ("a", "b") for _ in range(20)]
+        await harness.replies(*offsets)
+        halfway = harness.seen[2:20]
+        assert abs(halfway.count("a") - halfway.count("b")) <= 2, harness.seen
 
     story(Toil, told)
 
@@ -189,17 +191,17 @@ def test_two_hot_objects_take_turns() -> None:
 def test_a_door_refuses_what_would_not_run_within_its_deadline() -> None:
     """As soon as the object's last turns tell how long its mailbox takes; it says when to ask again."""
 
-    async def told(reign: Reign) -> None:
-        owner = reign.owner
-        offsets = [reign.send("hot", "toil") for _ in range(200)]
-        await reign.until(lambda: len(reign.seen) > PACE_OF + 1)
+    async def told(harness: OneOwner) -> None:
+        owner = harness.owner
+        offsets = [harness.send("hot", "toil") for _ in range(200)]
+        await harness.until(lambda: len(harness.seen) > PACE_OF + 1)
         owner.check_room("Thing/hot")  # without a deadline it waits as long as it takes
         owner.check_room("Thing/hot", 30_000)
         owner.check_room("Thing/cold", 1000)
         with pytest.raises(Overloaded, match="would not run within its deadline of 1000 ms") as caught:
             owner.check_room("Thing/hot", 1000)
         assert caught.value.retry_after_s > 1
-        await reign.told(*offsets)
+        await harness.replies(*offsets)
         owner.check_room("Thing/hot", 1000)
 
     story(Toil, told)
@@ -212,12 +214,12 @@ def test_one_slow_turn_does_not_make_what_comes_next_too_late() -> None:
         async def wait(self) -> None:
             await asyncio.sleep(60)
 
-    async def told(reign: Reign) -> None:
-        last = [reign.send("a", "toil") for _ in range(20)]
-        last.append(reign.send("a", "wait"))
-        last += [reign.send("a", "toil") for _ in range(100)]
-        await reign.until(lambda: len(reign.seen) > 20)
-        reign.owner.check_room("Thing/a", 5000)
-        await reign.told(*last)
+    async def told(harness: OneOwner) -> None:
+        last = [harness.send("a", "toil") for _ in range(20)]
+        last.append(harness.send("a", "wait"))
+        last += [harness.send("a", "toil") for _ in range(100)]
+        await harness.until(lambda: len(harness.seen) > 20)
+        harness.owner.check_room("Thing/a", 5000)
+        await harness.replies(*last)
 
     story(Once, told)

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.realm import Realm
-from tests.unit.realm import story as realm_story
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
+from tests.unit.owners import Owners
+from tests.unit.owners import story as realm_story
 from tests.unit.test_sends import Thing as Sender
 
 from perdure.objects.durable import DurableObject
@@ -96,36 +96,36 @@ def test_nothing_shows_a_secret() -> None:
 def test_an_upgrade_takes_what_was_sealed_before_and_nothing_of_that_kind_after() -> None:
     """Undone commands under the uuid run; one that comes later is a forgery, over restarts and rebuilds."""
 
-    async def told(reign: Reign) -> None:
-        assert reign.value("a", "count") == 1  # what the version before had left
-        reign.append(asked(as_before, 10))
-        reign.append(asked(reign.seal.sealed, 100))
-        await reign.until(lambda: reign.value("a", "count") == 101)
-        assert reign.owner.counts.dead == 1
+    async def told(harness: OneOwner) -> None:
+        assert harness.value("a", "count") == 1  # what the version before had left
+        harness.append(asked(as_before, 10))
+        harness.append(asked(harness.seal.sealed, 100))
+        await harness.until(lambda: harness.value("a", "count") == 101)
+        assert harness.owner.counts.dead == 1
         for _ in range(2):
-            await reign.end()
-            await append_one(reign.log, 0, Claim("a", "adopt", "host", 1))  # only ends a reign
-            await reign.begin()
-            reign.append(asked(as_before, 1000))
-            await reign.until(lambda: reign.owner.counts.dead == 1)
-        assert reign.value("a", "count") == 101
-        claims = [decode_record(each.value) for each in await reign.records(Topic.JOURNAL)]
+            await harness.end()
+            await append_one(harness.log, 0, Claim("a", "adopt", "host", 1))  # only ends a reign
+            await harness.begin()
+            harness.append(asked(as_before, 1000))
+            await harness.until(lambda: harness.owner.counts.dead == 1)
+        assert harness.value("a", "count") == 101
+        claims = [decode_record(each.value) for each in await harness.records(Topic.JOURNAL)]
         froms = [each.sealed_from for each in claims if isinstance(each, Claim)]
         assert froms == [-1, 1, -1, 1, -1, 1]
 
-    async def main(reign: Reign) -> None:
-        await bootstrap_log(reign.log, "app", UUID)
-        await append_one(reign.log, 0, Claim("u", "n"))  # as the version before writes it
-        reign.append(asked(as_before, 1))
-        reign.seal = Seal(NEW, founding=UUID)
-        await reign.begin()
-        await reign.until(lambda: reign.owner.idle)
-        await told(reign)
-        await reign.check()
-        await reign.end()
+    async def main(harness: OneOwner) -> None:
+        await bootstrap_log(harness.log, "app", UUID)
+        await append_one(harness.log, 0, Claim("u", "n"))  # as the version before writes it
+        harness.append(asked(as_before, 1))
+        harness.seal = Seal(NEW, founding=UUID)
+        await harness.begin()
+        await harness.until(lambda: harness.owner.idle)
+        await told(harness)
+        await harness.check()
+        await harness.end()
 
     async def whole() -> None:
-        await main(Reign({"Thing": Thing}, shared=True))
+        await main(OneOwner({"Thing": Thing}, shared=True))
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(whole())
@@ -134,27 +134,27 @@ def test_an_upgrade_takes_what_was_sealed_before_and_nothing_of_that_kind_after(
 def test_a_new_app_takes_no_seal_but_its_own() -> None:
     """There is nothing older than its secret."""
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        reign.seal = Seal(NEW, founding=UUID)
-        await reign.begin()
-        reign.append(asked(as_before))
-        reign.append(asked(Seal(OLD).sealed))
-        await reign.until(lambda: reign.owner.counts.dead == 2)
-        assert reign.value("a", "count") is None
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        harness.seal = Seal(NEW, founding=UUID)
+        await harness.begin()
+        harness.append(asked(as_before))
+        harness.append(asked(Seal(OLD).sealed))
+        await harness.until(lambda: harness.owner.counts.dead == 2)
+        assert harness.value("a", "count") is None
 
     story(Thing, told, shared=True)
 
 
-async def _crashed_with_sends(realm: Realm) -> tuple[str, str]:
+async def _crashed_with_sends(harness: Owners) -> tuple[str, str]:
     """Sends sealed with OLD: one is on the log and not done, the others were not acknowledged."""
-    await realm.crash()
-    realm.seal = Seal(OLD)
-    await realm.begin()
-    a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
-    realm.ask(a, "post", [b], [1, 2, 3])
-    await realm.until(lambda: realm.seen.count((b, 1)) == 1)
-    await realm.crash()
+    await harness.crash()
+    harness.seal = Seal(OLD)
+    await harness.begin()
+    a, b = harness.name_in(0, "a"), harness.name_in(1, "b")
+    harness.send(a, "post", [b], [1, 2, 3])
+    await harness.until(lambda: harness.seen.count((b, 1)) == 1)
+    await harness.crash()
     return a, b
 
 
@@ -163,14 +163,14 @@ def test_a_rotated_secret_loses_nothing_that_is_under_way() -> None:
     holds goes under the new seal.
     """
 
-    async def told(realm: Realm) -> None:
-        _, b = await _crashed_with_sends(realm)
-        realm.seal = Seal(NEW, OLD)
-        await realm.begin()
-        await realm.until(lambda: realm.value(b, "marks") == [1, 2, 3])
-        await realm.quiet()
-        assert realm.value(b, "marks") == [1, 2, 3]
-        assert realm.seen.count("sent") == 1
+    async def told(harness: Owners) -> None:
+        _, b = await _crashed_with_sends(harness)
+        harness.seal = Seal(NEW, OLD)
+        await harness.begin()
+        await harness.until(lambda: harness.value(b, "marks") == [1, 2, 3])
+        await harness.quiet()
+        assert harness.value(b, "marks") == [1, 2, 3]
+        assert harness.seen.count("sent") == 1
 
     realm_story(Sender, told, shared=True)
 
@@ -180,26 +180,26 @@ def test_without_the_secret_of_what_is_under_way_a_node_does_not_start() -> None
     known to be lost, it starts.
     """
 
-    async def told(realm: Realm) -> None:
-        _, b = await _crashed_with_sends(realm)
-        realm.seal = Seal(NEW)
+    async def told(harness: Owners) -> None:
+        _, b = await _crashed_with_sends(harness)
+        harness.seal = Seal(NEW)
         with pytest.raises(TimeoutError):
-            await realm.begin()
-        stopped = [owner for owner in realm.owners if owner.state is OwnerState.STOPPED]
+            await harness.begin()
+        stopped = [owner for owner in harness.owners if owner.state is OwnerState.STOPPED]
         assert [owner.partition for owner in stopped] == [1]
         message = str(stopped[0].error)
         assert isinstance(stopped[0].error, ConfigError)
         assert f"sealed with the app's secret {Seal(OLD).id}, which this node does not have" in message
         assert OLD not in message
-        await realm.crash()
-        realm.seal = Seal(NEW, lost=[Seal(OLD).id])
-        await realm.begin()
-        dead = realm.broker.streams[Topic.DEAD, 1]
-        await realm.until(lambda: dead.end >= 1)
-        await realm.until(
-            lambda: bool(realm.value(b, "marks"))
+        await harness.crash()
+        harness.seal = Seal(NEW, lost=[Seal(OLD).id])
+        await harness.begin()
+        dead = harness.broker.streams[Topic.DEAD, 1]
+        await harness.until(lambda: dead.end >= 1)
+        await harness.until(
+            lambda: bool(harness.value(b, "marks"))
         )  # those that the journal had were sealed again
-        await realm.quiet()
+        await harness.quiet()
 
     realm_story(Sender, told, shared=True)
 
@@ -261,18 +261,18 @@ def test_no_error_shows_the_uuid() -> None:
     """A log of another app is refused with prints of both."""
 
     async def whole() -> None:
-        reign = Reign({"Thing": Thing})
-        await bootstrap_log(reign.log, "app", "the-uuid-of-another")
-        await reign.begin(OwnerState.STOPPED)
-        assert isinstance(reign.owner.error, LogCorrupt)
-        message = str(reign.owner.error)
+        harness = OneOwner({"Thing": Thing})
+        await bootstrap_log(harness.log, "app", "the-uuid-of-another")
+        await harness.begin(OwnerState.STOPPED)
+        assert isinstance(harness.owner.error, LogCorrupt)
+        message = str(harness.owner.error)
         assert "the-uuid-of-another" not in message
         assert UUID not in message
         assert message.count("#") == 2
         with pytest.raises(ConfigError) as refused:
-            await bootstrap_log(reign.log, "other", UUID)
+            await bootstrap_log(harness.log, "other", UUID)
         assert "uuid" not in str(refused.value)
-        await reign.end()
+        await harness.end()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(whole())

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import Command, parse_command, sealed_record
@@ -42,28 +42,28 @@ class Thing(DurableObject):
         raise ValueError("no")
 
 
-def commands(realm: Realm, name: str) -> int:
-    return realm.broker.streams[Topic.COMMANDS, realm.place(name)].end
+def commands(harness: Owners, name: str) -> int:
+    return harness.broker.streams[Topic.COMMANDS, harness.place(name)].end
 
 
 @SHARED
 def test_a_send_arrives_once_after_its_turn_has_committed(shared: bool) -> None:
     """Not before; nobody is answered, it has no deadline, and the sender may send to itself."""
 
-    async def told(realm: Realm) -> None:
-        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
-        asked = realm.ask(a, "post", [b, a], [1], 1.0)
-        await realm.until(lambda: "sent" in realm.seen)
+    async def told(harness: Owners) -> None:
+        a, b = harness.name_in(0, "a"), harness.name_in(1, "b")
+        asked = harness.send(a, "post", [b, a], [1], 1.0)
+        await harness.until(lambda: "sent" in harness.seen)
         await asyncio.sleep(0.9)
-        assert (commands(realm, a), commands(realm, b)) == (1, 0)
-        assert [each.outcome for each in await realm.told(asked)] == [OK]
-        await realm.quiet()
-        assert (realm.value(a, "marks"), realm.value(b, "marks")) == ([1], [1])
-        (record,) = await realm.records(Topic.COMMANDS, realm.place(b))
-        command = parse_command(record.key, record.value, record.headers, realm.ports.transport.seal)
+        assert (commands(harness, a), commands(harness, b)) == (1, 0)
+        assert [each.outcome for each in await harness.replies(asked)] == [OK]
+        await harness.quiet()
+        assert (harness.value(a, "marks"), harness.value(b, "marks")) == ([1], [1])
+        (record,) = await harness.records(Topic.COMMANDS, harness.place(b))
+        command = parse_command(record.key, record.value, record.headers, harness.ports.transport.seal)
         assert (command.client_key, command.principal) == ("send:0:0:1", f"@Thing/{a}")
         assert (command.reply_to, command.deadline_ms, command.chain) == ("none", None, ())
-        assert [await realm.records(Topic.REPLIES, partition) for partition in range(3)] == [[], [], []]
+        assert [await harness.records(Topic.REPLIES, partition) for partition in range(3)] == [[], [], []]
 
     story(Thing, told, shared=shared)
 
@@ -73,12 +73,12 @@ def test_a_send_arrives_once_after_its_turn_has_committed(shared: bool) -> None:
 def test_a_turn_that_rolls_back_has_sent_nothing(shared: bool, end: str) -> None:
     """What it would have sent is forgotten with its writes."""
 
-    async def told(realm: Realm) -> None:
-        reply = await realm.call("a", "post", ["b"], [1, 2], 0, end)
+    async def told(harness: Owners) -> None:
+        reply = await harness.call("a", "post", ["b"], [1, 2], 0, end)
         assert reply.outcome != OK
-        await realm.quiet()
-        assert commands(realm, "b") == (realm.place("a") == realm.place("b"))
-        assert [entry.outbox for entry in await realm.entries("a")] == [()]
+        await harness.quiet()
+        assert commands(harness, "b") == (harness.place("a") == harness.place("b"))
+        assert [entry.outbox for entry in await harness.entries("a")] == [()]
 
     story(Thing, told, shared=shared)
 
@@ -87,16 +87,16 @@ def test_a_turn_that_rolls_back_has_sent_nothing(shared: bool, end: str) -> None
 def test_what_was_sent_is_let_out_again_after_a_crash_and_taken_once(shared: bool) -> None:
     """The crash comes when the entry is durable and nobody has acknowledged the sends."""
 
-    async def told(realm: Realm) -> None:
-        a, b = realm.name_in(0, "a"), realm.name_in(1, "b")
-        realm.ask(a, "post", [b], [1, 2, 3])
-        await realm.until(lambda: realm.seen.count((b, 1)) == 1)
-        await realm.crash()
-        await realm.begin()
-        await realm.until(lambda: realm.value(b, "marks") == [1, 2, 3])
-        await realm.quiet()
-        assert realm.value(b, "marks") == [1, 2, 3]
-        assert realm.seen.count("sent") == 1
+    async def told(harness: Owners) -> None:
+        a, b = harness.name_in(0, "a"), harness.name_in(1, "b")
+        harness.send(a, "post", [b], [1, 2, 3])
+        await harness.until(lambda: harness.seen.count((b, 1)) == 1)
+        await harness.crash()
+        await harness.begin()
+        await harness.until(lambda: harness.value(b, "marks") == [1, 2, 3])
+        await harness.quiet()
+        assert harness.value(b, "marks") == [1, 2, 3]
+        assert harness.seen.count("sent") == 1
 
     story(Thing, told, shared=shared)
 
@@ -107,15 +107,15 @@ def test_what_was_sent_is_let_out_again_after_a_crash_and_taken_once(shared: boo
 def test_sends_from_one_object_to_another_keep_their_order(fates: list[str]) -> None:
     """Also when an append of one of them fails and is made again; and each arrives once."""
 
-    async def told(realm: Realm) -> None:
-        a, b, c = realm.name_in(0, "a"), realm.name_in(1, "b"), realm.name_in(1, "c")
-        asked = [realm.ask(a, "post", [b, c], [n, n + 1], 0.1) for n in (1, 3, 5)]
-        await realm.until(lambda: commands(realm, a) == 3)
-        realm.faults.next = list(fates)
-        await realm.told(*asked)
-        await realm.until(lambda: all((realm.value(x, "marks") or [])[-1:] == [6] for x in (b, c)))
+    async def told(harness: Owners) -> None:
+        a, b, c = harness.name_in(0, "a"), harness.name_in(1, "b"), harness.name_in(1, "c")
+        asked = [harness.send(a, "post", [b, c], [n, n + 1], 0.1) for n in (1, 3, 5)]
+        await harness.until(lambda: commands(harness, a) == 3)
+        harness.faults.next = list(fates)
+        await harness.replies(*asked)
+        await harness.until(lambda: all((harness.value(x, "marks") or [])[-1:] == [6] for x in (b, c)))
         await asyncio.sleep(5)  # late ones land
-        assert realm.value(b, "marks") == realm.value(c, "marks") == [1, 2, 3, 4, 5, 6]
+        assert harness.value(b, "marks") == harness.value(c, "marks") == [1, 2, 3, 4, 5, 6]
 
     story(Thing, told, shared=True)
 
@@ -128,11 +128,11 @@ def test_a_send_whose_turn_fails_is_done_all_the_same() -> None:
             self.env.THINGS.get(names[0]).send.note_and_fail(1)
             return 1
 
-    async def told(realm: Realm) -> None:
-        assert await realm.result("a", "post", ["b"]) == b"1"
-        await realm.quiet()
-        assert realm.seen == [("b", 1)]
-        assert [entry.outcome for entry in await realm.entries("b")] == ["failed"]
+    async def told(harness: Owners) -> None:
+        assert await harness.result("a", "post", ["b"]) == b"1"
+        await harness.quiet()
+        assert harness.seen == [("b", 1)]
+        assert [entry.outcome for entry in await harness.entries("b")] == ["failed"]
 
     story(Failing, told)
 
@@ -140,7 +140,7 @@ def test_a_send_whose_turn_fails_is_done_all_the_same() -> None:
 def test_what_bears_no_seal_is_no_send() -> None:
     """A client cannot pose as an object, nor move a low mark."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         forged = Command("Thing/b", "call", "note", body=b'{"method":"note","args":[1]}')
         for envelope in (
             {"principal": "@Thing/a", "client_key": "send:0:0:1"},
@@ -150,10 +150,10 @@ def test_what_bears_no_seal_is_no_send() -> None:
             plain = Command(
                 *(getattr(forged, name) for name in ("key", "kind", "method")), body=forged.body, **envelope
             )
-            key, value, headers = sealed_record(plain, realm.ports.transport.seal)
+            key, value, headers = sealed_record(plain, harness.ports.transport.seal)
             unsealed = tuple(header for header in headers if header[0] != "seal")
-            realm.log.append(Topic.COMMANDS, realm.place("b"), Record(key, value, unsealed))
-        await realm.until(lambda: realm.broker.streams[Topic.DEAD, realm.place("b")].end == 3)
-        assert realm.seen == []
+            harness.log.append(Topic.COMMANDS, harness.place("b"), Record(key, value, unsealed))
+        await harness.until(lambda: harness.broker.streams[Topic.DEAD, harness.place("b")].end == 3)
+        assert harness.seen == []
 
     story(Thing, told)

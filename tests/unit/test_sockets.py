@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.reign import GATEWAY, Reign, story
+from tests.unit.one_owner import GATEWAY, OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.objects.http import Request, Response
@@ -107,32 +107,34 @@ def socket(number: int) -> str:
     return socket_id("g1", number)
 
 
-async def upgrade(reign: Reign, number: int, path: str = "/red", gateway: str = GATEWAY) -> Reply:
+async def upgrade(harness: OneOwner, number: int, path: str = "/red", gateway: str = GATEWAY) -> Reply:
     """A client asks for a WebSocket: the object's answer."""
     headers, asked = (("upgrade", "websocket"),), f"{socket(number)} {gateway}"
     command = Command("Thing/a", FETCH, "GET", path, headers, b"", "id", LOCAL, socket=asked)
-    return (await reign.told(reign.append(Record(*sealed_record(command, UNSEALED)))))[0]
+    return (await harness.replies(harness.append(Record(*sealed_record(command, UNSEALED)))))[0]
 
 
-def event(reign: Reign, number: int, method: str, body: str, **facts: str) -> None:
+def event(harness: OneOwner, number: int, method: str, body: str, **facts: str) -> None:
     """Something happens on a socket."""
     headers = tuple({"type": "text"} | facts) and tuple(({"type": "text"} | facts).items())
     command = Command("Thing/a", SOCKET, method, socket(number), headers, body.encode(), "e", NOBODY)
-    reign.append(Record(*sealed_record(command, UNSEALED)))
+    harness.append(Record(*sealed_record(command, UNSEALED)))
 
 
-async def say(reign: Reign, number: int, text: str) -> list[Frame]:
+async def say(harness: OneOwner, number: int, text: str) -> list[Frame]:
     """A message; the frames that leave because of it."""
-    before = len(reign.doors.shown)
-    event(reign, number, MESSAGE, text)
-    await settle(reign)
-    return reign.doors.shown[before:]
+    before = len(harness.ingress.shown)
+    event(harness, number, MESSAGE, text)
+    await settle(harness)
+    return harness.ingress.shown[before:]
 
 
-async def settle(reign: Reign) -> None:
+async def settle(harness: OneOwner) -> None:
     """Everything that was asked is done."""
-    asked = reign.broker.streams[Topic.COMMANDS, 0]
-    await reign.until(lambda: not reign.log._queues.get(asked) and reign.owner.tables.done.mark == asked.end)
+    asked = harness.broker.streams[Topic.COMMANDS, 0]
+    await harness.until(
+        lambda: not harness.log._queues.get(asked) and harness.owner.tables.done.mark == asked.end
+    )
 
 
 def texts(frames: list[Frame]) -> list[tuple[bytes, tuple[int, ...]]]:
@@ -144,14 +146,14 @@ def test_frames_to_many_are_one_record() -> None:
     ids; the same twice is two.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for number in range(3):
-            assert (await upgrade(reign, number, "/blue" if number else "/red")).status == 101
-        assert texts(await say(reign, 0, "each hello")) == [(b"hello", (0, 1, 2))]
-        assert texts(await say(reign, 0, "all hi")) == [(b"hi", (0, 1, 2))]
-        assert texts(await say(reign, 0, "all you blue")) == [(b"you", (1, 2))]
-        assert texts(await say(reign, 1, "twice x")) == [(b"x", (1,)), (b"x", (1,))]
-        outboxes = [len(entry.outbox) for entry in await reign.entries()]
+            assert (await upgrade(harness, number, "/blue" if number else "/red")).status == 101
+        assert texts(await say(harness, 0, "each hello")) == [(b"hello", (0, 1, 2))]
+        assert texts(await say(harness, 0, "all hi")) == [(b"hi", (0, 1, 2))]
+        assert texts(await say(harness, 0, "all you blue")) == [(b"you", (1, 2))]
+        assert texts(await say(harness, 1, "twice x")) == [(b"x", (1,)), (b"x", (1,))]
+        outboxes = [len(entry.outbox) for entry in await harness.journal()]
         assert outboxes == [0, 0, 0, 1, 1, 1, 2]
 
     story(Room, told)
@@ -160,14 +162,14 @@ def test_frames_to_many_are_one_record() -> None:
 def test_a_failed_turn_leaves_nothing_on_its_sockets() -> None:
     """No frame, no attachment, no close; a socket accepted in a failed turn is none."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        await say(reign, 0, "attach before")
-        assert await say(reign, 0, "fail after") == []
-        assert texts(await say(reign, 0, "attached")) == [(b"before", (0,))]
-        refused = await upgrade(reign, 1, "/refuse")
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        await say(harness, 0, "attach before")
+        assert await say(harness, 0, "fail after") == []
+        assert texts(await say(harness, 0, "attached")) == [(b"before", (0,))]
+        refused = await upgrade(harness, 1, "/refuse")
         assert refused.outcome == FAILED
-        assert (await reign.call("a", "count")).body == b'{"result":1}'
+        assert (await harness.call("a", "count")).body == b'{"result":1}'
 
     story(Room, told)
 
@@ -177,16 +179,16 @@ def test_handler_style_survives_eviction_and_a_new_reign() -> None:
     messages, or its owner begin anew.
     """
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        await say(reign, 0, "attach mine")
-        await reign.call("b", "count")  # one activation is allowed
-        assert list(reign.owner.turns.activations) == ["Thing/b"]
-        assert texts(await say(reign, 0, "attached")) == [(b"mine", (0,))]
-        await reign.end()
-        await reign.begin()
-        assert texts(await say(reign, 0, "attached")) == [(b"mine", (0,))]
-        assert reign.seen.count("start") == 4
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        await say(harness, 0, "attach mine")
+        await harness.call("b", "count")  # one activation is allowed
+        assert list(harness.owner.turns.activations) == ["Thing/b"]
+        assert texts(await say(harness, 0, "attached")) == [(b"mine", (0,))]
+        await harness.end()
+        await harness.begin()
+        assert texts(await say(harness, 0, "attached")) == [(b"mine", (0,))]
+        assert harness.seen.count("start") == 4
 
     story(Room, told, bounds=PartitionBounds(activations=1))
 
@@ -194,17 +196,17 @@ def test_handler_style_survives_eviction_and_a_new_reign() -> None:
 def test_rows_are_decoded_once_per_residence() -> None:
     """What the activation remembers is what the tables have, also while entries are under way."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for number in range(3):
-            await upgrade(reign, number)
+            await upgrade(harness, number)
         for number in (0, 1):
-            event(reign, 2, MESSAGE, f"attach {number}")
-            event(reign, number, CLOSED, "", code="1000", clean="1")
-        event(reign, 2, MESSAGE, "all here")
-        await settle(reign)
-        assert texts(reign.doors.shown) == [(b"here", (2,))]
-        activation = reign.owner.turns.activations["Thing/a"]
-        assert activation.socket_rows == reign.owner.tables.sockets.of("Thing/a")
+            event(harness, 2, MESSAGE, f"attach {number}")
+            event(harness, number, CLOSED, "", code="1000", clean="1")
+        event(harness, 2, MESSAGE, "all here")
+        await settle(harness)
+        assert texts(harness.ingress.shown) == [(b"here", (2,))]
+        activation = harness.owner.turns.activations["Thing/a"]
+        assert activation.socket_rows == harness.owner.tables.sockets.of("Thing/a")
         assert list(activation.socket_rows) == [socket(2)]
 
     story(Room, told)
@@ -213,12 +215,12 @@ def test_rows_are_decoded_once_per_residence() -> None:
 def test_events_of_sockets_that_are_gone_wake_nobody() -> None:
     """They are done: no instance, no entry, no handler."""
 
-    async def told(reign: Reign) -> None:
-        event(reign, 7, MESSAGE, "all x")
-        event(reign, 7, CLOSED, "", code="1000", clean="1")
-        await settle(reign)
-        assert reign.seen == []
-        assert await reign.entries() == []
+    async def told(harness: OneOwner) -> None:
+        event(harness, 7, MESSAGE, "all x")
+        event(harness, 7, CLOSED, "", code="1000", clean="1")
+        await settle(harness)
+        assert harness.seen == []
+        assert await harness.journal() == []
 
     story(Room, told)
 
@@ -226,14 +228,14 @@ def test_events_of_sockets_that_are_gone_wake_nobody() -> None:
 def test_a_close_is_told_once_and_its_row_goes_even_if_the_handler_fails() -> None:
     """The object sees the socket's tags for the last time, and not the socket among those it has."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        await upgrade(reign, 1)
-        event(reign, 0, CLOSED, "fail", code="1001", clean="1")
-        event(reign, 0, CLOSED, "fail", code="1001", clean="1")
-        await settle(reign)
-        assert reign.seen[1:] == [("0", 1001, True, ("red",), 1)]
-        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(1)]
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        await upgrade(harness, 1)
+        event(harness, 0, CLOSED, "fail", code="1001", clean="1")
+        event(harness, 0, CLOSED, "fail", code="1001", clean="1")
+        await settle(harness)
+        assert harness.seen[1:] == [("0", 1001, True, ("red",), 1)]
+        assert list(harness.owner.tables.sockets.of("Thing/a")) == [socket(1)]
 
     story(Room, told)
 
@@ -244,13 +246,13 @@ def test_a_socket_that_has_gone_may_be_closed_with_anything(code: int) -> None:
     nothing is sent and the turn stands.
     """
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        event(reign, 0, CLOSED, "echo" + "é" * 200, code=str(code), clean="0")
-        await settle(reign)
-        assert reign.seen[1:] == [("0", code, False, ("red",), 0)]
-        assert reign.doors.shown == []
-        assert list(reign.owner.tables.sockets.of("Thing/a")) == []
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        event(harness, 0, CLOSED, "echo" + "é" * 200, code=str(code), clean="0")
+        await settle(harness)
+        assert harness.seen[1:] == [("0", code, False, ("red",), 0)]
+        assert harness.ingress.shown == []
+        assert list(harness.owner.tables.sockets.of("Thing/a")) == []
 
     story(Room, told)
 
@@ -259,12 +261,12 @@ def test_a_socket_that_has_gone_may_be_closed_with_anything(code: int) -> None:
 def test_a_close_passed_on_is_sent_with_a_code_that_a_frame_can_carry(reported: int, sent: int) -> None:
     """To the object's other sockets; codes that are only ever reported have a nearest one."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        await upgrade(reign, 1)
-        event(reign, 0, CLOSED, "hang up", code=str(reported), clean="0")
-        await settle(reign)
-        (frame,) = reign.doors.shown
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        await upgrade(harness, 1)
+        event(harness, 0, CLOSED, "hang up", code=str(reported), clean="0")
+        await settle(harness)
+        (frame,) = harness.ingress.shown
         assert (frame.type, frame.code, frame.data, frame.sockets) == (CLOSE_FRAME, sent, b"hang up", (1,))
 
     story(Room, told)
@@ -274,10 +276,10 @@ def test_a_close_passed_on_is_sent_with_a_code_that_a_frame_can_carry(reported: 
 def test_an_open_socket_is_not_closed_with_a_code_that_means_nothing(code: int) -> None:
     """The message's turn fails, and says which code."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        assert await say(reign, 0, f"close {code}") == []
-        failed = (await reign.entries())[-1]
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        assert await say(harness, 0, f"close {code}") == []
+        failed = (await harness.journal())[-1]
         assert failed.reply.error is not None
         assert f"the close code {code} cannot be sent" in failed.reply.error.message
 
@@ -287,13 +289,13 @@ def test_an_open_socket_is_not_closed_with_a_code_that_means_nothing(code: int) 
 def test_an_object_that_closes_hears_no_more() -> None:
     """Its close is a frame with code and reason; what it sends behind it goes nowhere."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        (frame,) = await say(reign, 0, "close 4001")
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        (frame,) = await say(harness, 0, "close 4001")
         assert (frame.type, frame.code, frame.data, frame.sockets) == (CLOSE_FRAME, 4001, b"why", (0,))
-        event(reign, 0, CLOSED, "", code="4001", clean="1")
-        assert await say(reign, 0, "all x") == []
-        assert reign.seen == ["start"]
+        event(harness, 0, CLOSED, "", code="4001", clean="1")
+        assert await say(harness, 0, "all x") == []
+        assert harness.seen == ["start"]
 
     story(Room, told)
 
@@ -304,20 +306,20 @@ def test_sockets_of_a_gateway_that_ended_are_closed_once() -> None:
     What one asked for and is run after its end accepts nothing.
     """
 
-    async def told(reign: Reign) -> None:
-        reign.doors.gateway = OLD_GATEWAY
-        await upgrade(reign, 0, gateway=OLD_GATEWAY)
-        reign.doors.gateway = GATEWAY
-        assert (await upgrade(reign, 2, gateway=OLD_GATEWAY)).outcome == UNAVAILABLE
-        await upgrade(reign, 1)
-        await reign.end()
+    async def told(harness: OneOwner) -> None:
+        harness.ingress.gateway = OLD_GATEWAY
+        await upgrade(harness, 0, gateway=OLD_GATEWAY)
+        harness.ingress.gateway = GATEWAY
+        assert (await upgrade(harness, 2, gateway=OLD_GATEWAY)).outcome == UNAVAILABLE
+        await upgrade(harness, 1)
+        await harness.end()
         for _ in range(2):
-            await reign.begin()
-            await settle(reign)
-            await reign.end()
-        await reign.begin()
-        assert [each for each in reign.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
-        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(1)]
+            await harness.begin()
+            await settle(harness)
+            await harness.end()
+        await harness.begin()
+        assert [each for each in harness.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
+        assert list(harness.owner.tables.sockets.of("Thing/a")) == [socket(1)]
 
     story(Room, told)
 
@@ -325,18 +327,18 @@ def test_sockets_of_a_gateway_that_ended_are_closed_once() -> None:
 def test_on_a_shared_log_a_gateway_is_given_up_when_it_falls_silent() -> None:
     """As long as its heartbeats come its sockets stay; then they are closed with 1006, once."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0, gateway=OLD_GATEWAY)
-        await upgrade(reign, 1)
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0, gateway=OLD_GATEWAY)
+        await upgrade(harness, 1)
         place, _, name = OLD_GATEWAY.partition("/")
         for _ in range(15):
             await asyncio.sleep(3)
-            reign.log.append(Topic.REPLIES, int(place), Record(name.encode(), b"", (HEARTBEAT_KIND,)))
-        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(0), socket(1)]
+            harness.log.append(Topic.REPLIES, int(place), Record(name.encode(), b"", (HEARTBEAT_KIND,)))
+        assert list(harness.owner.tables.sockets.of("Thing/a")) == [socket(0), socket(1)]
         await asyncio.sleep(2 * SILENT_S + 1)
-        await settle(reign)
-        assert [each for each in reign.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
-        assert list(reign.owner.tables.sockets.of("Thing/a")) == [socket(1)]
+        await settle(harness)
+        assert [each for each in harness.seen if each != "start"] == [("0", 1006, False, ("red",), 1)]
+        assert list(harness.owner.tables.sockets.of("Thing/a")) == [socket(1)]
 
     story(Room, told, shared=True)
 
@@ -345,21 +347,21 @@ def test_on_a_shared_log_a_gateway_is_given_up_when_it_falls_silent() -> None:
 def test_a_listener_is_closed_with_its_instance(how: str) -> None:
     """Listener style lives in memory: 1012 when that goes, and no row is left."""
 
-    async def told(reign: Reign) -> None:
-        assert (await upgrade(reign, 0, "/pair")).status == 101
-        assert texts(await say(reign, 0, "you")) == [(b"heard you", (0,))]
+    async def told(harness: OneOwner) -> None:
+        assert (await upgrade(harness, 0, "/pair")).status == 101
+        assert texts(await say(harness, 0, "you")) == [(b"heard you", (0,))]
         if how == "fails":
-            assert (await upgrade(reign, 1, "/refuse")).outcome == FAILED
+            assert (await upgrade(harness, 1, "/refuse")).outcome == FAILED
         elif how == "evicted":
-            await reign.call("b", "count")
+            await harness.call("b", "count")
         else:
-            await reign.end()
-            await reign.begin()
-        await settle(reign)
-        last = reign.doors.shown[-1]
+            await harness.end()
+            await harness.begin()
+        await settle(harness)
+        last = harness.ingress.shown[-1]
         assert (last.type, last.code, last.sockets) == (CLOSE_FRAME, 1012, (0,))
-        assert reign.owner.tables.sockets.of("Thing/a") == {}
-        assert reign.seen.count("start") == (2 if how == "evicted" else 1)
+        assert harness.owner.tables.sockets.of("Thing/a") == {}
+        assert harness.seen.count("start") == (2 if how == "evicted" else 1)
 
     story(Room, told, bounds=PartitionBounds(activations=1))
 
@@ -367,12 +369,12 @@ def test_a_listener_is_closed_with_its_instance(how: str) -> None:
 def test_a_listener_hears_its_close() -> None:
     """And the websockets of handler style do not list it."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0, "/pair")
-        assert (await reign.call("a", "count")).body == b'{"result":0}'
-        event(reign, 0, CLOSED, "", code="1001", clean="1")
-        await settle(reign)
-        assert reign.seen[-1] == ("end", 1001)
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0, "/pair")
+        assert (await harness.call("a", "count")).body == b'{"result":0}'
+        event(harness, 0, CLOSED, "", code="1001", clean="1")
+        await settle(harness)
+        assert harness.seen[-1] == ("end", 1001)
 
     story(Room, told)
 
@@ -380,15 +382,15 @@ def test_a_listener_hears_its_close() -> None:
 def test_an_auto_response_reaches_gateways_with_each_socket() -> None:
     """Those that are open when it is set, and those that come later; it is kept over a new reign."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        (frame,) = await say(reign, 0, "auto")
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        (frame,) = await say(harness, 0, "auto")
         assert (frame.type, frame.sockets) == (AUTO, (0,))
-        await reign.end()
-        await reign.begin()
-        await upgrade(reign, 1)
-        assert (reign.doors.shown[-1].type, reign.doors.shown[-1].sockets) == (AUTO, (1,))
-        assert (await reign.call("a", "count")).body == b'{"result":2}'
+        await harness.end()
+        await harness.begin()
+        await upgrade(harness, 1)
+        assert (harness.ingress.shown[-1].type, harness.ingress.shown[-1].sockets) == (AUTO, (1,))
+        assert (await harness.call("a", "count")).body == b'{"result":2}'
 
     story(Room, told)
 
@@ -396,10 +398,10 @@ def test_an_auto_response_reaches_gateways_with_each_socket() -> None:
 def test_an_attachment_has_its_bound() -> None:
     """16 KiB encoded; over it the turn is told."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
-        assert (await reign.call("a", "grow", MAX_ATTACHMENT_BYTES - 3)).outcome == OK
-        over = await reign.call("a", "grow", MAX_ATTACHMENT_BYTES)
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
+        assert (await harness.call("a", "grow", MAX_ATTACHMENT_BYTES - 3)).outcome == OK
+        over = await harness.call("a", "grow", MAX_ATTACHMENT_BYTES)
         assert over.error is not None
         assert over.error.code == "too-large"
 
@@ -409,15 +411,15 @@ def test_an_attachment_has_its_bound() -> None:
 def test_only_perdure_says_what_happens_on_a_socket() -> None:
     """An event without the seal is a dead letter, and the object hears nothing."""
 
-    async def told(reign: Reign) -> None:
-        await upgrade(reign, 0)
+    async def told(harness: OneOwner) -> None:
+        await upgrade(harness, 0)
         headers = (("kind", b"socket"), ("method", b"message"), ("path", socket(0).encode()))
-        offset = reign.append_raw(b"Thing/a", b"all x", headers)
-        await settle(reign)
-        (dead,) = await reign.records(Topic.DEAD)
+        offset = harness.append_raw(b"Thing/a", b"all x", headers)
+        await settle(harness)
+        (dead,) = await harness.records(Topic.DEAD)
         assert dict(dead.headers)["reason"].startswith(MalformedCommand.code.encode())
         assert dict(dead.headers)["command"] == f"0:{offset}".encode()
-        assert reign.doors.shown == []
+        assert harness.ingress.shown == []
 
     story(Room, told)
 
@@ -440,17 +442,17 @@ def test_a_lost_socket_that_the_log_refused_to_hear_of_is_closed_in_the_same_rei
     listener's socket is closed with 1012.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for number in range(20):
-            await upgrade(reign, number, "/pair" if number % 2 else "/red", gateway=OLD_GATEWAY)
-        await reign.end()
-        await reign.begin()
+            await upgrade(harness, number, "/pair" if number % 2 else "/red", gateway=OLD_GATEWAY)
+        await harness.end()
+        await harness.begin()
         began_s = asyncio.get_running_loop().time()
-        await reign.until(lambda: not reign.owner.tables.sockets.of("Thing/a"))
-        await settle(reign)
-        closed = [each[0] for each in reign.seen if each != "start"]
+        await harness.until(lambda: not harness.owner.tables.sockets.of("Thing/a"))
+        await settle(harness)
+        closed = [each[0] for each in harness.seen if each != "start"]
         assert sorted(closed) == sorted(socket(number)[-1] for number in range(0, 20, 2))
-        assert reign.owner.counts.claims == 1
+        assert harness.owner.counts.claims == 1
         assert asyncio.get_running_loop().time() - began_s < 2 * SILENT_S, "of what one look found"
 
     story(Room, told, shared=True, faults=Narrow())
@@ -459,13 +461,13 @@ def test_a_lost_socket_that_the_log_refused_to_hear_of_is_closed_in_the_same_rei
 def test_listeners_of_an_instance_that_leaves_are_closed_though_the_log_is_full() -> None:
     """What an eviction could not append at once is appended when there is room."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for number in range(10):
-            await upgrade(reign, number, "/pair")
-        await reign.call("b", "count")  # one activation is allowed
-        await reign.until(lambda: not reign.owner.tables.sockets.of("Thing/a"))
-        await settle(reign)
-        last = [frame for frame in reign.doors.shown if frame.type == CLOSE_FRAME]
+            await upgrade(harness, number, "/pair")
+        await harness.call("b", "count")  # one activation is allowed
+        await harness.until(lambda: not harness.owner.tables.sockets.of("Thing/a"))
+        await settle(harness)
+        last = [frame for frame in harness.ingress.shown if frame.type == CLOSE_FRAME]
         assert sorted(number for frame in last for number in frame.sockets) == list(range(10))
 
     story(Room, told, shared=True, faults=Narrow(), bounds=PartitionBounds(activations=1))
@@ -476,13 +478,13 @@ def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch
     monkeypatch.setattr(socket_events, "AT_ONCE", 4)
     monkeypatch.setattr(socket_watch, "LISTED_AT_ONCE", 4)
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for number in range(30):
-            await upgrade(reign, number, gateway=OLD_GATEWAY)
-        reign.doors.gateway = GATEWAY
+            await upgrade(harness, number, gateway=OLD_GATEWAY)
+        harness.ingress.gateway = GATEWAY
         loop, true = asyncio.get_running_loop(), SocketRows.all
         listed, under_way, steps = 0, 0, []
-        queue = reign.log._queues[reign.broker.streams[Topic.COMMANDS, 0]]
+        queue = harness.log._queues[harness.broker.streams[Topic.COMMANDS, 0]]
 
         def step_over() -> None:
             nonlocal listed, under_way
@@ -498,9 +500,9 @@ def test_sockets_are_listed_and_their_ends_appended_in_bounded_steps(monkeypatch
                 yield each
 
         monkeypatch.setattr(SocketRows, "all", counted)
-        await reign.end()
-        await reign.begin()
-        await reign.until(lambda: not reign.owner.tables.sockets.of("Thing/a"))
+        await harness.end()
+        await harness.begin()
+        await harness.until(lambda: not harness.owner.tables.sockets.of("Thing/a"))
         assert sum(steps) >= 30
         assert max(steps) <= 2 * 4, "of the list at the start, and of the watch"
         assert 0 < under_way <= 4

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import ConfigError, LogCorrupt
@@ -39,20 +39,20 @@ def test_another_topic_under_the_old_name_is_refused(topic: str) -> None:
     nothing is claimed or changed.
     """
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        reign.broker.topic_ids.update(IDS)
-        await reign.begin()
-        assert (await reign.call("a", "add")).error is None
-        await reign.end()
-        reign.broker.topic_ids[topic] = "another"
-        before = reign.broker.streams[Topic.JOURNAL, 0].end
-        await reign.begin(OwnerState.STOPPED)
-        assert isinstance(reign.owner.error, LogCorrupt)
-        said = str(reign.owner.error)
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        harness.broker.topic_ids.update(IDS)
+        await harness.begin()
+        assert (await harness.call("a", "add")).error is None
+        await harness.end()
+        harness.broker.topic_ids[topic] = "another"
+        before = harness.broker.streams[Topic.JOURNAL, 0].end
+        await harness.begin(OwnerState.STOPPED)
+        assert isinstance(harness.owner.error, LogCorrupt)
+        said = str(harness.owner.error)
         assert f"the topic of the {topic} is not the one" in said
         assert f"its id was {IDS[topic]} and is another" in said
-        assert reign.broker.streams[Topic.JOURNAL, 0].end == before
+        assert harness.broker.streams[Topic.JOURNAL, 0].end == before
 
     story(Thing, told, shared=True, check=False)
 
@@ -62,18 +62,18 @@ def test_topics_of_an_earlier_version_are_adopted_once_and_loudly() -> None:
     that knows ids, none at the next.
     """
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        reign.broker.topic_ids.update(IDS)
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        harness.broker.topic_ids.update(IDS)
         for warnings in (1, 0):
             with capture_logs() as logged:
-                await reign.begin()
+                await harness.begin()
             assert [each["log_level"] for each in logged if "are accepted as" in each["event"]] == [
                 "warning"
             ] * warnings
-            await reign.end()
-        await reign.begin()
-        claims = [decode_record(each.value) for each in await reign.records(Topic.JOURNAL)]
+            await harness.end()
+        await harness.begin()
+        claims = [decode_record(each.value) for each in await harness.records(Topic.JOURNAL)]
         assert [each.topics for each in claims if isinstance(each, Claim)] == [{}, IDS, IDS, IDS]
 
     story(Thing, told, shared=True)
@@ -98,18 +98,18 @@ def test_an_empty_journal_beside_traces_of_an_app_is_not_founded(
     client produced first does not.
     """
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        for stream in reign.broker.streams.values():
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        for stream in harness.broker.streams.values():
             stream.records.clear()
             stream.durable = 0
-        reign.broker.accept(reign.broker.streams[topic, 0], [record])
+        harness.broker.accept(harness.broker.streams[topic, 0], [record])
         if trace is None:
-            await bootstrap_log(reign.log, "app", "another-uuid")
+            await bootstrap_log(harness.log, "app", "another-uuid")
             return
         with pytest.raises(LogCorrupt, match=f"was served before: .*{trace}.*Restore the topic"):
-            await bootstrap_log(reign.log, "app", "another-uuid")
-        assert reign.broker.streams[Topic.JOURNAL, 0].end == 0
+            await bootstrap_log(harness.log, "app", "another-uuid")
+        assert harness.broker.streams[Topic.JOURNAL, 0].end == 0
 
     story(Thing, told, shared=True, check=False)
 
@@ -117,13 +117,13 @@ def test_an_empty_journal_beside_traces_of_an_app_is_not_founded(
 def test_trimmed_commands_are_a_trace() -> None:
     """Only perdure trims them."""
 
-    async def told(reign: Reign) -> None:
-        await reign.end()
-        for stream in reign.broker.streams.values():
+    async def told(harness: OneOwner) -> None:
+        await harness.end()
+        for stream in harness.broker.streams.values():
             stream.records.clear()
             stream.durable = stream.start = 7 if stream.topic is Topic.COMMANDS else 0
         with pytest.raises(LogCorrupt, match="its commands were trimmed up to offset 7"):
-            await bootstrap_log(reign.log, "app", "another-uuid")
+            await bootstrap_log(harness.log, "app", "another-uuid")
 
     story(Thing, told, shared=True, check=False)
 
@@ -131,17 +131,17 @@ def test_trimmed_commands_are_a_trace() -> None:
 def test_a_journal_that_another_node_founds_meanwhile_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was empty a moment ago, and the other node serves already: that is no lost journal."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         true, asked = MemoryLog.bounds, list[Topic]()
 
         async def slow(self: MemoryLog, topic: Topic, partition: int) -> Bounds:
             asked.append(topic)
             return Bounds(0, 0) if len(asked) == 1 else await true(self, topic, partition)
 
-        await reign.call("a", "add")
+        await harness.call("a", "add")
         monkeypatch.setattr(MemoryLog, "bounds", slow)
         monkeypatch.setattr(bootstrap, "append_one", _nothing)
-        assert await bootstrap_log(reign.log, "app", "app-uuid") == "app-uuid"
+        assert await bootstrap_log(harness.log, "app", "app-uuid") == "app-uuid"
         monkeypatch.undo()
 
     story(Thing, told, shared=True)

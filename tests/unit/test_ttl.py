@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.unit.reign import Reign, story
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.alarms import TTL
@@ -42,34 +42,34 @@ class Thing(DurableObject):
             await self.put(name, ttl_s)
 
 
-def rows(reign: Reign, name: str = "a") -> list[str]:
+def rows(harness: OneOwner, name: str = "a") -> list[str]:
     """The names in the tables, perdure's own too."""
-    return [found for found, _ in reign.owner.tables.values.scan(f"Thing/{name}", "", None)]
+    return [found for found, _ in harness.owner.tables.values.scan(f"Thing/{name}", "", None)]
 
 
-def ttl_due(reign: Reign, name: str = "a") -> int | None:
-    row = reign.owner.tables.alarms.get(f"Thing/{name}", TTL)
+def ttl_due(harness: OneOwner, name: str = "a") -> int | None:
+    row = harness.owner.tables.alarms.get(f"Thing/{name}", TTL)
     return None if row is None else row.due_ms
 
 
 def test_an_expired_value_leaves_the_tables_without_anyone_asking() -> None:
     """Hidden when its time has come, then its rows and the alarm that removed them are gone."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", "short", 10)
-        await reign.call("a", "put", "long", 1000)
-        await reign.call("a", "put", "ever", None)
-        assert (await reign.call("a", "alarms")).body == b'{"result":[]}'
-        assert len(rows(reign)) == 5
-        reign.skew_ms = 10_100
-        assert (await reign.call("a", "get", "short")).body == b'{"result":null}'
-        assert "short" in rows(reign)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", "short", 10)
+        await harness.call("a", "put", "long", 1000)
+        await harness.call("a", "put", "ever", None)
+        assert (await harness.call("a", "alarms")).body == b'{"result":[]}'
+        assert len(rows(harness)) == 5
+        harness.skew_ms = 10_100
+        assert (await harness.call("a", "get", "short")).body == b'{"result":null}'
+        assert "short" in rows(harness)
         await asyncio.sleep(6)
-        assert [name for name in rows(reign) if not name.startswith("\0")] == ["ever", "long"]
+        assert [name for name in rows(harness) if not name.startswith("\0")] == ["ever", "long"]
         await asyncio.sleep(1000)
-        assert rows(reign) == ["ever"]
-        assert ttl_due(reign) is None
-        assert reign.owner.counts.alarms_fired == 0
+        assert rows(harness) == ["ever"]
+        assert ttl_due(harness) is None
+        assert harness.owner.counts.alarms_fired == 0
 
     story(Thing, told)
 
@@ -77,19 +77,19 @@ def test_an_expired_value_leaves_the_tables_without_anyone_asking() -> None:
 def test_a_value_put_again_stays() -> None:
     """With a later time, or none; the alarm goes by the earliest, and looks again."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         for name in ("later", "ever", "gone"):
-            await reign.call("a", "put", name, 5)
-        first = ttl_due(reign)
-        await reign.call("a", "put", "later", 50)
-        await reign.call("a", "put", "ever", None)
-        assert ttl_due(reign) == first
-        await reign.call("a", "put", "earlier", 1)
-        assert (ttl_due(reign) or 0) < (first or 0)
+            await harness.call("a", "put", name, 5)
+        first = ttl_due(harness)
+        await harness.call("a", "put", "later", 50)
+        await harness.call("a", "put", "ever", None)
+        assert ttl_due(harness) == first
+        await harness.call("a", "put", "earlier", 1)
+        assert (ttl_due(harness) or 0) < (first or 0)
         await asyncio.sleep(20)
-        assert [name for name in rows(reign) if not name.startswith("\0")] == ["ever", "later"]
+        assert [name for name in rows(harness) if not name.startswith("\0")] == ["ever", "later"]
         await asyncio.sleep(50)
-        assert rows(reign) == ["ever"]
+        assert rows(harness) == ["ever"]
 
     story(Thing, told)
 
@@ -97,11 +97,11 @@ def test_a_value_put_again_stays() -> None:
 def test_more_than_one_round_removes_many() -> None:
     """A thousand to a turn; the next round comes at once."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", "n", 5, 2500)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", "n", 5, 2500)
         await asyncio.sleep(6)
-        assert rows(reign) == []
-        entries = [each for each in await reign.entries() if each.summary.startswith("alarm")]
+        assert rows(harness) == []
+        entries = [each for each in await harness.journal() if each.summary.startswith("alarm")]
         assert [len(each.deletes) for each in entries] == [2000, 2000, 1000]
 
     story(Thing, told)
@@ -110,13 +110,13 @@ def test_more_than_one_round_removes_many() -> None:
 def test_values_are_removed_of_an_object_that_is_not_in_memory() -> None:
     """After a restart too; no instance is made for it."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", "short", 10)
-        await reign.end()
-        reign.seen.clear()
-        await reign.begin()
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", "short", 10)
+        await harness.end()
+        harness.seen.clear()
+        await harness.begin()
         await asyncio.sleep(20)
-        assert (rows(reign), reign.seen) == ([], [])
+        assert (rows(harness), harness.seen) == ([], [])
 
     story(Thing, told)
 
@@ -124,16 +124,16 @@ def test_values_are_removed_of_an_object_that_is_not_in_memory() -> None:
 def test_delete_all_leaves_nothing_to_remove() -> None:
     """The alarm goes with the values."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", "short", 10)
-        await reign.call("a", "clear")
-        assert (rows(reign), ttl_due(reign)) == ([], None)
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", "short", 10)
+        await harness.call("a", "clear")
+        assert (rows(harness), ttl_due(harness)) == ([], None)
         await asyncio.sleep(20)
-        assert reign.owner.counts.alarms_due == 0
-        await reign.call("a", "put", "short", 10)
-        await reign.call("a", "clear", "later", 20)
+        assert harness.owner.counts.alarms_due == 0
+        await harness.call("a", "put", "short", 10)
+        await harness.call("a", "clear", "later", 20)
         await asyncio.sleep(30)
-        assert (rows(reign), reign.owner.counts.alarms_due) == ([], 1)
+        assert (rows(harness), harness.owner.counts.alarms_due) == ([], 1)
 
     story(Thing, told)
 
@@ -141,9 +141,9 @@ def test_delete_all_leaves_nothing_to_remove() -> None:
 def test_a_removal_that_fails_is_never_given_up() -> None:
     """It comes again after at most 64 s, however often it failed."""
 
-    async def told(reign: Reign) -> None:
-        await reign.call("a", "put", "short", 10)
-        activation = reign.owner.turns.activations["Thing/a"]
+    async def told(harness: OneOwner) -> None:
+        await harness.call("a", "put", "short", 10)
+        activation = harness.owner.turns.activations["Thing/a"]
         scan = type(activation).scan
         broken = [True]
 
@@ -155,12 +155,12 @@ def test_a_removal_that_fails_is_never_given_up() -> None:
         type(activation).scan = failing  # type: ignore[method-assign]  # put back below
         try:
             await asyncio.sleep(1000)
-            row = reign.owner.tables.alarms.get("Thing/a", TTL)
+            row = harness.owner.tables.alarms.get("Thing/a", TTL)
             assert row is not None
             assert (row.attempt > 10, row.parked) == (True, False)
             broken.clear()
             await asyncio.sleep(70)
-            assert rows(reign) == []
+            assert rows(harness) == []
         finally:
             type(activation).scan = scan  # type: ignore[method-assign]  # as above
 

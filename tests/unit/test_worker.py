@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.realm import Realm, story
+from tests.unit.owners import Owners, story
 
 from perdure.api.gateway import Gateway
 from perdure.api.problems import Problem
@@ -25,14 +25,14 @@ class Thing(DurableObject):
         await self.state.put("count", await self.state.get("count", 0) + by)
 
 
-async def answer(realm: Realm, function: Any, client_key: str | None = None) -> Problem:
+async def answer(harness: Owners, function: Any, client_key: str | None = None) -> Problem:
     """What a Worker's response comes to."""
-    gateway = Gateway(realm.log, node="n", deadline_s=30, clock_ms=realm.clock_ms)
-    await gateway.start(realm.owners)
+    gateway = Gateway(harness.log, node="n", deadline_s=30, clock_ms=harness.clock_ms)
+    await gateway.start(harness.owners)
     way = Outgoing(body_bytes=1, timeout_s=1)
     worker = Worker(
         function,
-        realm.registry.env,
+        harness.registry.env,
         gateway,
         outgoing=way,
         new_uuid=lambda: "u",
@@ -42,9 +42,9 @@ async def answer(realm: Realm, function: Any, client_key: str | None = None) -> 
     return await worker.answer(Request("POST"), client_key, "", forever)
 
 
-def durable(realm: Realm) -> int:
+def durable(harness: Owners) -> int:
     """How many commands are."""
-    return sum(realm.broker.streams[Topic.COMMANDS, p].durable for p in range(realm.partitions))
+    return sum(harness.broker.streams[Topic.COMMANDS, p].durable for p in range(harness.partitions))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -52,8 +52,8 @@ def durable(realm: Realm) -> int:
 def test_a_response_waits_for_what_was_sent(shared: bool, raises: bool) -> None:
     """It leaves when every send is durable, an error's too; then each takes effect."""
 
-    async def told(realm: Realm) -> None:
-        realm.faults.delays = {"append": 0.5, "ack": 0.5, "sync": 0.5}
+    async def told(harness: Owners) -> None:
+        harness.faults.delays = {"append": 0.5, "ack": 0.5, "sync": 0.5}
 
         async def fetch(request: Request, env: Any) -> Response:
             env.THINGS.get("a").send.add(1)
@@ -62,11 +62,11 @@ def test_a_response_waits_for_what_was_sent(shared: bool, raises: bool) -> None:
                 raise ValueError
             return Response(status=202)
 
-        assert (await answer(realm, fetch))[0] == (500 if raises else 202)
-        assert durable(realm) == 2
-        realm.faults.delays = {}
-        await realm.quiet()
-        assert (realm.value("a"), realm.value("b")) == (1, 2)
+        assert (await answer(harness, fetch))[0] == (500 if raises else 202)
+        assert durable(harness) == 2
+        harness.faults.delays = {}
+        await harness.quiet()
+        assert (harness.value("a"), harness.value("b")) == (1, 2)
 
     story(Thing, told, shared=shared)
 
@@ -74,14 +74,14 @@ def test_a_response_waits_for_what_was_sent(shared: bool, raises: bool) -> None:
 def test_a_send_that_may_be_lost_is_no_success() -> None:
     """The log does not say whether it took the send: 504, whatever the Worker returned."""
 
-    async def told(realm: Realm) -> None:
-        realm.faults.next = ["lost"]
+    async def told(harness: Owners) -> None:
+        harness.faults.next = ["lost"]
 
         async def fetch(request: Request, env: Any) -> Response:
             env.THINGS.get("a").send.add(1)
             return Response("sent")
 
-        status, _, body = await answer(realm, fetch)
+        status, _, body = await answer(harness, fetch)
         assert (status, b"outcome-unknown" in body) == (504, True)
 
     story(Thing, told, shared=True, check=False)
@@ -90,7 +90,7 @@ def test_a_send_that_may_be_lost_is_no_success() -> None:
 def test_one_that_ignores_its_cancellation_is_not_waited_for() -> None:
     """At the deadline the client is told, and what the Worker still asks goes nowhere."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         raised: list[str] = []
 
         async def fetch(request: Request, env: Any) -> Response:
@@ -105,11 +105,11 @@ def test_one_that_ignores_its_cancellation_is_not_waited_for() -> None:
             return Response("late")
 
         began_s = asyncio.get_running_loop().time()
-        assert (await answer(realm, fetch))[0] == 504
+        assert (await answer(harness, fetch))[0] == 504
         assert asyncio.get_running_loop().time() - began_s < 31
-        await realm.until(lambda: raised)
+        await harness.until(lambda: raised)
         assert raised == ["TurnEnded"]
-        assert durable(realm) == 0
+        assert durable(harness) == 0
 
     story(Thing, told)
 
@@ -117,7 +117,7 @@ def test_one_that_ignores_its_cancellation_is_not_waited_for() -> None:
 def test_a_request_repeated_under_its_key_asks_each_once_in_any_order() -> None:
     """Calls side by side, of which one is given up and made again; equal ones are counted."""
 
-    async def told(realm: Realm) -> None:
+    async def told(harness: Owners) -> None:
         waits = iter((0.0, 0.2, 0.2, 0.0))
 
         async def fetch(request: Request, env: Any) -> Response:
@@ -132,13 +132,13 @@ def test_a_request_repeated_under_its_key_asks_each_once_in_any_order() -> None:
                         await asyncio.wait_for(env.THINGS.get("h").add(1), seconds)
                         break
                     except TimeoutError:
-                        realm.seen.append("gave up")
+                        harness.seen.append("gave up")
 
             await asyncio.gather(*(line(name, next(waits)) for name in ("a", "b")), hurried())
             return Response(env.THINGS.new_unique_id().name)
 
-        first, second = [await answer(realm, fetch, "k") for _ in range(2)]
+        first, second = [await answer(harness, fetch, "k") for _ in range(2)]
         assert first == second
-        assert (first[0], realm.value("a"), realm.value("b"), realm.value("h")) == (200, 2, 2, 1)
+        assert (first[0], harness.value("a"), harness.value("b"), harness.value("h")) == (200, 2, 2, 1)
 
     story(Thing, told, shared=True)
