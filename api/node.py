@@ -202,7 +202,12 @@ class Node:
         return Ports(
             Transport(self.log, self.gateway, clock_ms, Random(), seal),
             TurnServices(
-                self.registry, self._run_queue, self.tracing, self._makers(), outgoing, after_crash=page.died
+                self.registry,
+                self._run_queue,
+                self.tracing,
+                self._object_quotas(),
+                outgoing,
+                after_crash=page.died,
             ),
             RecoveryServices(
                 new_uuid,
@@ -224,7 +229,7 @@ class Node:
             await self.snapshots.ingest(tables)
         await self._helpers.ingest(tables)
 
-    def _makers(self) -> ObjectQuotas | None:
+    def _object_quotas(self) -> ObjectQuotas | None:
         """The count of objects that each principal has created; None without access control."""
         quotas = self.config.quotas
         if not self.config.guarded:

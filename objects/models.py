@@ -26,9 +26,9 @@ def fitted(value: Any, kind: Any, key: str, name: str) -> Any:
     try:
         hash(kind)
     except TypeError:
-        make = _maker(kind)
+        make = _constructor(kind)
     else:
-        make = _known_maker(kind)
+        make = _known_constructor(kind)
     try:
         return make(value)
     except ValidationError as error:
@@ -39,7 +39,7 @@ def fitted(value: Any, kind: Any, key: str, name: str) -> Any:
         raise _no_type(kind, error) from None
 
 
-def _maker(kind: Any) -> Callable[[Any], Any]:
+def _constructor(kind: Any) -> Callable[[Any], Any]:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return partial(msgspec.convert, type=kind)
     try:
@@ -55,7 +55,7 @@ def _maker(kind: Any) -> Callable[[Any], Any]:
         return partial(msgspec.convert, type=kind)
 
 
-_known_maker = lru_cache(256)(_maker)
+_known_constructor = lru_cache(256)(_constructor)
 
 
 def _no_type(kind: Any, error: Exception) -> ObjectError:

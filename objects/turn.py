@@ -85,7 +85,7 @@ def handling(instance: DurableObject, kind: ObjectType, command: Command) -> Cor
     if command.kind == FETCH:
         return instance.fetch(Request.of(command))
     if command.kind == ALARM:
-        return _ringing(instance, kind, command)
+        return _alarm_run(instance, kind, command)
     if command.kind == SOCKET:
         return handle_event(instance, command)
     return _calling(instance, kind, command)
@@ -98,7 +98,7 @@ async def _calling(instance: DurableObject, kind: ObjectType, command: Command) 
     return Reply(OK, 200, (), method.reply(await method.function(instance, *bound, **named)))
 
 
-async def _ringing(instance: DurableObject, kind: ObjectType, command: Command) -> Response:
+async def _alarm_run(instance: DurableObject, kind: ObjectType, command: Command) -> Response:
     if kind.alarm is None:
         raise ObjectError(f"{command.key} has a due alarm, but its class no longer defines alarm()")
     ring = parse_ring(command.body)

@@ -131,7 +131,7 @@ class HttpDoor:
 
     # A request that is complete
 
-    def ask(
+    def submit(
         self,
         listener: ReplyListener,
         method: str,
@@ -271,7 +271,7 @@ class HttpDoor:
         if prefers_async(scope["headers"]):
             return await self._accepted(scope["method"], raw_path, query, head, body)
         reply = ReplyFuture()
-        self.ask(reply, scope["method"], raw_path, query, head, body)
+        self.submit(reply, scope["method"], raw_path, query, head, body)
         return self.response_to(await reply.future)
 
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:

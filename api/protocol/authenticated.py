@@ -120,7 +120,7 @@ class AuthenticatedSocketProtocol(SocketProtocol):
             return
         self._grant = grant
         self._watch_expiry()
-        self._ask(raw, path, rest)
+        self._submit(raw, path, rest)
 
     def _key_of(self, path: bytes) -> str:
         try:

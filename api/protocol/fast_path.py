@@ -1,8 +1,8 @@
 """The fast path of requests for objects: from the parser to the door and back, without ASGI in between.
 
 ASGI needs a task, a dict of the request and three messages for each request, which is more than half of the
-cost of an object's turn. `FastPathProtocol` passes plain requests for objects to `HttpDoor.ask` itself, with
-an `HttpExchange` that writes the response. uvicorn runs the ASGI application for all others.
+cost of an object's turn. `FastPathProtocol` passes plain requests for objects to `HttpDoor.submit` itself,
+with an `HttpExchange` that writes the response. uvicorn runs the ASGI application for all others.
 
 Laws [test_direct.py, test_direct_connections.py]
 - The fast path takes a complete HTTP/1.1 request for a path of an object, without `Expect`, on a connection
@@ -166,7 +166,7 @@ class FastPathProtocol(HttpProtocol):
                 head, body = request
                 exchange = HttpExchange(self, METHODS[line[1]], True, head)
                 self.cycle = exchange  # type: ignore[assignment]  # as in `_head_read`
-                self._ask(exchange, line[2], body)
+                self._submit(exchange, line[2], body)
                 return
         super().data_received(data)
         if self._headers_again and fresh and self.parser.idle:
@@ -242,12 +242,12 @@ class FastPathProtocol(HttpProtocol):
             super().on_message_complete()
         elif not exchange.response_complete:
             body = exchange.body
-            self._ask(exchange, self.url, body if type(body) is bytes else bytes(body))
+            self._submit(exchange, self.url, body if type(body) is bytes else bytes(body))
 
-    def _ask(self, exchange: HttpExchange, url: bytes, body: bytes) -> None:
+    def _submit(self, exchange: HttpExchange, url: bytes, body: bytes) -> None:
         raw_path, _, query = url.partition(b"?")
         try:
-            self.door.ask(exchange, exchange.method, raw_path, query, exchange.head, body)
+            self.door.submit(exchange, exchange.method, raw_path, query, exchange.head, body)
         except (Refused, PerdureError) as error:
             exchange.respond(problem_at_door(error))
         except Exception as error:  # noqa: BLE001 - the parser would report it as an error of the client

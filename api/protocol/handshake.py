@@ -101,9 +101,9 @@ class Handshake(asyncio.Protocol):
 
     def _admit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
         """Check the client, then ask the object or the Worker; without access control there is no check."""
-        self._ask(raw, path, query)
+        self._submit(raw, path, query)
 
-    def _ask(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
+    def _submit(self, raw: RawHeaders, path: bytes, query: bytes) -> None:
         """Pass the request to the object, or to the Worker."""
         raw = [each for each in raw if each[0].decode() not in _HANDSHAKE]
         try:
@@ -116,7 +116,7 @@ class Handshake(asyncio.Protocol):
             key = self.door.key_of(path)
             self._identify(key, *self.sockets.new_id())
             self._answer_pending = True
-            self.door.ask(self, "GET", path, query, head, b"", f"{self.id} {self.sockets.address}")
+            self.door.submit(self, "GET", path, query, head, b"", f"{self.id} {self.sockets.address}")
         except (Refused, PerdureError) as error:
             self._respond(problem_at_door(error))
 

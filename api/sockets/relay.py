@@ -40,7 +40,7 @@ class SocketRelay:
         """The socket, once an object has accepted it."""
         return self._current if self._current is not None and self._current.accepted else None
 
-    def ask(self, key: str) -> RelayedSocket:
+    def begin(self, key: str) -> RelayedSocket:
         """The socket to offer to object `key`. Raises `ObjectError` if another object has or may get it."""
         if self._current is not None and not self._current.refused:
             raise ObjectError(

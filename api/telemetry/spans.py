@@ -77,17 +77,18 @@ class Spans:
     # At the doors
 
     def trace_request(
-        self, asker: ReplyListener, key: str, kind: str, method: str, traceparent: str
+        self, listener: ReplyListener, key: str, kind: str, method: str, traceparent: str
     ) -> tuple[ReplyListener, str]:
         """Start the span of a command that is about to be appended.
 
-        asker: receives the reply.
+        listener: receives the reply.
         key: the object's key.
         kind: the command's kind.
         method: the HTTP method or the name of the object's method.
         traceparent: that of the request.
 
-        Returns the listener to use in place of `asker`, which ends the span, and the command's `traceparent`.
+        Returns the listener to use in place of `listener`, which ends the span, and
+        the command's `traceparent`.
         """
         namespace = namespace_of(key)
         attributes: dict[str, str | int] = {"perdure.namespace": namespace}
@@ -98,7 +99,7 @@ class Spans:
             attributes |= {"http.request.method": verb, "http.route": route}
             name = f"{verb} {route}"
         span = self._start(name, traceparent, SpanKind.SERVER, attributes)
-        return _SpanListener(asker, span), _traceparent(span)
+        return _SpanListener(listener, span), _traceparent(span)
 
     async def worker(
         self, method: str, traceparent: str, answer: Callable[[str], Awaitable[Problem]]
@@ -162,10 +163,10 @@ class Spans:
 class _SpanListener:
     """A reply listener that ends the span of a command, and passes the answer on."""
 
-    __slots__ = ("_asker", "_span")
+    __slots__ = ("_listener", "_span")
 
-    def __init__(self, asker: ReplyListener, span: Span) -> None:
-        self._asker = asker
+    def __init__(self, listener: ReplyListener, span: Span) -> None:
+        self._listener = listener
         self._span = span
 
     def answered(self, answer: PlacedReply) -> None:
@@ -176,13 +177,13 @@ class _SpanListener:
         else:
             _status(span, problem_of_reply(reply.outcome, reply.error)[0], reply.error.code)
         span.end()
-        self._asker.answered(answer)
+        self._listener.answered(answer)
 
     def failed(self, error: BaseException) -> None:
         code = _code_of(error)
         _status(self._span, STATUS.get(code, UNAVAILABLE_STATUS), code)
         self._span.end()
-        self._asker.failed(error)
+        self._listener.failed(error)
 
 
 def _name_of(turn: Turn) -> str:

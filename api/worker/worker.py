@@ -120,9 +120,9 @@ class WorkerCaller:
         self._inside()
         if command.socket and self._relay is not None:
             request = self._submission(command, None)  # a stored 101 would open nothing
-            return await self._pass_on(self._relay.ask(command.key), request, self._left_ms(), command.hint)
+            return await self._pass_on(self._relay.begin(command.key), request, self._left_ms(), command.hint)
         if self._client_key is None:
-            return await self._ask(self._submission(command, None), command.hint)
+            return await self._await_reply(self._submission(command, None), command.hint)
         content = content_of(command)
         n = take_number(self._taken, content)
         reply = None
@@ -138,7 +138,7 @@ class WorkerCaller:
     def _left_ms(self) -> int:
         return max(int((self._due_s - self._loop.time()) * 1000), 0)
 
-    async def _ask(self, request: _Request, hint: str) -> Reply:
+    async def _await_reply(self, request: _Request, hint: str) -> Reply:
         reply = ReplyFuture()
         self._gateway.submit(reply, *request, self._left_ms(), hint=hint)
         return (await reply.future).reply
@@ -146,7 +146,7 @@ class WorkerCaller:
     async def _ask_once(self, request: _Request, hint: str) -> Reply:
         pause_s = RETRY_S[0]
         while True:
-            reply = await self._ask(request, hint)
+            reply = await self._await_reply(request, hint)
             if reply.error is None or reply.error.code != KeyConflict.code or not self._left_ms():
                 return reply
             await asyncio.sleep(pause_s)

@@ -172,9 +172,9 @@ class Owner:
             self._take_from(rest[0])
         self.alarms.start()
         transport, registry = self.ports.transport, self.ports.turns.registry
-        self.spawn(close_lost(transport, registry, self.tables, self.turns.gone))
+        self.spawn(close_lost(transport, registry, self.tables, self.turns.socket_events))
         if self.ports.remote_gateways is not None and not self.log.exclusive:
-            self.ports.remote_gateways.begin(transport, registry, self.tables, self.turns.gone)
+            self.ports.remote_gateways.begin(transport, registry, self.tables, self.turns.socket_events)
 
     def _take_from(self, offset: int) -> None:
         self.next_command = offset

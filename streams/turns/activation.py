@@ -155,12 +155,12 @@ class Activation:
     __slots__ = (
         "cache",
         "calls",
+        "creator",
         "in_flight_writes",
         "instance",
         "key",
         "kind",
         "mailbox",
-        "maker",
         "running",
         "socket_rows",
         "state",
@@ -176,7 +176,7 @@ class Activation:
         self.instance: DurableObject | None = None
         self.mailbox: Mailbox | None = None
         self.running: Turn | None = None
-        self.maker: str | None = None  # see object_quotas.py; None: not looked for
+        self.creator: str | None = None  # see object_quotas.py; None: not looked for
         self.cache: dict[str, bytes | None] = {}
         # what turns with an entry committed (None: nothing), the oldest first, until the tables have folded
         # it
@@ -316,7 +316,7 @@ class Activation:
         """
         self.cache.clear()
         if not self.in_flight_writes:
-            self.maker = None
+            self.creator = None
         if self.socket_rows is not None:
             self.socket_rows = self.tables.sockets.of(self.key)
             for overlay in self.in_flight_writes or ():

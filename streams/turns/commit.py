@@ -47,7 +47,7 @@ class Committer:
     ) -> None:
         self._object_quotas = object_quotas
         self._entry_bytes = entry_bytes
-        self._ringing = alarm_turns
+        self._alarm_turns = alarm_turns
         self._failures = failures
         self._instance_gone = instance_gone
 
@@ -83,7 +83,7 @@ class Committer:
         """
         committed = None
         if turn.command.kind == ALARM:
-            outcome, committed = self._ringing.failed_after_all(turn, outcome), turn.overlay
+            outcome, committed = self._alarm_turns.failed_after_all(turn, outcome), turn.overlay
         elif turn.command.kind == SOCKET:
             committed = removal(turn.command)
         turn.changes = tuple(change for change in turn.changes if change.what != MADE)

@@ -178,7 +178,7 @@ class RemoteCalls:
             return []
         return [p for p in range(log.partitions) if (peer := peers.get(p)) is None or peer.elsewhere()]
 
-    def ask(self, turn: Turn, root: Root) -> dict[int, asyncio.Future[Earlier | None]]:
+    def query(self, turn: Turn, root: Root) -> dict[int, asyncio.Future[Earlier | None]]:
         """Return, for each of them, what it knows of the calls with this root; None: it did not answer."""
         loop = asyncio.get_running_loop()
         calls: dict[int, asyncio.Future[Earlier | None]] = {}

@@ -65,15 +65,15 @@ class ObjectQuotas:
         if not outcome.commit or not (counts or overlay.cleared):
             return outcome
         try:
-            maker = _maker(turn)
+            creator = _creator(turn)
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing finer
             overlay.failure = error
             return conclude(turn.command, None, error, overlay)
-        if not counts or (maker != EMPTY and not overlay.cleared):
+        if not counts or (creator != EMPTY and not overlay.cleared):
             return outcome
         quota = self._quota_of(principal)
         count = self.count(principal)
-        if quota is not None and count - (maker == principal) >= quota:
+        if quota is not None and count - (creator == principal) >= quota:
             text = (
                 f"{principal} has made {count} objects, and may have made {quota} (quotas): delete some first"
             )
@@ -88,13 +88,13 @@ class ObjectQuotas:
         assert activation is not None
         made = self._made[activation.tables.partition]
         if overlay.cleared:
-            made[_maker(turn)] -= 1  # the count of EMPTY and UNCOUNTED is never read
-            activation.maker = EMPTY
+            made[_creator(turn)] -= 1  # the count of EMPTY and UNCOUNTED is never read
+            activation.creator = EMPTY
         if _makes(turn):
-            activation.maker = turn.command.principal
-            made[activation.maker] += 1
-        elif activation.maker == EMPTY and _puts(overlay):
-            activation.maker = UNCOUNTED
+            activation.creator = turn.command.principal
+            made[activation.creator] += 1
+        elif activation.creator == EMPTY and _puts(overlay):
+            activation.creator = UNCOUNTED
 
 
 def _makes(turn: Turn) -> bool:
@@ -102,21 +102,21 @@ def _makes(turn: Turn) -> bool:
     return any(change.what == MADE for change in turn.changes)
 
 
-def _maker(turn: Turn) -> str:
+def _creator(turn: Turn) -> str:
     activation = turn.activation
     assert activation is not None
-    if activation.maker is None:
-        activation.maker = _read_creator(activation)
-    return activation.maker
+    if activation.creator is None:
+        activation.creator = _read_creator(activation)
+    return activation.creator
 
 
 def _read_creator(activation: Activation) -> str:
     """Return the creator of an object that was just activated, from its rows: none
     of its turns is in flight.
     """
-    maker = activation.tables.creators.of(activation.key)
-    if maker is not None:
-        return maker
+    creator = activation.tables.creators.of(activation.key)
+    if creator is not None:
+        return creator
     there = next(activation.scan("", None, reverse=False), None) is not None
     return UNCOUNTED if there else EMPTY
 

@@ -85,7 +85,7 @@ class Reruns:
         query = self._queries.get(place)
         if query is None:
             root = root_of(turn.command, self._partition, turn.offset)
-            query = self._queries[place] = self._elsewhere.ask(turn, root)
+            query = self._queries[place] = self._elsewhere.query(turn, root)
         return query
 
     async def made_elsewhere(self, turn: Turn, partition: int, key: CallKey) -> bool:

@@ -89,7 +89,7 @@ class Turns:
         self.keys_in_flight = KeysInFlight(tables, self.conclude, self._loop.time)
         self.calls: Calls | None = None  # set by the owner
         self.reruns = Reruns(transport, tables, spawn)
-        self.gone = SocketEvents(transport, tables.partition)
+        self.socket_events = SocketEvents(transport, tables.partition)
         self._spawn = spawn
         self._lock_is_proof = log.ordered and log.exclusive
         self._after_crash = services.after_crash and self._lock_is_proof
@@ -115,7 +115,7 @@ class Turns:
                     turn.calling.proof.cancel()  # Tasks of the handler may wait for it
             activation.state.end()
         self._loop.call_later(ABANDON_AFTER_S, abandon_all, self._cancelled)
-        self.gone.end()
+        self.socket_events.end()
         self.activations.clear()
         self.keys_in_flight.clear()
 
@@ -390,7 +390,7 @@ class Turns:
         if activation is not None:
             activation.instance = None
             for id_ in activation.state.instance_gone():
-                self.gone.notify(activation.key, id_, GONE)
+                self.socket_events.notify(activation.key, id_, GONE)
 
     def forget_key(self, turn: Turn) -> None:
         """Free the key of a turn whose outcome is durable."""
