@@ -13,6 +13,7 @@ import socket
 from typing import NamedTuple
 
 from perdure.api.access.guard import Access
+from perdure.api.access.kafka_admission import KafkaAdmission
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, OperatorError
 from perdure.schemas.listen import AUTO, OFF
@@ -117,7 +118,7 @@ async def open_kafka(
         clock_ms=clock_ms,
         keep_ms=None if keep_s is None else int(keep_s * 1000),
         advertised=(host.strip("[]"), int(port)) if advertised else None,
-        admission=None,
+        admission=None if access is None else KafkaAdmission(access, config.tokens),
     )
     await kafka.start(listener)
     opened.push("the Kafka listener", kafka.close)

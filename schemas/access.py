@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
+from perdure.schemas.scram import parse_verifier
 from perdure.schemas.secrecy import without_credentials
 from perdure.schemas.section import Section
 
@@ -205,6 +206,10 @@ Principal = Annotated[str, AfterValidator(_principal)]
 Algorithm = Literal["RS256", "ES256", "EdDSA"]
 
 
+def _verifier(text: str) -> str:
+    return str(parse_verifier(text))
+
+
 class Token(Section):
     """A principal that is known by a bearer token; `perdure token create` prints the lines."""
 
@@ -212,6 +217,8 @@ class Token(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: Annotated[tuple[Annotated[str, AfterValidator(_scope)], ...], Field(strict=False)]
     expires: Annotated[datetime, AfterValidator(_with_zone)] | None = None
+    scram: Annotated[tuple[Annotated[str, AfterValidator(_verifier)], ...], Field(strict=False)] = ()
+    """What Kafka clients that use SCRAM are known by; none: they send the token itself (PLAIN)."""
 
     @property
     def grant(self) -> Grant:

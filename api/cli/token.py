@@ -33,6 +33,9 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="When it expires, such as 2030-01-01T00:00:00Z.", show_default=False)
     ] = None,
+    scram: Annotated[
+        bool, typer.Option("--scram", help="Print what Kafka clients that use SCRAM are known by, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a token for a client, shown only now, and print the lines that go into the configuration."""
@@ -50,7 +53,13 @@ def create(
     text = token_of(secrets.token_bytes(TOKEN_BYTES))
     try:
         until = None if expires is None else datetime.fromisoformat(expires)
-        token = Token(name=name, sha256=token_hash(text.encode()), scopes=tuple(scope), expires=until)
+        token = Token(
+            name=name,
+            scram=_verifiers(text) if scram else (),
+            sha256=token_hash(text.encode()),
+            scopes=tuple(scope),
+            expires=until,
+        )
     except ValidationError as error:
         first = error.errors()[0]
         where = first["loc"][0] if first["loc"] else "token"
@@ -62,6 +71,8 @@ def create(
     if token.expires is not None and token.expires <= datetime.now(UTC):
         raise ConfigError(f'--expires "{expires}" is in the past: name a later time, or leave it out')
     shown: dict[str, Any] = token.model_dump(mode="json", exclude_none=True)
+    if not scram:
+        del shown["scram"]
     if as_json:
         typer.echo(json.dumps({"token": text, **shown}, ensure_ascii=False))
         return
@@ -69,7 +80,16 @@ def create(
         f"the token, shown only now: {text}", err=True
     )  # on stderr, apart from the lines that go into a file
     typer.echo("[[tokens]]")
-    for key in ("name", "sha256", "scopes"):
+    for key in ("name", "sha256", "scopes", *(["scram"] if scram else [])):
         typer.echo(f"{key} = {json.dumps(shown[key], ensure_ascii=False)}")
     if token.expires is not None:
         typer.echo(f"expires = {token.expires.isoformat()}")
+
+
+def _verifiers(token: str) -> tuple[str, ...]:
+    """What a configuration has of a token for clients that use SCRAM."""
+    import secrets
+
+    from perdure.schemas.scram import HASHES, SALT_BYTES, verifier_of
+
+    return tuple(str(verifier_of(each, token.encode(), secrets.token_bytes(SALT_BYTES))) for each in HASHES)

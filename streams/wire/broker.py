@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from perdure.schemas.access import ADMIN, CALL, READ, Grant, Need, may
 from perdure.schemas.errors import BadKey
@@ -14,36 +14,17 @@ from perdure.schemas.keys import namespace_of, parse_key
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.embedded.client_access import ClientAccess
 from perdure.streams.log.embedded.tail import EmbeddedStream
+from perdure.streams.wire.admission import Admission, Credentials
 from perdure.streams.wire.errors import Code, RequestRefused
 from perdure.streams.wire.groups.coordinator import Coordinator
 from perdure.streams.wire.producers import Producers
+from perdure.streams.wire.sasl import Exchange
 
 NODE_ID = 1
 MAX_TOPICS = 1_000
 MAX_PARTITIONS = 4_096  # of all topics of clients
 _OWN = {topic.value: topic for topic in Topic}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-
-
-class Admission(Protocol):
-    """Access control, if tokens or an issuer are configured."""
-
-    mechanisms: tuple[str, ...]
-
-    async def authenticate(self, name: str, password: bytes) -> Grant:
-        """The grant of a name and its token. Raises `Unauthenticated` or `Unavailable`."""
-
-    def verifier(self, name: str, mechanism: str) -> str | None:
-        """What `perdure token create` printed of a token for a SCRAM mechanism; None if there is none."""
-
-    def granted(self, name: str) -> Grant:
-        """The grant of a token whose holder has proved to know it. Raises `Unauthenticated`."""
-
-    def current(self, grant: Grant) -> bool:
-        """True if the grant may still be used without a new check."""
-
-    async def charge(self, grant: Grant, requests: int, body_bytes: int) -> None:
-        """Wait until the quota of the grant's principal has room for so much, and count it."""
 
 
 @dataclass
@@ -55,7 +36,9 @@ class KafkaCaller:
     peer: str
     client_id: str = ""
     grant: Grant | None = None
-    exchange: object = None  # of SASL, while it lasts
+    credentials: Credentials | None = None  # what the grant was given for
+    exchange: Exchange | None = None  # of SASL, while it lasts
+    turned_away: bool = False  # it is closed after its next answer
 
 
 class PartitionPlace(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import structlog
 
+from perdure.schemas.errors import Unauthenticated, Unavailable
 from perdure.streams.wire.api import API_VERSIONS, Api
 from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import FrameReader, Message, UnreadableFrame
@@ -180,8 +181,11 @@ class ClientConnection(asyncio.Protocol):
             return
         if grant is None:
             raise UnreadableFrame(f"{api.name} before authentication: SASL is required")
-        if not admission.current(grant):
-            raise UnreadableFrame(f"the credentials of {grant.principal} have expired")
+        if not admission.current(grant) and self.caller.credentials is not None:
+            try:
+                self.caller.grant = admission.granted(self.caller.credentials)
+            except (Unauthenticated, Unavailable):
+                raise UnreadableFrame(f"the credentials of {grant.principal} have expired") from None
 
     def _answer(self, api: Api, version: int, correlation: int, response: Message | None) -> None:
         """Send an answer that is there, behind those that are due before it."""
@@ -195,7 +199,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _await(self, api: Api, version: int, correlation: int, answer: Awaitable[Message | None]) -> None:
         future = asyncio.ensure_future(answer)
-        if not api.in_flight:
+        if not api.in_flight or asyncio.iscoroutine(answer):
             self._alone = future
         self._answers.append(future)
 
@@ -229,6 +233,8 @@ class ClientConnection(asyncio.Protocol):
             ready.append(answers.popleft())
         if self._transport is not None and (joined := b"".join(ready)):
             self._transport.write(joined)
+            if self.caller.turned_away:
+                self._transport.close()
 
     def _refuse(self, why: str) -> None:
         _logger.info("a Kafka client's connection is closed", client=self.caller.peer, reason=why)

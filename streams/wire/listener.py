@@ -10,7 +10,8 @@ import structlog
 
 from perdure.streams.log.embedded.client_access import ClientAccess
 from perdure.streams.log.embedded.log import EmbeddedLog
-from perdure.streams.wire.broker import Admission, Broker
+from perdure.streams.wire.admission import Admission
+from perdure.streams.wire.broker import Broker
 from perdure.streams.wire.connection import ClientConnection
 from perdure.streams.wire.groups.coordinator import Coordinator
 from perdure.streams.wire.groups.offsets import ROWS as OFFSET_ROWS

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition as AioPartition
 from confluent_kafka import Consumer, Producer, TopicPartition
 from tests.kafka import free_ports
-from tests.process import Server, serve
+from tests.process import COMMAND, Server, serve
 
 APP = """
 from perdure import DurableObject
@@ -176,3 +178,54 @@ def test_a_batch_that_is_sent_again_after_a_kill_runs_once(tmp_path: Path) -> No
                 assert producer.flush(60) == 0
                 assert failed == []
                 assert sum(count(running, f"k-{n}") for n in range(40)) == rounds * 3_000
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A server with a token for Kafka clients, and the token."""
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "shop.py").write_text(APP)
+    create = ["token", "create", "shop", "--scope", "call:*", "--scope", "read:*", "--scram", "--json"]
+    made = subprocess.run([*COMMAND, *create], check=True, capture_output=True, text=True)
+    token = json.loads(made.stdout)
+    lines = [f"{key} = {json.dumps(token[key])}" for key in ("name", "sha256", "scopes", "scram")]
+    (folder / "perdure.toml").write_text("\n".join(["[[tokens]]", *lines]))
+    with serve(folder / "shop.py", folder / "data", "--kafka", "127.0.0.1:0") as running:
+        yield running, token["token"]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_clients_authenticate(guarded: tuple[Server, str], mechanism: str) -> None:
+    """librdkafka and aiokafka, by each mechanism; with another token nothing is produced."""
+    server, token = guarded
+    security = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": mechanism, "sasl.username": "shop"}
+    common = {"bootstrap.servers": server.kafka, "log_level": 0} | security
+    failed: list[Any] = []
+    producer = Producer(common | MURMUR2 | {"sasl.password": token})
+    producer.produce("shop.commands", key=f"Counter/{mechanism}", value=CALL)
+    assert producer.flush(20) == 0
+    wrong = {"sasl.password": token[:-1], "message.timeout.ms": 1000}
+    denied = Producer(common | wrong | {"error_cb": failed.append})
+    denied.produce("shop.commands", key=f"Counter/{mechanism}", value=CALL)
+    denied.flush(20)
+    assert any(error.name() == "_AUTHENTICATION" for error in failed)
+
+    async def main() -> None:
+        consumer = AIOKafkaConsumer(
+            "shop.replies",
+            bootstrap_servers=server.kafka,
+            group_id=mechanism,
+            auto_offset_reset="earliest",
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism=mechanism,
+            sasl_plain_username="shop",
+            sasl_plain_password=token,
+        )
+        async with asyncio.timeout(60), consumer:
+            while (await consumer.getone()).key != f"Counter/{mechanism}".encode():
+                pass
+
+    asyncio.run(main())
+    headers = {"Authorization": f"Bearer {token}"}
+    address = f"{server.url}/rpc/Counter/{mechanism}/increment"
+    assert httpx.post(address, json={"args": [0]}, headers=headers).json() == {"result": 1}

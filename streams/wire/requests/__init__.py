@@ -24,6 +24,8 @@ from perdure.streams.wire.requests import (
     offset_commit,
     offset_fetch,
     produce,
+    sasl_authenticate,
+    sasl_handshake,
     sync_group,
 )
 
@@ -47,6 +49,8 @@ APIS = MappingProxyType(
             offset_commit,
             offset_fetch,
             produce,
+            sasl_authenticate,
+            sasl_handshake,
             sync_group,
         )
     }

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from perdure.schemas.errors import PerdureError
+from perdure.schemas.errors import OverQuota, PerdureError
 from perdure.streams.log.base import Receipt, Topic, size_bytes
 from perdure.streams.wire.api import Answer, Api
-from perdure.streams.wire.batches import ProducedBatch, read_batch
+from perdure.streams.wire.batches import HEAD, MAX_PARTS, ProducedBatch, read_batch
 from perdure.streams.wire.broker import Broker, KafkaCaller, PartitionPlace
 from perdure.streams.wire.codec import Field, Message, array, structure
 from perdure.streams.wire.errors import Code, RequestRefused
@@ -87,17 +87,44 @@ class _Pending:
 
 
 def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
-    if broker.admission is not None and caller.grant is not None:
-        return _charged(broker, caller, request)
+    due = _charges(request) if broker.admission is not None else []
+    try:
+        _charge(broker, caller, due)
+    except OverQuota as over:
+        return _when_charged(broker, caller, request, due, over.retry_after_s)
     return _append(broker, caller, request)
 
 
-async def _charged(broker: Broker, caller: KafkaCaller, request: Message) -> Message | None:
-    """Wait for the quota of the caller, as a broker throttles, then append."""
-    assert broker.admission is not None
-    assert caller.grant is not None
-    sizes = [len(each["records"] or b"") for topic in request["topics"] for each in topic["partitions"]]
-    await broker.admission.charge(caller.grant, 1, sum(sizes))
+def _charges(request: Message) -> list[int]:
+    """What a quota counts: a request for each record, with the bytes of its batch at the first of them."""
+    charges = []
+    for topic in request["topics"]:
+        for each in topic["partitions"]:
+            data = each["records"] or b""
+            count = int.from_bytes(data[HEAD.size - 4 : HEAD.size], "big")
+            charges += [len(data), *[0] * (min(count, MAX_PARTS) - 1)]
+    return charges
+
+
+def _charge(broker: Broker, caller: KafkaCaller, due: list[int]) -> None:
+    """Count what is due, and take it from the list. Raises `OverQuota`; the rest is due then."""
+    while due:
+        assert broker.admission is not None
+        assert caller.grant is not None
+        broker.admission.charge(caller.grant, 1, due[-1])
+        due.pop()
+
+
+async def _when_charged(
+    broker: Broker, caller: KafkaCaller, request: Message, due: list[int], wait_s: float
+) -> Message | None:
+    """Append once the quota has room, as a broker throttles; the connection is not read meanwhile."""
+    while due:
+        await asyncio.sleep(wait_s)
+        try:
+            _charge(broker, caller, due)
+        except OverQuota as over:
+            wait_s = over.retry_after_s
     return await _append(broker, caller, request)
 
 
