@@ -70,9 +70,8 @@ def create(
         ) from None
     if token.expires is not None and token.expires <= datetime.now(UTC):
         raise ConfigError(f'--expires "{expires}" is in the past: name a later time, or leave it out')
-    shown: dict[str, Any] = token.model_dump(mode="json", exclude_none=True)
-    if not scram:
-        del shown["scram"]
+    unset = set() if scram else {"scram"}
+    shown: dict[str, Any] = token.model_dump(mode="json", exclude_none=True, exclude=unset)
     if as_json:
         typer.echo(json.dumps({"token": text, **shown}, ensure_ascii=False))
         return
@@ -80,7 +79,7 @@ def create(
         f"the token, shown only now: {text}", err=True
     )  # on stderr, apart from the lines that go into a file
     typer.echo("[[tokens]]")
-    for key in ("name", "sha256", "scopes", *(["scram"] if scram else [])):
+    for key in [key for key in shown if key != "expires"]:
         typer.echo(f"{key} = {json.dumps(shown[key], ensure_ascii=False)}")
     if token.expires is not None:
         typer.echo(f"expires = {token.expires.isoformat()}")
