@@ -9,6 +9,8 @@ Laws
 - A log that does not answer is trimmed later, beginning with the next partition; that alone stops no
   partition, and no turn, drain or stop waits for it.
   [test_a_log_that_does_not_answer_is_trimmed_a_minute_later]
+- Each flush leaves a mark of how far each journal is acknowledged, on a log that other nodes share
+  (journal/end_marks.py). [test_a_mark_is_left_where_a_journal_ends]
 - Commands and replies are trimmed when they are older than 24 h of log time and, for commands, below the low
   watermark. [test_only_commands_that_are_old_and_done_are_trimmed]
 """
@@ -20,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from perdure.schemas.errors import LogUnreachable, OutcomeUnknown, Unavailable
+from perdure.streams.journal.end_marks import append_mark
 from perdure.streams.log.base import Topic
 from perdure.streams.log.log_time import SKEW_MS
 from perdure.streams.log.time_search import first_since
@@ -52,6 +55,7 @@ class Maintenance:
         self._keep_ms = keep_ms
         self._failed = failed
         self._written = 0
+        self._marked: dict[Owner, tuple[int, int]] = {}  # which end of the journal, and when
 
     async def write_all(self) -> None:
         """Write everything folded so far, in pieces between which the event loop runs."""
@@ -63,6 +67,8 @@ class Maintenance:
     async def flush(self) -> None:
         """Make everything written so far survive a crash."""
         self._written = 0
+        for owner in self._owners:
+            self.mark(owner)
         await asyncio.get_running_loop().run_in_executor(None, self._store.flush)
 
     async def save(self) -> None:
@@ -86,6 +92,16 @@ class Maintenance:
                 self._failed(error)
                 return
 
+    def mark(self, owner: Owner) -> None:
+        """Leave a mark of the journal's end, if it has moved or the last mark will be trimmed some time."""
+        if owner.log.exclusive or owner.state is not OwnerState.SERVING:
+            return
+        end, now_ms = owner.tables.reader.offset, self._clock_ms()
+        marked, marked_ms = self._marked.get(owner, (0, 0))
+        if end != marked or (self._keep_ms is not None and now_ms - marked_ms > self._keep_ms // 2):
+            append_mark(owner.log, owner.partition, end)
+            self._marked[owner] = end, now_ms
+
     async def trim_forever(self) -> None:
         """Trim once a minute until cancelled."""
         due = deque(self._owners)
@@ -104,6 +120,7 @@ class Maintenance:
     async def trim(self, owner: Owner) -> None:
         """Trim one partition's commands and replies."""
         assert self._keep_ms is not None
+        self.mark(owner)
         now_ms = self._clock_ms()
         cutoff_ms = now_ms - self._keep_ms
         log, partition = owner.log, owner.partition

@@ -50,6 +50,7 @@ from perdure.schemas.seal import fingerprint, id_of
 from perdure.streams.journal.bootstrap import check_topics
 from perdure.streams.journal.reader import JournalReader
 from perdure.streams.log.base import Bounds, Topic
+from perdure.streams.owner.bounds_check import check_journal, trimmed_from_outside
 from perdure.streams.owner.fence_check import claim_at, fenced
 from perdure.streams.owner.log_lines import log_attempt
 from perdure.streams.owner.owner import PASSING, Owner
@@ -117,10 +118,11 @@ async def _begin(owner: Owner) -> None:
     await owner.ports.recovery.ingest(tables)
     journal = await log.bounds(Topic.JOURNAL, partition)
     commands = await log.bounds(Topic.COMMANDS, partition)
-    _check_bounds(owner, journal, commands)
+    await check_journal(owner, journal)
     tables.check_against(owner.ports.identity.app_uuid, log.partitions, journal.end, commands.end)
     owner.turns.charged = owner.ports.recovery.crash_counts(partition, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
+    await _check_folded(owner, journal, commands)
     # nor if the configuration does not follow from the journal, or transfers objects that are not there
     await check_moves(
         owner.ports.recovery.foreign_apps, missing(tables.steps, owner.ports.recovery.migrations)
@@ -150,22 +152,15 @@ async def _begin(owner: Owner) -> None:
     owner.serve()
 
 
-def _check_bounds(owner: Owner, journal: Bounds, commands: Bounds) -> None:
-    partition, tables = owner.partition, owner.tables
-    if journal.start > 0:
-        raise LogCorrupt(
-            f"journal of partition {partition}: it begins at offset {journal.start}, not 0: it was trimmed from "
-            "outside (retention must be -1), and state cannot be rebuilt from it"
-        )
-    if journal.end == 0:
-        raise LogCorrupt(
-            f"journal of partition {partition} is empty: it has lost its header, or was recreated"
-        )
-    if commands.start > tables.done.mark and journal.end <= tables.meta.offset:
-        raise LogCorrupt(
-            f"commands of partition {partition}: they begin at offset {commands.start}, but those from "
-            f"{tables.done.mark} on are not done: they were trimmed from outside"
-        )
+async def _check_folded(owner: Owner, journal: Bounds, commands: Bounds) -> None:
+    """Check what is folded up to the journal's end against the commands; see `Tables.check_against`."""
+    log, partition, tables = owner.log, owner.partition, owner.tables
+    tables.check_against(owner.ports.identity.app_uuid, log.partitions, journal.end, commands.end)
+    if commands.start > tables.done.mark:
+        # an owner that serves may have trimmed them meanwhile: what it did before is in the journal
+        await _fold_up_to(owner, (await log.bounds(Topic.JOURNAL, partition)).end)
+        if commands.start > tables.done.mark:
+            raise trimmed_from_outside(partition, commands.start, tables.done.mark)
 
 
 async def _see_rivals(owner: Owner) -> None:

@@ -2,7 +2,7 @@
 
 For topics that were restored from a backup, or lost for good and created again empty. Each claim in a journal
 names the ids of the topics that it belongs with; `adopt` appends a claim to each partition that names today's
-ids. A running node is fenced by it. Other inconsistencies (state ahead of the log, missing commands) are
+ids, and a mark that its journal ends there (journal/end_marks.py). A running node is fenced by it. Other inconsistencies (state ahead of the log, missing commands) are
 refused as without it. [test_topics.py]
 """
 
@@ -16,6 +16,7 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.journal import Claim
 from perdure.streams.journal.bootstrap import append_one, bootstrap_log
+from perdure.streams.journal.end_marks import append_mark
 from perdure.streams.opening import new_uuid, open_data, start_log
 
 
@@ -28,12 +29,13 @@ async def adopt(config: Config) -> dict[str, Any]:
     try:
         log = await start_log(config, data, "adopt")
         try:
-            if not log.topic_ids:
+            if log.exclusive:
                 raise ConfigError(f"{config.log}: its topics have no ids, so there is nothing to adopt")
             await bootstrap_log(log, config.name, data.app_uuid)
             for partition in range(log.partitions):
                 claim = Claim(new_uuid(), "adopt", gethostname(), getpid(), None, dict(log.topic_ids))
-                await append_one(log, partition, claim)
+                offset = await append_one(log, partition, claim)
+                append_mark(log, partition, offset + 1, adopted=True)
             return {"partitions": log.partitions, "topics": dict(log.topic_ids)}
         finally:
             await log.close()

@@ -366,9 +366,9 @@ class Tables:
     # Checking
 
     def check_against(self, app_uuid: str, partitions: int, journal_end: int, commands_end: int) -> None:
-        """Refuse a store that is not a fold of this log. Raises `LogCorrupt` naming both sides."""
+        """Refuse rows that are not a fold of this log. Raises `LogCorrupt` naming both sides."""
         meta, number = self.meta, self.partition
-        if meta.offset == 0:
+        if self.reader.offset == 0:
             return
         if meta.app_uuid != app_uuid or meta.partitions != partitions:
             raise LogCorrupt(
@@ -376,7 +376,7 @@ class Tables:
                 f"partitions, the log to app #{fingerprint(app_uuid)} with {partitions}: the log was recreated or the directory belongs to another app"
             )
         for what, have, end in (
-            ("journal", meta.offset, journal_end),
+            ("journal", self.reader.offset, journal_end),
             ("commands", self.done.end, commands_end),
         ):
             if have > end:

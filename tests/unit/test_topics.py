@@ -4,17 +4,23 @@ are missing, new or grown.
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.one_owner import OneOwner, story
+from tests.unit.one_owner import HOUR_MS, OneOwner, story
 
 from perdure.objects.durable import DurableObject
+from perdure.schemas.commands import CALL, Command, call_body, command_record
 from perdure.schemas.errors import ConfigError, LogCorrupt
 from perdure.schemas.journal import Claim, decode_record
 from perdure.streams.journal import bootstrap
-from perdure.streams.journal.bootstrap import bootstrap_log
+from perdure.streams.journal.bootstrap import append_one, bootstrap_log
+from perdure.streams.journal.end_marks import MARK_KIND, append_mark
 from perdure.streams.log.base import Bounds, Record, Topic
 from perdure.streams.log.memory.log import MemoryLog
+from perdure.streams.owner.maintenance import Maintenance
+from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.ports import OwnerState
 
 pytest.importorskip("aiokafka")
@@ -149,6 +155,145 @@ def test_a_journal_that_another_node_founds_meanwhile_is_taken(monkeypatch: pyte
 
 async def _nothing(*given: object) -> int:
     return 0
+
+
+# Rolled back in place, without a data directory: what was known is compared
+
+
+def _keeper(harness: OneOwner) -> Maintenance:
+    return Maintenance(
+        harness.store, [harness.owner], clock_ms=harness.clock_ms, keep_ms=24 * HOUR_MS, failed=lambda error: None
+    )
+
+
+def _roll_back(harness: OneOwner, topic: Topic, end: int) -> None:
+    stream = harness.broker.streams[topic, 0]
+    del stream.records[end - stream.start :]
+    stream.durable = end
+
+
+async def _marks(harness: OneOwner) -> list[bytes]:
+    records = await harness.records(Topic.REPLIES)
+    return [dict(each.headers)["journal"] for each in records if MARK_KIND in each.headers]
+
+
+def test_a_mark_is_left_where_a_journal_ends() -> None:
+    """One each time it has moved, and once more before the last is trimmed; none on an exclusive log."""
+
+    async def told(harness: OneOwner) -> None:
+        keeper = _keeper(harness)
+        for _ in range(2):
+            await harness.call("a", "add")
+            keeper.mark(harness.owner)
+            keeper.mark(harness.owner)
+            await asyncio.sleep(1)
+            assert (await _marks(harness))[-1] == f"0:{harness.broker.streams[Topic.JOURNAL, 0].end}".encode()
+        assert len(await _marks(harness)) == 2
+        harness.skew_ms += 13 * HOUR_MS
+        await keeper.trim(harness.owner)
+        await harness.until(lambda: harness.broker.streams[Topic.REPLIES, 0].end == 3)
+        assert len(set(await _marks(harness))) == 2
+
+    story(Thing, told, shared=True)
+
+    async def alone(harness: OneOwner) -> None:
+        await harness.call("a", "add")
+        _keeper(harness).mark(harness.owner)
+        assert await harness.records(Topic.REPLIES) == []
+
+    story(Thing, alone)
+
+
+@pytest.mark.parametrize("trace", ["mark", "reply", "dead letter"])
+def test_a_journal_that_was_rolled_back_is_refused_without_a_data_directory(trace: str) -> None:
+    """A mark, a reply or a dead letter names an offset behind its end: nothing is claimed, and the way out is named."""
+
+    async def told(harness: OneOwner) -> None:
+        for _ in range(3):
+            await harness.call("a", "add")
+        end = harness.broker.streams[Topic.JOURNAL, 0].end
+        if trace == "mark":
+            _keeper(harness).mark(harness.owner)
+        elif trace == "reply":
+            harness.append(
+                Record(*command_record(Command("Thing/a", CALL, "add", body=call_body("add", [], {}))))
+            )
+            end += 1
+        else:
+            harness.append_raw(b"Thing/a", b"not a call")
+            end += 1
+        await harness.until(lambda: harness.owner.idle and harness.broker.streams[Topic.JOURNAL, 0].end == end)
+        await asyncio.sleep(1)
+        await harness.end()
+        if trace == "dead letter":
+            harness.broker.streams[Topic.REPLIES, 0].records.clear()
+            harness.broker.streams[Topic.REPLIES, 0].durable = 0
+        _roll_back(harness, Topic.JOURNAL, end - 1)
+        harness.store = MemoryStore()
+        await harness.begin(OwnerState.STOPPED)
+        assert isinstance(harness.owner.error, LogCorrupt)
+        said = str(harness.owner.error)
+        assert f"it ends at offset {end - 1}, and once ended at {end} or later" in said
+        assert "perdure state adopt" in said
+        assert harness.broker.streams[Topic.JOURNAL, 0].end == end - 1
+
+    story(Thing, told, shared=True, check=False)
+
+
+def test_a_rolled_back_journal_can_be_adopted() -> None:
+    """A mark of `adopt` takes its end for the true one; commands whose outcome was lost run again."""
+
+    async def told(harness: OneOwner) -> None:
+        for _ in range(3):
+            await harness.call("a", "add")
+        _keeper(harness).mark(harness.owner)
+        await asyncio.sleep(1)
+        await harness.end()
+        end = harness.broker.streams[Topic.JOURNAL, 0].end - 1
+        _roll_back(harness, Topic.JOURNAL, end)
+        harness.store = MemoryStore()
+        assert await append_one(harness.log, 0, Claim("adopt", "adopt")) == end
+        append_mark(harness.log, 0, end + 1, adopted=True)
+        await harness.begin()
+        assert (await harness.call("a", "add")).body == b'{"result":4}'
+
+    story(Thing, told, shared=True)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_commands_that_end_before_what_is_done_are_refused_without_a_data_directory(shared: bool) -> None:
+    """New ones would get offsets that the journal has done, and be passed over."""
+
+    async def told(harness: OneOwner) -> None:
+        for _ in range(3):
+            await harness.call("a", "add")
+        await harness.end()
+        _roll_back(harness, Topic.COMMANDS, 2)
+        harness.store = MemoryStore()
+        before = harness.broker.streams[Topic.JOURNAL, 0].end
+        await harness.begin(OwnerState.STOPPED)
+        assert "it has applied commands up to offset 2, the log ends before 2" in str(harness.owner.error)
+        assert harness.broker.streams[Topic.JOURNAL, 0].end == before
+
+    story(Thing, told, shared=shared, check=False)
+
+
+def test_a_journal_that_ends_before_what_was_trimmed_is_refused() -> None:
+    """Only done commands are trimmed: a journal that does not have them as done was rolled back."""
+
+    async def told(harness: OneOwner) -> None:
+        for _ in range(3):
+            await harness.call("a", "add")
+        await harness.end()
+        stream = harness.broker.streams[Topic.COMMANDS, 0]
+        del stream.records[:2]
+        stream.start = 2
+        _roll_back(harness, Topic.JOURNAL, harness.broker.streams[Topic.JOURNAL, 0].end - 2)
+        harness.store = MemoryStore()
+        await harness.begin(OwnerState.STOPPED)
+        assert "begin at offset 2, but those from 1 on are not done" in str(harness.owner.error)
+
+    story(Thing, told, shared=True, check=False)
 
 
 # Topics on Kafka
