@@ -1,7 +1,7 @@
 """End marks: how far a journal had been acknowledged, kept in the topic of replies.
 
-On a log that other nodes share, the journal is a topic that an operator can roll back or truncate by itself. A
-node with a data directory sees that by its state, which is ahead then. A node without one sees it by the
+On a log that other nodes share, the journal is a topic that an operator can roll back or truncate by itself.
+A node with a data directory sees that by its state, which is ahead then. A node without one sees it by the
 marks, and by the ids of the replies and dead letters, which name the journal offset that they came from.
 
 Laws
@@ -35,8 +35,10 @@ class KnownEnd(NamedTuple):
 
 
 def append_mark(log: Log, partition: int, end: int, *, adopted: bool = False) -> None:
-    """Append a mark that the journal of a partition ends at `end`, or behind it. A mark that is lost is made up
-    by the next."""
+    """Append a mark that the journal of a partition ends at `end`, or behind it.
+
+    A mark that is lost is made up for by the next.
+    """
     headers = (MARK_KIND, ("journal", f"{partition}:{end}".encode()), *((ADOPTED,) if adopted else ()))
     log.append(Topic.REPLIES, partition, Record(_KEY, b"", headers))
 

@@ -2,8 +2,8 @@
 
 For topics that were restored from a backup, or lost for good and created again empty. Each claim in a journal
 names the ids of the topics that it belongs with; `adopt` appends a claim to each partition that names today's
-ids, and a mark that its journal ends there (journal/end_marks.py). A running node is fenced by it. Other inconsistencies (state ahead of the log, missing commands) are
-refused as without it. [test_topics.py]
+ids, and a mark that its journal ends there (journal/end_marks.py). A running node is fenced by it. Other
+inconsistencies (state ahead of the log, missing commands) are refused as without it. [test_topics.py]
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def test_a_mark_is_left_where_a_journal_ends() -> None:
 
 @pytest.mark.parametrize("trace", ["mark", "reply", "dead letter"])
 def test_a_journal_that_was_rolled_back_is_refused_without_a_data_directory(trace: str) -> None:
-    """A mark, a reply or a dead letter names an offset behind its end: nothing is claimed, and the way out is named."""
+    """A mark, a reply or a dead letter names an offset behind its end: no claim is made, the remedy named."""
 
     async def told(harness: OneOwner) -> None:
         for _ in range(3):
