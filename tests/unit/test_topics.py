@@ -162,7 +162,11 @@ async def _nothing(*given: object) -> int:
 
 def _keeper(harness: OneOwner) -> Maintenance:
     return Maintenance(
-        harness.store, [harness.owner], clock_ms=harness.clock_ms, keep_ms=24 * HOUR_MS, failed=lambda error: None
+        harness.store,
+        [harness.owner],
+        clock_ms=harness.clock_ms,
+        keep_ms=24 * HOUR_MS,
+        failed=lambda error: None,
     )
 
 
@@ -222,7 +226,9 @@ def test_a_journal_that_was_rolled_back_is_refused_without_a_data_directory(trac
         else:
             harness.append_raw(b"Thing/a", b"not a call")
             end += 1
-        await harness.until(lambda: harness.owner.idle and harness.broker.streams[Topic.JOURNAL, 0].end == end)
+        await harness.until(
+            lambda: harness.owner.idle and harness.broker.streams[Topic.JOURNAL, 0].end == end
+        )
         await asyncio.sleep(1)
         await harness.end()
         if trace == "dead letter":
