@@ -200,7 +200,7 @@ def alarm_of(cls: type) -> OnRing | None:
         return None
     where = f"{cls.__module__}.{cls.__qualname__}.alarm"
     if not inspect.iscoroutinefunction(function):
-        raise ConfigError(f"{where} is called when an alarm rings: write `async def alarm(self, info)`")
+        raise ConfigError(f"{where} is called when an alarm is due: write `async def alarm(self, info)`")
     takes = list(inspect.signature(function).parameters.values())
     wrong = [each for each in takes[2:] if each.default is each.empty and each.kind not in _VARIADIC]
     if not takes or wrong or any(each.kind is each.KEYWORD_ONLY for each in takes[:2]):
@@ -256,7 +256,7 @@ class AlarmMethods:
                 f"{self.id} sets an alarm and its class has none: define `async def alarm(self, info)`"
             )
         if (when is None) == (cron is None):
-            raise ObjectError("set_alarm takes a time or cron=, one of the two")
+            raise ObjectError("set_alarm takes either a time or cron=")
         _alarm_name(name)
         if cron is not None:
             change = AlarmChange(name, next_due(cron, zone, self._now_ms), 0, cron, zone)
@@ -319,6 +319,6 @@ def _alarm_name(name: object) -> str:
         raise TypeError(f"an alarm's name is a str, not {type(name).__name__}")
     if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
         raise ValueError(
-            f"an alarm's name has 1 to {MAX_NAME_CHARS} printable characters: {name[:40]!r} has not"
+            f"an alarm's name has 1 to {MAX_NAME_CHARS} printable characters, unlike {name[:40]!r}"
         )
     return name

@@ -246,7 +246,7 @@ def _as_text(number: float) -> Any:
 
 
 def _refused(number: float) -> NoReturn:
-    raise ValueError(f"it has the number {number!r}, which JSON cannot say: return None or a text for it")
+    raise ValueError(f"it has the number {number!r}, which JSON cannot express: return None or a text for it")
 
 
 def _key(plain: Any) -> str:

@@ -54,5 +54,5 @@ def _check_plain(plain: Any) -> None:
         json.dumps(plain, allow_nan=False)
     except ValueError:
         raise ValueError(
-            "it has the number NaN or an infinity, which JSON cannot say: return None or a text for it"
+            "it has the number NaN or an infinity, which JSON cannot express: return None or a text for it"
         ) from None

@@ -131,7 +131,7 @@ def finite(value: Any) -> Any:
     """
     if isinstance(value, float):
         if not isfinite(value):
-            raise ValueError("the number is beyond every float, and no annotation says float")
+            raise ValueError("the number is too large for a float, and no annotation says float")
     elif isinstance(value, list | dict):
         for each in value.values() if isinstance(value, dict) else value:
             finite(each)

@@ -246,7 +246,7 @@ class Jwt(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.jwks_url is None) == (self.jwks_file is None):
-            raise ValueError("jwt needs its keys from one place: jwks_url or jwks_file")
+            raise ValueError("[jwt] needs either jwks_url or jwks_file")
         return self
 
 
@@ -267,9 +267,11 @@ class Quota(Section):
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if self.requests_per_s is None and self.burst is not None:
-            raise ValueError("burst is how much of requests_per_s may come at once: say that too")
+            raise ValueError(
+                "burst needs requests_per_s: it is the number of requests that are allowed at once"
+            )
         if self.requests_per_s is self.body_bytes_per_s is self.objects is None:
-            raise ValueError("a quota limits something: requests_per_s, body_bytes_per_s or objects")
+            raise ValueError("a quota needs a limit: requests_per_s, body_bytes_per_s or objects")
         return self
 
 

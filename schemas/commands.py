@@ -203,7 +203,9 @@ def parse_admitted(key: bytes | None, value: bytes | None, headers: Headers) -> 
         own = _own_headers(named)
         version, kind = own.get("v", VERSION), own.get("kind", b"call").decode()
         if version != VERSION:
-            raise MalformedCommand(f"unknown command format version {version[:20]!r}: this perdure reads 1")
+            raise MalformedCommand(
+                f"unknown command format version {version[:20]!r}: this version of perdure reads 1"
+            )
         envelope = _client_envelope(named)
         if principal := own.get("principal"):
             envelope["principal"] = principal.decode()
@@ -302,13 +304,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(named) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in named if names.count(name) > 1)
-        raise ValueError(f"an object names one key twice: {twice[:60]!r}")
+        raise ValueError(f"a JSON object names one key twice: {twice[:60]!r}")
     return named
 
 
 def _finite(text: str) -> float:
     if isinf(value := float(text)):
-        raise ValueError(f"the number {text[:40]} is beyond every float")
+        raise ValueError(f"the number {text[:40]} is too large for a float")
     return value
 
 
@@ -323,8 +325,8 @@ _read_body = json.JSONDecoder(parse_float=_or_as_written, **_strict).decode
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON in UTF-8, strictly: no NaN, no number beyond every float, no duplicate keys, no lone surrogates,
-    no nesting that exhausts the stack.
+    """JSON in UTF-8, strictly: no NaN, no number too large for a float, no duplicate keys, no lone
+    surrogates, no nesting that exhausts the stack.
 
     Raises `MalformedCommand`.
     """
@@ -332,8 +334,8 @@ def parse_json(body: bytes) -> Any:
 
 
 def parse_arguments(body: bytes) -> Any:
-    """As `parse_json`, of a call's body at a door: a number beyond every float is kept as it was written for
-    `call_body`.
+    """As `parse_json`, of a call's body at a door: a number too large for a float
+    is kept as it was written for `call_body`.
 
     Whether it is an infinity or refused is for the annotation of its argument to say.
     """

@@ -189,13 +189,13 @@ def _file_table(text: str, filename: str, env_name: str | None) -> Table:
         base["secrets"] = _named_secrets(base["secrets"], filename)
     if "seal_secret" in base:
         raise ConfigError(
-            f"{filename}: a secret does not belong into the file: set PERDURE_SEAL_SECRET, or name a file with "
+            f"{filename}: a secret does not belong in the file: set PERDURE_SEAL_SECRET, or name a file with "
             "seal_secret_file"
         )
     kafka = base.get("kafka")
     if isinstance(kafka, dict) and (secret := next((key for key in SECRETS if key in kafka), None)):
         raise ConfigError(
-            f"{filename}: a secret does not belong into the file: set PERDURE_KAFKA__{secret.upper()}, or name a file "
+            f"{filename}: a secret does not belong in the file: set PERDURE_KAFKA__{secret.upper()}, or name a file "
             f"with kafka.{secret}_file"
         )
     places = [(base, "data_dir"), (base, "seal_secret_file"), (base.get("jwt"), "jwks_file")]

@@ -131,5 +131,5 @@ class _Namespaces:
                 return namespace
         raise ValueError(
             f'migration "{tag}" {action} class "{class_name}", which does not exist at that point; '
-            "an earlier migration must have made it"
+            "an earlier migration must create it"
         )

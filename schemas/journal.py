@@ -221,7 +221,7 @@ def decode_record(value: bytes | None) -> JournalRecord:
         raise LogCorrupt("an empty record, which no owner writes")
     if value[0] != VERSION:
         raise LogCorrupt(
-            f"format version {value[0]} is not known (this perdure writes {VERSION}): "
+            f"format version {value[0]} is not known (this version of perdure writes {VERSION}): "
             "a newer perdure wrote it; run that one"
         )
     try:

@@ -110,7 +110,7 @@ class DataDir:
         except OSError as error:
             self.close()
             raise DataDirError(
-                f"cannot use {path} as data directory: {error}; see to its rights, or choose another"
+                f"cannot use {path} as data directory: {error}; check its rights, or choose another"
             ) from error
         except BaseException:
             self.close()
@@ -216,7 +216,7 @@ class DataDir:
             )
         if self._app.partitions != partitions:
             raise ConfigError(
-                f"{self.path} was made with {self._app.partitions} partitions, {partitions} are configured; "
+                f"{self.path} was created with {self._app.partitions} partitions, {partitions} are configured; "
                 f"the number is fixed at creation: set partitions = {self._app.partitions}"
             )
 
@@ -237,7 +237,7 @@ def _app_of(path: Path, text: bytes) -> AppFile:
             and content["format"] > FORMAT
         ):
             raise DataDirError(
-                f"{path} has format {content['format']}, this perdure knows up to {FORMAT}: use a newer perdure"
+                f"{path} has format {content['format']}, this version of perdure knows up to {FORMAT}: use a newer perdure"
             )
         return msgspec.convert(content, AppFile)
     except msgspec.MsgspecError as error:

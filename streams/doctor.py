@@ -66,7 +66,7 @@ def disk_findings(config: Config) -> Iterator[Finding]:
         yield _space(folder)
         yield _fsync(folder)
     except OSError as error:
-        mend = "see to its rights, or choose another (--data)"
+        mend = "check its rights, or choose another (--data)"
         yield Finding("data directory", REFUSED, f"{path} cannot be used: {error.strerror}", mend)
 
 

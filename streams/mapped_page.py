@@ -33,7 +33,7 @@ class Page:
                 self._map = mmap.mmap(file.fileno(), FILE_BYTES)
         except OSError as error:
             raise DataDirError(
-                f"cannot use {path}: {error}; see to the directory's rights and space"
+                f"cannot use {path}: {error}; check the directory's rights and space"
             ) from error
         self.words = memoryview(self._map).cast("q" if signed else "Q")
 

@@ -110,7 +110,7 @@ async def _check_never_served(log: Log, partition: int) -> None:
     raise LogCorrupt(
         f"the journal of partition {partition} is empty, and this app was served before: {trace}. The journal was "
         "deleted, or deleted and created again; all state that is not in a backup is lost with it. Nothing was changed. "
-        "Restore the topic from a backup, or delete all topics of the app to begin it again with nothing"
+        "Restore the topic from a backup, or delete all topics of the app to start from scratch"
     )
 
 

@@ -219,7 +219,7 @@ async def _migrate(owner: Owner, step: Step, epoch: int) -> _Again:
         imported = await move_in(to, step, namespace)
         await _fold_as_ours(owner, imported.end, epoch)
         if not imported.whole:
-            raise OutcomeUnknown(f"partition {owner.partition}: {namespace} has moved in only in part")
+            raise OutcomeUnknown(f"partition {owner.partition}: {namespace} was imported only in part")
         if not imported.available:
             empty.append((namespace, script))
     offset = await append_step(owner.journal, tables.reader.name, tables.reader.position, step)

@@ -141,7 +141,7 @@ def decode_manifest(name: str, data: bytes) -> Manifest:
     try:
         if (format_ := msgspec.json.decode(data).get("format")) != FORMAT:
             raise SnapshotDamaged(
-                f"the manifest {name} has format {format_}, this perdure knows {FORMAT}: use a newer perdure"
+                f"the manifest {name} has format {format_}, this version of perdure knows {FORMAT}: use a newer perdure"
             )
         return _decode(data)
     except (msgspec.MsgspecError, AttributeError) as error:

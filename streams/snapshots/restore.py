@@ -60,7 +60,9 @@ def _check_meta(stored: StoredSnapshot, partition: int, data: bytes | None) -> N
     try:
         meta = decode_meta(data, partition)
     except StoreCorrupt as error:
-        raise SnapshotDamaged(f"{where} has rows that this perdure does not read: {error}") from error
+        raise SnapshotDamaged(
+            f"{where} has rows that this version of perdure does not read: {error}"
+        ) from error
     position = Position(meta.offset, meta.epoch, meta.seq, meta.chain)
     if (position, meta.app_uuid, meta.out) != (manifest.position, manifest.app_uuid, manifest.out):
         raise SnapshotDamaged(

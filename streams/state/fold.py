@@ -112,7 +112,7 @@ def check_same_place(tables: Tables, before: JournalReader) -> None:
         raise LogCorrupt(
             f"{tables.reader.name}: at offset {before.offset} it has record {before.seq} of epoch {before.epoch}, chain "
             f"{before.chain.hex()}; the state was made from record {tables.reader.seq} of epoch {tables.reader.epoch}, "
-            f"chain {tables.reader.chain.hex()}: they are of two histories. Nothing was changed"
+            f"chain {tables.reader.chain.hex()}: their histories differ. Nothing was changed"
         )
 
 

@@ -100,7 +100,7 @@ def decode_meta(data: bytes, partition: int) -> Meta:
         ) from error
     if meta.format != FORMAT:
         raise StoreCorrupt(
-            f"the state has format {meta.format}, this perdure reads {FORMAT}: run `perdure state rebuild`"
+            f"the state has format {meta.format}, this version of perdure reads {FORMAT}: run `perdure state rebuild`"
         )
     return meta
 

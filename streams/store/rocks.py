@@ -137,7 +137,7 @@ def write_rows(rows: Iterable[tuple[bytes, bytes]], file: Path) -> None:
     except PerdureError:
         raise  # of where the rows come from
     except Exception as error:
-        raise StorageFailed(f"cannot write {file}: {error}; see to the disk") from error
+        raise StorageFailed(f"cannot write {file}: {error}; check the disk") from error
 
 
 def _options() -> Options:

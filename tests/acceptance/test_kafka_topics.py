@@ -156,12 +156,12 @@ def test_added_partitions_are_noticed_and_the_advice_leads_out(kafka: Kafka, tmp
         ready = _until_not_ready(server)
         (trouble,) = ready["topics"]
         assert trouble["topic"] == f"{name}.commands"
-        assert "it has 4, the app was made with 2" in trouble["reason"]
+        assert "it has 4, the app was created with 2" in trouble["reason"]
         assert ready["partitions"] == []
         assert "partitions were added to a topic" in server.stderr()
         assert server.stop() == 0
     told = refusal(deployment)
-    assert f"partitions were added to topic {name}.commands: it has 4, the app was made with 2" in told
+    assert f"partitions were added to topic {name}.commands: it has 4, the app was created with 2" in told
     assert "transferred_classes" in told
     moved = f'transferred_classes = [{{from = "Counter", from_script = "{name}", to = "Counter"}}]'
     settings = f'[[migrations]]\ntag = "v1"\n{moved}\n'

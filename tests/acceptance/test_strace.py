@@ -206,7 +206,7 @@ def test_a_disk_that_fails_ends_the_process_and_nothing_false_is_told(
         told = server.stderr()
     doing = {"fdatasync": "sync", "write": "write"}[call]  # the first failure is told, not one that it led to
     assert f"storage-failed: cannot {doing} the log in {deployment.data / 'log'}: " in told, told
-    assert "see to the disk" in told, told
+    assert "check the disk" in told, told
     assert "Traceback" not in told, told
     assert witness.unknown, "nothing was under way when the disk failed"
     deployment.audit(witness)

@@ -203,7 +203,7 @@ def test_a_name_gives_json_of_the_documented_form(server: Server, app: ModuleTyp
         ("weight", "1e999", 200, '{"result":"Infinity"}'),
         ("weight", '"NaN"', 200, '{"result":"NaN"}'),
         ("weight", "NaN", 400, "NaN is not JSON"),
-        ("loose", "1e999", 422, "loose(): argument value: Value error, the number is beyond every float"),
+        ("loose", "1e999", 422, "loose(): argument value: Value error, the number is too large for a float"),
         ("loose", "123456789012345678901234567890", 200, '{"result":123456789012345678901234567890}'),
         ("raw", '"hello"', 422, "raw(): argument value: Data should be valid base64"),
         ("raw", '"/+8="', 200, '{"result":"_-8="}'),
@@ -212,7 +212,7 @@ def test_a_name_gives_json_of_the_documented_form(server: Server, app: ModuleTyp
 def test_plain_http_is_read_by_the_annotations(
     server: Server, method: str, argument: str, status: int, answer: str
 ) -> None:
-    """Numbers beyond every float, either alphabet of base64; nothing becomes null."""
+    """Numbers too large for a float, either alphabet of base64; nothing becomes null."""
     came = httpx.post(f"{server.url}/rpc/Echo/d/{method}", content=f'{{"args": [{argument}]}}')
     assert came.status_code == status
     assert answer in (came.text if status == 200 else came.json()["detail"])

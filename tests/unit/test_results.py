@@ -122,9 +122,9 @@ def test_all_else_is_written_as_it_is(value: Any, written: bytes) -> None:
 )
 def test_no_response_says_null_for_such_a_number(value: Any) -> None:
     """`Response.json` raises in the handler, where its line is known."""
-    with pytest.raises(ValueError, match="which JSON cannot say"):
+    with pytest.raises(ValueError, match="which JSON cannot express"):
         Response.json(value)
-    with pytest.raises(ValueError, match="which JSON cannot say"):
+    with pytest.raises(ValueError, match="which JSON cannot express"):
         Response.json(value, 201, {"x-a": "b"})
 
 
@@ -181,7 +181,7 @@ def test_a_response_takes_what_a_method_may_return(value: Any, written: bytes) -
 )
 def test_a_response_says_what_cannot_be_json(value: Any) -> None:
     """A class, an object of none of these, and a number that JSON does not have inside of a model."""
-    with pytest.raises((TypeError, ValueError), match=r"cannot be written as JSON|JSON cannot say"):
+    with pytest.raises((TypeError, ValueError), match=r"cannot be written as JSON|JSON cannot express"):
         Response.json(value)
 
 

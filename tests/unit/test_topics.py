@@ -345,7 +345,7 @@ def test_a_running_node_sees_what_becomes_of_its_topics() -> None:
         ({"commands": 2}, ("commands",), None, ""),
         ({"commands": 2, "journal": 1, "replies": 2, "dead": 2}, ("replies",), LogCorrupt, "deleted and made again"),
         ({"commands": 2, "journal": 2, "dead": 2}, ("journal",), LogCorrupt, r"app\.replies is gone.*state adopt"),
-        ({"commands": 4, "journal": 2, "replies": 2, "dead": 2}, ("journal",), ConfigError, "has 4, the app was made with 2"),
+        ({"commands": 4, "journal": 2, "replies": 2, "dead": 2}, ("journal",), ConfigError, "has 4, the app was created with 2"),
         ({"commands": 1, "journal": 2, "replies": 2, "dead": 2}, ("journal",), LogCorrupt, "was deleted and made again"),
         (dict.fromkeys(IDS, 3), ("journal",), ConfigError, "has 3 partitions, but 2 are configured.*Configure 3"),
         (dict.fromkeys(IDS, 2), ("journal", "commands"), None, ""),

@@ -137,7 +137,7 @@ def _create(path: Path, partitions: int) -> None:
         os.rename(aside, path)
         fsync_path(path.parent)
     except Exception as error:  # rocksdict raises nothing finer
-        raise StorageFailed(f"cannot make a new log in {path}: {error}; see to the disk") from error
+        raise StorageFailed(f"cannot create a log in {path}: {error}; check the disk") from error
 
 
 def _check_meta(database: Rdict, path: Path, partitions: int) -> None:
@@ -150,7 +150,7 @@ def _check_meta(database: Rdict, path: Path, partitions: int) -> None:
         raise LogCorrupt(f"the meta row of the log in {path} is unreadable: {error}; {REMEDY}") from error
     if meta.marker != MARKER or meta.format > FORMAT:
         raise DataDirError(
-            f"the log in {path} has format {meta.marker} {meta.format}, this perdure knows up to "
+            f"the log in {path} has format {meta.marker} {meta.format}, this version of perdure knows up to "
             f"{MARKER} {FORMAT}: use a newer perdure"
         )
     if meta.partitions != partitions:

@@ -89,7 +89,7 @@ def operating_error(error: BaseException, path: Path, doing: str) -> OperatorErr
     # After the open, a file that is missing or ends early is corruption like a wrong checksum.
     if text.startswith(("Corruption", "Invalid argument")) or "No such file" in text:
         return LogCorrupt(f"cannot {doing} the log in {path}: {text}; {REMEDY}")
-    return StorageFailed(f"cannot {doing} the log in {path}: {text}; see to the disk, then start again")
+    return StorageFailed(f"cannot {doing} the log in {path}: {text}; check the disk, then start again")
 
 
 def check(path: Path, torn: Path, acked: int = 0) -> Cut | None:

@@ -236,7 +236,7 @@ async def _trimming(endpoint: Endpoint, admin: Any, place: TopicPartition, befor
             "trimming",
             WARNING,
             f"DeleteRecords fails with {type(error).__name__}: commands and replies are never removed",
-            "grant Delete on the topics (docs/deploy/make-acls.sh), or see to the brokers",
+            "grant Delete on the topics (docs/deploy/make-acls.sh), or check the brokers",
         )
     consumer: Any = AIOKafkaConsumer(enable_auto_commit=False, **endpoint.options("doctor"))
     try:
@@ -248,5 +248,5 @@ async def _trimming(endpoint: Endpoint, admin: Any, place: TopicPartition, befor
         return Finding("trimming", OK, "DeleteRecords moves the beginning of a partition")
     text = f"after DeleteRecords below {before} the partition begins at {begins}"
     return Finding(
-        "trimming", WARNING, f"{text}: commands and replies are never removed", "see to the brokers"
+        "trimming", WARNING, f"{text}: commands and replies are never removed", "check the brokers"
     )

@@ -181,7 +181,7 @@ def _unserved(
 def partitions_added(name: str, made: int, count: int) -> str:
     """The text of the error for a topic with more partitions than the app has."""
     return (
-        f"partitions were added to topic {name}: it has {count}, the app was made with {made}. What clients produce into "
+        f"partitions were added to topic {name}: it has {count}, the app was created with {made}. What clients produce into "
         f"the added ones is never read, and keys that they place by {count} are rejected. Kafka takes no partitions away, "
         f"and the app's number never changes. Stop the clients; then start the app under another name with partitions = "
         f"{count} and a migration that brings its classes over ([[migrations]] transferred_classes, docs/operations.md)"
