@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewPartitions, NewTopic
 from tests.acceptance.harness import Deployment, deploy
 from tests.acceptance.wire import PATIENCE_S
@@ -143,6 +143,46 @@ def test_replies_made_again_are_refused_until_they_are_adopted(kafka: Kafka, tmp
     assert json.loads(done.stdout)["partitions"] == 2
     with deployment.serve() as server:
         assert add(server) == [2] * len(KEYS)
+
+
+def test_a_journal_that_ends_too_early_is_refused_until_it_is_adopted(kafka: Kafka, tmp_path: Path) -> None:
+    """A stopped node has left marks of its journals' ends. With one beyond the end, as after a roll-back, and
+    without a data directory it does not start; `perdure state adopt` leads out."""
+    deployment = on_kafka(kafka, tmp_path)
+    topic = f"{deployment.config.name}.replies"
+    with deployment.serve() as server:
+        assert add(server) == [1] * len(KEYS)
+        assert server.stop() == 0
+    for partition in range(2):
+        asyncio.run(_mark_ahead(kafka, topic, partition))
+    shutil.rmtree(deployment.data)
+    told = refusal(deployment)
+    assert re.search(r"once ended at \d+ or later: a mark of its end in replies at offset", told), told
+    done = run("state", "adopt", str(deployment.folder), "--data", str(deployment.data), "--json")
+    assert done.returncode == 0, done.stderr
+    with deployment.serve() as server:
+        assert add(server) == [2] * len(KEYS)
+
+
+async def _mark_ahead(kafka: Kafka, topic: str, partition: int) -> None:
+    """Append a mark 2 ahead of the last one of a partition."""
+    place, last = TopicPartition(topic, partition), 0
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    consumer.assign([place])
+    end = (await consumer.end_offsets([place]))[place]
+    async with asyncio.timeout(PATIENCE_S):
+        while await consumer.position(place) < end:
+            headers = dict((await consumer.getone()).headers)
+            if headers.get("kind") == b"journal-end":
+                last = int(headers["journal"].partition(b":")[2])
+    await consumer.stop()
+    assert last > 2, "no mark"
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    mark = [("kind", b"journal-end"), ("journal", f"{partition}:{last + 2}".encode())]
+    await producer.send_and_wait(topic, b"", b"journal", partition=partition, headers=mark)
+    await producer.stop()
 
 
 def test_added_partitions_are_noticed_and_the_advice_leads_out(kafka: Kafka, tmp_path: Path) -> None:

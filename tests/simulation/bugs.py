@@ -557,6 +557,11 @@ def stamps_taken_for_log_time() -> Any:
     return _instead(LogTime, "read", lambda true: lambda self, record: record)
 
 
+def alarms_stay_as_a_wrong_clock_timed_them() -> Any:
+    """That log time has stepped back makes no difference to alarms that are set."""
+    return _instead(AlarmClock, "_notice_step_back", lambda true: lambda self: None)
+
+
 def age_by_a_local_clock() -> Any:
     """The fold lets no more time pass than the clock of the process that folds says."""
 
@@ -714,6 +719,7 @@ BUGS = (
     moved_into_each_partition,
     stamps_taken_for_log_time,
     age_by_a_local_clock,
+    alarms_stay_as_a_wrong_clock_timed_them,
 )
 
 __all__ = ["BUGS", "Claim", "EntryRecord", "JournalReader", "NoOp", "Position", "recovery"]

@@ -15,7 +15,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from perdure.api.replies import PlacedReply
-from perdure.schemas.alarms import TTL
+from perdure.objects.alarms import next_due
+from perdure.schemas.alarms import RETIME, TTL, parse_ring
 from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
 from perdure.schemas.errors import FailedInside, MalformedCommand, UnknownNamespace
 from perdure.schemas.expiry import HIDDEN
@@ -34,7 +35,7 @@ from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.ports import UNSEALED
 from tests.simulation.between import check_calls_and_sends, check_frame_records, check_frames
 from tests.simulation.oracle import Lease, Model, Place, apply, seen, withdrawn
-from tests.simulation.sample import LEASE, MARK, OLD
+from tests.simulation.sample import CRON, LEASE, MARK, OLD
 from tests.simulation.strays import Forwards, is_noted_only
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import Run
 
 _NOTHING = ("key-in-flight", FailedInside.code)  # codes of what ended without an entry
+NOTICED_MS = SKEW_MS + 60_000  # so far ahead of a right clock is log time when all have been timed again
 WINDOW_MS = WINDOW_HOURS * HOUR_MS
 _step = JournalReader.step  # the true rule, whatever a planted bug makes of it
 
@@ -250,6 +252,7 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
     commands: dict[Place, Command] = {}
     forwards = Forwards(run)
     for partition in range(run.broker.partitions):
+        latest_ms, stepped_back = 0, False
         for record in run.broker.streams[Topic.COMMANDS, partition].records:
             place = partition, record.offset
             entry = auditor.entries.get(place)
@@ -273,6 +276,10 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
             if command.kind == FETCH:
                 model.marks[record.offset] = command.path.split("/")[2]
                 model.times_ms[record.offset] = record.time_ms
+            latest_ms = max(latest_ms, record.time_ms)
+            stepped_back |= record.time_ms < latest_ms - SKEW_MS
+            if stepped_back and entry is not None and command.kind == ALARM and command.method == CRON:
+                _check_not_late(run, model, command)
             _count(run, model, command, entry)
             if entry is not None and _is_nobody_s(run, auditor, entry, place):
                 continue
@@ -288,6 +295,17 @@ def _fold_in_log_order(run: Run, auditor: Auditor) -> tuple[dict[str, Model], di
                 )
     forwards.check()
     return models, commands
+
+
+def _check_not_late(run: Run, model: Model, command: Command) -> None:
+    """After a step back it rings at the next time of the right clock, once that is noticed; it skips none."""
+    row = model.alarms.get(CRON)
+    if row is not None and not row.attempt and parse_ring(command.body).act != RETIME:
+        most_ms = next_due(row.cron, row.zone, run.stepped_back_ms + NOTICED_MS)
+        if row.due_ms >= run.stepped_back_ms and row.set_at >= 0:
+            late_ms = row.due_ms - max(most_ms, model.rung.get(CRON, 0) + 60_000)
+            assert late_ms <= 0, f"I8: {command.key} rings {late_ms} ms too late after the clock stepped back"
+            run.counts["cron alarms not late"] += 1
 
 
 def _forged(entry: Entry) -> bool:
@@ -311,6 +329,8 @@ def _count(run: Run, model: Model, command: Command, entry: Entry | None) -> Non
         run.counts[f"sweeps {outcome}"] += 1
         if entry is not None and LEASE in model.state and LEASE not in entry.deletes:
             run.counts["swept, and put again since"] += 1
+    elif command.kind == ALARM and parse_ring(command.body).act == RETIME:
+        run.counts["alarms timed again"] += entry is not None
     elif command.kind == ALARM:
         run.counts[f"alarms {outcome}"] += 1
     elif command.kind == SOCKET:
@@ -323,8 +343,15 @@ def _check_nothing_is_left(run: Run, models: dict[str, Model]) -> None:
         if run.auditor.deleted_at(key) < inf:
             run.counts["deleted with their namespace"] += bool(model.state)
             continue
-        waiting = [row for row in model.alarms.values() if not row.parked]
+        waiting = [row for name, row in model.alarms.items() if not row.parked and name != CRON]
         assert not waiting, f"I8: {key} has an alarm that never rang: {model.alarms}"
+        cron = model.alarms.get(CRON)
+        if cron is not None and not cron.attempt:
+            late_ms = cron.due_ms - next_due(
+                cron.cron, cron.zone, max(run.clock_ms(), run.stepped_back_ms + NOTICED_MS)
+            )
+            assert late_ms <= 0, f"I8: {key} rings {late_ms} ms later than at its next time: {cron}"
+            run.counts["cron alarms at their next time"] += 1
         left = {
             name for name, value in model.state.items() if name.startswith(HIDDEN) or isinstance(value, Lease)
         }
@@ -380,7 +407,7 @@ def _check_answer(run: Run, models: dict[str, Model], told: Told) -> None:
         )
     elif told.op == "look":
         value, now_ms = said
-        if run.jumps:
+        if run.jumps or run.steps:
             assert now_ms <= auditor.clock_ms() + SKEW_MS, f"{what} took {now_ms} for the time"
         else:
             assert gone or now_ms == model.times_ms[offset], f"{what} took {now_ms} for the time"

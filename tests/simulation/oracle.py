@@ -6,7 +6,8 @@ import json
 from bisect import bisect_left
 from typing import Any, NamedTuple
 
-from perdure.schemas.alarms import TTL, parse_ring
+from perdure.objects.alarms import next_due
+from perdure.schemas.alarms import RETIME, TTL, parse_ring
 from perdure.schemas.calls import CALL_KEY
 from perdure.schemas.commands import ALARM, CALL, SOCKET, Command, parse_command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
@@ -83,6 +84,7 @@ class Model:
         self.times_ms: dict[int, int] = {}
         self.alarms: dict[str, AlarmRow] = {}
         self.sockets: dict[str, SocketRow] = {}
+        self.rung: dict[str, int] = {}  # the time for which a cron alarm rang last
         self.heard: dict[str, int] = {}  # by socket: the number of its last event
 
     def before(self, offset: int) -> dict[str, Any]:
@@ -130,15 +132,32 @@ class Model:
         return what, row
 
     def _check_ring(self, entry: Entry, command: Command) -> None:
+        if parse_ring(command.body).act == RETIME:
+            self._check_retimed(entry, command)
+            return
         what, row = self._rung(entry, command)
         (change,) = entry.alarms
         if entry.outcome == "ok":
-            assert change.due_ms is None, f"I8: {what} rang, and is still set"
+            next_ms = next_due(row.cron, row.zone, max(entry.time_ms, row.due_ms)) if row.cron else None
+            assert change.due_ms == next_ms, f"I8: {what} rang, and is set to {change.due_ms}"
+            if row.cron and not row.attempt:
+                assert row.due_ms != self.rung.get(command.method), f"I8: {what} rang twice for {row.due_ms}"
+                self.rung[command.method] = row.due_ms
             puts = _puts(entry)
             assert puts == {"rings": self.state.get("rings", 0) + 1}, f"I8: {what} put {puts}"
         else:
             assert not entry.puts, f"I5: {what} failed, and changed {entry.puts}"
             assert change.attempt == row.attempt + 1, f"I8: {what} failed, and that was not counted"
+
+    def _check_retimed(self, entry: Entry, command: Command) -> None:
+        """Only what perdure timed itself, and to an earlier time; nothing rings."""
+        row, (change,) = self.alarms[command.method], entry.alarms
+        what = f"{entry.key}: the alarm {command.method!r} at {entry.command}"
+        assert row.cron or row.attempt, f"I8: {what} was timed again, its time was given"
+        assert change.due_ms is not None, f"I8: {what} was timed again, and is gone"
+        assert entry.time_ms <= change.due_ms < row.due_ms, f"I8: {what} is set from {row} to {change}"
+        assert change.attempt == row.attempt, f"I8: {what} was timed again, and tried {change.attempt} times"
+        assert not entry.puts, f"I8: {what} was timed again, and put {entry.puts}"
 
     def _check_sweep(self, entry: Entry, command: Command) -> None:
         """What has expired goes with its note; what was put again since stays, and
@@ -225,7 +244,9 @@ class Model:
             assert puts == marked, f"I4: {what} put {puts}"
         elif op == "alarm":
             assert puts == marked, f"I4: {what} put {puts}"
-            assert [said] == [each.due_ms for each in entry.alarms], f"I8: {what} said {said}: {entry.alarms}"
+            assert [said] == [each.due_ms for each in entry.alarms if not each.cron], (
+                f"I8: {what} said {said}: {entry.alarms}"
+            )
         elif op in ("token", "maybe") and entry.puts:
             assert puts == {"token": said, **marked}, f"I4: {what} put {puts} and said {said}"
         elif op == "keep":

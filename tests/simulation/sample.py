@@ -16,7 +16,9 @@ from perdure import DurableObject, Refusal, Request, Response, Unavailable, WebS
 MARK = "m:"
 PAID = "p:"  # and then what a call paid for: once
 ALARM = "alarm:"  # and then what an alarm paid for: once, and once more after each run that failed
+CRON = "cron"  # the alarm that rings each minute, in runs whose clocks step back
 LEASE = "lease"  # the value that may expire
+EACH_MINUTE = "* * * * *"
 SHOUTS = 5  # frames of one turn that must not overtake each other
 TTLS_S = (0.05, 0.3, 2.0)
 
@@ -78,6 +80,8 @@ class Sample(DurableObject):
 
     async def do_alarm(self, mark: str, random: Random) -> Any:
         await self.state.set_alarm(timedelta(milliseconds=random.randrange(2000)))
+        if self.env.cron:
+            await self.state.set_alarm(cron=EACH_MINUTE, name=CRON)
         await self.state.put(MARK + mark, True)
         return await self.state.get_alarm()
 

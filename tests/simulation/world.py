@@ -60,6 +60,7 @@ from tests.simulation.checker import Auditor, Told, check
 from tests.simulation.elsewhere import Elsewhere, Way
 from tests.simulation.faults_inside import faults_inside, of_a_fault
 from tests.simulation.sample import (
+    CRON,
     MOVED,
     OF_THE_OTHERS,
     OLD,
@@ -79,6 +80,7 @@ BURST = 16
 EVENTS_ARRIVE_S = 6.0  # those for lost sockets, in the last reign; one more look is later
 APP_UUID = "app-uuid"
 START_MS = 1_700_000_000_000
+STEP_MS = 180_000  # of all clocks, back
 STAMP_SKEWS_MS = (365 * 24 * 3_600_000, -365 * 24 * 3_600_000, 25 * 3_600_000, 90_000, -90_000, 20)
 _KIND = ObjectType("Sample", Sample)
 _BEFORE = {"Sample": _KIND, OLD: ObjectType(OLD, Sample)}
@@ -218,7 +220,15 @@ class Node:
         run = self.run
         kinds = _AFTER if run.migrated else _BEFORE
         samples = Binding("Sample", kinds["Sample"].methods)
-        env = Env({"random": lambda: self.random, "SAMPLES": samples, "step": self.step, "toil": run.toil})
+        env = Env(
+            {
+                "random": lambda: self.random,
+                "SAMPLES": samples,
+                "step": self.step,
+                "toil": run.toil,
+                "cron": run.steps,
+            }
+        )
         registry = self.registry = Registry(kinds, env)
         door = self.door = Door(self.log, node=self.name, deadline_s=run.deadline_s, clock_ms=run.clock_ms)
         door.node = self
@@ -339,13 +349,22 @@ class Run:
         self.jumps = self.shared and self.ms_per_s == 1000 and self._clock_random.random() < 0.3
         self.stamp_skew_ms = 0
         self.strays = Random(f"strays in {seed}").random() < 0.2
+        # in a few all clocks are ahead at first, and then step back
+        self._steps = Random(f"steps of {seed}")
+        self.steps = self.ms_per_s == 1000 and not self.jumps and self._steps.random() < 0.08
+        self.skew_ms = STEP_MS if self.steps else 0
+        self.stepped_back_ms = 0  # the right time then
         # in some the last node's log takes few appends at once: what it refuses must be appended again
         self.queued_max_at_the_end = Random(f"queue of {seed}").choice((1, 20_000))
         self._tasks: set[asyncio.Task[Any]] = set()
         self._marks = 0
 
     def clock_ms(self) -> int:
-        return START_MS + int(self.loop.time() * self.ms_per_s)
+        return START_MS + int(self.loop.time() * self.ms_per_s) + self.skew_ms
+
+    def latest_ms(self) -> int:
+        """No clock has been further."""
+        return self.clock_ms() - self.skew_ms + (STEP_MS if self.steps else 0)
 
     def stamp_ms(self) -> int:
         """The broker's clock."""
@@ -381,6 +400,12 @@ class Run:
             partition = partition_of(command.key, self.broker.partitions)
             with suppress(SimulatedCrash, PerdureError):
                 node.context.run(node.log.append, Topic.COMMANDS, partition, record)
+
+    async def step_back(self) -> None:
+        """All clocks are right from some moment on."""
+        await asyncio.sleep(0.5 + self._steps.random())
+        self.stepped_back_ms, self.skew_ms = self.clock_ms() - self.skew_ms, 0
+        self.counts["steps back of all clocks"] += 1
 
     async def jump(self) -> None:
         """Let the broker's clock be wrong for a while, now and then."""
@@ -470,7 +495,7 @@ class Run:
             clock_ms=self.stamp_ms,
             faults=faults,
         )
-        self.auditor = Auditor(self.broker, self.elsewhere.told, self.counts, self.clock_ms)
+        self.auditor = Auditor(self.broker, self.elsewhere.told, self.counts, self.latest_ms)
         await self.boot("a")
         if self.shared:
             await self.boot("b")
@@ -478,6 +503,8 @@ class Run:
         troubles = [self.task(self.trouble())]
         if Random(f"forged {self.seed}").random() < 0.2:
             troubles.append(self.task(self.forge()))
+        if self.steps:
+            troubles.append(self.task(self.step_back()))
         if self.jumps:
             troubles.append(self.task(self.jump()))
         if self.strays:
@@ -485,7 +512,7 @@ class Run:
         await asyncio.gather(*clients)
         for trouble in troubles:
             trouble.cancel()
-        self.stamp_skew_ms = 0
+        self.stamp_skew_ms = self.skew_ms = 0
         await self.quiesce(faults)
         self.auditor.catch_up()
         if self.failures:
@@ -736,7 +763,8 @@ class Run:
         if owner.state is not OwnerState.SERVING or not owner.idle:
             return False
         commands = self.broker.streams[Topic.COMMANDS, owner.partition]
-        quiet = next(owner.tables.alarms.due((0, "", ""), 1 << 60), None) is None
+        waiting = owner.tables.alarms.due((0, "", ""), 1 << 60)
+        quiet = all(name == CRON for _, _, name in waiting)
         marks = owner.tables.done.mark, owner.output.commands.mark
         return quiet and min(marks) >= commands.end == commands.durable
 
