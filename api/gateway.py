@@ -25,7 +25,7 @@ from perdure.api.replies import FrameReceiver, PlacedReply, ReplyListener, Reque
 from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, TooLarge, Unavailable
-from perdure.schemas.keys import partition_of
+from perdure.schemas.keys import partition_of, place_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
 from perdure.streams.log.base import Log, LogRecord, Receipt, Record, Tail, Topic
@@ -84,7 +84,7 @@ class Gateway:
         self._owners: Sequence[Owner] = ()
         self._tail: Tail | None = None
         self.sockets: FrameReceiver | None = None
-        self._place = partition_of(f"gateway/{node}", log.partitions)
+        self._place = place_of(f"gateway/{node}", log.partitions)
         self.address = LOCAL if log.exclusive else f"{self._place}/gateway.{node}"
         self.closed: BaseException | None = None
 
@@ -282,7 +282,7 @@ class Gateway:
         partition = self._partition_of(key)
         owner = self._owners[partition]
         if owner.state is not OwnerState.SERVING:
-            raise owner.not_serving
+            owner.whereabouts.check(owner)
         id_ = self._new_id(partition)
         deadline_ms = self._deadline_ms
         command = Command(key, ADMIN, act, "", (), body, id_, self.address, deadline_ms, None, principal)

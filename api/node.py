@@ -18,6 +18,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -41,10 +42,13 @@ from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Una
 from perdure.schemas.seal import Seal
 from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.opening import clock_ms, new_uuid, open_data, say_zones, start_log
+from perdure.streams.owner.handover import end_turns
 from perdure.streams.owner.maintenance import Maintenance
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
+from perdure.streams.placement.home import home_of
+from perdure.streams.placement.placement import Placement
 from perdure.streams.rebuild.coordinator import Helpers
 from perdure.streams.secret import seal_of
 from perdure.streams.snapshots.service import snapshots_of
@@ -73,8 +77,6 @@ from perdure.streams.turns.supervision.watchdog import Watchdog
 
 if TYPE_CHECKING:  # an extra
     from perdure.api.telemetry.spans import Spans
-
-DRAIN_S = 5.0  # for turns that run when the node stops; requests have ended by then
 
 
 class Node:
@@ -118,6 +120,7 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._opened = Closing()
         self.owners: list[Owner] = []
+        self.placement: Placement | None = None  # on a log that nodes share
 
     async def __aenter__(self) -> Self:
         try:
@@ -173,7 +176,10 @@ class Node:
         await self._open_doors(outgoing)
         if snapshots is not None:
             await snapshots.restore(owner.tables for owner in self.owners)
-        await self._helpers.start(log, [owner.tables for owner in self.owners], ports.recovery.progress)
+        if not log.exclusive:
+            await self._place(data.path)
+        if self.placement is None or self.placement.alone:
+            await self._helpers.start(log, [owner.tables for owner in self.owners], ports.recovery.progress)
         for owner in self.owners:
             opened.push(f"the ownership of partition {owner.partition}", owner.end_epoch)
         opened.push("the node's tasks", self._end_tasks)  # before what they wait for is closed
@@ -186,7 +192,11 @@ class Node:
         say_zones()
 
     def _start_tasks(self) -> None:
-        self._tasks += [self._task(live(owner)) for owner in self.owners]
+        if self.placement is None:
+            self._tasks += [self._task(live(owner)) for owner in self.owners]
+        else:
+            self._opened.push("the placement", self.placement.end)
+            self.placement.start()
         if self.snapshots is not None:
             self._tasks.append(self._task(self.snapshots.keep()))
         self._tasks += [
@@ -197,6 +207,14 @@ class Node:
             self._task(self.sockets.keep_alive()),
             self._task(self.sockets.beat()),
         ]
+
+    async def _place(self, data: Path) -> None:
+        """Become one of the nodes that share the app's partitions."""
+        self.placement = placement = Placement(
+            self.owners, home_of(data), self.config.standbys, lambda: self.gateway.waiting, self._stop
+        )
+        self._opened.push("the membership of this node", placement.close)
+        await placement.join()
 
     def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: CrashMarker) -> Ports:
         return Ports(
@@ -280,15 +298,22 @@ class Node:
 
     async def _come_up(self) -> None:
         """Wait until each partition serves or has stopped; raises the reason if all of them stopped."""
-        while any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self.owners):
+        placement = self.placement
+        while (
+            any(owner.state in (OwnerState.NEW, OwnerState.BEGINNING) for owner in self.owners)
+            if placement is None
+            else not placement.settled
+        ):
             if self.stopped.done():
                 raise self.stopped.result()
             await asyncio.sleep(
                 0.005
             )  # at the start only: an owner is ready in a few ms, or replays for seconds
-        await self._transfers.close()  # releases the data directories of the other apps
+        if placement is None or placement.alone:
+            await self._transfers.close()  # releases the data directories of the other apps
         await self._helpers.close()
-        broken = [owner.error for owner in self.owners if owner.state is not OwnerState.SERVING]
+        whole = (OwnerState.SERVING, OwnerState.ELSEWHERE)
+        broken = [owner.error for owner in self.owners if owner.state not in whole]
         for error in broken:
             # an error in the configuration stops the start, even if other partitions could serve
             if error is not None and (len(broken) == len(self.owners) or isinstance(error, ConfigError)):
@@ -336,30 +361,14 @@ class Node:
         """End all tasks and close all parts, each even if another failed to close (`_opened.failure`)."""
         opened = self._opened
         if drain:
+            if self.placement is not None:
+                with opened.step("hand over the partitions"):
+                    await self.placement.leave()
             with opened.step("let end what is under way"):
-                await self._drain()
+                await end_turns(self.owners)
             with opened.step("write the store out"):
                 await self.maintenance.save()
         await opened.close()
-
-    async def _drain(self) -> None:
-        """Let running turns end, and sign off in the journal, so that the next start is quick."""
-        serving = [owner for owner in self.owners if owner.state is OwnerState.SERVING]
-        for owner in serving:
-            owner.alarms.end()  # an alarm that becomes due now runs after the next start
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                await _until(
-                    lambda: all(owner.idle or owner.state is not OwnerState.SERVING for owner in serving)
-                )
-                for owner in serving:
-                    if owner.state is OwnerState.SERVING:
-                        owner.journal.sign_off()
-                await _until(
-                    lambda: all(owner.idle or owner.state is not OwnerState.SERVING for owner in serving)
-                )
-        except TimeoutError:
-            pass  # a turn that did not end runs again at the next start, as after a crash
 
     def _ready(self) -> Problem:
         return readiness(
@@ -376,8 +385,3 @@ def bounds_of(config: Config) -> PartitionBounds:
         charges=limits.charges,
         limits=TurnLimits(limits.key_bytes, limits.value_bytes, limits.turn_bytes),
     )
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - there is no event for "all owners are idle"
-        await asyncio.sleep(0.01)

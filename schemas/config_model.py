@@ -162,10 +162,10 @@ class Config(Section):
     seal_secret: SealSecrets | None = None
     """What perdure's own commands are sealed with, from the environment; None: `seal_secret_file` has it."""
     seal_secret_file: Annotated[Path, Field(strict=False)] | None = None
-    """None: `secret` in the data directory, which is made there."""
     seal_lost: SecretIds = ()
     """Ids of secrets that are lost for good: commands sealed with them become dead letters."""
     deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 30.0
+    standbys: Annotated[int, Field(ge=0, le=8)] = 0  # nodes that keep a partition warm beside its owner
     rebuild_helpers: Annotated[int, Field(ge=0, le=64)] | None = None
     """Processes that help to rebuild the state; None: one for each further processor, three at most."""
     keep_commands: Annotated[str, AfterValidator(_keep)] = "24h"

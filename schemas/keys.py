@@ -87,6 +87,14 @@ def partition_of(key: str, partitions: int) -> int:
     return _hashes[key] % partitions
 
 
+def place_of(name: str, partitions: int) -> int:
+    """The partition of `replies` in which a gateway, or the calls of a node, get their answers.
+
+    Not 0 if there are others: there every node reads the heartbeats of all nodes.
+    """
+    return 1 + partition_of(name, partitions - 1) if partitions > 1 else 0
+
+
 @lru_cache(256)
 def _words(count: int) -> Struct:
     return Struct(f"<{count}I")

@@ -31,6 +31,7 @@ from perdure.streams.log.base import Topic
 from perdure.streams.owner.command_status import confirm_ownership
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.recent_turns import recent_turns
+from perdure.streams.owner.whereabouts import seat_facts
 from perdure.streams.state.object_scan import is_there, objects_of
 from perdure.streams.turns.activation import Hold, Turn
 from perdure.streams.turns.eviction import half_of_memory, process_bytes
@@ -264,7 +265,7 @@ def _parked(id_: str, place: Place, row: ParkedItem) -> dict[str, Any]:
 
 
 async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
-    """The state of each partition on this node, and bytes per topic."""
+    """The state of each partition on this node, its owner where nodes share the app, and bytes per topic."""
     log, rows = owners[0].log, []
     for owner in owners:
         end = (await log.bounds(Topic.COMMANDS, owner.partition)).end
@@ -281,6 +282,7 @@ async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
                 "lag": max(end - info.watermark, 0),
                 "paused": len(owner.tables.admin.paused),
             }
+            | ({"owner": seat_facts(owner.whereabouts.seat)} if owner.whereabouts.placed else {})
         )
     return {
         "partitions": rows,

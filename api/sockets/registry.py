@@ -33,7 +33,7 @@ from websockets.frames import Opcode
 from perdure.api.gateway import Gateway
 from perdure.schemas.commands import NOBODY, SOCKET, Command, sealed_record
 from perdure.schemas.effects import Out
-from perdure.schemas.keys import partition_of
+from perdure.schemas.keys import partition_of, place_of
 from perdure.schemas.seal import Seal
 from perdure.schemas.sockets import (
     AUTO,
@@ -111,7 +111,7 @@ class SocketRegistry:
         gateway.sockets, gateway.seal = self, seal
         self._log = log
         self._seal = seal
-        self._place = partition_of(
+        self._place = place_of(
             f"gateway/{node}", log.partitions
         )  # the partition of `{app}.replies` that the gateway reads
         self._names = (f"{node}-{n}" for n in count(1))

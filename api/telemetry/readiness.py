@@ -9,6 +9,7 @@ import msgspec
 from perdure.api.problems import Problem
 from perdure.streams.log.base import Log
 from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.whereabouts import seat_facts
 from perdure.streams.turns.ports import OwnerState
 
 _JSON = [(b"content-type", b"application/json")]
@@ -19,15 +20,27 @@ def readiness(owners: Sequence[Owner], log: Log, serves: Callable[[], bool]) -> 
 
     503 with the reasons otherwise.
 
-    In the answer, `partitions` are those that are not served, and `topics` the faults of topics on Kafka.
+    In the answer, `partitions` are those that are not served, and `topics` the faults of topics on Kafka. On
+    a log that nodes share, `owners` says which node serves each partition; one that another node serves is
+    served.
     """
     broken = [
         {"partition": owner.partition, "state": owner.state.value, "reason": str(owner.error or "")}
         for owner in owners
-        if owner.state is not OwnerState.SERVING
+        if not _is_served(owner)
     ]
     troubles = [trouble._asdict() for trouble in log.troubles]
     ready = not broken and not troubles and serves()
-    page = {"status": "ready" if ready else "not ready", "partitions": broken}
+    page: dict[str, object] = {"status": "ready" if ready else "not ready", "partitions": broken}
+    if any(owner.whereabouts.placed for owner in owners):
+        page["owners"] = [
+            {"partition": owner.partition} | seat_facts(owner.whereabouts.seat) for owner in owners
+        ]
     body = msgspec.json.encode(page | {"topics": troubles} if troubles else page)
     return 200 if ready else 503, _JSON, body
+
+
+def _is_served(owner: Owner) -> bool:
+    if owner.state is not OwnerState.ELSEWHERE:
+        return owner.state is OwnerState.SERVING
+    return owner.whereabouts.remote and owner.whereabouts.seat is not None

@@ -103,8 +103,9 @@ class PartitionBroken(OperatorError):
 class Fenced(OperatorError):
     """Another node claimed the partition, so this one must not write to it any more.
 
-    Whose fault: the operator's: two nodes run the same app.
-    What to do: run one node per app; restart the one that should own it.
+    Whose fault: none, if placement moved it. A node without placement: the operator's.
+    What to do: nothing, if the nodes share the app; stop the node without placement, and restart this one.
     """
 
     code = "fenced"
+    node = ""  # the name of the node that claimed it

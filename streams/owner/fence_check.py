@@ -33,10 +33,12 @@ async def read_gap(log: Log, tables: Tables, output: OutputGate, end: int) -> Fe
 
 def fenced(partition: int, claim: Claim, offset: int) -> Fenced:
     """The error of an owner whose partition a rival claimed at a journal offset."""
-    return Fenced(
+    error = Fenced(
         f"partition {partition} was claimed by {claim.by} at offset {offset}: this node stops serving it, and does "
         "not claim it again by itself. If this node is to serve it, stop the other one, and restart this one"
     )
+    error.node = claim.node
+    return error
 
 
 async def claim_at(log: Log, partition: int, offset: int) -> Claim:

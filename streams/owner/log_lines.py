@@ -37,6 +37,9 @@ def log_state(owner: _Owner, before: OwnerState, state: OwnerState, why: BaseExc
         _say(owner, "error", "a partition is lost to another node", why)
     elif state is OwnerState.STOPPED:
         _say(owner, "error", "a partition has stopped", why)
+    elif state is OwnerState.ELSEWHERE:
+        if before is OwnerState.SERVING:
+            _say(owner, "info", "a partition is handed over", None)
     elif before is OwnerState.SERVING:
         _say(
             owner,

@@ -91,6 +91,11 @@ class OutputGate:
         self.under_way: dict[int, tuple[int, int]] = {}  # by home: how many forwards, of how many bytes
         self.forwarded: Callable[[int], None] = lambda home: None  # called when one has arrived at its home
 
+    @property
+    def idle(self) -> bool:
+        """True if all that was emitted has arrived."""
+        return not self._held
+
     def begin(self, low: int, out: int) -> None:
         """Begin an epoch: what earlier ones still have under way no longer counts here."""
         self._epoch += 1

@@ -25,10 +25,9 @@ from typing import Any
 
 from perdure.schemas.commands import ADMIN, Command
 from perdure.schemas.errors import (
+    Fenced,
     LogUnreachable,
-    ObjectPaused,
     OutcomeUnknown,
-    Overloaded,
     Unavailable,
 )
 from perdure.schemas.journal import each_run
@@ -43,8 +42,9 @@ from perdure.streams.owner.intake import Intake
 from perdure.streams.owner.log_lines import log_state
 from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.socket_watch import close_lost
+from perdure.streams.owner.whereabouts import Whereabouts, check_mailbox
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.activation import Activation, Mailbox, Turn
+from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.calls import Calls
 from perdure.streams.turns.ports import Counts, OwnerState, PartitionBounds, Ports
@@ -53,7 +53,7 @@ from perdure.streams.turns.supervision.internal_faults import broken
 
 PASSING = (OutcomeUnknown, LogUnreachable, Unavailable)  # after these a partition begins again by itself
 CLAIMS_REMEMBERED = 1_000
-IN_TIME = 0.8  # the part of its deadline that a command may be expected to wait; above that, doors refuse it
+AWAY = (OwnerState.FENCED, OwnerState.STOPPED, OwnerState.ELSEWHERE)
 _SERVING = OwnerState.SERVING  # looked up once: members of an enum are slow to look up
 
 
@@ -70,6 +70,7 @@ class Owner:
         self.counts = Counts()
         self.state = OwnerState.NEW
         self.error: BaseException | None = None
+        self.whereabouts = Whereabouts()
         self.output = OutputGate(transport, self.partition)
         self.journal = Journal(log, self.partition, self, self._acknowledged, self.lost)
         self.restart: asyncio.Event = asyncio.Event()
@@ -96,7 +97,7 @@ class Owner:
             lambda: self.output.commands.mark,
             self.check_room,
             self._has_taken,
-            lambda: not self.log.exclusive and self.state in (OwnerState.FENCED, OwnerState.STOPPED),
+            lambda: not self.log.exclusive and self.state in AWAY,
         )
         self.admin = Administration(
             transport, tables, self.turns, lambda: self.output.commands.mark, self.spawn
@@ -140,6 +141,7 @@ class Owner:
         before, self.state, self.error = self.state, state, why
         if state is not before:
             log_state(self, before, state, why)
+            self.whereabouts.changed()
 
     def lost(self, error: BaseException) -> None:
         """Begin again, or stop if the error says so: an append's outcome is unknown, or the epoch is over."""
@@ -149,6 +151,7 @@ class Owner:
             self.enter(OwnerState.BEGINNING, error)
         else:  # `live` decides whether it ends in fenced or stopped
             self.state, self.error = OwnerState.BEGINNING, broken(self.partition, error)
+            self.whereabouts.remote = self.whereabouts.placed and isinstance(error, Fenced)
         try:
             self.end_epoch()
         except Exception as failure:
@@ -160,6 +163,7 @@ class Owner:
     def serve(self) -> None:
         """Take commands from the watermark on: the claim was read back, and all before it is folded."""
         self.enter(OwnerState.SERVING)
+        self.whereabouts.remote = False
         if self.ports.turns.object_quotas is not None:
             self.ports.turns.object_quotas.begin(self.partition, self.tables.creators)
         self._first_new = self.tables.done.end
@@ -200,10 +204,16 @@ class Owner:
             async for chunk in self.log.read(Topic.COMMANDS, self.partition, start, end):
                 for record in chunk:
                     self.deliver(record)
-                    if self.state is not _SERVING:
-                        return  # the delivery ended the epoch
+                    if self.state is not _SERVING or self.whereabouts.remote:
+                        return  # the delivery ended the epoch, or the partition is handed over
             self._skipped(self.next_command, end)
         self._take_from(rest)
+
+    def stop_taking(self) -> None:
+        """Take no further commands in this epoch, neither from the log nor of alarms."""
+        self.alarms.end()
+        if self.tail is not None:
+            self.tail.close()
 
     def marks(self) -> tuple[int, int]:
         """(low watermark, output watermark) for the batch that is about to be written."""
@@ -221,36 +231,22 @@ class Owner:
         `ObjectPaused`, or, if the partition does not serve, its error.
         """
         if self.state is not _SERVING:
-            raise self.not_serving
+            self.whereabouts.check(self)
+            return
         if self.tail is not None and self.tail.blocked:
             raise Unavailable(f"{self.tail.blocked}; nothing was appended: ask again")
         activation = self.turns.activations.get(key)
         if activation is not None and activation.mailbox:
-            self._check_mailbox(activation, activation.mailbox, deadline_ms)
-
-    def _check_mailbox(self, activation: Activation, mailbox: Mailbox, deadline_ms: int | None) -> None:
-        waiting, key = len(mailbox), activation.key
-        if waiting >= self.bounds.mailbox:
-            if activation.paused:
-                raise ObjectPaused(f"{key} is paused, and {waiting} commands wait for it")
-            raise Overloaded(f"{key} has {waiting} commands waiting: ask again later")
-        if deadline_ms is not None and (wait_s := mailbox.wait_s()) > IN_TIME * deadline_ms / 1000:
-            raise Overloaded(
-                f"{key} has {waiting} commands waiting, and needs about {wait_s:.1f} s for them: this command would "
-                f"not run within its deadline of {deadline_ms} ms. Ask again later, or spread the load over more objects",
-                retry_after_s=wait_s / 2,
-            )
+            check_mailbox(self, activation, activation.mailbox, deadline_ms)
 
     @property
     def not_serving(self) -> BaseException:
         """The error with which doors answer for a partition that does not serve."""
-        if self.state in (OwnerState.STOPPED, OwnerState.FENCED) and self.error is not None:
-            return self.error
-        return Unavailable(f"partition {self.partition} is {self.state}: ask again")
+        return self.whereabouts.error(self)
 
     def _has_taken(self, end: int) -> bool:
         """See `Peer`."""
-        if self.state in (OwnerState.STOPPED, OwnerState.FENCED):
+        if self.state in AWAY:
             return True
         return self.state is _SERVING and self.next_command >= end
 

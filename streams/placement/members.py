@@ -32,7 +32,7 @@ class _Member:
 
 
 class Members:
-    """The members that are there, in the order in which they joined."""
+    """The members that are there."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}

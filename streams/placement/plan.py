@@ -32,7 +32,10 @@ class Assignment(NamedTuple):
 
 
 def plan(beats: Sequence[Beat], partitions: int, standbys: int = 0) -> tuple[Assignment, ...]:
-    """The place of each partition. `beats`: the newest of each member, in the order in which they joined."""
+    """The place of each partition. `beats`: the newest of each member, in any order."""
+    beats = sorted(
+        beats, key=lambda beat: beat.member
+    )  # readers that began elsewhere met them in another order
     current = [_serving(beats, partition) for partition in range(partitions)]
     staying = {beat.member: beat for beat in beats if not beat.leaving}
     if not staying:
@@ -87,7 +90,7 @@ def _balanced(
 ) -> list[str]:
     """The member that each partition is to be with, by the fewest moves."""
     base, extra = divmod(len(owners), len(staying))
-    ranked = sorted(staying, key=lambda name: -load[name])  # stable: of equal ones the first that joined
+    ranked = sorted(staying, key=lambda name: -load[name])  # stable: of equal ones the first by name
     free = {name: base + (at < extra) for at, name in enumerate(ranked)}
     targets: list[str | None] = [None] * len(owners)
     for partition in sorted(pinned):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from perdure.objects.turn import Outcome
 from perdure.schemas.commands import Command
 from perdure.schemas.errors import OutcomeUnknown
-from perdure.schemas.keys import partition_of
+from perdure.schemas.keys import place_of
 from perdure.schemas.replies import Reply, parse_reply
 from perdure.streams.log.base import Log, LogRecord, Tail, Topic
 from perdure.streams.turns.activation import Activation, Turn
@@ -106,7 +106,7 @@ class PendingCalls:
         self.peers[partition] = peer
         self._log, self._node = log, node
         if not log.exclusive:
-            self._place = partition_of(f"calls/{node}", log.partitions)
+            self._place = place_of(f"calls/{node}", log.partitions)
             self.address = f"{self._place}/calls.{node}"
 
     async def listen(self) -> None:

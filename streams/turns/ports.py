@@ -38,6 +38,7 @@ class OwnerState(StrEnum):
     BEGINNING = "beginning"
     SERVING = "serving"
     FENCED = "fenced"
+    ELSEWHERE = "elsewhere"  # another node serves the partition, or is to
     STOPPED = "stopped"
 
 

@@ -18,7 +18,7 @@ from time import monotonic
 
 from tests.acceptance.wire import Answer, Inside, Place, Wire
 
-from perdure.schemas.commands import parse_command
+from perdure.schemas.commands import parse_admitted
 from perdure.schemas.config import Config
 from perdure.schemas.journal import Entry, EntryRecord, NoOp, in_runs
 from perdure.schemas.values import decode_value
@@ -126,7 +126,7 @@ async def _read_partition(log: Log, partition: int, history: History) -> None:
     bounds = await log.bounds(Topic.COMMANDS, partition)
     async for chunk in log.read(Topic.COMMANDS, partition, bounds.start, bounds.end):
         for record in chunk:
-            command = parse_command(record.key, record.value, record.headers)
+            command = parse_admitted(record.key, record.value, record.headers)
             mark = command.path.strip("/") or command.id
             history[partition, record.offset] = Logged(command.key, command.method == "POST", mark)
     bounds = await log.bounds(Topic.JOURNAL, partition)

@@ -58,7 +58,7 @@ def after(beats: Sequence[Beat], places: Sequence[Assignment]) -> list[Beat]:
 def check(beats: Sequence[Beat], standbys: int = 0) -> None:
     """The laws of `plan`."""
     places = plan(beats, PARTITIONS, standbys)
-    assert places == plan(beats, PARTITIONS, standbys), "it is a function of its arguments"
+    assert places == plan(beats[::-1], PARTITIONS, standbys), "in whichever order the members were met"
     staying = [each.member for each in beats if not each.leaving]
     serving = current(beats)
     followed = {each.member: set(each.warm) for each in beats}
