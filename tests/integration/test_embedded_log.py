@@ -599,12 +599,21 @@ def test_a_torn_tail_is_cut_and_told(tmp_path: Path) -> None:
     assert log.torn.copy.parent == tmp_path / "copy" / "torn"
 
 
-def test_after_a_silence_a_flip_in_the_last_record_is_refused(tmp_path: Path) -> None:
-    """The mark behind the last acknowledged commit proves that it is no torn tail."""
+@pytest.mark.parametrize("topic", [Topic.COMMANDS, Topic.JOURNAL], ids=str)
+def test_after_a_silence_a_flip_in_the_last_record_is_refused(tmp_path: Path, topic: Topic) -> None:
+    """The mark behind the last acknowledged commit proves that it is not a torn tail; also behind a journal's
+    append that came alone: a claim, or an entry long after its command.
+    """
 
     async def story(log: EmbeddedLog) -> None:
         passes = Passes()
-        await add(log, Topic.COMMANDS, 0, Record(b"key", b"acknowledged"))
+        if topic is Topic.COMMANDS:
+            await add(log, Topic.COMMANDS, 0, Record(b"key", b"acknowledged"))
+        else:
+            source = Source()
+            source.add(b"acknowledged")
+            log.writer(0, source).request()
+            await source.has_acked(1)
         await passes.has("log.after_sync", 2)
         shutil.copytree(tmp_path / "log", tmp_path / "copy")
 
@@ -615,19 +624,6 @@ def test_after_a_silence_a_flip_in_the_last_record_is_refused(tmp_path: Path) ->
     wal.write_bytes(data[:at] + b"A" + data[at + 1 :])
     with pytest.raises(LogCorrupt, match=f"{wal.name} is damaged at byte"):
         run(nothing, tmp_path / "copy")
-
-
-def test_a_journal_append_that_came_alone_is_followed_by_a_mark_too(tmp_path: Path) -> None:
-    """A claim, or an entry long after its command, is told from a torn tail like everything acknowledged."""
-
-    async def story(log: EmbeddedLog) -> None:
-        passes, source = Passes(), Source()
-        source.add(b"acknowledged")
-        log.writer(0, source).request()
-        await source.has_acked(1)
-        await passes.has("log.after_sync", 2)
-
-    run(story, tmp_path / "log")
 
 
 def test_a_flip_in_a_table_is_never_read_over(tmp_path: Path) -> None:

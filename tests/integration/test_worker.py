@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.process import Server, run, serve
+from tests.process import Server, run, serve, until
 
 from perdure.api.cli.serving import _announce
 from perdure.api.loading import load_app
@@ -326,15 +326,13 @@ def test_a_client_that_goes_cancels_its_request(server: Server) -> None:
     async def go() -> None:
         async with httpx.AsyncClient(base_url=server.url) as gone:
             asking = asyncio.ensure_future(gone.get("/wait", timeout=20))
-            while not await asyncio.to_thread(told, "arrived"):
-                pass
+            await asyncio.to_thread(until, lambda: told("arrived"))
             asking.cancel()
             await asyncio.wait((asking,))
 
     with httpx.Client(base_url=server.url) as client:
         asyncio.run(go())
-        while not told("cancelled"):
-            pass
+        until(lambda: told("cancelled"))
 
 
 def test_calls_inherit_the_clients_key_trace_and_deadline(server: Server) -> None:

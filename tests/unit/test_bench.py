@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from bench.__main__ import MEASUREMENTS
 from bench.campaign import Campaign, Plan, turns
 from bench.errors import BenchError
 from bench.extras import summed
-from bench.growth import Cost, order
+from bench.growth import Cost, cost, order
 from bench.growth_cases import CASES, Case
 from bench.load import Load, parse
 from bench.machine import descendants, disk_bytes, parse_stat
@@ -54,17 +55,16 @@ def test_wrk_output_without_figures_is_an_error(output: str) -> None:
         parse(output)
 
 
-@pytest.mark.parametrize("total", [100, 116, 132])
-def test_a_sum_within_the_requests_in_flight_is_exact(total: int) -> None:
-    """Every acknowledged write and at most those in flight: both ends of the range pass."""
-    check_exact(total, acknowledged=100, cut=32)
-
-
-@pytest.mark.parametrize("total", [99, 133])
-def test_a_lost_or_made_up_write_is_an_error(total: int) -> None:
-    """One acknowledged write too few, or one more than was ever sent, fails the run."""
+def test_a_sum_within_the_requests_in_flight_is_exact() -> None:
+    """Every acknowledged write and at most those in flight; one less or one more fails the run."""
+    exact = []
+    for total in range(90, 150):
+        with contextlib.suppress(BenchError):
+            check_exact(total, acknowledged=100, cut=32)
+            exact.append(total)
+    assert exact == [*range(100, 133)]
     with pytest.raises(BenchError, match="not exact"):
-        check_exact(total, acknowledged=100, cut=32)
+        check_exact(133, acknowledged=100, cut=32)
 
 
 def test_ratios_pair_runs_of_the_same_round() -> None:
@@ -259,9 +259,9 @@ def test_the_order_of_growth_is_the_exponent_of_n() -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
 def test_each_case_of_growth_can_be_measured(case: Case) -> None:
     """It builds what waits, and its step can be taken as often as it is measured."""
-    step = case.build(50)
-    for _ in range(case.times):
-        step()
+    measured = cost(case, 50)
+    assert measured.n == 50
+    assert measured.ms >= 0
 
 
 def test_a_scattered_load_asks_for_each_object_once() -> None:

@@ -220,6 +220,8 @@ def test_one_slow_turn_does_not_make_what_comes_next_too_late() -> None:
         last += [harness.send("a", "toil") for _ in range(100)]
         await harness.until(lambda: len(harness.seen) > 20)
         harness.owner.check_room("Thing/a", 5000)
+        with pytest.raises(Overloaded):
+            harness.owner.check_room("Thing/a", 100)
         await harness.replies(*last)
 
     story(Once, told)

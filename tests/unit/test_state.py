@@ -106,6 +106,8 @@ def test_writing_one_name_again_does_not_use_up_the_turn() -> None:
             for n in range(100):
                 await state.put("n" * 50, n)
                 await state.delete("n" * 50)
+            await state.put("n" * 50, "the last")
+            assert await state.get("n" * 50) == "the last"
 
     asyncio.run(main())
 

@@ -486,8 +486,10 @@ def test_a_store_that_is_no_fold_of_this_log_is_refused(
 
 
 def test_an_empty_store_is_a_fold_of_every_log() -> None:
-    """It has applied nothing."""
-    Tables(MemoryStore(), 0).check_against("any", 9, 0, 0)
+    """It has applied nothing, so no log contradicts it; it begins with the first record."""
+    tables = Tables(MemoryStore(), 0)
+    tables.check_against("any", 9, 0, 0)
+    assert (tables.reader.offset, tables.done.mark) == (0, 0)
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x91\x63", b"\x90" * 3])

@@ -274,6 +274,7 @@ def test_the_example_of_the_docstring_runs() -> None:
     text = __import__("perdure.api.testing.world", fromlist=["x"]).__doc__ or ""
     code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
     code = code.replace("from app import Counter", "from tests.unit.test_examples import Counter")
+    assert "assert env.state(alice)" in code
     scope: dict[str, Any] = {}
     exec(compile(code, "docstring", "exec"), scope)  # noqa: S102 - our own text
     scope["test_a_count_survives_a_crash"]()

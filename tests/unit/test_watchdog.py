@@ -253,11 +253,14 @@ def test_a_child_that_lets_go_again_and_again_is_not_interrupted() -> None:
 
 def test_what_belongs_to_no_turn_is_left_alone() -> None:
     """The process itself may be busy."""
+    to_its_end = []
 
     async def main() -> None:
         spin(STEP_S * 4)
+        to_its_end.append(True)
 
     watched(main)
+    assert to_its_end
 
 
 @pytest.mark.parametrize("room", ["perdure.streams.state.tables", "perdure.api.gateway"])
