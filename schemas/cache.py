@@ -2,9 +2,9 @@
 
 Laws
 - A look-up gives what the function gives; the function must be pure. What it raises is not kept.
-  [test_remembering.py]
+  [test_cache.py]
 - It holds at most `most` results, in two halves. A result that is used is put into the young half; when that
-  is full it becomes the old half, and the results of the previous old half are dropped. [test_remembering.py]
+  is full it becomes the old half, and the results of the previous old half are dropped. [test_cache.py]
 - A hit in the young half writes nothing. An order by use, as in `functools.lru_cache`, is written at every
   hit, to memory that is rarely in the processor's cache: that costs a request 2 % of its time.
 """

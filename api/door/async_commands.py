@@ -3,7 +3,7 @@
 The door (http.py) calls `accepted` once the command is durable. The client then reads the outcome at the URL
 in the response.
 
-Laws [test_commands.py, test_lookup.py]
+Laws [test_commands.py, test_command_status.py]
 - An id that is not found is reported as unknown, never as failed: it never arrived, or was trimmed.
 - With access control, a command is visible to the principal that sent it and to those with the right `admin`;
   for all others it does not exist.

@@ -4,7 +4,7 @@ differ.
 Most clients send the same headers with each request of a connection. The parser and its callbacks cost a
 third of a small read; `fast_path.py` first compares the bytes with the `CachedHead` of the previous request.
 
-Laws [test_repeats.py]
+Laws [test_head_cache.py]
 - A head is cached only after the parser accepted it on the same connection: one read that was one complete
   request, without upgrade, close, `Expect` or chunks. All bytes after its first line must repeat, except for
   the body, whose length those bytes state, and for the values of `Idempotency-Key` and `traceparent`, if each

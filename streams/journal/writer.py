@@ -6,7 +6,7 @@ batch is acknowledged the owner folds its entries and emits their replies.
 Laws
 - One batch is outstanding; its items keep the order in which their turns ended. [test_owner.py]
 - A batch that was acknowledged at the expected offset is settled. At a larger one there is a gap, which is
-  read first; a smaller one is an unknown outcome. Only `acknowledged` settles a batch. [test_rivals.py]
+  read first; a smaller one is an unknown outcome. Only `acknowledged` settles a batch. [test_fencing.py]
 - A batch's last record carries the offsets done without an entry, the low watermark and the output watermark.
 - Of a completion that was answered already only its offset is kept; it goes with the next batch, and requests
   none.

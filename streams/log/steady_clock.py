@@ -5,7 +5,7 @@ Laws
   than `SKEW_MS` at once. It is taken for true when it has lasted for `HOLD_MS`; until then time goes on at
   its previous pace.
 - What the clock is when the process starts is true: there is nothing to hold it against.
-- Each jump is said, when it is seen and when it is followed or over. [all: test_steady.py]
+- Each jump is said, when it is seen and when it is followed or over. [all: test_steady_clock.py]
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ Laws
 - A turn that has ended leaves a trace (an entry or a done offset) in the journal, and its answer is emitted
   when the trace is durable under this owner's epoch. Where the log is ordered and its lock excludes other
   writers, a done offset in the write of its command need not wait: both survive or neither does.
-  [test_release.py, tests/simulation]
+  [test_output.py, tests/simulation]
 - An owner that is fenced, or unsure of its claim, drops every instance and overlay and answers nothing more.
-  [test_rivals.py]
+  [test_fencing.py]
 - A partition that fails stops alone, and is named. [tests/simulation]
 """
 

@@ -12,7 +12,7 @@ Laws
   [test_state_errors.py]
 - An unknown outcome is resolved by reading and claiming again, with back-off. A claim names the epoch that it
   follows, and is void behind any other: what a rival claimed since our last claim, seen or not, fences us.
-  [test_rivals.py]
+  [test_fencing.py]
 - A fenced owner stops and names the node that claimed; it claims again only when `live` is called again.
 """
 

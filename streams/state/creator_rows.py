@@ -8,7 +8,8 @@ many of those exist.
 Laws
 - An object is created by the entry that says so, and exists until one empties it as a whole (`delete_all`,
   its deletion, that of its namespace). An object whose values were removed one by one still counts.
-- The count of a principal is the number of its objects; both follow from the journal alone. [test_makers.py]
+- The count of a principal is the number of its objects; both follow from the journal alone.
+  [test_object_quotas.py]
 """
 
 from __future__ import annotations

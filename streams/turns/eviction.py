@@ -3,7 +3,7 @@
 An `Evictor` sweeps the objects of all partitions of a node once a second. It evicts objects that are idle,
 that are too large, and, if memory is short, those that were used longest ago.
 
-Laws [test_residence.py]
+Laws [test_eviction.py]
 - Eviction removes memory only: attributes, never state. An object that is busy, or
   has unacknowledged writes, stays.
 - The object used longest ago goes first. There is no timer and no clock per object:

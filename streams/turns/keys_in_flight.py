@@ -9,7 +9,7 @@ Laws
   done. It is journaled directly behind the first: after a crash, no later command of the object can be done
   and the copy not. [test_calls_again.py]
 - A client's command under a key in flight waits behind the first one, as any later command of the object. If
-  the first one spent the key, it gets the stored answer; if that was not done, it runs. [test_repeats.py]
+  the first one spent the key, it gets the stored answer; if that was not done, it runs. [test_head_cache.py]
 - A call that was written by order, before calls were known by content, is also joined under its new name.
 - No lookup walks a mailbox.
 """

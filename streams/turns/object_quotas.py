@@ -3,7 +3,7 @@
 The runner consults `ObjectQuotas.check_quota` when a handler has ended, before its outcome becomes an entry;
 the committer reports what was committed. Counts are read from the tables when a partition is served.
 
-Laws [test_makers.py]
+Laws [test_object_quotas.py]
 - The count covers all partitions of this node, durable or not. An object counts as soon as its turn ends, so
   of a hundred concurrent creations only as many succeed as the quota has left.
 - The first turn that writes a value creates the object, on behalf of the principal of that turn's command. A

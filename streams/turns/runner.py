@@ -9,7 +9,7 @@ Laws [test_turn.py, test_owner.py]
 - A handler that ignores its cancellation is abandoned after `ABANDON_AFTER_S`, and its instance with it.
 - A turn that was cut short (by its deadline, or by the watchdog) commits nothing, whatever it returned.
 - A command in which the process died `bounds.charges` times is parked, not run. After such a death, alarms
-  and calls run only once they are durable, so that a crash can be counted. [test_poison.py]
+  and calls run only once they are durable, so that a crash can be counted. [test_crash_marker.py]
 """
 
 from __future__ import annotations

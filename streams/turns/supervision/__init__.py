@@ -7,5 +7,5 @@ shows an author the place of an error. `internal_faults.py` handles errors of pe
 
 Laws
 - A turn that behaves pays next to nothing for its supervision.
-- A fault of perdure's own fails one command or stops one partition, never the node. [test_inside.py]
+- A fault of perdure's own fails one command or stops one partition, never the node. [test_internal_faults.py]
 """

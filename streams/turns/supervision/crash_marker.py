@@ -4,7 +4,7 @@ from a file, that outlives it.
 The file holds 64-bit words in the machine's byte order: first the word of the turn whose code is running (0:
 none), then pairs of a command's word and its number of crashes, the latest first.
 
-Laws [test_poison.py, test_runaways.py]
+Laws [test_crash_marker.py, test_runaways.py]
 - The page names a command while its turn's code runs, and is clear otherwise. So a process that died leaves
   the name of the one command that can have killed it; commands that waited or were suspended are innocent.
 - The next start counts one crash for that command, and clears the page. A count is

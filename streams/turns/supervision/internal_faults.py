@@ -10,7 +10,7 @@ event loop's exception handler. What follows depends on how far the turn was:
 | while that entry is made | the same answer, as a done: it spends no key; an alarm rings again |
 | from then on (the journal's queue, a batch's ack, the fold) | the partition stops: `PartitionBroken` |
 
-Laws [test_inside.py]
+Laws [test_internal_faults.py]
 - A turn that met a fault commits nothing. Its object loses its instance and its
   cache, and its next command runs.
 - A stopped partition answers nothing more in this epoch; the others of the node continue.

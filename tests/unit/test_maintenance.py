@@ -1,4 +1,4 @@
-"""What the keeper trims, and what it leaves."""
+"""What maintenance trims, and what it leaves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Thing(DurableObject):
         return value
 
 
-def _keeper(harness: OneOwner) -> Maintenance:
+def _maintenance(harness: OneOwner) -> Maintenance:
     def failed(error: BaseException) -> None:
         raise error
 
@@ -42,7 +42,7 @@ def test_only_commands_that_are_old_and_done_are_trimmed() -> None:
         harness.skew_ms += 25 * HOUR_MS
         await harness.call("a", "put", 5)
         await harness.call("a", "put", 6)  # its batch carries the marks of the one before
-        await _keeper(harness).trim(harness.owner)
+        await _maintenance(harness).trim(harness.owner)
         assert await harness.log.bounds(Topic.COMMANDS, 0) == Bounds(5, 7)
 
     story(Thing, told)
@@ -58,19 +58,19 @@ def test_commands_stamped_by_a_clock_that_was_ahead_hold_nothing_up() -> None:
             harness.skew_ms = YEAR_MS if n in (0, 3, 4, 5, 11, 19) else 0
             await harness.call("a", "put", n)
         harness.skew_ms = 0
-        await _keeper(harness).trim(harness.owner)
+        await _maintenance(harness).trim(harness.owner)
         assert (await harness.log.bounds(Topic.COMMANDS, 0)).start == 0
         harness.skew_ms = 25 * HOUR_MS
         for n in range(5):
             await harness.call("a", "put", n)
-        await _keeper(harness).trim(harness.owner)
+        await _maintenance(harness).trim(harness.owner)
         assert await harness.log.bounds(Topic.COMMANDS, 0) == Bounds(19, 25)  # that one goes with the next
 
     story(Thing, told)
 
 
 def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
-    """Kafka being away while the keeper wants to trim is no reason to stop the node."""
+    """Kafka being away while maintenance wants to trim is no reason to stop the node."""
 
     async def told(harness: OneOwner) -> None:
         await harness.call("a", "put", 0)
@@ -87,7 +87,7 @@ def test_a_log_that_does_not_answer_is_trimmed_a_minute_later() -> None:
             return await true(topic, partition)
 
         harness.log.bounds = away_at_first  # type: ignore[method-assign]  # the log itself is never unreachable
-        trimming = asyncio.create_task(_keeper(harness).trim_forever())
+        trimming = asyncio.create_task(_maintenance(harness).trim_forever())
         await asyncio.sleep(2.5 * TRIM_EVERY_S)  # of virtual time
         assert not trimming.done()
         trimming.cancel()
@@ -117,17 +117,17 @@ def test_a_partition_whose_trimming_hangs_holds_up_nothing() -> None:
             def __init__(self) -> None:
                 self.state = OwnerState.SERVING
 
-        keeper = Two(
+        two = Two(
             harness.store,
             [harness.owner, Second()],
             clock_ms=harness.clock_ms,
             keep_ms=HOUR_MS,
             failed=lambda error: None,
         )
-        trimming = asyncio.create_task(keeper.trim_forever())
+        trimming = asyncio.create_task(two.trim_forever())
         await hangs.wait()
         await harness.call("a", "put", 1)
-        await _keeper(harness).write_all()
+        await _maintenance(harness).write_all()
         fails.set()
         await asyncio.sleep(1.5 * TRIM_EVERY_S)  # of virtual time
         trimming.cancel()
@@ -157,7 +157,7 @@ def test_a_shared_log_is_trimmed_without_reading_it() -> None:
         harness.log.since = since  # type: ignore[method-assign]  # looked at on its way
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(harness.log, "read", read)
-            await _keeper(harness).trim(harness.owner)
+            await _maintenance(harness).trim(harness.owner)
         assert asked == [Topic.COMMANDS]  # nobody was answered by the log
         assert await harness.log.bounds(Topic.COMMANDS, 0) == Bounds(200, 202)
 
