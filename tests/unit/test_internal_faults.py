@@ -207,7 +207,7 @@ def test_a_fault_while_a_partition_begins_stops_that_partition() -> None:
     async def told(harness: OneOwner) -> None:
         await harness.end()
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("perdure.streams.owner.recovery._check_bounds", _raising)
+            patched.setattr("perdure.streams.owner.recovery.check_journal", _raising)
             await harness.begin(OwnerState.STOPPED)
         await harness.living
         assert isinstance(harness.owner.error, PartitionBroken)
