@@ -1,11 +1,14 @@
 """The data directory: whose it is, who has it, and where things lie in it.
 
     LOCK       flock'ed while a process has it; says which one
-    app.json   app, uuid, format, partitions; written when the directory is made, and when its format is
-    raised log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes
-    state/     the stores; may be deleted, the log rebuilds them *.tmp/     what verify, transfers and
-    rebuilds need meanwhile; may be deleted while no process has the directory poison     which command is
-    running, for the next start if this process dies of it (streams/turns/supervision/crash_marker.py)
+    app.json   app, uuid, format, partitions, generation; written when the directory is made, when its
+               format is raised, and by a rescale
+    log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes; log.N/
+               after N rescales
+    state/     the stores; may be deleted, the log rebuilds them; state.N/ after N rescales
+    *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while nothing runs
+    poison     which command is running, for the next start if this process dies of it
+               (streams/turns/supervision/crash_marker.py)
 
 Laws
 - One process has a directory at a time. The kernel holds the lock, so it goes with its process.
@@ -33,17 +36,22 @@ from perdure.schemas.errors import ConfigError, DataDirError
 from perdure.streams.log.embedded.wal_check import fsync_path
 
 FORMAT = 2  # 1: no `perdure-` before the names of headers on the log, which versions that write 1 do not read
+RESCALED_FORMAT = 3  # 3: the log and the state of a later generation; written by a rescale only
 LOCK, APP = "LOCK", "app.json"
 
 
 class AppFile(msgspec.Struct):
-    """The content of `app.json`. `has_log` is set once the log was started: from then on it must exist."""
+    """The content of `app.json`. `has_log` is set once the log was started: from then on it must exist.
+
+    `generation`: how often the app was rescaled; log and state of each generation have folders of their own.
+    """
 
     app: str
     uuid: str
     format: int
     partitions: int
     has_log: bool = False
+    generation: int = 0
 
 
 class Holder(msgspec.Struct):
@@ -79,8 +87,12 @@ def no_data_dir(path: Path) -> DataDirError:
 
 
 def log_in(path: Path) -> Path:
-    """Where the log lies in the data directory `path`."""
-    return path / "log"
+    """Where the log lies in the data directory `path`. Raises `DataDirError` if it is not one."""
+    return path / _folder("log", app_in(path).generation)
+
+
+def _folder(name: str, generation: int) -> str:
+    return f"{name}.{generation}" if generation else name
 
 
 class DataDir:
@@ -118,11 +130,22 @@ class DataDir:
 
     @property
     def log_path(self) -> Path:
-        return log_in(self.path)
+        return self.path / _folder("log", self._app.generation)
 
     @property
     def state_path(self) -> Path:
-        return self.path / "state"
+        return self.path / _folder("state", self._app.generation)
+
+    def of_next_generation(self) -> tuple[Path, Path]:
+        """Where a rescale puts log and state."""
+        following = self._app.generation + 1
+        return self.path / _folder("log", following), self.path / _folder("state", following)
+
+    def switch(self, partitions: int) -> None:
+        """Make the next generation, with so many partitions, the app's: one atomic step."""
+        following = self._app.generation + 1
+        changes = {"format": RESCALED_FORMAT, "partitions": partitions, "generation": following}
+        self._app = self._write(msgspec.structs.replace(self._app, **changes))
 
     @property
     def rebuild_path(self) -> Path:
@@ -217,7 +240,7 @@ class DataDir:
         if self._app.partitions != partitions:
             raise ConfigError(
                 f"{self.path} was created with {self._app.partitions} partitions, {partitions} are configured; "
-                f"the number is fixed at creation: set partitions = {self._app.partitions}"
+                f"set partitions = {self._app.partitions}, or change the number with perdure rescale --partitions {partitions}"
             )
 
 
@@ -234,10 +257,10 @@ def _app_of(path: Path, text: bytes) -> AppFile:
         if (
             isinstance(content, dict)
             and isinstance(content.get("format"), int)
-            and content["format"] > FORMAT
+            and content["format"] > RESCALED_FORMAT
         ):
             raise DataDirError(
-                f"{path} has format {content['format']}, this version of perdure knows up to {FORMAT}: use a newer perdure"
+                f"{path} has format {content['format']}, this version of perdure knows up to {RESCALED_FORMAT}: use a newer perdure"
             )
         return msgspec.convert(content, AppFile)
     except msgspec.MsgspecError as error:

@@ -27,6 +27,7 @@ from perdure.api.cli import (
     calling,
     describing,
     doctor,
+    rescale,
     secret,
     serving,
     settings,
@@ -51,6 +52,7 @@ serving.register(app)
 calling.register(app)
 state.register(app)
 doctor.register(app)
+rescale.register(app)
 bench.register(app)
 settings.register(app)
 describing.register(app)

@@ -136,6 +136,14 @@ class AnsweredCalls:
         for row, data in self._memtables.rows(prefix, after(prefix)):
             yield _by_content(root, row[len(prefix) :]), _decode(data)
 
+    def kept(self) -> Iterator[tuple[CallKey, KeptCall]]:
+        """The calls whose keys derive from clients' keys, as far as they are not forgotten."""
+        for row, data in self._memtables.rows(self._kept, after(self._kept)):
+            kept = _decode_kept(data)
+            if kept.age_ms > self._meta.age_ms - WINDOW_MS:
+                parent, _, rest = row[7:].partition(b":")
+                yield _by_content(Root(NOWHERE, NOWHERE, parent.decode()), rest), kept
+
     def by_order(self, partition: int, offset: int) -> list[tuple[int, AnsweredCall]]:
         """The calls that the turn at that place made by order: (number, answered call), by number."""
         if self._by_order is None:

@@ -31,6 +31,11 @@ class CreatorRows:
         data = self._memtables.row(self._creator + key.encode())
         return None if data is None else data.decode()
 
+    def all(self) -> Iterator[tuple[str, str]]:
+        """(object key, the principal that created it) of all of them."""
+        for row, principal in self._memtables.rows(self._creator, after(self._creator)):
+            yield row[len(self._creator) :].decode(), principal.decode()
+
     def counts(self) -> Iterator[tuple[str, int]]:
         """(principal, how many objects that it created exist)."""
         for row, count in self._memtables.rows(self._number_of, after(self._number_of)):

@@ -8,6 +8,9 @@ bucket.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from perdure.schemas.journal import Entry
 from perdure.streams.state.memtables import Memtables, after
 from perdure.streams.state.rows import (
@@ -19,6 +22,15 @@ from perdure.streams.state.rows import (
     decode_spent,
     encode_row,
 )
+
+
+class Spent(NamedTuple):
+    """A client key that was spent on an object, and its row."""
+
+    key: str
+    principal: str
+    client_key: str
+    row: SpentKey
 
 
 class SpentKeys:
@@ -43,6 +55,15 @@ class SpentKeys:
             return None
         spent = decode_spent(data)
         return spent if spent.age_ms > self._meta.age_ms - WINDOW_MS else None
+
+    def all(self) -> Iterator[Spent]:
+        """All that are not forgotten. Everything folded must have been written."""
+        for start in self._kept:
+            for row, data in self._memtables.store.scan(start, after(start)):
+                spent = decode_spent(data)
+                if spent.age_ms > self._meta.age_ms - WINDOW_MS:
+                    key, principal, client_key = row[len(start) :].decode().split("\0", 2)
+                    yield Spent(key, principal, client_key, spent)
 
     def fold(self, entry: Entry) -> None:
         """Fold that the entry's client key is spent."""

@@ -80,7 +80,7 @@ def refusal(deployment: Deployment) -> str:
     with pytest.raises(DidNotStart) as refused, deployment.serve():
         pass
     assert refused.value.returncode == 1 or "config-error" in refused.value.stderr
-    return " ".join(refused.value.stderr.split())
+    return "perdure: " + " ".join(refused.value.stderr.split()).rpartition("perdure: ")[2]
 
 
 def test_a_deleted_journal_is_refused_also_without_a_data_directory(kafka: Kafka, tmp_path: Path) -> None:

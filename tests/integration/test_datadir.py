@@ -104,16 +104,18 @@ def test_whoever_is_refused_is_not_named_as_the_holder(tmp_path: Path) -> None:
 
 
 def test_another_partition_count_is_refused(tmp_path: Path) -> None:
-    """Both counts are named, and that the number is fixed at creation."""
+    """Both counts are named, and the command that changes the number."""
     opened(tmp_path).close()
-    with pytest.raises(ConfigError, match=r"made with 8 partitions, 16 are configured.*fixed at creation"):
+    with pytest.raises(
+        ConfigError, match=r"made with 8 partitions, 16 are configured.*perdure rescale --partitions 16"
+    ):
         opened(tmp_path, partitions=16)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"app": "shop", "format": 3, "shards": []}', "use a newer perdure"),
+        ('{"app": "shop", "format": 4, "shards": []}', "use a newer perdure"),
         ("", "unreadable"),
         ('{"app": "shop"', "unreadable"),
         ('{"app": "shop", "format": 1}', "unreadable"),

@@ -173,7 +173,7 @@ def test_a_compacted_journal_is_refused(kafka: Kafka) -> None:
             settings = {"cleanup.policy": "compact"}
             await client.create_topics([NewTopic(f"{app}.journal", 1, 1, topic_configs=settings)])
         log = KafkaLog(kafka.bootstrap, app, 1, clock_ms=clock_ms)
-        with pytest.raises(ConfigError, match=rf"{app}\.journal has cleanup\.policy=compact.*kafka-configs"):
+        with pytest.raises(ConfigError, match=rf"{app}\.journal: cleanup\.policy=compact.*kafka-configs"):
             await log.start()
 
     asyncio.run(story())

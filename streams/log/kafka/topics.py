@@ -9,11 +9,11 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar
 
-import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
@@ -39,10 +39,11 @@ from perdure.streams.log.kafka.probe import Diagnosis, diagnose, unreachable
 from perdure.streams.log.kafka.rights import WANTED, grant, missing_rights
 
 TOPIC_ALREADY_EXISTS, CLUSTER_DENIED = 36, 31
+JOURNAL = list(Topic).index(Topic.JOURNAL)
 TRIM_TIMEOUT_MS = 30_000  # a slow replica delays the answer
 RETRY_S = (0.1, 1.0)  # first and longest pause between attempts
 
-_logger = structlog.get_logger(__name__)
+_logger = logging.getLogger("perdure")  # in a command without a log of its own: stderr
 
 
 class _DescribeLogDirsResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
@@ -264,7 +265,7 @@ class Topics:
             return False
         self._judge(await self._findings(existing))
         if not self._leaving and (lacking := missing_rights(self._endpoint, existing, WANTED)):
-            _logger.warning("Kafka does not allow all that perdure wants to do", reason=lacking)
+            _logger.warning("Kafka does not allow all that perdure wants to do: %s", lacking)
         self.ids = {name: each.id for name, each in existing.items() if each.id}
         return True
 
@@ -326,9 +327,11 @@ class Topics:
         for finding in findings:
             if finding.state == REFUSED:
                 raise ConfigError(str(finding))
-        for finding in () if self._leaving else findings:
-            if finding.state == WARNING:
-                _logger.warning("a topic's settings weaken a promise", reason=str(finding))
+        weak = [finding for finding in findings if finding.state == WARNING and not self._leaving]
+        journal = [each for each in weak if each.check == f"copies of {self._names[JOURNAL]}"]
+        for finding in [each for each in weak if not each.check.startswith("copies of ")] + journal:
+            text = "a topic's settings weaken a promise; perdure doctor shows all: %s"
+            _logger.warning(text, finding)  # of the copies one line: the topics are usually made alike
 
     async def trim(self, place: TopicPartition, before: int) -> None:
         """Delete the records below an offset; nothing where brokers remove them by age. Raises one of
