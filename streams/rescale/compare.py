@@ -23,7 +23,7 @@ YIELD_EVERY = 256
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Compared(NamedTuple):
+class EqualCounts(NamedTuple):
     """The counts of a comparison that found no difference."""
 
     objects: int
@@ -31,7 +31,7 @@ class Compared(NamedTuple):
     parked: int
 
 
-async def compare(old: Sequence[Tables], new: Sequence[Tables]) -> Compared:
+async def compare(old: Sequence[Tables], new: Sequence[Tables]) -> EqualCounts:
     """Compare two sets of partitions. Raises `StoreCorrupt` naming the first difference."""
     objects = keys = 0
     for tables in old:
@@ -57,7 +57,7 @@ async def compare(old: Sequence[Tables], new: Sequence[Tables]) -> Compared:
     for tables in new:
         if tables.steps != old[0].steps:
             raise _differs(f"the migrations of partition {tables.partition}")
-    return Compared(objects, keys, _parked(new).total())
+    return EqualCounts(objects, keys, _parked(new).total())
 
 
 def digest(tables: Tables, key: str) -> bytes:

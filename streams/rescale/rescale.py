@@ -24,7 +24,7 @@ from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Log, Progress, Record, Topic, silent
 from perdure.streams.log.embedded.log import EmbeddedLog
 from perdure.streams.opening import clock_ms, new_uuid, open_data, start_embedded
-from perdure.streams.rescale.compare import Compared, compare
+from perdure.streams.rescale.compare import EqualCounts, compare
 from perdure.streams.rescale.holdings import entries_of, parked_commands, parked_entry, under_way
 from perdure.streams.rescale.new_journal import NewJournal
 from perdure.streams.state.fold import drop_older, fold, write_out
@@ -149,7 +149,7 @@ async def copy(old: Sequence[Tables], log: Log, app: str, app_uuid: str) -> int:
     return count
 
 
-async def checked(old: Sequence[Tables], log: Log, store: Store, progress: Progress) -> Compared:
+async def checked(old: Sequence[Tables], log: Log, store: Store, progress: Progress) -> EqualCounts:
     """Fold the new log into an empty store, and compare it with the old partitions. Raises `StoreCorrupt`."""
     new = [Tables(store, partition, exclusive=log.exclusive) for partition in range(log.partitions)]
     for each in new:

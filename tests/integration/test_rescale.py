@@ -23,7 +23,7 @@ from perdure.schemas.replies import OK, PARKED, Reply, error_reply
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.embedded.log import EmbeddedLog
 from perdure.streams.rescale import rescale
-from perdure.streams.rescale.compare import Compared, compare
+from perdure.streams.rescale.compare import EqualCounts, compare
 from perdure.streams.rescale.holdings import UnderWay, under_way
 from perdure.streams.rescale.new_journal import NewJournal
 from perdure.streams.state.fold import fold, write_out
@@ -83,7 +83,7 @@ async def folded(log: EmbeddedLog) -> list[Tables]:
     return tables
 
 
-async def copied(old: Sequence[Tables], path: Path, partitions: int) -> tuple[EmbeddedLog, Compared]:
+async def copied(old: Sequence[Tables], path: Path, partitions: int) -> tuple[EmbeddedLog, EqualCounts]:
     log = EmbeddedLog(path, partitions, clock_ms=lambda: NOW_MS)
     await log.start()
     await rescale.copy(old, log, "shop", "uuid")
@@ -102,7 +102,7 @@ def test_everything_that_an_object_has_is_there_behind_a_rescale(
     async def story() -> None:
         log, old = await app_with(tmp_path / "old", before, KEYS)
         there, compared = await copied(old, tmp_path / "there", between)
-        assert compared == Compared(len(KEYS), 2 * len(KEYS), 2 * len(KEYS))
+        assert compared == EqualCounts(len(KEYS), 2 * len(KEYS), 2 * len(KEYS))
         new = await folded(there)
         for key in KEYS:
             tables = new[partition_of(key, between)]
