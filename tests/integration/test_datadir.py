@@ -107,7 +107,7 @@ def test_another_partition_count_is_refused(tmp_path: Path) -> None:
     """Both counts are named, and the command that changes the number."""
     opened(tmp_path).close()
     with pytest.raises(
-        ConfigError, match=r"made with 8 partitions, 16 are configured.*perdure rescale --partitions 16"
+        ConfigError, match=r"created with 8 partitions, 16 are configured.*perdure rescale --partitions 16"
     ):
         opened(tmp_path, partitions=16)
 
