@@ -121,7 +121,8 @@ class Planned(DurableObject):
 
     async def _completed(self, plans: list[Any]) -> int:
         total = 0
-        for done in asyncio.as_completed([self._do(plan) for plan in plans]):
+        # tasks, not coroutines: those it would start in the order of their addresses, which no seed decides
+        for done in asyncio.as_completed([asyncio.ensure_future(self._do(plan)) for plan in plans]):
             total += await done
         return total
 
