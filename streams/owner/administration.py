@@ -53,9 +53,10 @@ from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Ski
 from perdure.schemas.replies import FAILED, Reply, error_reply
 from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.activation import Activation, Hold, Mailbox, Turn, is_deletion
+from perdure.streams.turns.activation import Activation, Hold, Turn, is_deletion
 from perdure.streams.turns.admission import early_outcome
 from perdure.streams.turns.deletion import admin_reply
+from perdure.streams.turns.mailbox import Mailbox
 from perdure.streams.turns.ports import Transport
 from perdure.streams.turns.runner import Turns
 

@@ -19,7 +19,8 @@ from perdure.streams.turns.ports import OwnerState
 
 if TYPE_CHECKING:
     from perdure.streams.owner.owner import Owner
-    from perdure.streams.turns.activation import Activation, Mailbox
+    from perdure.streams.turns.activation import Activation
+from perdure.streams.turns.mailbox import Mailbox
 
 IN_TIME = 0.8  # the part of its deadline that a command may be expected to wait; above that, doors refuse it
 

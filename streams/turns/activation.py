@@ -1,4 +1,4 @@
-"""Activations: objects in memory, their mailboxes, and their turns.
+"""Activations: objects in memory, and their turns.
 
 A `Turn` is one command on its way through its object. An `Activation` is an object in memory: it runs one
 turn at a time, keeps the commands that wait in a `Mailbox`, and holds what its turns wrote until the tables
@@ -16,8 +16,7 @@ Laws
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Coroutine, Iterator
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,8 +37,8 @@ from perdure.streams.turns.inline_task import TaskLike, user_code
 
 if TYPE_CHECKING:  # they import this file
     from perdure.streams.turns.calls import Calls, TurnCalls
+    from perdure.streams.turns.mailbox import Mailbox
 
-PACE_OF = 9  # the number of turns from which the waiting time is estimated
 CACHED_VALUES = 64  # per activation; more is read again from the store
 NO_COMMAND = Command("", "call", "")  # of a turn whose record held none
 _ABSENT = object()
@@ -117,34 +116,6 @@ class Hold(Turn, eq=False, weakref=True):
     @classmethod
     def of(cls, activation: Activation) -> Hold:
         return cls(LogRecord(-1, 0, None, None), NO_COMMAND, activation, -1, over=True)
-
-
-class Mailbox(deque["Turn | int"]):
-    """The commands that wait for one object, oldest first; those beyond a bound as their offsets only."""
-
-    __slots__ = ("_moved_s",)
-
-    def __init__(self, waiting: Iterable[Turn | int] = ()) -> None:
-        super().__init__(waiting)
-        self._moved_s: list[float] = []  # when it moved up the last times
-
-    def moved(self, now_s: float) -> None:
-        """The object is free for the next one that waits."""
-        times = self._moved_s
-        if len(times) >= PACE_OF:
-            del times[0]
-        times.append(now_s)
-
-    def wait_s(self) -> float:
-        """Return about how long a command that arrives now will wait; 0.0 while that is unknown.
-
-        It uses the median of the last times between two turns, so one slow turn
-        does not have later commands refused.
-        """
-        times = self._moved_s
-        if len(times) < PACE_OF:
-            return 0.0
-        return len(self) * sorted(after - before for before, after in pairwise(times))[PACE_OF // 2]
 
 
 class Activation:

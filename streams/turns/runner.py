@@ -25,23 +25,24 @@ from perdure.objects.location import note_hint
 from perdure.objects.outgoing import outside
 from perdure.objects.overlay import Overlay, current_turn
 from perdure.objects.turn import Outcome, conclude, given_up, not_done, sender_never_retries
-from perdure.schemas.commands import ADMIN, ALARM, Command, parse_admitted
+from perdure.schemas.commands import ADMIN, ALARM, Command
 from perdure.schemas.errors import Expired, PerdureError, Runaway, Unavailable
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, OK, UNAVAILABLE
 from perdure.schemas.sockets import GONE
 from perdure.streams import failpoints
 from perdure.streams.journal.writer import Journal
-from perdure.streams.log.base import LogRecord, Topic
+from perdure.streams.log.base import LogRecord
 from perdure.streams.log.log_time import LogTime
 from perdure.streams.state.tables import Tables
-from perdure.streams.turns.activation import Activation, Hold, Mailbox, Turn
+from perdure.streams.turns.activation import Activation, Hold, Turn
 from perdure.streams.turns.admission import early_outcome
 from perdure.streams.turns.alarm_turns import AlarmTurns
 from perdure.streams.turns.commit import Committer, note_forward
 from perdure.streams.turns.eviction import oldest_idle
 from perdure.streams.turns.inline_task import abandon_all, run_inline
 from perdure.streams.turns.keys_in_flight import KeysInFlight
+from perdure.streams.turns.mailbox import Mailbox, read_waiting
 from perdure.streams.turns.parking import parking
 from perdure.streams.turns.ports import Counts, PartitionBounds, Transport, TurnServices
 from perdure.streams.turns.reruns import Reruns
@@ -299,7 +300,8 @@ class Turns:
         mailbox.moved(self._queue.clock())
         waiting = mailbox[0]
         if isinstance(waiting, int):  # it stays at the head until it has been read: nothing overtakes it
-            self._spawn(self._read_again(activation, waiting))
+            place, keys = self.tables.partition, self.keys_in_flight
+            self._spawn(read_waiting(self.log, place, activation, waiting, self.time, keys, self._run_soon))
             return
         mailbox.popleft()
         self._run_soon(waiting, activation)
@@ -322,21 +324,6 @@ class Turns:
                 self.run(turn)
             except Exception as error:  # noqa: BLE001 - any fault of perdure's own
                 self.internal_faults.failed(turn, error)
-
-    async def _read_again(self, activation: Activation, offset: int) -> None:
-        """Read a command that waited as its offset only."""
-        async for chunk in self.log.read(Topic.COMMANDS, self.tables.partition, offset, offset + 1):
-            for record in chunk:
-                mailbox = activation.mailbox
-                if activation.running is not None or not mailbox or mailbox[0] != offset:
-                    return  # it was paused meanwhile, or the mailbox was dropped
-                mailbox.popleft()
-                command = parse_admitted(record.key, record.value, record.headers)
-                read = self.time.read_again(record)
-                turn = Turn(read, command, activation, offset, self.time.until_s(command))
-                if command.client_key is not None:
-                    self.keys_in_flight.enter(command, turn)
-                self._run_soon(turn, activation)
 
     def withdraw(self, turn: Turn, outcome: Outcome) -> None:
         """Take a waiting turn out of its mailbox and conclude it, with its early outcome if it has one."""

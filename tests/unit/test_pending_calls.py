@@ -21,10 +21,11 @@ from perdure.schemas.replies import OK, Reply
 from perdure.streams.log.base import LogRecord
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
-from perdure.streams.turns.activation import Activation, Mailbox, Turn
+from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.calls import TurnCalls
 from perdure.streams.turns.keys_in_flight import KeysInFlight, Spending, spending_of
 from perdure.streams.turns.known_calls import KnownCalls
+from perdure.streams.turns.mailbox import Mailbox
 from perdure.streams.turns.pending_calls import Call, PendingCalls
 
 DONE = Reply(OK, 200, (), b"1")
