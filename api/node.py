@@ -335,6 +335,11 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stop(error)
 
+    def begin_leaving(self) -> None:
+        """The process ends soon: other nodes may take the partitions while requests finish here."""
+        if self.placement is not None:
+            self.placement.begin_leaving()
+
     def _stop(self, error: BaseException) -> None:
         """Stop the node after a failure: nothing is answered from here on, and the process should end."""
         if self.stopped.done():

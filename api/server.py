@@ -52,6 +52,9 @@ class Runnable(Protocol):
     http: type[HttpProtocol]
     stopped: asyncio.Future[BaseException]
 
+    def begin_leaving(self) -> None:
+        """The process ends soon: requests in flight still finish."""
+
     async def __aenter__(self) -> Any: ...
 
     async def __aexit__(
@@ -187,6 +190,7 @@ async def _serve(
         nonlocal leaving
         if not leaving:
             _leave_after(DRAIN_S)
+            node.begin_leaving()
             leaving = True
         if server is not None and server.started:
             server.handle_exit(sig, None)

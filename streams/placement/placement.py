@@ -70,6 +70,7 @@ class Placement:
         self._not_before: dict[int, int] = {}  # the tick before which a partition is not claimed
         self._tasks: set[asyncio.Task[None]] = set()
         self._assigned: tuple[Assignment, ...] = ()
+        self._planned: Sequence[object] = ()  # what the assignment was made of
         self._due = False
         for owner in owners:
             owner.whereabouts.placed = owner.whereabouts.remote = True
@@ -106,11 +107,14 @@ class Placement:
                 return False
         return True
 
+    def begin_leaving(self) -> None:
+        """Say that this node leaves, and hand over each partition as soon as a member that stays is warm."""
+        self._leaving = True
+        self._entered()
+
     async def leave(self) -> None:
         """Hand over every partition to members that stay, as far as they become warm in time."""
-        self._leaving = True
-        self._changed()
-        self.membership.beat_now()
+        self.begin_leaving()
         loop = asyncio.get_running_loop()
         until_s = loop.time() + LEAVE_S
         while self._owning and loop.time() < until_s:
@@ -170,13 +174,29 @@ class Placement:
             return
         try:
             beats = self.membership.beats()
-            self._assigned = plan(beats, len(self._owners), self._standbys)
+            self._assign(beats)
             by_name = {beat.member: beat for beat in beats}
             for owner, place in zip(self._owners, self._assigned, strict=True):
                 self._act(owner, place, by_name)
                 owner.whereabouts.seat = _seat(owner, place, by_name)
         except Exception as error:  # noqa: BLE001 - a fault of perdure's own must not end silently
             self._failed(error)
+
+    def _assign(self, beats: Sequence[Beat]) -> None:
+        """Plan again if more has changed than how far journals reach and followers are."""
+        shape = [
+            (
+                beat.member,
+                beat.leaving,
+                {p: (each.epoch, each.stopped) for p, each in beat.serving.items()},
+                set(beat.warm),
+            )
+            for beat in beats
+        ]
+        served = {partition for beat in beats for partition in beat.serving}
+        if shape != self._planned or len(served) < len(self._owners):
+            self._planned = shape
+            self._assigned = plan(beats, len(self._owners), self._standbys)
 
     def _act(self, owner: Owner, place: Assignment, members: dict[str, Beat]) -> None:
         me, partition = self.membership.name, owner.partition

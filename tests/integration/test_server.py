@@ -30,6 +30,9 @@ class Node:
         self.release = asyncio.Event()
         asyncio.get_running_loop().add_reader(0, self.release.set)
 
+    def begin_leaving(self):
+        pass
+
     async def __aenter__(self):
         if "--hang" in sys.argv:
             print("-1", flush=True)

@@ -19,11 +19,15 @@ from tests.unit.harness import START_MS
 
 from perdure.api.gateway import Gateway
 from perdure.api.replies import ReplyFuture
+from perdure.api.sockets.registry import SocketRegistry
 from perdure.objects.durable import Binding, DurableObject, Env
+from perdure.objects.http import Request, Response
 from perdure.objects.registry import ObjectType, Registry
-from perdure.schemas.commands import CALL, call_body
+from perdure.objects.sockets import WebSocket
+from perdure.schemas.commands import CALL, FETCH, call_body
 from perdure.schemas.errors import PerdureError, Unavailable
 from perdure.schemas.journal import EntryRecord
+from perdure.schemas.sockets import MESSAGE, TEXT
 from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.journal.reader import JournalReader
 from perdure.streams.log.base import Topic
@@ -35,6 +39,7 @@ from perdure.streams.placement.placement import Placement
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.ports import (
+    UNSEALED,
     Identity,
     OwnerState,
     Ports,
@@ -69,6 +74,67 @@ class Bag(DurableObject):
         return result
 
 
+class Room(DurableObject):
+    """Sends each message back."""
+
+    async def fetch(self, request: Request) -> Response:
+        await self.state.accept_websocket(request)
+        return Response.upgrade()
+
+    async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
+        ws.send(message)
+
+
+class FarEnd:
+    """A WebSocket at the gateway of one node: `heard` is what its object sent."""
+
+    def __init__(self, node: ClusterNode, key: str) -> None:
+        self.node, self.key, self.principal = node, key, ""
+        self.number, self.id = node.sockets.new_id()
+        self.position, self.auto = -1, None
+        self.heard: list[str] = []
+        self.closed: list[Any] = []
+        self._events = 0
+
+    @classmethod
+    async def open(cls, node: ClusterNode, name: str) -> FarEnd:
+        end, listener = cls(node, f"Room/{name}"), ReplyFuture()
+        node.sockets.opened(end.number, end.id, end)
+        node.gateway.submit(
+            listener,
+            end.key,
+            FETCH,
+            "GET",
+            "/",
+            (("upgrade", "websocket"),),
+            socket=f"{end.id} {node.sockets.address}",
+        )
+        assert (await listener.future).reply.status == 101
+        return end
+
+    async def say(self, text: str) -> None:
+        self._events += 1
+        self.node.sockets.event(self, self.key, self.id, self._events, MESSAGE, text.encode(), ("type", TEXT))
+
+    def write(self, data: bytes) -> None:
+        self.heard.append(data[2:].decode())
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed.append(code)
+
+    def fail(self, code: int, reason: str) -> None:
+        self.closed.append(code)
+
+    def ended(self) -> None:
+        """The event is durable."""
+
+    def lost(self, error: BaseException) -> None:
+        self.closed.append(error)
+
+    def ping(self) -> None:
+        """It answers at once."""
+
+
 class ClusterNode:
     """One process."""
 
@@ -84,8 +150,9 @@ class ClusterNode:
         self.gateway = Gateway(
             self.log, node=self.name, deadline_s=20.0, clock_ms=cluster.clock_ms, seal=seal
         )
-        kind = ObjectType("Bag", Bag)
-        registry = Registry({"Bag": kind}, Env({"BAGS": Binding("Bag", kind.methods)}))
+        kind, rooms = ObjectType("Bag", Bag), ObjectType("Room", Room)
+        self.sockets = SocketRegistry(self.gateway, self.log, seal or UNSEALED, node=self.name)
+        registry = Registry({"Bag": kind, "Room": rooms}, Env({"BAGS": Binding("Bag", kind.methods)}))
         uuids = count()
         await bootstrap_log(self.log, "app", APP_UUID)
         transport = Transport(self.log, self.gateway, cluster.clock_ms, Random(self.name))

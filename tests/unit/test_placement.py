@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.unit.cluster import PARTITIONS, Cluster, run
+import pytest
+from tests.unit.cluster import PARTITIONS, Cluster, FarEnd, run
 
+from perdure.schemas.errors import OutcomeUnknown, Overloaded, Unavailable
+from perdure.schemas.journal import Claim, encode_unchained
+from perdure.schemas.keys import partition_of
+from perdure.streams.log.base import Record, Topic
 from perdure.streams.placement.members import SILENT_TICKS
-from perdure.streams.turns.ports import OwnerState
+from perdure.streams.turns.ports import OwnerState, PartitionBounds
 
 
 def test_a_node_that_is_alone_owns_everything_at_once() -> None:
@@ -204,6 +209,103 @@ def test_all_nodes_say_the_same_of_each_partition() -> None:
             assert seats[0][:5] == (owner.name, f"host-{owner.name}", 7, epoch, "serving")
             assert seats[0].standbys == ((standby.name, 0),)
             assert standby.owners[partition].state is OwnerState.ELSEWHERE
+        await cluster.end()
+
+    run(story())
+
+
+def test_a_socket_stays_at_its_node_while_its_object_moves() -> None:
+    """Messages and frames go by the log: none is lost or doubled over two moves, and no socket is closed."""
+
+    async def story() -> None:
+        cluster = Cluster()
+        first = await cluster.add()
+        await cluster.settled()
+        ends = [await FarEnd.open(first, f"room{n}") for n in range(6)]
+
+        async def talk(end: FarEnd) -> None:
+            for n in range(60):
+                await end.say(f"{n}")
+                while len(end.heard) <= n:  # noqa: ASYNC110 - the time is virtual
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
+
+        talks = [asyncio.create_task(talk(end)) for end in ends]
+        await asyncio.sleep(0.3)
+        second = await cluster.add()
+        await cluster.settled()
+        assert second.serves
+        await second.leave()
+        await cluster.settled()
+        await asyncio.gather(*talks)
+        for end in ends:
+            assert end.heard == [f"{n}" for n in range(60)]
+            assert not end.closed
+        await cluster.end()
+
+    run(story())
+
+
+def test_a_gateway_takes_a_bounded_number_of_commands_for_partitions_of_other_nodes() -> None:
+    """Over the bound it refuses before anything is appended; below, it waits as for its own objects."""
+
+    async def story() -> None:
+        cluster = Cluster()
+        first, second = await cluster.add(), await cluster.add()
+        await cluster.settled()
+        name = next(f"bag{n}" for n in range(99) if partition_of(f"Bag/bag{n}", PARTITIONS) in second.serves)
+        first.owners[partition_of(f"Bag/{name}", PARTITIONS)].bounds = PartitionBounds(mailbox=3)
+        calls = [asyncio.create_task(cluster.call(first, name, "slowly", f"{n}", 1.0)) for n in range(3)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded, match="served by another one"):
+            await cluster.call(first, name, "add", "x")
+        assert sorted(await asyncio.gather(*calls)) == [1, 2, 3]
+        await cluster.end()
+
+    run(story())
+
+
+def test_a_partition_that_has_stopped_elsewhere_is_refused_with_its_reason() -> None:
+    """By all nodes, which name the one that has it; the others go on."""
+
+    async def story() -> None:
+        cluster = Cluster()
+        first, second = await cluster.add(), await cluster.add()
+        await cluster.settled()
+        partition = second.serves[0]
+        name = next(f"bag{n}" for n in range(99) if partition_of(f"Bag/bag{n}", PARTITIONS) == partition)
+        cluster.broker.accept(cluster.broker.streams[Topic.JOURNAL, partition], [Record(None, b"\x09newer")])
+        with pytest.raises(OutcomeUnknown, match="format version 9"):
+            await cluster.call(second, name, "add", "x")
+        await cluster.until(lambda: second.owners[partition].state is OwnerState.STOPPED)
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable, match=f"host-{second.name}.*format version 9"):
+            await cluster.call(first, name, "add", "x")
+        await cluster.end()
+
+    run(story())
+
+
+def test_the_claim_of_a_node_that_is_not_a_member_stops_the_partition() -> None:
+    """A version without placement took it: no member takes it back, and all say so."""
+
+    async def story() -> None:
+        cluster = Cluster()
+        first = await cluster.add()
+        await cluster.settled()
+        claim = Claim("rival", "a-stranger", "far.example", 77)
+        cluster.broker.accept(
+            cluster.broker.streams[Topic.JOURNAL, 0], [Record(None, encode_unchained(claim))]
+        )
+        name = next(f"bag{n}" for n in range(99) if partition_of(f"Bag/bag{n}", PARTITIONS) == 0)
+        call = asyncio.create_task(cluster.call(first, name, "add", "x"))
+        await cluster.until(lambda: first.owners[0].state is OwnerState.FENCED)
+        await asyncio.sleep(10)
+        assert first.owners[0].state is OwnerState.FENCED
+        assert first.owners[0].counts.claims == 1
+        with pytest.raises(Exception, match="claimed by node a-stranger"):
+            await cluster.call(first, name, "add", "y")
+        call.cancel()
         await cluster.end()
 
     run(story())
