@@ -237,7 +237,7 @@ class _Walk:
 
 
 def process_bytes() -> int:
-    """Return the process's activation memory in bytes; 0 where /proc does not exist."""
+    """Return the resident memory of the process in bytes; 0 where /proc does not exist."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
