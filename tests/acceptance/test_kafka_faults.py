@@ -191,7 +191,7 @@ def test_a_zombie_is_fenced_and_says_by_whom(kafka: Kafka, tmp_path: Path) -> No
         overdue_s = time.monotonic() + APPEND_TIMEOUT_S + 1
         assert witness.in_flight > 0, "nothing was in flight when the node was stopped"
         with beside(deployment).serve() as second:
-            taken = Load(second, witness, seed=2)
+            taken = Load(second, witness, clients=2, seed=2)  # for seconds, beside the first
             taken.oks(200)
             taken.until(lambda told: time.monotonic() > overdue_s)
             os.kill(first.pid, signal.SIGCONT)
