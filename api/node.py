@@ -37,7 +37,7 @@ from perdure.api.worker.worker import Function, Worker
 from perdure.objects.overlay import TurnLimits
 from perdure.objects.registry import Registry
 from perdure.schemas.access import quota_of
-from perdure.schemas.config import Config
+from perdure.schemas.config import Config, record_rules
 from perdure.schemas.errors import ConfigError, PerdureError, StorageFailed, Unavailable
 from perdure.schemas.seal import Seal
 from perdure.streams.journal.bootstrap import bootstrap_log
@@ -218,7 +218,7 @@ class Node:
 
     def _ports(self, app_uuid: str, seal: Seal, outgoing: Outgoing, page: CrashMarker) -> Ports:
         return Ports(
-            Transport(self.log, self.gateway, clock_ms, Random(), seal),
+            Transport(self.log, self.gateway, clock_ms, Random(), seal, record_rules(self.config)),
             TurnServices(
                 self.registry,
                 self._run_queue,

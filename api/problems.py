@@ -1,8 +1,4 @@
-"""Errors as HTTP responses: RFC 9457 problem+json. The only place where an error's code becomes a status.
-
-Law: 503 means not done, send it again; 504 means the outcome is unknown; 507 means that the disk refused a
-write.
-"""
+"""Errors as HTTP responses: RFC 9457 problem+json. Their statuses are those of schemas/statuses.py."""
 
 from __future__ import annotations
 
@@ -12,58 +8,11 @@ from typing import Any
 
 import msgspec
 
-from perdure.objects.sockets import UPGRADE_REQUIRED
-from perdure.schemas.errors import (
-    FetchFailed,
-    FetchTimedOut,
-    FetchTooLarge,
-    OutcomeUnknown,
-    Overloaded,
-    OverQuota,
-    PerdureError,
-)
-from perdure.schemas.replies import FAILED, PARKED, REFUSED, REJECTED, UNAVAILABLE, ErrorInfo
+from perdure.schemas.errors import OutcomeUnknown, Overloaded, OverQuota, PerdureError
+from perdure.schemas.replies import ErrorInfo
+from perdure.schemas.statuses import STATUS, UNAVAILABLE_STATUS, status_of
 from perdure.streams.turns.object_quotas import RETRY_AFTER_S
 
-BAD_BODY = "bad-body"  # the code of the Refusal that Request.json and Request.text raise
-# perdure's own codes that keep their status when an object raises them
-_OWN_STATUS = frozenset(
-    (BAD_BODY, UPGRADE_REQUIRED, FetchFailed.code, FetchTimedOut.code, FetchTooLarge.code)
-)
-STATUS = {
-    "bad-request": 400,
-    "bad-key": 400,
-    "bad-frame": 400,
-    "malformed-command": 400,
-    BAD_BODY: 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "origin-refused": 403,
-    "host-refused": 403,
-    "unknown-namespace": 404,
-    "unknown-method": 404,
-    "no-such-path": 404,
-    "unknown-command": 404,
-    "method-not-allowed": 405,
-    "not-parked": 404,
-    "key-in-flight": 409,
-    "not-at-head": 409,
-    "too-large": 413,
-    "invalid-arguments": 422,
-    "key-reused": 422,
-    UPGRADE_REQUIRED: 426,
-    "over-quota": 429,
-    "fetch-failed": 502,
-    "fetch-timed-out": 502,
-    "fetch-too-large": 502,
-    "not-exposed": 403,
-    "worker-failed": 500,
-    "internal-error": 500,
-    "storage-failed": 507,
-    "outcome-unknown": 504,
-}
-OF_OUTCOME = {REFUSED: 409, FAILED: 500, REJECTED: 400, PARKED: 500}
-UNAVAILABLE_STATUS = 503
 UNAUTHENTICATED_STATUS = 401
 
 Problem = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
@@ -110,10 +59,7 @@ def problem(
 
 def problem_of_reply(outcome: str, error: ErrorInfo, **more: Any) -> Problem:
     """The problem of an error reply of an object or an owner."""
-    status = OF_OUTCOME.get(outcome, UNAVAILABLE_STATUS)
-    # an object's own code does not choose the status, since 503, 504 and 507 are promises; perdure's codes do
-    if outcome in (REJECTED, UNAVAILABLE) or error.code in _OWN_STATUS:
-        status = STATUS.get(error.code, status)
+    status = status_of(outcome, error.code)
     again_s = RETRY_AFTER_S if status == STATUS[OverQuota.code] else None
     return problem(
         error.code, error.message, status=status, detail=error.detail, retry_after_s=again_s, **more

@@ -35,6 +35,7 @@ from perdure.schemas.sockets import (
     number_of,
     upgrade_of,
 )
+from perdure.schemas.statuses import UPGRADE_REQUIRED
 from perdure.schemas.values import decode_value, encode_value
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ MAX_TAGS = 10
 MAX_TAG_CHARS = 256
 MAX_REASON_BYTES = 123  # RFC 6455 §5.5: a control frame carries 125 bytes, two of them the code
 _REPORTED_ONLY = {1005: 1000, 1006: 1001, 1015: 1001}  # RFC 6455 §7.4.1: never sent -> the nearest code
-UPGRADE_REQUIRED = "upgrade-required"  # of the Refusal that accept_websocket raises
 _encode = msgspec.msgpack.Encoder().encode
 _decode_pair = msgspec.msgpack.Decoder(tuple[str, str]).decode
 

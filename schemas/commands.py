@@ -14,16 +14,15 @@ Laws
 Headers that any client may set: `id` · `reply-to` · `deadline` ms from log time · `idempotency-key` ·
 `traceparent` · of a fetch `http-{name}` per HTTP header. perdure's own, all with the prefix `perdure-`: `v`
 format version (1) · `kind` fetch | call | alarm | socket | admin · `principal` · `method`, `path` (with
-query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `forwarded`
-(schemas/forwards.py); and `seal`. Earlier versions
-wrote them without the prefix; those are still read. A call's value is `{"method": …, "args": […], "kwargs":
-{…}}`; an alarm's `{"set_at": …, "due": …}`.
+query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `forwarded` (forwards.py) ·
+`seal`. Earlier versions wrote them without the prefix; those are still read. A call's value is `{"method": …,
+"args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`. Records of others: schemas/foreign.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from math import isinf
@@ -32,6 +31,7 @@ from typing import Any
 import msgspec
 
 from perdure.schemas.errors import MalformedCommand
+from perdure.schemas.foreign import NO_RULES, TOPIC, RecordRules, allowed, as_call, is_event, requested_reply
 from perdure.schemas.keys import parse_key
 from perdure.schemas.replies import Pairs
 from perdure.schemas.seal import Seal, id_of
@@ -163,14 +163,16 @@ def parse_command(
     seal: Seal | None = None,
     *,
     founding: bool = False,
+    rules: RecordRules = NO_RULES,
 ) -> Command:
     """The command in a record. Raises `MalformedCommand` or `BadKey`.
 
     key, value, headers: those of the record.
     seal: verifies that perdure sent it; None: a command that only perdure may send is refused.
     founding: the record is older than the app's secret.
+    rules: how records of other systems are read.
     """
-    command = parse_admitted(key, value, headers)
+    command = parse_admitted(key, value, headers, rules)
     if command.internal and (seal is None or not seal.holds(key, value, headers, founding=founding)):
         what = "calls from a turn or WebSockets"
         if command.kind in _INTERNAL_KINDS:
@@ -186,11 +188,18 @@ def parse_command(
     return command
 
 
-def parse_admitted(key: bytes | None, value: bytes | None, headers: Headers) -> Command:
+def parse_admitted(
+    key: bytes | None, value: bytes | None, headers: Headers, rules: RecordRules = NO_RULES
+) -> Command:
     """The command in a record that an owner has admitted before, whatever it is sealed with.
 
-    Raises as `parse_command`.
+    key, value, headers, rules: as of `parse_command`, as are the errors.
     """
+    named = dict(headers)
+    own = _own_headers(named)
+    if headers and not own and is_event(named):
+        key, value, headers = as_call(key, value, headers, rules)
+        named = dict(headers)
     if key is None:
         raise MalformedCommand("the record has no key: it needs the object's, such as Counter/alice")
     object_key = parse_key(key)
@@ -198,15 +207,13 @@ def parse_admitted(key: bytes | None, value: bytes | None, headers: Headers) -> 
         raise MalformedCommand("the record has no value: a command needs a body")
     if not headers:
         return Command(object_key, CALL, parse_call(value)[0], body=value)
-    named = dict(headers)
     try:
-        own = _own_headers(named)
         version, kind = own.get("v", VERSION), own.get("kind", b"call").decode()
         if version != VERSION:
             raise MalformedCommand(
                 f"unknown command format version {version[:20]!r}: this version of perdure reads 1"
             )
-        envelope = _client_envelope(named)
+        envelope = _client_envelope(named, rules)
         if principal := own.get("principal"):
             envelope["principal"] = principal.decode()
         if chain := own.get("chain"):
@@ -249,14 +256,12 @@ def _own_headers(named: dict[str, bytes]) -> dict[str, bytes]:
     return {name: named[name] for name in ("kind", "method", "path") if name in named}
 
 
-def _client_envelope(named: dict[str, bytes]) -> dict[str, Any]:
-    """What a client may say, in headers without a prefix. One that is not meant for perdure, and so makes no
-    sense here, is ignored; but for an idempotency key, which is a promise. Raises `MalformedCommand`."""
-    envelope: dict[str, Any] = {}
+def _client_envelope(named: dict[str, bytes], rules: RecordRules) -> dict[str, Any]:
+    """What a client may say, in headers without a prefix. One that makes no sense here is ignored; but for an
+    idempotency key, which is a promise, and a reply topic. Raises `MalformedCommand`."""
+    envelope: dict[str, Any] = {"reply_to": reply_address(named, rules)}
     if (id_ := _text(named.get("id"))) is not None:
         envelope["id"] = id_
-    if (reply_to := _text(named.get("reply-to"))) is not None:
-        envelope["reply_to"] = reply_to
     if (traceparent := _text(named.get("traceparent"))) is not None:
         envelope["traceparent"] = traceparent
     deadline = named.get("deadline")
@@ -265,6 +270,16 @@ def _client_envelope(named: dict[str, bytes]) -> dict[str, Any]:
     if (client_key := named.get("idempotency-key")) is not None:
         envelope["client_key"] = check_client_key(client_key.decode())
     return envelope
+
+
+def reply_address(named: Mapping[str, bytes], rules: RecordRules = NO_RULES) -> str:
+    """Where the headers of a record ask for the reply; empty if they do not.
+
+    Raises `MalformedCommand` if it may not go there.
+    """
+    if (reply_to := _text(named.get("reply-to"))) is not None:
+        return allowed(reply_to, rules) if reply_to.startswith(TOPIC) else reply_to
+    return requested_reply(named, rules)
 
 
 def _text(raw: bytes | None) -> str | None:

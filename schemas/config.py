@@ -38,6 +38,7 @@ from perdure.schemas.config_migrations import (
 from perdure.schemas.config_model import BindingConfig, Config, DurableObjects, Limits
 from perdure.schemas.durations import parse_duration_s
 from perdure.schemas.errors import ConfigError
+from perdure.schemas.foreign import RecordRules
 from perdure.schemas.kafka import FILES, SECRETS, Kafka
 from perdure.schemas.secrecy import MASK, SECRET_NAME, shown, without_credentials
 from perdure.schemas.section import Section
@@ -362,3 +363,9 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 def _message(detail: Any) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:] if message.startswith(("Input ", "Field ")) else message
+
+
+def record_rules(config: Config) -> RecordRules:
+    """What the configuration says of records of other systems."""
+    events = {kind: each.rule for kind, each in config.events.items()}
+    return RecordRules(config.name, config.kafka.reply_topics, events)

@@ -33,6 +33,7 @@ from perdure.schemas.config_migrations import (
     migration_steps,
 )
 from perdure.schemas.durations import parse_duration_s
+from perdure.schemas.events import Events
 from perdure.schemas.kafka import Kafka, log_address
 from perdure.schemas.listen import Address, Listen
 from perdure.schemas.migrations import Step
@@ -138,6 +139,8 @@ class Config(Section):
     data_dir: Annotated[Path, Field(strict=False)] = Path(".perdure")  # TOML has no paths, only strings
     log: Annotated[str, AfterValidator(log_address)] = "embedded"
     kafka: Kafka = Kafka()
+    events: Events = Field(default_factory=dict)
+    """By the type of a CloudEvent: the method that it calls."""
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     kafka_listen: Listen = "auto"

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.commands import CALL, FETCH, LOCAL, NOBODY, Command
 from perdure.schemas.errors import MalformedCommand
+from perdure.schemas.foreign import TOPIC, reply_topic_in
 
 MOVED = "forwarded"  # of a `Change`: the entry is of a forward, and `record` names its origin
 
@@ -65,7 +66,11 @@ def forward(command: Command, origin: Origin, mark: int, partitions: int) -> Com
         partitions: how many the app has.
     """
     reply_to = command.reply_to
-    if reply_to != NOBODY and partition_in(reply_to, partitions) is None:
+    if reply_to.startswith(TOPIC):
+        address = reply_topic_in(reply_to)
+        if not address.topic and address.partition is None:
+            reply_to = str(address._replace(partition=origin.partition))
+    elif reply_to != NOBODY and partition_in(reply_to, partitions) is None:
         reply_to = f"{origin.partition}/{reply_to if reply_to not in ('', LOCAL) else command.key}"
     id_ = command.id or f"{origin.partition}:{origin.offset}"
     return replace(command, id=id_, reply_to=reply_to, mark=mark, forwarded=str(origin))

@@ -73,6 +73,10 @@ class Kafka(Section):
     files but tokens are read at start.
     """
 
+    reply_topics: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Topics, or patterns such as `shop.*`, that replies may go to if a record asks for it, beside
+    `{app}.replies`.
+    """
     security_protocol: Protocol = "PLAINTEXT"
     ca_file: File | None = None
     """Certificates (PEM) of the authorities that sign the brokers'; None: those of the system."""

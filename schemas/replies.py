@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from perdure.schemas.statuses import status_of
+
 Pairs = tuple[tuple[str, str], ...]
 
 OK, REFUSED, FAILED, UNAVAILABLE, REJECTED = "ok", "refused", "failed", "unavailable", "rejected"
@@ -80,6 +82,8 @@ def reply_record(
         error = {"code": reply.error.code, "message": reply.error.message}
         if reply.error.detail is not None:
             error["detail"] = reply.error.detail
+        headers.append(("status", b"%d" % status_of(reply.outcome, reply.error.code)))
+        headers.append(("error", reply.error.code.encode()))
         return key, _encode_json({"error": error}), tuple(headers)
     headers.append(("status", b"%d" % reply.status))
     headers.extend((f"http-{name}", value.encode("latin-1")) for name, value in reply.headers)
@@ -101,7 +105,8 @@ def parse_reply(value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> 
     try:
         outcome = named["outcome"].decode()
         error, status = None, int(named.get("status", b"0"))
-        if status == 0:
+        if status == 0 or "error" in named:  # earlier versions wrote errors without a status
+            status = 0
             fields = msgspec.json.decode(value or b"{}")["error"]
             error = ErrorInfo(fields["code"], fields["message"], fields.get("detail"))
         elif not (200 <= status <= 599 or status == 101):

@@ -30,8 +30,9 @@ from typing import NamedTuple
 from perdure.api.access.guard import OPEN, OWN
 from perdure.api.http1.heads import RawHeaders
 from perdure.api.pages import Refused, first_of, for_object
-from perdure.api.problems import STATUS, problem
+from perdure.api.problems import problem
 from perdure.schemas.config import Config
+from perdure.schemas.statuses import STATUS
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _OWN_SITE = frozenset((b"same-origin", b"none"))

@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 
-from perdure.api.problems import UNAVAILABLE_STATUS, problem
+from perdure.api.problems import problem
 from perdure.schemas.errors import Unavailable
+from perdure.schemas.statuses import UNAVAILABLE_STATUS
 
 _HEAD_S = 5.0  # to receive a request's head
 _REST_S = 1.0  # to drain the rest, so that a client that still sends reads the answer

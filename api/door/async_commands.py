@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 
 from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, nothing_behind, only
-from perdure.api.problems import STATUS, Problem, problem, problem_of_reply
+from perdure.api.problems import Problem, problem, problem_of_reply
 from perdure.schemas.access import ADMIN, Need, may
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.replies import Reply
+from perdure.schemas.statuses import STATUS
 from perdure.streams.owner.command_status import CommandStatus, Pace, look_up, time_in
 from perdure.streams.owner.owner import Owner
 

@@ -34,6 +34,9 @@ _ABOUT = """Commands for objects, and their replies, as records of Kafka topics.
 - A record without headers is a call. Headers are UTF-8, and optional unless listed as required.
 - A reply is written to the partition of its command, under the object's key, unless the command says otherwise. It
   may appear twice after a crash, with the same `message-id`.
+- An error is a reply too: its `status` is that of HTTP.
+- CloudEvents 1.0 are calls of the methods that the configuration maps their types to; requests of Spring's
+  `ReplyingKafkaTemplate` and SmallRye's `KafkaRequestReply` are answered in their topic, with their correlation id.
 - A record that is not a command is answered with an error, and copied to the dead letters with the reason."""
 _EMBEDDED = (
     "\n\nThis app runs on the embedded log, which Kafka clients cannot reach: use `--log kafka://HOST:PORT`."
@@ -47,7 +50,8 @@ _COMMAND_HEADERS: Json = {
         "id": {**_TEXT, "description": "Returned as `correlation-id`."},
         "reply-to": {
             **_TEXT,
-            "description": "`PARTITION/KEY`: the reply's place in the topic of replies; `none`: no reply.",
+            "description": "`PARTITION/KEY`: the reply's place in the topic of replies; `topic:NAME` or "
+            "`topic:NAME/PARTITION`: another topic, if the configuration allows it; `none`: no reply.",
         },
         "idempotency-key": {
             **_TEXT,
@@ -99,7 +103,11 @@ _SCHEMAS: Json = {
     "CallHeaders": _COMMAND_HEADERS,
     "FetchHeaders": _FETCH_HEADERS,
     "ReplyHeaders": _of_reply(["ok"], **_STATUS),
-    "ErrorHeaders": _of_reply([REFUSED, FAILED, REJECTED, UNAVAILABLE, PARKED]),
+    "ErrorHeaders": _of_reply(
+        [REFUSED, FAILED, REJECTED, UNAVAILABLE, PARKED],
+        **_STATUS,
+        error={**_TEXT, "description": "The error's code."},
+    ),
     "Error": {
         "type": "object",
         "properties": {
@@ -276,7 +284,11 @@ def _error() -> Json:
 
 
 def _dead() -> Json:
-    reason = {"reason": _TEXT, "command": {**_TEXT, "description": "The record's place: `PARTITION:OFFSET`."}}
+    reason = {
+        "reason": _TEXT,
+        "command": {**_TEXT, "description": "The record's place: `PARTITION:OFFSET`."},
+        "time": {**_TEXT, "pattern": "^[0-9]+$", "description": "When it was read, in ms since 1970."},
+    }
     return {
         "name": "dead",
         "summary": "A record that was not a command, unchanged, with the reason in its headers.",

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 from perdure.api.openapi.parts import PROBLEM_JSON, Json, reference
-from perdure.api.problems import OF_OUTCOME, STATUS, UNAVAILABLE_STATUS
 from perdure.schemas.errors import CallerError, ObjectError, PerdureError, tree
 from perdure.schemas.replies import FAILED
+from perdure.schemas.statuses import OF_OUTCOME, STATUS, UNAVAILABLE_STATUS
 
 GUARDED = ("unauthenticated", "forbidden", "over-quota")
 ANY_PAGE = ("malformed-command",)

@@ -39,9 +39,9 @@ from perdure.api.replies import PlacedReply
 from perdure.api.sockets.registry import SocketRegistry
 from perdure.api.sockets.relay import SocketRelay
 from perdure.api.worker.worker import Worker
-from perdure.objects.sockets import UPGRADE_REQUIRED
 from perdure.schemas.errors import OutcomeUnknown, PerdureError
 from perdure.schemas.replies import Pairs
+from perdure.schemas.statuses import UPGRADE_REQUIRED
 
 _HANDSHAKE = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions")
 _KEY_NAME, _VERSION_NAME = b"sec-websocket-key", b"sec-websocket-version"

@@ -37,13 +37,14 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from perdure.api.problems import STATUS, UNAVAILABLE_STATUS, Problem, problem_of_reply
+from perdure.api.problems import Problem, problem_of_reply
 from perdure.api.replies import PlacedReply, ReplyListener
 from perdure.objects.turn import Outcome
 from perdure.schemas.commands import ALARM, CALL, FETCH, Command
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.keys import namespace_of
 from perdure.schemas.replies import FAILED, PARKED, Reply
+from perdure.schemas.statuses import STATUS, UNAVAILABLE_STATUS
 from perdure.schemas.traces import Traceparent, parse_traceparent
 from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.tracing import CallFunction

@@ -13,6 +13,7 @@ from random import Random
 
 from perdure.objects.outgoing import Outside
 from perdure.objects.registry import Registry
+from perdure.schemas.foreign import NO_RULES, RecordRules
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import Seal
 from perdure.streams.log.base import Log
@@ -61,6 +62,7 @@ class Process:
         migrations: tuple[Step, ...] = (),
         foreign_apps: TransferSources | None = None,
         charged: Mapping[int, int] | None = None,
+        rules: RecordRules = NO_RULES,
     ) -> None:
         """Make the owners; none lives before `begin`.
 
@@ -82,10 +84,11 @@ class Process:
             migrations: the steps of the app's configuration.
             foreign_apps: where the objects of transferred classes are read.
             charged: how often the process died during the command at each offset.
+            rules: how records of other systems are read.
         """
         numbers = count()
         self.ports = Ports(
-            Transport(log, ingress, clock_ms, random or Random(1), seal),
+            Transport(log, ingress, clock_ms, random or Random(1), seal, rules),
             TurnServices(registry, object_quotas=object_quotas, outside=outside, after_crash=after_crash),
             RecoveryServices(
                 new_uuid or (lambda: f"{identity.node}-{next(numbers)}"),

@@ -55,7 +55,7 @@ from perdure.objects.http import FetchedResponse, Request, Response
 from perdure.objects.registry import Registry
 from perdure.objects.stubs import answered, error_of
 from perdure.schemas.commands import FETCH, Command
-from perdure.schemas.config import Config, parse_config
+from perdure.schemas.config import Config, parse_config, record_rules
 from perdure.schemas.config_model import BindingConfig, DurableObjects
 from perdure.schemas.errors import (
     Unavailable,
@@ -307,6 +307,7 @@ class World:
             new_uuid=lambda: f"u{next(self._uuids)}",
             bounds=bounds_of(config),
             outside=self._outside,
+            rules=record_rules(config),
         )
         await gateway.start(process.owners)
         process.begin()

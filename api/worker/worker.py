@@ -32,7 +32,7 @@ from typing import Any, Protocol
 import structlog
 
 from perdure.api.gateway import Gateway
-from perdure.api.problems import STATUS, Problem, problem, problem_of, problem_of_reply
+from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
 from perdure.api.replies import ReplyFuture
 from perdure.api.sockets.relay import RelayedSocket, SocketRelay
 from perdure.objects.durable import Env
@@ -57,6 +57,7 @@ from perdure.schemas.errors import (
     Unavailable,
 )
 from perdure.schemas.replies import UNAVAILABLE, Pairs, Reply
+from perdure.schemas.statuses import STATUS
 from perdure.streams.log.base import durable
 from perdure.streams.turns.inline_task import is_ctrl_c, user_code
 from perdure.streams.turns.supervision.failure_log import error_fields

@@ -199,12 +199,33 @@ class Readable(Protocol):
     async def close(self) -> None: ...
 
 
+class ReplyTopics(Protocol):
+    """Topics of other systems on the log's brokers, which replies may go to."""
+
+    def append(
+        self,
+        topic: str,
+        partition: int | None,
+        record: Record,
+        then: Callable[[BaseException | None], None],
+    ) -> None:
+        """Send a reply once, and call `then` with None, or the error if it is given up.
+
+        Args:
+            topic: the topic's name.
+            partition: None to choose one by the record's key.
+            record: the reply.
+            then: receives the outcome, never before this returns.
+        """
+
+
 class Log(Protocol):
     """The log of one app. Call `start` first; `close` flushes what was accepted."""
 
     partitions: int
     ordered: bool
     exclusive: bool
+    reply_topics: ReplyTopics | None
 
     async def start(self) -> None:
         """Open or connect, create topics that do not exist.
@@ -294,6 +315,7 @@ class Local:
 
     topic_ids: Mapping[str, str] = {}
     troubles: Sequence[Trouble] = ()
+    reply_topics: ReplyTopics | None = None
 
     async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
         """See `Log.since`."""

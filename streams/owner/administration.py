@@ -208,7 +208,7 @@ class Administration:
             self._turns.conclude(turn, not_done(_not_at_head(activation, place)))
             return
         mailbox.popleft()
-        command = parse_admitted(record.key, record.value, record.headers)
+        command = parse_admitted(record.key, record.value, record.headers, self._transport.rules)
         record = self._turns.time.read_again(record)
         until_s = self._turns.time.until_s(command)
         self._give_up(Turn(record, command, activation, offset, until_s), turn)
@@ -276,7 +276,7 @@ class Administration:
 
         No caller waits for it any more, and its key was spent when it was parked.
         """
-        old = parse_admitted(*decode_record(parked.record))
+        old = parse_admitted(*decode_record(parked.record), self._transport.rules)
         partition = self._tables.partition
         command = replace(
             old,

@@ -123,7 +123,14 @@ async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None
     try:
         founding = record.offset < owner.tables.meta.sealed_from
         seal = owner.ports.transport.seal
-        command = parse_command(record.key, record.value, record.headers, seal, founding=founding)
+        command = parse_command(
+            record.key,
+            record.value,
+            record.headers,
+            seal,
+            founding=founding,
+            rules=owner.ports.transport.rules,
+        )
     except CallerError:
         return None  # a foreign record that bears an id of ours
     if record.offset not in owner.tables.done:

@@ -136,7 +136,7 @@ class Forwarding:
 
     def _forward_again(self, record: LogRecord, home: int) -> None:
         record = self._owner.time.read_again(record)
-        command = parse_admitted(record.key, record.value, record.headers)
+        command = parse_admitted(record.key, record.value, record.headers, self._owner.ports.transport.rules)
         try:
             self._forward(record, command, home)
         except MalformedCommand as error:

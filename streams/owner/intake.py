@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.schemas.commands import Command
+from perdure.schemas.commands import Command, reply_address
 from perdure.schemas.errors import CallerError, FailedInside, PerdureError
 from perdure.schemas.forwards import received
 from perdure.schemas.journal import encode_entry
@@ -37,8 +37,9 @@ class Intake:
     def command_in(self, record: LogRecord) -> Command | None:
         """The command in a record; None if it is not to be run here."""
         command, owner = None, self._owner
+        transport = owner.ports.transport
         try:
-            command = admitted(record, owner.ports.transport.seal, owner.tables.meta.sealed_from)
+            command = admitted(record, transport.seal, owner.tables.meta.sealed_from, transport.rules)
             if command.forwarded:
                 if self.forwarding.is_copy(record, command):
                     return None
@@ -56,6 +57,13 @@ class Intake:
             self.dead(record, FailedInside(text), command)
         return None
 
+    def _reply_to(self, record: LogRecord) -> str:
+        """Where a record that is not a command asks for its reply; empty if that makes no sense."""
+        try:
+            return reply_address(dict(record.headers), self._owner.ports.transport.rules)
+        except CallerError:
+            return ""
+
     def dead(self, record: LogRecord, error: PerdureError, command: Command | None = None) -> None:
         """Answer a record that is not a command with an error, and journal it as a dead letter.
 
@@ -64,6 +72,6 @@ class Intake:
         self._owner.counts.dead += 1
         forward = command if command is not None and command.forwarded else None
         turn = Turn(record, NO_COMMAND, None, record.offset)
-        turn.entry = dead_letter(record, error, self._owner.partition, forward)
+        turn.entry = dead_letter(record, error, self._owner.partition, self._reply_to(record), forward)
         turn.encoded = encode_entry(turn.entry)
         self._owner.journal.add(turn)

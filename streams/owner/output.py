@@ -26,12 +26,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
 from perdure.objects.turn import SWITCHING
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import LOCAL
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import PerdureError
+from perdure.schemas.foreign import TOPIC, ReplyTopic, reply_topic_in
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import FORWARDED, Reply, reply_record
 from perdure.streams.log.base import Record, Topic
@@ -188,6 +190,9 @@ class OutputGate:
         return _Message(command, offset, left)
 
     def _reply(self, message: _Message, reply_to: str, key: str, id_: str, reply: Reply, name: str) -> None:
+        if reply_to.startswith(TOPIC):
+            self._reply_in_topic(message, reply_topic_in(reply_to), key, id_, reply, name)
+            return
         partition, to = self._address(reply_to, key)
         place = f"{self._partition}:{message.command}"
         record = Record(*reply_record(reply, to, f"{self._partition}:{name}", id_ or place, place))
@@ -195,6 +200,39 @@ class OutputGate:
             self._in_order(key, _Sent(message, Topic.REPLIES, partition, record))
         else:
             self._send(message, Topic.REPLIES, partition, record)
+
+    def _reply_in_topic(
+        self, message: _Message, to: ReplyTopic, key: str, id_: str, reply: Reply, name: str
+    ) -> None:
+        """Reply to the topic that the sender named; what cannot get there goes to `replies`."""
+        place = f"{self._partition}:{message.command}"
+        record = Record(*reply_record(reply, key.encode(), f"{self._partition}:{name}", id_ or place, place))
+        if to.header:
+            record = replace(record, headers=(*record.headers, (to.header, to.value)))
+        named = to.partition if not to.topic else None
+        partition = named if named is not None and named < self._log.partitions else self._partition
+        topics, epoch = self._log.reply_topics, self._epoch
+        if not to.topic or topics is None:
+            self._send(message, Topic.REPLIES, partition, record)
+            return
+
+        def appended(error: BaseException | None) -> None:
+            if epoch != self._epoch:
+                return  # the new epoch emits it again
+            if error is None:
+                self._arrived(message)
+                return
+            _logger.warning(
+                "a reply does not get to its topic: it is in the app's replies",
+                partition=self._partition,
+                topic=to.topic,
+                reason=repr(error),
+            )
+            undelivered = "undelivered", f"{to.topic}: {error!r}"[:1000].encode()
+            diverted = replace(record, headers=(*record.headers, undelivered))
+            self._send(message, Topic.REPLIES, self._partition, diverted)
+
+        topics.append(to.topic, to.partition, record, appended)
 
     def _address(self, reply_to: str, key: str) -> tuple[int, bytes | None]:
         """(partition of `replies`, key): `PARTITION/KEY` names a gateway's.

@@ -353,7 +353,9 @@ async def _answer_completions(owner: Owner, completions: dict[int, int]) -> None
                 if record.offset not in waiting:
                     continue
                 try:
-                    command = parse_admitted(record.key, record.value, record.headers)
+                    command = parse_admitted(
+                        record.key, record.value, record.headers, owner.ports.transport.rules
+                    )
                 except CallerError:
                     continue  # not a command: an entry answered it
                 if command.forwarded:

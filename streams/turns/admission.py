@@ -13,6 +13,7 @@ from perdure.schemas.admin import DELETE
 from perdure.schemas.calls import NOWHERE, CallKey, call_key
 from perdure.schemas.commands import ADMIN, Command, parse_command, payload_hash
 from perdure.schemas.errors import AskAgain, Expired, KeyReused
+from perdure.schemas.foreign import NO_RULES, RecordRules
 from perdure.schemas.replies import UNAVAILABLE, Reply
 from perdure.schemas.seal import Seal
 from perdure.streams.log.base import LogRecord
@@ -22,13 +23,15 @@ from perdure.streams.turns.activation import Turn
 from perdure.streams.turns.deletion import deletion
 
 
-def admitted(record: LogRecord, seal: Seal | None = None, sealed_from: int = 0) -> Command:
+def admitted(
+    record: LogRecord, seal: Seal | None = None, sealed_from: int = 0, rules: RecordRules = NO_RULES
+) -> Command:
     """The command in a record, in whichever partition it belongs. Raises a `CallerError`: malformed.
 
     `sealed_from`: the first offset at which only the app's own secret counts (`schemas/seal.py`).
     """
     founding = record.offset < sealed_from
-    return parse_command(record.key, record.value, record.headers, seal, founding=founding)
+    return parse_command(record.key, record.value, record.headers, seal, founding=founding, rules=rules)
 
 
 def early_outcome(

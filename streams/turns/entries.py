@@ -35,21 +35,27 @@ def parked_change(record: LogRecord) -> Change:
 
 
 def dead_letter(
-    record: LogRecord, error: PerdureError, partition: int, command: Command | None = None
+    record: LogRecord, error: PerdureError, partition: int, reply_to: str, command: Command | None = None
 ) -> Entry:
     """Return the entry for a record that is not a command: an error reply and a record for `{app}.dead`.
 
-    `command`: a forward, known by its origin from then on.
+    Args:
+        record: the record.
+        error: why it is not one.
+        partition: in which it lies.
+        reply_to: the reply address that it names.
+        command: a forward, known by its origin from then on.
 
     Whatever the record holds, the entry stays below `WHOLE_BYTES` and some KiB: of a larger one the letter
     has the beginning, its size and its hash, and where it lies.
     """
     named = {name: value for name, value in record.headers if len(value) <= FIELD_BYTES}
-    id_, reply_to = (named.get(name, b"").decode("utf-8", "replace") for name in ("id", "reply-to"))
+    id_ = named.get("id", b"").decode("utf-8", "replace")
     message = str(error)[:MESSAGE_CHARS]
     hashed = record_hash(record.key, record.value, record.headers)
     reason = ("reason", f"{error.code}: {message}".encode("utf-8", "replace"))
     place = ("command", f"{partition}:{record.offset}".encode())
+    time = ("time", b"%d" % record.time_ms)
     key, value, headers = record.key, record.value, record.headers
     if (size := size_bytes(record)) > WHOLE_BYTES:
         key, value, headers = _cut(record)
@@ -64,7 +70,7 @@ def dead_letter(
         id=id_,
         reply_to=reply_to,
         summary="dead letter",
-        outbox=(Out("dead", partition, key, value, (*headers, reason, place)),),
+        outbox=(Out("dead", partition, key, value, (*headers, reason, place, time)),),
         mark=0 if command is None else command.mark,
         changes=() if command is None else (moved_change(command),),
     )

@@ -15,13 +15,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from perdure.schemas.commands import parse_admitted
-from perdure.streams.log.base import Log, Topic
+from perdure.streams.log.base import Topic
 from perdure.streams.log.log_time import LogTime
 from perdure.streams.turns.activation import Turn
 
 if TYPE_CHECKING:  # it imports this file
     from perdure.streams.turns.activation import Activation
     from perdure.streams.turns.keys_in_flight import KeysInFlight
+    from perdure.streams.turns.ports import Transport
 
 PACE_OF = 9  # the number of turns from which the waiting time is estimated
 
@@ -55,7 +56,7 @@ class Mailbox(deque["Turn | int"]):
 
 
 async def read_waiting(
-    log: Log,
+    transport: Transport,
     partition: int,
     activation: Activation,
     offset: int,
@@ -65,20 +66,20 @@ async def read_waiting(
 ) -> None:
     """Read the command at the head of a mailbox, which waited as its offset only, and let it run.
 
-    log, partition: where it lies.
+    transport, partition: where it lies, and how it is read.
     activation: its object.
     offset: its offset.
     time: the log time of the partition.
     keys_in_flight: where its key is noted, if it has one.
     run_soon: called with its turn, unless the object was paused meanwhile, or the mailbox was dropped.
     """
-    async for chunk in log.read(Topic.COMMANDS, partition, offset, offset + 1):
+    async for chunk in transport.log.read(Topic.COMMANDS, partition, offset, offset + 1):
         for record in chunk:
             mailbox = activation.mailbox
             if activation.running is not None or not mailbox or mailbox[0] != offset:
                 return
             mailbox.popleft()
-            command = parse_admitted(record.key, record.value, record.headers)
+            command = parse_admitted(record.key, record.value, record.headers, transport.rules)
             read = time.read_again(record)
             turn = Turn(read, command, activation, offset, time.until_s(command))
             if command.client_key is not None:

@@ -17,6 +17,7 @@ from perdure.objects.outgoing import Outside
 from perdure.objects.overlay import TurnLimits
 from perdure.objects.registry import Registry
 from perdure.schemas.effects import Out
+from perdure.schemas.foreign import NO_RULES, RecordRules
 from perdure.schemas.journal import Entry
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
@@ -173,6 +174,7 @@ class Transport:
     clock_ms: Callable[[], int]
     random: Random
     seal: Seal = UNSEALED
+    rules: RecordRules = NO_RULES
     pending_calls: PendingCalls = field(default_factory=PendingCalls)
 
 

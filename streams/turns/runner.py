@@ -301,7 +301,9 @@ class Turns:
         waiting = mailbox[0]
         if isinstance(waiting, int):  # it stays at the head until it has been read: nothing overtakes it
             place, keys = self.tables.partition, self.keys_in_flight
-            self._spawn(read_waiting(self.log, place, activation, waiting, self.time, keys, self._run_soon))
+            self._spawn(
+                read_waiting(self.transport, place, activation, waiting, self.time, keys, self._run_soon)
+            )
             return
         mailbox.popleft()
         self._run_soon(waiting, activation)

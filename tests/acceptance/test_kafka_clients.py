@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +19,10 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from tests.acceptance.harness import Deployment, deploy
 from tests.kafka import Kafka, console_producer, or_skip, session_kafka, tools_or_skip
-from tests.kafka_clients import CLIENTS, ORDINARY, Client, NoClient
+from tests.kafka_clients import CACHE, CLIENTS, ORDINARY, PROGRAMS, Client, NoClient, table
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 CALLS = 40
@@ -28,10 +31,10 @@ SOAK = os.environ.get("PERDURE_SOAK") == "1"
 
 
 @contextmanager
-def served(kafka: Kafka, path: Path, partitions: int) -> Iterator[Deployment]:
+def served(kafka: Kafka, path: Path, partitions: int, settings: str = "") -> Iterator[Deployment]:
     name = f"t{uuid4().hex[:12]}"
     log = f"kafka://{kafka.bootstrap}"
-    deployment = deploy(path, log=log, name=name, partitions=partitions, app=EXAMPLE)
+    deployment = deploy(path, log=log, name=name, partitions=partitions, app=EXAMPLE, settings=settings)
     with deployment.serve() as server:
         yield deployment
         assert server.stop() == 0, server.stderr()
@@ -55,6 +58,14 @@ async def answers(kafka: Kafka, app: str, prefix: str, count: int) -> dict[str, 
                     found.setdefault(key, []).append(record.value.decode())
             if not batches and len(found) >= count:
                 return found
+
+
+async def make_topic(kafka: Kafka, name: str, partitions: int) -> None:
+    """Create a topic."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, partitions, 1)])
+    await admin.close()
 
 
 def check(kafka: Kafka, app: str, prefix: str) -> None:
@@ -81,6 +92,13 @@ def through(kafka: Kafka, deployment: Deployment, client: Client) -> None:
         seen = Counter(line.split(" ", 2)[0] for line in lines)
         assert {line.split(" ", 2)[1:] == ["ok", '{"result":1}'] for line in lines} == {True}
         assert len(seen) == CALLS
+
+
+def test_the_table_of_the_document_is_that_of_this_test() -> None:
+    """Each client, in the versions that are run here."""
+    text = (EXAMPLE.parents[1] / "docs" / "kafka.md").read_text()
+    shown = text.partition("| client | versions | its partitioner |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    assert shown.splitlines() == table()
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +137,53 @@ def test_every_client_of_the_table_reaches_every_object(
                 continue
             through(kafka, deployment, client)
     assert not missing or os.environ.get("PERDURE_REQUIRE_CLIENTS") != "1", missing
+
+
+def spring() -> Path:
+    """The folder of Spring's jars and the program, compiled once."""
+    if absent := [each for each in ("java", "javac", "mvn") if shutil.which(each) is None]:
+        raise NoClient(f"not installed: {', '.join(absent)}")
+    source, place = PROGRAMS / "spring", CACHE / "spring-kafka-4.0.0"
+    if not (place / "done").exists():
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("pom.xml", "Ask.java"):
+            shutil.copy(source / name, place / name)
+        for command in (
+            ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"],
+            ["javac", "-cp", "libs/*", "Ask.java"],
+        ):
+            subprocess.run(command, cwd=place, check=True, timeout=PATIENCE_S * 10, capture_output=True)
+        (place / "done").touch()
+    return place
+
+
+@pytest.mark.soak
+def test_a_replying_template_of_spring_gets_its_answers(kafka: Kafka, tmp_path: Path) -> None:
+    """In a topic of its own that is allowed, and in the app's replies; errors are answers too."""
+    try:
+        place = spring()
+    except NoClient as error:
+        pytest.skip(str(error))
+    replies = f"spring-{uuid4().hex[:8]}"
+    asyncio.run(make_topic(kafka, replies, 3))
+    calls = ['{"method":"increment","args":[1]}', '{"method":"increment","args":[2]}', '{"method":"none"}']
+    with served(kafka, tmp_path, 12, settings='[kafka]\nreply_topics = ["spring-*"]\n') as deployment:
+        app = deployment.config.name
+        for topic, due in ((replies, [1, 3]), (f"{app}.replies", [4, 6])):
+            command = [
+                "java",
+                "-cp",
+                f"{place}:{place}/libs/*",
+                "Ask",
+                kafka.bootstrap,
+                app,
+                topic,
+                "Counter/s",
+            ]
+            done = subprocess.run(
+                [*command, *calls], capture_output=True, text=True, timeout=PATIENCE_S * 3, check=False
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            lines = [each for each in done.stdout.splitlines() if each.startswith(("ok ", "rejected "))]
+            assert lines[:2] == [f'ok {{"result":{each}}}' for each in due]
+            assert "unknown-method" in lines[2]

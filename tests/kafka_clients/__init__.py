@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kafka import KAFKA_VERSION
+
 PROGRAMS = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "perdure" / "clients"
 PATIENCE_S = 600
@@ -81,6 +83,7 @@ class Client:
         return [
             *([["go", "mod", "init", "client"]] if not (self.place / "go.mod").exists() else []),
             ["go", "get", *self.packages],
+            ["go", "mod", "tidy"],
             ["go", "build", "-o", "client", "."],
         ]
 
@@ -143,3 +146,11 @@ ORDINARY = tuple(
     in (("confluent-kafka", "2.16.1"), ("aiokafka", "0.14.0"), ("kafkajs", "2.2.4"))
     and not each.arguments
 )
+
+
+def table() -> list[str]:
+    """The rows of the table of docs/kafka.md: client, versions, partitioner."""
+    rows = {("Kafka's console producer", "murmur2"): [KAFKA_VERSION]}
+    for each in CLIENTS:
+        rows.setdefault((each.name, each.partitioner), []).append(each.version)
+    return [f"| {name} | {', '.join(versions)} | {how} |" for (name, how), versions in rows.items()]

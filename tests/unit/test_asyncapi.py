@@ -148,7 +148,7 @@ def test_replies_and_errors_are_as_they_are_described() -> None:
 def test_dead_letters_are_as_they_are_described() -> None:
     """As the owner lets them out."""
     (out,) = dead_letter(
-        LogRecord(5, 0, b"no key", b"", (("perdure-v", b"2"),)), MalformedCommand("why"), 3
+        LogRecord(5, 0, b"no key", b"", (("perdure-v", b"2"),)), MalformedCommand("why"), 3, ""
     ).outbox
     assert fits(message("dead")["headers"], text_of(out.headers))
     assert not fits(message("dead")["headers"], {"perdure-v": "2"})

@@ -52,7 +52,7 @@ def test_an_error_is_plain_json_to_outsiders() -> None:
     _, value, headers = reply_record(error_reply(REFUSED, "empty", "no more"), None, "3:9/0", "id", "3:1")
     assert value == b'{"error":{"code":"empty","message":"no more"}}'
     assert dict(headers)["outcome"] == b"refused"
-    assert "status" not in dict(headers)
+    assert (dict(headers)["status"], dict(headers)["error"]) == (b"409", b"empty")
 
 
 GOOD = (

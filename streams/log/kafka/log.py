@@ -20,12 +20,22 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from perdure.schemas.errors import LogUnreachable
-from perdure.streams.log.base import Bounds, LogRecord, Record, Stamped, Topic, Trouble, WriterSource
+from perdure.streams.log.base import (
+    Bounds,
+    LogRecord,
+    Record,
+    ReplyTopics,
+    Stamped,
+    Topic,
+    Trouble,
+    WriterSource,
+)
 from perdure.streams.log.kafka.clients import CUT_TIMEOUT_S, UNREACHED, Endpoint, named
 from perdure.streams.log.kafka.probe import unreachable
 from perdure.streams.log.kafka.producer import ProducerManager
 from perdure.streams.log.kafka.queues import Appends, KafkaReceipt, KafkaWriter
 from perdure.streams.log.kafka.reads import Reads
+from perdure.streams.log.kafka.reply_topics import KafkaReplyTopics
 from perdure.streams.log.kafka.tails import KafkaTail, Tails
 from perdure.streams.log.kafka.topic_watch import TopicWatch
 from perdure.streams.log.kafka.topics import TRIM_TIMEOUT_MS, Topics
@@ -120,6 +130,7 @@ class KafkaLog:
         self._connect_timeout_s = connect_timeout_s
         self._replication_factor = replication_factor
         self._leaving = leaving
+        self.reply_topics: ReplyTopics | None = None
         self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._background: list[asyncio.Task[None]] = []
 
@@ -135,6 +146,8 @@ class KafkaLog:
             self._closers.append(self._manager.close)
             await self._manager.start()
             self._appends = Appends(self._manager)
+            self.reply_topics = reply_topics = KafkaReplyTopics(self._endpoint)
+            self._closers.append(reply_topics.close)
             self._tails = Tails(self._endpoint, names, self._stopped)
             self._closers.append(self._tails.close)
             self._reads = Reads(self._endpoint, names)

@@ -202,6 +202,7 @@ class MemoryLog:
         self.exclusive = broker.exclusive
         self.topic_ids: Mapping[str, str] = broker.topic_ids
         self.troubles: Sequence[Trouble] = ()
+        self.reply_topics: Any = None
         self.alive = True
         self.stalled_until_s = 0.0
         self.on_stopped: Callable[[BaseException], None] = lambda error: None
