@@ -45,6 +45,7 @@ from perdure.streams.opening import clock_ms, new_uuid, open_data, say_zones, st
 from perdure.streams.owner.handover import end_turns
 from perdure.streams.owner.maintenance import Maintenance
 from perdure.streams.owner.owner import Owner
+from perdure.streams.owner.rebase import rebase
 from perdure.streams.owner.recovery import live
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.placement.home import home_of
@@ -52,6 +53,7 @@ from perdure.streams.placement.placement import Placement
 from perdure.streams.rebuild.coordinator import Helpers
 from perdure.streams.secret import seal_of
 from perdure.streams.snapshots.service import snapshots_of
+from perdure.streams.snapshots.trimmed import trimmed_among, vouch_by
 from perdure.streams.state.fold import drop_older
 from perdure.streams.state.object_scan import warn_of_the_unserved
 from perdure.streams.state.tables import Tables
@@ -146,10 +148,12 @@ class Node:
         self.log = log = await start_log(config, data, self.name)
         log.on_stopped = self._stop
         opened.push("the log", log.close)
-        app_uuid = await bootstrap_log(log, config.name, data.app_uuid)
         self.store = store = RocksStore(data.state_path)
         opened.push_blocking("the store", store.close)
-        drop_older(store, log.partitions)
+        vouch = vouch_by(config, log, data, store)
+        app_uuid = await bootstrap_log(log, config.name, data.app_uuid, vouch)
+        trimmed = await trimmed_among(log, range(log.partitions))
+        drop_older(store, [each for each in range(log.partitions) if each not in trimmed])
         seal = seal_of(config, data.path, app_uuid)
         self.gateway = Gateway(
             log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal
@@ -171,7 +175,7 @@ class Node:
         ]
         self.maintenance = self._maintenance()
         if snapshots is not None:
-            snapshots.serve(self.owners, self.maintenance.save)
+            snapshots.serve(self.owners, self.maintenance.save, rebase)
         await self.gateway.start(self.owners)
         await self._open_doors(outgoing)
         if snapshots is not None:

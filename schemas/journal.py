@@ -144,7 +144,23 @@ class Migration(msgspec.Struct, array_like=True, tag=4, frozen=True):
     step: Step
 
 
-LinkedRecord = EntryRecord | NoOp | Migration  # what the chain links, and an epoch's seq counts
+class Base(msgspec.Struct, array_like=True, tag=5, frozen=True):
+    """The journal may begin at offset `start` from here on: the verified `snapshot` holds what lay below.
+
+    It repeats what the header says, which may be gone, and the ids of the topics that the newest claim named.
+    """
+
+    epoch: int
+    seq: int
+    start: int
+    snapshot: str
+    app: str
+    app_uuid: str
+    partitions: int
+    topics: dict[str, str] = {}
+
+
+LinkedRecord = EntryRecord | NoOp | Migration | Base  # what the chain links, and an epoch's seq counts
 JournalRecord = Header | Claim | LinkedRecord
 
 _PREFIX = bytes((VERSION,))
@@ -166,8 +182,8 @@ def encode_unchained(record: Header | Claim) -> bytes:
     return _PREFIX + _encode(record)
 
 
-def encode_chained(record: EntryRecord | NoOp | Migration, chain: bytes) -> tuple[bytes, bytes]:
-    """(value, new chain) of an entry, no-op or migration that follows `chain`."""
+def encode_chained(record: LinkedRecord, chain: bytes) -> tuple[bytes, bytes]:
+    """(value, new chain) of a record that follows `chain`."""
     payload = _PREFIX + _encode(record)
     new = next_chain(chain, payload)
     return payload + new, new

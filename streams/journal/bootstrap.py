@@ -16,7 +16,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import structlog
@@ -61,8 +61,14 @@ async def append_one(log: Log, partition: int, record: Header | Claim) -> int:
     return offset
 
 
-async def bootstrap_log(log: Log, app: str, new_uuid: str) -> str:
+Vouch = Callable[[int], Awaitable[Header | None]]
+
+
+async def bootstrap_log(log: Log, app: str, new_uuid: str, vouch: Vouch | None = None) -> str:
     """Give every journal partition its header if it has none; the app's uuid.
+
+    `vouch(partition)` returns the header of a journal that was trimmed behind a snapshot; None if it is not
+    known.
 
     Raises `ConfigError` for another app's log, `OutcomeUnknown` if an append's outcome is not known.
     """
@@ -72,7 +78,11 @@ async def bootstrap_log(log: Log, app: str, new_uuid: str) -> str:
         if bounds.end == 0:
             await _check_never_served(log, partition)
             await append_one(log, partition, Header(app, app_uuid, partition, log.partitions))
-        header = await _read_header(log, partition)
+        header = None
+        if bounds.start > 0 and vouch is not None:
+            header = await vouch(partition)
+        if header is None:
+            header = await _read_header(log, partition)
         if partition == 0:
             app_uuid = header.app_uuid
         mine = Header(app, app_uuid, partition, log.partitions)

@@ -19,8 +19,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from perdure.schemas.errors import OperatorError, OutcomeUnknown
 from perdure.schemas.journal import (
+    Base,
     Claim,
     Entry,
     Header,
@@ -67,7 +70,17 @@ class Marks(Protocol):
 class JournalBatch:
     """The batch that is being appended: the items that it settles, and the position after its records."""
 
-    __slots__ = ("answered", "barriers", "completions", "count", "entries", "folded", "marks", "position")
+    __slots__ = (
+        "answered",
+        "barriers",
+        "base",
+        "completions",
+        "count",
+        "entries",
+        "folded",
+        "marks",
+        "position",
+    )
 
     def __init__(self, entries: list[Item], completions: list[Item], answered: Sequence[int]) -> None:
         self.entries = entries
@@ -75,6 +88,7 @@ class JournalBatch:
         self.answered = answered  # offsets done and already answered, as runs
         self.count = 0  # records
         self.folded: list[Entry] = []
+        self.base: Base | None = None
         self.marks = NoOp(0, 0)  # the fields of its last record
         self.barriers: list[DurabilityBarrier] = []  # passed once it is durable
         self.position = Position()  # after its last record; the offset is known when it is acknowledged
@@ -107,6 +121,7 @@ class Journal:
         self._alone: Sequence[Record] = ()  # records that are appended before there are entries of turns
         self._appended: Callable[[int | BaseException], None] | None = None
         self._clean = False
+        self._base: Base | None = None  # to be appended with the next batch
         self._barriers = 0  # how many of the waiting items are barriers
         self.position = Position()  # after everything handed to the log so far
 
@@ -140,6 +155,7 @@ class Journal:
             self._writer.close()
         self._writer, self._batch, self._appended, self._alone = None, None, None, ()
         self._clean = False
+        self._base = None
         self._barriers = 0
         self._waiting.clear()
         self._answered = []
@@ -172,6 +188,11 @@ class Journal:
         self._barriers += 1
         self._waiting.append(DurabilityBarrier(passed))
         self.request_commit()
+
+    def add_base(self, base: Base, passed: Callable[[], None]) -> None:
+        """Append that the journal may begin at `base.start`; call `passed` as `add_barrier` does."""
+        self._base = base
+        self.add_barrier(passed)
 
     def request_commit(self) -> None:
         """Have what was added appended soon: a caller waits for it."""
@@ -231,20 +252,27 @@ class Journal:
         low, out = self._marks.marks()
         _, epoch, seq, chain = self.position
         clean, self._clean = self._clean and not self._waiting, self._clean and bool(self._waiting)
-        batch.marks = marks = NoOp(epoch, seq + len(entries), done, low, out, clean)
+        base, self._base = self._base, None
+        alone = clean or base is not None  # the marks are in a record of their own
+        batch.marks = marks = NoOp(epoch, seq + len(entries) + (base is not None), done, low, out, clean)
         records: list[Record] = []
         last = len(entries) - 1
         for at, item in enumerate(entries):
             entry = item.entry
             assert entry is not None
-            if at == last and not clean:
+            if at == last and not alone:
                 value, chain = encode_raw_entry(epoch, seq, item.encoded, chain, done, low, out)
             else:
                 value, chain = encode_raw_entry(epoch, seq, item.encoded, chain)
             seq += 1
             batch.folded.append(entry)
             records.append(Record(entry.key.encode(), value))
-        if last < 0 or clean:
+        if base is not None:
+            batch.base = base = replace(base, epoch=epoch, seq=seq)
+            value, chain = encode_chained(base, chain)
+            seq += 1
+            records.append(Record(None, value))
+        if last < 0 or alone:
             value, chain = encode_chained(marks, chain)
             seq += 1
             records.append(Record(None, value))

@@ -280,7 +280,7 @@ class Log(Protocol):
         """
 
     async def trim(self, topic: Topic, partition: int, before: int) -> None:
-        """Remove records below `before` (commands, replies and dead only)."""
+        """Remove records below `before`. Those of the journal only behind a verified snapshot."""
 
     async def sizes(self) -> dict[Topic, int]:
         """Approximate bytes on disk per topic; empty if the log cannot say."""

@@ -13,16 +13,13 @@ from perdure.streams.owner.owner import Owner
 
 
 async def check_journal(owner: Owner, journal: Bounds) -> None:
-    """Check that the journal begins at offset 0 and ends where it is known to have ended.
+    """Check that the journal has what the state still needs, and ends where it is known to have ended.
 
     Raises `LogCorrupt`.
     """
     log, partition = owner.log, owner.partition
-    if journal.start > 0:
-        raise LogCorrupt(
-            f"journal of partition {partition}: it begins at offset {journal.start}, not 0: it was trimmed from "
-            "outside (retention must be -1), and state cannot be rebuilt from it"
-        )
+    if journal.start > owner.tables.out_position.offset:
+        raise _trimmed(owner, journal.start)
     if journal.end == 0:
         raise LogCorrupt(
             f"journal of partition {partition} is empty: it has lost its header, or was recreated"
@@ -40,6 +37,26 @@ async def check_journal(owner: Owner, journal: Bounds) -> None:
             "was changed. Restore the topic from a backup that has them. To go on without them, run `perdure state "
             "adopt`: what they changed is lost then, and commands whose outcome was in them run again"
         )
+
+
+def check_start(owner: Owner, start: int) -> None:
+    """Check, once the journal is folded, that it begins where its owners let it begin, or before.
+
+    Raises `LogCorrupt`.
+    """
+    base = owner.tables.base
+    if start > (0 if base is None else base.start):
+        raise _trimmed(owner, start)
+
+
+def _trimmed(owner: Owner, start: int) -> LogCorrupt:
+    base = owner.tables.base
+    allowed = "not 0" if base is None else f"and was trimmed by perdure up to {base.start}"
+    return LogCorrupt(
+        f"journal of partition {owner.partition}: it begins at offset {start}, {allowed}: it was trimmed from "
+        "outside (retention must be -1), or the state is older than its snapshots, and [snapshots] does not name "
+        "where they are"
+    )
 
 
 def trimmed_from_outside(partition: int, start: int, mark: int) -> LogCorrupt:

@@ -326,7 +326,7 @@ class Owner:
         self._emit(batch, first_offset, end)
         if failpoints.armed:
             failpoints.hit("owner.before_store")
-        self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end))
+        self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end), batch.base)
         for first, count in each_run(batch.answered):
             self.output.commands.add_run(first, count)
             self.backlog -= count
@@ -356,8 +356,8 @@ class Owner:
             command = turn.command
             output.done(command.reply_to, command.key, command.id, turn.reply, turn.offset, end - 1)
         at = output.entries(batch.folded, first_offset)
-        if at < end:
-            output.passed(at)  # the no-op at the batch's end
+        for each in range(at, end):  # the no-op at the batch's end, and a base before it
+            output.passed(each)
 
     def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coro)

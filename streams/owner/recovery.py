@@ -50,7 +50,7 @@ from perdure.schemas.seal import fingerprint, id_of
 from perdure.streams.journal.bootstrap import check_topics
 from perdure.streams.journal.reader import JournalReader
 from perdure.streams.log.base import Bounds, Topic
-from perdure.streams.owner.bounds_check import check_journal, trimmed_from_outside
+from perdure.streams.owner.bounds_check import check_journal, check_start, trimmed_from_outside
 from perdure.streams.owner.fence_check import claim_at, fenced
 from perdure.streams.owner.log_lines import log_attempt
 from perdure.streams.owner.owner import PASSING, Owner
@@ -122,6 +122,7 @@ async def _begin(owner: Owner) -> None:
     tables.check_against(owner.ports.identity.app_uuid, log.partitions, journal.end, commands.end)
     owner.turns.charged = owner.ports.recovery.crash_counts(partition, commands.end)
     await _fold_up_to(owner, journal.end)  # a journal that cannot be read is left untouched: no claim on it
+    check_start(owner, journal.start)
     await _check_folded(owner, journal, commands)
     # nor if the configuration does not follow from the journal, or transfers objects that are not there
     await check_moves(
@@ -171,7 +172,11 @@ async def _see_rivals(owner: Owner) -> None:
     """
     newest = owner.tables.reader.epoch
     if newest >= 0 and (owner.log.topic_ids or owner.follows not in (None, newest)):
-        claim = await claim_at(owner.log, owner.partition, newest)
+        base = owner.tables.base
+        if base is not None and newest < base.start:
+            claim = Claim("", "unknown, whose claim was trimmed", topics=base.topics)
+        else:
+            claim = await claim_at(owner.log, owner.partition, newest)
         if owner.follows not in (None, newest) and claim.uuid not in owner.claims:
             raise fenced(owner.partition, claim, newest)
         check_topics(owner.log, owner.partition, claim)

@@ -18,6 +18,8 @@ from perdure.schemas.journal import Claim
 from perdure.streams.journal.bootstrap import append_one, bootstrap_log
 from perdure.streams.journal.end_marks import append_mark
 from perdure.streams.opening import new_uuid, open_data, start_log
+from perdure.streams.snapshots.trimmed import vouch_by
+from perdure.streams.store.rocks import RocksStore
 
 
 async def adopt(config: Config) -> dict[str, Any]:
@@ -31,7 +33,12 @@ async def adopt(config: Config) -> dict[str, Any]:
         try:
             if log.exclusive:
                 raise ConfigError(f"{config.log}: its topics have no ids, so there is nothing to adopt")
-            await bootstrap_log(log, config.name, data.app_uuid)
+            store = RocksStore(data.state_path)
+            try:
+                vouch = vouch_by(config, log, data, store)
+                await bootstrap_log(log, config.name, data.app_uuid, vouch)
+            finally:
+                store.close()
             for partition in range(log.partitions):
                 claim = Claim(new_uuid(), "adopt", gethostname(), getpid(), None, dict(log.topic_ids))
                 offset = await append_one(log, partition, claim)

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from perdure.schemas.config import Config
-from perdure.schemas.errors import DataDirError, StoreCorrupt
+from perdure.schemas.errors import DataDirError, SnapshotDamaged, StoreCorrupt
 from perdure.schemas.journal import Migration, decode_record
 from perdure.streams.datadir import DataDir
 from perdure.streams.journal.bootstrap import bootstrap_log
 from perdure.streams.log.base import Log, Progress, Topic, silent
 from perdure.streams.opening import open_data, start_log
 from perdure.streams.rebuild.coordinator import Helpers
+from perdure.streams.snapshots.trimmed import begin_from_snapshots, trimmed_among, vouch_by
 from perdure.streams.state.fold import Folded, fold
 from perdure.streams.state.rows import ranges_of
 from perdure.streams.state.tables import Tables
@@ -46,18 +47,20 @@ async def verify(config: Config, progress: Progress = silent) -> dict[str, Any]:
         opened.callback(data.close)
         log = await start_log(config, data, "verify")
         opened.push_async_callback(log.close)
-        app_uuid = await bootstrap_log(log, config.name, data.app_uuid)
         live = RocksStore(data.state_path)
         opened.callback(live.close)
+        vouch = vouch_by(config, log, data, live)
+        app_uuid = await bootstrap_log(log, config.name, data.app_uuid, vouch)
         scratch = data.path / "verify.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         opened.callback(shutil.rmtree, scratch, ignore_errors=True)
         replayed = RocksStore(scratch / "replayed")
         opened.callback(replayed.close)
+        tables = [Tables(replayed, each, exclusive=log.exclusive) for each in range(log.partitions)]
+        await begin_from_snapshots(config, log, data, replayed, app_uuid, tables)
         counts: dict[str, Any] = {"partitions": log.partitions, "journal_records": 0, "entries": 0, "rows": 0}
         chains = [
-            await _verify_partition(log, live, replayed, partition, app_uuid, counts, progress, scratch)
-            for partition in range(log.partitions)
+            await _verify_partition(log, live, again, app_uuid, counts, progress, scratch) for again in tables
         ]
         return {**counts, "differences": 0, "chain": chains}
 
@@ -76,19 +79,23 @@ def _there(config: Config) -> DataDir:
 async def _verify_partition(
     log: Log,
     live: RocksStore,
-    replayed: Store,
-    partition: int,
+    again: Tables,
     app_uuid: str,
     counts: dict[str, Any],
     progress: Progress,
     scratch: Path,
 ) -> str:
+    partition, replayed = again.partition, again.store
     mine = Tables(live, partition, exclusive=log.exclusive)
     bounds = await log.bounds(Topic.JOURNAL, partition)
     commands = await log.bounds(Topic.COMMANDS, partition)
     mine.check_against(app_uuid, log.partitions, bounds.end, commands.end)
-    again = Tables(replayed, partition, exclusive=log.exclusive)
     applied = mine.reader.offset
+    if again.reader.offset > applied:
+        raise SnapshotDamaged(
+            f"the state of partition {partition} is of journal offset {applied}, older than the snapshot that a replay "
+            f"has to begin with, of {again.reader.offset}: start the node once, then verify"
+        )
     records, entries = await fold(log, again, applied, progress)
     if await _deletes_at(log, partition, applied, bounds.end):
         more, _ = await fold(log, again, applied + 1, progress)
@@ -170,20 +177,33 @@ async def rebuild(config: Config, progress: Progress = silent) -> dict[str, Any]
         opened.callback(data.close)
         log = await start_log(config, data, "rebuild")
         opened.push_async_callback(log.close)
-        await bootstrap_log(log, config.name, data.app_uuid)
         began = time.perf_counter()
-        _remove(data.state_path)
-        store = RocksStore(data.state_path)
-        opened.callback(store.close)
-        helpers = Helpers(config, store, data.rebuild_path)
-        opened.push_async_callback(helpers.close)
-        tables = [Tables(store, partition, exclusive=log.exclusive) for partition in range(log.partitions)]
-        await helpers.start(log, tables, progress)
-        folded = [
-            await _build(log, each, helpers, progress)
-            for each in sorted(tables, key=lambda each: helpers.has(each.partition))  # ours while they work
-        ]
-        store.flush()
+        aside = data.state_path.with_name(
+            "state.tmp"
+        )  # the state is all there is, if no snapshot can be used
+        _remove(aside)
+        trimmed = await trimmed_among(log, range(log.partitions))
+        app_uuid = await _uuid_of(config, log, data)
+        if not trimmed:
+            _remove(data.state_path)
+        async with AsyncExitStack() as working:
+            store = RocksStore(aside if trimmed else data.state_path)
+            working.callback(store.close)
+            helpers = Helpers(config, store, data.rebuild_path)
+            working.push_async_callback(helpers.close)
+            tables = [Tables(store, each, exclusive=log.exclusive) for each in range(log.partitions)]
+            await begin_from_snapshots(config, log, data, store, app_uuid, tables)
+            await helpers.start(log, tables, progress)
+            folded = [
+                await _build(log, each, helpers, progress)
+                for each in sorted(
+                    tables, key=lambda each: helpers.has(each.partition)
+                )  # ours while they work
+            ]
+            store.flush()
+        if trimmed:
+            _remove(data.state_path)
+            aside.rename(data.state_path)
         records, entries = (sum(each) for each in zip(*folded, strict=True))
         return {
             "partitions": log.partitions,
@@ -200,6 +220,15 @@ async def _build(log: Log, tables: Tables, helpers: Helpers, progress: Progress)
     records, entries = await fold(log, tables, end, progress)
     tables.write_all()
     return Folded(ingested.records + records, ingested.entries + entries)
+
+
+async def _uuid_of(config: Config, log: Log, data: DataDir) -> str:
+    """The app's uuid, by the journal, or by the state where that was trimmed."""
+    live = RocksStore(data.state_path)
+    try:
+        return await bootstrap_log(log, config.name, data.app_uuid, vouch_by(config, log, data, live))
+    finally:
+        live.close()
 
 
 def _remove(state: Path) -> None:

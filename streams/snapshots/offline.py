@@ -30,6 +30,7 @@ from perdure.streams.snapshots.places import SnapshotPlace, place_at
 from perdure.streams.snapshots.prune import prune
 from perdure.streams.snapshots.restore import rows_of
 from perdure.streams.snapshots.take import take
+from perdure.streams.snapshots.trimmed import vouch_by
 from perdure.streams.store.rocks import RocksReading
 
 
@@ -59,10 +60,11 @@ async def take_all(config: Config) -> dict[str, Any]:
         opened.callback(data.close)
         log = await start_log(config, data, "snapshot")
         opened.push_async_callback(log.close)
-        app_uuid = await bootstrap_log(log, config.name, data.app_uuid)
-        identity = SnapshotIdentity(config.name, app_uuid, log.partitions, dict(log.topic_ids))
         rows = RocksReading(data.state_path)
         opened.callback(rows.close)
+        vouch = vouch_by(config, log, data, rows)
+        app_uuid = await bootstrap_log(log, config.name, data.app_uuid, vouch)
+        identity = SnapshotIdentity(config.name, app_uuid, log.partitions, dict(log.topic_ids))
         snapshots = []
         for partition in range(log.partitions):
             taken = await asyncio.to_thread(

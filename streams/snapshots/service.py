@@ -18,13 +18,30 @@ import msgspec
 import structlog
 
 from perdure.schemas.config import Config
-from perdure.schemas.errors import LogCorrupt, LogUnreachable, OperatorError, SnapshotDamaged, StorageFailed
+from perdure.schemas.errors import (
+    LogCorrupt,
+    LogUnreachable,
+    OperatorError,
+    OutcomeUnknown,
+    SnapshotDamaged,
+    StorageFailed,
+    Unavailable,
+)
+from perdure.schemas.journal import Base
 from perdure.schemas.snapshots import SnapshotConfig
 from perdure.streams import failpoints
 from perdure.streams.datadir import DataDir, remove_folder
 from perdure.streams.log.base import Bounds, Log, Topic
-from perdure.streams.snapshots.accept import check_bounds, check_chain, check_identity, stored_in
+from perdure.streams.opening import clock_ms
+from perdure.streams.snapshots.accept import (
+    check_bounds,
+    check_chain,
+    check_identity,
+    stored_in,
+    verified_names,
+)
 from perdure.streams.snapshots.jobs import (
+    Compared,
     JobMessage,
     SnapshotPart,
     SnapshotRefused,
@@ -38,6 +55,7 @@ from perdure.streams.snapshots.manifest import SnapshotIdentity, StoredSnapshot
 from perdure.streams.snapshots.places import place_at
 from perdure.streams.snapshots.process import run
 from perdure.streams.snapshots.prune import prune
+from perdure.streams.snapshots.retention import base_behind, oldest_kept
 from perdure.streams.state.rows import ranges_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
@@ -85,6 +103,9 @@ class Snapshots:
         self._scratch = data.path / "snapshots.tmp"
         self._owners: Sequence[ServedPartition] = ()
         self._save: Callable[[], Awaitable[None]]
+        self._rebase: Callable[[Any, Base], Awaitable[None]]
+        keep_s = config.keep_journal_s
+        self._keep_ms = None if keep_s is None else int(keep_s * 1000)
         self._errors: dict[int, OperatorError] = {}  # of partitions for which no snapshot fits
         self._busy = asyncio.Lock()  # one worker at a time: they share a folder
 
@@ -217,9 +238,17 @@ class Snapshots:
                 )
         return list(messages.values())
 
-    def serve(self, owners: Sequence[ServedPartition], save: Callable[[], Awaitable[None]]) -> None:
-        """Snapshots are taken of the partitions of these owners; `save` flushes the store."""
-        self._owners, self._save = owners, save
+    def serve(
+        self,
+        owners: Sequence[ServedPartition],
+        save: Callable[[], Awaitable[None]],
+        rebase: Callable[[Any, Base], Awaitable[None]],
+    ) -> None:
+        """Snapshots are taken of the partitions of these owners.
+
+        `save` flushes the store; `rebase` lets the journal of an owner begin later.
+        """
+        self._owners, self._save, self._rebase = owners, save, rebase
 
     async def keep(self) -> None:
         """Take snapshots of the partitions that are served, every `snapshots.every`, until cancelled."""
@@ -229,12 +258,37 @@ class Snapshots:
 
     async def turn(self) -> list[JobMessage]:
         """Take a snapshot of each partition that is served, and prune those that are not to be kept."""
-        serving = [each.partition for each in self._owners if each.state is OwnerState.SERVING]
-        messages = await self.take(serving)
+        serving = {each.partition: each for each in self._owners if each.state is OwnerState.SERVING}
+        messages = await self.take(list(serving))
         for message in messages:
             if isinstance(message, Took):
+                if self._keep_ms is not None and message.name:
+                    await self._retain(serving[message.partition], message.name, self._keep_ms)
                 await self._prune(message.partition)
         return messages
+
+    async def _retain(self, owner: ServedPartition, name: str, keep_ms: int) -> None:
+        """Verify the snapshot of this name, and trim the journal behind those that were verified."""
+        partition, place, identity = owner.partition, self.place, self.identity
+        try:
+            if name not in await asyncio.to_thread(verified_names, place, identity.app, partition):
+                async with self._busy:
+                    outcome = (await self._run("compare", [SnapshotPart(partition, name)]))[partition]
+                if not isinstance(outcome, Compared):
+                    raise SnapshotDamaged(
+                        outcome.reason if isinstance(outcome, SnapshotRefused) else str(outcome)
+                    )
+            stored = await asyncio.to_thread(oldest_kept, place, identity, partition, self.settings.keep)
+            if stored is None:
+                return
+            base = await base_behind(stored, identity, self._log, keep_ms, clock_ms())
+            if base is not None:
+                await self._rebase(owner, base)
+                _logger.info(
+                    "the journal was trimmed", partition=partition, start=base.start, snapshot=base.snapshot
+                )
+        except (OperatorError, Unavailable, OutcomeUnknown) as error:
+            _logger.error("the journal is not trimmed", partition=partition, snapshot=name, reason=str(error))
 
     async def _prune(self, partition: int) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import structlog
@@ -30,11 +31,12 @@ class Folded(NamedTuple):
     entries: int
 
 
-def drop_older(store: Store, partitions: int) -> None:
-    """Remove the rows of each partition that an earlier perdure wrote in another format: the journal has
+def drop_older(store: Store, partitions: Iterable[int]) -> None:
+    """Remove the rows of these partitions that an earlier perdure wrote in another format: their journals
+    have
     everything."""
     older = []
-    for partition in range(partitions):
+    for partition in partitions:
         meta = store.get(b"m" + partition.to_bytes(2, "big"))
         if meta is not None and is_older(meta):
             store.write(ranges_of(partition), ())

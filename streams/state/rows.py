@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from perdure.schemas.errors import StoreCorrupt
+from perdure.schemas.journal import Base
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import Reply
 from perdure.streams.journal.reader import NO_EPOCH
@@ -86,6 +87,7 @@ class SpentKey(msgspec.Struct, array_like=True, frozen=True):
 encode_row = msgspec.msgpack.Encoder().encode
 _decode_meta = msgspec.msgpack.Decoder(Meta).decode
 decode_spent = msgspec.msgpack.Decoder(SpentKey).decode
+decode_base = msgspec.msgpack.Decoder(Base).decode
 decode_steps = msgspec.msgpack.Decoder(tuple[Step, ...]).decode
 
 

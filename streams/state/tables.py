@@ -8,7 +8,7 @@ Rows (p = partition, u16 big endian): `v` values, see memtables.py · `a` and `t
 `w` WebSockets, see socket_rows.py · `k` spent client keys, see spent_keys.py · `c`, `x` and `l` calls, see
 answered_calls.py · `o` and `u` creators, see creator_rows.py · `h` and `p` administration, see admin_rows.py
 · `e` claims, see claim_rows.py · `d` done offsets, see done_rows.py · `m p` the meta row · `g p` the
-migrations that have run.
+migrations that have run · `b p` where the journal may begin.
 
 Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, whichever records shared a memtable
@@ -37,6 +37,7 @@ from perdure.schemas.calls import FORWARD_KEY, CallKey, call_key
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.forwards import MOVED, origin_in
 from perdure.schemas.journal import (
+    Base,
     Claim,
     Entry,
     EntryRecord,
@@ -60,6 +61,7 @@ from perdure.streams.state.rows import (
     BUCKET_MS,
     STEP_MS,
     Meta,
+    decode_base,
     decode_meta,
     decode_steps,
     encode_row,
@@ -105,7 +107,7 @@ class Tables:
         self.creators = CreatorRows(memtables, number)
         self._claims = ClaimRows(memtables, number)
         self._done_rows = DoneRows(number)
-        self._meta_row, self._steps_row = b"m" + number, b"g" + number
+        self._meta_row, self._steps_row, self._base_row = b"m" + number, b"g" + number, b"b" + number
         self._number = number
         self._exclusive = exclusive
         self._bucket_end_ms = 0  # the age at which keys and calls grow older
@@ -114,8 +116,7 @@ class Tables:
         self.load()
 
     def load(self) -> None:
-        """Read what is kept in memory of the store's rows: at the beginning, and when a helper has written
-        them."""
+        """Read what is kept in memory of the store's rows: at the beginning, and when they were ingested."""
         data = self.store.get(self._meta_row)
         self.meta = meta = decode_meta(data, self.partition) if data else Meta()
         name = f"journal of partition {self.partition}"
@@ -127,6 +128,7 @@ class Tables:
         self.spent_keys.load(meta)
         steps = self.store.get(self._steps_row)
         self.steps: tuple[Step, ...] = decode_steps(steps) if steps else ()
+        self.base: Base | None = decode_base(base) if (base := self.store.get(self._base_row)) else None
 
     def _position(self) -> Position:
         meta = self.meta
@@ -170,7 +172,9 @@ class Tables:
             self.freeze()
         return record
 
-    def applied(self, entries: Sequence[Entry], marks: NoOp, position: Position) -> None:
+    def applied(
+        self, entries: Sequence[Entry], marks: NoOp, position: Position, base: Base | None = None
+    ) -> None:
         """Fold a batch that this process wrote and that is durable; `position` is what it leads to."""
         offset = self.reader.offset
         self.reader.move(position)
@@ -178,6 +182,8 @@ class Tables:
         for entry in entries:
             self._fold_entry(entry, offset)
             offset += 1
+        if base is not None:
+            self._fold_other(base, offset, b"")
         self._fold_marks(marks)
         self.meta.clean = marks.clean
         if self.memtables.open.size >= MEMTABLE_ROWS:
@@ -201,6 +207,9 @@ class Tables:
             if record.says_of_seals:
                 self.meta.seal, self.meta.sealed_from = record.seal, record.sealed_from
             self._claims.fold(offset)
+        elif isinstance(record, Base):
+            self.base = record
+            self.memtables.set_row(self._base_row, encode_row(record))
 
     def _fold_entry(self, entry: Entry, offset: int) -> None:
         meta, memtable = self.meta, self.memtables.open

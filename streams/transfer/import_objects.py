@@ -96,23 +96,31 @@ async def move_in(to: Destination, step: Step, namespace: str) -> MovedIn:
 
 
 async def _own(to: Destination, namespace: str) -> set[str]:
-    """The existing objects of a namespace that commands of this app have written to."""
-    tables, own = to.tables, set[str]()
+    """The existing objects of a namespace that commands of this app have written to.
+
+    What was imported lies behind the newest snapshot: a partition serves, and is trimmed, only once all has
+    moved in. So an object of which a trimmed journal has no record is this app's own.
+    """
+    tables, own, imported = to.tables, set[str](), set[str]()
     if next(objects_of(tables, namespace, "", None), None) is None:
         return own
-    async for chunk in to.log.read(Topic.JOURNAL, tables.partition, 0, tables.reader.offset):
+    start = (await to.log.bounds(Topic.JOURNAL, tables.partition)).start
+    async for chunk in to.log.read(Topic.JOURNAL, tables.partition, start, tables.reader.offset):
         for each in chunk:
             record = decode_record(each.value)
-            if not isinstance(record, EntryRecord) or record.entry.command == NO_COMMAND:
+            if not isinstance(record, EntryRecord):
                 continue
             key = record.entry.key
+            kind = imported if record.entry.command == NO_COMMAND else own
             if (
                 key.startswith(f"{namespace}/")
-                and key not in own
+                and key not in kind
                 and tables.counts(record.epoch, each.offset)
             ):
-                own.add(key)
+                kind.add(key)
         await asyncio.sleep(0)
+    if start > 0:
+        own.update(key for key in objects_of(tables, namespace, "", None) if key not in imported)
     return {key for key in own if is_there(tables, key)}
 
 

@@ -4,6 +4,8 @@ meanwhile.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +17,11 @@ import pytest
 from tests.acceptance.harness import Deployment, add_each, deploy, names, read_all
 from tests.acceptance.witness import Witness
 from tests.process import DidNotStart, Server, run
+
+from perdure.schemas.values import encode_value
+from perdure.streams.log.base import Topic
+from perdure.streams.opening import open_data, start_log
+from perdure.streams.store.rocks import RocksStore
 
 KEYS = names(60)
 SECRET = {"PERDURE_SEAL_SECRET": "a secret that both data directories have"}
@@ -265,3 +272,124 @@ def test_a_foreign_snapshot_is_refused(app: tuple[Deployment, Witness], tmp_path
         assert server.stderr().count("the partition starts from a snapshot") == 4
         assert server.stop() == 0
     deployment.audit(witness)
+
+
+@pytest.fixture
+def retaining(tmp_path: Path, log: str) -> tuple[Deployment, Witness]:
+    """An app whose journal is kept for a moment behind a verified snapshot."""
+    settings = 'keep_journal = "1ms"\n' + place(tmp_path / "snapshots").replace("keep = 2", "keep = 1")
+    return deploy(tmp_path, log=log, settings=settings, name=f"r{tmp_path.name[-30:]}"), Witness()
+
+
+def starts(deployment: Deployment) -> list[int]:
+    """Where the journals of a stopped app begin."""
+
+    async def read() -> list[int]:
+        data = open_data(deployment.config)
+        try:
+            log = await start_log(deployment.config, data, "starts")
+            try:
+                return [(await log.bounds(Topic.JOURNAL, each)).start for each in range(log.partitions)]
+            finally:
+                await log.close()
+        finally:
+            data.close()
+
+    return asyncio.run(read())
+
+
+def check_all(deployment: Deployment, witness: Witness) -> None:
+    """Each object has its count, and the state is what snapshot and tail give."""
+    with deployment.serve(environ=SECRET) as server:
+        read_all(server, witness)
+        assert server.stop() == 0
+    for key, operations in witness.by_object().items():
+        assert operations[-1].told == b'{"count":%d}' % sum(each.adds for each in operations), key
+    found = run("verify", str(deployment.folder), "--data", str(deployment.data), environ=SECRET)
+    assert found.stdout.endswith("OK\n"), found.stderr
+
+
+def test_a_journal_that_was_trimmed_begins_with_a_snapshot(retaining: tuple[Deployment, Witness]) -> None:
+    """Verified, trimmed, and from then on: a restart, a node without state, verify and rebuild all know
+    it.
+    """
+    deployment, witness = retaining
+    with deployment.serve(environ=SECRET) as server:
+        add_each(server, witness, KEYS)
+        take(server)
+        add_each(server, witness, KEYS[:20])
+        take(server)
+        assert server.stop() == 0, server.stderr()
+        assert server.stderr().count("the journal was trimmed") >= 4
+    assert all(start > 10 for start in starts(deployment))
+    check_all(deployment, witness)
+    shutil.rmtree(deployment.data / "state")
+    check_all(deployment, witness)
+    words = ["state", "rebuild", str(deployment.folder), "--data", str(deployment.data)]
+    found = run(*words, environ=SECRET)
+    assert found.returncode == 0, found.stderr
+    forget_state(deployment)
+    check_all(deployment, witness)
+    shutil.rmtree(deployment.data.parent / "snapshots")
+    found = run(*words, environ=SECRET)
+    assert found.returncode == 1
+    assert "its state needs a snapshot" in found.stderr
+    check_none = run("verify", str(deployment.folder), "--data", str(deployment.data), environ=SECRET)
+    assert "its state needs a snapshot" in check_none.stderr
+    with deployment.serve(environ=SECRET) as server:  # the state is all there is, and it is untouched
+        read_all(server, witness)
+        assert server.stop() == 0
+    shutil.rmtree(deployment.data / "state")
+    with pytest.raises(DidNotStart, match="snapshot"), deployment.serve(environ=SECRET):
+        pass
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+def test_a_state_that_a_replay_does_not_give_trims_nothing(retaining: tuple[Deployment, Witness]) -> None:
+    """A row was changed by something else than perdure: the snapshot is not verified, an error says so."""
+    deployment, witness = retaining
+    with deployment.serve() as server:
+        add_each(server, witness, KEYS)
+        assert server.stop() == 0
+    store = RocksStore(deployment.data / "state")
+    changed = [(key, value) for key, value in store.scan(b"v", b"w") if b"count" in key]
+    store.write((), [(key, encode_value("count", 1_000)) for key, value in changed])
+    store.close()
+    with deployment.serve() as server:
+        take(server)
+        assert server.stop() == 0
+        assert server.stderr().count("is not what a replay of the journal gives") == 4
+    assert starts(deployment) == [0, 0, 0, 0]
+    shutil.rmtree(deployment.data / "state")
+    shutil.rmtree(deployment.data.parent / "snapshots")
+    deployment.audit(witness)
+
+
+@pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "snapshot.before_mark",
+        "snapshot.after_mark",
+        "snapshot.before_base",
+        "snapshot.before_trim",
+        "snapshot.after_trim",
+    ],
+)
+def test_a_trim_that_is_killed_goes_on(retaining: tuple[Deployment, Witness], name: str) -> None:
+    """SIGKILL while a snapshot is marked, or between base and trim: the next round trims, and nothing is
+    lost.
+    """
+    deployment, witness = retaining
+    with deployment.serve(environ={**SECRET, "PERDURE_FAILPOINT": f"{name}:2"}) as server:
+        add_each(server, witness, KEYS)
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.post(f"{server.url}/admin/snapshots/take", timeout=60)
+        server.stop()
+    with deployment.serve(environ=SECRET) as server:
+        add_each(server, witness, KEYS[:20])
+        take(server)
+        assert server.stop() == 0
+    assert all(starts(deployment))
+    forget_state(deployment)
+    check_all(deployment, witness)

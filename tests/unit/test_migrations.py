@@ -329,7 +329,8 @@ def test_a_state_that_was_cut_within_a_deletion_is_verified(tmp_path: Path) -> N
         scratch = tmp_path / "verify"
         replayed = RocksStore(scratch / "replayed")
         counts = {"rows": 0, "journal_records": 0, "entries": 0}
-        await _verify_partition(harness.log, store, replayed, 0, "app-uuid", counts, silent, scratch)
+        again = Tables(replayed, 0, exclusive=harness.log.exclusive)
+        await _verify_partition(harness.log, store, again, "app-uuid", counts, silent, scratch)
         assert rows(store) == left, "nothing of it was changed"
         await harness.begin()
         harness.owner.tables.write_all()

@@ -537,8 +537,8 @@ def test_rows_of_an_older_format_are_dropped_and_folded_again() -> None:
         with pytest.raises(StoreCorrupt, match="state rebuild"):
             Tables(store, partition)
     with capture_logs() as lines:
-        drop_older(store, 3)
-        drop_older(store, 3)
+        drop_older(store, range(3))
+        drop_older(store, range(3))
     assert [line["partitions"] for line in lines] == [[0, 2]]
     assert [Tables(store, partition).info.offset for partition in (0, 1, 2)] == [0, len(journal.values), 0]
     assert {row[1:3] for row, _ in rows(store)} == {b"\0\1"}

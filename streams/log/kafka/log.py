@@ -262,7 +262,6 @@ class KafkaLog:
 
     async def trim(self, topic: Topic, partition: int, before: int) -> None:
         """See `Log.trim`. Raises `LogUnreachable`."""
-        assert topic is not Topic.JOURNAL, "the journal is not trimmed"
         place = self._places[topic, partition]
         what = f"trimming {named(place)} below offset {before}"
         await self._request(self._topics.trim(place, before), what, TRIM_TIMEOUT_S)
