@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from tests.unit.reign import Reign, rows, story
+from tests.unit.harness import rows
+from tests.unit.one_owner import OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import SnapshotDamaged
@@ -52,15 +53,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_files, "CUT_BITS", 0x3)
 
 
-async def _puts(reign: Reign, count: int, of: int = 30) -> None:
+async def _puts(harness: OneOwner, count: int, of: int = 30) -> None:
     random = Random(count)
     for n in range(count):
-        await reign.call(str(random.randrange(of)), "put", n)
-    reign.owner.tables.write_all()
+        await harness.call(str(random.randrange(of)), "put", n)
+    harness.owner.tables.write_all()
 
 
-def _take(reign: Reign, place: MemoryPlace) -> Taken:
-    taken = take(reign.store, 0, place, ME, now_ms=reign.clock_ms(), version="1")
+def _take(harness: OneOwner, place: MemoryPlace) -> Taken:
+    taken = take(harness.store, 0, place, ME, now_ms=harness.clock_ms(), version="1")
     assert taken is not None
     return taken
 
@@ -71,8 +72,8 @@ def _store(place: MemoryPlace, stored: StoredSnapshot) -> MemoryStore:
     return store
 
 
-async def _fold_tail(reign: Reign, tables: Tables) -> None:
-    for each in await reign.records(Topic.JOURNAL):
+async def _fold_tail(harness: OneOwner, tables: Tables) -> None:
+    for each in await harness.records(Topic.JOURNAL):
         if each.offset >= tables.reader.offset:
             tables.apply(each.offset, each.value)
     tables.write_all()
@@ -83,17 +84,17 @@ def test_snapshot_and_tail_give_the_live_rows() -> None:
     store.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         place = MemoryPlace()
-        await _puts(reign, 50)
-        taken = _take(reign, place)
-        assert rows(reign.owner.tables) == list(rows_of(place, taken.stored, 0))
+        await _puts(harness, 50)
+        taken = _take(harness, place)
+        assert rows(harness.owner.tables) == list(rows_of(place, taken.stored, 0))
         assert taken.files_sent == len(taken.stored.manifest.files) > 5
-        await _puts(reign, 40)
+        await _puts(harness, 40)
         tables = Tables(_store(place, taken.stored), 0, exclusive=True)
         assert tables.reader.position == taken.stored.manifest.position
-        await _fold_tail(reign, tables)
-        assert rows(tables) == rows(reign.owner.tables)
+        await _fold_tail(harness, tables)
+        assert rows(tables) == rows(harness.owner.tables)
 
     story(Thing, told)
 
@@ -103,19 +104,19 @@ def test_what_is_there_is_not_sent_again() -> None:
     sent.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         place = MemoryPlace()
-        await _puts(reign, 200, 60)
-        first = _take(reign, place)
+        await _puts(harness, 200, 60)
+        first = _take(harness, place)
         objects = dict(place.objects)
-        assert _take(reign, place) == Taken(first.stored, 0, 0)
+        assert _take(harness, place) == Taken(first.stored, 0, 0)
         assert place.objects == objects
-        await reign.call("7", "put", 1_000)
-        reign.owner.tables.write_all()
-        second = _take(reign, place)
+        await harness.call("7", "put", 1_000)
+        harness.owner.tables.write_all()
+        second = _take(harness, place)
         assert 1 <= second.files_sent <= 6  # of its values, its meta row and the done words
         assert second.files_sent < len(second.stored.manifest.files) // 2
-        assert list(rows_of(place, second.stored, 0)) == rows(reign.owner.tables)
+        assert list(rows_of(place, second.stored, 0)) == rows(harness.owner.tables)
 
     story(Thing, told)
 
@@ -128,7 +129,7 @@ def test_of_nothing_no_snapshot_is_taken() -> None:
 def crashes(seed: int) -> None:
     """Snapshots by processes that die at any object: what is listed is whole, and in the end one is taken."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         random, place, left = Random(seed), MemoryPlace(), 0
 
         def on_put(name: str) -> None:
@@ -138,25 +139,25 @@ def crashes(seed: int) -> None:
                 raise Died
 
         for _ in range(4):
-            await _puts(reign, 12)
+            await _puts(harness, 12)
             place.on_put, left = on_put, random.randrange(12)
             written = len(place.objects)
             try:
-                _take(reign, place)
+                _take(harness, place)
             except Died:
                 assert len(place.objects) >= written
             for stored in stored_in(place, "app", 0):
                 assert isinstance(stored, StoredSnapshot), stored
-                await _fold_tail(reign, Tables(_store(place, stored), 0, exclusive=True))
-        await _puts(reign, 12)
+                await _fold_tail(harness, Tables(_store(place, stored), 0, exclusive=True))
+        await _puts(harness, 12)
         left = 1
         with pytest.raises(Died):
-            _take(reign, place)
+            _take(harness, place)
         place.on_put = lambda name: None
         before = len(place.objects)
-        taken = _take(reign, place)
+        taken = _take(harness, place)
         assert len(place.objects) - before == taken.files_sent + 1  # what an interrupted one sent counts
-        assert list(rows_of(place, taken.stored, 0)) == rows(reign.owner.tables)
+        assert list(rows_of(place, taken.stored, 0)) == rows(harness.owner.tables)
 
     story(Thing, told)
 
@@ -219,27 +220,30 @@ FOREIGN: list[tuple[dict[str, Any], str]] = [
 
 
 async def _accept(
-    reign: Reign, stored: StoredSnapshot, identity: SnapshotIdentity = ME, start: int = 0
+    harness: OneOwner, stored: StoredSnapshot, identity: SnapshotIdentity = ME, start: int = 0
 ) -> None:
-    journal, commands = await reign.log.bounds(Topic.JOURNAL, 0), await reign.log.bounds(Topic.COMMANDS, 0)
+    journal, commands = (
+        await harness.log.bounds(Topic.JOURNAL, 0),
+        await harness.log.bounds(Topic.COMMANDS, 0),
+    )
     check_identity(stored, identity, 0)
     check_bounds(stored, 0, Bounds(start, journal.end), commands)
-    await check_chain(stored, 0, reign.log, start)
+    await check_chain(stored, 0, harness.log, start)
 
 
 @pytest.mark.parametrize(("change", "why"), FOREIGN, ids=[next(iter(each)) for each, _ in FOREIGN])
 def test_a_snapshot_that_does_not_fit_is_refused(change: dict[str, Any], why: str) -> None:
     """Another app's, another topic's, one ahead of the log, or of another history: the error says which."""
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         place = MemoryPlace()
-        await _puts(reign, 20)
-        stored = _take(reign, place).stored
-        await _accept(reign, stored)
+        await _puts(harness, 20)
+        stored = _take(harness, place).stored
+        await _accept(harness, stored)
         wrong = StoredSnapshot(stored.name, msgspec.structs.replace(stored.manifest, **change))
         identity = ME._replace(topics={"journal": "T2"}) if "topics" in change else ME
         with pytest.raises(SnapshotDamaged, match=why):
-            await _accept(reign, wrong, identity, start=1 if "out" in change else 0)
+            await _accept(harness, wrong, identity, start=1 if "out" in change else 0)
 
     story(Thing, told)
 
@@ -249,21 +253,21 @@ def test_the_journal_vouches_for_each_place_of_its_own() -> None:
     accepted.
     """
 
-    async def told(reign: Reign) -> None:
-        await _puts(reign, 5)
-        await reign.take_over()
-        await _puts(reign, 5)
-        await reign.take_over()
+    async def told(harness: OneOwner) -> None:
+        await _puts(harness, 5)
+        await harness.take_over()
+        await _puts(harness, 5)
+        await harness.take_over()
         tables = Tables(MemoryStore(), 0, exclusive=False)
         place = MemoryPlace()
-        await _puts(reign, 3)
-        sample = _take(reign, place).stored.manifest
-        records = await reign.records(Topic.JOURNAL)
+        await _puts(harness, 3)
+        sample = _take(harness, place).stored.manifest
+        records = await harness.records(Topic.JOURNAL)
         for each in records:
             tables.apply(each.offset, each.value)
             offset, epoch, seq, chain = tables.reader.position
             there = msgspec.structs.replace(sample, offset=offset, epoch=epoch, seq=seq, chain=chain)
-            await check_chain(StoredSnapshot("there", there), 0, reign.log, 0)
+            await check_chain(StoredSnapshot("there", there), 0, harness.log, 0)
             for elsewhere in (
                 {"chain": bytes((chain[0] ^ 1,)) + chain[1:]},
                 {"epoch": epoch + 1},
@@ -271,7 +275,7 @@ def test_the_journal_vouches_for_each_place_of_its_own() -> None:
             ):
                 wrong = msgspec.structs.replace(there, **elsewhere)
                 with pytest.raises(SnapshotDamaged, match="of another history"):
-                    await check_chain(StoredSnapshot("wrong", wrong), 0, reign.log, 0)
+                    await check_chain(StoredSnapshot("wrong", wrong), 0, harness.log, 0)
 
     story(Thing, told, shared=True, check=False)
 
@@ -290,10 +294,10 @@ def test_any_damage_is_found_before_a_row_is_used() -> None:
     it.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         place, random = MemoryPlace(), Random(7)
-        await _puts(reign, 40)
-        name = _take(reign, place).stored.name
+        await _puts(harness, 40)
+        name = _take(harness, place).stored.name
         for at, data in list(place.objects.items()):
             flip = random.randrange(len(data))
             flipped = data[:flip] + bytes((data[flip] ^ 0x40,)) + data[flip + 1 :]
@@ -305,7 +309,7 @@ def test_any_damage_is_found_before_a_row_is_used() -> None:
                 with pytest.raises(SnapshotDamaged, match=at.rpartition("/")[2].removesuffix(".json")):
                     list(rows_of(place, load(place, "app", 0, name), 0))
             place.objects[at] = data
-        assert list(rows_of(place, load(place, "app", 0, name), 0)) == rows(reign.owner.tables)
+        assert list(rows_of(place, load(place, "app", 0, name), 0)) == rows(harness.owner.tables)
 
     story(Thing, told)
 
@@ -316,10 +320,10 @@ def test_files_that_are_whole_and_do_not_belong_together_are_refused(what: str) 
     count.
     """
 
-    async def told(reign: Reign) -> None:
+    async def told(harness: OneOwner) -> None:
         place = MemoryPlace()
-        await _puts(reign, 40)
-        manifest = _take(reign, place).stored.manifest
+        await _puts(harness, 40)
+        manifest = _take(harness, place).stored.manifest
         files, change = list(manifest.files), {}
         if what == "reorder":
             files[0], files[1] = files[1], files[0]
