@@ -152,8 +152,8 @@ class Node:
         opened.push_blocking("the store", store.close)
         vouch = vouch_by(config, log, data, store)
         app_uuid = await bootstrap_log(log, config.name, data.app_uuid, vouch)
-        trimmed = await trimmed_among(log, range(log.partitions))
-        drop_older(store, [each for each in range(log.partitions) if each not in trimmed])
+        partitions = range(log.partitions)
+        drop_older(store, set(partitions) - await trimmed_among(log, partitions))
         seal = seal_of(config, data.path, app_uuid)
         self.gateway = Gateway(
             log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal

@@ -18,7 +18,7 @@ import structlog
 
 from perdure.schemas.errors import PerdureError
 from perdure.streams.log.base import Log
-from perdure.streams.state.fold import fold
+from perdure.streams.state.fold import fold, recall_ends
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.supervision.internal_faults import broken
 
@@ -37,7 +37,7 @@ class Follower:
         self._tables = tables
         self._end = 0
         self._more = asyncio.Event()
-        self.failed = False
+        self.failed = self._folding = False
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     @property
@@ -57,6 +57,9 @@ class Follower:
                 await self._more.wait()
                 self._more.clear()
                 await self._ingest(self._tables)
+                if not self._folding:
+                    self._folding = True
+                    await recall_ends(self._log, self._tables)  # so that the watermarks are those of a replay
                 if self.offset < self._end:
                     await fold(self._log, self._tables, self._end)
         except Exception as error:  # noqa: BLE001 - one partition's; its owner would meet the same

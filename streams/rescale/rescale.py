@@ -27,6 +27,7 @@ from perdure.streams.opening import clock_ms, new_uuid, open_data, start_embedde
 from perdure.streams.rescale.compare import EqualCounts, compare
 from perdure.streams.rescale.holdings import entries_of, parked_commands, parked_entry, under_way
 from perdure.streams.rescale.new_journal import NewJournal
+from perdure.streams.snapshots.trimmed import begin_from_snapshots, trimmed_among, vouch_by
 from perdure.streams.state.fold import drop_older, fold, write_out
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.base import Store
@@ -70,7 +71,7 @@ async def _embedded(config: Config, partitions: int, progress: Progress) -> _Fin
         async with AsyncExitStack() as working:
             log = await start_embedded(old_config, data)
             working.push_async_callback(log.close)
-            old = await _folded(log, config.name, data, working, progress)
+            old = await _folded(log, old_config, data, working, progress)
             new_log = EmbeddedLog(log_path, partitions, clock_ms=clock_ms)
             await new_log.start()
             working.push_async_callback(new_log.close)
@@ -95,14 +96,15 @@ def _check_differs(before: int, partitions: int) -> None:
 
 
 async def _folded(
-    log: Log, app: str, data: DataDir, working: AsyncExitStack, progress: Progress
+    log: Log, config: Config, data: DataDir, working: AsyncExitStack, progress: Progress
 ) -> list[Tables]:
     """The tables of the old log, folded to its end. Raises `ConfigError` if something is under way."""
-    await bootstrap_log(log, app, data.app_uuid)
     store = RocksStore(data.state_path)
     working.callback(store.close)
-    drop_older(store, log.partitions)
+    app_uuid = await bootstrap_log(log, config.name, data.app_uuid, vouch_by(config, log, data, store))
+    drop_older(store, set(range(log.partitions)) - await trimmed_among(log, range(log.partitions)))
     tables = [Tables(store, partition, exclusive=log.exclusive) for partition in range(log.partitions)]
+    await begin_from_snapshots(config, log, data, store, app_uuid, tables)
     for each in tables:
         await fold(log, each, (await log.bounds(Topic.JOURNAL, each.partition)).end, progress)
         await write_out(each)

@@ -1,8 +1,8 @@
 """Pruning: which snapshots are kept, and which files no snapshot has any more.
 
 Laws [test_snapshots.py]
-- Of each app uuid the newest `keep` snapshots stay, and the newest `keep` verified ones: behind the oldest of
-  these the journal may have been trimmed.
+- Of each journal (by app uuid, number of partitions and topic) the last `keep` snapshots that were taken
+  stay, and the last `keep` verified ones: behind the oldest of these the journal may have been trimmed.
 - A snapshot goes manifest first, and a file only when no readable manifest has it: a process that dies in
   between leaves files at most, which the next pruning finds.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from perdure.streams import failpoints
+from perdure.streams.log.base import Topic
 from perdure.streams.snapshots.accept import names_of, stored_in, verified_names
 from perdure.streams.snapshots.manifest import (
     StoredSnapshot,
@@ -57,12 +58,17 @@ def prune(place: SnapshotPlace, app: str, partition: int, keep: int) -> Pruned:
 def kept_of(place: SnapshotPlace, app: str, partition: int, keep: int) -> dict[str, StoredSnapshot]:
     """The snapshots that a pruning leaves, by name. Raises `StorageFailed`."""
     verified = verified_names(place, app, partition)
-    by_uuid: dict[str, list[StoredSnapshot]] = {}
+    journals: dict[tuple[str, int, str], list[StoredSnapshot]] = {}
     for stored in stored_in(place, app, partition):
         if isinstance(stored, StoredSnapshot):
-            by_uuid.setdefault(stored.manifest.app_uuid, []).append(stored)
+            manifest = stored.manifest
+            topic = manifest.topics.get(Topic.JOURNAL.value, "")
+            journals.setdefault((manifest.app_uuid, manifest.partitions, topic), []).append(stored)
     kept: dict[str, StoredSnapshot] = {}
-    for snapshots in by_uuid.values():
+    for snapshots in journals.values():
+        snapshots.sort(
+            key=lambda each: each.manifest.time_ms, reverse=True
+        )  # a restored log begins lower again
         good = [stored for stored in snapshots if stored.name in verified]
         kept |= {stored.name: stored for stored in (*snapshots[:keep], *good[:keep])}
     return kept

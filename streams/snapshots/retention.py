@@ -4,6 +4,8 @@ Laws [test_retention.py]
 - The journal keeps what the oldest of the `keep` newest verified snapshots needs, so each of them can be
   started from; without a verified snapshot it keeps everything.
 - It keeps what is younger than `keep_journal`, by log time.
+- The journal leads to the snapshot that it is trimmed behind: one of a log that was restored from a backup
+  since does not count.
 - A base is journaled before the journal is trimmed: what begins behind the newest base was trimmed from
   outside.
 """
@@ -15,7 +17,13 @@ from perdure.schemas.journal import Base
 from perdure.streams.log.base import Log, Topic
 from perdure.streams.log.log_time import SKEW_MS
 from perdure.streams.log.time_search import first_since
-from perdure.streams.snapshots.accept import check_identity, stored_in, verified_names
+from perdure.streams.snapshots.accept import (
+    check_bounds,
+    check_chain,
+    check_identity,
+    stored_in,
+    verified_names,
+)
 from perdure.streams.snapshots.manifest import SnapshotIdentity, StoredSnapshot
 from perdure.streams.snapshots.places import SnapshotPlace
 
@@ -28,15 +36,16 @@ def oldest_kept(
     Raises `StorageFailed`.
     """
     verified = verified_names(place, identity.app, partition)
-    kept: list[StoredSnapshot] = []
+    good: list[StoredSnapshot] = []
     for stored in stored_in(place, identity.app, partition):
-        if isinstance(stored, StoredSnapshot) and stored.name in verified and len(kept) < keep:
+        if isinstance(stored, StoredSnapshot) and stored.name in verified:
             try:
                 check_identity(stored, identity, partition)
             except SnapshotDamaged:
                 continue  # of another app or journal
-            kept.append(stored)
-    return kept[-1] if kept else None
+            good.append(stored)
+    good.sort(key=lambda each: each.manifest.time_ms, reverse=True)
+    return min(good[:keep], key=lambda each: each.manifest.out, default=None)
 
 
 async def base_behind(
@@ -51,16 +60,20 @@ async def base_behind(
         keep_ms: how long journal records are kept all the same, in ms.
         now_ms: the time by this node's clock.
 
-    Raises `LogUnreachable`.
+    Raises `LogUnreachable`, or `SnapshotDamaged` if it is of another history than this journal.
     """
     partition = stored.manifest.partition
     bounds = await log.bounds(Topic.JOURNAL, partition)
+    if stored.manifest.out <= bounds.start:
+        return None
+    check_bounds(stored, partition, bounds, await log.bounds(Topic.COMMANDS, partition))
+    await check_chain(stored, partition, log, bounds.start)
     start = await first_since(
         log,
         Topic.JOURNAL,
         partition,
         bounds.start,
-        max(stored.manifest.out, bounds.start),
+        stored.manifest.out,
         now_ms - keep_ms,
         now_ms + SKEW_MS,
     )

@@ -56,6 +56,7 @@ from perdure.streams.snapshots.places import place_at
 from perdure.streams.snapshots.process import run
 from perdure.streams.snapshots.prune import prune
 from perdure.streams.snapshots.retention import base_behind, oldest_kept
+from perdure.streams.state.fold import recall_ends
 from perdure.streams.state.rows import ranges_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
@@ -154,7 +155,10 @@ class Snapshots:
                 if isinstance(message, SnapshotRestored):
                     try:
                         self._take_in(waiting[partition], message.files, stored)
+                        await recall_ends(self._log, waiting[partition])
                     except OperatorError as error:
+                        self._store.write(ranges_of(partition), ())
+                        waiting[partition].load()
                         message = SnapshotRefused(partition, error.code, str(error))
                     else:
                         del waiting[partition]

@@ -20,7 +20,6 @@ from perdure.streams.snapshots.manifest import StoredSnapshot
 from perdure.streams.snapshots.places import place_at
 from perdure.streams.snapshots.service import Snapshots, snapshots_of
 from perdure.streams.snapshots.take import meta_of
-from perdure.streams.state.fold import recall_ends
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
 
@@ -73,7 +72,7 @@ async def trimmed_among(log: Log, partitions: Sequence[int]) -> set[int]:
 async def begin_from_snapshots(
     config: Config, log: Log, data: DataDir, store: RocksStore, app_uuid: str, tables: Sequence[Tables]
 ) -> None:
-    """Load a snapshot into those of these tables, all empty, whose journal was trimmed.
+    """Load a snapshot into those of these tables that have nothing, and whose journal was trimmed.
 
     Args:
         config: the configuration of the app.
@@ -98,4 +97,3 @@ async def begin_from_snapshots(
     for each in tables:
         if each.partition in trimmed:
             await snapshots.ingest(each)
-            await recall_ends(log, each)

@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from msgspec.structs import replace
 from tests.unit.harness import rows
 from tests.unit.one_owner import OneOwner, story
 
@@ -22,8 +23,16 @@ from perdure.streams.owner.rebase import rebase
 from perdure.streams.owner.recovery import _see_rivals
 from perdure.streams.snapshots import retention
 from perdure.streams.snapshots.accept import check_bounds, check_chain, check_identity, stored_in
-from perdure.streams.snapshots.manifest import SnapshotIdentity, StoredSnapshot, folder_of, verified_path
+from perdure.streams.snapshots.manifest import (
+    SnapshotIdentity,
+    StoredSnapshot,
+    encode_manifest,
+    folder_of,
+    manifest_path,
+    verified_path,
+)
 from perdure.streams.snapshots.places import MemoryPlace
+from perdure.streams.snapshots.prune import prune
 from perdure.streams.snapshots.restore import rows_of
 from perdure.streams.snapshots.retention import base_behind, oldest_kept
 from perdure.streams.snapshots.take import take
@@ -380,5 +389,38 @@ def test_a_trim_that_dies_goes_on_with_the_next(name: str) -> None:
         assert isinstance(base, Base)
         assert base.start == start
         await it.check()
+
+    kept(told)
+
+
+def test_snapshots_of_a_log_that_was_restored_since_trim_nothing() -> None:
+    """Verified, and ahead of the log or of another history: the journal stays, and a pruning prefers newer
+    ones.
+    """
+
+    async def told(it: Kept) -> None:
+        await it.puts(30)
+        ahead = it.snapshot()
+        await it.later()
+        await it.puts(10)
+        manifest = ahead.manifest
+        lost = replace(manifest, offset=10_000, out=9_990, watermark=9_000)
+        elsewhere = replace(manifest, chain=bytes(16))
+        for wrong in (lost, elsewhere):
+            with pytest.raises(SnapshotDamaged, match=r"ahead of the log|of another history"):
+                await base_behind(
+                    StoredSnapshot("wrong", wrong),
+                    it.identity,
+                    it.harness.log,
+                    KEEP_MS,
+                    it.harness.clock_ms(),
+                )
+        name, data = encode_manifest(lost)
+        it.place.put(manifest_path("app/00000", name), data)
+        newer = it.snapshot()
+        assert prune(it.place, "app", 0, 1).names == [name, ahead.name]
+        assert [each.name for each in stored_in(it.place, "app", 0) if isinstance(each, StoredSnapshot)] == [
+            newer.name
+        ]
 
     kept(told)
