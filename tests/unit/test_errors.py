@@ -20,8 +20,12 @@ PARTS = re.compile(r"\A\S.*\n\nWhose fault: \S.*\nWhat to do: \S", re.DOTALL)
 INTERNAL = {
     "Interrupted": "raised into a runaway's frame; its command fails with Runaway",
     "Invalid": "a request that is not HTTP; answered in plain text",
+    "RequestRefused": "a request of a Kafka client; its code is answered",
     "Refused": "a request that a page refuses; it holds the answer",
     "SocketClosed": "perdure.testing.SocketClosed, which no server raises",
+    "TooMuch": "a batch of a Kafka client that is too large unpacked; answered with a code",
+    "Undecodable": "a batch of a Kafka client that cannot be unpacked; answered with a code",
+    "UnreadableFrame": "bytes of a Kafka client that are not a request; its connection is closed",
     "Unfit": "a value that does not fit; becomes InvalidArguments or BadReply, which name the argument",
 }
 
