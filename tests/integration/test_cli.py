@@ -83,7 +83,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (("perdure", "s"), {"secret", "serve", "state"}),
+        (("perdure", "s"), {"secret", "serve", "snapshot", "state"}),
         (("perdure", "state", ""), {"adopt", "rebuild"}),
         (("perdure", "serve", "--log-l"), {"--log-level"}),
     ],
@@ -302,11 +302,14 @@ def test_config_show_is_toml(tmp_path: Path, here: Callable[..., Done]) -> None:
     assert "# main is not set\n" in text
 
 
-def _without_nothing(value: Any) -> Any:
+def _without_nothing(value: Any, nothing: tuple[object, ...] = (None, {})) -> Any:
+    """As TOML shows it: without null and, in a row of a table, without an empty list."""
     if isinstance(value, dict):
-        found = {name: _without_nothing(each) for name, each in value.items()}
-        return {name: each for name, each in found.items() if each not in (None, {})}
-    return [_without_nothing(each) for each in value] if isinstance(value, list) else value
+        found = {name: _without_nothing(each, nothing) for name, each in value.items()}
+        return {name: each for name, each in found.items() if each not in nothing}
+    if isinstance(value, list):
+        return [_without_nothing(each, (None, {}, [])) for each in value]
+    return value
 
 
 def one_line(done: Done | subprocess.CompletedProcess[str]) -> str:
