@@ -4,8 +4,8 @@
     GET    /admin/objects/{namespace}, /admin/objects/{namespace}/{name}[/state|alarms|sockets|turns]
     DELETE /admin/objects/{namespace}/{name}
     POST   /admin/objects/{namespace}/{name}/pause|resume|skip
-    GET    /admin/parked
-    POST   /admin/parked/{id}/redrive|drop
+    GET    /admin/parked, /admin/dead[/{id}]
+    POST   /admin/parked/{id}/redrive|drop, /admin/dead/{id}/redrive
     GET    /admin/snapshots
     POST   /admin/snapshots/take
 
@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.api.admin.dead import dead_letter, dead_letters, redrive_letter
 from perdure.api.admin.views import (
     alarms,
     memory,
@@ -105,6 +106,15 @@ class _Admin:
             case ("parked", id_, (acts.REDRIVE | acts.DROP) as act):
                 only(request, "POST")
                 return await self._settle(request, id_, act)
+            case ("dead",):
+                _get(request, frozenset(("cursor", "limit")))
+                return _response(await dead_letters(self._owners, request.query))
+            case ("dead", id_):
+                _get(request)
+                return _response(await dead_letter(self._owners, id_))
+            case ("dead", id_, acts.REDRIVE):
+                only(request, "POST")
+                return _response(await redrive_letter(self._owners, id_))
             case ("objects", namespace):
                 _get(request, _PAGED)
                 self._registry.type_of(namespace)

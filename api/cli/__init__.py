@@ -25,6 +25,7 @@ from perdure.api.cli import (
     administering,
     bench,
     calling,
+    dead_letters,
     describing,
     doctor,
     rescale,
@@ -59,6 +60,7 @@ describing.register(app)
 token.register(app)
 secret.register(app)
 administering.register(app)
+dead_letters.register(app)
 snapshot.register(app)
 
 

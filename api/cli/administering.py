@@ -151,7 +151,7 @@ def list_(
         result = server.get("namespaces")
         server.show(result, result["namespaces"], "namespaces")
         return
-    query = _page(limit, cursor, prefix)
+    query = page(limit, cursor, prefix)
     result = server.get(f"objects/{quote(namespace, safe='')}", query=query)
     server.show(result, result["objects"], f"objects in {namespace}{_prefixed(prefix)}")
 
@@ -167,7 +167,7 @@ def state(
     server: Server, target: Object, prefix: Prefix = "", limit: Limit = 100, cursor: Cursor = None
 ) -> None:
     """Show the stored values of an object."""
-    result = server.get(_path(target, "state"), _page(limit, cursor, prefix))
+    result = server.get(_path(target, "state"), page(limit, cursor, prefix))
     server.show(result, result["values"], f"values in {target}{_prefixed(prefix)}")
 
 
@@ -185,7 +185,7 @@ def sockets(server: Server, target: Object) -> None:
 
 def turns(server: Server, target: Object, limit: Limit = 100, cursor: Cursor = None) -> None:
     """Show the last turns of an object that changed something or failed, newest first."""
-    result = server.get(_path(target, "turns"), _page(limit, cursor))
+    result = server.get(_path(target, "turns"), page(limit, cursor))
     server.show(result, result["turns"], f"turns of {target} that changed something or failed")
 
 
@@ -223,7 +223,7 @@ def skip(
 
 def parked(server: Server, limit: Limit = 100, cursor: Cursor = None) -> None:
     """List the parked commands and alarms, which wait for an operator to redrive or drop them."""
-    result = server.get("parked", _page(limit, cursor))
+    result = server.get("parked", page(limit, cursor))
     server.show(result, result["parked"], "parked commands or alarms")
 
 
@@ -261,7 +261,8 @@ def _path(target: str, what: str = "") -> str:
     return "/".join(("objects", quote(namespace, safe=""), quote(name, safe=""), *([what] if what else [])))
 
 
-def _page(limit: int, cursor: str | None, prefix: str = "") -> dict[str, str]:
+def page(limit: int, cursor: str | None, prefix: str = "") -> dict[str, str]:
+    """The query for one page."""
     parameters = {"prefix": prefix, "limit": str(limit), "cursor": cursor or ""}
     return {name: value for name, value in parameters.items() if value}
 

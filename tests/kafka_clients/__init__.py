@@ -95,7 +95,8 @@ class Client:
             environ["PYTHONPATH"] = str(self.place / "site")
             return [sys.executable, path, *given, *self.arguments], environ
         if self.program.endswith(".mjs"):
-            return ["node", path, *given, *self.arguments], environ
+            own = self.place / "node_modules" / "node" / "bin" / "node"  # of a library that needs a newer one
+            return [str(own) if own.exists() else "node", path, *given, *self.arguments], environ
         if self.program.endswith(".sh"):
             return ["bash", path, *given, *self.arguments], environ
         return [str(self.place / "client"), *given, *self.arguments], environ
@@ -125,11 +126,11 @@ CLIENTS = (
     ),
     Client(
         "@platformatic/kafka", "2.12.1", "platformatic.mjs", ("node", "npm"), "murmur2 with its sign",
-        ("@platformatic/kafka@2.12.1",),
+        ("@platformatic/kafka@2.12.1", "node@22"),
     ),
     Client(
         "@platformatic/kafka", "1.35.0", "platformatic.mjs", ("node", "npm"), "murmur2 with its sign",
-        ("@platformatic/kafka@1.35.0",),
+        ("@platformatic/kafka@1.35.0", "node@22"),
     ),
     Client("franz-go", "1.22.3", "go/franz.go", ("go",), "murmur2", ("github.com/twmb/franz-go@v1.22.3",)),
     Client("sarama", "1.61.1", "go/sarama.go", ("go",), "FNV-1a", ("github.com/IBM/sarama@v1.61.1",), reads=False),
