@@ -446,3 +446,43 @@ def test_an_error_about_a_key_set_s_address_shows_no_password() -> None:
     with pytest.raises(ConfigError, match="is not the address of a key set") as refused:
         parse_config(text, "perdure.toml")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [
+        ("backups", "is not a place for snapshots"),
+        ("http://host/x", "is not a place for snapshots"),
+        ("file://relative/x", "does not name a folder by its whole path"),
+        ("file:///", "does not name a folder by its whole path"),
+        ("s3:///x", "does not name a bucket"),
+        ("s3://me:hunter2@bucket/x", "has credentials or parameters"),
+        ("az://container/x?sas=hunter2", "has credentials or parameters"),
+    ],
+)
+def test_a_place_for_snapshots_is_checked(to: str, why: str) -> None:
+    """A scheme that is known, a whole path, a bucket; credentials are refused and not repeated."""
+    refused = refusal(f'[snapshots]\nto = "{to}"')
+    assert why in refused
+    assert "hunter2" not in refused
+
+
+def test_snapshots_are_configured_by_file_and_environment() -> None:
+    """`keep_journal` needs them; variables set their keys one by one; wrong ones are named."""
+    config = parse_config(
+        '[snapshots]\nto = "s3://bucket/x"\nendpoint = "http://minio:9000"',
+        "perdure.toml",
+        environ={"PERDURE_SNAPSHOTS__KEEP": "7", "PERDURE_KEEP_JOURNAL": "7d"},
+    )
+    assert config.snapshots is not None
+    assert (config.snapshots.to, config.snapshots.keep, config.snapshots.every_s) == ("s3://bucket/x", 7, 600)
+    assert config.keep_journal_s == 7 * 86_400
+    assert Config().keep_journal_s is None
+    alone = parse_config("", "perdure.toml", environ={"PERDURE_SNAPSHOTS__TO": "file:///var/snapshots"})
+    assert alone.snapshots is not None
+    assert "add [snapshots]" in refusal('keep_journal = "7d"')
+    assert 'did you mean "snapshots.every"' in refusal('[snapshots]\nto = "file:///x"\nevry = "1m"')
+    assert 'must be "1s" or longer' in refusal('[snapshots]\nto = "file:///x"\nevery = "10ms"')
+    assert "is not the address of an object store" in refusal(
+        '[snapshots]\nto = "s3://b/x"\nendpoint = "minio"'
+    )
