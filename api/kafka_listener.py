@@ -18,7 +18,7 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, OperatorError
 from perdure.schemas.listen import AUTO, OFF
 from perdure.streams.log.base import Log
-from perdure.streams.log.embedded.log import EmbeddedLog
+from perdure.streams.log.embedded.reply_topics import EmbeddedReplyTopics
 from perdure.streams.opening import clock_ms
 from perdure.streams.teardown import Closing
 from perdure.streams.wire.listener import KafkaListener
@@ -109,12 +109,13 @@ async def open_kafka(
     config: Config, log: Log, listener: socket.socket, access: Access | None, opened: Closing
 ) -> None:
     """Answer Kafka clients on `listener` from now on; what closes it is pushed onto `opened`."""
-    assert isinstance(log, EmbeddedLog), "bind_kafka binds for the embedded log alone"
+    topics = log.reply_topics
+    assert isinstance(topics, EmbeddedReplyTopics), "bind_kafka binds for the embedded log alone"
     keep_s, advertised = config.keep_commands_s, config.kafka_advertised
     host, _, port = advertised.rpartition(":")
     kafka = KafkaListener(
         config.name,
-        log,
+        topics.access,
         clock_ms=clock_ms,
         keep_ms=None if keep_s is None else int(keep_s * 1000),
         advertised=(host.strip("[]"), int(port)) if advertised else None,

@@ -11,8 +11,10 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError
 from perdure.streams.datadir import DataDir, log_in
 from perdure.streams.log.base import Log, Readable, Topic
+from perdure.streams.log.embedded.client_access import ClientAccess
 from perdure.streams.log.embedded.log import EmbeddedLog
 from perdure.streams.log.embedded.read_only import EmbeddedReading
+from perdure.streams.log.embedded.reply_topics import EmbeddedReplyTopics
 from perdure.streams.log.steady_clock import SteadyClock
 
 clock_ms = SteadyClock().ms
@@ -52,6 +54,7 @@ async def start_embedded(config: Config, data: DataDir) -> Log:
     embedded = EmbeddedLog(data.log_path, config.partitions, clock_ms=clock_ms, must_exist=data.has_log)
     embedded.fsync_s = config.limits.fsync_s
     await embedded.start()
+    embedded.reply_topics = EmbeddedReplyTopics(ClientAccess(embedded))
     data.log_is_there()
     return embedded
 

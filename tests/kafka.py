@@ -38,6 +38,7 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 KAFKA_VERSION = "4.3.1"
+IMAGE = "confluentinc/cp-kafka:8.1.0"
 UP_TIMEOUT_S = 60.0
 
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -103,10 +104,11 @@ class ContainerKafka:
     def __init__(self) -> None:
         from testcontainers.community.kafka import KafkaContainer  # its constructor raises without an engine
 
-        self._container: Any = (
-            KafkaContainer().with_kraft()
-        )  # of Confluent's images, the only ones it can start
+        # of Confluent's images, the only ones that it can start: their 8.1 is Kafka 4.1
+        self._container: Any = KafkaContainer(IMAGE).with_kraft()
         self._container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+        for one in ("REPLICATION_FACTOR", "MIN_ISR"):  # it is alone, and this topic would want three brokers
+            self._container.with_env(f"KAFKA_TRANSACTION_STATE_LOG_{one}", "1")
         self._container.start()
         self.bootstrap: str = self._container.get_bootstrap_server()
         self.libs = jars() if _maven_gap() is None else None

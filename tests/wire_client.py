@@ -16,6 +16,7 @@ from typing import Any
 import google_crc32c
 
 from perdure.streams.log.base import LogRecord
+from perdure.streams.log.embedded.client_access import ClientAccess
 from perdure.streams.log.embedded.log import EmbeddedLog
 from perdure.streams.wire.batches import CRC_FROM, HEAD, write_batch
 from perdure.streams.wire.codec import FrameReader, Message, read, write
@@ -41,6 +42,17 @@ def batch(
     return bytes(data)
 
 
+def request(name: str, version: int, message: Message, number: int = 1) -> bytes:
+    """The frame of a request, with its length."""
+    api = NAMES[name]
+    out = bytearray(api.key.to_bytes(2, "big") + version.to_bytes(2, "big"))
+    out += number.to_bytes(4, "big") + b"\x00\x04test"
+    if version >= api.flexible:
+        out.append(0)
+    write(api.request, version, version >= api.flexible, out, message)
+    return len(out).to_bytes(4, "big") + out
+
+
 class Client:
     """A connection to a listener."""
 
@@ -52,13 +64,7 @@ class Client:
     def send(self, name: str, version: int, message: Message) -> int:
         """Send a request; returns its number."""
         self._correlation += 1
-        api = NAMES[name]
-        out = bytearray(api.key.to_bytes(2, "big") + version.to_bytes(2, "big"))
-        out += self._correlation.to_bytes(4, "big") + b"\x00\x04test"
-        if version >= api.flexible:
-            out.append(0)
-        write(api.request, version, version >= api.flexible, out, message)
-        self.raw(len(out).to_bytes(4, "big") + out)
+        self.raw(request(name, version, message, self._correlation))
         return self._correlation
 
     def raw(self, data: bytes) -> None:
@@ -157,7 +163,7 @@ async def listening(folder: Path, partitions: int = 2, **options: Any) -> AsyncI
     log.on_stopped = lambda error: None
     await log.start()
     try:
-        listener = KafkaListener(APP, log, **options)
+        listener = KafkaListener(APP, ClientAccess(log), **options)
         place = socket.socket()
         place.bind(("127.0.0.1", 0))
         place.setblocking(False)

@@ -26,6 +26,7 @@ from perdure.api.cli import (
     bench,
     calling,
     dead_letters,
+    decoding,
     describing,
     doctor,
     rescale,
@@ -57,6 +58,7 @@ rescale.register(app)
 bench.register(app)
 settings.register(app)
 describing.register(app)
+decoding.register(app)
 token.register(app)
 secret.register(app)
 administering.register(app)

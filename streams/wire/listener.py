@@ -9,7 +9,6 @@ from collections.abc import Callable
 import structlog
 
 from perdure.streams.log.embedded.client_access import ClientAccess
-from perdure.streams.log.embedded.log import EmbeddedLog
 from perdure.streams.wire.admission import Admission
 from perdure.streams.wire.broker import Broker
 from perdure.streams.wire.connection import ClientConnection
@@ -33,7 +32,7 @@ class KafkaListener:
 
     Args:
         app: the app's name, which its topics begin with.
-        log: the log, started.
+        access: what clients may reach of the log, which was started.
         clock_ms: the wall clock.
         keep_ms: how long records of clients' topics are kept; None is forever.
         advertised: the address that clients connect to; None: the one that each has reached first.
@@ -43,7 +42,7 @@ class KafkaListener:
     def __init__(
         self,
         app: str,
-        log: EmbeddedLog,
+        access: ClientAccess,
         *,
         clock_ms: Callable[[], int],
         keep_ms: int | None,
@@ -51,7 +50,6 @@ class KafkaListener:
         admission: Admission | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        access = ClientAccess(log)
         apis = {
             key: (api.first, api.last)
             for key, api in APIS.items()

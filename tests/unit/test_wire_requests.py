@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from tests.wire_client import COMMANDS, JOURNAL, REPLIES, Listening, batch, fetch_of, run
 
 from perdure.streams.log.base import Record, Topic, durable
+from perdure.streams.log.embedded.tail import CHUNK
 from perdure.streams.wire.errors import Code
 from perdure.streams.wire.requests import APIS
 
@@ -392,5 +394,37 @@ def test_the_log_that_stops_is_an_error_of_each_batch(tmp_path: Path) -> None:
         one.log._stop(OSError("the disk is gone"))
         assert (await client.produce(batch(b"x")))["error"] == Code.KAFKA_STORAGE_ERROR
         await asyncio.sleep(0)
+
+    run(tmp_path, test)
+
+
+def test_the_reader_of_a_large_batch_gets_it_in_pieces(tmp_path: Path) -> None:
+    """Between them the event loop does other work; small batches before and behind it keep their order."""
+
+    async def test(one: Listening) -> None:
+        seen: list[bytes | None] = []
+        passes: list[int] = []
+        loop = asyncio.get_running_loop()
+
+        def count() -> None:
+            passes.append(len(seen))
+            if len(seen) < 3_002:
+                loop.call_soon(count)
+
+        one.log.tail(Topic.COMMANDS, 0, 0, lambda record: seen.append(record.value))
+        client = await one.connect()
+        large = batch(*[b"%d" % n for n in range(3_000)])
+        for data in (batch(b"first"), large, batch(b"last")):
+            topics = [{"name": COMMANDS, "partitions": [{"index": 0, "records": data}]}]
+            client.send("Produce", 8, {"acks": -1, "timeout_ms": 1, "topics": topics})
+        count()
+        for base in (0, 1, 3_001):
+            _, response = await client.receive("Produce", 8)
+            assert response["topics"][0]["partitions"][0]["base_offset"] == base
+        while len(seen) < 3_002:  # noqa: ASYNC110 - the last pieces are under way
+            await asyncio.sleep(0.01)
+        assert seen == [b"first", *[b"%d" % n for n in range(3_000)], b"last"]
+        steps = [after - before for before, after in itertools.pairwise(passes)]
+        assert max(steps) <= 2 * CHUNK
 
     run(tmp_path, test)

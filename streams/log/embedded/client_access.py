@@ -11,6 +11,7 @@ Laws [tests/unit/test_wire_log.py]
 - The records of a batch lie together, in order, and are durable together with its rows or not at all.
 - A topic of clients has a number of its own forever, which begins the keys of its records; topics of perdure
   and their offsets are not affected by it.
+- A batch of more than `CHUNK` records does not hold up the event loop: its reader gets it in pieces.
 - An earlier perdure that opens the log ignores these topics and rows.
 """
 
@@ -26,7 +27,7 @@ from perdure.schemas.errors import LogCorrupt
 from perdure.streams.log.base import LogRecord, Receipt, Record, Topic
 from perdure.streams.log.embedded.log import LINGER_S, EmbeddedLog
 from perdure.streams.log.embedded.records import Trimmed
-from perdure.streams.log.embedded.tail import EmbeddedStream
+from perdure.streams.log.embedded.tail import CHUNK, EmbeddedStream
 from perdure.streams.log.embedded.wal_check import REMEDY
 from perdure.streams.log.embedded.write_batch import CommitBatch, Outcome, RefusedReceipt
 
@@ -56,8 +57,8 @@ class BatchPlace(NamedTuple):
     receipt: Receipt
 
 
-class _RowsReceipt:
-    """The receipt of rows alone."""
+class _BatchReceipt:
+    """The receipt of what was put into a batch so far."""
 
     __slots__ = ("_batch", "_place")
     offset = None
@@ -115,11 +116,27 @@ class ClientAccess:
             return BatchPlace(-1, -1, RefusedReceipt(log._refusal))
         if log._timer is None:
             log._timer = log._loop.call_later(LINGER_S, log._tick)
-        place, batch, first = log._place, log._open_batch, stream.next
-        for record in records:
-            last = place(stream, batch, record, None)
+        batch, first = log._open_batch, stream.next
         self._write(batch, rows)
+        if len(records) > CHUNK:
+            return self._append_many(stream, batch, records)
+        for record in records:
+            last = log._place(stream, batch, record, None)
         return BatchPlace(first, last.time_ms, last)
+
+    def _append_many(
+        self, stream: EmbeddedStream, batch: CommitBatch, records: Sequence[Record]
+    ) -> BatchPlace:
+        """Append so many that the event loop would stand still if their reader got them all at once.
+
+        It reads them from the database, a chunk in each pass of the event loop, once they are written.
+        """
+        first = stream.next
+        for tail in stream.live:
+            tail.fall_behind()
+        self._log._place_unseen(stream, batch, records)
+        stream.unwritten, stream.held = [], stream.next
+        return BatchPlace(first, stream.last_time_ms, _BatchReceipt(batch))
 
     def put(self, rows: Mapping[bytes, bytes | None]) -> Receipt:
         """Write rows (None removes one), in one commit."""
@@ -131,7 +148,7 @@ class ClientAccess:
         batch.count += 1
         if log._timer is None:
             log._timer = log._loop.call_later(LINGER_S, log._tick)
-        return _RowsReceipt(batch)
+        return _BatchReceipt(batch)
 
     @staticmethod
     def _write(batch: CommitBatch, rows: Mapping[bytes, bytes | None]) -> None:

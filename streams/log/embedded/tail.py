@@ -148,6 +148,12 @@ class EmbeddedTail:
         self._leave(TailState.CLOSED)
         self._stream.tails.discard(self)
 
+    def fall_behind(self) -> None:
+        """Read from the database from now on, a chunk per pass of the event loop, until it has caught up."""
+        if self._state is _LIVE:
+            self._leave(TailState.BEHIND)
+            self.pump_soon()
+
     def take(self) -> None:
         """Deliver what was appended since the last time."""
         if not self._busy:  # if it was appended from within a delivery, the loop that delivers goes on to it
