@@ -31,6 +31,9 @@ from perdure.streams.placement.placement import Placement
 SEEDS = 400 if SOAK else 25
 
 
+BACK_WITHIN_S = 60.0  # until all that clients have under way is acknowledged, once trouble is over
+
+
 class Rough(Faults):
     """Slow and lost requests, while they are switched on."""
 
@@ -109,7 +112,8 @@ def story(seed: int) -> Counter[str]:
         faults.calm = True
         for node in cluster.living:
             node.log.stalled_until_s = 0.0
-        await asyncio.gather(*clients)
+        async with asyncio.timeout(BACK_WITHIN_S):
+            await asyncio.gather(*clients)
         await cluster.settled()
         await asyncio.sleep(3)
         await cluster.settled()
