@@ -10,6 +10,7 @@ import msgspec
 
 from perdure.schemas.seal import Seal
 from perdure.streams.log.base import LogRecord, Record
+from perdure.streams.turns.pending_calls import LongWait
 
 PLACE = 0  # the partition of `replies`; gateways have their addresses in the others
 KEY = b"nodes"
@@ -33,7 +34,8 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     `member` names this membership of a node: a node that was taken for gone joins under another name. `node`
     is the name in its claims; `home` is the same for two processes only if they use the same data directory,
     so the later one shows that the earlier has ended. `tick` counts the seconds since it joined. `warm`: the
-    partitions that it follows, with the journal offset up to which its store has them.
+    partitions that it follows, with the journal offset up to which its store has them. `waits`: calls
+    of its objects that have waited for a while.
     """
 
     member: str
@@ -46,6 +48,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     warm: dict[int, int] = {}
     leaving: bool = False
     left: bool = False
+    waits: list[LongWait] = []
 
     @property
     def who(self) -> str:

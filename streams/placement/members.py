@@ -24,10 +24,11 @@ REMEMBERED = 1_000  # members that are gone
 
 
 class _Member:
-    __slots__ = ("beat", "ticks")
+    __slots__ = ("beat", "heard", "ticks")
 
     def __init__(self, beat: Beat) -> None:
         self.beat = beat
+        self.heard = 0
         self.ticks: dict[str, int] = {}  # of each other member, when this one was heard last
 
 
@@ -43,6 +44,11 @@ class Members:
     def beats(self) -> Sequence[Beat]:
         """The newest heartbeat of each member."""
         return [member.beat for member in self._members.values()]
+
+    @property
+    def heard(self) -> dict[str, int]:
+        """How many heartbeats of each member were read."""
+        return {name: member.heard for name, member in self._members.items()}
 
     def __contains__(self, member: str) -> bool:
         return member in self._members
@@ -68,8 +74,8 @@ class Members:
             for earlier in self.beats:
                 if earlier.home == beat.home and earlier.member != name:
                     self._remove(earlier.member, -1)
-        changed = changed or (before.beat.serving, before.beat.warm) != (beat.serving, beat.warm)
-        before.beat = beat
+        changed = changed or _says(before.beat) != _says(beat) or bool(beat.waits)
+        before.beat, before.heard = beat, before.heard + 1
         before.ticks = {other: member.beat.tick for other, member in self._members.items() if other != name}
         for other, member in list(self._members.items()):
             if other != name and beat.tick - member.ticks.setdefault(name, beat.tick) >= SILENT_TICKS:
@@ -82,6 +88,10 @@ class Members:
         _remember(self._gone, name, until)
         for member in self._members.values():
             member.ticks.pop(name, None)
+
+
+def _says(beat: Beat) -> tuple[object, ...]:
+    return beat.serving, beat.warm, beat.waits
 
 
 def _remember(names: dict[str, int], name: str, value: int) -> None:

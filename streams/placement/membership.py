@@ -21,6 +21,7 @@ from perdure.schemas.seal import Seal, id_of
 from perdure.streams.log.base import Log, LogRecord, Tail, Topic, durable
 from perdure.streams.placement.beats import PLACE, Beat, Served, beat_record, is_beat, parse_beat
 from perdure.streams.placement.members import BEAT_S, Members
+from perdure.streams.turns.pending_calls import LongWait
 from perdure.streams.turns.ports import Identity
 
 WINDOW_MS = 10_000  # heartbeats of living members that are read back: by the broker's stamps alone
@@ -28,7 +29,7 @@ STRANGER_S = 2.5 * BEAT_S
 RETRY_S = 0.2
 LEAVE_S = 1.0
 _logger = structlog.get_logger(__name__)
-Description = tuple[Mapping[int, Served], Mapping[int, int], bool]  # serving, warm, leaving
+Description = tuple[Mapping[int, Served], Mapping[int, int], bool, list[LongWait]]  # see `Beat`
 
 
 class Membership:
@@ -77,10 +78,10 @@ class Membership:
 
     def beat(self, *, left: bool = False) -> Beat:
         """This node's heartbeat as it is now."""
-        serving, warm, leaving = self._describe()
+        serving, warm, leaving, waits = self._describe()
         me = self._identity
         names = self.name, me.node, me.host, me.pid, self._home
-        return Beat(*names, self.tick, dict(serving), dict(warm), leaving, left)
+        return Beat(*names, self.tick, dict(serving), dict(warm), leaving, left, waits)
 
     def beats(self) -> list[Beat]:
         """The newest heartbeat of each member, this node's own as it is now."""

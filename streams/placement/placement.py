@@ -18,7 +18,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from perdure.schemas.errors import Fenced, Unavailable
+from perdure.objects.turn import Outcome
+from perdure.schemas.errors import Deadlock, Fenced, Unavailable
+from perdure.schemas.replies import FAILED, error_reply
 from perdure.streams.owner.handover import hand_over
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.recovery import live
@@ -27,10 +29,13 @@ from perdure.streams.placement.beats import Beat, Served
 from perdure.streams.placement.follower import Follower
 from perdure.streams.placement.membership import Description, Membership
 from perdure.streams.placement.plan import Assignment, plan
+from perdure.streams.placement.rings import Rings
+from perdure.streams.turns.pending_calls import LongWait
 from perdure.streams.turns.ports import OwnerState
 
 NEAR = 20_000  # journal records that a successor may lack: a fraction of a second
 COOL_TICKS = 2
+WAITS = 100  # calls that wait for long, in a heartbeat
 REJOIN_TICKS = 3
 LEAVE_S = 10.0  # for the successors of a node that leaves to become warm
 
@@ -63,6 +68,9 @@ class Placement:
         transport = ports.transport
         described = self._describe, self._changed, self._expelled
         self.membership = Membership(transport.log, transport.seal, ports.identity, home, *described)
+        self._pending_calls = transport.pending_calls
+        self._pending_calls.on_long_wait = self.membership.beat_now
+        self._rings = Rings(self._withdraw)
         self._leaving = self._closed = self._started = False
         self._owning: dict[int, asyncio.Task[None]] = {}
         self._handing: set[int] = set()
@@ -153,7 +161,8 @@ class Placement:
                 serves = owner.state is OwnerState.SERVING
                 serving[owner.partition] = Served(position.epoch, position.offset) if serves else Served()
         warm = {partition: each.offset for partition, each in self._followers.items() if not each.failed}
-        return ({} if self._closed else serving), warm, self._leaving
+        waits = self._pending_calls.long_waits(WAITS)
+        return ({} if self._closed else serving), warm, self._leaving, waits
 
     # Decisions
 
@@ -179,6 +188,8 @@ class Placement:
             for owner, place in zip(self._owners, self._assigned, strict=True):
                 self._act(owner, place, by_name)
                 owner.whereabouts.seat = _seat(owner, place, by_name)
+            members = self.membership.members
+            self._rings.look(members.beats, members.heard)
         except Exception as error:  # noqa: BLE001 - a fault of perdure's own must not end silently
             self._failed(error)
 
@@ -251,6 +262,13 @@ class Placement:
         if warm is not None and owner.tables.reader.offset - warm <= NEAR:
             self._handing.add(partition)
             self._spawn(self._hand_over(owner))
+
+    def _withdraw(self, wait: LongWait, text: str) -> None:
+        """Take the call out of its mailbox, if that is here, and fail it: it is part of a ring."""
+        queued = self._pending_calls.waiting_here(wait)
+        if queued is not None:
+            peer, turn = queued
+            peer.withdraw(turn, Outcome(error_reply(FAILED, Deadlock.code, text), False, True, False))
 
     # What runs
 

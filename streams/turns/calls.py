@@ -343,6 +343,8 @@ class Calls:
             call.failed(OutcomeUnknown(f"{text}: it may run or have run"))
             return
         if not self._broke_ring(call):
+            call.long = True
+            self._pending_calls.on_long_wait()
             again_s = min(waited_s, left_s)
             self._loop.call_later(again_s, self._look, call, future, due_s, min(waited_s * 2, PROBE_MOST_S))
 

@@ -20,10 +20,13 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from perdure.objects.turn import Outcome
+from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.commands import Command
 from perdure.schemas.errors import OutcomeUnknown
-from perdure.schemas.keys import place_of
+from perdure.schemas.keys import partition_of, place_of
 from perdure.schemas.replies import Reply, parse_reply
 from perdure.streams.log.base import Log, LogRecord, Tail, Topic
 from perdure.streams.turns.activation import Activation, Turn
@@ -35,16 +38,25 @@ if TYPE_CHECKING:
 ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this process
 
 
+class LongWait(msgspec.Struct, frozen=True, array_like=True):
+    """A call that has waited for a while: an object waits for another one. `key`: the call's own."""
+
+    caller: str
+    callee: str
+    key: str
+
+
 class Call:
     """One call that waits for its reply: `command` as it is appended, `turn` is the caller."""
 
-    __slots__ = ("command", "future", "no_room", "partition", "tried", "turn", "unknown")
+    __slots__ = ("command", "future", "long", "no_room", "partition", "tried", "turn", "unknown")
 
     def __init__(self, turn: Turn, command: Command, partition: int) -> None:
         self.turn = turn
         self.command = command
         self.partition = partition
         self.future: asyncio.Future[Reply] | None = None
+        self.long = False  # it has waited for a while
         self.tried = False  # an append was attempted
         self.no_room = False  # its object's mailbox is full: it was not appended, and is tried again
         self.unknown: OutcomeUnknown | None = None  # an earlier attempt may have run
@@ -100,6 +112,7 @@ class PendingCalls:
         self._numbers = count()
         self._tail: Tail | None = None
         self._listening: asyncio.Lock | None = None
+        self.on_long_wait: Callable[[], object] = int  # where nodes share the log: they compare what waits
 
     def join(self, log: Log, node: str, partition: int, peer: Peer) -> None:
         """Register an owner of this process, which can be called and can call."""
@@ -164,6 +177,25 @@ class PendingCalls:
         self.answer(self.address, message.correlation_id, message.reply)
 
     # Rings of turns that wait for each other
+
+    def long_waits(self, most: int) -> list[LongWait]:
+        """The calls that have waited for a while, `most` of them at most."""
+        waits = []
+        for call in self._expected.values():
+            if call.long and not call.turn.over:
+                command = call.command
+                waits.append(LongWait(call.turn.command.key, command.key, command.client_key or ""))
+                if len(waits) == most:
+                    break
+        return waits
+
+    def waiting_here(self, wait: LongWait) -> tuple[Peer, Turn] | None:
+        """The turn of a call that waits in a mailbox of this process, and its owner; None if it does not."""
+        if self._log is None:
+            return None
+        peer = self.peers.get(partition_of(wait.callee, self._log.partitions))
+        turn = None if peer is None else peer.turn_of((wait.callee, PRINCIPAL + wait.caller, wait.key))
+        return (peer, turn) if peer is not None and isinstance(turn, Turn) and _waits(turn) else None
 
     def ring(self, call: Call) -> list[Turn]:
         """Return the turns that wait for each other because of this call, its own

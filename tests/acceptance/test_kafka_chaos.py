@@ -81,7 +81,7 @@ class Crowd:
         self.counts[what] = self.counts.get(what, 0) + 1
 
     async def rpc(self, http: httpx.AsyncClient, key: str, method: str, args: list[Any], **more: Any) -> Any:
-        """One call, by whichever node answers, until it is acknowledged; None for a refusal."""
+        """One call, by whichever node answers, until it is acknowledged; None if it is refused."""
         mark = {"idempotency-key": uuid4().hex}
         until_s = time.monotonic() + 3 * PATIENCE_S
         while time.monotonic() < until_s:
@@ -95,7 +95,7 @@ class Crowd:
                 continue
             if answer.status_code == 200:
                 return answer.json()["result"]
-            if answer.json().get("type", "").endswith("refused"):
+            if answer.json()["type"].endswith(("refused", "deadlock")):  # nothing was changed
                 return None
             assert answer.status_code in (409, 503, 504), answer.text
             why = answer.json()["type"].rpartition(":")[2]

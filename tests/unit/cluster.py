@@ -69,6 +69,10 @@ class Bag(DurableObject):
         result: int = await self.env.BAGS.get(name).add(token)
         return result
 
+    async def cross(self, name: str, token: str) -> int:
+        await asyncio.sleep(0.1)
+        return await self.relay(name, token)
+
     async def tokens(self) -> list[str]:
         result: list[str] = await self.state.get("tokens", [])
         return result

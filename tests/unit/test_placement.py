@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.unit.cluster import PARTITIONS, Cluster, FarEnd, run
+from tests.unit.cluster import PARTITIONS, Cluster, ClusterNode, FarEnd, run
 
 from perdure.schemas.errors import OutcomeUnknown, Overloaded, Unavailable
 from perdure.schemas.journal import Claim, encode_unchained
@@ -306,6 +306,36 @@ def test_the_claim_of_a_node_that_is_not_a_member_stops_the_partition() -> None:
         with pytest.raises(Exception, match="claimed by node a-stranger"):
             await cluster.call(first, name, "add", "y")
         call.cancel()
+        await cluster.end()
+
+    run(story())
+
+
+def test_objects_of_several_nodes_that_wait_for_each_other_are_found_within_seconds() -> None:
+    """Crossing calls: one of them fails with `Deadlock` and never runs, the other goes on."""
+
+    async def story() -> None:
+        cluster = Cluster()
+        first, second = await cluster.add(), await cluster.add()
+        await cluster.settled()
+
+        def at(node: ClusterNode) -> str:
+            return next(
+                f"bag{n}" for n in range(99) if partition_of(f"Bag/bag{n}", PARTITIONS) in node.serves
+            )
+
+        one, other = at(first), at(second)
+        calls = [
+            asyncio.create_task(cluster.call(first, one, "cross", other, "x")),
+            asyncio.create_task(cluster.call(second, other, "cross", one, "y")),
+        ]
+        began_s = asyncio.get_running_loop().time()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - began_s < 3
+        (failed,) = [each for each in results if isinstance(each, BaseException)]
+        assert "wait for each other" in str(failed)
+        tokens = [await cluster.call(first, name, "tokens") for name in (one, other)]
+        assert sorted(tokens) in ([[], ["x"]], [[], ["y"]])
         await cluster.end()
 
     run(story())
