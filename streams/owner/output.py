@@ -32,7 +32,7 @@ from perdure.objects.turn import SWITCHING
 from perdure.schemas.backoff import Backoff
 from perdure.schemas.commands import LOCAL
 from perdure.schemas.effects import Out
-from perdure.schemas.errors import PerdureError
+from perdure.schemas.errors import PerdureError, Unavailable
 from perdure.schemas.foreign import TOPIC, ReplyTopic, reply_topic_in
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import FORWARDED, Reply, reply_record
@@ -212,7 +212,7 @@ class OutputGate:
         named = to.partition if not to.topic else None
         partition = named if named is not None and named < self._log.partitions else self._partition
         topics, epoch = self._log.reply_topics, self._epoch
-        if not to.topic or topics is None:
+        if not to.topic:
             self._send(message, Topic.REPLIES, partition, record)
             return
 
@@ -232,7 +232,10 @@ class OutputGate:
             diverted = replace(record, headers=(*record.headers, undelivered))
             self._send(message, Topic.REPLIES, self._partition, diverted)
 
-        topics.append(to.topic, to.partition, record, appended)
+        if topics is None:
+            appended(Unavailable("this log has no topics of clients"))
+        else:
+            topics.append(to.topic, to.partition, record, appended)
 
     def _address(self, reply_to: str, key: str) -> tuple[int, bytes | None]:
         """(partition of `replies`, key): `PARTITION/KEY` names a gateway's.

@@ -15,40 +15,40 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from tests.acceptance.harness import Deployment, deploy
-from tests.kafka import Kafka, console_producer, or_skip, session_kafka, tools_or_skip
+from tests.acceptance.harness import deploy
+from tests.kafka import console_producer, or_skip, session_kafka, tools_or_skip
 from tests.kafka_clients import CACHE, CLIENTS, ORDINARY, PROGRAMS, Client, NoClient, table
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
 CALLS = 40
 PATIENCE_S = 60
-SOAK = os.environ.get("PERDURE_SOAK") == "1"
+ALLOWING = '[kafka]\nreply_topics = ["spring-*", "mine-*"]\n'
 
 
 @contextmanager
-def served(kafka: Kafka, path: Path, partitions: int, settings: str = "") -> Iterator[Deployment]:
+def served(log: str, path: Path, partitions: int, settings: str = "") -> Iterator[tuple[str, str]]:
+    """An app on Kafka or on the embedded log: the address of its Kafka, and its name."""
     name = f"t{uuid4().hex[:12]}"
-    log = f"kafka://{kafka.bootstrap}"
     deployment = deploy(path, log=log, name=name, partitions=partitions, app=EXAMPLE, settings=settings)
-    with deployment.serve() as server:
-        yield deployment
+    with deployment.serve(*(("--kafka", "127.0.0.1:0") if log == "embedded" else ())) as server:
+        address = server.kafka if log == "embedded" else log.removeprefix("kafka://")
+        yield address, name
         assert server.stop() == 0, server.stderr()
     deployment.verify()
 
 
-async def answers(kafka: Kafka, app: str, prefix: str, count: int) -> dict[str, list[str]]:
+async def answers(address: str, app: str, prefix: str, count: int) -> dict[str, list[str]]:
     """The results of each object's calls, when `count` objects have one; more of them are waited for a
     moment.
     """
     found: dict[str, list[str]] = {}
-    consumer = AIOKafkaConsumer(
-        f"{app}.replies", bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest"
-    )
+    consumer = AIOKafkaConsumer(f"{app}.replies", bootstrap_servers=address, auto_offset_reset="earliest")
     async with consumer, asyncio.timeout(PATIENCE_S):
         while True:
             batches = await consumer.getmany(timeout_ms=500)
@@ -60,17 +60,17 @@ async def answers(kafka: Kafka, app: str, prefix: str, count: int) -> dict[str, 
                 return found
 
 
-async def make_topic(kafka: Kafka, name: str, partitions: int) -> None:
+async def make_topic(address: str, name: str, partitions: int) -> None:
     """Create a topic."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     await admin.create_topics([NewTopic(name, partitions, 1)])
     await admin.close()
 
 
-def check(kafka: Kafka, app: str, prefix: str) -> None:
+def check(address: str, app: str, prefix: str) -> None:
     """Each of the calls took effect once: its one answer says that the count is 1."""
-    found = asyncio.run(answers(kafka, app, prefix, CALLS))
+    found = asyncio.run(answers(address, app, prefix, CALLS))
     wrong = {
         key: results for key, results in found.items() if [json.loads(e) for e in results] != [{"result": 1}]
     }
@@ -78,16 +78,16 @@ def check(kafka: Kafka, app: str, prefix: str) -> None:
     assert not wrong
 
 
-def through(kafka: Kafka, deployment: Deployment, client: Client) -> None:
+def through(address: str, app: str, client: Client) -> None:
     """Call through a client, and see what became of it; skips if it cannot be had here."""
-    app, prefix = deployment.config.name, f"c{uuid4().hex[:8]}"
+    prefix = f"c{uuid4().hex[:8]}"
     try:
-        lines = client.run(kafka.bootstrap, app, prefix, CALLS)
+        lines = client.run(address, app, prefix, CALLS)
     except NoClient as error:
         if os.environ.get("PERDURE_REQUIRE_CLIENTS") == "1":
             pytest.fail(str(error))
         pytest.skip(str(error))
-    check(kafka, app, prefix)
+    check(address, app, prefix)
     if client.reads:
         seen = Counter(line.split(" ", 2)[0] for line in lines)
         assert {line.split(" ", 2)[1:] == ["ok", '{"result":1}'] for line in lines} == {True}
@@ -101,42 +101,87 @@ def test_the_table_of_the_document_is_that_of_this_test() -> None:
     assert shown.splitlines() == table()
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with served(or_skip(session_kafka), tmp_path_factory.mktemp("twelve"), 12) as deployment:
-        yield deployment
+@pytest.fixture(scope="module", params=["kafka", "embedded"])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    log = f"kafka://{or_skip(session_kafka).bootstrap}" if request.param == "kafka" else "embedded"
+    with served(log, tmp_path_factory.mktemp("twelve"), 12, ALLOWING) as place:
+        yield place
+
+
+def test_a_reply_in_a_topic_of_the_client(place: tuple[str, str]) -> None:
+    """With its correlation id, as raw bytes; and where the topic is missing, in the app's replies."""
+    address, app = place
+    mine, asked = f"mine-{uuid4().hex[:8]}", uuid4().bytes
+
+    async def tell() -> list[ConsumerRecord]:
+        await make_topic(address, mine, 2)
+        async with AIOKafkaProducer(bootstrap_servers=address) as producer:
+            for topic, partition in ((mine, 1), ("mine-missing", 0)):
+                headers = [
+                    ("kafka_replyTopic", topic.encode()),
+                    ("kafka_replyPartition", partition.to_bytes(4, "big")),
+                    ("kafka_correlationId", asked),
+                ]
+                call = b'{"method":"increment","args":[1]}'
+                key = f"Counter/{mine}".encode()
+                await producer.send_and_wait(f"{app}.commands", call, key=key, headers=headers)
+        found: list[ConsumerRecord] = []
+        consumer = AIOKafkaConsumer(
+            mine, f"{app}.replies", bootstrap_servers=address, auto_offset_reset="earliest"
+        )
+        async with consumer, asyncio.timeout(PATIENCE_S):
+            while len(found) < 2:
+                record = await consumer.getone()
+                if dict(record.headers).get("kafka_correlationId") == asked:
+                    found.append(record)
+        return sorted(found, key=lambda record: record.value)
+
+    first, second = asyncio.run(tell())
+    assert (first.topic, first.partition, json.loads(first.value)) == (mine, 1, {"result": 1})
+    assert (second.topic, json.loads(second.value)) == (f"{app}.replies", {"result": 2})
+    assert b"mine-missing" in dict(second.headers)["undelivered"]
 
 
 @pytest.mark.parametrize("client", ORDINARY, ids=str)
 def test_a_client_with_nothing_configured_reaches_every_object(
-    kafka: Kafka, deployment: Deployment, client: Client
+    place: tuple[str, str], client: Client
 ) -> None:
     """With 12 partitions: some partitioners agree with Java's for powers of two only."""
-    through(kafka, deployment, client)
+    through(*place, client)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("partitions", [8, 12])
-def test_every_client_of_the_table_reaches_every_object(
-    kafka: Kafka, tmp_path: Path, partitions: int
-) -> None:
+def test_every_client_of_the_table_reaches_every_object(log: str, tmp_path: Path, partitions: int) -> None:
     """40 of 40 calls, for each of them, and for Kafka's console producer."""
+    kafka = or_skip(session_kafka)
     tools_or_skip(kafka)
     missing = []
-    with served(kafka, tmp_path, partitions) as deployment:
-        app = deployment.config.name
+    with served(log, tmp_path, partitions) as (address, app):
         lines = [f'Counter/console-{n}|{{"method":"increment","args":[1]}}' for n in range(CALLS)]
         properties = {"parse.key": "true", "key.separator": "|"}
-        console_producer(kafka, f"{app}.commands", lines, properties=properties)
-        check(kafka, app, "console")
+        console_producer(Elsewhere(address, kafka.libs), f"{app}.commands", lines, properties=properties)
+        check(address, app, "console")
         for client in CLIENTS:
             try:
                 client.install()
             except NoClient as error:
                 missing.append(str(error))
                 continue
-            through(kafka, deployment, client)
+            through(address, app, client)
     assert not missing or os.environ.get("PERDURE_REQUIRE_CLIENTS") != "1", missing
+
+
+class Elsewhere(NamedTuple):
+    """The jars of a Kafka, for its tools, and another address."""
+
+    bootstrap: str
+    libs: Path | None
+
+    def stop(self) -> None:
+        """It is not ours."""
 
 
 def spring() -> Path:
@@ -158,28 +203,18 @@ def spring() -> Path:
 
 
 @pytest.mark.soak
-def test_a_replying_template_of_spring_gets_its_answers(kafka: Kafka, tmp_path: Path) -> None:
+def test_a_replying_template_of_spring_gets_its_answers(log: str, tmp_path: Path) -> None:
     """In a topic of its own that is allowed, and in the app's replies; errors are answers too."""
     try:
         place = spring()
     except NoClient as error:
         pytest.skip(str(error))
     replies = f"spring-{uuid4().hex[:8]}"
-    asyncio.run(make_topic(kafka, replies, 3))
     calls = ['{"method":"increment","args":[1]}', '{"method":"increment","args":[2]}', '{"method":"none"}']
-    with served(kafka, tmp_path, 12, settings='[kafka]\nreply_topics = ["spring-*"]\n') as deployment:
-        app = deployment.config.name
+    with served(log, tmp_path, 12, settings=ALLOWING) as (address, app):
+        asyncio.run(make_topic(address, replies, 3))
         for topic, due in ((replies, [1, 3]), (f"{app}.replies", [4, 6])):
-            command = [
-                "java",
-                "-cp",
-                f"{place}:{place}/libs/*",
-                "Ask",
-                kafka.bootstrap,
-                app,
-                topic,
-                "Counter/s",
-            ]
+            command = ["java", "-cp", f"{place}:{place}/libs/*", "Ask", address, app, topic, "Counter/s"]
             done = subprocess.run(
                 [*command, *calls], capture_output=True, text=True, timeout=PATIENCE_S * 3, check=False
             )
