@@ -20,7 +20,7 @@ from perdure.schemas.sockets import CLOSE, FRAME_KIND, parse_frame
 from perdure.streams.log.base import Topic
 from tests.simulation.oracle import Place, withdrawn
 from tests.simulation.sample import ALARM as ALARM_TAG
-from tests.simulation.sample import ONCE, PAID
+from tests.simulation.sample import CRON, ONCE, PAID
 
 if TYPE_CHECKING:
     from tests.simulation.checker import Auditor
@@ -150,7 +150,7 @@ def _begun_afresh(run: Run, commands: Commands) -> Counter[str]:
     goes_on: set[str] = set()
     for partition, entry, _ in run.auditor.order:
         command = commands.get((partition, entry.command))
-        if command is None or not any(change.name != TTL for change in entry.alarms):
+        if command is None or not any(change.name not in (TTL, CRON) for change in entry.alarms):
             continue
         key, failure = entry.key, entry.reply.error
         if command.kind == ALARM and failure is None:

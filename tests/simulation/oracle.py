@@ -19,7 +19,7 @@ from perdure.schemas.sockets import CLOSE, CLOSED, TEXT, number_of, parse_frame,
 from perdure.schemas.values import decode_value
 from perdure.streams.turns.ports import UNSEALED
 from tests.simulation.faults_inside import met_one
-from tests.simulation.sample import LEASE, MARK, PAID, SHOUTS, TTLS_S
+from tests.simulation.sample import CRON, LEASE, MARK, PAID, SHOUTS, TTLS_S
 
 Place = tuple[int, int]  # partition and offset of a command
 _MAY_FAIL = {
@@ -144,7 +144,8 @@ class Model:
                 assert row.due_ms != self.rung.get(command.method), f"I8: {what} rang twice for {row.due_ms}"
                 self.rung[command.method] = row.due_ms
             puts = _puts(entry)
-            assert puts == {"rings": self.state.get("rings", 0) + 1}, f"I8: {what} put {puts}"
+            count = CRON if command.method == CRON else "rings"
+            assert puts == {count: self.state.get(count, 0) + 1}, f"I8: {what} put {puts}"
         else:
             assert not entry.puts, f"I5: {what} failed, and changed {entry.puts}"
             assert change.attempt == row.attempt + 1, f"I8: {what} failed, and that was not counted"

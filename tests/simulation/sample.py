@@ -11,7 +11,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from perdure import DurableObject, Refusal, Request, Response, Unavailable, WebSocket
+from perdure import AlarmInfo, DurableObject, Refusal, Request, Response, Unavailable, WebSocket
 
 MARK = "m:"
 PAID = "p:"  # and then what a call paid for: once
@@ -85,8 +85,11 @@ class Sample(DurableObject):
         await self.state.put(MARK + mark, True)
         return await self.state.get_alarm()
 
-    async def alarm(self) -> None:
+    async def alarm(self, info: AlarmInfo) -> None:
         random: Random = self.env.random()
+        if info.name == CRON:
+            await self.state.put(CRON, await self.state.get(CRON, 0) + 1)
+            return
         rings = await self.state.get("rings", 0) + 1
         await self.state.put("rings", rings)
         if random.random() < 0.2:
