@@ -13,7 +13,7 @@ from tests.unit.one_owner import OneOwner, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import Overloaded
 from perdure.schemas.replies import OK
-from perdure.streams.turns.activation import PACE_OF
+from perdure.streams.turns.mailbox import PACE_OF
 from perdure.streams.turns.run_queue import LOOKS_AFTER_S, SLICE_S, RunQueue
 from perdure.streams.virtual_time import VirtualLoop
 
