@@ -15,6 +15,8 @@ import msgspec
 
 from perdure.schemas.errors import ConfigError
 
+_MOVED = "@rescaled:"  # what the tag of a rescale's step begins with
+
 
 class Step(msgspec.Struct, array_like=True, frozen=True):
     """One migration. `created` and `renamed`: (namespace, its class from here on); `deleted`: namespaces.
@@ -29,6 +31,21 @@ class Step(msgspec.Struct, array_like=True, frozen=True):
     transferred: tuple[tuple[str, str, str], ...] = ()
 
 
+def moved(base: str, partitions: int) -> Step:
+    """The step that a rescale ends a journal with: the app goes on in topics whose names begin with
+    `base`."""
+    return Step(f"{_MOVED}{partitions}:{base}")
+
+
+def moved_to(step: Step) -> tuple[int, str] | None:
+    """The number of partitions that a rescale gave the app, and how its topics' names begin; None: another
+    step."""
+    if not step.tag.startswith(_MOVED):
+        return None
+    partitions, _, base = step.tag.removeprefix(_MOVED).partition(":")
+    return int(partitions), base
+
+
 def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[Step]:
     """The configured steps that are not journaled yet.
 
@@ -38,6 +55,11 @@ def missing(journaled: Sequence[Step], configured: Sequence[Step]) -> Sequence[S
     for at, step in enumerate(journaled):
         if at < len(configured) and configured[at] == step:
             continue
+        if (to := moved_to(step)) is not None:
+            raise ConfigError(
+                f"a rescale of this app to {to[0]} partitions, on the topics {to[1]}.*, was begun and not finished: run "
+                f"perdure rescale --partitions {to[0]} again"
+            )
         tags = [each.tag for each in configured]
         if step.tag not in tags:
             raise ConfigError(

@@ -99,12 +99,20 @@ class DataDir:
     """The data directory in `path`, made if it is not there, locked until `close`.
 
     `new_uuid` gives the app's uuid if the directory is new. `must_exist`: it is not made, nor its format
-    raised; one without `app.json` is not there. Raises `DataDirError` (in use, foreign, too new, not
-    accessible, not there) or `ConfigError` (it was made with another partition count).
+    raised; `disposable`: the log is elsewhere, so another partition count begins a state of its own; one
+    without `app.json` is not there. Raises `DataDirError` (in use, foreign, too new, not accessible, not
+    there) or `ConfigError` (it was made with another partition count).
     """
 
     def __init__(
-        self, path: Path, *, app: str, partitions: int, new_uuid: Callable[[], str], must_exist: bool = False
+        self,
+        path: Path,
+        *,
+        app: str,
+        partitions: int,
+        new_uuid: Callable[[], str],
+        must_exist: bool = False,
+        disposable: bool = False,
     ) -> None:
         self.path = path
         self._lock: IO[str] | None = None
@@ -115,6 +123,8 @@ class DataDir:
             self._refuse_foreign()
             self._lock = self._take_lock()
             self._app = self._read() or self._write(AppFile(app, new_uuid(), FORMAT, partitions))
+            if disposable and not must_exist and self._app.app == app and self._app.partitions != partitions:
+                self.switch(partitions)  # the log decides; this directory has but a fold of it
             self._check(app, partitions)
             if self._app.format < FORMAT and not must_exist:
                 self._app = self._write(msgspec.structs.replace(self._app, format=FORMAT))

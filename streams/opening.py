@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -41,6 +43,7 @@ def open_data(config: Config, *, must_exist: bool = False) -> DataDir:
         partitions=config.partitions,
         new_uuid=new_uuid,
         must_exist=must_exist,
+        disposable=bool(config.kafka_brokers),
     )
 
 
@@ -68,11 +71,12 @@ async def open_reading(config: Config) -> Readable:
     from perdure.streams.log.kafka.log import KafkaReading  # an extra, as below
     from perdure.streams.log.kafka.security import security_options
 
+    security = security_options(config.kafka)
     kafka = KafkaReading(
         ",".join(config.kafka_brokers),
-        config.name,
+        await _base(config, security),
         client_id="perdure-reading",
-        security=security_options(config.kafka),
+        security=security,
     )
     await kafka.start()
     return kafka
@@ -86,8 +90,18 @@ async def kafka_partitions(config: Config) -> int:
     from perdure.streams.log.kafka.security import security_options
     from perdure.streams.log.kafka.topics import partitions_of
 
-    endpoint = Endpoint(",".join(config.kafka_brokers), "perdure-asking", security_options(config.kafka))
-    return await partitions_of(endpoint, f"{config.name}.{Topic.JOURNAL.value}")
+    security = security_options(config.kafka)
+    endpoint = Endpoint(",".join(config.kafka_brokers), "perdure-asking", security)
+    return await partitions_of(endpoint, f"{await _base(config, security)}.{Topic.JOURNAL.value}")
+
+
+async def _base(config: Config, security: Mapping[str, Any]) -> str:
+    """What the names of the app's topics begin with. Raises `LogUnreachable` or `ConfigError`."""
+    from perdure.streams.log.kafka.clients import Endpoint
+    from perdure.streams.log.kafka.generations import base_of, current_generation
+
+    endpoint = Endpoint(",".join(config.kafka_brokers), "perdure-asking", security)
+    return base_of(config.name, await current_generation(endpoint, config.name))
 
 
 async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Log:
@@ -105,13 +119,14 @@ async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Lo
         raise ConfigError(
             f"{config.log} needs the Kafka client, which is not installed: pip install 'aiokafka>=0.14,<0.15'"
         ) from error
+    security = security_options(config.kafka)
     kafka = KafkaLog(
         ",".join(config.kafka_brokers),
-        config.name,
+        await _base(config, security),
         config.partitions,
         clock_ms=clock_ms,
         client_id=f"perdure-{node}",
-        security=security_options(config.kafka),
+        security=security,
         leaving=leaving,
     )
     await kafka.start()

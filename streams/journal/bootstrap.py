@@ -34,8 +34,9 @@ _logger = structlog.get_logger(__name__)
 class _OneRecord:
     """A source of one record: a header or claim that is appended without an owner."""
 
-    def __init__(self, record: Header | Claim) -> None:
-        self._record: Record | None = Record(None, encode_unchained(record))
+    def __init__(self, record: Header | Claim | Record) -> None:
+        encoded = record if isinstance(record, Record) else Record(None, encode_unchained(record))
+        self._record: Record | None = encoded
         self.appended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def fill(self, max_bytes: int) -> Sequence[Record]:
@@ -51,8 +52,9 @@ class _OneRecord:
             self.appended.set_exception(error)
 
 
-async def append_one(log: Log, partition: int, record: Header | Claim) -> int:
-    """Append a header or claim to a journal partition; its offset. Raises `OutcomeUnknown`."""
+async def append_one(log: Log, partition: int, record: Header | Claim | Record) -> int:
+    """Append a header, a claim or an encoded record to a journal partition; its offset. Raises
+    `OutcomeUnknown`."""
     source = _OneRecord(record)
     writer = log.writer(partition, source)
     writer.request()

@@ -16,6 +16,7 @@ from perdure.schemas.admin import MADE, OF_ALARM, OF_COMMAND, Change, ParkedItem
 from perdure.schemas.commands import NOBODY
 from perdure.schemas.effects import AlarmChange, AlarmRow, SocketChange
 from perdure.schemas.journal import NO_COMMAND, Entry
+from perdure.schemas.migrations import Step, moved_to
 from perdure.schemas.replies import OK, PARKED, Reply, error_reply
 from perdure.streams.state.object_scan import namespaces_of, objects_of
 from perdure.streams.state.tables import Tables
@@ -24,6 +25,12 @@ ENTRY_BYTES = 1 << 20  # of values in one entry, unless one value is larger
 CALLER = "@rescale"  # the principal of a kept call: which one it was is no longer known, nor needed
 _COPIED = Reply(OK, 204)
 _SUMMARY = "rescaled"
+
+
+def own_steps(tables: Tables) -> tuple[Step, ...]:
+    """The migrations of the app that have run in a partition: without the steps that a rescale ends it
+    with."""
+    return tuple(step for step in tables.steps if moved_to(step) is None)
 
 
 def keys_of(tables: Tables) -> Iterator[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from perdure.schemas.config import Config
+from perdure.schemas.kafka import Kafka
 from perdure.schemas.snapshots import SnapshotConfig
 from perdure.streams.snapshots.manifest import SnapshotIdentity
 
@@ -34,6 +35,7 @@ class SnapshotJob(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int
     topics: dict[str, str]
     log: str
+    kafka: dict[str, Any] = {}  # as `Kafka.revealed` has it
     data_dir: str
     to: str
     endpoint: str | None
@@ -48,7 +50,8 @@ class SnapshotJob(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def config(self) -> Config:
         """The part of the app's configuration that names the log."""
-        return Config(name=self.app, log=self.log, data_dir=Path(self.data_dir), partitions=self.partitions)
+        kafka, data_dir = Kafka.from_revealed(self.kafka), Path(self.data_dir)
+        return Config(name=self.app, log=self.log, kafka=kafka, data_dir=data_dir, partitions=self.partitions)
 
 
 class Took(msgspec.Struct, tag=True, frozen=True):
@@ -110,6 +113,7 @@ def job_for(
         partitions=identity.partitions,
         topics=identity.topics,
         log=config.log,
+        kafka=dict(config.kafka.revealed()),
         data_dir=str(config.data_dir),
         to=snapshots.to,
         endpoint=snapshots.endpoint,

@@ -22,7 +22,7 @@ from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, PARKED, Reply, error_reply
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.embedded.log import EmbeddedLog
-from perdure.streams.rescale import rescale
+from perdure.streams.rescale import copying
 from perdure.streams.rescale.compare import EqualCounts, compare
 from perdure.streams.rescale.holdings import UnderWay, under_way
 from perdure.streams.rescale.new_journal import NewJournal
@@ -86,8 +86,12 @@ async def folded(log: EmbeddedLog) -> list[Tables]:
 async def copied(old: Sequence[Tables], path: Path, partitions: int) -> tuple[EmbeddedLog, EqualCounts]:
     log = EmbeddedLog(path, partitions, clock_ms=lambda: NOW_MS)
     await log.start()
-    await rescale.copy(old, log, "shop", "uuid")
-    return log, await rescale.checked(old, log, MemoryStore(), lambda *_: None)
+    try:
+        await copying.copy(old, log, "shop", "uuid")
+        return log, await copying.checked(old, log, MemoryStore(), lambda *_: None)
+    except BaseException:
+        await log.close()
+        raise
 
 
 KEYS = [f"Counter/n{n}" for n in range(40)]
@@ -156,7 +160,7 @@ def lost(what: str, true: Callable[..., Iterator[Entry]]) -> Callable[..., Itera
 @pytest.mark.parametrize("what", ["puts", "alarms", "sockets", "changes", "client_key", "principal"])
 def test_each_kind_of_difference_is_found(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that lost or changed one thing of one object is refused."""
-    monkeypatch.setattr(rescale, "entries_of", lost(what, rescale.entries_of))
+    monkeypatch.setattr(copying, "entries_of", lost(what, copying.entries_of))
 
     async def story() -> None:
         log, old = await app_with(tmp_path / "old", 2, KEYS)

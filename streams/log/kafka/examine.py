@@ -28,6 +28,7 @@ from perdure.schemas.findings import OK, REFUSED, WARNING, Finding
 from perdure.streams.log.base import Topic
 from perdure.streams.log.kafka.checks import KEPT_DAYS, LOOKED_AT, SETTINGS, setting_findings
 from perdure.streams.log.kafka.clients import UNREACHED, Endpoint, Producer, close_client
+from perdure.streams.log.kafka.generations import base_of, current_generation
 from perdure.streams.log.kafka.metadata import (
     Described,
     described,
@@ -52,6 +53,7 @@ async def examine(endpoint: Endpoint, app: str, partitions: int) -> list[Finding
     except UNREACHED:
         await close_client(admin._client)
         return [Finding("connection", REFUSED, (await diagnose(endpoint)).text)]
+    app = base_of(app, await current_generation(endpoint, app))
     findings = [Finding("connection", OK, f"{endpoint.bootstrap} answers")]
     try:
         async with asyncio.timeout(2 * TIMEOUT_S):

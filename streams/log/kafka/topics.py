@@ -129,8 +129,8 @@ def misfit(
     ]
     if odd and not missing and len(set(counts.values())) == 1:
         return ConfigError(
-            f"topic {journal} has {counts[journal]} partitions, but {wanted} are configured. The number never changes: "
-            f"keys would move. Configure {counts[journal]}, or give the app another name."
+            f"topic {journal} has {counts[journal]} partitions, but {wanted} are configured. Configure "
+            f"{counts[journal]}; or, to change the number, stop the app and run perdure rescale --partitions {wanted}"
         )
     if not ends.get(journal):
         return _unserved(
@@ -183,9 +183,8 @@ def partitions_added(name: str, made: int, count: int) -> str:
     """The text of the error for a topic with more partitions than the app has."""
     return (
         f"partitions were added to topic {name}: it has {count}, the app was created with {made}. What clients produce into "
-        f"the added ones is never read, and keys that they place by {count} are rejected. Kafka takes no partitions away, "
-        f"and the app's number never changes. Stop the clients; then start the app under another name with partitions = "
-        f"{count} and a migration that brings its classes over ([[migrations]] transferred_classes, docs/operations.md)"
+        f"the added ones is never read. Kafka takes no partitions away. Stop the clients and the app, and run perdure "
+        f"rescale --partitions {count}, which copies the state to topics of their own (docs/operations.md)"
     )
 
 
