@@ -17,10 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests.kafka import LocalKafka, or_skip, tools_or_skip
 from tests.process import COMMAND, Server, clean_environ, serve
-
-from perdure.streams.log.kafka.checks import SETTINGS
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
 METRIC = re.compile(r"\b((?:perdure|process)_\w+)")
@@ -161,34 +158,3 @@ def test_the_commands_of_the_image_run(counter: Path, tmp_path: Path) -> None:
         assert subprocess.run(
             [sys.executable, "-c", line], check=False, capture_output=True, timeout=PATIENCE_S
         ).returncode
-
-
-@pytest.mark.kafka
-def test_topics_made_by_hand_are_as_perdure_makes_them(counter: Path, tmp_path: Path) -> None:
-    """`make-topics.sh` on a real broker: perdure serves from its topics, and the settings are its own."""
-    kafka = or_skip(lambda: LocalKafka(tmp_path / "kafka"))
-    tools_or_skip(kafka)
-    try:
-        tools = tmp_path / "tools"
-        tools.mkdir()
-        for name, java_class in (("topics", "TopicCommand"), ("configs", "ConfigCommand")):
-            where = "kafka.admin" if name == "configs" else "org.apache.kafka.tools"
-            line = " ".join(f"'{word}'" for word in kafka.tool(f"{where}.{java_class}"))
-            (tools / f"kafka-{name}.sh").write_text(f'#!/bin/sh\nexec {line} "$@"\n')
-            (tools / f"kafka-{name}.sh").chmod(0o755)
-        made = subprocess.run(
-            [DEPLOY / "make-topics.sh", "counter", "2", "1", kafka.bootstrap],
-            env=clean_environ(PATH=f"{tools}:/usr/bin:/bin"),
-            capture_output=True, text=True, check=False, timeout=4 * PATIENCE_S,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr + made.stdout
-        for name, value in SETTINGS.items():
-            assert f"{name}={value}" in (DEPLOY / "make-topics.sh").read_text(), name
-        assert made.stdout.count("retention.ms=-1 ") == 4
-        assert made.stdout.count("min.insync.replicas=1 ") == 4
-        options = ("--log", f"kafka://{kafka.bootstrap}", "--partitions", "2")
-        with serve(counter, tmp_path / "data", *options) as server:
-            counted = httpx.post(f"{server.url}/objects/Counter/a", timeout=PATIENCE_S)
-            assert counted.json() == {"count": 1}
-    finally:
-        kafka.stop()
