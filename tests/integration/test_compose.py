@@ -62,7 +62,7 @@ def config(service: dict[str, Any]) -> Config:
 def test_it_follows_the_specification() -> None:
     """The schema of the Compose Specification accepts it; keys that begin with x- are its own."""
     schema = json.loads(Path(__file__).with_name("compose-spec.json").read_text())
-    jsonschema_rs.validator_for(schema).validate(file())
+    assert [str(error) for error in jsonschema_rs.validator_for(schema).iter_errors(file())] == []
 
 
 def test_images_are_pinned_and_services_are_looked_at() -> None:
