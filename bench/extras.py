@@ -102,6 +102,7 @@ def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
             _check_sample(side, port, objects)
             rebuilds.append(seconds)
         group.end("perdure", signal.SIGTERM)
+        snapshots = _from_snapshot(side, group, data, objects, fresh(work / "snapshots"))
     shutil.rmtree(data)
     sizes = {"objects": objects, "entries": acknowledged}
     restart = row("restart", side.name, "restart", 0) | sizes
@@ -110,9 +111,36 @@ def comebacks(side: Perdure, objects: int, work: Path) -> tuple[Row, Row]:
     if loop_s:  # nothing on Kafka
         rebuild |= {"limit_rebuild_per_s": acknowledged / loop_s, "rebuild_ratio": loop_s / rebuild_s}
     return (
-        restart | {"restart_s": statistics.median(kills), "kills_s": kills, "disk_bytes": log_bytes},
+        restart
+        | {"restart_s": statistics.median(kills), "kills_s": kills, "disk_bytes": log_bytes}
+        | snapshots,
         rebuild | {"rebuild_s": rebuild_s, "rebuilds_s": rebuilds, "rebuild_per_s": acknowledged / rebuild_s},
     )
+
+
+def _from_snapshot(side: Perdure, group: Group, data: Path, objects: int, place: Path) -> Row:
+    """Seconds to take snapshots of all partitions, and from a start without a store until ready."""
+    env = {"PERDURE_SNAPSHOTS__TO": f"file://{place}", "PERDURE_SNAPSHOTS__EVERY": "24h"}
+    side = side.at("/objects/Counter/o", env=env)
+    port = _begin(side, group, data)[0]
+    started_s = time.perf_counter()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/admin/snapshots/take", method="POST")
+    with urllib.request.urlopen(request, timeout=BACK_TIMEOUT_S) as answer:
+        taken = json.loads(answer.read())["snapshots"]
+    take_s = time.perf_counter() - started_s
+    group.end("perdure", signal.SIGKILL)
+    starts = []
+    for _ in range(KILLS):
+        port, seconds = _begin(side, group, data, without_store=True)
+        _check_sample(side, port, objects)
+        starts.append(seconds)
+        group.end("perdure", signal.SIGKILL)
+    shutil.rmtree(place)
+    return {
+        "snapshot_take_s": take_s,
+        "snapshot_bytes": sum(each["bytes"] for each in taken),
+        "snapshot_start_s": statistics.median(starts),
+    }
 
 
 def _limit_rebuild(side: Perdure, data: Path, acknowledged: int, work: Path) -> float:

@@ -21,6 +21,8 @@ EXTRA_METRICS = {
     "object_bytes": ("memory", "memory per resident idle object, bytes (read after a restart)"),
     "written_object_bytes": ("memory", "memory per object written, bytes (caches and tables included)"),
     "restart_s": ("restart", "after SIGKILL under writes until ready, s"),
+    "snapshot_start_s": ("restart", "from a snapshot, without a store, until ready, s"),
+    "snapshot_take_s": ("restart", "snapshots of all partitions while it serves, s"),
     "rebuild_per_s": ("rebuild", "rebuild with the store deleted, entries/s (start of the process included)"),
     "limit_rebuild_per_s": (
         "rebuild",

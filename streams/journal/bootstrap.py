@@ -83,6 +83,12 @@ async def bootstrap_log(log: Log, app: str, new_uuid: str, vouch: Vouch | None =
         header = None
         if bounds.start > 0 and vouch is not None:
             header = await vouch(partition)
+            if header is None:
+                raise LogCorrupt(
+                    f"the journal of partition {partition} begins at offset {bounds.start}, not 0, and neither a state "
+                    "nor a snapshot says whose it is: it was trimmed from outside, or [snapshots] does not name where "
+                    "its snapshots are. Nothing was changed"
+                )
         if header is None:
             header = await _read_header(log, partition)
         if partition == 0:
