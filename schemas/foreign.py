@@ -41,6 +41,8 @@ _ASKING = (
     ("REPLY_TOPIC", "REPLY_PARTITION", "REPLY_CORRELATION_ID"),
 )
 _PARTITION_BYTES = 4
+_TOPIC_CHARS = 249  # the most that Kafka allows
+_CORRELATION_BYTES = 512  # it is kept in the entry
 _encode = msgspec.json.Encoder().encode
 
 
@@ -125,6 +127,11 @@ def requested_reply(named: Named, rules: RecordRules) -> str:
             name = named.get(topic, b"").decode()
         except UnicodeDecodeError as error:
             raise MalformedCommand(f"the header {topic} is not UTF-8") from error
+        if len(name) > _TOPIC_CHARS or len(named.get(correlation, b"")) > _CORRELATION_BYTES:
+            raise MalformedCommand(
+                f"the reply that {topic} asks for has no room: a topic has at most {_TOPIC_CHARS} characters, and "
+                f"{correlation} at most {_CORRELATION_BYTES} bytes"
+            )
         number = named.get(partition)
         if number is not None and len(number) != _PARTITION_BYTES:
             raise MalformedCommand(f"the header {partition} is not a number of {_PARTITION_BYTES} bytes")

@@ -157,6 +157,25 @@ def test_a_reply_may_not_go_anywhere(topic: str) -> None:
         parse_admitted(b"Cart/a", b'{"method": "add"}', asked, rules)
 
 
+@pytest.mark.parametrize(
+    "asked", [("kafka_correlationId", b"x" * 513), ("kafka_replyTopic", b"spring." + b"x" * 250)]
+)
+def test_what_a_sender_asks_to_have_back_is_bounded(asked: tuple[str, bytes]) -> None:
+    """It lies in the entry, which has to fit a record; the partition goes on."""
+
+    async def told(harness: Owners) -> None:
+        rule(harness)
+        large = Record(b"Thing/a", b'{"method": "add"}', ((asked[0], asked[1] * 9_000),))
+        for record in (large, Record(b"Thing/a", b'{"method": "add"}', (asked,))):
+            harness.log.append(Topic.COMMANDS, harness.place("a"), record)
+        await harness.quiet()
+        letters = await harness.records(Topic.DEAD, harness.place("a"))
+        assert [b"has no room" in dict(each.headers)["reason"] for each in letters] == [True, True]
+        assert harness.value("a") is None
+
+    story(Thing, told)
+
+
 def test_a_reply_address_is_read_back_as_it_was_written() -> None:
     """And one that makes no sense is refused."""
     for address in (
@@ -193,7 +212,7 @@ class Topics:
         asyncio.get_running_loop().call_soon(then, Unavailable("no such topic") if missing else None)
 
 
-def ruled(harness: Owners) -> None:
+def rule(harness: Owners) -> None:
     """Let the owners read records by `RULES`."""
     rules = RULES._replace(app="app", reply_topics=("spring.*",), events={"added": EventRule("add")})
     for owner in harness.owners:
@@ -205,7 +224,7 @@ def test_replies_in_topics_of_others(place: str) -> None:
     """With the correlation id; what cannot get there lies in the app's replies, and stops nothing."""
 
     async def told(harness: Owners) -> None:
-        ruled(harness)
+        rule(harness)
         harness.log.reply_topics = topics = Topics(harness)
         home = harness.place("a")
         partition = home if place == "home" else (home + 1) % harness.partitions
@@ -238,7 +257,7 @@ def test_an_event_that_is_sent_twice_takes_effect_once() -> None:
     """Wherever it is produced: its subject names the object, its source and id the event."""
 
     async def told(harness: Owners) -> None:
-        ruled(harness)
+        rule(harness)
         for partition in (0, 1, 2, 1):
             headers = binary("added", ce_subject=b"Thing/a")
             harness.log.append(Topic.COMMANDS, partition, Record(None, b"5", headers))

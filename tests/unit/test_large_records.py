@@ -51,7 +51,7 @@ def test_a_dead_letter_fits_whatever_the_record_holds(
     records: also beyond the broker's size.
     """
     record = LogRecord(5, 1, key, value, tuple(headers))
-    entry = dead_letter(record, MalformedCommand(message), 3)
+    entry = dead_letter(record, MalformedCommand(message), 3, "")
     encoded = encode_entry(entry)
     journaled, _ = encode_raw_entry(7, 3, encoded, NO_CHAIN, (5, 1), 5, 5)
     assert len(encoded) <= PartitionBounds().entry_bytes
