@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from pathlib import Path
+from random import Random
 
 import pytest
 from aiokafka.record.memory_records import MemoryRecords
@@ -426,5 +427,41 @@ def test_the_reader_of_a_large_batch_gets_it_in_pieces(tmp_path: Path) -> None:
         assert seen == [b"first", *[b"%d" % n for n in range(3_000)], b"last"]
         steps = [after - before for before, after in itertools.pairwise(passes)]
         assert max(steps) <= 2 * CHUNK
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_batches_over_connections_that_break_are_appended_once_in_order(tmp_path: Path, seed: int) -> None:
+    """An idempotent producer with five batches in flight, which sends again what was not answered."""
+    random = Random(seed)
+
+    async def test(one: Listening) -> None:
+        client = await one.connect()
+        made = await client.ask("InitProducerId", 3, timeout_ms=1)
+        batches, sequence = [], 0
+        for n in range(30):
+            values = [b"%d.%d" % (n, k) for k in range(random.choice((1, 2, 7, 400)))]
+            batches.append((values, batch(*values, producer=made["producer_id"], epoch=0, sequence=sequence)))
+            sequence += len(values)
+        answered, offsets = 0, {}
+        while answered < len(batches):
+            in_flight = range(answered, min(answered + 5, len(batches)))
+            for n in in_flight:
+                topics = [{"name": COMMANDS, "partitions": [{"index": 0, "records": batches[n][1]}]}]
+                client.send("Produce", 8, {"acks": -1, "timeout_ms": 1, "topics": topics})
+            for n in in_flight[: random.randrange(6)]:
+                _, response = await client.receive("Produce", 8)
+                part = response["topics"][0]["partitions"][0]
+                assert part["error"] == 0
+                assert offsets.setdefault(n, part["base_offset"]) == part["base_offset"]
+                answered = n + 1
+            client.close()
+            client = await one.connect()
+        kept = [
+            record.value async for chunk in one.log.read(Topic.COMMANDS, 0, 0, sequence) for record in chunk
+        ]
+        assert kept == [value for values, _ in batches for value in values]
+        assert (await one.log.bounds(Topic.COMMANDS, 0)).end == sequence
 
     run(tmp_path, test)
