@@ -21,7 +21,6 @@ from perdure.streams.log.base import Log
 from perdure.streams.log.embedded.reply_topics import EmbeddedReplyTopics
 from perdure.streams.opening import clock_ms
 from perdure.streams.teardown import Closing
-from perdure.streams.wire.listener import KafkaListener
 
 DEV_ADDRESS = "127.0.0.1:9092"
 
@@ -109,6 +108,8 @@ async def open_kafka(
     config: Config, log: Log, listener: socket.socket, access: Access | None, opened: Closing
 ) -> None:
     """Answer Kafka clients on `listener` from now on; what closes it is pushed onto `opened`."""
+    from perdure.streams.wire.listener import KafkaListener  # only where there is one: it costs a start 30 ms
+
     topics = log.reply_topics
     assert isinstance(topics, EmbeddedReplyTopics), "bind_kafka binds for the embedded log alone"
     keep_s, advertised = config.keep_commands_s, config.kafka_advertised
