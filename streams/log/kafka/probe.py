@@ -32,6 +32,7 @@ from perdure.streams.log.kafka.security import TokenUnavailable
 PROBE_S = 2.0
 TLS_RECORD = b"\x15\x03"  # an alert, in any version
 HOSTNAME_MISMATCH, ADDRESS_MISMATCH, EXPIRED, NOT_YET_VALID = 62, 64, 10, 9  # OpenSSL's X509_V_ERR_…
+UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 _API_VERSIONS, _METADATA = 18, 3
 _LARGEST = 1 << 20  # of an answer that is one
 _GENERAL = (
@@ -132,6 +133,10 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
         )
     if error.verify_code in (EXPIRED, NOT_YET_VALID):
         return f"has a certificate that is not valid now ({error.verify_message}): renew it, or set the clock right"
+    if error.verify_code not in UNKNOWN_AUTHORITY:
+        return (
+            f"has a certificate that is refused ({error.verify_message}): have it made again by its authority"
+        )
     return (
         f"has a certificate of an authority that is not known here ({error.verify_message}): set kafka.ca_file to the "
         "certificate of the authority that signed it"
