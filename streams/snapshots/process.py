@@ -2,7 +2,7 @@
 
 Laws
 - Each partition of the job has one answer: one that the worker does not name is refused, with the reason why
-  the worker ended. [test_snapshot_nodes.py]
+  the worker ended. [tests/acceptance/test_snapshots.py]
 - No worker is left when `run` has returned, raised or was cancelled.
 """
 

@@ -1,6 +1,6 @@
 """The snapshots of a node: they are taken while it serves, and a partition without state starts from one.
 
-Laws [test_snapshot_nodes.py]
+Laws [tests/acceptance/test_snapshots.py]
 - A snapshot that cannot be used is named in the log as an error, and the next older one is tried; where none
   is left, the journal is replayed if it is whole. If it is not, the partition stops and names the reason.
 - A failure to take one is logged, and stops nothing.

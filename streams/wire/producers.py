@@ -1,7 +1,7 @@
 """Idempotent producers: which of their batches were appended, so that one that is sent again is not appended
 twice.
 
-Laws [tests/unit/test_wire_produce.py, tests/integration/test_wire_clients.py]
+Laws [tests/unit/test_wire_requests.py, tests/integration/test_wire_clients.py]
 - A batch that has the numbers of one of the last five of its producer in its partition is that one: it gets
   the same offset and is not appended again, also after a crash: what is known is written in the commit of the
   batch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -74,3 +75,14 @@ def test_a_test_without_a_claim_is_noticed(tmp_path: Path) -> None:
         "def test_c():\n    story(lambda: None)\n"
     )
     assert [each.name for each in functions(tree_of(path)) if not claims(path, each)] == ["test_b", "test_c"]
+
+
+def test_the_tests_that_a_module_names_are_there() -> None:
+    """In its docstring or a comment, by the name of their file."""
+    there = {path.name for path in sources("tests")} | {"test_app.py"}  # the last is that of a new project
+    missing = [
+        f"{names(path)}: {name}"
+        for path in sources("api", "objects", "schemas", "streams")
+        for name in sorted(set(re.findall(r"\btest_\w+\.py", path.read_text())) - there)
+    ]
+    assert missing == []

@@ -3,7 +3,7 @@
 The output gate hands a reply over here. It goes through a producer of its own, so that a topic that is
 missing, full or forbidden delays no record of the app.
 
-Laws [test_reply_topics.py]
+Laws [test_foreign.py]
 - The outcome is reported once, `GIVE_UP_S` after a reply was handed over at the latest.
 - A topic that failed is not tried again for `REST_S`: its replies are reported as undelivered at once.
 - At most `UNDER_WAY` replies are under way.
