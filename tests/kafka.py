@@ -395,7 +395,9 @@ def console_consumer(
     )
     for name, value in (properties or {}).items():
         command += ["--formatter-property", f"{name}={value}"]
-    done = subprocess.run(command, text=True, check=True, capture_output=True, timeout=timeout_s + 30)
+    done = subprocess.run(
+        command, text=True, errors="replace", check=True, capture_output=True, timeout=timeout_s + 30
+    )
     return done.stdout.splitlines()
 
 

@@ -15,6 +15,7 @@ from perdure.streams.turns.pending_calls import LongWait
 PLACE = 0  # the partition of `replies`; gateways have their addresses in the others
 KEY = b"nodes"
 KIND = ("kind", b"node")
+CONTENT = "node"  # a header: the value is empty, as readers of replies may take each for JSON
 
 
 class Served(msgspec.Struct, frozen=True, array_like=True):
@@ -56,14 +57,13 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
         return f"node {self.node} on {self.host} (pid {self.pid})"
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Beat).decode
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Beat).decode
 
 
 def beat_record(beat: Beat, seal: Seal) -> Record:
     """The record of a heartbeat."""
-    value = _encode(beat)
-    return Record(KEY, value, seal.sealed(KEY, value, (KIND,)))
+    return Record(KEY, b"", seal.sealed(KEY, b"", (KIND, (CONTENT, _encode(beat)))))
 
 
 def is_beat(record: LogRecord) -> bool:
@@ -74,6 +74,6 @@ def is_beat(record: LogRecord) -> bool:
 def parse_beat(record: LogRecord) -> Beat | None:
     """The heartbeat in a record, whichever node sealed it; None if it cannot be read."""
     try:
-        return _decode(record.value or b"")
-    except msgspec.MsgspecError:
+        return _decode(dict(record.headers)[CONTENT])
+    except (KeyError, msgspec.MsgspecError):
         return None

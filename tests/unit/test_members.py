@@ -132,4 +132,5 @@ def test_a_heartbeat_is_read_as_it_was_sent() -> None:
     assert parse_beat(read) == sent
     assert Seal("s" * 32).holds(read.key, read.value, read.headers)
     assert not is_beat(LogRecord(0, 0, b"nodes", b"x", ()))
-    assert parse_beat(LogRecord(0, 0, b"nodes", b"x", record.headers)) is None
+    assert parse_beat(LogRecord(0, 0, b"nodes", b"", record.headers[:1])) is None
+    assert parse_beat(LogRecord(0, 0, b"nodes", b"", (("node", b"x"),))) is None
