@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,10 +19,11 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from confluent_kafka import Producer
 from tests.acceptance.test_kafka_clients import spring
 from tests.kafka import NoKafka, jars
-from tests.kafka_clients import CLIENTS, Client, NoClient
-from tests.process import Server, serve
+from tests.kafka_clients import CLIENTS, PROGRAMS, Client, NoClient
+from tests.process import Server, clean_environ, serve
 from tests.wire_client import request
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "counter.py"
@@ -165,3 +167,30 @@ SPRING_REPLIES = {
     "assignments": [],
     "configs": [],
 }
+
+
+@pytest.mark.soak
+def test_an_agent_of_faust_reads_replies(server: Server, tmp_path: Path) -> None:
+    """It creates its leader topic, joins its group and has all of them."""
+    faust = Client(
+        "faust-streaming", "0.15.3", "faust_agent.py", (), "", ("faust-streaming==0.15.3", "aiokafka==0.14.0")
+    )
+    try:
+        faust.install()
+    except NoClient as error:
+        missing(str(error))
+    prefix = f"c{uuid4().hex[:8]}"
+    producer = Producer({"bootstrap.servers": server.kafka})
+    for n in range(CALLS):
+        producer.produce(
+            "counter.commands", key=f"Counter/{prefix}-{n}", value=b'{"method":"increment","args":[1]}'
+        )
+    assert producer.flush(20) == 0
+    python = str(Path(sys.base_prefix) / "bin" / "python3")
+    environ = clean_environ(BROKER=server.kafka, APP="counter", PREFIX=prefix, COUNT=str(CALLS))
+    environ["PYTHONPATH"] = os.pathsep.join([str(faust.place / "site"), str(PROGRAMS)])
+    worker = [python, "-m", "faust", "-A", "faust_agent", "worker", "-l", "warn"]
+    done = subprocess.run(
+        worker, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
