@@ -178,11 +178,13 @@ class Node:
             snapshots.serve(self.owners, self.maintenance.save, rebase)
         await self.gateway.start(self.owners)
         await self._open_doors(outgoing)
-        if snapshots is not None:
-            await snapshots.restore(owner.tables for owner in self.owners)
         if not log.exclusive:
             await self._place(data.path)
-        if self.placement is None or self.placement.alone:
+        if (
+            self.placement is None or self.placement.alone
+        ):  # otherwise a partition at a time, once it is placed here
+            if snapshots is not None:
+                await snapshots.restore(owner.tables for owner in self.owners)
             await self._helpers.start(log, [owner.tables for owner in self.owners], ports.recovery.progress)
         for owner in self.owners:
             opened.push(f"the ownership of partition {owner.partition}", owner.end_epoch)
