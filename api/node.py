@@ -152,8 +152,7 @@ class Node:
         opened.push_blocking("the store", store.close)
         vouch = vouch_by(config, log, data, store)
         app_uuid = await bootstrap_log(log, config.name, data.app_uuid, vouch)
-        partitions = range(log.partitions)
-        drop_older(store, set(partitions) - await trimmed_among(log, partitions))
+        drop_older(store, set(range(log.partitions)) - await trimmed_among(log, range(log.partitions)))
         seal = seal_of(config, data.path, app_uuid)
         self.gateway = Gateway(
             log, node=self.name, deadline_s=config.deadline_s, clock_ms=clock_ms, seal=seal
