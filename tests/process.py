@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -169,9 +170,8 @@ def run(
     return subprocess.CompletedProcess([*COMMAND, *arguments], code, *texts)
 
 
-def until(condition: Callable[[], bool], tries: int = 2_000) -> None:
-    """Ask again and again, each time over HTTP."""
-    for _ in range(tries):
-        if condition():
-            return
-    raise AssertionError("it did not come to that")
+def until(condition: Callable[[], bool], patience_s: float = 30) -> None:
+    """Check a condition over HTTP again and again, until it holds."""
+    deadline_s = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"the condition does not hold after {patience_s:g} s"

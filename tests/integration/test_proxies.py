@@ -162,7 +162,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         process = subprocess.Popen(command, stdout=errors, stderr=errors, env=os.environ | home)
         try:
-            until(lambda: listens(port) or process.poll() is not None, tries=200_000)
+            until(lambda: listens(port) or process.poll() is not None)
             assert process.poll() is None, (folder / "stderr").read_text()
             yield Front(server, port, trust)
         finally:
