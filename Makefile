@@ -20,7 +20,7 @@ run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure
 	@exec $(BIN)/perdure serve examples/ --data .perdure
 
 # fewer random runs than by default (tests/simulation), and other ones: `.ci/run` makes those on the newest Python
-test: .venv/.synced ## Everything that must hold before a change goes in
+test: .venv/.synced ## The checks a change must pass
 	@$(MAKE) -j2 lint compiled
 	PERDURE_SEEDS=$${PERDURE_SEEDS:-2000:700} $(BIN)/pytest -n 3
 

@@ -11,7 +11,6 @@ Laws
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from inspect import isawaitable
 from typing import Any, TypeVar, cast, overload
@@ -20,12 +19,12 @@ from perdure.objects.alarms import AlarmMethods
 from perdure.objects.drawing import RandomMethods
 from perdure.objects.expiration import expires_at
 from perdure.objects.expiry_sweep import ExpirySweep
-from perdure.objects.listing import MAX_LISTED, Listing, Rows, bounds, checked_limit, page_of, values_of
 from perdure.objects.location import LocationMethods
 from perdure.objects.models import fitted
 from perdure.objects.names import ObjectId, each_named, named, utf8_bytes
-from perdure.objects.overlay import Overlay, TurnLimits, View, current_turn, in_range, merged
+from perdure.objects.overlay import Overlay, TurnLimits, View, current_turn
 from perdure.objects.ports import Caller
+from perdure.objects.ranges import RangeMethods
 from perdure.objects.sockets import ListenerSocket, SocketMethods, WebSocket
 from perdure.objects.transaction import Transaction
 from perdure.schemas.errors import StorageFailed, TooLarge, TurnEnded
@@ -38,7 +37,7 @@ _Default = TypeVar("_Default")
 _Seconds = float | None
 
 
-class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMethods):
+class State(RangeMethods, AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMethods):
     """`self.state`: the object's durable storage. All that a turn writes is committed together when it ends.
 
     It maps names (str, 1 to 2,048 bytes, not beginning with NUL) to values: None, bool, int of any size,
@@ -135,7 +134,7 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
             return value if type is None else fitted(value, type, self.id.key, name)
         return self._get_each(names, default, type)
 
-    def _get_each(self, names: builtins.list[str], default: Any, kind: Any) -> dict[str, Any]:
+    def _get_each(self, names: list[str], default: Any, kind: Any) -> dict[str, Any]:
         if default is not None:
             raise TypeError("get of several names takes no default: those that are not there are left out")
         values = {}
@@ -199,47 +198,6 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
     async def delete_all(self) -> None:
         """Remove every value and every alarm of the object. Its WebSockets stay."""
         self._writable().clear()
-
-    async def list(
-        self,
-        *,
-        prefix: str = "",
-        start: str | None = None,
-        start_after: str | None = None,
-        end: str | None = None,
-        limit: int = MAX_LISTED,
-        reverse: bool = False,
-        cursor: str | None = None,
-    ) -> Listing:
-        """A page of names in the order of their UTF-8 bytes, each with the time at which it expires.
-
-        prefix: only names that begin with it.
-        start, end: only names from `start` on and before `end`, also in reverse.
-        start_after: instead of `start`, only names behind this one.
-        limit: at most this many names; never more than 1,000.
-        reverse: from the last name to the first.
-        cursor: the previous page's `cursor`, with the same options: the next page. It is safe in a URL.
-
-        Raises TypeError or ValueError for an invalid option, `ObjectError` for `start` with `start_after`.
-        """
-        low, high = bounds(prefix, start, start_after, end, cursor, reverse=reverse)
-        return page_of(self._rows(low, high, reverse), min(checked_limit(limit), MAX_LISTED), self._now_ms)
-
-    async def items(
-        self,
-        *,
-        prefix: str = "",
-        start: str | None = None,
-        start_after: str | None = None,
-        end: str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        cursor: str | None = None,
-    ) -> dict[str, Any]:
-        """Names and values in the order of the names. As `list`, except that `limit` has no maximum."""
-        low, high = bounds(prefix, start, start_after, end, cursor, reverse=reverse)
-        most = None if limit is None else checked_limit(limit)
-        return values_of(self._rows(low, high, reverse), most, self._now_ms)
 
     @overload
     def transaction(self) -> Transaction: ...
@@ -384,14 +342,3 @@ class State(AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMet
         if expires_ms is not None:
             self._overlay.set(hidden_name(expires_ms, name), None)
         return True
-
-    def _rows(self, low: str, high: str | None, reverse: bool) -> Rows:
-        """Names and encoded values with low <= name < high, expired ones too."""
-        overlay = self.inside()
-        names = in_range(overlay.changes, low, high, reverse=reverse)
-        try:
-            base = () if overlay.cleared else self._view.scan(low, high, reverse=reverse)
-            yield from merged(base, overlay.changes, names, reverse=reverse)
-        except Exception as error:
-            overlay.failure = error
-            raise

@@ -5,7 +5,7 @@
     perdure's own pages (api/pages.py): /livez, /readyz, /metrics, …
     all other paths are the Worker's, if the app has one (api/worker/worker.py)
 
-`ask` takes a complete request for an object from the fast path (api/protocol/fast_path.py). All other
+`submit` takes a complete request for an object from the fast path (api/protocol/fast_path.py). All other
 requests arrive by raw ASGI; a framework would cost a third of the throughput. Both become a command by the
 gateway, and its answer a response.
 
@@ -93,7 +93,7 @@ _Request = tuple[str, str, str, str, Pairs, bytes]
 
 
 class HttpDoor:
-    """The HTTP door of an app: an ASGI application, and `ask` for the fast path.
+    """The HTTP door of an app: an ASGI application, and `submit` for the fast path.
 
     Args:
         gateway: commands are submitted to it.
@@ -275,7 +275,7 @@ class HttpDoor:
         return self.response_to(await reply.future)
 
     async def _accepted(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> Problem:
-        """Append the command of a request that does not wait: as `ask`, without a deadline."""
+        """Append the command of a request that does not wait: as `submit`, without a deadline."""
         request = self._read(method, raw_path, query, head, body)
         envelope = ClientEnvelope(head.client_key, head.principal, head.traceparent)
         id_, receipt = self._gateway.accept(*request, envelope)

@@ -1,8 +1,8 @@
 """Recovery: how an owner begins, in one way after a start, a take-over, a lost append and a crash.
 
-    ingest what a rebuild helper folded -> check bounds -> read the journal, folding -> claim -> read up to
-    the claim -> append the migrations that are missing -> emit again what may not have arrived -> take
-    commands from the watermark on
+    without state: ingest a snapshot, or what a rebuild helper folded -> check bounds -> fold the journal
+    to its end -> check rivals and the secret -> claim -> fold up to the claim -> append the migrations that
+    are missing -> emit again what may not have arrived -> take commands from the watermark on
 
 `live` runs it, waits until the epoch ends, and begins again or stops.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from tests.unit.one_owner import OneOwner, story
@@ -103,6 +106,83 @@ def test_the_file_map_has_every_file_of_the_rooms_and_no_other() -> None:
     assert re.findall(r"^\| `([^`]+\.py)` \|", text, re.MULTILINE) == sorted(
         there, key=lambda name: (ROOMS.index(name.partition("/")[0]), name)
     )
+
+
+def functions_in(path: Path) -> set[str]:
+    """The functions of a file, and the methods as `Class.method`."""
+    body = ast.parse(path.read_text()).body
+    methods = {
+        f"{cls.name}.{node.name}"
+        for cls in body
+        if isinstance(cls, ast.ClassDef)
+        for node in cls.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    found = {node for top in body for node in ast.walk(top) if isinstance(node, ast.FunctionDef)}
+    return methods | {node.name for node in found if node.col_offset in (0, 4)}
+
+
+def test_the_way_of_a_command_names_functions_that_are_there() -> None:
+    """Each function in the chains of docs/architecture.md is defined in the file named behind it."""
+    text = document("docs/architecture.md").partition("## The way of one command")[2].partition("\n## ")[0]
+    chains = re.findall(r"((?:`[\w.]+`(?:, (?:[a-z ]+)?)?)+) \(`([\w/]+\.py)`\)", text)
+    named = [(file, name) for names, file in chains for name in re.findall(r"`([\w.]+)`", names)]
+    assert len(named) >= 30
+    assert [(file, name) for file, name in named if name not in functions_in(ROOT / file)] == []
+
+
+# Methods of documented classes that only perdure's own parts call.
+INTERNAL = {
+    "perdure.State": {
+        *(
+            "accept_pair",
+            "begin",
+            "concerns",
+            "end",
+            "heard",
+            "inside",
+            "instance_gone",
+            "kept",
+            "sweep",
+            "used_ms",
+        ),
+    },
+    "perdure.Request": {"of"},
+    "perdure.objects.websocket_pair.ServerEnd": {"bind", "dispatch"},
+}
+# Methods that the page names in its text, or that a base class documents.
+NAMED_ELSEWHERE = {
+    "perdure.State": {"get_websockets"},
+    "perdure.api.client.answers.ClientResponse": {"upgrade"},
+    "perdure.objects.http.FetchedResponse": {"upgrade"},
+    "perdure.objects.durable.Binding": {"get_by_name", "id_from_string"},
+    "perdure.objects.http.Headers": {"get", "items", "keys", "values"},
+    "perdure.objects.websocket_pair.ServerEnd": {
+        *("close", "deserialize_attachment", "send", "serialize_attachment", "tags"),
+    },
+}
+
+
+def test_the_reference_has_every_public_method() -> None:
+    """The `members:` of a class, on all pages together, name its public methods and properties."""
+    documented: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "docs/reference").glob("*.md")):
+        text = path.read_text()
+        lists = re.findall(r"^::: (\S+)\n(?:    .*\n)*?      members: \[(.*)\]", text, re.MULTILINE)
+        for name, members in lists + re.findall(r"^::: (perdure\.State)\.(\w+)$", text, re.MULTILINE):
+            documented.setdefault(name, set()).update(members.split(", "))
+    assert len(documented) >= 15
+    for name, listed in documented.items():
+        module, _, cls = name.rpartition(".")
+        kind = getattr(importlib.import_module(module), cls)
+        methods = {
+            each
+            for each in dir(kind)
+            if not each.startswith("_")
+            and isinstance(inspect.getattr_static(kind, each), FunctionType | property | classmethod)
+        }
+        assert listed <= set(dir(kind)), name
+        assert methods - listed == INTERNAL.get(name, set()) | NAMED_ELSEWHERE.get(name, set()), name
 
 
 def test_the_reference_has_every_setting_and_its_example_is_one() -> None:
