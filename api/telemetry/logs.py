@@ -9,6 +9,7 @@ Laws
   them from the turn, so that a turn without lines pays nothing.
 - No secret leaves in a line (see api/telemetry/redact.py).
 - In a terminal an error shows the user's own lines, not perdure's.
+- Under `perdure dev` the partitions of a normal start have no lines, except at level debug.
 
 [test_logs.py]
 """
@@ -35,12 +36,15 @@ from perdure.streams.turns.supervision.failure_log import error_fields
 # they log each request or connection with its URL; perdure logs what matters of it itself
 _QUIET = {"aiokafka": logging.CRITICAL, "httpx": logging.WARNING, "httpcore": logging.WARNING}
 _QUIET |= {"urllib3": logging.WARNING, "asyncio": logging.WARNING, "websockets": logging.WARNING}
+_PARTITIONS = "perdure.streams.owner.log_lines"  # two lines for each partition of a start
 _LOADED = re.compile(r"^perdure_app\d+_")
 _BELOW = ("cause", "via", "at", "code", "exception")  # shown below a line in a terminal
 
 
 def set_up(config: Config, *, dev: bool, stream: TextIO | None = None) -> None:
-    """Set up the log of this process as `config` says; `dev`: readable even if stderr is not a terminal."""
+    """Set up the log of this process as `config` says; `dev`: readable even if stderr is not a
+    terminal, and without the steps of each partition's start.
+    """
     stream = stream or sys.stderr
     pretty = config.log_format == "pretty" or (config.log_format == "auto" and (dev or stream.isatty()))
     scrubbed = Scrubber(config, _credentials).event
@@ -71,6 +75,8 @@ def set_up(config: Config, *, dev: bool, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log_level.upper())
+    few = dev and root.level > logging.DEBUG
+    logging.getLogger(_PARTITIONS).setLevel(max(root.level, logging.WARNING) if few else logging.NOTSET)
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
     structlog.configure(

@@ -5,8 +5,8 @@
 
 Laws
 - `offset` is the owner's position in the journal; `reason` is why it does not serve.
-- Normal steps of a start are `info`; the loss of a partition, and its return after that, are a warning or an
-  error. [test_logs.py]
+- Normal steps of a start are `info`; the loss of a partition, and each claim after that, are a warning or an
+  error. `perdure dev` shows only the latter. [test_logs.py]
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from tests.process import serve
 from perdure.api.telemetry import logs
 from perdure.api.telemetry.redact import Scrubber
 from perdure.schemas.config import Config
+from perdure.streams.owner import log_lines
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -163,7 +164,9 @@ def test_people_see_their_own_lines(app: Path, tmp_path: Path) -> None:
 def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    partitions = logging.getLogger(log_lines.__name__)
     yield
+    partitions.setLevel(logging.NOTSET)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -191,6 +194,27 @@ def test_the_format_follows_who_looks_on() -> None:
         assert f"    {line}:" in text
         assert '        raise ValueError("no good")\n' in text
     assert lines(logged(Config(log_format="json"), dev=True))
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("dev", "level", "shown"),
+    [
+        (False, "info", ["begins", "lost"]),
+        (True, "info", ["lost"]),
+        (True, "error", []),
+        (True, "debug", ["begins", "lost"]),
+    ],
+)
+def test_dev_leaves_out_the_steps_of_partitions(dev: bool, level: str, shown: list[str]) -> None:
+    """With `dev` a start shows no line for each partition, except at level debug; a loss is shown."""
+    stream = io.StringIO()
+    settings = Config.model_validate({"log_format": "json", "log_level": level})
+    logs.set_up(settings, dev=dev, stream=stream)
+    logger = structlog.get_logger(log_lines.__name__)
+    logger.info("begins")
+    logger.warning("lost")
+    assert [each["event"] for each in lines(stream.getvalue())] == shown
 
 
 @pytest.mark.parametrize(
