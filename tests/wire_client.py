@@ -29,10 +29,15 @@ NAMES = {api.name: api for api in APIS.values()}
 
 
 def batch(
-    *values: bytes, producer: int = -1, epoch: int = -1, sequence: int = -1, key: bytes | None = b"K/a"
+    *values: bytes,
+    producer: int = -1,
+    epoch: int = -1,
+    sequence: int = -1,
+    key: bytes | None = b"K/a",
+    header: tuple[str, bytes] = ("h", b"x"),
 ) -> bytes:
     """A batch as a client sends it."""
-    records = [LogRecord(n, 1_000, key, value, (("h", b"x"),)) for n, value in enumerate(values)]
+    records = [LogRecord(n, 1_000, key, value, (header,)) for n, value in enumerate(values)]
     data = bytearray(write_batch(records))
     head = list(HEAD.unpack_from(data))
     head[9:12] = producer, epoch, sequence

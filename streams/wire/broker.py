@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from perdure.schemas.access import ADMIN, CALL, READ, Grant, Need, may
+from perdure.schemas.commands import LOCAL
 from perdure.schemas.errors import BadKey
 from perdure.schemas.keys import namespace_of, parse_key
 from perdure.streams.log.base import Record, Topic
@@ -24,6 +25,7 @@ NODE_ID = 1
 MAX_TOPICS = 1_000
 MAX_PARTITIONS = 4_096  # of all topics of clients
 _OWN = {topic.value: topic for topic in Topic}
+_DOOR = ("reply-to", LOCAL.encode())
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
@@ -117,11 +119,20 @@ class Broker:
             raise RequestRefused(Code.GROUP_AUTHORIZATION_FAILED, "groups need the right read:*")
 
     def check_write(self, caller: KafkaCaller, place: PartitionPlace, records: list[Record]) -> None:
-        """Raises `RequestRefused` if this caller may not append these records there."""
+        """Raises `RequestRefused` if this caller may not append these records there.
+
+        A command of theirs is not answered by a door of this process: with the id of another client's command
+        it would take that one's answer.
+        """
         if place.topic not in (Topic.COMMANDS, None):
             raise RequestRefused(
                 Code.TOPIC_AUTHORIZATION_FAILED,
                 f"{self.app}.{place.topic} is written by perdure alone; clients produce to {self.app}.commands",
+            )
+        if place.topic is not None and any(_DOOR in record.headers for record in records):
+            raise RequestRefused(
+                Code.INVALID_RECORD,
+                f"reply-to: {LOCAL} is for perdure's own doors; leave it out, or name a partition or a topic",
             )
         if self.admission is None or self._may(caller, Need(CALL, "*")):
             return

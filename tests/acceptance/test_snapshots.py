@@ -308,6 +308,7 @@ def check_all(deployment: Deployment, witness: Witness) -> None:
     assert found.stdout.endswith("OK\n"), found.stderr
 
 
+@pytest.mark.parametrize("log", ["embedded", *(["kafka"] if SOAK else [])])
 def test_a_journal_that_was_trimmed_begins_with_a_snapshot(retaining: tuple[Deployment, Witness]) -> None:
     """Verified, trimmed, and from then on: a restart, a node without state, verify and rebuild all know
     it.

@@ -48,6 +48,8 @@ class Client:
     def place(self) -> Path:
         """The folder that it is installed in."""
         named = "-".join((self.program, *self.packages)).replace("/", "_").replace("@", "_")
+        if self.program.endswith(".py"):  # wheels are of one version of Python
+            named += f"-python{sys.version_info.major}.{sys.version_info.minor}"
         return CACHE / named
 
     def install(self) -> None:

@@ -109,6 +109,18 @@ def test_only_commands_are_written_by_clients(tmp_path: Path, topic: str, code: 
     run(tmp_path, test)
 
 
+def test_no_client_takes_the_answer_of_a_door(tmp_path: Path) -> None:
+    """A command to be answered in this process belongs to one of its doors."""
+
+    async def test(one: Listening) -> None:
+        client = await one.connect()
+        result = await client.produce(batch(b"x", header=("reply-to", b"local")))
+        assert result["error"] == Code.INVALID_RECORD
+        assert (await client.produce(batch(b"x", header=("reply-to", b"0/mine"))))["error"] == 0
+
+    run(tmp_path, test)
+
+
 def test_a_batch_that_is_refused_leaves_nothing_and_the_others_are_kept(tmp_path: Path) -> None:
     """A batch that is refused leaves nothing and the others are kept."""
 
