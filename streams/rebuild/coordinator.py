@@ -15,7 +15,6 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
@@ -34,6 +33,7 @@ from perdure.streams.rebuild.worker import Failed, FoldedSoFar, FoldedWhole, Job
 from perdure.streams.state.fold import Folded
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
+from perdure.streams.worker_process import kill
 
 WORTH_RECORDS = 200_000  # a second of one processor; starting a worker takes a third of one
 MOST_HELPERS = 3  # unless the configuration says otherwise: each takes some 100 MB while it works
@@ -133,7 +133,7 @@ class Helpers:
             msgspec.MsgspecError,
         ) as error:  # not a line of a worker, or no line at all
             reason = f"it wrote a line that is not part of the protocol: {error!r}"
-            _kill(process)
+            kill(process)
         finally:
             missing = [partition for partition in ends if not self._awaited[partition].done()]
             if missing:
@@ -178,11 +178,6 @@ class Helpers:
         for awaited in self._awaited.values():
             awaited.cancel()
         for process in self._processes:
-            _kill(process)
+            kill(process)
         await asyncio.gather(*self._readers, return_exceptions=True)
         await remove_folder(self._folder)
-
-
-def _kill(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it may have ended, and its exit is not noticed yet
-        process.kill()

@@ -12,11 +12,6 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,10 +23,11 @@ from perdure.schemas.config import Config
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.kafka import Kafka
 from perdure.streams.opening import open_reading
-from perdure.streams.state.fold import GC_THRESHOLD, fold
+from perdure.streams.state.fold import fold
 from perdure.streams.state.rows import ranges_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.rocks import RocksStore
+from perdure.streams.worker_process import begin_work
 
 
 class Job(msgspec.Struct):
@@ -104,27 +100,9 @@ def _export(store: RocksStore, partition: int, folder: Path) -> list[str]:
     return files
 
 
-def _end_with_stdin() -> None:
-    while os.read(0, 1024):  # not by `sys.stdin`, whose lock would keep the process from its own end
-        pass
-    os._exit(1)
-
-
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which ends its helpers
-    # Lines are for the node alone: other output to stdout goes to stderr.
-    lines = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-
-    def emit(message: Message) -> None:
-        lines.write(msgspec.json.encode(message) + b"\n")
-        lines.flush()
-
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    job, emit = begin_work(Job)
     Path(job.folder).mkdir(parents=True)
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
     try:
         asyncio.run(work(job, emit))
     except PerdureError as error:

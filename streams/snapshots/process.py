@@ -9,7 +9,6 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from asyncio.subprocess import PIPE, Process
 
@@ -17,6 +16,7 @@ import msgspec
 
 from perdure.schemas.errors import StorageFailed
 from perdure.streams.snapshots.jobs import JobMessage, SnapshotJob, SnapshotRefused
+from perdure.streams.worker_process import kill
 
 # -P: what lies in the current directory is the user's
 PROGRAM = (sys.executable, "-P", "-m", "perdure.streams.snapshots.worker")
@@ -33,7 +33,7 @@ async def run(job: SnapshotJob) -> dict[int, JobMessage]:
     try:
         reason = await _listen(process, job, said)
     finally:
-        _kill(process)
+        kill(process)
         await process.wait()
     return _refuse(job, said, reason)
 
@@ -55,8 +55,3 @@ def _refuse(job: SnapshotJob, said: dict[int, JobMessage], reason: str) -> dict[
     for part in job.parts:
         said.setdefault(part.partition, SnapshotRefused(part.partition, StorageFailed.code, reason))
     return said
-
-
-def _kill(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it may have ended, and its exit is not noticed yet
-        process.kill()

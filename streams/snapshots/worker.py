@@ -13,18 +13,12 @@ Laws
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-
-import msgspec
 
 from perdure.schemas.errors import OperatorError, PerdureError, StorageFailed
 from perdure.streams.snapshots.accept import load
@@ -39,8 +33,8 @@ from perdure.streams.snapshots.jobs import (
 from perdure.streams.snapshots.places import SnapshotPlace, place_at
 from perdure.streams.snapshots.restore import write_files
 from perdure.streams.snapshots.take import take
-from perdure.streams.state.fold import GC_THRESHOLD
 from perdure.streams.store.rocks import RocksReading, write_rows
+from perdure.streams.worker_process import begin_work
 
 OPEN_TRIES = 20  # the node may remove files while the store is being opened
 OPEN_AGAIN_S = 0.1
@@ -111,28 +105,10 @@ def _restore(job: SnapshotJob, place: SnapshotPlace, part: SnapshotPart) -> JobM
     return SnapshotRestored(part.partition, write_files(place, stored, part.partition, folder, write_rows))
 
 
-def _end_with_stdin() -> None:
-    while os.read(0, 1024):  # not by `sys.stdin`, whose lock would keep the process from its own end
-        pass
-    os._exit(1)
-
-
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which ends its workers
-    # Lines are for the node alone: other output to stdout goes to stderr.
-    lines = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-
-    def emit(message: JobMessage) -> None:
-        lines.write(msgspec.json.encode(message) + b"\n")
-        lines.flush()
-
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=SnapshotJob)
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    job, emit = begin_work(SnapshotJob)
     if job.work != "restore":
         os.nice(19)
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
     try:
         work(job, emit)
     except PerdureError as error:
