@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.streams.wire.codec import EVER, FrameReader, Message, Struct, UnreadableFrame, read, write
+from perdure.streams.wire.errors import RequestRefused
 
 if TYPE_CHECKING:
     from perdure.streams.wire.broker import Broker, KafkaCaller
 
 Answer = Message | Awaitable[Message | None] | None
 Handle = Callable[["Broker", "KafkaCaller", Message, int], Answer]
+
+
+def by_partition(
+    request: Message, answer: Callable[[str, Message, dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """The topics of a response to a request that names partitions by topic, a result for each.
+
+    `answer(topic, part, result)` fills in a result, or raises `RequestRefused`, which becomes its error.
+    """
+    topics = []
+    for topic in request["topics"]:
+        results = []
+        for part in topic["partitions"]:
+            result: dict[str, Any] = {"index": part["index"]}
+            results.append(result)
+            try:
+                answer(topic["name"], part, result)
+            except RequestRefused as refused:
+                result.update(error=refused.code, error_message=str(refused))
+        topics.append({"name": topic["name"], "partitions": results})
+    return topics
 
 
 class Api(NamedTuple):

@@ -153,13 +153,11 @@ def _required(reading: _Read) -> _Read:
     return read
 
 
-def _read_kind(kind: str | Array, version: int, compact: bool) -> _Read:
+def _read_kind(kind: str | Array | Struct, version: int, compact: bool) -> _Read:
+    if isinstance(kind, Struct):
+        return _read_struct(kind, version, compact)
     if isinstance(kind, Array):
-        element = (
-            _read_struct(kind.of, version, compact)
-            if isinstance(kind.of, Struct)
-            else _read_kind(kind.of, version, compact)
-        )
+        element = _read_kind(kind.of, version, compact)
 
         def read_array(reader: FrameReader) -> list[Any] | None:
             count = reader.length(compact=compact)
@@ -214,13 +212,11 @@ def _put_varint(out: bytearray, value: int) -> None:
     out.append(value)
 
 
-def _write_kind(kind: str | Array, version: int, compact: bool) -> _Write:
+def _write_kind(kind: str | Array | Struct, version: int, compact: bool) -> _Write:
+    if isinstance(kind, Struct):
+        return _write_struct(kind, version, compact)
     if isinstance(kind, Array):
-        element = (
-            _write_struct(kind.of, version, compact)
-            if isinstance(kind.of, Struct)
-            else _write_kind(kind.of, version, compact)
-        )
+        element = _write_kind(kind.of, version, compact)
 
         def write_array(out: bytearray, values: Any) -> None:
             count = -1 if values is None else len(values)

@@ -13,7 +13,7 @@ import asyncio
 from typing import Any
 
 from perdure.streams.log.embedded.tail import EmbeddedStream
-from perdure.streams.wire.api import Api
+from perdure.streams.wire.api import Api, by_partition
 from perdure.streams.wire.batches import write_batch
 from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Array, Field, Message, array, structure
@@ -112,27 +112,22 @@ def _gather(
     refused.
     """
     limit = min(request["max_bytes"] or MAX_BYTES, MAX_BYTES)
-    topics, streams, size, failed = [], [], 0, False
-    for topic in request["topics"]:
-        partitions = []
-        for wanted in topic["partitions"]:
-            result: dict[str, Any] = {"index": wanted["index"]}
-            partitions.append(result)
-            try:
-                stream = _readable(broker, caller, topic["name"], wanted)
-            except RequestRefused as refused:
-                result["error"] = refused.code
-                failed = True
-                continue
-            streams.append(stream)
-            end = stream.durable
-            result.update(high_watermark=end, last_stable_offset=end, log_start_offset=stream.start)
-            if wanted["offset"] < end and size < limit:
-                room = max(0, min(wanted["max_bytes"], limit - size))
-                records = broker.log.read(stream, wanted["offset"], room)
-                result["records"] = data = write_batch(records)
-                size += len(data)
-        topics.append({"name": topic["name"], "partitions": partitions})
+    streams, size = [], 0
+
+    def answer(name: str, wanted: Message, result: dict[str, Any]) -> None:
+        nonlocal size
+        stream = _readable(broker, caller, name, wanted)
+        streams.append(stream)
+        end = stream.durable
+        result.update(high_watermark=end, last_stable_offset=end, log_start_offset=stream.start)
+        if wanted["offset"] < end and size < limit:
+            room = max(0, min(wanted["max_bytes"], limit - size))
+            records = broker.log.read(stream, wanted["offset"], room)
+            result["records"] = data = write_batch(records)
+            size += len(data)
+
+    topics = by_partition(request, answer)
+    failed = any("error" in result for topic in topics for result in topic["partitions"])
     return {"topics": topics}, size, streams, failed
 
 

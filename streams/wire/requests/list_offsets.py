@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.streams.wire.api import Answer, Api
+from perdure.streams.wire.api import Answer, Api, by_partition
 from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Field, Message, array, structure
 from perdure.streams.wire.errors import Code, RequestRefused
@@ -51,18 +51,10 @@ RESPONSE = structure(
 
 
 def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Answer:
-    topics = []
-    for topic in request["topics"]:
-        partitions = []
-        for wanted in topic["partitions"]:
-            result: dict[str, Any] = {"index": wanted["index"]}
-            try:
-                result.update(_offset(broker, caller, topic["name"], wanted["index"], wanted["timestamp"]))
-            except RequestRefused as refused:
-                result["error"] = refused.code
-            partitions.append(result)
-        topics.append({"name": topic["name"], "partitions": partitions})
-    return {"topics": topics}
+    def answer(name: str, wanted: Message, result: dict[str, Any]) -> None:
+        result.update(_offset(broker, caller, name, wanted["index"], wanted["timestamp"]))
+
+    return {"topics": by_partition(request, answer)}
 
 
 def _offset(broker: Broker, caller: KafkaCaller, name: str, index: int, timestamp: int) -> dict[str, int]:

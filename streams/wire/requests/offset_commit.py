@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.streams.log.base import durable
-from perdure.streams.wire.api import Api
+from perdure.streams.wire.api import Api, by_partition
 from perdure.streams.wire.broker import Broker, KafkaCaller
 from perdure.streams.wire.codec import Field, Message, array, structure
 from perdure.streams.wire.errors import Code, RequestRefused
@@ -54,17 +54,15 @@ RESPONSE = structure(
 async def handle(broker: Broker, caller: KafkaCaller, request: Message, version: int) -> Message:
     whole = _check_group(broker, caller, request)
     commits: dict[TopicPartition, Committed] = {}
-    topics = []
-    for topic in request["topics"]:
-        partitions: list[dict[str, Any]] = []
-        for part in topic["partitions"]:
-            code = whole or _check(broker, topic["name"], part)
-            partitions.append({"index": part["index"], "error": code})
-            if not code:
-                commits[topic["name"], part["index"]] = Committed(
-                    part["offset"], part["leader_epoch"], part["metadata"] or "", broker.clock_ms()
-                )
-        topics.append({"name": topic["name"], "partitions": partitions})
+
+    def answer(name: str, part: Message, result: dict[str, Any]) -> None:
+        result["error"] = code = whole or _check(broker, name, part)
+        if not code:
+            commits[name, part["index"]] = Committed(
+                part["offset"], part["leader_epoch"], part["metadata"] or "", broker.clock_ms()
+            )
+
+    topics = by_partition(request, answer)
     if commits:
         await durable(broker.log.put(Offsets.rows(request["group"], commits)))
         broker.groups.offsets.keep(request["group"], commits)

@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.schemas.errors import OverQuota, PerdureError
 from perdure.streams.log.base import Receipt, Topic, size_bytes
-from perdure.streams.wire.api import Answer, Api
+from perdure.streams.wire.api import Answer, Api, by_partition
 from perdure.streams.wire.batches import HEAD, MAX_PARTS, ProducedBatch, read_batch
 from perdure.streams.wire.broker import Broker, KafkaCaller, PartitionPlace
 from perdure.streams.wire.codec import Field, Message, array, structure
@@ -129,20 +129,15 @@ async def _when_charged(
 
 
 def _append(broker: Broker, caller: KafkaCaller, request: Message) -> asyncio.Future[Message | None]:
-    response: Message = {"topics": []}
+    response: Message = {}
     pending = _Pending(broker.loop, None if request["acks"] == 0 else response)
-    for topic in request["topics"]:
-        results = []
-        for each in topic["partitions"]:
-            result = {"index": each["index"]}
-            results.append(result)
-            try:
-                _check_request(request)
-                place = broker.place(topic["name"], each["index"])
-                _append_batch(broker, caller, place, read_batch(each["records"] or b""), result, pending)
-            except RequestRefused as refused:
-                result.update(error=refused.code, error_message=str(refused))
-        response["topics"].append({"name": topic["name"], "partitions": results})
+
+    def answer(name: str, each: Message, result: dict[str, Any]) -> None:
+        _check_request(request)
+        place = broker.place(name, each["index"])
+        _append_batch(broker, caller, place, read_batch(each["records"] or b""), result, pending)
+
+    response["topics"] = by_partition(request, answer)
     pending.one_less()
     return pending.future
 
