@@ -37,7 +37,7 @@ from perdure.streams.log.kafka.metadata import (
 )
 from perdure.streams.log.kafka.probe import diagnose
 from perdure.streams.log.kafka.rights import WANTED, missing_rights
-from perdure.streams.log.kafka.topics import misfit
+from perdure.streams.log.kafka.topics import ends_of, misfit
 
 TIMEOUT_S = 10.0
 CLOCK_S = 1.0  # a difference of clocks above this is worth a warning
@@ -104,7 +104,7 @@ async def _counts(
 ) -> Finding:
     counts = {name: len(topic.leaders) for name, topic in topics.items()}
     if len(counts) < len(names) or any(count != partitions for count in counts.values()):
-        ends = await _ends(endpoint, counts)
+        ends = await ends_of(endpoint, counts, "doctor")
         journal = next(name for name in names if name.endswith(f".{Topic.JOURNAL.value}"))
         error = misfit(journal, counts, {journal: 0} | ends, partitions, endpoint.bootstrap)
         if error is not None:
@@ -114,17 +114,6 @@ async def _counts(
         mend = "start the brokers that hold its replicas"
         return Finding("partitions", REFUSED, f"a partition of {leaderless[0]} has no leader", mend)
     return Finding("partitions", OK, f"{partitions} in each topic, each with a leader")
-
-
-async def _ends(endpoint: Endpoint, counts: Mapping[str, int]) -> dict[str, int]:
-    consumer: Any = AIOKafkaConsumer(enable_auto_commit=False, **endpoint.options("doctor"))
-    try:
-        await consumer.start()
-        places = [TopicPartition(name, n) for name, count in counts.items() for n in range(count)]
-        ends = await consumer.end_offsets(places)
-    finally:
-        await consumer.stop()
-    return {name: sum(end for place, end in ends.items() if place.topic == name) for name in counts}
 
 
 def _ids(topics: Mapping[str, Described]) -> Finding:

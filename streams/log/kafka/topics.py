@@ -112,6 +112,21 @@ async def partitions_of(endpoint: Endpoint, topic: str) -> int:
     return len(existing.leaders)
 
 
+async def ends_of(endpoint: Endpoint, counts: Mapping[str, int], purpose: str) -> dict[str, int]:
+    """How many records each topic was ever given, by name. Raises one of `UNREACHED`.
+
+    `counts`: the partitions of each topic; `purpose` names the client.
+    """
+    consumer: Any = AIOKafkaConsumer(enable_auto_commit=False, **endpoint.options(purpose))
+    try:
+        await consumer.start()
+        places = [TopicPartition(name, n) for name, count in counts.items() for n in range(count)]
+        ends = await consumer.end_offsets(places)
+    finally:
+        await consumer.stop()
+    return {name: sum(end for place, end in ends.items() if place.topic == name) for name in counts}
+
+
 def misfit(
     journal: str, counts: Mapping[str, int], ends: Mapping[str, int], wanted: int, where: str
 ) -> PerdureError | None:
@@ -254,7 +269,7 @@ class Topics:
             counts = {name: min(count, self._partitions) for name, count in counts.items()}
         if any(count != self._partitions for count in counts.values()) or (absent and existing):
             (journal,) = [name for name in self._names if name.endswith(".journal")]
-            ends = await self._ends(counts)
+            ends = await ends_of(self._endpoint, counts, "ends")
             if (error := misfit(journal, counts, ends, self._partitions, self._bootstrap)) is not None:
                 raise error
         if absent:
@@ -271,17 +286,6 @@ class Topics:
     async def described(self) -> Mapping[str, Described]:
         """What the brokers say of the topics, now. Raises one of `UNREACHED`."""
         return await described(self._admin, self._names)
-
-    async def _ends(self, counts: Mapping[str, int]) -> Mapping[str, int]:
-        """How many records each of these topics was ever given, by name."""
-        consumer: Any = AIOKafkaConsumer(enable_auto_commit=False, **self._endpoint.options("ends"))
-        try:
-            await consumer.start()
-            places = [TopicPartition(name, n) for name, count in counts.items() for n in range(count)]
-            ends = await consumer.end_offsets(places)
-        finally:
-            await consumer.stop()
-        return {name: sum(end for place, end in ends.items() if place.topic == name) for name in counts}
 
     async def _create(self, names: Sequence[str]) -> None:
         copies = self._copies
