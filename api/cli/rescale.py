@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument
+from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument, config_of
 
 
 def register(app: typer.Typer) -> None:
@@ -31,12 +30,10 @@ def rescale(
     """
     import asyncio
 
-    from perdure.api.loading import load_config
     from perdure.api.telemetry.replay_progress import progress_bar
     from perdure.streams.rescale.rescale import rescale as change
 
-    flags = {"data_dir": data, "log": log}
-    config = load_config(path, env_name=env, environ=os.environ, flags=flags, opens_data=True)
+    config = config_of(path, data, log, env)
     with progress_bar() as progress:
         findings = asyncio.run(change(config, partitions, progress))
     if as_json:

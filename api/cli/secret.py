@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from perdure.api.cli.options import AsJson, Data, EnvName, PathArgument
+from perdure.api.cli.options import AsJson, Data, EnvName, PathArgument, config_of
 from perdure.schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def show(
     from perdure.streams.datadir import is_data_dir, no_data_dir
     from perdure.streams.secret import configured, kept_in
 
-    config = _config(path, data, env)
+    config = config_of(path, data, None, env)
     secrets = configured(config)
     where = _where(config)
     if secrets is None:
@@ -62,7 +61,7 @@ def rotate(
     from perdure.streams.secret import configured
     from perdure.streams.secret import rotate as replace
 
-    config = _config(path, data, env)
+    config = config_of(path, data, None, env)
     if configured(config) is not None:
         raise ConfigError(
             f"the secret of {config.name} comes from {_where(config)}: put a new one (perdure secret create) in "
@@ -71,12 +70,6 @@ def rotate(
     with closing(open_data(config, must_exist=True)):
         secrets = replace(config.data_dir)
     _print(config, _where(config), secrets, as_json=as_json)
-
-
-def _config(path: Path, data: Path | None, env: str | None) -> Config:
-    from perdure.api.loading import load_config
-
-    return load_config(path, env_name=env, environ=os.environ, flags={"data_dir": data}, opens_data=True)
 
 
 def _where(config: Config) -> str:

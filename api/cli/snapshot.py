@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from perdure.api.cli.administering import Server, Token
-from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument
-from perdure.api.cli.state import FAILED, OK, config_of
+from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument, config_of
+from perdure.api.cli.state import FAILED, OK
 
 Url = Annotated[
     str | None,

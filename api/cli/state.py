@@ -6,14 +6,13 @@ Both work on the data of a stopped app; a running one has it locked.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument
+from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument, config_of
 from perdure.api.cli.output import exit_code, print_error
 from perdure.schemas.errors import PerdureError
 
@@ -94,14 +93,6 @@ def adopt(config: Callable[[], Config], as_json: bool) -> None:
     from perdure.streams.rebuild.adopt_topics import adopt as take
 
     _print(asyncio.run(take(config())), as_json=as_json)
-
-
-def config_of(path: Path, data: Path | None, log: str | None, env: str | None) -> Config:
-    """The configuration of the app at `path`, with the values of the options that were given."""
-    from perdure.api.loading import load_config
-
-    flags = {"data_dir": data, "log": log}
-    return load_config(path, env_name=env, environ=os.environ, flags=flags, opens_data=True)
 
 
 def _print(findings: Mapping[str, object], *, as_json: bool) -> None:
