@@ -188,24 +188,22 @@ class ClusterNode:
         await self.stop()
         await self.placement.close()
 
-    async def stop(self) -> None:
+    async def _halt(self) -> None:
         self.alive = False
         await self.placement.end()
         for owner in self.owners:
             owner.end_epoch()
         for task in self.tasks:
             task.cancel()
+
+    async def stop(self) -> None:
+        await self._halt()
         self.gateway.close(Unavailable("the node has stopped"))
 
     async def kill(self) -> None:
         """As SIGKILL: nothing is said, and what was written to the store since its last flush may be lost."""
         self.log.kill()
-        self.alive = False
-        await self.placement.end()
-        for owner in self.owners:
-            owner.end_epoch()
-        for task in self.tasks:
-            task.cancel()
+        await self._halt()
         self.store.crash(0)
 
     def stall(self, seconds: float) -> None:
