@@ -68,7 +68,7 @@ async def open_reading(config: Config) -> Readable:
     """
     if not config.kafka_brokers:
         return EmbeddedReading(log_in(config.data_dir))
-    from perdure.streams.log.kafka.log import KafkaReading  # an extra, as below
+    from perdure.streams.log.kafka.read_only import KafkaReading  # an extra, as below
     from perdure.streams.log.kafka.security import security_options
 
     security = security_options(config.kafka)

@@ -1,8 +1,7 @@
 """Administration over HTTP, under `/admin`: it shows what a node holds, and passes on acts on its objects.
 
-`page.py` answers the requests, `views.py` makes what they show, and `json_preview.py` shows stored values as
-JSON. Acts such as pause or delete become commands, which the owner carries out
-(streams/owner/administration.py).
+`page.py` answers the requests, and `views.py` makes what they show. Acts such as pause or delete become
+commands, which the owner carries out (streams/owner/administration.py).
 
 Law: what is shown of an object is durable, and the node has just proved that it owns the partition.
 [test_admin.py]

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from perdure.api.admin.json_preview import json_preview
 from perdure.objects.listing import bounds, cursor_behind
 from perdure.schemas.admin import OF_ALARM, OF_COMMAND, ParkedItem, Place, place_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.expiry import expiry_of
 from perdure.schemas.journal import NO_COMMAND, Entry
+from perdure.schemas.json_preview import json_preview
 from perdure.schemas.keys import name_of, partition_named, partition_of
 from perdure.schemas.sockets import SETTINGS
 from perdure.schemas.values import decode_value

@@ -28,7 +28,7 @@ def decode(as_json: AlwaysJson = True) -> None:
     """Print journal records as JSON, one a line; on stdin is what kcat prints with -f '%p %o %R%s'."""
     import json
 
-    from perdure.api.admin.json_preview import json_preview
+    from perdure.schemas.json_preview import json_preview
 
     source = sys.stdin.buffer
     while (place := _place(source)) is not None:

@@ -15,29 +15,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from perdure.schemas.access import TOKEN_PREFIX
 from perdure.schemas.commands import NEVER_LOGGED
 from perdure.schemas.config import Config
+from perdure.schemas.masking import PATTERNS, TELLING
 from perdure.schemas.replies import Pairs
 from perdure.schemas.secrecy import MASK
 
-_NAMES = "authorization|cookie|token|secret|passw|credential|ticket|api[-_]?key|private[-_]?key"
-_TELLING = re.compile(_NAMES, re.IGNORECASE)
 _WORD = re.compile(r"[\w-]+")
 _SHORTEST = 4  # characters: a shorter value occurs in half of all texts
 _DEEPEST = 6
-_TEXTS = tuple(
-    (re.compile(pattern, re.IGNORECASE), shown)
-    for pattern, shown in (
-        # a header, to the end of its line or of its quotes
-        (r"((?:authorization|cookie)\b(?:\s*[:=]|[\"']\s*[:=,])\s*(?:b?[\"'])?)[^\"'\r\n]+", rf"\1{MASK}"),
-        (rf"(\b[\w-]*(?:{_NAMES})[\w-]*(?:=|[\"']\s*[:=,]\s*(?:b?[\"'])?))[^\s&\"',;)}}]+", rf"\1{MASK}"),
-        (r"\b(bearer|basic)\s+[\w.~+/=-]{6,}", rf"\1 {MASK}"),
-        (rf"\b{TOKEN_PREFIX}[\w-]+", MASK),
-        (r"\beyJ[\w-]+\.[\w-]+\.[\w-]*", MASK),
-        (r"(?<=://)[^/@\s]+(?=@)", MASK),
-    )
-)
 
 
 class Scrubber:
@@ -62,14 +48,14 @@ class Scrubber:
             text = text.replace(private, MASK)
         if self._known is not None:
             text = self._known.sub(MASK, text)
-        for pattern, shown in _TEXTS:
+        for pattern, shown in PATTERNS:
             text = pattern.sub(shown, text)
         return text
 
     def _shown(self, name: object, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(name, str) and _TELLING.search(name):
+        if isinstance(name, str) and TELLING.search(name):
             return MASK
         if isinstance(value, (int, float)):
             return value if self._known is None or not self._known.fullmatch(str(value)) else MASK
@@ -104,7 +90,7 @@ def _name(value: object) -> str | None:
 def _secret_values(table: Mapping[str, Any], is_secret: bool = False) -> set[str]:
     values: set[str] = set()
     for name, value in table.items():
-        secret = is_secret or _TELLING.search(name) is not None
+        secret = is_secret or TELLING.search(name) is not None
         if isinstance(value, Mapping):
             values |= _secret_values(value, secret)
         elif isinstance(value, str) and secret:

@@ -193,6 +193,16 @@ class Readable(Protocol):
     def exclusive(self) -> bool:
         """See `Log`."""
 
+    @property
+    def partitions(self) -> int:
+        """How many partitions each of its topics has."""
+
+    async def bounds(self, topic: Topic, partition: int) -> Bounds:
+        """As `Log.bounds`."""
+
+    async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+        """As `Log.since`."""
+
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
         """As `Log.read`."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
-from perdure.streams.log.base import Log, LogRecord, Topic
+from perdure.streams.log.base import LogRecord, Readable, Topic
 
 NEAR = 256  # records
 Took = Callable[[int], Awaitable[None]]
@@ -24,7 +24,7 @@ async def _free(records: int) -> None:
 
 
 async def first_since(
-    log: Log,
+    log: Readable,
     topic: Topic,
     partition: int,
     start: int,
@@ -60,7 +60,7 @@ async def first_since(
 
 
 async def _true_one(
-    log: Log, topic: Topic, partition: int, span: tuple[int, int], latest_ms: int, took: Took
+    log: Readable, topic: Topic, partition: int, span: tuple[int, int], latest_ms: int, took: Took
 ) -> LogRecord | None:
     """The first record of a span whose stamp may be true."""
     async with aclosing(log.read(topic, partition, *span)) as chunks:  # type: ignore[type-var]  # all are generators

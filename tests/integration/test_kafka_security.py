@@ -35,7 +35,8 @@ from tests.process import COMMAND, clean_environ, serve
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.kafka import Kafka
 from perdure.streams.log.base import Record, Topic, durable
-from perdure.streams.log.kafka.log import KafkaLog, KafkaReading
+from perdure.streams.log.kafka.log import KafkaLog
+from perdure.streams.log.kafka.read_only import KafkaReading
 from perdure.streams.log.kafka.security import Tokens, TokenUnavailable, security_options
 from perdure.streams.opening import clock_ms
 

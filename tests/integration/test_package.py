@@ -42,7 +42,7 @@ def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> No
     """
     with zipfile.ZipFile(built[0]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {"perdure/__init__.py", "perdure/py.typed", "perdure/testing.py"}
+    expected = {"perdure/__init__.py", "perdure/audit.py", "perdure/py.typed", "perdure/testing.py"}
     for room in ROOMS:
         expected |= {f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / room).rglob("*.py")}
     templates = {f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / "api").rglob("*.tmpl")}

@@ -13,8 +13,8 @@ from pathlib import Path
 from rocksdict import AccessType, Rdict
 
 from perdure.schemas.errors import StorageFailed
-from perdure.streams.log.base import LogRecord, Topic
-from perdure.streams.log.embedded.records import READ_CHUNK, Rows, options
+from perdure.streams.log.base import Bounds, LogRecord, Stamped, Topic
+from perdure.streams.log.embedded.records import READ_CHUNK, Rows, options, partitions_in
 
 
 class EmbeddedReading:
@@ -24,10 +24,29 @@ class EmbeddedReading:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._database = self._open()
+        self.partitions = partitions_in(self._database, path)
+
+    def _open(self) -> Rdict:
         try:
-            self._database = Rdict(str(path), options(), access_type=AccessType.read_only())
+            return Rdict(str(self._path), options(), access_type=AccessType.read_only())
         except Exception as error:  # rocksdict raises nothing finer
-            raise StorageFailed(f"cannot read the log in {path} beside its owner: {error}") from error
+            raise StorageFailed(f"cannot read the log in {self._path} beside its owner: {error}") from error
+
+    def refresh(self) -> None:
+        """Show what has become durable since it was opened. Not while a `read` is under way."""
+        database = self._open()
+        self._database.close()
+        self._database = database
+
+    async def bounds(self, topic: Topic, partition: int) -> Bounds:
+        """See `Log.bounds`: as of when it was opened, or refreshed."""
+        known = Rows(self._database, self._path, topic, partition).recover()
+        return Bounds(known.start, known.next)
+
+    async def since(self, topic: Topic, partition: int, time_ms: int) -> Stamped | None:
+        """See `Local.since`."""
+        raise NotImplementedError("a log of one process is searched by reading")
 
     async def read(
         self, topic: Topic, partition: int, start: int, end: int

@@ -141,6 +141,16 @@ def _create(path: Path, partitions: int) -> None:
 
 
 def _check_meta(database: Rdict, path: Path, partitions: int) -> None:
+    there = partitions_in(database, path)
+    if there != partitions:
+        raise ConfigError(
+            f"the log in {path} has {there} partitions, {partitions} are configured; "
+            f"the number is fixed at creation: set partitions = {there}"
+        )
+
+
+def partitions_in(database: Rdict, path: Path) -> int:
+    """How many partitions a log has. Raises `DataDirError` or `LogCorrupt` if it is not one of perdure."""
     row = get(database, META_KEY, path)
     if row is None:
         raise DataDirError(f"{path} is a RocksDB, but not a log of perdure: choose another data directory")
@@ -153,11 +163,7 @@ def _check_meta(database: Rdict, path: Path, partitions: int) -> None:
             f"the log in {path} has format {meta.marker} {meta.format}, this version of perdure knows up to "
             f"{MARKER} {FORMAT}: use a newer perdure"
         )
-    if meta.partitions != partitions:
-        raise ConfigError(
-            f"the log in {path} has {meta.partitions} partitions, {partitions} are configured; "
-            f"the number is fixed at creation: set partitions = {meta.partitions}"
-        )
+    return meta.partitions
 
 
 def get(database: Rdict, key: bytes, path: Path) -> bytes | None:

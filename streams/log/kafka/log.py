@@ -51,37 +51,6 @@ def _report(error: BaseException) -> None:
     _logger.critical("the log has stopped", error=str(error))
 
 
-class KafkaReading:
-    """An app's log on a Kafka cluster, for reading only: without a producer or
-    tails. Parameters as those of `KafkaLog`.
-    """
-
-    exclusive = False
-
-    def __init__(
-        self, bootstrap: str, app: str, *, client_id: str, security: Mapping[str, Any] | None = None
-    ) -> None:
-        self._app = app
-        self._endpoint = Endpoint(bootstrap, client_id, security or {})
-        self._reads = Reads(self._endpoint, [f"{app}.{topic.value}" for topic in Topic])
-
-    async def start(self) -> None:
-        """Connect. Raises `LogUnreachable`."""
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._reads.start()
-        except UNREACHED as error:
-            await self._reads.close()
-            raise await unreachable(self._endpoint, error) from error
-
-    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
-        """See `KafkaLog.read`."""
-        return self._reads.read(TopicPartition(f"{self._app}.{topic.value}", partition), start, end)
-
-    async def close(self) -> None:
-        await self._reads.close()
-
-
 class KafkaLog:
     """`perdure.streams.log.base.Log` on a Kafka cluster.
 

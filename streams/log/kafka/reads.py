@@ -46,6 +46,10 @@ class Reads:
         await self._client.bootstrap()
         await self._client.set_topics(self._topics)
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions one of the topics has; 0: there is none of that name."""
+        return len(self._client.cluster.partitions_for_topic(topic) or ())
+
     async def read(self, place: TopicPartition, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
         """See `Log.read`. Raises `LogCorrupt`, `LogUnreachable`, `ConfigError`."""
         if start >= end:
