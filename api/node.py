@@ -183,7 +183,7 @@ class Node:
             self.placement is None or self.placement.alone
         ):  # otherwise a partition at a time, once it is placed here
             if snapshots is not None:
-                await snapshots.restore(owner.tables for owner in self.owners)
+                await snapshots.restoring.restore(owner.tables for owner in self.owners)
             await self._helpers.start(log, [owner.tables for owner in self.owners], ports.recovery.progress)
         for owner in self.owners:
             opened.push(f"the ownership of partition {owner.partition}", owner.end_epoch)
@@ -249,7 +249,7 @@ class Node:
         fold.
         """
         if self.snapshots is not None and not self._helpers.has(tables.partition):
-            await self.snapshots.ingest(tables)
+            await self.snapshots.restoring.ingest(tables)
         await self._helpers.ingest(tables)
 
     def _object_quotas(self) -> ObjectQuotas | None:

@@ -55,7 +55,7 @@ class SnapshotJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Took(msgspec.Struct, tag=True, frozen=True):
-    """A snapshot was taken; an empty `name`: there was nothing to take one of."""
+    """A snapshot was taken, in so many seconds; an empty `name`: there was nothing to take one of."""
 
     partition: int
     name: str
@@ -65,6 +65,8 @@ class Took(msgspec.Struct, tag=True, frozen=True):
     files: int = 0
     files_sent: int = 0
     bytes_sent: int = 0
+    time_ms: int = 0
+    seconds: float = 0.0
 
 
 class SnapshotRestored(msgspec.Struct, tag=True, frozen=True):

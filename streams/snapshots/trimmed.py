@@ -96,4 +96,4 @@ async def begin_from_snapshots(
         )
     for each in tables:
         if each.partition in trimmed:
-            await snapshots.ingest(each)
+            await snapshots.restoring.ingest(each)

@@ -75,6 +75,7 @@ def _state_of(job: SnapshotJob) -> RocksReading:
 
 
 def _take(job: SnapshotJob, place: SnapshotPlace, rows: RocksReading, part: SnapshotPart) -> JobMessage:
+    began_s = time.monotonic()
     taken = take(
         rows,
         part.partition,
@@ -95,6 +96,8 @@ def _take(job: SnapshotJob, place: SnapshotPlace, rows: RocksReading, part: Snap
         len(manifest.files),
         taken.files_sent,
         taken.bytes_sent,
+        manifest.time_ms,
+        round(time.monotonic() - began_s, 3),
     )
 
 
