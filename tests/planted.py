@@ -41,7 +41,6 @@ OF_ALARMS = {
 }
 OF_ADMINISTRATION = {"an act of administration": (Administration, "_pause")}
 FROM_THEN_ON = {
-    "the entry waits to be settled": (Activation, "ended"),
     "the trace is queued": (Journal, "add"),
     "a batch is encoded": (Journal, "_encode"),
     "an entry is let out": (OutputGate, "entries"),

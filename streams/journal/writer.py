@@ -248,7 +248,7 @@ class Journal:
         answered, self._answered = self._answered, []
         self._batch = batch = JournalBatch(entries, completions, answered)
         batch.barriers = barriers
-        done = runs([item.offset for item in completions], answered)
+        done = runs([item.offset for item in completions], answered) if completions or answered else ()
         low, out = self._marks.marks()
         _, epoch, seq, chain = self.position
         clean, self._clean = self._clean and not self._waiting, self._clean and bool(self._waiting)

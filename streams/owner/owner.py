@@ -327,9 +327,10 @@ class Owner:
         if failpoints.armed:
             failpoints.hit("owner.before_store")
         self.tables.applied(batch.folded, batch.marks, batch.position._replace(offset=end), batch.base)
-        for first, count in each_run(batch.answered):
-            self.output.commands.add_run(first, count)
-            self.backlog -= count
+        if batch.answered:
+            for first, count in each_run(batch.answered):
+                self.output.commands.add_run(first, count)
+                self.backlog -= count
         turn: Any
         for turn in (*batch.completions, *batch.entries):
             if turn.entry is not None and turn.activation is not None:

@@ -163,7 +163,7 @@ class Tables:
         if isinstance(record, EntryRecord):
             self._fold_entry(record.entry, offset)
             if record.out:
-                self._fold_marks(record)
+                self._fold_marks(record, self.reader.position)
         else:
             self._fold_other(record, offset, chain)
             while not in_pieces and self.remove_piece():
@@ -184,14 +184,14 @@ class Tables:
             offset += 1
         if base is not None:
             self._fold_other(base, offset, b"")
-        self._fold_marks(marks)
+        self._fold_marks(marks, position)
         self.meta.clean = marks.clean
         if self.memtables.open.size >= MEMTABLE_ROWS:
             self.freeze()
 
     def _fold_other(self, record: JournalRecord, offset: int, chain: bytes) -> None:
         if isinstance(record, NoOp):
-            self._fold_marks(record)
+            self._fold_marks(record, self.reader.position)
             self.meta.clean = record.clean
         elif isinstance(record, Header):
             self.meta.app_uuid, self.meta.partitions = record.app_uuid, record.partitions
@@ -310,13 +310,14 @@ class Tables:
             self.answered_calls.grow_older(before)
         self._bucket_end_ms = (age_ms // BUCKET_MS + 1) * BUCKET_MS
 
-    def _fold_marks(self, record: EntryRecord | NoOp) -> None:
-        done = self.done
-        for first, count in each_run(record.done):
-            done.add_run(first, count)
+    def _fold_marks(self, record: EntryRecord | NoOp, end: Position) -> None:
+        """Fold the marks of a batch's last record; `end` is the position behind it."""
+        if record.done:
+            for first, count in each_run(record.done):
+                self.done.add_run(first, count)
         meta, ends = self.meta, self._ends
         meta.low = max(meta.low, record.low)
-        ends.append(self.reader.position)
+        ends.append(end)
         while len(ends) > 1 and ends[0].offset < record.out:
             ends.popleft()
         if ends[0].offset == record.out:

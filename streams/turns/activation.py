@@ -263,23 +263,21 @@ class Activation:
 
     # Committer
 
-    def commit(self, overlay: Overlay) -> None:
-        """The turn's writes count from here on for this object's next turns; call `ended` next."""
-        if overlay.cleared:
-            self.cache.clear()
-        for name, value in overlay.changes.items():
-            self._remember(name, value)
-        effects = overlay.effects
-        if effects is not None and effects.sockets:
-            # they were read before the first change of them, so what is read here lacks none
-            _lay_over(self.sockets(), {id_: socket_row(each) for id_, each in effects.sockets.items()})
-            self.state.kept(effects.sockets, effects.listeners)
-
-    def ended(self, committed: Overlay | None) -> None:
-        """A turn has ended with an entry, and committed this."""
+    def commit(self, overlay: Overlay | None) -> None:
+        """A turn has ended with an entry, and committed this: it counts from here on for the next turns."""
+        if overlay is not None:
+            if overlay.cleared:
+                self.cache.clear()
+            for name, value in overlay.changes.items():
+                self._remember(name, value)
+            effects = overlay.effects
+            if effects is not None and effects.sockets:
+                # they were read before the first change of them, so what is read here lacks none
+                _lay_over(self.sockets(), {id_: socket_row(each) for id_, each in effects.sockets.items()})
+                self.state.kept(effects.sockets, effects.listeners)
         if self.in_flight_writes is None:
             self.in_flight_writes = deque()
-        self.in_flight_writes.append(committed)
+        self.in_flight_writes.append(overlay)
 
     def forget(self) -> None:
         """Of what was read and what a turn that failed inside may have left here,

@@ -51,8 +51,8 @@ class Committer:
         self._failures = failures
         self._instance_gone = instance_gone
 
-    def entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
-        """Set the turn's entry, commit its overlay and return that; None if it commits nothing."""
+    def entry(self, turn: Turn, outcome: Outcome) -> None:
+        """Set the turn's entry, and commit its overlay."""
         overlay, activation = turn.overlay, turn.activation
         assert overlay is not None
         assert activation is not None
@@ -70,12 +70,10 @@ class Committer:
             self._failures.failed(turn, error)
             committed = self._small_entry(turn, entry_failed(turn.command, error))
             self._instance_gone(activation)
-        if committed is not None:
-            activation.commit(committed)
-            if self._object_quotas is not None:
-                self._object_quotas.committed(turn, committed)
+        if committed is not None and self._object_quotas is not None:
+            self._object_quotas.committed(turn, committed)
         turn.overlay = None
-        return committed
+        activation.commit(committed)
 
     def _small_entry(self, turn: Turn, outcome: Outcome) -> Overlay | None:
         """Set the entry of a turn whose own cannot be made. It commits only the
@@ -169,4 +167,4 @@ def note_forward(turn: Turn, reply: Reply) -> None:
     )
     turn.encoded = encode_entry(turn.entry)
     if turn.activation is not None:
-        turn.activation.ended(None)
+        turn.activation.commit(None)

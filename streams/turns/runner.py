@@ -345,10 +345,8 @@ class Turns:
         if outcome.drop_instance:
             self.instance_gone(activation)
         if outcome.entry:
-            assert activation is not None
-            committed = self._committer.entry(turn, outcome)
+            self._committer.entry(turn, outcome)
             turn.concluded = True
-            activation.ended(committed)
             self.counts.entries += 1
             self.journal.add(turn)
             if command.client_key is not None:

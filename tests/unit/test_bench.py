@@ -22,6 +22,7 @@ from bench.runs import Row, Runs, fingerprint
 from bench.scenarios import SCENARIOS, Budget, Scenario
 from bench.servers import count_sync_calls
 from bench.sides import SIDES, Build, Perdure, Side
+from bench.way import entries, returns, trace
 
 WRK = """Running 2s test @ http://127.0.0.1:9000
   1 threads and 32 connections
@@ -289,3 +290,14 @@ def test_a_build_of_no_commit_is_left_out() -> None:
     """With what git says of it."""
     with pytest.raises(BenchError, match="rev-parse"):
         Build("no-such-commit").prepare()
+
+
+def test_the_way_of_a_post_goes_forward() -> None:
+    """From the request's bytes to its fold through few modules, and few of them twice: that is read first."""
+    calls = trace("POST")
+    assert entries(calls)[0].function == "FastPathProtocol.data_received"
+    assert {"Turns.take", "Journal.fill", "Sync._fsync", "Tables.applied"} <= {
+        call.function for call in calls
+    }
+    assert len({call.module for call in calls}) <= 31
+    assert returns(calls) <= 24

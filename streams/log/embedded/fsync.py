@@ -41,6 +41,7 @@ from perdure.streams.log.embedded.tail import EmbeddedStream
 from perdure.streams.log.embedded.write_batch import CommitBatch
 
 QUICK_S = 0.0005
+SMALL_RECORDS, SMALL_BYTES = 2, 64 * 1024  # about one command with its entry, neither of them large
 HUNG_S = 5.0
 SAYING_S = 1.0  # the longest wait for a log line to be written
 EXIT_HUNG = 70  # as whenever a node stops by itself
@@ -85,12 +86,12 @@ class Sync:
         self._thread.start()
         threading.Thread(target=self._look_on, name="log-sync-alarm", daemon=True).start()
 
-    def sync(self, batch: CommitBatch, ends: Ends, *, small: bool) -> None:
-        """Make a batch durable that was written. The previous one is durable, and
+    def sync(self, batch: CommitBatch, ends: Ends, size_bytes: int) -> None:
+        """Make a batch durable that was written, of `size_bytes`. The previous one is durable, and
         nothing was written after it.
         """
         batch.last_change = self._database.latest_sequence_number()
-        if not small or self._mean_s >= QUICK_S:
+        if batch.count > SMALL_RECORDS or size_bytes > SMALL_BYTES or self._mean_s >= QUICK_S:
             self._waiting.put((batch, ends))
             return
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALARM)

@@ -147,7 +147,8 @@ class EmbeddedLog(Local):
         earlier = self._writers.get(partition)
         if earlier is not None:
             earlier.close()
-        writer = EmbeddedWriter(self._streams[Topic.JOURNAL][partition], source, self._request)
+        writer = EmbeddedWriter(self._streams[Topic.JOURNAL][partition], source)
+        writer.request = partial(self._request, writer)
         self._writers[partition] = writer
         return writer
 
@@ -175,8 +176,9 @@ class EmbeddedLog(Local):
             self._pass_soon()
         return placed
 
-    def _request(self, writer: EmbeddedWriter, urgent: bool) -> None:
-        if self._refusal is not None:
+    def _request(self, writer: EmbeddedWriter, *, urgent: bool = True) -> None:
+        """See `perdure.streams.log.base.Writer.request`."""
+        if writer.closed or self._refusal is not None:
             return
         self._requested[writer] = None
         if urgent:
@@ -231,7 +233,8 @@ class EmbeddedLog(Local):
         batch = self._open_batch
         try:
             self._fill(batch)
-            hand_over(self._accepted)  # while the records are in memory
+            if self._accepted:
+                hand_over(self._accepted)  # while the records are in memory
         except Exception as error:  # noqa: BLE001 - a source that raises is a bug: stop loudly
             self._stop(error)
             return
@@ -242,7 +245,7 @@ class EmbeddedLog(Local):
         self._in_flight = batch
         self._open_batch = self._shared = CommitBatch(self._request_commit)
         batch.request_commit = None
-        small = batch.small
+        size_bytes = batch.write.size_in_bytes()  # it is empty once it is written
         try:
             if failpoints.armed:
                 failpoints.hit("log.before_write")
@@ -256,7 +259,7 @@ class EmbeddedLog(Local):
         del batch.write  # its records may be kept for long
         for stream in batch.touched:
             stream.wrote()
-        self._sync.sync(batch, [(stream, stream.next) for stream in batch.touched], small=small)
+        self._sync.sync(batch, [(stream, stream.next) for stream in batch.touched], size_bytes)
 
     def _fill(self, batch: CommitBatch) -> None:
         """Put the journal's records behind the commands. A request from now on is for the next batch."""
@@ -277,8 +280,9 @@ class EmbeddedLog(Local):
 
     def _place_unseen(self, stream: EmbeddedStream, batch: CommitBatch, records: Sequence[Record]) -> None:
         """As `_place`, but cheaper: nothing reads the records before they are in the database."""
-        clock_ms = self._clock_ms()
-        stream.last_time_ms = time_ms = log_time(stream.last_time_ms, clock_ms, clock_ms)
+        if (time_ms := self._clock_ms()) < stream.last_time_ms:
+            time_ms = log_time(stream.last_time_ms, time_ms, time_ms)
+        stream.last_time_ms = time_ms
         offset, prefix, put = stream.next, stream.prefix, batch.write.put
         if offset == stream.written:
             batch.touched.append(stream)

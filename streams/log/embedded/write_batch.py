@@ -12,8 +12,10 @@ Laws
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 
+import msgspec
 from rocksdict import WriteBatch
 
 from perdure.streams.log.base import LogRecord, WriterSource
@@ -21,30 +23,19 @@ from perdure.streams.log.embedded.tail import EmbeddedStream
 
 Outcome = Callable[[BaseException | None], None]
 _place_of = itemgetter(0)
-SMALL_RECORDS, SMALL_BYTES = 2, 64 * 1024
 
 
-class CommitBatch:
+class CommitBatch(msgspec.Struct, eq=False):
     """Records that become durable together, and the callbacks that wait for that."""
 
-    __slots__ = ("count", "error", "last_change", "over", "request_commit", "touched", "waiters", "write")
-
-    def __init__(self, request_commit: Callable[[], None]) -> None:
-        self.write = WriteBatch(raw_mode=True)
-        self.count = 0
-        self.last_change = 0  # the number that RocksDB gave to its last change, once it is written
-        self.touched: list[EmbeddedStream] = []
-        self.waiters: list[tuple[int, Outcome]] = []  # with their place in the batch
-        self.request_commit: Callable[[], None] | None = request_commit  # None once it is sealed
-        self.over = False
-        self.error: BaseException | None = None
-
-    @property
-    def small(self) -> bool:
-        """True if it holds about one command with its entry, and they are not
-        large. Valid until it is written.
-        """
-        return self.count <= SMALL_RECORDS and self.write.size_in_bytes() <= SMALL_BYTES
+    request_commit: Callable[[], None] | None  # None once it is sealed
+    write: WriteBatch = msgspec.field(default_factory=partial(WriteBatch, raw_mode=True))
+    count: int = 0
+    last_change: int = 0  # the number that RocksDB gave to its last change, once it is written
+    touched: list[EmbeddedStream] = []  # each has one of its own, as with all defaults
+    waiters: list[tuple[int, Outcome]] = []  # with their place in the batch
+    over: bool = False
+    error: BaseException | None = None
 
     def when_over(self, place: int, then: Outcome) -> None:
         """Call `then` when the outcome is known, and request a commit, so that this is soon."""
@@ -94,23 +85,15 @@ class RefusedReceipt:
 
 
 class EmbeddedWriter:
-    """See `perdure.streams.log.base.Writer`. `fill_soon(writer, urgent)` requests
-    that the log fills from it.
-    """
+    """See `perdure.streams.log.base.Writer`. `request` is the log's, for this writer."""
 
-    __slots__ = ("_fill_soon", "closed", "source", "stream")
+    __slots__ = ("closed", "request", "source", "stream")
+    request: Callable[..., None]
 
-    def __init__(
-        self, stream: EmbeddedStream, source: WriterSource, fill_soon: Callable[[EmbeddedWriter, bool], None]
-    ) -> None:
+    def __init__(self, stream: EmbeddedStream, source: WriterSource) -> None:
         self.stream = stream
         self.source = source
         self.closed = False
-        self._fill_soon = fill_soon
-
-    def request(self, *, urgent: bool = True) -> None:
-        if not self.closed:
-            self._fill_soon(self, urgent)
 
     def close(self) -> None:
         self.closed = True
