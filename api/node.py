@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perdure.api.doors import access_for, door_for, pages_for, protocol_for
 from perdure.api.gateway import Gateway
+from perdure.api.identity import identity_of
 from perdure.api.kafka_listener import open_kafka
 from perdure.api.problems import Problem
 from perdure.api.protocol.http import HttpProtocol
@@ -64,7 +65,6 @@ from perdure.streams.turns.eviction import Evictor
 from perdure.streams.turns.inline_task import write_word_to
 from perdure.streams.turns.object_quotas import ObjectQuotas
 from perdure.streams.turns.ports import (
-    Identity,
     OwnerState,
     PartitionBounds,
     Ports,
@@ -240,7 +240,7 @@ class Node:
                 page.charged,
                 self._ingest,
             ),
-            Identity(self.name, self.config.name, app_uuid, socket.gethostname(), os.getpid()),
+            identity_of(self.name, self.config.name, app_uuid, self.registry),
             GatewayWatch(),
         )
 

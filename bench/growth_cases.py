@@ -30,11 +30,11 @@ from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.store.rocks import RocksStore
 from perdure.streams.turns.activation import NO_COMMAND, Activation, Hold, Turn
-from perdure.streams.turns.calls import TurnCalls
 from perdure.streams.turns.eviction import Evictor
 from perdure.streams.turns.pending_calls import Call, PendingCalls
 from perdure.streams.turns.ports import Counts, Transport
 from perdure.streams.turns.socket_events import SocketEvents
+from perdure.streams.turns.turn_calls import TurnCalls
 from perdure.streams.virtual_time import VirtualLoop
 from perdure.testing import run, world
 

@@ -1,10 +1,13 @@
 """Journal records: the facts that owners append, each with a format version, chained by hash.
 
 Layout of a record's value: one version byte, a msgpack array tagged with its kind, and (entries, no-ops and
-migrations) 16 bytes of chain.
+migrations) 16 bytes of chain. Version 2 added the links of entries, and what an entry says of its request and
+its calls; records of version 1 are read.
 
 Laws
 - A record whose version is not known stops the reader: newer code wrote it.
+- An entry links to the previous entry of its object, so that an object's history is a walk from entry to
+  entry. Entries outside every history (`in_history`) neither link nor are linked to. [test_links.py]
 - chain = BLAKE2b-128(chain before, all bytes in front of it). A claim carries none; after a claim the
   chain before is BLAKE2b-128(chain before, claim's offset, claim's bytes).
 - An entry says what changed, so folding the journal needs no user code.
@@ -22,13 +25,16 @@ from perdure.schemas.admin import Change
 from perdure.schemas.effects import AlarmChange, Out, SocketChange
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.migrations import Step
-from perdure.schemas.replies import Reply
+from perdure.schemas.replies import FORWARDED, REJECTED, Reply
 
-VERSION = 1
+VERSION = 2
+OLDEST_VERSION = 1  # that is read
 CHAIN_BYTES = 16
 NO_CHAIN = bytes(CHAIN_BYTES)
 HASH_FUNCTION = "murmur2"
 NO_COMMAND = -1  # the command of an entry that a migration made
+NO_LINK = 0  # of an entry before which its object has none
+BODY_BYTES = 4096  # of a request that its entry keeps; of a larger one it keeps nothing
 
 Outcome = Literal["ok", "refused", "failed", "rejected", "parked", "unavailable", "forwarded"]
 
@@ -51,7 +57,8 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     whatever lies before it. `topics` are the ids of the app's topics on Kafka, by topic: the ones that this
     journal belongs to. `seal` is the id of the secret that the node seals commands with. `sealed_from`:
     commands below this offset may bear the seal of a version without a secret; -1, as in its claims: any may.
-    A claim that only ends an epoch leaves both as they are.
+    A claim that only ends an epoch leaves both as they are. `code`: the version of the app's code that runs
+    in this epoch, so that each entry has one; empty in claims of earlier versions.
     """
 
     uuid: str
@@ -62,6 +69,7 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
     topics: dict[str, str] = {}
     seal: str = ""
     sealed_from: int = -1
+    code: str = ""
 
     @property
     def says_of_seals(self) -> bool:
@@ -76,6 +84,18 @@ class Claim(msgspec.Struct, array_like=True, tag=1, frozen=True):
         return f"node {self.node}" + (f" (host {self.host}, pid {self.pid})" if self.host else "")
 
 
+class CallMade(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A call that a turn made and that was answered: to which object, for what, and the place of its command.
+
+    `offset` is -1 where a turn that ran again got the answer of its first run.
+    """
+
+    key: str
+    summary: str
+    partition: int
+    offset: int = -1
+
+
 class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """The record of one turn: its effects and its reply.
 
@@ -83,7 +103,9 @@ class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     if the record named none); `time_ms` the turn's log time. `clear` removes values and alarms, and comes
     before everything else. `client_key` and `payload_hash` are set if the client gave a key. `summary` is for
     people. `mark` is the low watermark of the calling partition, for a call from a turn (otherwise 0).
-    `changes`: those of administration and parking.
+    `changes`: those of administration and parking. `body`: that of the request, None if it has more than
+    `BODY_BYTES`. `cause`: of a call from a turn, the turn that waits for it, as in the chain of callers.
+    `calls`: what the turn called.
     """
 
     command: int
@@ -106,10 +128,17 @@ class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     sockets: tuple[SocketChange, ...] = ()
     mark: int = 0
     changes: tuple[Change, ...] = ()
+    body: bytes | None = b""
+    cause: str = ""
+    calls: tuple[CallMade, ...] = ()
 
 
 class EntryRecord(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):
-    """An entry in its place. `done`, `low` and `out` are as in `NoOp`, set on a batch's last record only."""
+    """An entry in its place. `done`, `low` and `out` are as in `NoOp`, set on a batch's last record only.
+
+    `link`: the object's previous entry: a journal offset, or, if negative, how many records before this one;
+    `NO_LINK`: there is none. None in records of version 1, which link to nothing.
+    """
 
     epoch: int
     seq: int
@@ -117,6 +146,12 @@ class EntryRecord(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True)
     done: tuple[int, ...] = ()
     low: int = 0
     out: int = 0
+    link: int | None = None
+
+    def previous(self, offset: int) -> int | None:
+        """The journal offset of the object's previous entry, of the record at `offset`; None: none."""
+        link = self.link
+        return None if not link else link if link > 0 else offset + link
 
 
 class NoOp(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
@@ -160,11 +195,19 @@ class Base(msgspec.Struct, array_like=True, tag=5, frozen=True):
     topics: dict[str, str] = {}
 
 
+_OUTSIDE = frozenset((REJECTED, FORWARDED))
+
+
+def in_history(entry: Entry) -> bool:
+    """True if the entry belongs to the history of its object: not a dead letter, nor what runs elsewhere."""
+    return entry.outcome not in _OUTSIDE and bool(entry.key)
+
+
 LinkedRecord = EntryRecord | NoOp | Migration | Base  # what the chain links, and an epoch's seq counts
 JournalRecord = Header | Claim | LinkedRecord
 
 _PREFIX = bytes((VERSION,))
-_ENTRY_HEAD = _PREFIX + b"\x97\x02"  # an array of 7, tag 2
+_ENTRY_HEAD = _PREFIX + b"\x98\x02"  # an array of 8, tag 2
 _NO_MARKS = b"\x90\x00\x00"  # no done offsets, low 0, out 0
 LAST_UNLINKED = 1  # header and claim are tagged 0 and 1, behind the version and an array's head
 _hasher = blake2b(digest_size=CHAIN_BYTES).copy  # a copy costs less than making a new one
@@ -197,6 +240,7 @@ def encode_raw_entry(
     done: tuple[int, ...] = (),
     low: int = 0,
     out: int = 0,
+    link: int = NO_LINK,
 ) -> tuple[bytes, bytes]:
     """(value, new chain) of an entry record.
 
@@ -206,11 +250,12 @@ def encode_raw_entry(
     chain: the hash of the record before it.
     done: runs of commands that ended without an entry, of the last record of a batch.
     low, out: the watermarks of what is done and of what was let out, of the last record of a batch.
+    link: the object's previous entry, as of `EntryRecord`.
     """
-    # the bytes of EntryRecord(epoch, seq, entry, done, low, out), around an entry that has been encoded and
-    # measured
+    # the bytes of EntryRecord(epoch, seq, entry, done, low, out, link), around an entry that has been encoded
+    # and measured
     marks = _encode(done) + _encode(low) + _encode(out) if out else _NO_MARKS
-    payload = b"".join((_ENTRY_HEAD, _encode(epoch), _encode(seq), entry, marks))
+    payload = b"".join((_ENTRY_HEAD, _encode(epoch), _encode(seq), entry, marks, _encode(link)))
     new = next_chain(chain, payload)
     return payload + new, new
 
@@ -235,7 +280,7 @@ def decode_record(value: bytes | None) -> JournalRecord:
     """
     if not value:
         raise LogCorrupt("an empty record, which no owner writes")
-    if value[0] != VERSION:
+    if not OLDEST_VERSION <= value[0] <= VERSION:
         raise LogCorrupt(
             f"format version {value[0]} is not known (this version of perdure writes {VERSION}): "
             "a newer perdure wrote it; run that one"

@@ -27,6 +27,7 @@ _KEY_CHARS = 60  # shown of a key on the way to what cannot be stored
 MAX_DEPTH = 64  # deeper nesting is refused: decoding recurses
 
 _BIG_INT, _DATETIME, _DECIMAL, _UUID, _TUPLE, _SET, _PAIRS = range(1, 8)  # EXPIRING is 8
+SEALED = 9  # a value under the key of a subject: the key's id (16 bytes), a nonce (12), AES-GCM's ciphertext
 _PLAIN = frozenset((type(None), bool, float, str, bytes))
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
@@ -169,6 +170,10 @@ def _raise_ext(code: int, data: memoryview) -> Any:
         return dict(_decode(raw))
     if code == EXPIRING:
         return _decode(raw[TIME_BYTES:])
+    if code == SEALED:
+        raise ValueError(
+            "the value is sealed under the key of a subject; this version of perdure cannot open it"
+        )
     raise ValueError(f"extension {code} of a newer format")
 
 

@@ -23,6 +23,7 @@ from perdure.schemas.journal import (
     CHAIN_BYTES,
     LAST_UNLINKED,
     NO_CHAIN,
+    OLDEST_VERSION,
     UNREADABLE,
     VERSION,
     Claim,
@@ -38,6 +39,7 @@ NO_EPOCH = -1
 # The parts of a linked record's value; as constants, since making one costs as much as the slicing.
 _PAYLOAD, _LINK = slice(None, -CHAIN_BYTES), slice(-CHAIN_BYTES, None)
 _BODY = slice(1, None)  # of a payload
+_VERSIONS = range(OLDEST_VERSION, VERSION + 1)
 
 
 class Position(NamedTuple):
@@ -81,7 +83,7 @@ class JournalReader:
             )
         # what millions of records are comes first, without a call to look at the rest
         try:
-            if not offset or not value or value[0] != VERSION or value[2] <= LAST_UNLINKED:
+            if not offset or not value or value[0] not in _VERSIONS or value[2] <= LAST_UNLINKED:
                 return self._step_unlinked(offset, value)
             payload = value[_PAYLOAD]
             record = decode_linked(payload[_BODY])

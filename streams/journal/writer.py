@@ -7,6 +7,7 @@ Laws
 - One batch is outstanding; its items keep the order in which their turns ended. [test_owner.py]
 - A batch that was acknowledged at the expected offset is settled. At a larger one there is a gap, which is
   read first; a smaller one is an unknown outcome. Only `acknowledged` settles a batch. [test_fencing.py]
+- Each entry links to its object's previous one, in the same batch by how many records before. [test_links.py]
 - A batch's last record carries the offsets done without an entry, the low watermark and the output watermark.
 - Of a completion that was answered already only its offset is kept; it goes with the next batch, and requests
   none.
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 
 from perdure.schemas.errors import OperatorError, OutcomeUnknown
 from perdure.schemas.journal import (
+    NO_LINK,
     Base,
     Claim,
     Entry,
@@ -31,6 +33,7 @@ from perdure.schemas.journal import (
     encode_chained,
     encode_raw_entry,
     encode_unchained,
+    in_history,
     runs,
 )
 from perdure.streams.journal.reader import Position
@@ -61,10 +64,13 @@ class DurabilityBarrier:
 
 
 class Marks(Protocol):
-    """The source of an owner's watermarks: how far its output has been emitted."""
+    """The source of an owner's watermarks: how far its output has been emitted; and of its objects' links."""
 
     def marks(self) -> tuple[int, int]:
         """(low watermark, output watermark) as they stand now."""
+
+    def newest_entry(self, key: str) -> int:
+        """The journal offset of the newest folded entry of object `key`; `NO_LINK` if there is none."""
 
 
 class JournalBatch:
@@ -257,13 +263,20 @@ class Journal:
         batch.marks = marks = NoOp(epoch, seq + len(entries) + (base is not None), done, low, out, clean)
         records: list[Record] = []
         last = len(entries) - 1
+        newest = self._marks.newest_entry
+        in_batch: dict[str, int] = {}  # all before this batch is folded, since one is under way at a time
         for at, item in enumerate(entries):
             entry = item.entry
             assert entry is not None
+            link = NO_LINK
+            if in_history(entry):
+                before = in_batch.get(entry.key)
+                link = newest(entry.key) if before is None else before - at
+                in_batch[entry.key] = at
             if at == last and not alone:
-                value, chain = encode_raw_entry(epoch, seq, item.encoded, chain, done, low, out)
+                value, chain = encode_raw_entry(epoch, seq, item.encoded, chain, done, low, out, link)
             else:
-                value, chain = encode_raw_entry(epoch, seq, item.encoded, chain)
+                value, chain = encode_raw_entry(epoch, seq, item.encoded, chain, link=link)
             seq += 1
             batch.folded.append(entry)
             records.append(Record(entry.key.encode(), value))

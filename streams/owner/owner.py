@@ -219,6 +219,10 @@ class Owner:
         """(low watermark, output watermark) for the batch that is about to be written."""
         return self.output.commands.mark, self.tables.out_at(self.output.journal.mark)
 
+    def newest_entry(self, key: str) -> int:
+        """The journal offset of the newest folded entry of object `key`, to which its next one links."""
+        return self.tables.links.newest(key)
+
     @property
     def idle(self) -> bool:
         """True if nothing is under way, and commands wait for paused objects only."""

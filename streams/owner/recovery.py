@@ -136,7 +136,8 @@ async def _begin(owner: Owner) -> None:
     if sealed_from < 0:  # the first owner that has a secret: from here on only signed commands count
         sealed_from = (await log.bounds(Topic.COMMANDS, partition)).end
     me = ports.recovery.new_uuid(), ports.identity.node, ports.identity.host, ports.identity.pid
-    claim = Claim(*me, owner.follows, dict(log.topic_ids), ports.transport.seal.id, sealed_from)
+    mine = ports.transport.seal.id, sealed_from, ports.identity.code
+    claim = Claim(*me, owner.follows, dict(log.topic_ids), *mine)
     owner.claims.append(claim.uuid)
     epoch = await _append(owner, claim)
     again = await _fold_as_ours(owner, epoch + 1, epoch)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from perdure.schemas.commands import NOBODY
 from perdure.schemas.errors import ConfigError
 from perdure.schemas.journal import (
+    NO_LINK,
     Claim,
     Entry,
     Header,
@@ -23,6 +24,7 @@ from perdure.schemas.journal import (
     encode_entry,
     encode_raw_entry,
     encode_unchained,
+    in_history,
 )
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, Reply
@@ -45,6 +47,7 @@ class NewJournal:
         self._bytes = 0
         self._appended: asyncio.Future[int] | None = None
         self.commands = 0  # how many were appended
+        self._newest: dict[str, int] = {}  # the offset of each object's newest entry
 
     # as the source of its writer
 
@@ -100,8 +103,11 @@ class NewJournal:
         if self._batch and self._bytes + len(encoded) > BATCH_BYTES:
             await self._append()
         position = self._position
-        value, link = encode_raw_entry(position.epoch, position.seq, encoded, position.chain)
-        self._put(value, link, entry.key.encode())
+        before = self._newest.get(entry.key, NO_LINK)
+        value, chain = encode_raw_entry(position.epoch, position.seq, encoded, position.chain, link=before)
+        if in_history(entry):
+            self._newest[entry.key] = position.offset
+        self._put(value, chain, entry.key.encode())
 
     async def end(self) -> None:
         """Write that all commands are done and their output has arrived, as after an orderly stop."""

@@ -36,6 +36,7 @@ class Memtable:
         "closing",
         "frozen",
         "keys",
+        "links",
         "records",
         "removed",
         "rows",
@@ -47,6 +48,7 @@ class Memtable:
         self.values: dict[str, dict[str, bytes | None]] = {}  # by object key; None: deleted
         self.cleared: set[str] = set()  # objects whose values in older memtables and the store are gone
         self.keys: dict[bytes, bytes] = {}  # spent client keys
+        self.links: dict[str, int] = {}  # the newest entry of each object
         self.rows: dict[bytes, bytes | None] = {}  # of all other kinds; None: deleted
         self.removed: list[Range] = []
         self.closing: list[tuple[bytes, bytes | None]] = []  # the meta row and the done words
@@ -71,13 +73,13 @@ class Memtable:
 class Memtables:
     """The memtables of one partition: `open` takes what is folded, the oldest of `frozen` is written next."""
 
-    __slots__ = ("_value", "frozen", "open", "store")
+    __slots__ = ("_link", "_value", "frozen", "open", "store")
 
     def __init__(self, store: Store, number: bytes) -> None:
         self.store = store
         self.frozen: deque[Memtable] = deque()
         self.open = Memtable()
-        self._value = b"v" + number
+        self._value, self._link = b"v" + number, b"n" + number
 
     def freeze(self) -> None:
         """Close the open memtable, so that it can be written, and begin another."""
@@ -101,6 +103,9 @@ class Memtables:
         for key, values in memtable.values.items():
             for name, value in values.items():
                 yield start + f"{key}\0{name}".encode(), value
+        link = self._link
+        for key, offset in memtable.links.items():
+            yield link + key.encode(), offset.to_bytes(8, "big")
         yield from memtable.keys.items()
         yield from memtable.rows.items()
         yield from memtable.closing

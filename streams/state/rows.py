@@ -23,7 +23,7 @@ HOUR_MS = 3_600_000
 WINDOW_HOURS = 25  # 24, and one for clocks that were wrong: each jump ages the keys by `STEP_MS` at most
 WINDOW_MS = WINDOW_HOURS * HOUR_MS
 BUCKET_MS = WINDOW_MS // 2  # see spent_keys.py
-BY_KEY = (b"v", b"a", b"w")  # tables whose rows begin with the object's key
+BY_KEY = (b"v", b"a", b"w", b"n")  # tables whose rows begin with the object's key
 STEP_MS = 60_000  # the most that the age grows from one command with an entry to the next
 
 

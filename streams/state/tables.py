@@ -4,11 +4,9 @@ An owner hands each batch of entries to `applied` once it is durable; a start or
 record to `apply`. Both put rows into the memtables (memtables.py). Each kind of row has a class, to which a
 table belongs: readers use `tables.values.get(…)`, `tables.alarms.due(…)` and so on.
 
-Rows (p = partition, u16 big endian): `v` values, see memtables.py · `a` and `t` alarms, see alarm_rows.py ·
-`w` WebSockets, see socket_rows.py · `k` spent client keys, see spent_keys.py · `c`, `x` and `l` calls, see
-answered_calls.py · `o` and `u` creators, see creator_rows.py · `h` and `p` administration, see admin_rows.py
-· `e` claims, see claim_rows.py · `d` done offsets, see done_rows.py · `m p` the meta row · `g p` the
-migrations that have run · `b p` where the journal may begin.
+Rows (p = partition, u16 big endian) are listed in docs/internals/records.md: those of a kind begin with its
+letter and belong to a class. Here: `m p` the meta row · `g p` the migrations that have run · `b p` where the
+journal may begin.
 
 Laws
 - State = fold(journal): the rows at a journal offset are the same bytes, whichever records shared a memtable
@@ -46,6 +44,7 @@ from perdure.schemas.journal import (
     Migration,
     NoOp,
     each_run,
+    in_history,
 )
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import fingerprint
@@ -56,6 +55,7 @@ from perdure.streams.state.answered_calls import AnsweredCalls
 from perdure.streams.state.claim_rows import ClaimRows
 from perdure.streams.state.creator_rows import CreatorRows
 from perdure.streams.state.done_rows import DoneRows
+from perdure.streams.state.link_rows import LinkRows
 from perdure.streams.state.memtables import Memtables, Values
 from perdure.streams.state.rows import (
     BUCKET_MS,
@@ -105,6 +105,7 @@ class Tables:
         self.spent_keys = SpentKeys(memtables, number)
         self.answered_calls = AnsweredCalls(memtables, number)
         self.creators = CreatorRows(memtables, number)
+        self.links = LinkRows(memtables, number)
         self._claims = ClaimRows(memtables, number)
         self._done_rows = DoneRows(number)
         self._meta_row, self._steps_row, self._base_row = b"m" + number, b"g" + number, b"b" + number
@@ -126,6 +127,7 @@ class Tables:
         self.admin.load()
         self.answered_calls.load(meta, self.done)
         self.spent_keys.load(meta)
+        self.links.load()
         steps = self.store.get(self._steps_row)
         self.steps: tuple[Step, ...] = decode_steps(steps) if steps else ()
         self.base: Base | None = decode_base(base) if (base := self.store.get(self._base_row)) else None
@@ -161,7 +163,7 @@ class Tables:
             self.meta.clean = False
         self.memtables.open.records += 1
         if isinstance(record, EntryRecord):
-            self._fold_entry(record.entry, offset)
+            self._fold_entry(record.entry, offset, record.link is not None)
             if record.out:
                 self._fold_marks(record, self.reader.position)
         else:
@@ -211,8 +213,10 @@ class Tables:
             self.base = record
             self.memtables.set_row(self._base_row, encode_row(record))
 
-    def _fold_entry(self, entry: Entry, offset: int) -> None:
+    def _fold_entry(self, entry: Entry, offset: int, links: bool = True) -> None:
         meta, memtable = self.meta, self.memtables.open
+        if links and in_history(entry):
+            self.links.fold(entry.key, offset)
         if entry.command > meta.latest:
             meta.latest = entry.command
             passed_ms = entry.time_ms - meta.clock_ms
@@ -289,6 +293,7 @@ class Tables:
         for namespace in step.deleted:
             for start, end in of_namespace(self._number, namespace, self.meta.age_ms):
                 self.memtables.remove_rows(start, end)
+        self.links.forget()
         self._fold_step(step)
         self._deletion = None
 
@@ -366,14 +371,10 @@ class Tables:
         while self.write_memtable():
             pass
 
-    # Reading
-
     def counts(self, epoch: int, offset: int) -> bool:
         """True if `epoch` was the newest claim where the folded journal record at `offset` lies; False: it is
         void."""
         return self.reader.epoch == epoch or not self._claims.any_between(epoch, offset)
-
-    # Checking
 
     def check_against(self, app_uuid: str, partitions: int, journal_end: int, commands_end: int) -> None:
         """Refuse rows that are not a fold of this log. Raises `LogCorrupt` naming both sides."""

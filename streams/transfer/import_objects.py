@@ -132,11 +132,15 @@ async def _append_all(to: Destination, entries: Iterable[Entry]) -> tuple[int, b
     position, name = to.tables.reader.position, to.tables.reader.name
     end, size = position.offset, 0
     batch: list[Record] = []
+    links, newest = to.tables.links, dict[str, int]()  # the offset of each object's newest entry here
+    in_batch: dict[str, int] = {}  # the place in this batch of an object's newest entry
 
     async def append() -> bool:
         nonlocal end, size
         first = await append_alone(to.journal, name, end, batch)
         whole, end, size = first == end, first + len(batch), 0
+        newest.update({key: first + at for key, at in in_batch.items()})
+        in_batch.clear()
         batch.clear()
         failpoints.hit("owner.moved_in")
         return whole
@@ -145,8 +149,11 @@ async def _append_all(to: Destination, entries: Iterable[Entry]) -> tuple[int, b
         encoded = encode_entry(entry)
         if batch and size + len(encoded) > BATCH_BYTES and not await append():
             return end, False
-        value, link = encode_raw_entry(position.epoch, position.seq, encoded, position.chain)
-        position = position._replace(seq=position.seq + 1, chain=link)
+        key, place = entry.key, len(batch)
+        link = in_batch[key] - place if key in in_batch else newest.get(key) or links.newest(key)
+        in_batch[key] = place
+        value, hashed = encode_raw_entry(position.epoch, position.seq, encoded, position.chain, link=link)
+        position = position._replace(seq=position.seq + 1, chain=hashed)
         batch.append(Record(entry.key.encode(), value))
         size += len(value)
         if at % YIELD_EVERY == 0:

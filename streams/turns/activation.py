@@ -36,8 +36,9 @@ from perdure.streams.state.tables import Tables
 from perdure.streams.turns.inline_task import TaskLike, user_code
 
 if TYPE_CHECKING:  # they import this file
-    from perdure.streams.turns.calls import Calls, TurnCalls
+    from perdure.streams.turns.calls import Calls
     from perdure.streams.turns.mailbox import Mailbox
+    from perdure.streams.turns.turn_calls import TurnCalls
 
 CACHED_VALUES = 64  # per activation; more is read again from the store
 NO_COMMAND = Command("", "call", "")  # of a turn whose record held none

@@ -30,18 +30,15 @@ from msgspec.structs import replace
 
 from perdure.objects.turn import Outcome
 from perdure.schemas.calls import (
-    CALL_KEY,
     NOWHERE,
     PRINCIPAL,
     SEND_KEY,
     CallKey,
-    Root,
     content_of,
     free_number,
     key_of_link,
     link,
     root_of,
-    take_number,
 )
 from perdure.schemas.commands import NOBODY, Command, sealed_record
 from perdure.schemas.effects import Out
@@ -63,39 +60,17 @@ from perdure.streams.journal.writer import Journal
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.keys_in_flight import Spending, spending_of
-from perdure.streams.turns.known_calls import KnownCalls, Made, made_of
+from perdure.streams.turns.known_calls import KnownCalls, made_of
 from perdure.streams.turns.pending_calls import Call
 from perdure.streams.turns.ports import Identity, Transport
 from perdure.streams.turns.runner import Turns
 from perdure.streams.turns.tracing import Tracing
+from perdure.streams.turns.turn_calls import TurnCalls
 
 CALL_MS = 30_000  # of a call whose caller has no deadline itself
 GRACE_S = 2.0  # how long the callee's own `Expired` is awaited
 RETRY_S = (0.05, 1.0)  # first and longest pause before a call is repeated; doubling, with jitter
 PROBE_S, PROBE_MOST_S = 0.2, 3.2  # first and longest time until a waiting call is checked for a ring
-
-
-class TurnCalls:
-    """The calls and sends of one turn so far; made by its first one."""
-
-    __slots__ = ("called", "fresh", "ids", "proof", "random", "requests", "root", "sends", "taken", "waiting")
-
-    def __init__(self, root: Root) -> None:
-        self.root = root
-        self.sends = self.ids = 0
-        self.called = False
-        self.taken: dict[str, int] = {}  # content -> the numbers in flight or answered, as bits
-        self.requests: dict[CallKey, Made] = {}  # all calls, of a turn that may have run before
-        self.fresh: list[Made] = []  # those of them that their partitions did not know
-        self.waiting: dict[Call, None] = {}
-        self.proof: asyncio.Future[None] | None = None
-        self.random: Random | None = None
-
-    def take(self, content: str) -> CallKey:
-        """The key of a call with this content: the first number that is free."""
-        n = take_number(self.taken, content)
-        self.called = True
-        return CallKey(CALL_KEY, self.root.partition, self.root.offset, n, self.root.parent, content)
 
 
 class Calls:
@@ -167,6 +142,7 @@ class Calls:
                 reply = await self._reply_of_then(calling, call, key)
             if reply is None:
                 reply = await self._reply(call, until_s)
+            calling.made.append(call.made())
         finally:
             if call is not None:
                 del calling.waiting[call]
@@ -317,7 +293,9 @@ class Calls:
         self._pending_calls.expect(call)
         sealed = sealed_record(command, self._transport.seal)
         try:
-            receipt = self._log.append(Topic.COMMANDS, call.partition, Record(*sealed), command)
+            call.receipt = receipt = self._log.append(
+                Topic.COMMANDS, call.partition, Record(*sealed), command
+            )
         except BaseException:
             self._pending_calls.forget(call)
             raise

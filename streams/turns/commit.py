@@ -17,7 +17,7 @@ from perdure.objects.turn import Outcome, entry_failed
 from perdure.schemas.admin import MADE
 from perdure.schemas.commands import ALARM, SOCKET, Command, payload_hash, record_hash
 from perdure.schemas.errors import TooLarge
-from perdure.schemas.journal import Entry, encode_entry
+from perdure.schemas.journal import BODY_BYTES, Entry, encode_entry
 from perdure.schemas.replies import Reply
 from perdure.streams.log.base import LogRecord
 from perdure.streams.turns.activation import Activation, Turn
@@ -121,6 +121,9 @@ def entry_of(turn: Turn, outcome: Outcome, overlay: Overlay | None) -> Entry:
         () if effects is None else tuple(effects.sockets.values()),
         command.mark,
         turn.changes if not command.forwarded else (*turn.changes, moved_change(command)),
+        command.body if len(command.body) <= BODY_BYTES else None,
+        command.chain[-1] if command.chain else "",
+        () if turn.calling is None else tuple(turn.calling.made),
     )
 
 

@@ -26,15 +26,17 @@ from perdure.objects.turn import Outcome
 from perdure.schemas.calls import PRINCIPAL
 from perdure.schemas.commands import Command
 from perdure.schemas.errors import OutcomeUnknown
+from perdure.schemas.journal import CallMade
 from perdure.schemas.keys import partition_of, place_of
 from perdure.schemas.replies import Reply, parse_reply
-from perdure.streams.log.base import Log, LogRecord, Tail, Topic
+from perdure.streams.log.base import Log, LogRecord, Receipt, Tail, Topic
 from perdure.streams.turns.activation import Activation, Turn
 from perdure.streams.turns.keys_in_flight import Spending, spending_of
 
 if TYPE_CHECKING:
     from perdure.streams.turns.known_calls import KnownCalls
 
+SUMMARY_CHARS = 80  # of a call in its caller's entry
 ON_THE_SPOT = "calls"  # the address on an exclusive log: all owners are in this process
 
 
@@ -49,7 +51,7 @@ class LongWait(msgspec.Struct, frozen=True, array_like=True):
 class Call:
     """One call that waits for its reply: `command` as it is appended, `turn` is the caller."""
 
-    __slots__ = ("command", "future", "long", "no_room", "partition", "tried", "turn", "unknown")
+    __slots__ = ("command", "future", "long", "no_room", "partition", "receipt", "tried", "turn", "unknown")
 
     def __init__(self, turn: Turn, command: Command, partition: int) -> None:
         self.turn = turn
@@ -60,6 +62,13 @@ class Call:
         self.tried = False  # an append was attempted
         self.no_room = False  # its object's mailbox is full: it was not appended, and is tried again
         self.unknown: OutcomeUnknown | None = None  # an earlier attempt may have run
+        self.receipt: Receipt | None = None  # of its latest append
+
+    def made(self) -> CallMade:
+        """Return what the entry of the caller's turn says of it, once it was answered."""
+        request, offset = self.command, None if self.receipt is None else self.receipt.offset
+        summary = f"{request.kind} {request.method} {request.path}"[:SUMMARY_CHARS]
+        return CallMade(request.key, summary, self.partition, -1 if offset is None else offset)
 
     def answered(self, reply: Reply) -> None:
         if self.future is not None and not self.future.done():

@@ -159,6 +159,7 @@ class Identity:
     app_uuid: str = ""
     host: str = ""
     pid: int = 0
+    code: str = ""  # the version of the app's code
 
 
 @dataclass(frozen=True, slots=True)

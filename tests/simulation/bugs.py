@@ -22,9 +22,10 @@ from perdure.objects.state import State
 from perdure.objects.turn import Outcome
 from perdure.schemas.calls import CallKey, Root
 from perdure.schemas.commands import ALARM, parse_admitted
-from perdure.schemas.journal import Claim, Entry, EntryRecord, NoOp
+from perdure.schemas.journal import NO_LINK, Claim, Entry, EntryRecord, NoOp
 from perdure.schemas.replies import FAILED
 from perdure.schemas.sockets import FRAME_KIND
+from perdure.streams.journal import writer as writer_module
 from perdure.streams.journal.reader import JournalReader, Position
 from perdure.streams.journal.writer import Journal, JournalBatch
 from perdure.streams.log.base import Topic
@@ -37,6 +38,7 @@ from perdure.streams.owner.output import OutputGate
 from perdure.streams.owner.owner import Owner
 from perdure.streams.owner.socket_watch import GatewayWatch
 from perdure.streams.state.alarm_rows import AlarmRows
+from perdure.streams.state.link_rows import LinkRows
 from perdure.streams.state.object_scan import objects_of
 from perdure.streams.state.tables import Tables
 from perdure.streams.transfer import import_objects
@@ -665,7 +667,36 @@ def copy_of_a_key_does_not_wait() -> Any:
     return _instead(KeysInFlight, "outcome_of_first", lambda true: lambda self, turn: None)
 
 
+def link_within_a_batch_misses_one() -> Any:
+    """An entry that follows another of its object in one batch links to the record before that one."""
+
+    def encode(true: Callable[..., Any]) -> Callable[..., Any]:
+        def skewed(*given: Any, link: int = NO_LINK) -> Any:
+            return true(*given[:7], link=(given[7:] or (link,))[0] - ((given[7:] or (link,))[0] < 0))
+
+        return skewed
+
+    return _instead(writer_module, "encode_raw_entry", encode)
+
+
+def link_remembered_too_long() -> Any:
+    """The newest entry of an object that is in memory is not moved by what is folded."""
+
+    def fold(true: Callable[..., None]) -> Callable[..., None]:
+        def stale(self: LinkRows, key: str, offset: int) -> None:
+            before = self._recent.get(key)
+            true(self, key, offset)
+            if before:
+                self._recent[key] = before
+
+        return stale
+
+    return _instead(LinkRows, "fold", fold)
+
+
 BUGS = (
+    link_within_a_batch_misses_one,
+    link_remembered_too_long,
     copy_of_a_key_does_not_wait,
     forward_run_again,
     forward_that_changed_nothing_left_untraced,

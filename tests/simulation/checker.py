@@ -20,7 +20,16 @@ from perdure.schemas.alarms import RETIME, TTL, parse_ring
 from perdure.schemas.commands import ALARM, FETCH, SOCKET, Command, parse_command
 from perdure.schemas.errors import FailedInside, MalformedCommand, UnknownNamespace
 from perdure.schemas.expiry import HIDDEN
-from perdure.schemas.journal import NO_COMMAND, Claim, Entry, EntryRecord, Migration, NoOp, in_runs
+from perdure.schemas.journal import (
+    NO_COMMAND,
+    Claim,
+    Entry,
+    EntryRecord,
+    Migration,
+    NoOp,
+    in_history,
+    in_runs,
+)
 from perdure.schemas.keys import name_of, namespace_of, object_key, partition_of
 from perdure.schemas.migrations import Step
 from perdure.schemas.replies import OK, UNAVAILABLE, Reply
@@ -98,6 +107,7 @@ class Auditor:
         self.dones: set[tuple[int, int]] = set()
         self.steps: list[list[tuple[Step, int]]] = [[] for _ in self.readers]  # with their journal offsets
         self.claims = 0
+        self.newest: dict[tuple[int, str], int] = {}  # of each object, the journal offset of its newest entry
         self.states: dict[str, dict[str, Any]] = {}
         self.unlogged: dict[Any, dict[str, dict[str, Any]]] = {}
 
@@ -113,6 +123,7 @@ class Auditor:
                 if isinstance(record, Migration):
                     self._step(partition, record.step, each.offset)
                 if isinstance(record, EntryRecord):
+                    self._linked(partition, record, each.offset)
                     self._entry(partition, record.entry, each.offset)
                 if isinstance(record, (EntryRecord, NoOp)):
                     for offset in in_runs(record.done):
@@ -122,6 +133,16 @@ class Auditor:
                         )
                         assert place not in self.dones, f"I2: command {place} is done twice"
                         self.dones.add(place)
+
+    def _linked(self, partition: int, record: EntryRecord, offset: int) -> None:
+        """An entry links to the previous one of its object, so that no turn is missing from its history."""
+        if in_history(record.entry):
+            place = partition, record.entry.key
+            due = self.newest.get(place)
+            assert record.previous(offset) == due, (
+                f"history: {place} at {offset} links to {record.previous(offset)}, its previous entry is at {due}"
+            )
+            self.newest[place] = offset
 
     def _claimed(self, partition: int, node: str, offset: int) -> None:
         """A node takes a partition from another one once for each time that it was
@@ -189,6 +210,9 @@ class Auditor:
         for key in [key for key in self.states if namespace_of(key) in step.deleted]:
             if partition_of(key, len(self.readers)) == partition:
                 del self.states[key]
+        for place in [each for each in self.newest if each[0] == partition]:
+            if namespace_of(place[1]) in step.deleted:
+                del self.newest[place]
 
     def deleted_at(self, key: str) -> float:
         """The journal offset at which an object's namespace was deleted in its partition."""

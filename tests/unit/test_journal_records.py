@@ -14,6 +14,7 @@ from perdure.schemas.journal import (
     CHAIN_BYTES,
     NO_CHAIN,
     VERSION,
+    CallMade,
     Claim,
     Entry,
     EntryRecord,
@@ -65,6 +66,11 @@ ENTRIES = st.builds(
     principal=TEXT,
     client_key=st.none() | TEXT,
     payload_hash=BYTES,
+    body=st.none() | BYTES,
+    cause=TEXT,
+    calls=st.lists(
+        st.builds(CallMade, TEXT, TEXT, st.integers(0, 9), st.integers(-1, 2**62)), max_size=2
+    ).map(tuple),
     outbox=st.lists(
         st.builds(Out, TEXT, st.integers(0, 9), st.none() | BYTES, st.none() | BYTES, RECORD_HEADERS),
         max_size=2,
@@ -74,7 +80,7 @@ DONE = st.lists(OFFSET, max_size=3).map(tuple)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple)
 STEPS = st.builds(Step, TEXT, PAIRS, PAIRS, st.lists(TEXT, max_size=2).map(tuple))
 CHAINED = (
-    st.builds(EntryRecord, OFFSET, OFFSET, ENTRIES, DONE, OFFSET, OFFSET)
+    st.builds(EntryRecord, OFFSET, OFFSET, ENTRIES, DONE, OFFSET, OFFSET, st.none() | st.integers(-9, 2**62))
     | st.builds(NoOp, OFFSET, OFFSET, DONE, OFFSET, OFFSET, st.booleans())
     | st.builds(Migration, OFFSET, OFFSET, STEPS)
 )
@@ -104,15 +110,36 @@ def test_a_header_and_a_claim_come_back(record: Header | Claim) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(ENTRIES, OFFSET, OFFSET, CHAINS, st.just(((), 0, 0)) | st.tuples(DONE, OFFSET, st.integers(1, 2**62)))
+@given(
+    ENTRIES,
+    OFFSET,
+    OFFSET,
+    CHAINS,
+    st.just(((), 0, 0)) | st.tuples(DONE, OFFSET, st.integers(1, 2**62)),
+    st.integers(-999, 2**62),
+)
 def test_an_entry_encoded_before_it_is_placed_gives_the_same_bytes(
-    entry: Entry, epoch: int, seq: int, chain: bytes, marks: tuple[tuple[int, ...], int, int]
+    entry: Entry, epoch: int, seq: int, chain: bytes, marks: tuple[tuple[int, ...], int, int], link: int
 ) -> None:
     """The short way of the hot path writes what the plain way would; marks have an
     `out`, or there are none.
     """
-    plain = encode_chained(EntryRecord(epoch, seq, entry, *marks), chain)
-    assert encode_raw_entry(epoch, seq, encode_entry(entry), chain, *marks) == plain
+    plain = encode_chained(EntryRecord(epoch, seq, entry, *marks, link=link), chain)
+    assert encode_raw_entry(epoch, seq, encode_entry(entry), chain, *marks, link=link) == plain
+
+
+def test_an_entry_of_the_first_version_is_read() -> None:
+    """As earlier versions wrote it: an array of seven, an entry of twenty fields, no link."""
+    # EntryRecord(1, 2, Entry(4, "Counter/a", 1000, "ok", Reply("ok", 200, (), b"7"), {"count": b"\x07"}))
+    written = bytes.fromhex(
+        "0197020102dc001404a9436f756e7465722f61cd03e8a26f6b95a26f6bccc890c40137c081a5636f756e74c4010790c2c400"
+        "a0a0a0a0c0c400909090009090000000"[:-2]
+        + "6b6076c7a2642f44261ba29cef8da70a"
+    )
+    record = decode_record(written)
+    assert isinstance(record, EntryRecord)
+    assert (record.entry.key, record.entry.puts) == ("Counter/a", {"count": b"\x07"})
+    assert (record.link, record.previous(9), record.entry.body, record.entry.calls) == (None, None, b"", ())
 
 
 @pytest.mark.parametrize("version", [0, VERSION + 1, 255])

@@ -22,11 +22,11 @@ from perdure.streams.log.base import LogRecord
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.memory import MemoryStore
 from perdure.streams.turns.activation import Activation, Turn
-from perdure.streams.turns.calls import TurnCalls
 from perdure.streams.turns.keys_in_flight import KeysInFlight, Spending, spending_of
 from perdure.streams.turns.known_calls import KnownCalls
 from perdure.streams.turns.mailbox import Mailbox
 from perdure.streams.turns.pending_calls import Call, PendingCalls
+from perdure.streams.turns.turn_calls import TurnCalls
 
 DONE = Reply(OK, 200, (), b"1")
 

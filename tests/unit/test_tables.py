@@ -61,12 +61,12 @@ class Journal:
     ) -> None:
         """One batch; without entries, or if `clean`, it ends in a no-op."""
         records: list[EntryRecord | NoOp] = [
-            EntryRecord(1, self.seq + n, each) for n, each in enumerate(entries)
+            EntryRecord(1, self.seq + n, each, link=0) for n, each in enumerate(entries)
         ]
         if not entries or clean:
             records.append(NoOp(1, self.seq + len(entries), done, low, out, clean))
         else:
-            records[-1] = EntryRecord(1, self.seq + len(entries) - 1, entries[-1], done, low, out)
+            records[-1] = EntryRecord(1, self.seq + len(entries) - 1, entries[-1], done, low, out, 0)
         for record in records:
             value, self.chain = encode_chained(record, self.chain)
             self.values.append(value)
