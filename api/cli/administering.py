@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
-from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
 import typer
 
 from perdure.api.cli.calling import DEFAULT_URL, no_server, object_named
-from perdure.api.cli.options import AsJson
+from perdure.api.cli.options import AsJson, with_groups
 from perdure.api.cli.output import without_rich
 from perdure.schemas.errors import ConfigError, OperatorError
 
@@ -43,7 +40,7 @@ Cursor = Annotated[
 
 
 class Server(NamedTuple):
-    """The server that a command administers, by the options that all commands here share."""
+    """The server that a command administers, by the options of all such commands."""
 
     url: Url = DEFAULT_URL
     token: Token = None
@@ -82,26 +79,6 @@ class Server(NamedTuple):
             typer.echo(f"no {what}", err=True)
 
 
-def at_server(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer has to see it: with the options of `Server` in place of its first parameter."""
-
-    @wraps(command)
-    def with_options(**given: Any) -> None:
-        command(Server(*(given.pop(name) for name in Server._fields)), **given)
-
-    hints = get_type_hints(command, include_extras=True)
-    own = [each.replace(annotation=hints[name]) for name, each in signature(command).parameters.items()][1:]
-    shared = [
-        Parameter(
-            name, Parameter.POSITIONAL_OR_KEYWORD, default=Server._field_defaults[name], annotation=kind
-        )
-        for name, kind in get_type_hints(Server, include_extras=True).items()
-    ]
-    with_options.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]  # as inspect reads it
-    with_options.__annotations__ = {each.name: each.annotation for each in (*own, *shared)}
-    return with_options
-
-
 def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Inspect and manage the objects of a running server.", no_args_is_help=True)
     for function, example in (
@@ -117,18 +94,18 @@ def register(app: typer.Typer) -> None:
         (skip, "skip Counter/alice 17 --yes"),
     ):
         name = function.__name__.rstrip("_")
-        group.command(name, epilog=f"Example: `perdure objects {example}`")(at_server(function))
+        group.command(name, epilog=f"Example: `perdure objects {example}`")(with_groups(function))
     app.add_typer(group, name="objects")
     group = typer.Typer(
         help="Commands and alarms that are parked: they failed too often and run no more.",
         no_args_is_help=True,
     )
-    group.command("list", epilog="Example: `perdure parked list --json`")(at_server(parked))
-    group.command(epilog="Example: `perdure parked redrive 0:17`")(at_server(redrive))
-    group.command(epilog="Example: `perdure parked drop 0:17 --yes`")(at_server(drop))
+    group.command("list", epilog="Example: `perdure parked list --json`")(with_groups(parked))
+    group.command(epilog="Example: `perdure parked redrive 0:17`")(with_groups(redrive))
+    group.command(epilog="Example: `perdure parked drop 0:17 --yes`")(with_groups(drop))
     app.add_typer(group, name="parked")
-    app.command(epilog="Example: `perdure partitions --json`")(at_server(partitions))
-    app.command(epilog="Example: `perdure memory --json`")(at_server(memory))
+    app.command(epilog="Example: `perdure partitions --json`")(with_groups(partitions))
+    app.command(epilog="Example: `perdure memory --json`")(with_groups(memory))
 
 
 # Objects

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import typer
 
-from perdure.api.cli.administering import Cursor, Limit, Server, at_server, page
+from perdure.api.cli.administering import Cursor, Limit, Server, page
+from perdure.api.cli.options import with_groups
 
 Letter = Annotated[
     str, typer.Argument(metavar="ID", help="The id that `perdure dead list` shows, such as 0:17.")
@@ -18,9 +19,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Records of Kafka clients that were not commands, and why (dead letters).", no_args_is_help=True
     )
-    group.command("list", epilog="Example: `perdure dead list --json`")(at_server(list_))
-    group.command(epilog="Example: `perdure dead show 0:17`")(at_server(show))
-    group.command(epilog="Example: `perdure dead redrive 0:17`")(at_server(redrive))
+    group.command("list", epilog="Example: `perdure dead list --json`")(with_groups(list_))
+    group.command(epilog="Example: `perdure dead show 0:17`")(with_groups(show))
+    group.command(epilog="Example: `perdure dead redrive 0:17`")(with_groups(redrive))
     app.add_typer(group, name="dead")
 
 

@@ -1,10 +1,17 @@
-"""Options that several commands share: which app, where its data is, on which log, in which environment."""
+"""Options that several commands share: which app, where its data is, on which log, in which environment.
+
+A command that takes all options of a group has one parameter for them, such as `data: AppData`, and is
+registered as `with_groups(command)`.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -22,9 +29,48 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 AlwaysJson = Annotated[bool, typer.Option("--json", help="Accepted for symmetry: the output is always JSON.")]
 
 
-def config_of(path: Path, data: Path | None, log: str | None, env: str | None) -> Config:
-    """The configuration of the app at `path` by these options, for a command that works on its data."""
-    from perdure.api.loading import load_config
+class AppData(NamedTuple):
+    """The options of a command that works on an app's data, without a running server."""
 
-    flags = {"data_dir": data, "log": log}
-    return load_config(path, env_name=env, environ=os.environ, flags=flags, opens_data=True)
+    path: PathArgument = Path()
+    data: Data = None
+    log: Log = None
+    env: EnvName = None
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the app at `path` by these options. Raises `ConfigError`."""
+        from perdure.api.loading import load_config
+
+        flags = {"data_dir": self.data, "log": self.log}
+        return load_config(self.path, env_name=self.env, environ=os.environ, flags=flags, opens_data=True)
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer has to see it: each parameter that is a group of options (a NamedTuple of them) is
+    replaced by these, behind the command's own options.
+    """
+    own: list[Parameter] = []
+    shared: list[Parameter] = []
+    groups: dict[str, Any] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in signature(command).parameters.items():
+        if isinstance(hints[name], type) and issubclass(hints[name], tuple):
+            groups[name] = hints[name]
+            shared += signature(hints[name]).parameters.values()
+        else:
+            own.append(parameter.replace(annotation=hints[name]))
+    for group in groups.values():
+        hints |= get_type_hints(group, include_extras=True)
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(*(given.pop(option) for option in group._fields))
+        command(**given)
+
+    seen = [*own, *(each.replace(annotation=hints[each.name]) for each in shared)]
+    seen = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in seen]
+    with_options.__signature__ = Signature(seen)  # type: ignore[attr-defined]  # as inspect reads it
+    with_options.__annotations__ = {each.name: each.annotation for each in seen}
+    return with_options

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument, config_of
+from perdure.api.cli.options import AppData, AsJson, with_groups
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: `perdure rescale app.py --partitions 32 --data /var/lib/app`")(rescale)
+    app.command(epilog="Example: `perdure rescale app.py --partitions 32 --data /var/lib/app`")(
+        with_groups(rescale)
+    )
 
 
 def rescale(
+    data: AppData,
     partitions: Annotated[int, typer.Option("--partitions", help="The new number of partitions.")],
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a stopped app another number of partitions: its state is copied, compared, and then switched to.
@@ -33,9 +31,8 @@ def rescale(
     from perdure.api.telemetry.replay_progress import progress_bar
     from perdure.streams.rescale.rescale import rescale as change
 
-    config = config_of(path, data, log, env)
     with progress_bar() as progress:
-        findings = asyncio.run(change(config, partitions, progress))
+        findings = asyncio.run(change(data.config, partitions, progress))
     if as_json:
         typer.echo(json.dumps(findings, indent=2))
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from perdure.api.cli.options import AsJson, Data, EnvName, PathArgument, config_of
+from perdure.api.cli.options import AppData, AsJson, Data, EnvName, PathArgument
 from perdure.schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def show(
     from perdure.streams.datadir import is_data_dir, no_data_dir
     from perdure.streams.secret import configured, kept_in
 
-    config = config_of(path, data, None, env)
+    config = AppData(path, data, env=env).config
     secrets = configured(config)
     where = _where(config)
     if secrets is None:
@@ -61,7 +61,7 @@ def rotate(
     from perdure.streams.secret import configured
     from perdure.streams.secret import rotate as replace
 
-    config = config_of(path, data, None, env)
+    config = AppData(path, data, env=env).config
     if configured(config) is not None:
         raise ConfigError(
             f"the secret of {config.name} comes from {_where(config)}: put a new one (perdure secret create) in "

@@ -7,13 +7,12 @@ the place where the snapshots lie.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from perdure.api.cli.administering import Server, Token
-from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument, config_of
+from perdure.api.cli.options import AppData, AsJson, with_groups
 from perdure.api.cli.state import FAILED, OK
 
 Url = Annotated[
@@ -35,19 +34,11 @@ def register(app: typer.Typer) -> None:
         (prune, "prune app.py"),
     ):
         name = function.__name__.rstrip("_")
-        group.command(name, epilog=f"Example: `perdure snapshot {example}`")(function)
+        group.command(name, epilog=f"Example: `perdure snapshot {example}`")(with_groups(function))
     app.add_typer(group, name="snapshot")
 
 
-def take(
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
-    url: Url = None,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
+def take(data: AppData, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """Take a snapshot of each partition: of a stopped app, or with --url of a running one."""
     if url is not None:
         result = Server(url, token).post("snapshots/take")
@@ -56,37 +47,24 @@ def take(
 
         from perdure.streams.snapshots.offline import take_all
 
-        result = asyncio.run(take_all(config_of(path, data, log, env)))
+        result = asyncio.run(take_all(data.config))
     _print(result, as_json=as_json)
 
 
-def list_(
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
-    as_json: AsJson = False,
-) -> None:
+def list_(data: AppData, as_json: AsJson = False) -> None:
     """List the snapshots, by partition, the newest first."""
     from perdure.streams.snapshots.listing import list_all
     from perdure.streams.snapshots.offline import place_of
 
-    config = config_of(path, data, log, env)
+    config = data.config
     _print(list_all(place_of(config), config.name, config.partitions), as_json=as_json)
 
 
-def verify(
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
-    replay: Replay = False,
-    as_json: AsJson = False,
-) -> None:
+def verify(data: AppData, replay: Replay = False, as_json: AsJson = False) -> None:
     """Read each snapshot back and check it; the last line is OK, or FAILED with exit code 1."""
     from perdure.streams.snapshots.offline import verify_all
 
-    result = verify_all(config_of(path, data, log, env), replay=replay)
+    result = verify_all(data.config, replay=replay)
     failed = result["failed"]
     if as_json:
         typer.echo(json.dumps({**result, "result": FAILED if failed else OK}, indent=2))
@@ -100,17 +78,11 @@ def verify(
         raise typer.Exit(1)
 
 
-def prune(
-    path: PathArgument = Path(),
-    data: Data = None,
-    log: Log = None,
-    env: EnvName = None,
-    as_json: AsJson = False,
-) -> None:
+def prune(data: AppData, as_json: AsJson = False) -> None:
     """Remove the snapshots beyond `snapshots.keep`, and the files that only they had."""
     from perdure.streams.snapshots.offline import prune_all
 
-    result = prune_all(config_of(path, data, log, env))
+    result = prune_all(data.config)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:

@@ -6,48 +6,28 @@ Both work on the data of a stopped app; a running one has it locked.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import typer
 
-from perdure.api.cli.options import AsJson, Data, EnvName, Log, PathArgument, config_of
+from perdure.api.cli.options import AppData, AsJson, with_groups
 from perdure.api.cli.output import exit_code, print_error
 from perdure.schemas.errors import PerdureError
-
-if TYPE_CHECKING:
-    from perdure.schemas.config import Config
 
 OK, FAILED = "OK", "FAILED"
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify", epilog="Example: `perdure verify app.py --data /var/lib/app`")(_on_data(verify))
+    app.command("verify", epilog="Example: `perdure verify app.py --data /var/lib/app`")(with_groups(verify))
     group = typer.Typer(help="Maintain the state files.", no_args_is_help=True)
-    for work, options in ((rebuild, "--data /var/lib/app"), (adopt, "--log kafka://broker:9092")):
-        name = work.__name__
-        group.command(name, epilog=f"Example: `perdure state {name} app.py {options}`")(_on_data(work))
+    group.command(epilog="Example: `perdure state rebuild app.py --data /var/lib/app`")(with_groups(rebuild))
+    group.command(epilog="Example: `perdure state adopt app.py --log kafka://broker:9092`")(
+        with_groups(adopt)
+    )
     app.add_typer(group, name="state")
 
 
-def _on_data(work: Callable[[Callable[[], Config], bool], None]) -> Callable[..., None]:
-    """A command that runs `work(config of the app, as_json)`, with the options that all of them share."""
-
-    def command(
-        path: PathArgument = Path(),
-        data: Data = None,
-        log: Log = None,
-        env: EnvName = None,
-        as_json: AsJson = False,
-    ) -> None:
-        work(lambda: config_of(path, data, log, env), as_json)
-
-    command.__doc__ = work.__doc__
-    return command
-
-
-def verify(config: Callable[[], Config], as_json: bool) -> None:
+def verify(data: AppData, as_json: AsJson = False) -> None:
     """Replay the journal and compare it with the state; the last line is OK, or FAILED with exit code 1.
 
     The reason of a failure is on stderr: the place where log and state differ, or what could not be read.
@@ -59,7 +39,7 @@ def verify(config: Callable[[], Config], as_json: bool) -> None:
 
     try:
         with progress_bar() as progress:
-            findings = asyncio.run(check(config(), progress))
+            findings = asyncio.run(check(data.config, progress))
     except Exception as error:
         known, code = isinstance(error, PerdureError), getattr(error, "code", type(error).__name__)
         if known:
@@ -74,7 +54,7 @@ def verify(config: Callable[[], Config], as_json: bool) -> None:
     _print({**findings, "result": OK}, as_json=as_json)
 
 
-def rebuild(config: Callable[[], Config], as_json: bool) -> None:
+def rebuild(data: AppData, as_json: AsJson = False) -> None:
     """Delete the state files and build them again from the log."""
     import asyncio
 
@@ -82,17 +62,17 @@ def rebuild(config: Callable[[], Config], as_json: bool) -> None:
     from perdure.streams.rebuild.verify import rebuild as build
 
     with progress_bar() as progress:
-        findings = asyncio.run(build(config(), progress))
+        findings = asyncio.run(build(data.config, progress))
     _print({**findings, "result": OK}, as_json=as_json)
 
 
-def adopt(config: Callable[[], Config], as_json: bool) -> None:
+def adopt(data: AppData, as_json: AsJson = False) -> None:
     """Accept the existing Kafka topics as the app's own, after one was restored or created again."""
     import asyncio
 
     from perdure.streams.rebuild.adopt_topics import adopt as take
 
-    _print(asyncio.run(take(config())), as_json=as_json)
+    _print(asyncio.run(take(data.config)), as_json=as_json)
 
 
 def _print(findings: Mapping[str, object], *, as_json: bool) -> None:
