@@ -337,7 +337,7 @@ class Gateway:
         return True
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """Deliver the `n`-th frame of a turn to its sockets; False if it has to take the log."""
+        """See `Ingress.frames`."""
         return self.sockets is not None and self.sockets.frames(out, partition, offset, n)
 
     def holds(self, gateway: str) -> bool:

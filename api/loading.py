@@ -66,8 +66,9 @@ def load_app(
     """Read the configuration of `path` (see `load_config`), import its modules, collect what they define.
 
     A file is the main module. The configuration of a folder names its main module; without one all modules in
-    it are loaded, except `_*.py`, `test_*.py`, `conftest.py` and `setup.py`. The arguments are those of
-    `load_config`. Raises `ConfigError`.
+    it are loaded, except `_*.py`, `test_*.py`, `conftest.py` and `setup.py`.
+
+    The arguments are those of `load_config`. Raises `ConfigError`.
     """
     config = load_config(
         path, env_name=env_name, environ=environ, flags=flags, dev=dev, opens_data=opens_data

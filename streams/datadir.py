@@ -98,7 +98,8 @@ def _folder(name: str, generation: int) -> str:
 class DataDir:
     """The data directory in `path`, made if it is not there, locked until `close`.
 
-    `new_uuid` gives the app's uuid if the directory is new. `must_exist`: it is not made, nor its format
+    `app` is the app's name, and `partitions` its number of partitions. `new_uuid` gives the app's uuid if the
+    directory is new. `must_exist`: it is not made, nor its format
     raised; `disposable`: the log is elsewhere, so another partition count begins a state of its own; one
     without `app.json` is not there. Raises `DataDirError` (in use, foreign, too new, not accessible, not
     there) or `ConfigError` (it was made with another partition count).

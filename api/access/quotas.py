@@ -80,7 +80,14 @@ class Quotas:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, principal: str, now_s: float, *, requests: int = 1, body_bytes: int = 0) -> None:
-        """Count requests and bytes of bodies, or raise `OverQuota` and count nothing."""
+        """Count requests and bytes of bodies, or raise `OverQuota` and count nothing.
+
+        Args:
+            principal: the client that sends them; empty for one without credentials.
+            now_s: the time in seconds, of a clock that does not step.
+            requests: how many requests to count.
+            body_bytes: how many bytes of bodies and messages to count.
+        """
         bucket = self._buckets.get(principal)
         if bucket is None:
             quota = quota_of(self._quotas, principal)

@@ -91,6 +91,7 @@ class HttpProtocol(HttpToolsProtocol):
     _look_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        """As `uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`, which uvicorn makes."""
         super().__init__(config, server_state, app_state, _loop)
         self.parser = RequestParser(self, self.head_max_bytes)
 

@@ -44,6 +44,7 @@ class SocketProtocol(Handshake):
     """One WebSocket connection. `to` returns a subclass for the door and the sockets of a node."""
 
     def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
+        """As `HttpProtocol`: of these only the connections in `server_state` are used."""
         super().__init__()
         self._connections: set[Any] = server_state.connections
         self.position = -1

@@ -48,7 +48,7 @@ class Outgoing:
     async def request(
         self, method: str, url: str, headers: Pairs, body: bytes, timeout_s: float | None
     ) -> FetchedResponse:
-        """See `Outside`: sends a request, with the default time-out if `timeout_s` is None."""
+        """See `Outside.request`. The default time-out applies if `timeout_s` is None."""
         if self._client is None:  # loading its certificates takes 50 ms, and most apps never use it
             self._client = asyncio.ensure_future(asyncio.to_thread(_new_client))
         client = await asyncio.shield(self._client)

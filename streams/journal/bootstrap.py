@@ -67,10 +67,14 @@ Vouch = Callable[[int], Awaitable[Header | None]]
 
 
 async def bootstrap_log(log: Log, app: str, new_uuid: str, vouch: Vouch | None = None) -> str:
-    """Give every journal partition its header if it has none; the app's uuid.
+    """Give every journal partition its header if it has none; returns the app's uuid.
 
-    `vouch(partition)` returns the header of a journal that was trimmed behind a snapshot; None if it is not
-    known.
+    Args:
+        log: the app's log, started.
+        app: the app's name, which a header that is there must have.
+        new_uuid: the app's uuid if it is new.
+        vouch: `vouch(partition)` returns the header of a journal that was trimmed behind a snapshot, or None
+            if it is not known; None if there are no snapshots.
 
     Raises `ConfigError` for another app's log, `OutcomeUnknown` if an append's outcome is not known.
     """

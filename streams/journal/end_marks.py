@@ -35,9 +35,9 @@ class KnownEnd(NamedTuple):
 
 
 def append_mark(log: Log, partition: int, end: int, *, adopted: bool = False) -> None:
-    """Append a mark that the journal of a partition ends at `end`, or behind it.
+    """Append a mark to `log` that the journal of `partition` ends at `end`, or behind it.
 
-    A mark that is lost is made up for by the next.
+    `adopted`: an operator has accepted this end. A mark that is lost is made up for by the next.
     """
     headers = (MARK_KIND, ("journal", f"{partition}:{end}".encode()), *((ADOPTED,) if adopted else ()))
     log.append(Topic.REPLIES, partition, Record(_KEY, b"", headers))

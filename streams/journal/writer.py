@@ -103,8 +103,11 @@ class JournalBatch:
 class Journal:
     """Appends what an owner's turns did; calls `acknowledged(batch, first_offset)` or `lost(error)`.
 
-    `acknowledged` returns False if it is not decided yet (a gap has to be read
-    first); the owner calls `proceed` later.
+    log: the log to which `partition`'s journal belongs.
+    marks: the source of the owner's watermarks.
+    acknowledged: returns False if it is not decided yet (a gap has to be read first); the owner calls
+        `proceed` later.
+    lost: called when the outcome of an append is not known: the epoch ends.
     """
 
     def __init__(

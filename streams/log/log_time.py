@@ -45,7 +45,7 @@ def log_time(before_ms: int, stamp_ms: int, clock_ms: int) -> int:
 
 
 class LogTime:
-    """The log time of one partition, decided by its owner.
+    """The log time of one `partition`, decided by its owner.
 
     `node` is the name in the ids of the commands that this node's door makes. `stamped_here`: the log stamps
     with the same clock as `clock_ms`; what it has just appended needs no other look at it. `corrected` counts

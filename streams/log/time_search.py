@@ -35,8 +35,13 @@ async def first_since(
 ) -> int:
     """The first offset in `start`..`end` whose record is not older than `time_ms`; `end` if there is none.
 
-    `latest_ms`: no true stamp is later. `took(records)` is awaited after each read,
-        with the number of records read.
+    Args:
+        log: the log; if others write to it too, it has an index by time, which is used first.
+        topic, partition: what is searched.
+        start, end: the offsets between which is searched.
+        time_ms: in ms since 1970.
+        latest_ms: no true stamp is later.
+        took: `took(records)` is awaited after each read, with the number of records read.
     """
     if not log.exclusive and start < end:
         indexed = await log.since(topic, partition, time_ms)

@@ -113,7 +113,9 @@ def time_in(id_: str, partitions: int) -> tuple[int, int] | None:
 async def look_up(owner: Owner, id_: str, time_ms: int, pace: Pace | None = None) -> CommandStatus | None:
     """The status of the command `id_`; None if it is not in the log. Raises `Unavailable`.
 
-    `pace` is that of all look-ups of a node; without one nothing is waited for but the log.
+    owner: the owner of its partition, which must serve.
+    id_, time_ms: the id, and the time in it, near which the command is searched for.
+    pace: that of all look-ups of a node; without one nothing is waited for but the log.
     """
     reading = _Reading(pace or Pace())
     await confirm_ownership(owner)

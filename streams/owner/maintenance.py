@@ -38,7 +38,14 @@ TRIM_EVERY_S = 60.0
 
 
 class Maintenance:
-    """The background writer, flusher and trimmer of all partitions of a node."""
+    """The background writer, flusher and trimmer of all partitions of a node.
+
+    store: the store of all of them.
+    owners: their owners.
+    clock_ms: the wall clock, in ms since 1970.
+    keep_ms: how long commands and replies are kept; None: forever.
+    failed: called with an error of the store or the log, which stops the node.
+    """
 
     def __init__(
         self,

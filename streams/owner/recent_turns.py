@@ -34,9 +34,14 @@ class RecentTurns(NamedTuple, Generic[_Shown]):
 async def recent_turns(
     owner: Owner, key: str, below: int | None, limit: int, shown: Callable[[int, Entry], _Shown]
 ) -> RecentTurns[_Shown]:
-    """At most `limit` turns of object `key` below a journal offset (None: its end). Raises `Unavailable`.
+    """The last turns of an object that have entries, the newest first. Raises `Unavailable`.
 
-    `shown(offset, entry)` converts each entry to the form that is kept.
+    Args:
+        owner: the owner of its partition, which must serve.
+        key: the object, as NAMESPACE/NAME.
+        below: the journal offset below which they lie; None for the journal's end.
+        limit: the most that are returned.
+        shown: `shown(offset, entry)` converts each entry to the form that is returned.
     """
     await confirm_ownership(owner)
     start, _ = await owner.log.bounds(Topic.JOURNAL, owner.partition)

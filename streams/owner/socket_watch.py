@@ -87,7 +87,7 @@ class GatewayWatch:
         self._ends: dict[str, int] = {}  # where `replies` ended for each gateway at the last look
 
     def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: SocketNotifier) -> None:
-        """Watch for the partition, which is served from now on."""
+        """See `RemoteGateways.begin`."""
         self._partitions[tables.partition] = _Watched(transport, registry, tables, gone)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._watch(transport.log))

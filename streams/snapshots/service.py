@@ -68,7 +68,10 @@ class ServedPartition(Protocol):
 def snapshots_of(
     config: Config, log: Log, data: DataDir, store: RocksStore, app_uuid: str
 ) -> Snapshots | None:
-    """The snapshots of a node, as configured; None if they are not. Raises `ConfigError`."""
+    """The snapshots of a node, as configured; None if they are not. Raises `ConfigError`.
+
+    The arguments are those of `Snapshots`.
+    """
     return None if config.snapshots is None else Snapshots(config, log, data, store, app_uuid)
 
 

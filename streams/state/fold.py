@@ -48,7 +48,10 @@ def drop_older(store: Store, partitions: Iterable[int]) -> None:
 
 
 async def fold(log: Readable, tables: Tables, end: int, progress: Progress = silent) -> Folded:
-    """Fold the journal from where `tables` stand up to `end`. Raises `LogCorrupt`."""
+    """Fold the journal in `log` from where `tables` stand up to `end`; call `progress` after each chunk.
+
+    Raises `LogCorrupt`.
+    """
     records = entries = 0
     await finish_removal(tables)
     start = tables.reader.offset

@@ -26,7 +26,9 @@ _KINDS = (b"v", b"a", b"w")  # kinds of rows whose key begins with an object's, 
 
 
 def objects_of(tables: Tables, namespace: str, low: str, high: str | None) -> Iterator[str]:
-    """Keys of the objects of `namespace` in a partition whose names are from `low` on and below `high`."""
+    """Keys of the objects of `namespace` in the partition of `tables` whose names are from `low` on and below
+    `high` (None: all from `low` on), in order.
+    """
     prefix = f"{namespace}/".encode()
     end = after(prefix) if high is None else prefix + high.encode("utf-8", "surrogatepass")
     at = prefix + low.replace("\0", "\1").encode("utf-8", "surrogatepass")  # after a name is after its rows

@@ -177,7 +177,9 @@ class Tables:
     def applied(
         self, entries: Sequence[Entry], marks: NoOp, position: Position, base: Base | None = None
     ) -> None:
-        """Fold a batch that this process wrote and that is durable; `position` is what it leads to."""
+        """Fold a batch of `entries`, `base` and `marks` that this process wrote, now durable; `position`
+        is what it leads to.
+        """
         offset = self.reader.offset
         self.reader.move(position)
         self.memtables.open.records += len(entries) + 1
@@ -269,9 +271,7 @@ class Tables:
         self.memtables.set_row(self._steps_row, encode_row(self.steps))
 
     def remove_piece(self) -> bool:
-        """Fold the next piece of a step that deletes namespaces, and freeze it;
-        False if there is none left.
-        """
+        """Fold the next piece of a step that deletes namespaces, and freeze it; False if there is none."""
         deletion = self._deletion
         if deletion is None:
             return False
@@ -284,9 +284,7 @@ class Tables:
         return True
 
     def _remove(self, step: Step) -> Iterator[None]:
-        """Fold a step that deletes namespaces: what is walked row by row in
-        pieces, then all ranges at once.
-        """
+        """Fold a step that deletes namespaces: what is walked row by row in pieces, then all ranges."""
         yield  # what is not written yet is read key by key, where a range would be overlooked
         for namespace in step.deleted:
             yield from self._remove_single_rows(namespace)
@@ -372,12 +370,13 @@ class Tables:
             pass
 
     def counts(self, epoch: int, offset: int) -> bool:
-        """True if `epoch` was the newest claim where the folded journal record at `offset` lies; False: it is
-        void."""
+        """True if `epoch` was the newest claim at the folded record at `offset`; False: it is void."""
         return self.reader.epoch == epoch or not self._claims.any_between(epoch, offset)
 
     def check_against(self, app_uuid: str, partitions: int, journal_end: int, commands_end: int) -> None:
-        """Refuse rows that are not a fold of this log. Raises `LogCorrupt` naming both sides."""
+        """Refuse rows that are not a fold of the log of `app_uuid`, with `partitions` partitions and these
+        ends (`journal_end`, `commands_end`). Raises `LogCorrupt`, which names both sides.
+        """
         meta, number = self.meta, self.partition
         if self.reader.offset == 0:
             return

@@ -30,7 +30,10 @@ from perdure.streams.log.base import Record
 
 
 async def append_step(journal: Journal, name: str, position: Position, step: Step) -> int:
-    """Append one step to the journal `name`, to follow `position`; its offset. Raises `OutcomeUnknown`."""
+    """Append `step` to `journal`, which errors call `name`, to follow `position`; returns its offset.
+
+    Raises `OutcomeUnknown`.
+    """
     failpoints.hit("owner.before_migration")
     value, _ = encode_chained(Migration(position.epoch, position.seq, step), position.chain)
     offset = await append_alone(journal, name, position.offset, (Record(None, value),))
@@ -39,7 +42,7 @@ async def append_step(journal: Journal, name: str, position: Position, step: Ste
 
 
 async def append_alone(journal: Journal, name: str, due: int, records: Sequence[Record]) -> int:
-    """Append a batch to the journal `name`, where `due` is the next offset or lies below it.
+    """Append `records` to `journal`, which errors call `name`, where the next offset is `due` or above.
 
     Raises `OutcomeUnknown`.
     """

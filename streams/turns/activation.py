@@ -122,6 +122,11 @@ class Hold(Turn, eq=False, weakref=True):
 class Activation:
     """An object in memory: its instance, mailbox and recent writes. Its state reads through `get`, `scan`,
     `alarm`, `alarms` and `sockets`.
+
+    key: the object, as NAMESPACE/NAME.
+    kind: its class, as the registry has it.
+    tables: the tables of its partition.
+    limits: the bounds of one of its turns.
     """
 
     __slots__ = (

@@ -28,7 +28,11 @@ def admitted(
 ) -> Command:
     """The command in a record, in whichever partition it belongs. Raises a `CallerError`: malformed.
 
-    `sealed_from`: the first offset at which only the app's own secret counts (`schemas/seal.py`).
+    Args:
+        record: as read from `commands`.
+        seal: checks what only perdure may send; None: there is none of that.
+        sealed_from: the first offset at which only the app's own secret counts (`schemas/seal.py`).
+        rules: how records of other systems are read as commands.
     """
     founding = record.offset < sealed_from
     return parse_command(record.key, record.value, record.headers, seal, founding=founding, rules=rules)
@@ -42,7 +46,11 @@ def early_outcome(
 ) -> Outcome | None:
     """Return the outcome of a command that is not run (expired, key spent, or a deletion); None: run it.
 
-    `of_first`: returns that of a command with the same key, if it has one that is not durable yet.
+    Args:
+        turn: the turn of the command.
+        tables: the tables of its partition, which know spent keys.
+        clock_s: the clock of the event loop, in seconds.
+        of_first: returns the outcome of a command with the same key, if it has one that is not durable yet.
     """
     command = turn.command
     if command.client_key is not None:

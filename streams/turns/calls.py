@@ -76,8 +76,12 @@ PROBE_S, PROBE_MOST_S = 0.2, 3.2  # first and longest time until a waiting call 
 class Calls:
     """Makes the calls and sends of one owner's turns, and is the `Peer` that other owners call.
 
-    `low_mark()` returns the partition's low watermark; `check_room(key)` raises if the gateway would refuse a
-    command. `has_taken`, `elsewhere`: see `Peer`.
+    transport: the log, the seal and the clocks; `identity` names the node.
+    tracing: receives calls; None if the process does not trace.
+    partition, journal, turns: those of the owner.
+    low_mark: returns the partition's low watermark.
+    check_room: `check_room(key)` raises if the gateway would refuse a command.
+    has_taken, elsewhere: see `Peer`.
     """
 
     def __init__(

@@ -70,7 +70,15 @@ class Evicting(Protocol):
 
 
 class Evictor:
-    """The eviction of a node's objects. `rss_bytes` returns the process's memory, 0 if it is unknown."""
+    """The eviction of a node's objects.
+
+    owners: the owners of its partitions.
+    clock_ms: the wall clock, in ms since 1970.
+    idle_s: the time in seconds after which an idle object is evicted.
+    object_bytes: the estimate of what an object takes beside its values.
+    memory_bytes: the bound of the process's memory; 0 for half of the machine's.
+    rss_bytes: returns the process's memory, 0 if it is unknown; None for the system's figure.
+    """
 
     def __init__(
         self,

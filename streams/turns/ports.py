@@ -80,11 +80,23 @@ class Ingress(Protocol):
     """The gateway of this process, as an owner sees it."""
 
     def answer(self, reply_to: str, id_: str, reply: Reply, partition: int, offset: int) -> bool:
-        """Hand over a reply; False if `reply_to` is not this process's gateway."""
+        """Hand over a reply; False if `reply_to` is not this process's gateway.
+
+        Args:
+            reply_to: the reply address in the command.
+            id_: the command's id.
+            reply: the reply.
+            partition, offset: where the command lies on the log.
+        """
 
     def frames(self, out: Out, partition: int, offset: int, n: int) -> bool:
-        """Hand over a frame for WebSockets, the n-th of the entry at journal
-        `offset`; False: it must go by the log.
+        """Hand over a frame for WebSockets; False if it must take the log.
+
+        Args:
+            out: the frame, as the entry's outbox has it.
+            partition: the partition of the entry.
+            offset: the entry's journal offset.
+            n: its number in the outbox, from 1 on.
         """
 
     def holds(self, gateway: str) -> bool:
@@ -98,8 +110,13 @@ class RemoteGateways(Protocol):
     """The watch over the gateways of other nodes, as the owners of this one see it."""
 
     def begin(self, transport: Transport, registry: Registry, tables: Tables, gone: SocketNotifier) -> None:
-        """Watch a partition that is served from now on; `gone` receives its
-        sockets whose gateway has ended.
+        """Watch a partition that is served from now on.
+
+        Args:
+            transport: the log and the clock of its owner.
+            registry: the app's classes.
+            tables: its tables, which have the sockets.
+            gone: receives its sockets whose gateway has ended.
         """
 
     def end(self, partition: int) -> None:

@@ -62,7 +62,13 @@ ABANDON_AFTER_S = 1.0  # a handler that ignores its cancellation for so long is 
 
 
 class Turns:
-    """Runs the commands of one partition. `take` receives them in log order; outcomes go to the journal."""
+    """Runs the commands of one partition. `take` receives them in log order; outcomes go to the journal.
+
+    services, transport: what all turns of the node share.
+    tables, journal, bounds, counts: of the partition.
+    spawn: starts a task that ends with the epoch.
+    alarm_turns, time: what decides of alarms, and the partition's log time.
+    """
 
     def __init__(
         self,

@@ -50,7 +50,8 @@ def _raise(error: BaseException) -> None:
 class EmbeddedLog(Local):
     """See `perdure.streams.log.base.Log`. `path` is a directory of its own, made if it is not there.
 
-    `clock_ms` gives the time in ms. With `must_exist` a missing directory is `LogCorrupt`, not a new log.
+    `partitions` is their number, and `clock_ms` the clock, in ms. With `must_exist` a missing directory is
+    `LogCorrupt`, not a new log.
     After `start`, `torn` says what was cut off the log's end after a crash, if anything was.
     """
 
@@ -136,6 +137,7 @@ class EmbeddedLog(Local):
     # --- appending
 
     def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> Receipt:
+        """See `Log.append`."""
         assert topic is not Topic.JOURNAL, "the journal has its writer"
         if self._refusal is not None:
             return RefusedReceipt(self._refusal)
@@ -344,6 +346,7 @@ class EmbeddedLog(Local):
     def tail(
         self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]
     ) -> EmbeddedTail:
+        """See `Log.tail`."""
         stream = self._streams[topic][partition]
         return EmbeddedTail(stream, start, deliver, self._loop, self._stop, self._request_commit)
 

@@ -176,8 +176,11 @@ def get(database: Rdict, key: bytes, path: Path) -> bytes | None:
 
 
 class Rows:
-    """The records of one (topic, partition) in the database. `number`: how the keys of a topic of clients
-    begin.
+    """The records of one (topic, partition) in the database.
+
+    database, path: the log's, and the directory that it lies in.
+    topic, partition: whose records they are.
+    number: how the keys of a topic of clients begin; empty for one of perdure's own.
     """
 
     __slots__ = ("_database", "_path", "_trim_key", "partition", "prefix", "topic")

@@ -33,7 +33,10 @@ CHUNK = 256  # about 1 ms of the event loop
 
 
 class EmbeddedStream(Rows):
-    """One (topic, partition): its offsets, the records that are only in memory, and its tails."""
+    """One (topic, partition): its offsets, the records that are only in memory, and its tails.
+
+    The arguments are those of `Rows`.
+    """
 
     __slots__ = (
         "durable",

@@ -204,6 +204,7 @@ class KafkaLog:
     def tail(
         self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]
     ) -> KafkaTail:
+        """See `Log.tail`."""
         return self._tails.open(self._places[topic, partition], start, deliver)
 
     def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:

@@ -24,7 +24,7 @@ REQUEST_TIMEOUT_S = 10.0  # of bounds and since
 
 class KafkaReading:
     """An app's log on a Kafka cluster, for reading only: without a producer or
-    tails. Parameters as those of `KafkaLog`.
+    tails. The parameters are those of `KafkaLog`.
     """
 
     exclusive = False

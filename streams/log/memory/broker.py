@@ -98,7 +98,13 @@ class MemoryStream:
 
 
 class MemoryBroker:
-    """The log, shared by its clients; it outlives them."""
+    """The log, shared by its clients; it outlives them.
+
+    partitions: of each topic.
+    ordered, exclusive: as in `perdure.streams.log.base.Log`.
+    clock_ms: the clock that stamps records, in ms since 1970.
+    faults: what goes wrong, and how long steps take; None for nothing.
+    """
 
     def __init__(
         self,

@@ -66,8 +66,7 @@ class MemoryTail:
         self._stream = stream
         self._next = start
         self._deliver = deliver
-        self._paused = False
-        self._closed = False
+        self._paused = self._closed = False
         self._delivering = False
         self.blocked = ""
         self._woken = False
@@ -258,6 +257,7 @@ class MemoryLog:
             self._context.run(writer.fill_into, write)
 
     def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> _MemoryReceipt:
+        """See `Log.append`."""
         assert topic is not Topic.JOURNAL, "the journal has its writer"
         stream = self.broker.streams[topic, partition]
         if not self.alive:
@@ -270,9 +270,8 @@ class MemoryLog:
         receipt = _MemoryReceipt()
         queue = self._queues.setdefault(stream, deque())
         if len(queue) >= self.broker.faults.queued_max:
-            receipt.settle(
-                None, Overloaded(f"{len(queue)} records wait for {topic} of partition {partition}")
-            )
+            full = Overloaded(f"{len(queue)} records wait for {topic} of partition {partition}")
+            receipt.settle(None, full)
             return receipt
         queue.append((record, receipt))
         if len(queue) == 1:
@@ -331,6 +330,7 @@ class MemoryLog:
     def tail(
         self, topic: Topic, partition: int, start: int, deliver: Callable[[LogRecord], None]
     ) -> MemoryTail:
+        """See `Log.tail`."""
         stream = self.broker.streams[topic, partition]
         tail = MemoryTail(self, stream, start, deliver)
         if self.alive:
@@ -350,6 +350,7 @@ class MemoryLog:
     async def read(
         self, topic: Topic, partition: int, start: int, end: int
     ) -> AsyncIterator[Sequence[LogRecord]]:
+        """See `Log.read`."""
         stream = self.broker.streams[topic, partition]
         if start < stream.start and start < end:
             raise LogCorrupt(
