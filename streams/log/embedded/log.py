@@ -50,8 +50,7 @@ def _raise(error: BaseException) -> None:
 class EmbeddedLog(Local):
     """See `perdure.streams.log.base.Log`. `path` is a directory of its own, made if it is not there.
 
-    `partitions` is their number, and `clock_ms` the clock, in ms. With `must_exist` a missing directory is
-    `LogCorrupt`, not a new log.
+    `partitions` is their number, `clock_ms` the clock. With `must_exist` a missing directory is `LogCorrupt`.
     After `start`, `torn` says what was cut off the log's end after a crash, if anything was.
     """
 
