@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from perdure.streams.state.fold import GC_THRESHOLD
 from tests.kafka import Kafka, LocalKafka, or_skip, session_kafka
+from tests.warm import load_certificates_once
 from tests.workers import Groups, rank
 
 
@@ -61,9 +60,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     return Groups(config, log)
 
 
-# each client would load the certificates of the machine (30 ms of CPU); all speak to 127.0.0.1 without TLS
-httpx.create_ssl_context = functools.cache(httpx.create_ssl_context)
-httpx._transports.default.create_ssl_context = httpx.create_ssl_context  # type: ignore[attr-defined]  # private
+load_certificates_once()
 
 
 def pytest_collection_finish() -> None:

@@ -8,22 +8,28 @@ Laws
 - `perdure serve` and `perdure dev` run beside the rest, until the page presses Ctrl-C (`^C`), kills them,
   starts another or ends. After a change of its file `dev` is given the time to take it over.
 - Every Python block is a file of the page: what is shown is what runs.
+- A line is typed to bash. One that is `perdure` with plain arguments, other than `dev`, is forked (warm.py)
+  unless the page is to be `executed`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 from urllib.request import urlopen
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 PORT = "8787"
@@ -33,6 +39,7 @@ _INCLUDED = re.compile(r'--8<-- "([^":]+)(?::(\w+))?"\n')  # as pymdownx.snippet
 _AT_ITS_END = ", at its end"
 _CTRL_C = "^C"
 _SERVES = re.compile(r"\bperdure (?:serve|dev)\b")
+_PLAIN = re.compile(r"perdure(?! dev\b)(?: (?:[\w./:=-]+|'[^']*'))+")  # the shell would only split it
 
 
 class Block(NamedTuple):
@@ -60,8 +67,9 @@ def is_like(printed: str, expected: str) -> bool:
 class Terminal:
     """Where a page is worked through: a folder, a port, and the server that runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, executed: bool = False) -> None:
         self.folder = folder
+        self.executed = executed
         with socket.create_server(("127.0.0.1", 0)) as taken:
             self.port = str(taken.getsockname()[1])
         self.environ = {
@@ -70,9 +78,9 @@ class Terminal:
             "PERDURE_PORT": self.port,
             "PERDURE_URL": f"http://127.0.0.1:{self.port}",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "TERM": "dumb",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # where perdure is installed alone there are none
         }
-        self.server: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | warm.Forked | None = None
         self.starts_again = False  # if it is killed
 
     def work_through(self, page: str) -> int:
@@ -104,8 +112,8 @@ class Terminal:
 
     def _starts(self) -> int:
         """How often a server has said that it is ready."""
-        said = self.folder / "server.txt"
-        return said.read_text().count(" is ready at ") if said.exists() else 0
+        output = self.folder / "server.txt"
+        return output.read_text().count(" is ready at ") if output.exists() else 0
 
     def _do(self, typed: str, expected: str) -> None:
         if typed == _CTRL_C:
@@ -114,17 +122,11 @@ class Terminal:
         if _SERVES.search(typed):
             self.serve(typed)
             return
-        done = subprocess.run(
-            ["bash", "-c", typed],
-            cwd=self.folder,
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert is_like(done.stdout, expected), f"$ {typed}\n{done.stdout}\ninstead of\n{expected}"
+        with tempfile.TemporaryFile() as output:
+            self._start(typed, output).wait(PATIENCE_S)
+            output.seek(0)
+            printed = output.read().decode().replace("\r\n", "\n")  # of HTTP heads
+        assert is_like(printed, expected), f"$ {typed}\n{printed}\ninstead of\n{expected}"
         if typed.startswith("kill ") and not self.starts_again:
             while self._ready():
                 time.sleep(0.02)
@@ -134,25 +136,40 @@ class Terminal:
         self.stop()
         self.starts_again = "perdure dev" in typed
         starts = self._starts()
-        with (self.folder / "server.txt").open("ab") as told:
-            self.server = subprocess.Popen(
-                ["bash", "-c", f"exec env {typed}"],
-                cwd=self.folder,
-                env=self.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=told,
-                stderr=told,
-                start_new_session=True,  # Ctrl-C in a terminal goes to all processes of it
-            )
+        with (self.folder / "server.txt").open("ab") as output:
+            self.server = self._start(typed, output)
         self._until(lambda: self._starts() > starts and self._ready())
+
+    def _start(self, typed: str, output: IO[bytes]) -> subprocess.Popen[bytes] | warm.Forked:
+        """Start what is typed, in a session of its own: Ctrl-C in a terminal goes to all its processes."""
+        if not self.executed and _PLAIN.fullmatch(typed) and warm.can_start(self.environ):
+            arguments, file = shlex.split(typed)[1:], output.fileno()
+            pid = warm.start(
+                arguments,
+                stdout=file,
+                stderr=file,
+                environ=self.environ,
+                cwd=self.folder,
+                new_session=True,
+            )
+            return warm.Forked(arguments, pid, None)
+        return subprocess.Popen(
+            ["bash", "-c", f"exec env {typed}" if _SERVES.search(typed) else typed],
+            cwd=self.folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
     def _until(self, is_so: Callable[[], bool]) -> None:
         until_s = time.monotonic() + PATIENCE_S
         while not is_so():
-            told = (self.folder / "server.txt").read_text()
+            output = (self.folder / "server.txt").read_text()
             assert self.server is not None
-            assert self.server.poll() is None, f"the server has ended: {told}"
-            assert time.monotonic() < until_s, f"the server is not ready: {told}"
+            assert self.server.poll() is None, f"the server has ended: {output}"
+            assert time.monotonic() < until_s, f"the server is not ready: {output}"
             time.sleep(0.02)
 
     def press_ctrl_c(self) -> None:
@@ -165,8 +182,8 @@ class Terminal:
 
     def _ready(self) -> bool:
         try:
-            with urlopen(f"{self.environ['PERDURE_URL']}/readyz", timeout=PATIENCE_S) as told:
-                return bool(told.status == 200)
+            with urlopen(f"{self.environ['PERDURE_URL']}/readyz", timeout=PATIENCE_S) as response:
+                return bool(response.status == 200)
         except OSError:
             return False
 
@@ -178,8 +195,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(folder: Path) -> Iterator[Terminal]:
-    opened = Terminal(folder)
+def terminal(folder: Path, *, executed: bool = False) -> Iterator[Terminal]:
+    opened = Terminal(folder, executed=executed)
     try:
         yield opened
     finally:

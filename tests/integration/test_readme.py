@@ -39,7 +39,7 @@ def block(language: str, word: str) -> str:
 
 def test_the_example_does_what_it_says(tmp_path: Path) -> None:
     """It is written, typed, stopped with Ctrl-C and started again as the page shows."""
-    with terminal(tmp_path) as opened:
+    with terminal(tmp_path, executed=True) as opened:
         assert opened.work_through(section("Thirty seconds")) == 7
 
 
