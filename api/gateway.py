@@ -25,7 +25,7 @@ from perdure.api.replies import FrameReceiver, PlacedReply, ReplyListener, Reque
 from perdure.schemas.commands import ADMIN, LOCAL, NOBODY, Command, Headers, command_record, sealed_record
 from perdure.schemas.effects import Out
 from perdure.schemas.errors import OutcomeUnknown, TooLarge, Unavailable
-from perdure.schemas.keys import partition_of, place_of
+from perdure.schemas.keys import key_hashes, place_of
 from perdure.schemas.replies import Pairs, Reply, parse_reply
 from perdure.schemas.seal import Seal
 from perdure.streams.log.base import Log, LogRecord, Receipt, Record, Tail, Topic
@@ -69,6 +69,7 @@ class Gateway:
         seal: Seal | None = None,
     ) -> None:
         self._log = log
+        self._partitions, self._exclusive = log.partitions, log.exclusive
         self.tracing: RequestTracing | None = None
         self.seal = seal
         self._node = node
@@ -118,7 +119,7 @@ class Gateway:
     def _partition_of(self, key: str) -> int:
         if self.closed is not None:
             raise Unavailable(f"this node is stopping: {self.closed}")
-        return partition_of(key, self._log.partitions)
+        return key_hashes[key] % self._partitions
 
     def _new_id(self, partition: int) -> str:
         """`PARTITION-TIME-NODE-NUMBER`; the time is this node's clock in ms, up to `MARK_S` old."""
@@ -174,8 +175,7 @@ class Gateway:
         # the hot path: what `post` and `accept` share by helper methods is written out here
         if self.closed is not None:
             raise Unavailable(f"this node is stopping: {self.closed}")
-        log = self._log
-        partition = partition_of(key, log.partitions)
+        partition = key_hashes[key] % self._partitions
         if deadline_ms is None:
             deadline_ms = self._deadline_ms
         self._owners[partition].check_room(key, deadline_ms)
@@ -197,18 +197,20 @@ class Gateway:
             client_key,
             principal,
             traceparent,
-            socket=socket,
-            hint=hint,
+            (),
+            0,
+            socket,
+            hint,
         )
-        record = self._sealed(command) if principal or socket or hint else command_record(command)
+        to, value, fields = self._sealed(command) if principal or socket or hint else command_record(command)
         self._waiting[id_] = (listener, now_s + self._wait_s)
         try:
-            receipt = log.append(_COMMANDS, partition, Record(*record), command)
+            receipt = self._log.append(_COMMANDS, partition, Record(to, value, fields), command)
         except TooLarge as error:
             self._waiting.pop(id_)
             listener.failed(error)
             return
-        if not log.exclusive:
+        if not self._exclusive:
             receipt.when_durable(lambda error: self._appended(id_, error))
 
     def post(

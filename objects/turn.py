@@ -118,12 +118,13 @@ def conclude(command: Command, result: Any, error: BaseException | None, overlay
         return _after_storage_failure(command, result, error, overlay.failure)
     if error is None:
         try:
-            reply = _reply(command, result)
+            reply = response_reply(result) if command.kind == FETCH else _reply(command, result)
             if overlay.effects is not None or reply.status == SWITCHING:
                 _check_upgrade(reply, result, overlay.effects)
         except Exception as bad:  # noqa: BLE001 - a user's value can raise anything while it is encoded
             return _failed(command, bad)
-        return Outcome(reply, True, not overlay.empty or command.client_key is not None, False)
+        wrote = bool(overlay.changes) or not overlay.empty
+        return Outcome(reply, True, wrote or command.client_key is not None, False)
     if isinstance(error, Refusal):
         return _refused(command, error)
     if isinstance(error, (InvalidArguments, UnknownMethod)) and not error.of_call:

@@ -84,7 +84,7 @@ def partition_named(text: str, partitions: int) -> int | None:
 
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a canonical key: `(murmur2(utf8) & 0x7fffffff) % partitions`."""
-    return _hashes[key] % partitions
+    return key_hashes[key] % partitions
 
 
 def place_of(name: str, partitions: int) -> int:
@@ -114,4 +114,5 @@ def murmur2(data: bytes) -> int:
     return digest ^ digest >> 15
 
 
-_hashes: PureCache[str, int] = PureCache(lambda key: murmur2(key.encode()) & 0x7FFFFFFF, _KEYS_REMEMBERED)
+# by canonical key: `murmur2(utf8) & 0x7fffffff`
+key_hashes: PureCache[str, int] = PureCache(lambda key: murmur2(key.encode()) & 0x7FFFFFFF, _KEYS_REMEMBERED)

@@ -154,9 +154,11 @@ class HttpDoor:
 
         Raises `Refused` or a `PerdureError`; then nothing is appended.
         """
-        request = self._read(method, raw_path, query, head, body)
+        key, kind, method, path, headers, body = self._read(method, raw_path, query, head, body)
         _, client_key, traceparent, _, principal = head
-        self._gateway.submit(listener, *request, client_key, traceparent, None, principal, socket)
+        self._gateway.submit(
+            listener, key, kind, method, path, headers, body, client_key, traceparent, None, principal, socket
+        )
 
     def _read(self, method: str, raw_path: bytes, query: bytes, head: Head, body: bytes) -> _Request:
         known = len(raw_path) <= _CACHED_CHARS

@@ -51,14 +51,14 @@ class CachedHead(NamedTuple):
 
     def read(self, data: bytes, at: int) -> tuple[Head, bytes] | None:
         """Head and body of a complete request whose first line ends at `at`; None if the head differs."""
-        head = self.head
-        if self.varying:
+        varying, lines, size, head = self
+        if varying:
             varied = self._varied(data, at)
             if varied is None:
                 return None
             head, at = varied
-        end = at + len(self.lines)
-        if len(data) != end + self.size or not data.startswith(self.lines, at):
+        end = at + len(lines)
+        if len(data) != end + size or not data.startswith(lines, at):
             return None
         return head, data[end:]
 

@@ -71,8 +71,14 @@ class HttpExchange(msgspec.Struct, eq=False):
         if start is None:
             self.respond(self.protocol.door.response_to(answer))
             return
-        start = b"%bperdure-command: %d:%d\r\n" % (start, answer.partition, answer.offset)
-        self._send(reply.status, start, reply.body)
+        status, body = reply.status, reply.body
+        if not self.keep_alive or status in NO_BODY or self.method == "HEAD":
+            self._send(
+                status, b"%bperdure-command: %d:%d\r\n" % (start, answer.partition, answer.offset), body
+            )
+        elif not self.response_complete:
+            place = start, answer.partition, answer.offset, len(body), body
+            self._send_whole(status, b"%bperdure-command: %d:%d\r\ncontent-length: %d\r\n\r\n%b" % place)
 
     def failed(self, error: BaseException) -> None:
         assert isinstance(error, PerdureError), error
@@ -93,11 +99,6 @@ class HttpExchange(msgspec.Struct, eq=False):
     def _send(self, status: int, start: bytes, body: bytes) -> None:
         if self.response_complete:
             return
-        self.response_complete = True
-        protocol = self.protocol
-        protocol.answered[status] += 1
-        if self.disconnected:
-            return
         if not self.keep_alive:
             start += b"connection: close\r\n"
         if status in NO_BODY:
@@ -106,6 +107,14 @@ class HttpExchange(msgspec.Struct, eq=False):
             whole = b"%bcontent-length: %d\r\n\r\n" % (start, len(body))
         else:
             whole = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
+        self._send_whole(status, whole)
+
+    def _send_whole(self, status: int, whole: bytes) -> None:
+        self.response_complete = True
+        protocol = self.protocol
+        protocol.answered[status] += 1
+        if self.disconnected:
+            return
         if self.method in _READS:
             protocol.joining.write(whole)
         else:

@@ -19,7 +19,10 @@ JOINED_MAX_BYTES = 64 * 1024
 
 
 class JoiningTransport:
-    """A transport that joins the writes of one pass of the event loop; other calls go to `bare`."""
+    """A transport that joins the writes of one pass of the event loop; other calls go to `bare`.
+
+    It has no `__getattr__`: with one, each access to an attribute would be slow.
+    """
 
     __slots__ = (
         "_call_soon",
@@ -40,7 +43,7 @@ class JoiningTransport:
         self._parts: list[bytes] = []
         self._size_bytes = 0
         self._call_soon = loop.call_soon
-        # bound here, since `__getattr__` is slow and these are called for each response
+        # bound here, since these are called for each response
         self.is_closing = bare.is_closing
         self.pause_reading = bare.pause_reading
         self.resume_reading = bare.resume_reading
@@ -76,8 +79,20 @@ class JoiningTransport:
         self.flush()
         self.bare.write_eof()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.bare, name)
+    def abort(self) -> None:
+        self.bare.abort()
+
+    def can_write_eof(self) -> bool:
+        return self.bare.can_write_eof()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.bare.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self.bare.get_write_buffer_size()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.bare.set_protocol(protocol)
 
 
 class Flow(FlowControl):

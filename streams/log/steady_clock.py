@@ -46,7 +46,8 @@ class SteadyClock:
 
     def ms(self) -> int:
         """The time now, in ms since 1970."""
-        wall_ns = self._wall_ns()
+        now_ns = self._wall_ns  # in two steps: a call of an attribute that is not a method is slow
+        wall_ns = now_ns()
         if 0 <= wall_ns - self._last_ns <= _SKEW_NS:  # no jump, whatever has passed
             self._last_ns = wall_ns
             return wall_ns // _MS

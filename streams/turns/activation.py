@@ -21,12 +21,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.objects.durable import DurableObject, Env
+from perdure.objects.http import Request
 from perdure.objects.overlay import Overlay, TurnLimits, in_range, merged
 from perdure.objects.registry import ObjectType
 from perdure.objects.state import State
 from perdure.objects.turn import handling
 from perdure.schemas.admin import Change
-from perdure.schemas.commands import ADMIN, SOCKET, Command
+from perdure.schemas.commands import ADMIN, FETCH, SOCKET, Command
 from perdure.schemas.effects import AlarmRow, SocketRow, alarm_row, socket_row
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.journal import Entry
@@ -186,9 +187,12 @@ class Activation:
 
     def handler(self, command: Command, env: Env) -> Coroutine[Any, Any, Any]:
         """Return what handles `command`; the first turn in memory makes the instance and starts it."""
-        if self.instance is not None:
-            return handling(self.instance, self.kind, command)
-        return self._first(command, env)
+        instance = self.instance
+        if instance is None:
+            return self._first(command, env)
+        if command.kind == FETCH:  # as `handling`
+            return instance.fetch(Request.of(command))
+        return handling(instance, self.kind, command)
 
     @user_code
     async def _first(self, command: Command, env: Env) -> Any:

@@ -56,7 +56,7 @@ class Committer:
         overlay, activation = turn.overlay, turn.activation
         assert overlay is not None
         assert activation is not None
-        committed = overlay if outcome.commit and not overlay.empty else None
+        committed = overlay if outcome.commit and (overlay.changes or not overlay.empty) else None
         if committed is not None and committed.first_expiry is not None:
             note_expiry(activation, committed)
         if committed is None and turn.command.kind == SOCKET:

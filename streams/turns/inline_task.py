@@ -204,7 +204,7 @@ if sys.version_info >= (3, 12):
         return _step(step, steps, argument, word)
 
 else:
-    from asyncio.tasks import _enter_task, _leave_task  # there is no public way
+    from asyncio.tasks import _current_tasks, _enter_task, _leave_task  # type: ignore[attr-defined]  # there is no public way
 
     TaskLike = StandIn
 
@@ -222,7 +222,7 @@ else:
         this thread's code (see `now`).
         """
         page, outer = _now, 0
-        caller = asyncio.current_task(loop)
+        caller = _current_tasks.get(loop)
         if caller is not None:
             outer = page[0]  # it may be a step itself
             _leave_task(loop, caller)
@@ -240,7 +240,11 @@ else:
         if waits_for is _ENDED:
             if turn._callbacks is not None:
                 turn.ended_at_once(loop)
-            _finish(turn, done)
+            ended_with, turn.ended_with = turn.ended_with, None  # as `_finish`
+            if type(ended_with) is _Raised:
+                done(turn, None, ended_with.error)
+            else:
+                done(turn, ended_with, None)
             return
         rest = _rest_as_task(steps, waits_for, turn, word, done)
         rest.send(None)  # up to where it can be cancelled

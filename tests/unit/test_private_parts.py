@@ -22,11 +22,12 @@ def test_asyncio_lets_a_stand_in_be_the_current_task() -> None:
     """3.11: `_enter_task` and `_leave_task` take any object; a Task tells what it
     waits for, and whether it is cancelled.
     """
-    from asyncio.tasks import _enter_task, _leave_task
+    from asyncio.tasks import _current_tasks, _enter_task, _leave_task  # type: ignore[attr-defined]
 
     async def main() -> None:
         loop, stand_in, me = asyncio.get_running_loop(), object(), asyncio.current_task()
         assert me is not None
+        assert _current_tasks.get(loop) is me
         _leave_task(loop, me)
         _enter_task(loop, stand_in)  # type: ignore[arg-type]  # on purpose
         assert asyncio.current_task() is stand_in  # type: ignore[comparison-overlap]  # as above

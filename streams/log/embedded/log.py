@@ -157,16 +157,15 @@ class EmbeddedLog(Local):
         return record.write is self._shared
 
     def _place(self, stream: EmbeddedStream, batch: CommitBatch, record: Record, memo: Any) -> Appended:
-        key, value, headers = record.key, record.value, record.headers
-        if (time_ms := self._clock_ms()) < stream.last_time_ms:
+        key, value, headers, clock_ms = record.key, record.value, record.headers, self._clock_ms
+        if (time_ms := clock_ms()) < stream.last_time_ms:
             time_ms = log_time(stream.last_time_ms, time_ms, time_ms)
         stream.last_time_ms = time_ms
         offset = stream.next
         packed = encode((time_ms, key, value, headers))
         batch.write.put(stream.prefix + offset.to_bytes(8, "big"), packed)
-        if len(packed) > PACKED_BYTES:
-            packed = b""
-        placed = Appended(offset, time_ms, key, value, headers, memo, batch, packed, batch.count)
+        kept = packed if len(packed) <= PACKED_BYTES else b""
+        placed = Appended(offset, time_ms, key, value, headers, memo, batch, kept, batch.count)
         batch.count += 1
         if offset == stream.written:
             batch.touched.append(stream)
@@ -174,7 +173,8 @@ class EmbeddedLog(Local):
         stream.unwritten.append(placed)
         if stream.live:
             self._accepted[stream] = None
-            self._pass_soon()
+            if not self._passing:
+                self._pass_soon()
         return placed
 
     def _request(self, writer: EmbeddedWriter, *, urgent: bool = True) -> None:
@@ -182,7 +182,7 @@ class EmbeddedLog(Local):
         if writer.closed or self._refusal is not None:
             return
         self._requested[writer] = None
-        if urgent:
+        if urgent and not self._urgent:
             self._request_commit()
         if self._timer is None:  # for the mark behind it, if nothing follows
             self._timer = self._loop.call_later(LINGER_S, self._tick)

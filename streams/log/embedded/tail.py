@@ -78,7 +78,10 @@ class EmbeddedStream(Rows):
         """Deliver new records to the live tails, and keep none that all of them have."""
         for tail in self.live:
             tail.take()
-        if self.live and all(tail.next == self.next for tail in self.live):
+        if self.live:
+            for tail in self.live:
+                if tail.next != self.next:
+                    return
             self.unwritten, self.held = [], self.next
 
 
