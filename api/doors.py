@@ -17,11 +17,12 @@ from perdure.api.access.quotas import Quotas
 from perdure.api.access.ticket_page import ticket_page
 from perdure.api.access.tickets import Tickets
 from perdure.api.admin.page import admin_page
+from perdure.api.admin.projections import ProjectionViews
 from perdure.api.door.async_commands import commands_page
 from perdure.api.door.http import HttpDoor
 from perdure.api.gateway import Gateway
 from perdure.api.openapi.mounted import document_pages
-from perdure.api.pages import Pages, single
+from perdure.api.pages import Page, PageRequest, Pages, nothing_behind, only, single
 from perdure.api.problems import Problem
 from perdure.api.protocol.authenticated import AuthenticatedProtocol, AuthenticatedSocketProtocol
 from perdure.api.protocol.fast_path import FastPathProtocol
@@ -135,17 +136,30 @@ def pages_for(
         ready: the response of /readyz.
         metrics: the text of /metrics.
     """
+    projections = ProjectionViews(owners, registry.projections, config)
     pages = dict(
         (
             single("livez", lambda: (200, _JSON, b'{"status":"alive"}')),
             single("readyz", ready),
-            single("metrics", lambda: (200, _METRICS, metrics())),
+            _metrics_page(metrics, projections),
             *document_pages(config, registry, has_worker=has_worker),
         )
     )
     if access is not None or not config.is_closed(has_worker, dev=dev):
         pages["commands"] = commands_page(owners)
-        pages["admin"] = admin_page(gateway, owners, registry, config, snapshots)
+        pages["admin"] = admin_page(gateway, owners, registry, config, snapshots, projections)
     if access is not None:
         pages["ticket"] = ticket_page(access, registry)
     return pages
+
+
+def _metrics_page(metrics: Callable[[], bytes], projections: ProjectionViews) -> tuple[str, Page]:
+    """The page /metrics: the node's counts, and how far its projections are."""
+
+    async def page(request: PageRequest) -> Problem:
+        if request.parts:
+            raise nothing_behind("metrics", request)
+        only(request, "GET")
+        return 200, _METRICS, metrics() + await projections.exposition()
+
+    return "metrics", page

@@ -28,9 +28,11 @@ from typing import Any
 import structlog
 
 from perdure.objects.durable import DurableObject
+from perdure.objects.projection import Projection
 from perdure.schemas.config import ENV_PREFIX, Config, DurableObjects, parse_config, secrets_in
 from perdure.schemas.errors import ConfigError, DataDirError
 from perdure.streams.datadir import app_in, is_data_dir
+from perdure.streams.projections.shipped import used_by
 from perdure.streams.turns.supervision.failure_log import place_of
 
 CONFIG_FILES = ("perdure.toml", "wrangler.toml")
@@ -52,6 +54,7 @@ class LoadedApp:
     worker: Callable[..., Any] | None
     folder: Path
     config_file: Path | None
+    projections: Mapping[str, Projection[Any]]
 
 
 def load_app(
@@ -96,7 +99,7 @@ def load_app(
     classes = _classes(modules, folder)
     if config_file is not None and _is_another_than_main(path, env_name, environ):
         config = _bound_here(config, classes, config_file)
-    return LoadedApp(config, classes, worker, folder, config_file)
+    return LoadedApp(config, classes, worker, folder, config_file, _projections(modules, config))
 
 
 def _is_another_than_main(path: Path | None, env_name: str | None, environ: Mapping[str, str] | None) -> bool:
@@ -308,6 +311,12 @@ def _classes(modules: list[ModuleType], folder: Path) -> dict[str, type[DurableO
             f"{names}: no durable object there; define a class that inherits perdure.DurableObject"
         )
     return classes
+
+
+def _projections(modules: list[ModuleType], config: Config) -> dict[str, Projection[Any]]:
+    """What the app declares, and what it uses of those that perdure brings, by name."""
+    own = (each for module in modules for each in vars(module).values() if isinstance(each, Projection))
+    return used_by(own, config.projections.use)
 
 
 def _worker(module: ModuleType) -> Callable[..., Any] | None:

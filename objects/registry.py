@@ -10,9 +10,12 @@ Laws
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from perdure.objects.alarms import OnRing, alarm_of
 from perdure.objects.durable import Binding, DurableObject, Env
+from perdure.objects.projection import Projection
 from perdure.objects.rpc import Method, methods_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, UnknownNamespace
@@ -31,15 +34,26 @@ class ObjectType:
 
 
 class Registry:
-    """All namespaces of an app; `env` is what its objects see."""
+    """All namespaces of an app; `env` is what its objects see, `projections` what it folds, by name."""
 
-    def __init__(self, types: Mapping[str, ObjectType], env: Env) -> None:
+    def __init__(
+        self,
+        types: Mapping[str, ObjectType],
+        env: Env,
+        projections: Mapping[str, Projection[Any]] = MappingProxyType({}),
+    ) -> None:
         self.types = dict(types)
         self.env = env
+        self.projections = projections
 
     @classmethod
-    def build(cls, classes: Mapping[str, type[DurableObject]], config: Config) -> Registry:
-        """From the classes an app defines and its configuration. Raises `ConfigError`."""
+    def build(
+        cls,
+        classes: Mapping[str, type[DurableObject]],
+        config: Config,
+        projections: Mapping[str, Projection[Any]] = MappingProxyType({}),
+    ) -> Registry:
+        """From the classes and projections an app defines and its configuration. Raises `ConfigError`."""
         if not classes:
             raise ConfigError("the app defines no durable object: subclass perdure.DurableObject in it")
         made = config.namespaces()
@@ -60,7 +74,7 @@ class Registry:
         types = {namespace: ObjectType(namespace, classes[name]) for namespace, name in namespaces.items()}
         own_names = {name: Binding(home, types[home].methods) for name, home in homes.items()}
         bindings = {each.name: own_names[each.class_name] for each in config.bindings}
-        return cls(types, Env({**own_names, **config.vars, **config.secret_values, **bindings}))
+        return cls(types, Env({**own_names, **config.vars, **config.secret_values, **bindings}), projections)
 
     def type_of(self, namespace: str) -> ObjectType:
         """The type of the objects in `namespace`. Raises `UnknownNamespace`, which names those that exist."""

@@ -37,6 +37,7 @@ from perdure.schemas.events import Events
 from perdure.schemas.kafka import Kafka, log_address
 from perdure.schemas.listen import Address, Listen
 from perdure.schemas.migrations import Step
+from perdure.schemas.projections import ProjectionConfig
 from perdure.schemas.seal import SealSecrets, SecretIds
 from perdure.schemas.section import Section
 from perdure.schemas.snapshots import SnapshotConfig
@@ -178,6 +179,7 @@ class Config(Section):
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
+    projections: ProjectionConfig = ProjectionConfig()
     durable_objects: DurableObjects = DurableObjects()
     vars: dict[str, JsonValue] = Field(default_factory=dict)
     secrets: dict[str, SecretStr | None] = Field(default_factory=dict)

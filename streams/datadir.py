@@ -6,6 +6,7 @@
     log/       the embedded log, and `torn/` beside it with what was cut off its end after crashes; log.N/
                after N rescales
     state/     the stores; may be deleted, the log rebuilds them; state.N/ after N rescales
+    projections/   the rows of projections; may be deleted while no process folds, the journal rebuilds them
     *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while nothing runs
     poison     which command is running, for the next start if this process dies of it
                (streams/turns/supervision/crash_marker.py)

@@ -10,10 +10,11 @@ import structlog
 
 from perdure.objects.zones import rules
 from perdure.schemas.config import Config
-from perdure.schemas.errors import ConfigError
-from perdure.streams.datadir import DataDir, log_in
-from perdure.streams.log.base import Log, Readable, Topic
+from perdure.schemas.errors import ConfigError, DataDirError
+from perdure.streams.datadir import DataDir, app_in, log_in
+from perdure.streams.log.base import Followed, Log, Readable, Topic
 from perdure.streams.log.embedded.client_access import ClientAccess
+from perdure.streams.log.embedded.following import EmbeddedFollowing
 from perdure.streams.log.embedded.log import EmbeddedLog
 from perdure.streams.log.embedded.read_only import EmbeddedReading
 from perdure.streams.log.embedded.reply_topics import EmbeddedReplyTopics
@@ -77,6 +78,28 @@ async def open_reading(config: Config) -> Readable:
         await _base(config, security),
         client_id="perdure-reading",
         security=security,
+    )
+    await kafka.start()
+    return kafka
+
+
+async def open_following(config: Config) -> Followed:
+    """The configured log, to be read while nodes write it.
+
+    Raises `LogUnreachable`, `StorageFailed`, or `DataDirError` if the app has never run.
+    """
+    if not config.kafka_brokers:
+        return EmbeddedFollowing(log_in(config.data_dir), app_in(config.data_dir).partitions)
+    from perdure.streams.log.kafka.following import KafkaFollowing  # an extra, as below
+    from perdure.streams.log.kafka.security import security_options
+
+    security = security_options(config.kafka)
+    base = await _base(config, security)
+    partitions = await kafka_partitions(config)
+    if not partitions:
+        raise DataDirError(f"the app {config.name} has no topics on {config.log}: it has never run there")
+    kafka = KafkaFollowing(
+        ",".join(config.kafka_brokers), base, partitions, client_id="perdure-following", security=security
     )
     await kafka.start()
     return kafka

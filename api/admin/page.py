@@ -6,6 +6,7 @@
     POST   /admin/objects/{namespace}/{name}/pause|resume|skip
     GET    /admin/parked, /admin/dead[/{id}]
     POST   /admin/parked/{id}/redrive|drop, /admin/dead/{id}/redrive
+    GET    /admin/projections[/{name}[/rows]]
     GET    /admin/snapshots
     POST   /admin/snapshots/take
 
@@ -24,6 +25,7 @@ from typing import Any
 import msgspec
 
 from perdure.api.admin.dead import dead_letter, dead_letters, redrive_letter
+from perdure.api.admin.projections import ProjectionViews
 from perdure.api.admin.views import (
     alarms,
     memory,
@@ -61,6 +63,7 @@ def admin_page(
     registry: Registry,
     config: Config,
     snapshots: Snapshots | None = None,
+    projections: ProjectionViews | None = None,
 ) -> Page:
     """The handler of /admin.
 
@@ -70,8 +73,10 @@ def admin_page(
         registry: the app's classes.
         config: the app's configuration.
         snapshots: the node's snapshots; None if they are not configured.
+        projections: the views of the app's projections; None if it has none.
     """
-    return _Admin(gateway, owners, registry, config, snapshots).page
+    views = projections or ProjectionViews(owners, {}, config)
+    return _Admin(gateway, owners, registry, config, snapshots, views).page
 
 
 class _Admin:
@@ -82,12 +87,14 @@ class _Admin:
         registry: Registry,
         config: Config,
         snapshots: Snapshots | None,
+        projections: ProjectionViews,
     ) -> None:
         self._snapshots = snapshots
         self._gateway = gateway
         self._owners = owners
         self._registry = registry
         self._config = config
+        self._projections = projections
 
     async def page(self, request: PageRequest) -> Problem:
         match request.parts:
@@ -100,6 +107,8 @@ class _Admin:
             case ("snapshots", "take") if self._snapshots is not None:
                 only(request, "POST")
                 return _response(await self._snapshots.take_now())
+            case ("projections", *rest) if (shown := await self._of_projections(request, *rest)) is not None:
+                return _response(shown)
             case ("parked",):
                 _get(request, frozenset(("cursor", "limit")))
                 return _response(await parked(self._owners, request.query))
@@ -137,6 +146,20 @@ class _Admin:
         if name == "partitions":
             return await partitions(self._owners)
         return memory(self._owners, self._config) if name == "memory" else masked(self._config)
+
+    async def _of_projections(self, request: PageRequest, *parts: str) -> Any:
+        """What is shown of projections; None if there is nothing at this path."""
+        match parts:
+            case ():
+                _get(request)
+                return await self._projections.listed()
+            case (name,):
+                _get(request)
+                return await self._projections.one(name)
+            case (name, "rows"):
+                _get(request, _PAGED | {"wait"})
+                return await self._projections.rows(name, request.query)
+        return None
 
     async def _of_object(self, request: PageRequest, key: str, what: str = "") -> Problem:
         owner = owner_of(self._owners, key)

@@ -29,6 +29,7 @@ from perdure.api.cli import (
     decoding,
     describing,
     doctor,
+    projecting,
     rescale,
     secret,
     serving,
@@ -64,6 +65,7 @@ secret.register(app)
 administering.register(app)
 dead_letters.register(app)
 snapshot.register(app)
+projecting.register(app)
 
 
 def _version(wanted: bool) -> None:

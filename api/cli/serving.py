@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perdure.api.cli.beside import process_beside
 from perdure.api.cli.options import Data, EnvName, Log
 from perdure.api.cli.output import (
     EXIT_CONFIG,
@@ -119,15 +120,20 @@ def serve(
     with _code_of_errors(dev_vars):
         loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars, opens_data=True)
     tracing = tracing_of(loaded.config.name, os.environ)
-    registry = Registry.build(loaded.classes, loaded.config)
+    registry = Registry.build(loaded.classes, loaded.config, loaded.projections)
     _take_over(lifeline_fd)
     kafka_port = bind_kafka(loaded.config, dev=dev_vars)
 
     def ready(bound_port: int) -> None:
         _announce(loaded, bound_port, list(registry.types), as_json=as_json, dev=dev_vars, kafka=kafka_port)
         _report(lifeline_fd)
+        if loaded.projections and loaded.config.projections.beside:
+            begin_folding()
 
-    with nullcontext() if tracing is None else closing(tracing):
+    with (
+        nullcontext() if tracing is None else closing(tracing),
+        process_beside(_arguments_beside(path, loaded, env, dev=dev_vars)) as begin_folding,
+    ):
         reason = server.run(
             lambda: Node(
                 loaded.config, registry, loaded.worker, tracing, dev=dev_vars, kafka=kafka_port.listener
@@ -139,6 +145,14 @@ def serve(
     if reason is not None:
         print_error(reason)
         raise typer.Exit(EXIT_STOPPED_ITSELF)
+
+
+def _arguments_beside(path: Path, loaded: LoadedApp, env: str | None, *, dev: bool) -> list[str]:
+    """The arguments of `perdure project` for the app that is served."""
+    config = loaded.config
+    arguments = [str(path), "--data", str(config.data_dir), "--log", config.log]
+    arguments += [] if env is None else ["--env", env]
+    return [*arguments, "--dev"] if dev else arguments
 
 
 def _follow(lifeline_fd: int | None) -> None:

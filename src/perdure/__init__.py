@@ -11,6 +11,8 @@ What a call to another object may raise beside its `Refusal`, all of them a `Per
 call must be changed; `HandlerFailed`, the other's code raised; `Deadlock`, the other waits for this one;
 `Unavailable`, nothing was done, ask again; `OutcomeUnknown`, it may have happened.
 
+`projection` declares a fold over the turns of all objects: a function of a `TurnEntry` and a `Table` of rows.
+
 `connect` is for programs outside: they ask the objects of a running server.
 """
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.objects.http import Request, Response
     from perdure.objects.listing import Listing
     from perdure.objects.outgoing import fetch
+    from perdure.objects.projection import Projection, Table, TurnEntry, projection
     from perdure.objects.sockets import WebSocket
     from perdure.objects.state import State
     from perdure.objects.transaction import Transaction
@@ -123,6 +126,7 @@ __all__ = [
     "Parked",
     "PartitionBroken",
     "PerdureError",
+    "Projection",
     "Refusal",
     "Request",
     "Response",
@@ -132,9 +136,11 @@ __all__ = [
     "State",
     "StorageFailed",
     "StoreCorrupt",
+    "Table",
     "TooLarge",
     "Transaction",
     "TurnEnded",
+    "TurnEntry",
     "Unauthenticated",
     "Unavailable",
     "UnfitValue",
@@ -146,6 +152,7 @@ __all__ = [
     "WebSocketPair",
     "connect",
     "fetch",
+    "projection",
 ]
 
 # Where each name is from. It is imported when it is first used: `perdure --help` and a client need none of
@@ -156,6 +163,7 @@ _HOMES = {
     "perdure.objects.http": ("Request", "Response"),
     "perdure.objects.listing": ("Listing",),
     "perdure.objects.outgoing": ("fetch",),
+    "perdure.objects.projection": ("Projection", "Table", "TurnEntry", "projection"),
     "perdure.objects.websocket_pair": ("WebSocketPair",),
     "perdure.objects.sockets": ("WebSocket",),
     "perdure.objects.state": ("State",),

@@ -209,6 +209,25 @@ class Readable(Protocol):
     async def close(self) -> None: ...
 
 
+class Followed(Protocol):
+    """A log that a process follows which is not a node: it is read while nodes write it.
+
+    `generation` names its topics: after a rescale there are others, with records of their own.
+    """
+
+    exclusive: bool
+    partitions: int
+    generation: str
+
+    async def all_bounds(self, topic: Topic) -> dict[int, Bounds]:
+        """The bounds of each partition of a topic; empty while the log does not exist."""
+
+    def read(self, topic: Topic, partition: int, start: int, end: int) -> AsyncIterator[Sequence[LogRecord]]:
+        """As `Log.read`; `end` is at most that of `all_bounds`."""
+
+    async def close(self) -> None: ...
+
+
 class ReplyTopics(Protocol):
     """Topics of other systems on the log's brokers, which replies may go to."""
 
@@ -235,6 +254,7 @@ class Log(Protocol):
     partitions: int
     ordered: bool
     exclusive: bool
+    generation: str  # see `Followed`
     reply_topics: ReplyTopics | None
 
     async def start(self) -> None:
@@ -323,6 +343,7 @@ class Local:
     of topics, an index by time.
     """
 
+    generation = "log"
     topic_ids: Mapping[str, str] = {}
     troubles: Sequence[Trouble] = ()
     reply_topics: ReplyTopics | None = None

@@ -84,6 +84,7 @@ def test_the_face_is_pinned() -> None:
         "Parked",
         "PartitionBroken",
         "PerdureError",
+        "Projection",
         "Refusal",
         "Request",
         "Response",
@@ -93,9 +94,11 @@ def test_the_face_is_pinned() -> None:
         "State",
         "StorageFailed",
         "StoreCorrupt",
+        "Table",
         "TooLarge",
         "Transaction",
         "TurnEnded",
+        "TurnEntry",
         "Unauthenticated",
         "Unavailable",
         "UnfitValue",
@@ -107,6 +110,7 @@ def test_the_face_is_pinned() -> None:
         "WebSocketPair",
         "connect",
         "fetch",
+        "projection",
     ]
     assert all(hasattr(perdure, name) for name in perdure.__all__)
 

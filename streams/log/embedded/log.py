@@ -62,7 +62,7 @@ class EmbeddedLog(Local):
         self, path: Path, partitions: int, *, clock_ms: Callable[[], int], must_exist: bool = False
     ) -> None:
         assert 0 < partitions <= 2**16, "a partition is a u16"
-        self.path = path
+        self.path, self.generation = path, path.name
         self.partitions = partitions
         self.on_stopped: Callable[[BaseException], None] = _raise
         self.torn: Cut | None = None

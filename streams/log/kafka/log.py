@@ -86,6 +86,7 @@ class KafkaLog:
     ) -> None:
         assert partitions > 0
         self.partitions = partitions
+        self.generation = app
         self.on_stopped: Callable[[BaseException], None] = _report
         self._names = {topic: f"{app}.{topic.value}" for topic in Topic}
         self._places = {

@@ -194,8 +194,7 @@ class MemoryLog:
     """One process's client. See `perdure.streams.log.base.Log`."""
 
     def __init__(self, broker: MemoryBroker, name: str = "client") -> None:
-        self.broker = broker
-        self.name = name
+        self.broker, self.name, self.generation = broker, name, "log"
         self.partitions = broker.partitions
         self.ordered = broker.ordered
         self.exclusive = broker.exclusive
