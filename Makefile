@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 # each of some hundred processes would compile everything again
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help run test compiled test-all test-on test-newest test-bounds lint bench soak docs pictures clean
+.PHONY: help run test compiled test-all test-on test-newest test-bounds lint bench chaos soak docs pictures clean
 
 # A uv that is there is used as it is; else one is installed beside the project's own packages.
 UV := $(shell command -v uv || echo .venv/bin/uv)
@@ -60,6 +60,11 @@ lint: .venv/.synced ## Style, types, the order of the rooms, and the words
 
 bench: .venv/.synced ## perdure beside its peers and the limit loop; writes bench/results.md (ARGS=--quick: a short one)
 	@$(BIN)/python -m bench $(ARGS)
+
+# not part of `test`: it takes both processors for a minute, and its rule that each partition goes on within 15 s of a
+# fault needs them for itself
+chaos: .venv/.synced ## Three brokers and three nodes that die for a minute, and a SIGKILL in each hand-over
+	PERDURE_CHAOS=1 $(BIN)/pytest -s --timeout 1800 tests/acceptance/test_kafka_chaos.py tests/acceptance/test_kafka_deaths.py
 
 soak: .venv/.synced ## The slow tests: true durations, long runs
 	PERDURE_SOAK=1 $(BIN)/pytest --timeout 7200 tests/simulation tests/acceptance

@@ -207,7 +207,8 @@ class LocalKafka:
     """One broker, or several with replication factor 3 and min ISR 2, out of the jars (KRaft).
 
     `directory` holds configuration, data and the brokers' output. `extra` are further broker settings. With
-    `archive_to` the broker writes its classes there when it ends (see `archive`).
+    `archive_to` the broker writes its classes there when it ends (see `archive`). `environ` gives what a
+    broker's environment has beyond this process's.
     """
 
     def __init__(
@@ -217,12 +218,14 @@ class LocalKafka:
         extra: Mapping[str, str] | None = None,
         *,
         archive_to: Path | None = None,
+        environ: Callable[[int], Mapping[str, str]] = lambda node: {},
     ) -> None:
         gap = _maven_gap()
         if gap is not None:
             raise NoKafka(gap)
         self.libs: Path = jars()
         self._archive_to = archive_to
+        self._environ = environ
         self._classes = archive(self.libs) if archive_to is None else None
         self.directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -314,6 +317,7 @@ class LocalKafka:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
+                    env={**os.environ, **self._environ(node)},
                     start_new_session=True,
                     preexec_fn=_die_with_parent,  # noqa: PLW1509 - calls one libc function, takes no lock
                 )
@@ -343,12 +347,12 @@ class LocalKafka:
             process.kill()
             process.wait()
 
-    def end(self) -> None:
-        """Ask all brokers to end, and wait."""
-        for process in self._processes.values():
+    def end(self, *nodes: int) -> None:
+        """Ask these brokers (all, if none is named) to end, and wait."""
+        for node in nodes or tuple(self._processes):
+            process = self._processes.pop(node)
             process.terminate()
             process.wait(UP_TIMEOUT_S)
-        self._processes.clear()
 
     def stop(self) -> None:
         """End all brokers for good. Nobody reads their data again, so they are not asked nicely."""

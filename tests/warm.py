@@ -57,6 +57,7 @@ _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 _SET_SUBREAPER = 36  # prctl(2)
 _READ_AT_THE_START = (
     "PYTHON",
+    "LD_",
     "LC_",
     "LANG",
     "SSL_",

@@ -29,6 +29,7 @@ from perdure.schemas.forwards import Origin, forward, may_forward, origin_in
 from perdure.schemas.journal import Entry, encode_entry
 from perdure.schemas.keys import partition_of
 from perdure.schemas.replies import FORWARDED, Reply
+from perdure.streams import failpoints
 from perdure.streams.log.base import LogRecord, Record, Topic, size_bytes
 from perdure.streams.turns.activation import NO_COMMAND, Turn
 from perdure.streams.turns.entries import WHOLE_BYTES
@@ -92,6 +93,7 @@ class Forwarding:
                 f"{command.key} belongs to partition {home}, not {owner.partition}, and the record is too large to be "
                 f"forwarded ({size} bytes): produce with a partitioner that hashes keys as Java does (murmur2)"
             )
+        failpoints.hit("forward.before_entry")
         owner.counts.forwarded += 1
         owner.output.take_forward(home, record.offset, size)
         turn = Turn(record, NO_COMMAND, None, record.offset)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+from perdure.streams import failpoints
 from perdure.streams.owner.owner import Owner
 from perdure.streams.turns.ports import OwnerState
 
@@ -32,11 +33,13 @@ async def hand_over(owner: Owner, patience_s: float = PATIENCE_S) -> bool:
         return owner.state is OwnerState.SERVING and owner.tables.reader.epoch == epoch
 
     await _until(lambda: not ours() or (owner.idle and owner.output.idle), patience_s)
+    failpoints.hit("handover.before_sign_off")
     if ours():
         owner.journal.sign_off()
         await _until(lambda: not ours() or owner.journal.idle, LAST_BATCH_S)
     if not ours():
         return False
+    failpoints.hit("handover.signed_off")
     owner.end_epoch()
     owner.enter(OwnerState.ELSEWHERE)
     return True

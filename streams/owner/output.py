@@ -36,6 +36,7 @@ from perdure.schemas.errors import PerdureError, Unavailable
 from perdure.schemas.foreign import TOPIC, ReplyTopic, reply_topic_in
 from perdure.schemas.journal import Entry
 from perdure.schemas.replies import FORWARDED, Reply, reply_record
+from perdure.streams import failpoints
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.state.offsets import Watermark
 from perdure.streams.turns.ports import Transport
@@ -135,8 +136,10 @@ class OutputGate:
         """Emit the entry at journal `offset`. `local`: a door of this process has its answer."""
         local = local or self._pending_calls.answer(entry.reply_to, entry.id, entry.reply)
         outbox = self._not_handed_over(entry.outbox, offset) if entry.outbox else []
-        if entry.outcome == FORWARDED and entry.command not in self._forwards:  # emitted again
-            self.take_forward(outbox[0][1].partition, entry.command, len(outbox[0][1].value or b""))
+        if entry.outcome == FORWARDED:
+            failpoints.hit("forward.before_send")
+            if entry.command not in self._forwards:  # emitted again
+                self.take_forward(outbox[0][1].partition, entry.command, len(outbox[0][1].value or b""))
         if local and not outbox:
             self.commands.add(entry.command)
             self.passed(offset)
@@ -337,6 +340,7 @@ class OutputGate:
         self.under_way[home] = count + 1, total + size
 
     def _forward_arrived(self, command: int) -> None:
+        failpoints.hit("forward.arrived")
         home, size = self._forwards.pop(command)
         count, total = self.under_way[home]
         self.under_way[home] = count - 1, total - size

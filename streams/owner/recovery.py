@@ -47,6 +47,7 @@ from perdure.schemas.journal import (
 from perdure.schemas.migrations import Step, missing
 from perdure.schemas.replies import UNAVAILABLE, error_reply
 from perdure.schemas.seal import fingerprint, id_of
+from perdure.streams import failpoints
 from perdure.streams.journal.bootstrap import check_topics
 from perdure.streams.journal.reader import JournalReader
 from perdure.streams.log.base import Bounds, Topic
@@ -139,7 +140,9 @@ async def _begin(owner: Owner) -> None:
     mine = ports.transport.seal.id, sealed_from, ports.identity.code
     claim = Claim(*me, owner.follows, dict(log.topic_ids), *mine)
     owner.claims.append(claim.uuid)
+    failpoints.hit("owner.before_claim")
     epoch = await _append(owner, claim)
+    failpoints.hit("owner.claimed")
     again = await _fold_as_ours(owner, epoch + 1, epoch)
     owner.follows = epoch
     for step in missing(tables.steps, owner.ports.recovery.migrations):

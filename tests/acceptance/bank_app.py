@@ -1,8 +1,13 @@
-"""The app of the chaos on Kafka: accounts whose money stays the same, bags of tokens, rooms with sockets."""
+"""The app of the chaos on Kafka: accounts whose money stays the same, bags of tokens, cells, counters,
+chimes, and rooms that move money for what is said on their sockets.
+"""
 
 from __future__ import annotations
 
-from perdure import DurableObject, Refusal, Request, Response, WebSocket
+from datetime import timedelta
+from typing import Any
+
+from perdure import AlarmInfo, DurableObject, Refusal, Request, Response, WebSocket
 
 START = 1_000
 
@@ -45,14 +50,67 @@ class Bag(DurableObject):
         return tokens
 
 
+class Cell(DurableObject):
+    """A register."""
+
+    async def read(self) -> int:
+        value: int = await self.state.get("value", 0)
+        return value
+
+    async def write(self, value: int) -> None:
+        await self.state.put("value", value)
+
+    async def swap(self, old: int, new: int) -> bool:
+        if await self.read() != old:
+            return False
+        await self.state.put("value", new)
+        return True
+
+
+class Counter(DurableObject):
+    """`POST /{mark}` adds one, `GET /{mark}` reads; the mark tells one request from another on the log."""
+
+    async def fetch(self, request: Request) -> Response:
+        count: int = await self.state.get("count", 0)
+        if request.method == "POST":
+            count += 1
+            await self.state.put("count", count)
+        return Response.json({"count": count})
+
+
+class Chime(DurableObject):
+    """Strikes once for each winding, a moment later by an alarm."""
+
+    async def wind(self, token: str) -> None:
+        await self.state.set_alarm(timedelta(seconds=1), name=token)
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        struck: list[Any] = await self.state.get("struck", [])
+        early = self.state.now < info.scheduled_ms
+        await self.state.put("struck", [*struck, [info.name, early]])
+
+    async def struck(self) -> list[Any]:
+        struck: list[Any] = await self.state.get("struck", [])
+        return struck
+
+
 class Room(DurableObject):
-    """Answers each message on its socket, with how many it has had."""
+    """Moves money for each message on its socket, `MARK FROM TO AMOUNT`; answers with how many it has had."""
 
     async def fetch(self, request: Request) -> Response:
         await self.state.accept_websocket(request)
         return Response.upgrade()
 
     async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
-        count = await self.state.get("count", 0) + 1
+        mark, one, other, amount = str(message).split()
+        try:
+            await self.env.Account.get(one).give(other, int(amount), by_message=True)
+        except Refusal:
+            mark += "!"
+        count = await self.count() + 1
         await self.state.put("count", count)
-        ws.send(f"{message!s} {count}")
+        ws.send(f"{mark} {count}")
+
+    async def count(self) -> int:
+        count: int = await self.state.get("count", 0)
+        return count

@@ -43,18 +43,23 @@ def served(log: str, path: Path, partitions: int, settings: str = "") -> Iterato
     deployment.verify()
 
 
-async def answers(address: str, app: str, prefix: str, count: int) -> dict[str, list[str]]:
+async def answers(
+    address: str, app: str, prefix: str, count: int, *, once: bool = False
+) -> dict[str, list[str]]:
     """The results of each object's calls, when `count` objects have one; more of them are waited for a
-    moment.
+    moment. `once`: those that came again, as after a crash, count once by their message id.
     """
     found: dict[str, list[str]] = {}
+    seen = set[bytes]()
     consumer = AIOKafkaConsumer(f"{app}.replies", bootstrap_servers=address, auto_offset_reset="earliest")
     async with consumer, asyncio.timeout(PATIENCE_S):
         while True:
             batches = await consumer.getmany(timeout_ms=500)
             for record in (each for batch in batches.values() for each in batch):
                 key = record.key.decode()
-                if key.startswith(f"Counter/{prefix}-"):
+                again = dict(record.headers).get("message-id", b"") in seen
+                if key.startswith(f"Counter/{prefix}-") and not (once and again):
+                    seen.add(dict(record.headers)["message-id"])
                     found.setdefault(key, []).append(record.value.decode())
             if not batches and len(found) >= count:
                 return found

@@ -51,7 +51,11 @@ def rescale(deployment: Deployment, partitions: int, failpoint: str = "") -> tup
 
 @pytest.mark.parametrize(
     "failpoint",
-    ["rescale.marked:1", *(["", "rescale.copied:1", "rescale.marked:2"] if SOAK else [])],
+    [
+        "rescale.marked:1",
+        *(["", "rescale.copied:1", "rescale.marked:2"] if SOAK else []),
+        *(["rescale.appended:1", "rescale.compared:1", "rescale.before_switch:1"] if SOAK else []),
+    ],
 )
 def test_an_app_on_kafka_gets_another_number_of_partitions(
     failpoint: str, kafka: Kafka, tmp_path: Path

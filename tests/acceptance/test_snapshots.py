@@ -164,11 +164,11 @@ def test_a_damaged_snapshot_is_named_and_the_next_older_or_the_journal_serves(
 
 
 # where a process dies, in which pass; the node, or the process beside it
-DEATHS = [("snapshot.before_file", 3), ("snapshot.before_manifest", 2)][: None if SOAK else 1]
+DEATHS = [("snapshot.before_file", 3), ("snapshot.before_manifest", 2), ("snapshot.after_manifest", 2)]
 
 
 @pytest.mark.parametrize("log", ["embedded"])
-@pytest.mark.parametrize(("name", "at"), DEATHS, ids=[name for name, _ in DEATHS])
+@pytest.mark.parametrize(("name", "at"), DEATHS[: None if SOAK else 1])
 def test_a_snapshot_that_is_killed_harms_nothing(app: tuple[Deployment, Witness], name: str, at: int) -> None:
     """SIGKILL of the process that takes them: the node serves on, what is listed is whole, the next is
     complete.
@@ -367,11 +367,14 @@ def test_a_state_that_a_replay_does_not_give_trims_nothing(retaining: tuple[Depl
 @pytest.mark.parametrize("log", ["embedded"])
 @pytest.mark.parametrize(
     "name",
-    ["snapshot.before_trim", "snapshot.before_mark", "snapshot.before_base"][: None if SOAK else 1],
+    [
+        *["snapshot.before_trim", "snapshot.before_mark", "snapshot.before_base"],
+        *["snapshot.after_mark", "snapshot.after_trim", "snapshot.before_prune"],
+    ][: None if SOAK else 1],
 )
 def test_a_trim_that_is_killed_goes_on(retaining: tuple[Deployment, Witness], name: str) -> None:
-    """SIGKILL while a snapshot is marked, or between base and trim: the next round trims, and nothing is
-    lost.
+    """SIGKILL while a snapshot is marked or older ones are removed, or between base and trim: the next round
+    trims, and nothing is lost.
     """
     deployment, witness = retaining
     with deployment.serve(environ={**SECRET, "PERDURE_FAILPOINT": f"{name}:2"}) as server:

@@ -106,15 +106,18 @@ class Logged:
 History = dict[Place, Logged]
 
 
-async def read_history(config: Config) -> History:
-    """All commands of a stopped app's log, in log order, with what the journal says they did."""
+async def read_history(config: Config, namespace: str = "") -> History:
+    """The commands of a stopped app's log, in log order, with what the journal says they did.
+
+    Of one namespace only, if it is named.
+    """
     data = open_data(config)
     log: Log | None = None
     try:
         log = await start_log(config, data, "witness")
         history: History = {}
         for partition in range(log.partitions):
-            await _read_partition(log, partition, history)
+            await _read_partition(log, partition, history, f"{namespace}/".encode() if namespace else b"")
         return history
     finally:
         if log is not None:
@@ -122,10 +125,12 @@ async def read_history(config: Config) -> History:
         data.close()
 
 
-async def _read_partition(log: Log, partition: int, history: History) -> None:
+async def _read_partition(log: Log, partition: int, history: History, prefix: bytes) -> None:
     bounds = await log.bounds(Topic.COMMANDS, partition)
     async for chunk in log.read(Topic.COMMANDS, partition, bounds.start, bounds.end):
         for record in chunk:
+            if not (record.key or b"").startswith(prefix):
+                continue
             command = parse_admitted(record.key, record.value, record.headers)
             mark = command.path.strip("/") or command.id
             history[partition, record.offset] = Logged(command.key, command.method == "POST", mark)
@@ -134,7 +139,9 @@ async def _read_partition(log: Log, partition: int, history: History) -> None:
     async for chunk in log.read(Topic.JOURNAL, partition, bounds.start, bounds.end):
         for each in chunk:
             record_ = reader.step(each.offset, each.value)
-            if isinstance(record_, EntryRecord):
+            if isinstance(record_, EntryRecord) and (
+                not prefix or record_.entry.key.encode().startswith(prefix)
+            ):
                 logged = history[partition, record_.entry.command]
                 assert logged.entry is None, (
                     f"I2: {logged} has a second entry at journal offset {each.offset}"
@@ -142,7 +149,8 @@ async def _read_partition(log: Log, partition: int, history: History) -> None:
                 logged.entry = record_.entry
             if isinstance(record_, (EntryRecord, NoOp)):
                 for offset in in_runs(record_.done):
-                    history[partition, offset].done = True
+                    if not prefix or (partition, offset) in history:
+                        history[partition, offset].done = True
 
 
 def check(witness: Witness, history: History) -> None:
