@@ -9,10 +9,10 @@ versions wrote them · `x p window parent:content n` a call whose key derives fr
 caller's-partition` how far that partition's calls and sends are over (`Passed`).
 
 Laws
-- A partition's low watermark travels with its calls and sends. When it enters a new block of `BLOCK` offsets,
-  the commands here up to the one that brought it may still be copies, or originals that wait: a send has been
-  passed when it is on the log, not when it has run. So rows below the block are removed, by one range, when
-  all of those are done.
+- A partition's low watermark travels with its calls and sends, and is at most the offset in their keys. When
+  it enters a new block of `BLOCK` offsets, the commands here up to the one that brought it may still be
+  copies, or originals that wait: a send has been passed when it is on the log, not when it has run. So rows
+  below the block are removed, by one range, when all of those are done.
 - A call from below that floor that arrives later is a late copy: it is never run. [test_calls.py]
 - A call of a client's key is kept as long as the key: `WINDOW_HOURS` of the tables' age, in windows of so
   many hours, each removed by one range. [test_calls_again.py]
@@ -174,7 +174,8 @@ class AnsweredCalls:
             passed = self._pass(key.partition, Passed(passed.next, passed.next))
             calls = self._call + key.partition.to_bytes(2, "big")
             self._memtables.remove_rows(calls, calls + passed.floor.to_bytes(8, "big"))
-        block = entry.mark - entry.mark % BLOCK
+        # one above its own key is of another partition: earlier versions put it on sends of called turns
+        block = entry.mark - entry.mark % BLOCK if entry.mark <= key.offset else 0
         if passed.next == passed.floor < block:
             passed = self._pass(key.partition, Passed(passed.floor, block, entry.command))
         if key.offset >= passed.floor:

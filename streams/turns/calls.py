@@ -221,7 +221,7 @@ class Calls:
             principal=PRINCIPAL + own.key,
             traceparent=request.traceparent or own.traceparent,
             chain=chain,
-            mark=self._mark(turn),
+            mark=self._mark(key, own),
             socket="",  # a socket that a turn accepts is its own
         )
 
@@ -237,12 +237,11 @@ class Calls:
             calling.fresh.append(calling.requests[key])
         return reply
 
-    def _mark(self, turn: Turn) -> int:
-        """Return the low watermark of the partition of the turn's root."""
-        root = None if turn.calling is None else turn.calling.root
-        if root is None or not root.parent:
-            return self._low_mark()
-        return 0 if root.partition == NOWHERE else turn.command.mark
+    def _mark(self, key: CallKey, caller: Command) -> int:
+        """Return the low watermark of the partition that the key names: the caller's root, or this one."""
+        if key.partition == NOWHERE:
+            return 0
+        return caller.mark if key.parent else self._low_mark()
 
     async def _reply(self, call: Call, until_s: float) -> Reply:
         """Return the reply; repeat the call while that is safe and there is time."""
@@ -291,7 +290,7 @@ class Calls:
                 peer.check_room(call.command.key)
         await self._pending_calls.listen()
         if tried:
-            call.command = replace(call.command, deadline_ms=left_ms, mark=self._mark(call.turn))
+            call.command = replace(call.command, deadline_ms=left_ms)
         command = call.command
         call.future = self._loop.create_future()
         self._pending_calls.expect(call)

@@ -412,7 +412,7 @@ def test_a_copy_that_comes_when_its_caller_is_over_is_not_run() -> None:
 
 def test_what_lies_below_a_mark_leaves_no_row() -> None:
     """Not even if it is folded after the mark; whole, and in pieces that are cut anywhere."""
-    told = [(5, 0), (600, 300), (601, 0), (7, 0), (300, 590), (590, 600), (800, 0), (801, 0), (9, 0)]
+    told = [(5, 0), (600, 300), (601, 0), (7, 0), (300, 0), (590, 590), (800, 0), (801, 0), (9, 0)]
     entries = [
         Entry(
             n,

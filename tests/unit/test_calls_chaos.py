@@ -18,16 +18,21 @@ NAMES = [f"n{n}" for n in range(6)]
 
 
 class Thing(DurableObject):
-    """Calls one, sends to another, and counts."""
+    """Calls one, which sends on, sends to another, and counts."""
 
     async def add(self, mark: str) -> int:
         count: int = await self.state.get("count", 0) + 1
         await self.state.put("count", count)
         return count
 
+    async def relay(self, sent: str, mark: str) -> int:
+        self.env.THINGS.get(sent).send.add(mark)
+        return await self.add(mark)
+
     async def trade(self, called: str, sent: str, mark: str) -> list[int]:
         self.env.THINGS.get(sent).send.add(mark)
-        found: list[int] = [await self.env.THINGS.get(called).add(mark) for _ in range(2)]
+        other = self.env.THINGS.get(called)
+        found: list[int] = [await other.add(mark), await other.relay(sent, mark)]
         self.env.THINGS.get(sent).send.add(mark)
         await self.state.put("last", found)
         return found
@@ -42,7 +47,9 @@ def keys_of(entries: list[Entry], kind: str) -> Counter[str]:
 def test_each_call_and_send_took_effect_once(
     shared: bool, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One entry per key; each trade that stands has both its calls and both its sends, those in order."""
+    """One entry per key; each trade that stands has both its calls and both its sends, those in order, and
+    each relay its send.
+    """
 
     async def told(harness: Owners) -> None:
         random = Random(seed)
@@ -68,11 +75,14 @@ def test_each_call_and_send_took_effect_once(
             place = f"{harness.place(trade.key.partition('/')[2])}:{trade.command}"
             assert sum(key.startswith(f"call:{place}:") for key in calls) == 2
             assert all(sends[f"send:{place}:{n}"] for n in (1, 2))
-        assert sends.total() == 2 * len(trades)
+        relays = [each for each in entries if each.summary.startswith("call relay") and each.outcome == "ok"]
+        for relay in relays:
+            assert sends[f"send:{harness.place(relay.key.partition('/')[2])}:{relay.command}:1"]
+        assert sends.total() == 2 * len(trades) + len(relays)
         assert orders(entries) == [sorted(order) for order in orders(entries)]
         for name in NAMES:
             assert (harness.value(name) or 0) == sum(
-                each.summary.startswith("call add") and each.outcome == "ok"
+                each.summary.startswith(("call add", "call relay")) and each.outcome == "ok"
                 for each in await harness.entries(name)
             )
 

@@ -11,8 +11,13 @@ from tests.unit.owners import Owners, story
 from perdure.objects.durable import DurableObject
 from perdure.schemas.commands import Command, parse_command, sealed_record
 from perdure.schemas.errors import Refusal
-from perdure.schemas.replies import OK
+from perdure.schemas.journal import Entry, NoOp
+from perdure.schemas.replies import OK, Reply
+from perdure.streams.journal.reader import Position
 from perdure.streams.log.base import Record, Topic
+from perdure.streams.state import answered_calls
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.memory import MemoryStore
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 
@@ -36,6 +41,10 @@ class Thing(DurableObject):
         if end == "fail":
             raise ValueError
         return len(marks)
+
+    async def have_posted(self, by: str, name: str, mark: Any) -> int:
+        posted: int = await self.env.THINGS.get(by).post([name], [mark])
+        return posted
 
     async def note_and_fail(self, mark: Any) -> None:
         self.env.seen.append((self.state.id.name, mark))
@@ -66,6 +75,38 @@ def test_a_send_arrives_once_after_its_turn_has_committed(shared: bool) -> None:
         assert [await harness.records(Topic.REPLIES, partition) for partition in range(3)] == [[], [], []]
 
     story(Thing, told, shared=shared)
+
+
+@SHARED
+def test_a_called_object_sends_under_the_mark_of_its_own_partition(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller's partition has long passed the offsets of the called one: its sends are no late copies."""
+
+    async def told(harness: Owners) -> None:
+        monkeypatch.setattr(answered_calls, "BLOCK", 4)
+        a, b, c = (harness.name_in(n, letter) for n, letter in enumerate("abc"))
+        for n in range(20):
+            await harness.result(a, "note", n)
+        for n in range(6):
+            await harness.result(a, "have_posted", b, c, n)
+            await harness.quiet()
+        assert harness.value(c, "marks") == [0, 1, 2, 3, 4, 5]
+        for record in await harness.records(Topic.COMMANDS, harness.place(c)):
+            command = parse_command(record.key, record.value, record.headers, harness.ports.transport.seal)
+            assert command.mark <= int((command.client_key or "").split(":")[2])
+
+    story(Thing, told, shared=shared)
+
+
+def test_a_mark_behind_its_own_send_is_not_believed() -> None:
+    """Journals of earlier versions have such: they were of another partition, and later sends were lost."""
+    tables = Tables(MemoryStore(), 1)
+    for n, (at, mark) in enumerate([(10, 600), (300, 900), (301, 0), (600, 520), (601, 0)]):
+        key = f"send:4:{at}:1"
+        sent = Entry(n, "Thing/b", 0, OK, Reply(OK), principal="@Thing/a", client_key=key, mark=mark)
+        tables.applied([sent], NoOp(0, 0), Position(n + 1, 0, n + 1, b"x"))
+        assert tables.answered_calls.passed(4).floor == (0 if at < 601 else 512)
 
 
 @SHARED
