@@ -47,7 +47,8 @@ class Client:
     @property
     def place(self) -> Path:
         """The folder that it is installed in."""
-        named = "-".join((self.program, *self.packages)).replace("/", "_").replace("@", "_")
+        packages = self.packages if not self.program.endswith(".rs") else (self.version,)
+        named = "-".join((self.program, *packages)).replace("/", "_").replace("@", "_")
         if self.program.endswith(".py"):  # wheels are of one version of Python
             named += f"-python{sys.version_info.major}.{sys.version_info.minor}"
         return CACHE / named
@@ -79,6 +80,18 @@ class Client:
             return [
                 ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", ".", *self.packages]
             ]
+        if self.program.endswith(".rs"):
+            (self.place / "src").mkdir(exist_ok=True)
+            shutil.copy(PROGRAMS / self.program, self.place / "src" / "main.rs")
+            lines = [
+                "[package]",
+                'name = "client"',
+                'version = "0.1.0"',
+                'edition = "2021"',
+                "[dependencies]",
+            ]
+            (self.place / "Cargo.toml").write_text("\n".join([*lines, *self.packages]) + "\n")
+            return [["cargo", "build", "--quiet", "--release"]]
         shutil.copy(PROGRAMS / self.program, self.place / "main.go")
         source = (self.place / "main.go").read_text().removeprefix("//go:build ignore\n")
         (self.place / "main.go").write_text(source)
@@ -99,6 +112,8 @@ class Client:
         if self.program.endswith(".mjs"):
             own = self.place / "node_modules" / "node" / "bin" / "node"  # of a library that needs a newer one
             return [str(own) if own.exists() else "node", path, *given, *self.arguments], environ
+        if self.program.endswith(".rs"):
+            return [str(self.place / "target" / "release" / "client"), *given], environ
         if self.program.endswith(".sh"):
             return ["bash", path, *given, *self.arguments], environ
         return [str(self.place / "client"), *given, *self.arguments], environ
@@ -139,6 +154,11 @@ CLIENTS = (
     Client(
         "kafka-go", "0.4.51", "go/segmentio.go", ("go",), "none: round robin",
         ("github.com/segmentio/kafka-go@v0.4.51",), reads=False,
+    ),
+    Client("rdkafka (Rust)", "0.39.0", "rust/rdkafka.rs", ("cargo", "make", "gcc"), "CRC32", ('rdkafka = "=0.39.0"',)),
+    Client(
+        "rskafka", "0.6.0", "rust/rskafka.rs", ("cargo",), "none: its caller's",
+        ('rskafka = "=0.6.0"', 'tokio = { version = "1", features = ["rt-multi-thread", "macros"] }'),
     ),
     Client("kcat", "1.7.1", "kcat.sh", ("kcat",), "CRC32", reads=False),
 )  # fmt: skip
