@@ -30,6 +30,7 @@ class Acked(NamedTuple):
     """As aiokafka's metadata of a record, as far as it is read."""
 
     offset: int
+    timestamp: int = 1_000
 
 
 class Batch(list[bytes]):
@@ -122,7 +123,7 @@ class Node:
         self.manager = ProducerManager(
             Endpoint("kafka:9092", "n", {}), ["app.commands"], lambda: 0, TIMEOUT_S, self._make
         )
-        self.appends = Appends(self.manager)
+        self.appends = Appends(self.manager, lambda place, offset, time_ms, records: None)
 
     def _make(self, endpoint: Endpoint) -> Any:
         assert all(each.dropped for each in self.producers), (

@@ -30,7 +30,7 @@ from perdure.streams.log.kafka.clients import named
 from perdure.streams.log.kafka.wire import Fetch
 
 READ_COMMITTED = 1
-POLL_MS = 100  # a tail that is opened or resumed waits for the poll under way
+POLL_S = 0.1  # a tail that is opened or resumed waits for the poll under way
 TAIL_BYTES = 256 * 1024  # per partition and fetch, so that one busy partition cannot hold the loop for long
 READ_BYTES = 1024 * 1024
 FETCH_BYTES = 64 * 1024 * 1024  # per fetch in all; the broker always sends one whole batch
@@ -54,7 +54,9 @@ class Fetched(NamedTuple):
     data: bytes
 
 
-def request(wanted: Iterable[tuple[TopicPartition, int]], max_bytes: int, wait_ms: int = POLL_MS) -> Any:
+def request(
+    wanted: Iterable[tuple[TopicPartition, int]], max_bytes: int, wait_ms: int = int(POLL_S * 1000)
+) -> Any:
     """A fetch request for `(place, offset)` pairs; the broker waits for `wait_ms` if there is nothing."""
     topics: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for place, offset in wanted:
@@ -87,14 +89,15 @@ def unpack(fetched: Fetched, position: int) -> tuple[list[LogRecord], int]:
             raise CorruptRecordException(f"{len(fetched.data)} bytes hold no whole batch")
         while batches.has_next():
             batch = batches.next_batch()
-            if not batch.validate_crc():
+            delivered = batch.next_offset <= position  # what its producer has read from the acknowledgement
+            if not delivered and not batch.validate_crc():
                 raise CorruptRecordException("its checksum is wrong")
             while pending and pending[0][1] <= batch.base_offset:
                 aborted.add(pending.pop(0)[0])
             if batch.is_control_batch:
                 if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
                     aborted.discard(batch.producer_id)
-            elif not (batch.is_transactional and batch.producer_id in aborted):
+            elif not delivered and not (batch.is_transactional and batch.producer_id in aborted):
                 for item in batch:
                     if item.offset >= position:  # a batch is sent whole, also from its middle
                         headers = tuple([(name, value or b"") for name, value in item.headers])

@@ -115,11 +115,11 @@ class KafkaLog:
             self._manager = ProducerManager(self._endpoint, names, self._clock_ms, self._append_timeout_s)
             self._closers.append(self._manager.close)
             await self._manager.start()
-            self._appends = Appends(self._manager)
-            self.reply_topics = reply_topics = KafkaReplyTopics(self._endpoint)
-            self._closers.append(reply_topics.close)
             self._tails = Tails(self._endpoint, names, self._stopped)
             self._closers.append(self._tails.close)
+            self._appends = Appends(self._manager, self._tails.acknowledged)
+            self.reply_topics = reply_topics = KafkaReplyTopics(self._endpoint)
+            self._closers.append(reply_topics.close)
             self._reads = Reads(self._endpoint, names)
             self._closers.append(self._reads.close)
             # Without an assignment: a long poll of its own would delay each request by up to 500 ms.
@@ -188,9 +188,9 @@ class KafkaLog:
     # Appending
 
     def append(self, topic: Topic, partition: int, record: Record, memo: Any = None) -> KafkaReceipt:
-        """See `Log.append`; `memo` is dropped, as readers get the record from Kafka. Raises `TooLarge`."""
+        """See `Log.append`; a tail that fetches the record gets it without `memo`. Raises `TooLarge`."""
         assert topic is not Topic.JOURNAL, "the journal is appended to by its writer"
-        return self._appends.append(self._places[topic, partition], record)
+        return self._appends.append(self._places[topic, partition], record, memo)
 
     def writer(self, partition: int, source: WriterSource) -> KafkaWriter:
         """See `Log.writer`. While there is no producer the writer waits; its claim is then sent first."""

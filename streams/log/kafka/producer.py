@@ -31,7 +31,9 @@ CONNECT_TIMEOUT_S = 3.0
 RECONNECT_S = (0.1, 2.0)  # first and longest pause before another producer is tried
 
 _logger = structlog.get_logger(__name__)
-OnOutcome = Callable[[int, BaseException | None], None]  # its offset, or -1 and the error
+OnOutcome = Callable[
+    [int, int, BaseException | None], None
+]  # its offset and the broker's time, or -1 and the error
 
 
 class ProducerUser(Protocol):
@@ -74,7 +76,7 @@ class InFlightBatch:
         if self._on_outcome is None:
             return
         if error is None and (offset := future.result().offset) >= self._floor:
-            self.settle(offset, None)
+            self.settle(offset, None, future.result().timestamp)
         else:
             problem = repr(error) if error is not None else f"acknowledged at offset {future.result().offset}"
             reason = f"{named(self.place)}: {problem}, expected {self._floor} or later"
@@ -87,13 +89,13 @@ class InFlightBatch:
         else:
             self._manager.lose(self.producer, reason)
 
-    def settle(self, offset: int, error: BaseException | None) -> None:
+    def settle(self, offset: int, error: BaseException | None, time_ms: int = -1) -> None:
         """Report the outcome, unless it was reported before."""
         on_outcome, self._on_outcome = self._on_outcome, None
         if on_outcome is not None:
             self._timer.cancel()
             self._manager.in_flight.discard(self)
-            on_outcome(offset, error)
+            on_outcome(offset, time_ms, error)
 
 
 class ProducerManager:

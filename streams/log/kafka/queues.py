@@ -16,7 +16,8 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from aiokafka.structs import TopicPartition
 
@@ -60,6 +61,17 @@ class KafkaReceipt:
             then(error)
 
 
+class Appended(NamedTuple):
+    """A record in a queue; `memo` is for its readers in this process."""
+
+    record: Record
+    memo: Any
+    receipt: KafkaReceipt
+
+
+Acknowledged = Callable[[TopicPartition, int, int, Sequence[Appended]], None]  # see `Tails.acknowledged`
+
+
 class Queued:
     """The size of all records in the queues of a log, sent or not."""
 
@@ -69,13 +81,16 @@ class Queued:
 class PartitionQueue:
     """The queue of one partition of commands, replies or dead: it sends what waits, one batch at a time."""
 
-    def __init__(self, manager: ProducerManager, place: TopicPartition, queued: Queued) -> None:
+    def __init__(
+        self, manager: ProducerManager, place: TopicPartition, queued: Queued, acknowledged: Acknowledged
+    ) -> None:
         self._manager = manager
+        self._acknowledged = acknowledged
         manager.users[self] = None
         self._queued = queued
         self._place = place
-        self._waiting: list[tuple[Record, KafkaReceipt]] = []
-        self._in_flight: list[tuple[Record, KafkaReceipt]] = []
+        self._waiting: list[Appended] = []
+        self._in_flight: list[Appended] = []
         self._woken = False
         self._floor = 0  # the lowest offset that the next record can have
         self._age_timer: asyncio.TimerHandle | None = None
@@ -84,7 +99,7 @@ class PartitionQueue:
     def idle(self) -> bool:
         return not self._waiting and not self._in_flight
 
-    def add(self, record: Record, size: int) -> KafkaReceipt:
+    def add(self, record: Record, memo: Any, size: int) -> KafkaReceipt:
         """Queue a record of `size` bytes. The receipt fails at once if the log is
         closed or a bound is reached.
         """
@@ -100,7 +115,7 @@ class PartitionQueue:
             receipt.settle(None, Overloaded(reason))
         else:
             self._queued.size_bytes += receipt.size_bytes
-            self._waiting.append((record, receipt))
+            self._waiting.append(Appended(record, memo, receipt))
             if not self._woken and not self._in_flight:
                 self._woken = True
                 manager.loop.call_soon(self.send)  # what is appended in this step of the loop shares a batch
@@ -117,7 +132,7 @@ class PartitionQueue:
             return
         self._in_flight = self._take()
         batch, stamp = producer.batch(), self._manager.clock_ms()
-        for record, _ in self._in_flight:
+        for record, _, _ in self._in_flight:
             fits = batch.append(
                 timestamp=stamp, key=record.key, value=record.value, headers=list(record.headers)
             )
@@ -126,9 +141,9 @@ class PartitionQueue:
             )
         self._manager.send(producer, self._place, batch, self._floor, self._on_outcome)
 
-    def _take(self) -> list[tuple[Record, KafkaReceipt]]:
+    def _take(self) -> list[Appended]:
         count = size = 0
-        for _, receipt in self._waiting:
+        for _, _, receipt in self._waiting:
             size += receipt.size_bytes
             if count and size > BATCH_BYTES:
                 break
@@ -136,7 +151,7 @@ class PartitionQueue:
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
-    def _on_outcome(self, offset: int, error: BaseException | None) -> None:
+    def _on_outcome(self, offset: int, time_ms: int, error: BaseException | None) -> None:
         sent, self._in_flight = self._in_flight, []
         if isinstance(error, Unavailable):
             self._waiting[:0] = sent  # nothing was sent: they keep their place until they are too old
@@ -144,7 +159,8 @@ class PartitionQueue:
         else:
             if error is None:
                 self._floor = offset + len(sent)
-            for at, (_, receipt) in enumerate(sent, offset):
+                self._acknowledged(self._place, offset, time_ms, sent)
+            for at, (_, _, receipt) in enumerate(sent, offset):
                 self._queued.size_bytes -= receipt.size_bytes
                 receipt.settle(at if error is None else None, error)
         self.send()
@@ -153,7 +169,7 @@ class PartitionQueue:
     def _watch_age(self) -> None:
         """While there is no producer, a timer limits how long records wait."""
         if self._age_timer is None and self._waiting:
-            oldest_s = self._waiting[0][1].queued_s
+            oldest_s = self._waiting[0].receipt.queued_s
             self._age_timer = self._manager.loop.call_at(
                 oldest_s + self._manager.append_timeout_s, self._aged
             )
@@ -166,8 +182,8 @@ class PartitionQueue:
 
     def _age_out(self) -> None:
         oldest_s = self._manager.loop.time() - self._manager.append_timeout_s
-        while self._waiting and self._waiting[0][1].queued_s <= oldest_s:
-            count = sum(1 for _, receipt in self._waiting if receipt.queued_s <= oldest_s)
+        while self._waiting and self._waiting[0].receipt.queued_s <= oldest_s:
+            count = sum(1 for _, _, receipt in self._waiting if receipt.queued_s <= oldest_s)
             self._give_up(
                 count, f"{named(self._place)} could not be reached for {self._manager.append_timeout_s} s"
             )
@@ -181,7 +197,7 @@ class PartitionQueue:
 
     def _give_up(self, count: int, why: str) -> None:
         unsent, self._waiting = self._waiting[:count], self._waiting[count:]
-        for _, receipt in unsent:
+        for _, _, receipt in unsent:
             self._queued.size_bytes -= receipt.size_bytes
             receipt.settle(None, Unavailable(f"{why}; nothing was sent"))
         self._manager.check_drained()
@@ -256,7 +272,7 @@ class KafkaWriter:
             )
         )
 
-    def _on_outcome(self, offset: int, error: BaseException | None) -> None:
+    def _on_outcome(self, offset: int, time_ms: int, error: BaseException | None) -> None:
         count, self._in_flight = self._in_flight, 0
         if error is not None:
             self.lost(str(error))
@@ -290,23 +306,29 @@ class KafkaWriter:
 
 
 class Appends:
-    """The queues and writers of a log, by partition."""
+    """The queues and writers of a log, by partition.
 
-    def __init__(self, manager: ProducerManager) -> None:
+    `acknowledged` is called with what the queues have appended.
+    """
+
+    def __init__(self, manager: ProducerManager, acknowledged: Acknowledged) -> None:
         self._manager = manager
+        self._acknowledged = acknowledged
         self._queues: dict[TopicPartition, PartitionQueue] = {}
         self._writers: dict[TopicPartition, KafkaWriter] = {}
         self.queued = Queued()
 
-    def append(self, place: TopicPartition, record: Record) -> KafkaReceipt:
+    def append(self, place: TopicPartition, record: Record, memo: Any = None) -> KafkaReceipt:
         """Queue one record. Raises `TooLarge`."""
         size = size_bytes(record)
         if size > MAX_RECORD_BYTES:
             raise TooLarge(f"a record of {size} bytes for {named(place)}: at most {MAX_RECORD_BYTES} fit")
         queue = self._queues.get(place)
         if queue is None:
-            queue = self._queues[place] = PartitionQueue(self._manager, place, self.queued)
-        return queue.add(record, size)
+            queue = self._queues[place] = PartitionQueue(
+                self._manager, place, self.queued, self._acknowledged
+            )
+        return queue.add(record, memo, size)
 
     def writer(self, place: TopicPartition, source: WriterSource) -> KafkaWriter:
         """A new writer; the previous one of the partition is closed."""
