@@ -19,7 +19,7 @@ from bench.scenarios import SCENARIOS
 from bench.servers import fresh
 from bench.sides import CACHE, REPO, SIDES, Build, Side
 
-SYSTEMS = ("limiter", "calls", "alarms", "listing", "edits")
+SYSTEMS = ("limiter", "calls", "alarms", "listing", "edits", "beside", "produce")
 MEASUREMENTS = ("compare", "broadcast", *SYSTEMS, "memory", "restart", "syncs")
 INTERRUPTED = 130  # a shell's exit code for SIGINT
 USUAL: dict[str, Any] = {"rounds": 3, "seconds": 3.0, "out": REPO / "bench"}

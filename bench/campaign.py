@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import extras, measure, report, systems
+from bench import extras, measure, pressure, report, systems
 from bench.errors import BenchError
 from bench.runs import Row, Runs
 from bench.scenarios import SCENARIOS
@@ -27,6 +27,7 @@ SHOWN = (
     *("empty_mib", "object_bytes", "restart_s", "rebuild_per_s", "broadcast_ms"),
     *("limiter_p50_ms", "limiter32_per_s", "call_p50_ms", "calls_per_s"),
     *("alarms_per_s", "items_p50_ms", "edit_long_ms", "edit_ratio"),
+    *("beside_hot_p99_ms", "beside_hot_sockets_p99_ms", "produced_per_s", "produce_ratio"),
 )
 BROADCASTS = 20
 SYNCS_AT_MOST_S = 2.0
@@ -120,6 +121,17 @@ class Campaign:
     def edits(self) -> None:
         """An edit in a long document and in a short one."""
         self._systems("edits", systems.edits)
+
+    def beside(self) -> None:
+        """Reads of idle objects beside a hot one."""
+        self._systems("beside", pressure.beside, self.plan.seconds)
+
+    def produce(self) -> None:
+        """Commands of one Kafka client, where there is a listener."""
+        for side in self._perdures():
+            if side.name != "perdure-kafka":
+                make = functools.partial(pressure.produce, side, self.plan.seconds, 0, self.work)
+                self._once("produce", side.name, "produce", 0, make)
 
     def _systems(self, name: str, make: Callable[..., Row], *size: float) -> None:
         for side in self._perdures():

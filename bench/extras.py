@@ -221,13 +221,13 @@ def _check_sample(side: Side, port: int, objects: int) -> None:
 ROOMS = {"perdure": "/objects/Room/bench", "perdure-kafka": "/objects/Room/bench", "workerd": "/room/bench"}
 
 
-def socket_client(script: str, url: str, *words: int) -> dict[str, Any]:
-    """The figures that a script of peers/sockets prints for `url`. Raises BenchError if it fails."""
+def socket_client(script: str, where: str, *words: int) -> dict[str, Any]:
+    """The figures that a script of peers/sockets prints for `where`, a URL or port. Raises BenchError if it fails."""
     python = environment("socket-venv", SOCKET_CLIENT)
-    command = [str(python), str(PEERS / "sockets" / script), url, *map(str, words)]
+    command = [str(python), str(PEERS / "sockets" / script), where, *map(str, words)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     if ended.returncode:
-        raise BenchError(f"{script} at {url} failed: {ended.stderr[-800:]}")
+        raise BenchError(f"{script} at {where} failed: {ended.stderr[-800:]}")
     seen: dict[str, Any] = json.loads(ended.stdout)
     return seen
 

@@ -46,6 +46,16 @@ EXTRA_METRICS = {
     "edit_long_ms": ("edits", "an edit's round trip in a document with many edits, p50, ms"),
     "edit_short_ms": ("edits", "the same in one that began with 10, p50, ms"),
     "edit_ratio": ("edits", "the first divided by the second"),
+    "beside_alone_p99_ms": ("beside", "read of an idle object by 8 clients, nothing beside it, p99, ms"),
+    "beside_hot_p50_ms": ("beside", "the same beside 500 requests/s of 20 ms each to one object, p50, ms"),
+    "beside_hot_p99_ms": ("beside", "the same, p99, ms"),
+    "beside_hot_sockets_p99_ms": ("beside", "the same while 200 sockets send at full speed, p99, ms"),
+    "beside_hot_turns_p99": ("beside", "turns of the hot object from one of a client's reads to its next, p99"),
+    "beside_hot_sockets_turns_p99": ("beside", "the same with the sockets, p99"),
+    "produced_per_s": ("produce", "commands/s done of one librdkafka producer, on the embedded log's listener"),
+    "produce_ratio": ("produce", "that divided by the writes/s of 32 HTTP clients on the same server"),
+    "produced_cpu_us": ("produce", "processor time of the server per produced command, µs"),
+    "http_cpu_us": ("produce", "the same per write over HTTP, µs"),
 }
 BESIDE = ("per_s", "p99_ms", "cpu_us")
 SIZES = ("sockets", "entries", "objects", "alarms", "keys", "edits")

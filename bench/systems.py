@@ -36,7 +36,8 @@ EDIT_SAMPLES = 300
 
 
 @contextmanager
-def _served(side: Perdure, work: Path) -> Iterator[tuple[Group, int]]:
+def served(side: Perdure, work: Path) -> Iterator[tuple[Group, int]]:
+    """The side, running on a fresh directory: its processes and its port."""
     data = fresh(work / "data")
     with Group(fresh(work / "logs")) as group:
         yield group, side.start(group, data)
@@ -59,7 +60,7 @@ def limiter(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
     client, decisions/s at 1 and 32.
     """
     side = side.at("/objects/RateLimiter/o", headers={"user-id": "bench"})
-    with _served(side, work) as (group, port):
+    with served(side, work) as (group, port):
         one, many, _ = _one_then_many(side, group, port, USERS, seconds)
     return row("limiter", side.name, "limiter", round_) | {
         "limiter_p50_ms": one.p50_ms,
@@ -74,7 +75,7 @@ def limiter(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
 def calls(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
     """A fetch whose handler awaits one call to an object of another partition, which writes."""
     side = side.at("/objects/Front/o", app=APP)
-    with _served(side, work) as (group, port):
+    with served(side, work) as (group, port):
         one, many, acknowledged = _one_then_many(side, group, port, CALLERS, seconds)
         total = sum(side.counts(port, range(CALLERS)))
     check_exact(total, acknowledged, WARMUP_CLIENTS + 1 + MANY)
@@ -90,7 +91,7 @@ def calls(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
 def alarms(side: Perdure, number: int, round_: int, work: Path) -> Row:
     """Alarms of as many objects, all due at one time: seconds from that time until the last has run."""
     side = side.at("/objects/Bell/o", app=APP)
-    with _served(side, work) as (group, port):
+    with served(side, work) as (group, port):
         began = time.monotonic()
         _set_alarms(side, port, number, time.time() + ALARMS_FAR_S)
         due_s = time.time() + ALARM_LEAD_S + 2 * (time.monotonic() - began)
@@ -120,7 +121,7 @@ def _set_alarms(side: Perdure, port: int, number: int, due_s: float) -> None:
 def listing(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
     """All of an object's many small values by one `items()`, one client."""
     side = side.at("/objects/Shelf/o", app=APP, suffix=f"?keys={KEYS}")
-    with _served(side, work) as (group, port):
+    with served(side, work) as (group, port):
         side.touch(port, 1, 1)
         seen = clean(side, group, port, side.read, clients=1, objects=1, seconds=seconds)
         if list(side.counts(port, [0])) != [KEYS]:
@@ -135,7 +136,7 @@ def listing(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
 def edits(side: Perdure, round_: int, work: Path) -> Row:
     """An edit's round trip over a WebSocket in a document with many edits, and in one with few."""
     side = side.at("/objects/Document/o")
-    with _served(side, work) as (_, port):
+    with served(side, work) as (_, port):
         url = f"ws://127.0.0.1:{port}/objects/Document/bench"
         seen = socket_client("edits.py", url, *EDITS, EDIT_SAMPLES)
     long_ms, short_ms = statistics.median(seen["long_ms"]), statistics.median(seen["short_ms"])

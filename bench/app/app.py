@@ -1,4 +1,4 @@
-"""Objects that only the benchmark needs: a room, a pair that calls, alarms at a time, many keys.
+"""Objects that only the benchmark needs: a room, a pair that calls, alarms at a time, many keys, a busy one.
 
 Laws
 - Each does no more than its measurement needs; what it stores lies one value per key.
@@ -7,6 +7,7 @@ Laws
 
 from __future__ import annotations
 
+import time
 from itertools import count
 
 from perdure import DurableObject, Request, Response, WebSocket
@@ -73,3 +74,23 @@ class Shelf(DurableObject):
             keys = int(request.query["keys"])
             await self.state.put({f"key:{number:06d}": f"value {number}" for number in range(keys)})
         return Response.json({"count": len(await self.state.items())})
+
+
+class Busy(DurableObject):
+    """Each fetch takes 20 ms of the processor."""
+
+    done = 0  # by all of them in this process
+
+    async def fetch(self, request: Request) -> Response:
+        until_s = time.thread_time() + 0.02
+        while time.thread_time() < until_s:
+            pass
+        Busy.done += 1
+        return Response(status=204)
+
+
+class Idle(DurableObject):
+    """GET returns how many turns of busy objects the process has run."""
+
+    async def fetch(self, request: Request) -> Response:
+        return Response.json({"count": Busy.done})
