@@ -222,7 +222,7 @@ ROOMS = {"perdure": "/objects/Room/bench", "perdure-kafka": "/objects/Room/bench
 
 
 def socket_client(script: str, where: str, *words: int) -> dict[str, Any]:
-    """The figures that a script of peers/sockets prints for `where`, a URL or port. Raises BenchError if it fails."""
+    """The figures that a script of peers/sockets prints for a URL or port. Raises BenchError if it fails."""
     python = environment("socket-venv", SOCKET_CLIENT)
     command = [str(python), str(PEERS / "sockets" / script), where, *map(str, words)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)

@@ -2,7 +2,7 @@
 
 Laws
 - Each run is a fresh server on a fresh directory.
-- Commands that a Kafka client produces count when their entries are durable, and each counter is read after it.
+- Commands that a Kafka client produces count when their entries are durable; each counter is read then.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _beside(port: int, seconds: float, hot_per_s: int, sockets: int) -> dict[str
 
 
 def produce(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
-    """Commands/s that one librdkafka producer has done through the embedded log's listener, and HTTP's 32 clients.
+    """Commands/s of one librdkafka producer through the embedded log's listener, and of 32 clients of HTTP.
 
     Both write to the same counters of one server, in turn; the ratio is of the medians.
     """
@@ -96,7 +96,7 @@ def produce(side: Perdure, seconds: float, round_: int, work: Path) -> Row:
 
 
 def _produced(group: Group, port: int, broker: str, count: int) -> tuple[int, float]:
-    """Produces that many commands; seconds until all of them are done, the start of the producer not included."""
+    """Produces that many commands; seconds until all are done, without the start of the producer."""
     before = metric(port, "perdure_entries_total")
     python = environment("kafka-venv", KAFKA_CLIENT)
     words = [str(python), str(PEERS / "produce.py"), broker, "examples.commands", str(count), str(OBJECTS)]

@@ -50,9 +50,15 @@ EXTRA_METRICS = {
     "beside_hot_p50_ms": ("beside", "the same beside 500 requests/s of 20 ms each to one object, p50, ms"),
     "beside_hot_p99_ms": ("beside", "the same, p99, ms"),
     "beside_hot_sockets_p99_ms": ("beside", "the same while 200 sockets send at full speed, p99, ms"),
-    "beside_hot_turns_p99": ("beside", "turns of the hot object from one of a client's reads to its next, p99"),
+    "beside_hot_turns_p99": (
+        "beside",
+        "turns of the hot object from one of a client's reads to its next, p99",
+    ),
     "beside_hot_sockets_turns_p99": ("beside", "the same with the sockets, p99"),
-    "produced_per_s": ("produce", "commands/s done of one librdkafka producer, on the embedded log's listener"),
+    "produced_per_s": (
+        "produce",
+        "commands/s done of one librdkafka producer, on the embedded log's listener",
+    ),
     "produce_ratio": ("produce", "that divided by the writes/s of 32 HTTP clients on the same server"),
     "produced_cpu_us": ("produce", "processor time of the server per produced command, µs"),
     "http_cpu_us": ("produce", "the same per write over HTTP, µs"),

@@ -1,5 +1,6 @@
 # mypy: ignore-errors
-# confluent-kafka lives in an environment of its own, where this file runs: `python produce.py BROKER TOPIC COUNT OBJECTS`.
+# confluent-kafka lives in an environment of its own, where this file runs:
+# `python produce.py BROKER TOPIC COUNT OBJECTS`.
 """Calls from one librdkafka producer with batches: COUNT records, as fast as it sends them.
 
 Prints one JSON object: {"produced_s"}, the seconds until the last record was acknowledged.
@@ -35,7 +36,8 @@ def main(broker, topic, count, objects):
         if not number % 1_000:
             producer.poll(0)
     left = producer.flush(120)
-    assert not left and not failures, (left, failures[:3])
+    assert not left, left
+    assert not failures, failures[:3]
     print(json.dumps({"produced_s": time.perf_counter() - began_s}))
 
 

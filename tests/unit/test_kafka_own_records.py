@@ -1,4 +1,7 @@
-"""Records that a node appends itself reach its tails by their acknowledgement: each once, and in order."""
+"""Records that a node appends itself reach its tails by their acknowledgement: each once, and in order.
+
+The time is that of a `VirtualLoop`.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,20 @@ from tests.unit.test_kafka_fetch import PLACE
 from tests.unit.test_kafka_tails import Story, run
 
 from perdure.streams.log.base import LogRecord, Record
-from perdure.streams.log.kafka.queues import Appended, KafkaReceipt
+from perdure.streams.log.kafka.queues import QueuedRecord, KafkaReceipt
 from perdure.streams.log.kafka.tails import OWN_S, SHARED_S
 
 STAMP_MS = 7
 
 
-def own(story: Story, *values: bytes) -> tuple[int, list[Appended]]:
+def own(story: Story, *values: bytes) -> tuple[int, list[QueuedRecord]]:
     """A batch of this node's, on the broker but not acknowledged yet: its offset and its records."""
     base = story.broker.end
     story.broker.append(*values)
-    return base, [Appended(Record(b"k", each), each, KafkaReceipt(0, 0.0)) for each in values]
+    return base, [QueuedRecord(Record(b"k", each), each, KafkaReceipt(0, 0.0)) for each in values]
 
 
-def acknowledge(story: Story, batch: tuple[int, list[Appended]], time_ms: int = STAMP_MS) -> None:
+def acknowledge(story: Story, batch: tuple[int, list[QueuedRecord]], time_ms: int = STAMP_MS) -> None:
     story.tails.acknowledged(PLACE, batch[0], time_ms, batch[1])
 
 
@@ -62,6 +65,8 @@ def test_own_and_other_records_come_once_and_in_order(seed: int) -> None:
 
 
 def test_an_acknowledged_batch_is_delivered_at_once_with_time_and_memo() -> None:
+    """The time is the broker's, for each record of the batch."""
+
     async def steps(story: Story) -> None:
         seen = list[LogRecord]()
         story.open(0, seen.append)
@@ -125,6 +130,8 @@ def test_what_is_all_this_nodes_own_is_hardly_fetched() -> None:
 
 
 def test_a_tail_that_is_behind_catches_up_while_its_node_goes_on_appending() -> None:
+    """Its partition is fetched, though every batch follows the one before."""
+
     async def steps(story: Story) -> None:
         seen = list[int]()
         tail = story.open(0, lambda record: seen.append(record.offset))
@@ -140,6 +147,8 @@ def test_a_tail_that_is_behind_catches_up_while_its_node_goes_on_appending() -> 
 
 
 def test_a_receiver_that_raises_stops_the_log_and_not_the_producer() -> None:
+    """As one that raises while it takes what was fetched."""
+
     async def steps(story: Story) -> None:
         error = ValueError("a receiver's fault")
 

@@ -1,11 +1,12 @@
 # mypy: ignore-errors
-# picows lives in an environment of its own, where this file runs: `python beside.py PORT SECONDS HOT_PER_S SOCKETS`.
+# picows lives in an environment of its own, where this file runs:
+# `python beside.py PORT SECONDS HOT_PER_S SOCKETS`.
 """What others see beside one hot object: reads of idle objects, while it gets more than a processor can do.
 
-HOT_PER_S requests a second go to one object, each on an idle connection or a new one, whatever becomes of the
-earlier ones; SOCKETS sockets, each of a room of its own, have 20 messages under way all the time. READERS
-clients read other objects meanwhile, one after the other. Prints one JSON object: {"reads_ms", "turns", "hot",
-"messages"}; `turns` are those of the hot object from one read of a client to its next one.
+HOT_PER_S requests a second go to one object, each on an idle connection or a new one, whatever becomes of
+the earlier ones; SOCKETS sockets, each of a room of its own, have 20 messages under way all the time. READERS
+clients read other objects meanwhile, one after the other. Prints one JSON object: {"reads_ms", "turns",
+"hot", "messages"}; `turns` are those of the hot object from one read of a client to its next one.
 """
 
 import asyncio
@@ -105,7 +106,9 @@ async def main(port, seconds, hot_per_s, sockets):
         await asyncio.sleep(0.002)
     await asyncio.gather(*readers)
     messages = sum(each.returned for each in senders)
-    print(json.dumps({"reads_ms": reads_ms, "turns": turns, "hot": {"sent": sent, **hot}, "messages": messages}))
+    print(
+        json.dumps({"reads_ms": reads_ms, "turns": turns, "hot": {"sent": sent, **hot}, "messages": messages})
+    )
 
 
 uvloop.run(main(*map(int, sys.argv[1:])))

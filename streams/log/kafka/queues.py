@@ -61,7 +61,7 @@ class KafkaReceipt:
             then(error)
 
 
-class Appended(NamedTuple):
+class QueuedRecord(NamedTuple):
     """A record in a queue; `memo` is for its readers in this process."""
 
     record: Record
@@ -69,7 +69,7 @@ class Appended(NamedTuple):
     receipt: KafkaReceipt
 
 
-Acknowledged = Callable[[TopicPartition, int, int, Sequence[Appended]], None]  # see `Tails.acknowledged`
+Acknowledged = Callable[[TopicPartition, int, int, Sequence[QueuedRecord]], None]  # see `Tails.acknowledged`
 
 
 class Queued:
@@ -89,8 +89,8 @@ class PartitionQueue:
         manager.users[self] = None
         self._queued = queued
         self._place = place
-        self._waiting: list[Appended] = []
-        self._in_flight: list[Appended] = []
+        self._waiting: list[QueuedRecord] = []
+        self._in_flight: list[QueuedRecord] = []
         self._woken = False
         self._floor = 0  # the lowest offset that the next record can have
         self._age_timer: asyncio.TimerHandle | None = None
@@ -115,7 +115,7 @@ class PartitionQueue:
             receipt.settle(None, Overloaded(reason))
         else:
             self._queued.size_bytes += receipt.size_bytes
-            self._waiting.append(Appended(record, memo, receipt))
+            self._waiting.append(QueuedRecord(record, memo, receipt))
             if not self._woken and not self._in_flight:
                 self._woken = True
                 manager.loop.call_soon(self.send)  # what is appended in this step of the loop shares a batch
@@ -141,7 +141,7 @@ class PartitionQueue:
             )
         self._manager.send(producer, self._place, batch, self._floor, self._on_outcome)
 
-    def _take(self) -> list[Appended]:
+    def _take(self) -> list[QueuedRecord]:
         count = size = 0
         for _, _, receipt in self._waiting:
             size += receipt.size_bytes

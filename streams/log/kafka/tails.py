@@ -38,7 +38,7 @@ from perdure.streams.log.kafka.fetch import (
     request,
     unpack,
 )
-from perdure.streams.log.kafka.queues import Appended
+from perdure.streams.log.kafka.queues import QueuedRecord
 
 BLOCKED_AFTER_S = 5.0  # a transaction that is open for longer is reported
 OWN_S = (
@@ -177,7 +177,7 @@ class Tails:
             if not tails:
                 del self._tails[tail.place]
 
-    def acknowledged(self, place: TopicPartition, base: int, time_ms: int, own: Sequence[Appended]) -> None:
+    def acknowledged(self, place: TopicPartition, base: int, time_ms: int, own: Sequence[QueuedRecord]) -> None:
         """Deliver what this node has appended, without fetching it, to the tails that are at its offset.
 
         Args:
