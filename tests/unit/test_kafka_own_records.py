@@ -13,7 +13,7 @@ from tests.unit.test_kafka_fetch import PLACE
 from tests.unit.test_kafka_tails import Story, run
 
 from perdure.streams.log.base import LogRecord, Record
-from perdure.streams.log.kafka.queues import QueuedRecord, KafkaReceipt
+from perdure.streams.log.kafka.queues import KafkaReceipt, QueuedRecord
 from perdure.streams.log.kafka.tails import OWN_S, SHARED_S
 
 STAMP_MS = 7

@@ -177,7 +177,9 @@ class Tails:
             if not tails:
                 del self._tails[tail.place]
 
-    def acknowledged(self, place: TopicPartition, base: int, time_ms: int, own: Sequence[QueuedRecord]) -> None:
+    def acknowledged(
+        self, place: TopicPartition, base: int, time_ms: int, own: Sequence[QueuedRecord]
+    ) -> None:
         """Deliver what this node has appended, without fetching it, to the tails that are at its offset.
 
         Args:
