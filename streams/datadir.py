@@ -92,6 +92,15 @@ def log_in(path: Path) -> Path:
     return path / _folder("log", app_in(path).generation)
 
 
+def state_in(path: Path) -> Path | None:
+    """Where the state lies in the data directory `path`; None if there is none."""
+    try:
+        state = path / _folder("state", app_in(path).generation)
+    except DataDirError:
+        return None
+    return state if state.is_dir() else None
+
+
 def _folder(name: str, generation: int) -> str:
     return f"{name}.{generation}" if generation else name
 

@@ -17,18 +17,25 @@ import asyncio
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from perdure.schemas.config import record_rules
 from perdure.schemas.config_model import Config
+from perdure.schemas.errors import StoreCorrupt
 from perdure.schemas.foreign import NO_RULES, RecordRules
-from perdure.schemas.journal import Claim
+from perdure.schemas.keys import partition_of
 from perdure.streams.audit.decoding import audit_record
+from perdure.streams.audit.history import ObjectHistory, ObjectLinks, Walk, history
 from perdure.streams.audit.query import Query
 from perdure.streams.audit.records import AuditRecord
+from perdure.streams.audit.voids import Voids
+from perdure.streams.datadir import state_in
 from perdure.streams.log.base import Bounds, LogRecord, Readable, Topic
 from perdure.streams.log.time_search import first_since
 from perdure.streams.opening import open_reading
+from perdure.streams.state.tables import Tables
+from perdure.streams.store.rocks import RocksReading
 
 LOOK_BACK = 1_000  # records before the first one that is read
 SLACK_MS = 60_000  # stamps may fall: a search by time begins so much earlier
@@ -49,6 +56,7 @@ class AuditLog:
 
     Args:
         log: what is read: the log of a node, or one that is only read.
+        tables: returns the state of a partition, or None if there is none here.
         rules: how the app reads records of other systems as commands.
         refresh: called before `follow` looks for more; where the log shows only what was there when it was
             opened, it opens it again.
@@ -58,12 +66,39 @@ class AuditLog:
         self,
         log: Readable,
         rules: RecordRules = NO_RULES,
+        tables: Callable[[int], Tables | None] = lambda _: None,
         refresh: Callable[[], None] | None = None,
     ) -> None:
         self.log = log
         self.partitions = log.partitions
         self.rules = rules
+        self.tables = tables
         self._refresh = refresh
+
+    def partition_of(self, key: str) -> int:
+        """The partition of an object."""
+        return partition_of(key, self.partitions)
+
+    def walk(self, key: str, below: int | None = None) -> Walk:
+        """A walk through the entries of object `key`, the newest first.
+
+        `below`: only those below this journal offset; None: all.
+        """
+        partition = self.partition_of(key)
+        tables = self.tables(partition)
+        links = ObjectLinks(0, None, 0)
+        if tables is not None:
+            links = ObjectLinks(tables.links.newest(key), tables.links.linked_from, tables.reader.offset)
+        return Walk(self.log, partition, key, links, below)
+
+    async def history(self, key: str, below: int | None = None, limit: int = 100) -> ObjectHistory:
+        """A page of the history of object `key`, the newest turn first.
+
+        key: the object.
+        below: the cursor of the page before; None: from its newest turn on.
+        limit: turns on the page.
+        """
+        return await history(self.walk(key, below), self.partition_of(key), key, limit)
 
     async def bounds(self, topic: Topic, partition: int) -> Bounds:
         """The first offset that is kept, and the offset after the last durable record."""
@@ -127,7 +162,7 @@ class AuditLog:
                 continue
             record = audit_record(topic, partition, each, self.rules)
             if journal:
-                record.void = voids.is_void(record)
+                record.void = voids.is_void(each.offset, record.detail)
             if matches is None or matches(record):
                 matching.append(record)
         return matching
@@ -138,7 +173,7 @@ class AuditLog:
         if first < span.start:
             async for chunk in self.log.read(Topic.JOURNAL, span.partition, first, span.start):
                 for each in chunk:
-                    voids.is_void(audit_record(Topic.JOURNAL, span.partition, each))
+                    voids.is_void(each.offset, audit_record(Topic.JOURNAL, span.partition, each).detail)
 
     async def records(self, query: Query) -> AsyncIterator[AuditRecord]:
         """The records that a query selects, of all its partitions and topics, in the order of their times."""
@@ -222,33 +257,32 @@ def _unbounded(query: Query) -> Query:
     return Query(**{**fields, "until_ms": None, "to_offset": None, "from_offset": None})
 
 
-class Voids:
-    """Finds the records of a shared journal that do not count: their epoch is not the newest claim's."""
-
-    def __init__(self) -> None:
-        self._epoch = -1
-
-    def is_void(self, record: AuditRecord) -> bool:
-        """True if the next record of the journal does not count."""
-        if isinstance(record.detail, Claim):
-            if record.detail.after not in (None, self._epoch) and self._epoch >= 0:
-                return True
-            self._epoch = record.offset
-            return False
-        if record.epoch < 0:
-            return False
-        self._epoch = max(self._epoch, record.epoch)
-        return record.epoch != self._epoch
-
-
 @asynccontextmanager
 async def open_audit(config: Config) -> AsyncIterator[AuditLog]:
     """The log of an app, opened for reading only, offline or beside its node.
 
     Raises `DataDirError`, `StorageFailed`, `LogUnreachable` or `ConfigError`.
     """
-    log = await open_reading(config)
+    async with AsyncExitStack() as opened:
+        store = None
+        if (
+            state := state_in(config.data_dir)
+        ) is not None:  # opened first, so that it is not ahead of the log
+            store = RocksReading(state)
+            opened.callback(store.close)
+        log = await open_reading(config)
+        opened.push_async_callback(log.close)
+        tables = lru_cache(partial(_stored, store, log.exclusive))
+        refresh = getattr(log, "refresh", None)
+        yield AuditLog(log, record_rules(config), tables=tables, refresh=refresh)
+
+
+def _stored(store: RocksReading | None, exclusive: bool, partition: int) -> Tables | None:
+    """The state of a partition as the store has it; None if it has nothing."""
+    if store is None:
+        return None
     try:
-        yield AuditLog(log, record_rules(config), getattr(log, "refresh", None))
-    finally:
-        await log.close()
+        tables = Tables(store, partition, exclusive=exclusive)
+    except StoreCorrupt:  # damaged, or of an earlier format: the log has everything
+        return None
+    return tables if tables.reader.offset else None

@@ -111,7 +111,9 @@ class AuditRecord(msgspec.Struct, eq=False, kw_only=True):
     @property
     def body(self) -> bytes | None:
         """The body of the request as it was sent, not masked; None if it is not on record."""
-        return self.detail.body if isinstance(self.detail, Command) else None
+        if isinstance(self.detail, Command):
+            return self.detail.body
+        return None if (entry := self.entry) is None else entry.body
 
     @property
     def request(self) -> Any:
@@ -213,20 +215,20 @@ class AuditRecord(msgspec.Struct, eq=False, kw_only=True):
 
     @property
     def cause(self) -> dict[str, Any] | None:
-        """The command whose turn called or sent this one, or at the root of its calls: partition and offset.
+        """The turn that called or sent this command: its object, and the place of its own command.
 
         None for a command of a client, and where only the object that called is known (`caller`).
         """
         detail = self.detail
         if isinstance(detail, Command):
-            if detail.chain:
-                key, _, place = detail.chain[-1].rpartition("@")
-                partition, _, offset = place.partition(":")
-                return {"object": key, "partition": int(partition), "offset": int(offset)}
-            client_key = detail.client_key
+            waiting, client_key = detail.chain[-1] if detail.chain else "", detail.client_key
         else:
             entry = self.entry
-            client_key = None if entry is None else entry.client_key
+            waiting, client_key = ("", None) if entry is None else (entry.cause, entry.client_key)
+        if waiting:
+            key, _, place = waiting.rpartition("@")
+            partition, _, offset = place.partition(":")
+            return {"object": key, "partition": int(partition), "offset": int(offset)}
         key_ = None if client_key is None else call_key(self.caller, client_key)
         if key_ is None or key_.partition < 0:
             return None

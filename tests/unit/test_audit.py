@@ -19,6 +19,7 @@ from perdure.streams.audit.expression import NAMES, compile_expression
 from perdure.streams.audit.query import Query, parse_query, parse_time
 from perdure.streams.audit.reader import AuditLog, Span
 from perdure.streams.audit.records import AuditRecord
+from perdure.streams.audit.voids import Voids
 from perdure.streams.log.base import LogRecord, Topic
 
 
@@ -184,10 +185,10 @@ def test_a_void_record_of_a_shared_journal_is_marked() -> None:
         (span,) = await log.spans(Query())
         counted = [each async for chunk in log.read(span) for each in chunk]
         assert not any(each.void for each in counted)
-        from perdure.streams.audit.reader import Voids
-
         voids = Voids()
-        assert [voids.is_void(each) for each in [*counted, *records]] == [False] * len(counted) + [True]
+        assert [voids.is_void(each.offset, each.detail) for each in [*counted, *records]] == [False] * len(
+            counted
+        ) + [True]
         await log.bounds(Topic.JOURNAL, 0)
         assert [each async for chunk in log.read(Span(Topic.JOURNAL, 0, 2, 2)) for each in chunk] == []
 
