@@ -7,6 +7,7 @@
     GET    /admin/parked, /admin/dead[/{id}]
     POST   /admin/parked/{id}/redrive|drop, /admin/dead/{id}/redrive
     GET    /admin/projections[/{name}[/rows]]
+    GET    /admin/log[/events], /admin/history/…, /admin/state/…, /admin/diff/… (audit_pages.py)
     GET    /admin/snapshots
     POST   /admin/snapshots/take
 
@@ -24,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.api.admin.audit_pages import AuditPages
 from perdure.api.admin.dead import dead_letter, dead_letters, redrive_letter
 from perdure.api.admin.projections import ProjectionViews
 from perdure.api.admin.views import (
@@ -95,6 +97,7 @@ class _Admin:
         self._registry = registry
         self._config = config
         self._projections = projections
+        self._audit = AuditPages.of(owners, config)
 
     async def page(self, request: PageRequest) -> Problem:
         match request.parts:
@@ -124,6 +127,8 @@ class _Admin:
             case ("dead", id_, acts.REDRIVE):
                 only(request, "POST")
                 return _response(await redrive_letter(self._owners, id_))
+            case ("log" | "history" | "state" | "diff", *_):
+                return await self._audit.page(request)
             case ("objects", namespace):
                 _get(request, _PAGED)
                 self._registry.type_of(namespace)

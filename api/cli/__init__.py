@@ -23,6 +23,7 @@ import typer
 
 from perdure.api.cli import (
     administering,
+    auditing,
     bench,
     calling,
     dead_letters,
@@ -54,6 +55,7 @@ starting.register(app)
 serving.register(app)
 calling.register(app)
 state.register(app)
+auditing.register(app)
 doctor.register(app)
 rescale.register(app)
 bench.register(app)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import typer
 
+from perdure.api.cli.auditing import register_state
 from perdure.api.cli.options import AppData, AsJson, with_groups
 from perdure.api.cli.output import exit_code, print_error
 from perdure.schemas.errors import PerdureError
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group.command(epilog="Example: `perdure state adopt app.py --log kafka://broker:9092`")(
         with_groups(adopt)
     )
+    register_state(group)
     app.add_typer(group, name="state")
 
 

@@ -50,6 +50,7 @@ from perdure.api.pages import (
 )
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
 from perdure.api.replies import PlacedReply, ReplyFuture, ReplyListener
+from perdure.api.streaming import Streamed, send_stream
 from perdure.api.worker.worker import Worker
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
@@ -235,6 +236,9 @@ class HttpDoor:
                 headers = [*headers, (b"connection", b"close")]
         self.count(status)
         headers = [*headers]
+        if isinstance(body, Streamed) and scope["method"] != "HEAD":
+            await send_stream(status, headers, body, receive, send)
+            return
         if status in NO_BODY:
             body = b""
         else:

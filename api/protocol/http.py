@@ -202,6 +202,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_later(LAST_LOOK_S, self._leave)
         else:
             super().shutdown()
+            if getattr(
+                self.cycle, "response_started", False
+            ):  # a stream of events, which has no end of its own
+                self.transport.close()
 
     @property
     def _idle(self) -> bool:

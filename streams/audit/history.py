@@ -30,7 +30,7 @@ WINDOW, NEAR = 256, 128  # records read together, where the last two entries lay
 
 
 class ObjectLinks(NamedTuple):
-    """Where the history of an object begins, as the state of its partition says.
+    """The beginning of an object's history, as the state of its partition says.
 
     newest: the journal offset of its newest entry that links; 0: there is none.
     linked_from: the first entry of the partition that links; None: there is none.

@@ -24,7 +24,7 @@ from perdure.schemas.config import record_rules
 from perdure.schemas.config_model import Config
 from perdure.schemas.errors import StoreCorrupt
 from perdure.schemas.foreign import NO_RULES, RecordRules
-from perdure.schemas.keys import partition_of
+from perdure.schemas.keys import namespace_of, partition_of
 from perdure.streams.audit.decoding import audit_record
 from perdure.streams.audit.history import ObjectHistory, ObjectLinks, Walk, history
 from perdure.streams.audit.query import Query
@@ -40,6 +40,7 @@ from perdure.streams.store.rocks import RocksReading
 LOOK_BACK = 1_000  # records before the first one that is read
 SLACK_MS = 60_000  # stamps may fall: a search by time begins so much earlier
 FOLLOW_EVERY_S = 0.25
+PAGE_SCAN = 200_000  # records that are looked at for one page
 
 
 class Span(NamedTuple):
@@ -49,6 +50,16 @@ class Span(NamedTuple):
     partition: int
     start: int
     end: int
+
+
+Ends = Mapping[tuple[Topic, int], int]  # an offset in each of several partitions
+
+
+class LogPage(NamedTuple):
+    """A page of records, the oldest first. `ends`: from where to read on, backwards; None: that is all."""
+
+    records: list[AuditRecord]
+    ends: Ends | None
 
 
 class AuditLog:
@@ -87,9 +98,14 @@ class AuditLog:
         partition = self.partition_of(key)
         tables = self.tables(partition)
         links = ObjectLinks(0, None, 0)
-        if tables is not None:
+        if tables is not None and not self.was_deleted(key, tables):
             links = ObjectLinks(tables.links.newest(key), tables.links.linked_from, tables.reader.offset)
         return Walk(self.log, partition, key, links, below)
+
+    def was_deleted(self, key: str, tables: Tables) -> bool:
+        """True if a migration deleted the object's namespace, and with it the links."""
+        namespace = namespace_of(key)
+        return any(namespace in step.deleted for step in tables.steps)
 
     async def history(self, key: str, below: int | None = None, limit: int = 100) -> ObjectHistory:
         """A page of the history of object `key`, the newest turn first.
@@ -203,29 +219,54 @@ class AuditLog:
 
     async def last(self, query: Query, count: int) -> list[AuditRecord]:
         """The last `count` records that a query selects, the oldest first. Reads backwards from the end."""
-        newest: list[AuditRecord] = []
-        for span in await self.spans(query):
-            newest += await self._last_of(span, query, count)
-        newest.sort(key=lambda record: (record.time_ms, record.offset))
-        return newest[-count:] if count else []
+        return (await self.page(query, count, most=1 << 62)).records
 
-    async def _last_of(self, span: Span, query: Query, count: int) -> list[AuditRecord]:
+    async def page(
+        self, query: Query, count: int, ends: Ends | None = None, most: int = PAGE_SCAN
+    ) -> LogPage:
+        """The last records that a query selects, the oldest first, read backwards.
+
+        query: selects them.
+        count: how many at most.
+        ends: where to begin reading backwards, from the page before; None: from the end.
+        most: records that are looked at, in all partitions together.
+        """
+        spans = await self.spans(query)
+        records: list[AuditRecord] = []
+        next_ends: dict[tuple[Topic, int], int] = {}
+        for span in spans:
+            place = (span.topic, span.partition)
+            end = span.end if ends is None else min(span.end, ends.get(place, span.start))
+            matching, lowest = await self._backwards(
+                span._replace(end=max(end, span.start)), query, count, most // len(spans)
+            )
+            records += matching
+            if lowest > span.start:
+                next_ends[place] = lowest
+        records.sort(key=lambda record: (record.time_ms, record.offset))
+        kept = records[-count:] if count else []
+        for dropped in records[: len(records) - len(kept)]:  # they are the next page's
+            place = (Topic(dropped.topic), dropped.partition)
+            next_ends[place] = max(next_ends.get(place, 0), dropped.offset + 1)
+        return LogPage(kept, next_ends or None)
+
+    async def _backwards(
+        self, span: Span, query: Query, count: int, most: int
+    ) -> tuple[list[AuditRecord], int]:
+        """The last records of a span that match, and the offset down to which it was read."""
         matching: list[AuditRecord] = []
         end, step = span.end, max(count, 256)
-        while end > span.start and len(matching) < count:
-            first = max(span.start, end - step)
-            piece = [
-                each
-                async for chunk in self.read(span._replace(start=first, end=end), query)
-                for each in chunk
-            ]
-            matching = [*piece, *matching]
+        while end > span.start and len(matching) < count and most > 0:
+            first = max(span.start, end - min(step, most))
+            most -= end - first
+            part = span._replace(start=first, end=end)
+            matching = [*[each async for chunk in self.read(part, query) for each in chunk], *matching]
             end, step = first, min(step * 2, 50_000)
-        return matching[-count:]
+        return matching, end
 
     async def follow(
-        self, query: Query, after: Mapping[tuple[Topic, int], int] | None = None
-    ) -> AsyncIterator[Sequence[AuditRecord]]:
+        self, query: Query, after: Ends | None = None
+    ) -> AsyncGenerator[Sequence[AuditRecord], None]:
         """The records that are appended from now on, in chunks, until it is cancelled.
 
         query: selects them; its upper bounds mean nothing here.

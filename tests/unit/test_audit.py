@@ -159,7 +159,7 @@ def test_what_is_appended_is_followed() -> None:
     async def told(harness: OneOwner) -> None:
         log = await some(harness)
         seen: list[AuditRecord] = []
-        async with aclosing(log.follow(Query(object="Thing/d", type="entry"))) as chunks:  # type: ignore[type-var]  # a generator
+        async with aclosing(log.follow(Query(object="Thing/d", type="entry"))) as chunks:
             async for chunk in chunks:
                 seen += chunk
                 if len(seen) == 2:
