@@ -42,7 +42,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="Turns or o
 
 
 class AuditSource(NamedTuple):
-    """Where a command reads what happened: the data of an app, or its server."""
+    """The source of what a command shows: the data of an app, or its server."""
 
     app: AppPath = Path()
     data: Data = None
