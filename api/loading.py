@@ -156,7 +156,9 @@ def load_config(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config_file}: cannot be read: {error}") from None
     if config_file is None and env_name is not None:
-        raise ConfigError(f"--env {env_name}: {folder} has neither {' nor '.join(CONFIG_FILES)} to define it")
+        raise ConfigError(
+            f"--env {env_name}: {folder.absolute()} has neither {' nor '.join(CONFIG_FILES)} to define it"
+        )
     config = parse_config(
         text,
         str(config_file or folder / CONFIG_FILES[0]),

@@ -198,7 +198,7 @@ def alarm_of(cls: type) -> OnRing | None:
     function: OnRing | None = getattr(cls, "alarm", None)
     if function is None:
         return None
-    where = f"{cls.__module__}.{cls.__qualname__}.alarm"
+    where = f"{cls.__qualname__}.alarm"
     if not inspect.iscoroutinefunction(function):
         raise ConfigError(f"{where} is called when an alarm is due: write `async def alarm(self, info)`")
     takes = list(inspect.signature(function).parameters.values())

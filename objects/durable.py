@@ -107,7 +107,9 @@ class DurableObject:
 
     async def fetch(self, request: Request) -> Response:
         """Answer an HTTP request. A class that does not define it answers 404."""
-        return Response("this object answers no HTTP requests; it may have methods: POST /rpc/…", 404)
+        return Response(
+            "this class defines no fetch(): call its methods at POST /rpc/NAMESPACE/NAME/METHOD\n", 404
+        )
 
     async def websocket_message(self, ws: WebSocket, message: str | bytes) -> None:
         """Called for each message on a WebSocket of the object: str for a text

@@ -9,6 +9,7 @@ Laws
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,16 @@ from perdure.objects.rpc import Method, methods_of
 from perdure.schemas.config import Config
 from perdure.schemas.errors import ConfigError, UnknownNamespace
 
+# How perdure calls what a class may define, after `self`.
+_HANDLERS = {
+    "__init__": ("state", "env"),
+    "start": (),
+    "fetch": ("request",),
+    "websocket_message": ("ws", "message"),
+    "websocket_close": ("ws", "code", "reason", "was_clean"),
+    "websocket_error": ("ws", "error"),
+}
+
 
 class ObjectType:
     """The type of the objects in one namespace: its class, its callable methods, and its alarm handler."""
@@ -27,6 +38,7 @@ class ObjectType:
     __slots__ = ("alarm", "cls", "methods", "namespace")
 
     def __init__(self, namespace: str, cls: type[DurableObject]) -> None:
+        _check_handlers(cls)
         self.namespace = namespace
         self.cls = cls
         self.methods: dict[str, Method] = methods_of(cls)
@@ -83,6 +95,24 @@ class Registry:
             known = ", ".join(sorted(self.types)) or "none"
             raise UnknownNamespace(f"this app has no namespace {namespace[:60]!r}; it has: {known}")
         return object_type
+
+
+def _check_handlers(cls: type[DurableObject]) -> None:
+    """Check that perdure can call the handlers that `cls` defines. Raises `ConfigError`."""
+    for name, given in _HANDLERS.items():
+        function = getattr(cls, name)
+        if function is getattr(DurableObject, name):
+            continue
+        try:
+            inspect.signature(function).bind(None, *given)
+        except TypeError as error:
+            made = "def" if name == "__init__" else "async def"
+            raise ConfigError(
+                f"{cls.__qualname__}.{name} cannot be called as perdure calls it ({error}): "
+                f"write `{made} {name}({', '.join(('self', *given))})`"
+            ) from None
+        except ValueError:  # a callable without a signature
+            continue
 
 
 def _known(classes: Mapping[str, object]) -> str:

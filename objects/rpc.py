@@ -87,7 +87,7 @@ class Method:
             self._capture = validate_call(config=LOOSE)(mirrored(function, self._validated))
         except _UNUSABLE as error:
             raise ConfigError(
-                f"{cls.__module__}.{cls.__qualname__}.{name}: its annotations cannot be used: {error}"
+                f"{cls.__qualname__}.{name}: its annotations cannot be used: {error}"
             ) from error
         self._shown = shown(hints.get("return", Any))
         self._result = codec_of_result(hints.get("return", Any))
@@ -340,17 +340,28 @@ def methods_of(cls: type[DurableObject]) -> dict[str, Method]:
         if inspect.iscoroutinefunction(function):
             if name in OF_STUBS:
                 raise ConfigError(
-                    f"{cls.__module__}.{cls.__qualname__}.{name}: a stub has a {name!r} of its own, so this method "
+                    f"{cls.__qualname__}.{name}: a stub has a {name!r} of its own, so this method "
                     "could not be called: rename it, or begin it with an underscore if it is not to be called"
                 )
             methods[name] = Method(cls, name, function)
     return methods
 
 
-def method_named(methods: Methods, name: str, namespace: str) -> Method:
-    """The method called `name`. Raises `UnknownMethod`, which names those that exist."""
+def method_named(
+    methods: Methods, name: str, namespace: str, cls: type[DurableObject] | None = None
+) -> Method:
+    """The method called `name`. Raises `UnknownMethod`, which names those that exist.
+
+    methods, namespace: those of the object's class, and its namespace.
+    cls: the class, which may have a method of that name that cannot be called; None if it is not known.
+    """
     method = methods.get(name)
     if method is None:
         known = ", ".join(sorted(methods)) or "none"
-        raise UnknownMethod(f"{namespace} has no method {name[:60]!r} that can be called; it has: {known}")
+        hidden = name in RESERVED or name.startswith("_")
+        plain = not hidden and inspect.isfunction(inspect.getattr_static(cls, name, None))
+        why = " (it is not `async def`)" if plain else ""
+        raise UnknownMethod(
+            f"{namespace} has no method {name[:60]!r} that can be called{why}; it has: {known}"
+        )
     return method

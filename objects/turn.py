@@ -93,7 +93,7 @@ def handling(instance: DurableObject, kind: ObjectType, command: Command) -> Cor
 
 async def _calling(instance: DurableObject, kind: ObjectType, command: Command) -> Any:
     name, args, kwargs = parse_call(command.body)
-    method = method_named(kind.methods, name, kind.namespace)
+    method = method_named(kind.methods, name, kind.namespace, kind.cls)
     bound, named = method.bind(args, kwargs)
     return Reply(OK, 200, (), method.reply(await method.function(instance, *bound, **named)))
 

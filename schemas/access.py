@@ -210,11 +210,19 @@ def _verifier(text: str) -> str:
     return str(parse_verifier(text))
 
 
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(
+            "is not a SHA-256, which has 64 hexadecimal digits: `perdure token create` prints it"
+        )
+    return text
+
+
 class Token(Section):
     """A principal that is known by a bearer token; `perdure token create` prints the lines."""
 
     name: Principal
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, AfterValidator(_sha256)]
     scopes: Annotated[tuple[Annotated[str, AfterValidator(_scope)], ...], Field(strict=False)]
     expires: Annotated[datetime, AfterValidator(_with_zone)] | None = None
     scram: Annotated[tuple[Annotated[str, AfterValidator(_verifier)], ...], Field(strict=False)] = ()

@@ -75,6 +75,7 @@ _TABLES: Mapping[str, type[Section]] = {
     "kafka": Kafka,
     "snapshots": SnapshotConfig,
 }
+_FLAGS = {"data_dir": "--data", "kafka_listen": "--kafka"}  # others are called as the setting
 _ARRAYS: Mapping[str, type[Section]] = {
     "bindings": BindingConfig,
     "migrations": MigrationConfig,
@@ -117,7 +118,7 @@ def parse_config(
     for key, value in (flags or {}).items():
         if value is not None:
             path = tuple(key.split("."))
-            _put(table, path, _typed(f"--{path[-1].replace('_', '-')}", path, value))
+            _put(table, path, _typed(_FLAGS.get(path[-1], f"--{path[-1].replace('_', '-')}"), path, value))
     config = _validated(table, "configuration")
     if problem := config.kafka.problem():
         raise ConfigError(problem)
@@ -329,7 +330,7 @@ def _typed(source: str, path: tuple[str, ...], value: object) -> object:
         return adapter.validate_strings(value) if isinstance(value, str) else adapter.validate_python(value)
     except ValidationError as error:
         message, got = _message(error.errors()[0]), shown(".".join(path), value)
-        is_said = path == ("seal_secret",) or got[1:-1] in message
+        is_said = path == ("seal_secret",) or got.strip("'\"") in message
         raise ConfigError(f"{source}: {message}{'' if is_said else f', got {got}'}") from None
 
 

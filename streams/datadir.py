@@ -82,8 +82,8 @@ def is_data_dir(path: Path) -> bool:
 def no_data_dir(path: Path) -> DataDirError:
     """The error of a command that looks at data where there are none."""
     return DataDirError(
-        f"there is no data directory of perdure at {path.absolute()} (it has no {APP}): "
-        "name the right one (--data), or the app that has it"
+        f"there is no data directory of perdure at {path.absolute()} (it has no {APP}): name the right one "
+        "with --data, or start the app once, if it has never run"
     )
 
 

@@ -22,6 +22,7 @@ from time import perf_counter, time
 from perdure.schemas.config import Config
 from perdure.schemas.findings import OK, REFUSED, WARNING, Finding
 from perdure.streams.datadir import app_in, is_data_dir
+from perdure.streams.opening import check_kafka_client
 
 FSYNCS = 20
 SLOW_FSYNC_MS = 20.0
@@ -40,6 +41,7 @@ async def examine(config: Config) -> list[Finding]:
     findings = [clock_finding(time())]
     if not config.kafka_brokers:
         return [*findings, *disk_findings(config)]
+    check_kafka_client(config)
     from perdure.streams.log.kafka.clients import Endpoint
     from perdure.streams.log.kafka.examine import examine as examine_kafka
     from perdure.streams.log.kafka.security import security_options

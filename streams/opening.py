@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 from uuid import uuid4
 
@@ -63,12 +64,21 @@ async def start_embedded(config: Config, data: DataDir) -> Log:
     return embedded
 
 
+def check_kafka_client(config: Config) -> None:
+    """Check that the Kafka client, an extra, is installed where the log is on Kafka. Raises `ConfigError`."""
+    if config.kafka_brokers and find_spec("aiokafka") is None:
+        raise ConfigError(
+            f"{config.log} needs the Kafka client, which is not installed: pip install 'aiokafka>=0.14,<0.15'"
+        )
+
+
 async def open_reading(config: Config) -> Readable:
     """The configured log, for reading only, beside the node that has it. Raises
     `LogUnreachable` or `StorageFailed`.
     """
     if not config.kafka_brokers:
         return EmbeddedReading(log_in(config.data_dir))
+    check_kafka_client(config)
     from perdure.streams.log.kafka.read_only import KafkaReading  # an extra, as below
     from perdure.streams.log.kafka.security import security_options
 
@@ -133,15 +143,10 @@ async def start_kafka(config: Config, node: str, *, leaving: bool = False) -> Lo
     `leaving`: it is only to be copied from: topics that were given more partitions
         than the app has do for that.
     """
-    try:
-        from perdure.streams.log.kafka.log import (
-            KafkaLog,  # an extra: installed only where Kafka is used
-        )
-        from perdure.streams.log.kafka.security import security_options
-    except ImportError as error:
-        raise ConfigError(
-            f"{config.log} needs the Kafka client, which is not installed: pip install 'aiokafka>=0.14,<0.15'"
-        ) from error
+    check_kafka_client(config)
+    from perdure.streams.log.kafka.log import KafkaLog
+    from perdure.streams.log.kafka.security import security_options
+
     security = security_options(config.kafka)
     kafka = KafkaLog(
         ",".join(config.kafka_brokers),

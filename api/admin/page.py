@@ -42,8 +42,8 @@ from perdure.api.admin.views import (
     turns,
 )
 from perdure.api.gateway import Gateway
-from perdure.api.pages import JSON_NOW, Page, PageRequest, nothing_behind, only
-from perdure.api.problems import Problem, problem_of_reply
+from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, nothing_behind, only
+from perdure.api.problems import Problem, problem, problem_of_reply
 from perdure.api.replies import ReplyFuture
 from perdure.objects.registry import Registry
 from perdure.schemas import admin as acts
@@ -56,6 +56,7 @@ from perdure.streams.owner.owner import Owner
 from perdure.streams.snapshots.service import Snapshots
 
 _OFFSET_MAX = 10**18 - 1  # more than a log ever has, and a number that `place_of` can read
+_NO_SNAPSHOTS = "this app takes no snapshots: its configuration has no [snapshots]"
 _PAGED = frozenset(("prefix", "cursor", "limit"))
 
 
@@ -104,12 +105,12 @@ class _Admin:
             case ("namespaces" | "partitions" | "memory" | "config" as name,):
                 _get(request)
                 return _response(await self._of_node(name))
-            case ("snapshots",) if self._snapshots is not None:
+            case ("snapshots",):
                 _get(request)
-                return _response(await self._snapshots.listed())
-            case ("snapshots", "take") if self._snapshots is not None:
+                return _response(await self._taken.listed())
+            case ("snapshots", "take"):
                 only(request, "POST")
-                return _response(await self._snapshots.take_now())
+                return _response(await self._taken.take_now())
             case ("projections", *rest) if (shown := await self._of_projections(request, *rest)) is not None:
                 return _response(shown)
             case ("parked",):
@@ -136,6 +137,12 @@ class _Admin:
             case ("objects", namespace, name, *rest) if len(rest) < 2:
                 return await self._of_object(request, self._key(namespace, name), *rest)
         raise nothing_behind("admin", request)
+
+    @property
+    def _taken(self) -> Snapshots:
+        if self._snapshots is None:
+            raise Refused(problem("no-such-path", _NO_SNAPSHOTS, status=404))
+        return self._snapshots
 
     def _key(self, namespace: str, name: str) -> str:
         key = object_key(namespace, name)

@@ -18,7 +18,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +39,7 @@ from perdure.api.cli.output import (
 if TYPE_CHECKING:
     from perdure.api.kafka_listener import KafkaPort
     from perdure.api.loading import LoadedApp
+    from perdure.objects.registry import ObjectType
     from perdure.schemas.config import Config
 
 PathArgument = Annotated[
@@ -125,7 +126,9 @@ def serve(
     kafka_port = bind_kafka(loaded.config, dev=dev_vars)
 
     def ready(bound_port: int) -> None:
-        _announce(loaded, bound_port, list(registry.types), as_json=as_json, dev=dev_vars, kafka=kafka_port)
+        _announce(
+            loaded, bound_port, list(registry.types.values()), as_json=as_json, dev=dev_vars, kafka=kafka_port
+        )
         _report(lifeline_fd)
         if loaded.projections and loaded.config.projections.beside:
             begin_folding()
@@ -248,10 +251,19 @@ def dev(
     raise typer.Exit(asyncio.run(supervise(arguments, folder.resolve(), data_dir, read)))
 
 
+def _path_of(kind: ObjectType) -> str:
+    """Where the objects of a class answer: over HTTP if it defines `fetch`, otherwise by its methods."""
+    from perdure.objects.durable import DurableObject
+
+    if kind.cls.fetch is DurableObject.fetch and kind.methods:
+        return f"/rpc/{kind.namespace}/NAME/METHOD"
+    return f"/objects/{kind.namespace}/NAME"
+
+
 def _announce(
     app: LoadedApp,
     port: int,
-    namespaces: list[str],
+    types: Sequence[ObjectType],
     *,
     as_json: bool,
     dev: bool = False,
@@ -261,6 +273,7 @@ def _announce(
     host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"http://{host}:{port}"
     if as_json:
+        namespaces = [each.namespace for each in types]
         facts = {"app": config.name, "url": url, "namespaces": namespaces, "pid": os.getpid()}
         if kafka is not None and kafka.address is not None:
             facts["kafka"] = kafka.address
@@ -270,14 +283,16 @@ def _announce(
     if has_worker:
         lines.append(f"  {url}/  the Worker: every path that is not perdure's own")
     if not config.is_closed(has_worker):
-        lines += [f"  {url}/objects/{namespace}/NAME" for namespace in namespaces]
+        lines += [f"  {url}{_path_of(each)}" for each in types]
     else:
         opened = "`expose = true` or [[tokens]] opens"
         lines.append(f"  /objects and /rpc are closed, requests go to the Worker: {opened} them")
         if config.is_closed(has_worker, dev=dev):
             lines.append(f"  /admin is closed: {opened} it, `perdure dev` opens it on this machine")
         else:
-            lines.append(f"  /admin is open, as this is `perdure dev`: perdure objects list {namespaces[0]}")
+            lines.append(
+                f"  /admin is open, as this is `perdure dev`: perdure objects list {types[0].namespace}"
+            )
     if kafka is not None and kafka.line:
         lines.append(f"  {kafka.line}")
     print("\n".join((*lines, f"  {url}/docs")), flush=True)

@@ -15,7 +15,7 @@ from perdure.streams import failpoints
 from perdure.streams.datadir import app_in, is_data_dir, no_data_dir, remove_folder
 from perdure.streams.log.base import Progress, Topic, silent
 from perdure.streams.log.embedded.log import EmbeddedLog
-from perdure.streams.opening import clock_ms, open_data, start_embedded
+from perdure.streams.opening import check_kafka_client, clock_ms, open_data, start_embedded
 from perdure.streams.rescale.copying import checked, copy, folded, settled
 from perdure.streams.store.rocks import RocksStore
 
@@ -30,10 +30,11 @@ async def rescale(config: Config, partitions: int, progress: Progress = silent) 
     kept. Raises `ConfigError` or `DataDirError` if it cannot be done now, `StoreCorrupt` if the copy differs.
     """
     if not 0 < partitions <= MOST:
-        raise ConfigError(f"--partitions {partitions}: between 1 and {MOST}")
+        raise ConfigError(f"--partitions {partitions} is not between 1 and {MOST}")
     began = perf_counter()
     if config.kafka_brokers:
-        from perdure.streams.rescale.on_kafka import on_kafka  # an extra: installed only where Kafka is used
+        check_kafka_client(config)
+        from perdure.streams.rescale.on_kafka import on_kafka
 
         findings = await on_kafka(config, partitions, progress)
     else:

@@ -106,6 +106,9 @@ def test_objects_are_found_page_by_page_with_what_they_keep(tmp_path: Path) -> N
         assert told["bytes"]["journal"] > 0
         assert look(server, "memory")["process_bytes"] > 0
         assert look(server, "config")["partitions"] == 3
+        refused = httpx.get(f"{server.url}/admin/snapshots")
+        assert refused.status_code == 404
+        assert "has no [snapshots]" in refused.json()["detail"]
         for path in (
             "objects/Nothing",
             "nothing",

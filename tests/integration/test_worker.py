@@ -14,6 +14,7 @@ from tests.process import Server, run, serve, until
 
 from perdure.api.cli.serving import _announce
 from perdure.api.loading import load_app
+from perdure.objects.registry import ObjectType
 
 APP = """
 import asyncio, os, sys
@@ -233,10 +234,30 @@ def test_what_is_said_at_start_is_what_is_reachable(
     app = deployed(tmp_path)
     config = app / "perdure.toml"
     config.write_text(f"{settings}\n{config.read_text()}")
-    _announce(load_app(app), 1, ["User", "Room"], as_json=False, dev=dev)
+    loaded = load_app(app)
+    types = [ObjectType(name, loaded.classes[name]) for name in ("User", "Room")]
+    _announce(loaded, 1, types, as_json=False, dev=dev)
     told = capsys.readouterr().out.replace("1/  the", "/the")
     assert all(each in told for each in (*said, "/docs")), told
     assert ("/objects/User" in told) == bool(settings)
+
+
+def test_a_class_without_fetch_is_announced_by_its_methods(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The address that is printed is one that answers."""
+    app = tmp_path / "app.py"
+    app.write_text(
+        "from perdure import DurableObject, Response\n\n\nclass Plain(DurableObject):\n"
+        "    async def add(self) -> int:\n        return 1\n\n\nclass Both(Plain):\n"
+        "    async def fetch(self, request):\n        return Response()\n"
+    )
+    loaded = load_app(app)
+    types = [ObjectType(name, loaded.classes[name]) for name in ("Plain", "Both")]
+    _announce(loaded, 1, types, as_json=False)
+    shown = capsys.readouterr().out
+    assert ":1/rpc/Plain/NAME/METHOD\n" in shown
+    assert ":1/objects/Both/NAME\n" in shown
 
 
 def test_what_a_client_proves_itself_with_reaches_the_worker_and_no_disk(tmp_path: Path) -> None:

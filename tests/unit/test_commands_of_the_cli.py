@@ -18,6 +18,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.testing import CliRunner
 
 from perdure.api.cli import app
+from perdure.schemas.errors import ConfigError
 
 NO_RESULT = {"dev"}  # it serves until it is stopped, for a person at a terminal
 EXAMPLE = re.compile(r"Example: `(?:export \w+=\$\()?perdure ([^`>)]+)\)?[^`]*`")
@@ -107,3 +108,23 @@ def test_init_says_what_it_made_as_json(tmp_path: Path) -> None:
     assert mine["left"] == ["app.py"]
     assert mine["not_made"] == ["README.md", "tests/test_app.py"]
     assert sorted(mine["made"] + mine["left"] + mine["not_made"]) == files
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "doctor kafka://127.0.0.1:1",
+        "rescale {} --partitions 4 --log kafka://127.0.0.1:1",
+        "state adopt {} --log kafka://127.0.0.1:1",
+    ],
+)
+def test_a_missing_kafka_client_is_named_with_the_line_that_installs_it(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with a traceback, whichever command needs it."""
+    (tmp_path / "app.py").write_text("from perdure import DurableObject\n\n\nclass A(DurableObject): ...\n")
+    monkeypatch.setattr("perdure.streams.opening.find_spec", lambda _: None)
+    result = CliRunner().invoke(app, words.format(tmp_path / "app.py").split())
+    problem = result.exception
+    shown = str(problem) if isinstance(problem, ConfigError) else result.output
+    assert "needs the Kafka client, which is not installed: pip install 'aiokafka" in shown

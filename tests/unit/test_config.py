@@ -289,6 +289,10 @@ def test_variables_of_others_are_left_alone() -> None:
 def test_a_wrong_flag_is_told_as_it_was_typed() -> None:
     """A flag's error names the flag."""
     assert "--port: input should be less than or equal to 65535" in refusal("", flags={"port": 70000})
+    assert "--partitions: input should be greater than or equal to 1, got 0" in refusal(
+        "", flags={"partitions": 0}
+    )
+    assert refusal("", flags={"kafka_listen": "x"}).startswith("--kafka: ")
 
 
 def test_data_dir_starts_at_the_file_that_names_it() -> None:

@@ -145,3 +145,41 @@ def test_a_class_is_bound_by_its_own_name_unless_that_is_taken() -> None:
 
     assert env("").Counter.get("a").key == "Counter/a"
     assert env("[vars]\nCounter = 3").Counter == 3
+
+
+class Wrong(DurableObject):
+    async def fetch(self) -> Any: ...  # type: ignore[override]  # as a newcomer may write it
+
+
+class Bare(DurableObject):
+    def __init__(self) -> None: ...
+
+
+class Odd(DurableObject):
+    async def websocket_close(self, ws: Any, code: int) -> None: ...  # type: ignore[override]  # as above
+
+
+class Any_(DurableObject):
+    async def fetch(self, *given: Any) -> Any: ...
+
+    async def websocket_message(self, ws: Any, message: Any, more: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("cls", "remedy"),
+    [
+        (Wrong, r"Wrong\.fetch cannot be called .*: write `async def fetch\(self, request\)`"),
+        (Bare, r"Bare\.__init__ cannot be called .*: write `def __init__\(self, state, env\)`"),
+        (
+            Odd,
+            r"Odd\.websocket_close .*: write `async def websocket_close\(self, ws, code, reason, was_clean\)`",
+        ),
+    ],
+)
+def test_a_handler_that_cannot_be_called_stops_the_app_at_start(
+    cls: type[DurableObject], remedy: str
+) -> None:
+    """Not the first request to it; and what can be called is accepted, however it is written."""
+    with pytest.raises(ConfigError, match=remedy):
+        built("", {cls.__name__: cls})
+    assert "Any_" in built("", {"Any_": Any_}).types

@@ -82,6 +82,16 @@ def test_any_other_name_is_unknown_and_the_known_ones_are_told(name: str) -> Non
     assert len(str(caught.value)) < 300
 
 
+def test_a_method_that_is_not_async_says_so() -> None:
+    """It is there, and a client that is refused would look for a wrong name."""
+    with pytest.raises(
+        UnknownMethod, match=r"no method 'not_async' that can be called \(it is not `async def`\)"
+    ):
+        method_named(METHODS, "not_async", "Basket", Basket)
+    with pytest.raises(UnknownMethod, match="'_private' that can be called; it has"):
+        method_named(METHODS, "_private", "Basket", Basket)
+
+
 def test_a_class_without_methods_says_so() -> None:
     """`none` instead of an empty list."""
     with pytest.raises(UnknownMethod, match="it has: none"):
