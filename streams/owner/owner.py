@@ -66,6 +66,7 @@ class Owner:
         self.log = log = transport.log
         self.tables = tables
         self.partition = tables.partition
+        self.newest_entry = tables.links.newest  # for the journal, which links the next one to it
         self.bounds = bounds or PartitionBounds()
         self.counts = Counts()
         self.state = OwnerState.NEW
@@ -218,10 +219,6 @@ class Owner:
     def marks(self) -> tuple[int, int]:
         """(low watermark, output watermark) for the batch that is about to be written."""
         return self.output.commands.mark, self.tables.out_at(self.output.journal.mark)
-
-    def newest_entry(self, key: str) -> int:
-        """The journal offset of the newest folded entry of object `key`, to which its next one links."""
-        return self.tables.links.newest(key)
 
     @property
     def idle(self) -> bool:

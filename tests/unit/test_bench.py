@@ -299,5 +299,5 @@ def test_the_way_of_a_post_goes_forward() -> None:
     assert {"Turns.take", "Journal.fill", "Sync._fsync", "Tables.applied"} <= {
         call.function for call in calls
     }
-    assert len({call.module for call in calls}) <= 31
-    assert returns(calls) <= 24
+    assert len({call.module for call in calls}) <= 30
+    assert returns(calls) <= 25
