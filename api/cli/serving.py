@@ -122,13 +122,12 @@ def serve(
         loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars, opens_data=True)
     tracing = tracing_of(loaded.config.name, os.environ)
     registry = Registry.build(loaded.classes, loaded.config, loaded.projections)
+    types = list(registry.types.values())
     _take_over(lifeline_fd)
     kafka_port = bind_kafka(loaded.config, dev=dev_vars)
 
     def ready(bound_port: int) -> None:
-        _announce(
-            loaded, bound_port, list(registry.types.values()), as_json=as_json, dev=dev_vars, kafka=kafka_port
-        )
+        _announce(loaded, bound_port, types, as_json=as_json, dev=dev_vars, kafka=kafka_port)
         _report(lifeline_fd)
         if loaded.projections and loaded.config.projections.beside:
             begin_folding()
