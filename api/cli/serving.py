@@ -120,16 +120,17 @@ def serve(
     logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars), dev=dev_vars)
     with _code_of_errors(dev_vars):
         loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev_vars, opens_data=True)
-    tracing = tracing_of(loaded.config.name, os.environ)
-    registry = Registry.build(loaded.classes, loaded.config, loaded.projections)
+    config = loaded.config
+    tracing = tracing_of(config.name, os.environ)
+    registry = Registry.build(loaded.classes, config, loaded.projections)
     types = list(registry.types.values())
     _take_over(lifeline_fd)
-    kafka_port = bind_kafka(loaded.config, dev=dev_vars)
+    kafka_port = bind_kafka(config, dev=dev_vars)
 
     def ready(bound_port: int) -> None:
         _announce(loaded, bound_port, types, as_json=as_json, dev=dev_vars, kafka=kafka_port)
         _report(lifeline_fd)
-        if loaded.projections and loaded.config.projections.beside:
+        if loaded.projections and config.projections.beside:
             begin_folding()
 
     with (
@@ -137,10 +138,8 @@ def serve(
         process_beside(_arguments_beside(path, loaded, env, dev=dev_vars)) as begin_folding,
     ):
         reason = server.run(
-            lambda: Node(
-                loaded.config, registry, loaded.worker, tracing, dev=dev_vars, kafka=kafka_port.listener
-            ),
-            loaded.config,
+            lambda: Node(config, registry, loaded.worker, tracing, dev=dev_vars, kafka=kafka_port.listener),
+            config,
             ready=ready,
             listen_fd=listen_fd,
         )
