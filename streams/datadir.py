@@ -7,6 +7,7 @@
                after N rescales
     state/     the stores; may be deleted, the log rebuilds them; state.N/ after N rescales
     projections/   the rows of projections; may be deleted while no process folds, the journal rebuilds them
+    sql/       records that questions in SQL have decoded; may be deleted
     *.tmp/     what verify, transfers and rebuilds need meanwhile; may be deleted while nothing runs
     poison     which command is running, for the next start if this process dies of it
                (streams/turns/supervision/crash_marker.py)

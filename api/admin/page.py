@@ -8,6 +8,7 @@
     POST   /admin/parked/{id}/redrive|drop, /admin/dead/{id}/redrive
     GET    /admin/projections[/{name}[/rows]]
     GET    /admin/log[/events], /admin/history/…, /admin/state/…, /admin/diff/… (audit_pages.py)
+    POST   /admin/sql
     GET    /admin/snapshots
     POST   /admin/snapshots/take
 
@@ -28,6 +29,7 @@ import msgspec
 from perdure.api.admin.audit_pages import AuditPages
 from perdure.api.admin.dead import dead_letter, dead_letters, redrive_letter
 from perdure.api.admin.projections import ProjectionViews
+from perdure.api.admin.sql import SqlPage
 from perdure.api.admin.views import (
     alarms,
     memory,
@@ -99,6 +101,7 @@ class _Admin:
         self._config = config
         self._projections = projections
         self._audit = AuditPages.of(owners, config)
+        self._sql = SqlPage(config)
 
     async def page(self, request: PageRequest) -> Problem:
         match request.parts:
@@ -113,6 +116,9 @@ class _Admin:
                 return _response(await self._taken.take_now())
             case ("projections", *rest) if (shown := await self._of_projections(request, *rest)) is not None:
                 return _response(shown)
+            case ("sql",):
+                only(request, "POST")
+                return _response(await self._sql.answer(await request.body()))
             case ("parked",):
                 _get(request, frozenset(("cursor", "limit")))
                 return _response(await parked(self._owners, request.query))

@@ -31,6 +31,7 @@ from perdure.api.cli import (
     describing,
     doctor,
     projecting,
+    querying,
     rescale,
     secret,
     serving,
@@ -68,6 +69,7 @@ administering.register(app)
 dead_letters.register(app)
 snapshot.register(app)
 projecting.register(app)
+querying.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -55,6 +55,10 @@ class Server(NamedTuple):
         result = _request(method, path, self.url, self.token, body=body)
         self.show(result, result)
 
+    def request(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        """The answer to a request with a body."""
+        return _request(method, path, self.url, self.token, body=body)
+
     def post(self, path: str) -> Any:
         """The answer to a POST without a body, as JSON types."""
         return _request("POST", path, self.url, self.token)

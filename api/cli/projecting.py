@@ -6,7 +6,6 @@ share the partitions.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import os
@@ -67,6 +66,8 @@ def project(
 
     Several of these on one machine share the partitions, if they have the same data directory.
     """
+    import asyncio
+
     from perdure.api.loading import load_app, load_config
     from perdure.api.telemetry import logs
     from perdure.schemas.errors import ConfigError
@@ -90,6 +91,8 @@ def project(
 
 
 async def _fold(loaded: LoadedApp, *, until_end: bool) -> Mapping[tuple[int, str], Progress]:
+    import asyncio
+
     from perdure.streams.opening import open_following
     from perdure.streams.projections.worker import ProjectionWorker, folder_in
     from perdure.streams.state.fold import GC_THRESHOLD
