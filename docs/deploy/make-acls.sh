@@ -12,18 +12,18 @@ access=(--bootstrap-server "$brokers")
 if [ -n "${KAFKA_COMMAND_CONFIG:-}" ]; then access+=(--command-config "$KAFKA_COMMAND_CONFIG"); fi
 acls() { kafka-acls.sh "${access[@]}" --add "$@"; }
 
-# The nodes: all four topics and no others. Create lets the first start make
-# the topics, Delete trims what is no longer needed (DeleteRecords), and
-# DescribeConfigs lets a start check the topics' settings.
+# The nodes: all four topics and no others. Create lets the first start create
+# the topics, Delete lets perdure remove records that are no longer needed
+# (DeleteRecords), and DescribeConfigs lets a start check the topics' settings.
 acls --allow-principal "User:$node" --resource-pattern-type prefixed --topic "$app." \
   --operation Read --operation Write --operation Create --operation Delete \
   --operation Describe --operation DescribeConfigs
-# The sizes that /metrics shows. It also lets the nodes see the brokers.
+# For the sizes that /metrics shows; it also lets the nodes see the brokers.
 acls --allow-principal "User:$node" --cluster --operation Describe
 
 # Clients that call objects through Kafka: they write commands and read
-# replies, with consumer groups of their own. Who may write a command may do
-# anything that an object allows. Nobody but the nodes writes the journal.
+# replies, with consumer groups of their own. A client that may write commands
+# may do anything that an object allows. Only the nodes write the journal.
 acls --allow-principal "User:$client" --topic "$app.commands" --operation Write --operation Describe
 acls --allow-principal "User:$client" --topic "$app.replies" --operation Read --operation Describe
 acls --allow-principal "User:$client" --resource-pattern-type prefixed --group "$client" --operation Read

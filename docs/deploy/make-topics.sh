@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the four topics of an app, with the settings that perdure needs.
-# perdure makes them by itself at its first start; this is for clusters on
+# Creates the four topics of an app, with the settings that perdure needs.
+# perdure creates them itself at its first start; this is for clusters on
 # which it may not, or where you want to choose the number of copies.
 #
 #   make-topics.sh APP PARTITIONS COPIES BROKERS
