@@ -17,6 +17,7 @@ from perdure.api.access.quotas import Quotas
 from perdure.api.access.ticket_page import ticket_page
 from perdure.api.access.tickets import Tickets
 from perdure.api.admin.page import admin_page
+from perdure.api.admin.partition_views import PartitionViews
 from perdure.api.admin.projections import ProjectionViews
 from perdure.api.door.async_commands import commands_page
 from perdure.api.door.http import HttpDoor
@@ -145,9 +146,12 @@ def pages_for(
             *document_pages(config, registry, has_worker=has_worker),
         )
     )
+    views = PartitionViews(
+        gateway, owners, registry
+    )  # other nodes may request some, also where pages are closed
     if access is not None or not config.is_closed(has_worker, dev=dev):
-        pages["commands"] = commands_page(owners)
-        pages["admin"] = admin_page(gateway, owners, registry, config, snapshots, projections)
+        pages["commands"] = commands_page(views, owners)
+        pages["admin"] = admin_page(gateway, owners, views, registry, config, snapshots, projections)
     if access is not None:
         pages["ticket"] = ticket_page(access, registry)
     return pages

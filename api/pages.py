@@ -49,6 +49,11 @@ Page = Callable[[PageRequest], Awaitable[Problem]]
 Pages = Mapping[str, Page]
 
 
+def command_url(id_: str) -> str:
+    """The path at which the outcome of a command is read."""
+    return f"/commands/{id_}"
+
+
 def first_of(raw_path: bytes) -> str:
     """The first part of a path, decoded, so that no spelling of a page's path leads to the Worker."""
     return unquote_to_bytes(raw_path.lstrip(b"/").partition(b"/")[0]).decode("utf-8", "replace")

@@ -19,6 +19,7 @@ from perdure.schemas.errors import MalformedCommand, NotParked
 
 DELETE, PAUSE, RESUME, SKIP, REDRIVE, DROP = "delete", "pause", "resume", "skip", "redrive", "drop"
 CALLS_OF = "calls"  # not an act: requests the calls of some roots [streams/turns/known_calls.py]
+VIEW = "view"  # not an act: another node requests what its administration is to show
 MADE = "made"  # of a `Change`
 OF_COMMAND, OF_ALARM = b"c", b"a"  # what is parked
 
@@ -27,6 +28,14 @@ class Act(msgspec.Struct, gc=False, frozen=True):
     """The body of an act, JSON. `at`: the offset of the command to skip, or the place of what is parked."""
 
     at: str = ""
+
+
+class ViewRequest(msgspec.Struct, gc=False, frozen=True):
+    """The body of a `VIEW`, JSON: which view of the partition, of which object, and its query's fields."""
+
+    view: str
+    key: str = ""
+    query: dict[str, str] = {}
 
 
 class Place(msgspec.Struct, gc=False, frozen=True):
@@ -74,6 +83,7 @@ class Paused(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 _decode = msgspec.json.Decoder(Act).decode
+_decode_view = msgspec.json.Decoder(ViewRequest).decode
 _decode_record = msgspec.msgpack.Decoder(tuple[bytes | None, bytes | None, Headers]).decode
 encode_record = msgspec.msgpack.Encoder().encode
 decode_parked = msgspec.msgpack.Decoder(ParkedItem).decode
@@ -86,6 +96,14 @@ def act_of(body: bytes) -> Act:
         return _decode(body)
     except msgspec.DecodeError as error:
         raise MalformedCommand(f"the body of an act of administration: {error}") from error
+
+
+def view_in(body: bytes) -> ViewRequest:
+    """The body of a `VIEW`. Raises `MalformedCommand`."""
+    try:
+        return _decode_view(body)
+    except msgspec.DecodeError as error:
+        raise MalformedCommand(f"the body of a request for a view: {error}") from error
 
 
 def decode_record(data: bytes) -> tuple[bytes | None, bytes | None, Headers]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import count
 from struct import Struct
 
 from perdure.schemas.cache import PureCache
@@ -85,6 +86,13 @@ def partition_named(text: str, partitions: int) -> int | None:
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a canonical key: `(murmur2(utf8) & 0x7fffffff) % partitions`."""
     return key_hashes[key] % partitions
+
+
+def key_in(partition: int, namespace: str, partitions: int) -> str:
+    """The key of some object of the namespace that lives in the partition: each record needs a key."""
+    names = (f"any-{n}" for n in count())
+    keys = (object_key(namespace, name) for name in names)
+    return next(key for key in keys if partition_of(key, partitions) == partition)
 
 
 def place_of(name: str, partitions: int) -> int:

@@ -16,6 +16,7 @@ Laws [test_admin.py]
 - With access control, the client has the right `admin` (api/access/guard.py). If objects are reachable
   through a Worker only, this page does not exist (api/doors.py).
 - An act is a command on the log, and its answer is the owner's. A GET changes nothing.
+- Any node answers for each object and partition; `memory` and `snapshots/take` are of this node.
 """
 
 from __future__ import annotations
@@ -28,21 +29,10 @@ import msgspec
 
 from perdure.api.admin.audit_pages import AuditPages
 from perdure.api.admin.dead import dead_letter, dead_letters, redrive_letter
+from perdure.api.admin.partition_views import PartitionViews
 from perdure.api.admin.projections import ProjectionViews
 from perdure.api.admin.sql import SqlPage
-from perdure.api.admin.views import (
-    alarms,
-    memory,
-    objects,
-    owner_of,
-    parked,
-    parked_at,
-    partitions,
-    sockets,
-    state,
-    summary,
-    turns,
-)
+from perdure.api.admin.views import limit_of, memory, merged_names, parked_at
 from perdure.api.gateway import Gateway
 from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, nothing_behind, only
 from perdure.api.problems import Problem, problem, problem_of_reply
@@ -53,7 +43,6 @@ from perdure.schemas.commands import parse_json
 from perdure.schemas.config import Config, masked
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.keys import object_key
-from perdure.streams.owner.command_status import confirm_ownership
 from perdure.streams.owner.owner import Owner
 from perdure.streams.snapshots.service import Snapshots
 
@@ -65,6 +54,7 @@ _PAGED = frozenset(("prefix", "cursor", "limit"))
 def admin_page(
     gateway: Gateway,
     owners: Sequence[Owner],
+    views: PartitionViews,
     registry: Registry,
     config: Config,
     snapshots: Snapshots | None = None,
@@ -74,14 +64,15 @@ def admin_page(
 
     Args:
         gateway: where acts on objects go.
-        owners: the owners that the views read.
+        owners: this node's owners.
+        views: what is shown of objects and partitions, on whichever node they are.
         registry: the app's classes.
         config: the app's configuration.
         snapshots: the node's snapshots; None if they are not configured.
         projections: the views of the app's projections; None if it has none.
     """
-    views = projections or ProjectionViews(owners, {}, config)
-    return _Admin(gateway, owners, registry, config, snapshots, views).page
+    shown = projections or ProjectionViews(owners, {}, config)
+    return _Admin(gateway, owners, views, registry, config, snapshots, shown).page
 
 
 class _Admin:
@@ -89,11 +80,13 @@ class _Admin:
         self,
         gateway: Gateway,
         owners: Sequence[Owner],
+        views: PartitionViews,
         registry: Registry,
         config: Config,
         snapshots: Snapshots | None,
         projections: ProjectionViews,
     ) -> None:
+        self._views = views
         self._snapshots = snapshots
         self._gateway = gateway
         self._owners = owners
@@ -121,7 +114,7 @@ class _Admin:
                 return _response(await self._sql.answer(await request.body()))
             case ("parked",):
                 _get(request, frozenset(("cursor", "limit")))
-                return _response(await parked(self._owners, request.query))
+                return _response(await self._parked(request))
             case ("parked", id_, (acts.REDRIVE | acts.DROP) as act):
                 only(request, "POST")
                 return await self._settle(request, id_, act)
@@ -139,7 +132,8 @@ class _Admin:
             case ("objects", namespace):
                 _get(request, _PAGED)
                 self._registry.type_of(namespace)
-                return _response(await objects(self._owners, namespace, request.query))
+                pages = await self._views.of_all("names", {**request.query, "namespace": namespace})
+                return _response(merged_names(pages, request.query))
             case ("objects", namespace, name, *rest) if len(rest) < 2:
                 return await self._of_object(request, self._key(namespace, name), *rest)
         raise nothing_behind("admin", request)
@@ -162,7 +156,7 @@ class _Admin:
                 "namespaces": [{"name": each, "class": kinds[each].cls.__name__} for each in sorted(kinds)]
             }
         if name == "partitions":
-            return await partitions(self._owners)
+            return await self._views.table()
         return memory(self._owners, self._config) if name == "memory" else masked(self._config)
 
     async def _of_projections(self, request: PageRequest, *parts: str) -> Any:
@@ -180,25 +174,18 @@ class _Admin:
         return None
 
     async def _of_object(self, request: PageRequest, key: str, what: str = "") -> Problem:
-        owner = owner_of(self._owners, key)
         match what:
             case "" if request.method == "DELETE":
                 return await self._act(request, key, acts.DELETE)
             case "":
                 only(request, "GET", "DELETE")
-                return _response(await summary(owner, key))
-            case "state":
-                _get(request, _PAGED)
-                return _response(await state(owner, key, request.query))
-            case "alarms":
+                return _response(await self._views.of_object(key, "summary"))
+            case "alarms" | "sockets":
                 _get(request)
-                return _response(await alarms(owner, key))
-            case "sockets":
-                _get(request)
-                return _response(await sockets(owner, key))
-            case "turns":
-                _get(request, frozenset(("cursor", "limit")))
-                return _response(await turns(owner, key, request.query))
+                return _response(await self._views.of_object(key, what))
+            case "state" | "turns":
+                _get(request, _PAGED if what == "state" else _PAGED - {"prefix"})
+                return _response(await self._views.of_object(key, what, request.query))
             case acts.PAUSE | acts.RESUME:
                 only(request, "POST")
                 return await self._act(request, key, what)
@@ -207,13 +194,31 @@ class _Admin:
                 return await self._act(request, key, what, _offset_in(await request.body()))
         raise nothing_behind("admin", request)
 
+    async def _parked(self, request: PageRequest) -> Any:
+        """One page of parked commands and alarms, partition by partition."""
+        limit, cursor = limit_of(request.query), request.query.get("cursor")
+        first, start = 0, ""
+        if cursor:
+            first, place = parked_at(cursor, self._views.partitions)
+            start = str(place)
+        rows: list[Any] = []
+        for partition in range(first, self._views.partitions):
+            query = {"limit": str(limit - len(rows) or 1), "from": start}
+            page = await self._views.of(partition, "parked", query)
+            if len(rows) == limit and page["parked"]:
+                return {"parked": rows, "cursor": page["parked"][0]["id"]}
+            rows += page["parked"]
+            if page["cursor"] is not None:
+                return {"parked": rows, "cursor": page["cursor"]}
+            start = ""
+        return {"parked": rows, "cursor": None}
+
     async def _settle(self, request: PageRequest, id_: str, act: str) -> Problem:
-        owner, place = parked_at(id_, self._owners)
-        await confirm_ownership(owner)
-        parked_row = owner.tables.admin.parked(place)
-        if parked_row is None:
+        partition, place = parked_at(id_, self._views.partitions)
+        key = await self._views.of(partition, "parked-key", {"place": str(place)})
+        if key is None:
             raise acts.nothing_parked(id_[:40])
-        return await self._act(request, parked_row.key, act, str(place))
+        return await self._act(request, key, act, str(place))
 
     async def _act(self, request: PageRequest, key: str, act: str, at: str = "") -> Problem:
         reply_future = ReplyFuture()

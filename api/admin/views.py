@@ -1,7 +1,7 @@
 """The views of administration: a node and its objects, as types of JSON.
 
-Each function reads the tables and activations of owners, and returns the content of one response of
-`page.py`.
+Each function reads the tables and activations of an owner on this node, and returns the content of one
+response of `page.py`, or of one partition's part of it. `partition_views.py` finds the node that can.
 
 Laws [test_admin.py]
 - Facts about an object are durable, and this node has just verified that it still owns the partition.
@@ -24,7 +24,7 @@ from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.expiry import expiry_of
 from perdure.schemas.journal import NO_COMMAND, Entry
 from perdure.schemas.json_preview import json_preview
-from perdure.schemas.keys import name_of, partition_named, partition_of
+from perdure.schemas.keys import name_of, partition_named
 from perdure.schemas.sockets import SETTINGS
 from perdure.schemas.values import decode_value
 from perdure.streams.log.base import Topic
@@ -66,25 +66,26 @@ def _range(query: Query) -> tuple[str, str | None]:
 # Objects
 
 
-def owner_of(owners: Sequence[Owner], key: str) -> Owner:
-    """The owner of object `key`; `owners` are those of all partitions, in order."""
-    return owners[partition_of(key, len(owners))]
-
-
-async def objects(owners: Sequence[Owner], namespace: str, query: Query) -> dict[str, Any]:
-    """One page of the objects of a namespace."""
+async def names(owner: Owner, namespace: str, query: Query) -> list[str]:
+    """The names of a partition's objects of a namespace: one page, and one name more if there are more."""
     limit, (low, high) = limit_of(query), _range(query)
-    for owner in owners:
-        await confirm_ownership(owner)
-    names: list[str] = []
-    each = [objects_of(owner.tables, namespace, low, high) for owner in owners]
-    for key in heapq.merge(*each, key=str.encode):
-        if len(names) == limit:
-            return {"objects": names, "cursor": cursor_behind(names[-1])}
-        names.append(name_of(key))
-        if len(names) % _AT_ONCE == 0:
+    await confirm_ownership(owner)
+    page: list[str] = []
+    for key in objects_of(owner.tables, namespace, low, high):
+        if len(page) > limit:
+            break
+        page.append(name_of(key))
+        if len(page) % _AT_ONCE == 0:
             await asyncio.sleep(0)
-    return {"objects": names, "cursor": None}
+    return page
+
+
+def merged_names(pages: Iterable[Sequence[str]], query: Query) -> dict[str, Any]:
+    """One page of the objects of a namespace, of the pages of all partitions."""
+    limit = limit_of(query)
+    page = list(islice(heapq.merge(*pages, key=str.encode), limit + 1))
+    more = len(page) > limit
+    return {"objects": page[:limit], "cursor": cursor_behind(page[limit - 1]) if more else None}
 
 
 async def summary(owner: Owner, key: str) -> dict[str, Any]:
@@ -218,34 +219,35 @@ def _some(names: Iterable[str]) -> list[str]:
 # Parked commands and alarms
 
 
-def parked_at(text: str, owners: Sequence[Owner]) -> tuple[Owner, Place]:
-    """The owner and the place that an id of a parked command or alarm names. Raises `MalformedCommand`."""
+def parked_at(text: str, partitions: int) -> tuple[int, Place]:
+    """The partition and the place that the id of something parked names. Raises `MalformedCommand`."""
     number, _, place = text.partition(":")
-    partition = partition_named(number, len(owners))
+    partition = partition_named(number, partitions)
     if partition is None:
         raise MalformedCommand(
             f"{text[:40]!r} is not the id of a parked command or alarm, such as 0:17 or 0:a17"
         )
-    return owners[partition], place_of(place)
+    return partition, place_of(place)
 
 
-async def parked(owners: Sequence[Owner], query: Query) -> dict[str, Any]:
-    """One page of parked commands and alarms, partition by partition."""
-    limit, cursor = limit_of(query), query.get("cursor")
-    first, start = 0, Place(OF_ALARM, 0)
-    if cursor:
-        owner, start = parked_at(cursor, owners)
-        first = owner.partition
+async def parked(owner: Owner, query: Query) -> dict[str, Any]:
+    """One page of a partition's parked commands and alarms. `from` in the query: the place it begins with."""
+    limit, start = limit_of(query), query.get("from")
+    await confirm_ownership(owner)
     rows: list[dict[str, Any]] = []
-    for owner in owners[first:]:
-        await confirm_ownership(owner)
-        for place, row in owner.tables.admin.all_parked(start):
-            id_ = f"{owner.partition}:{place}"
-            if len(rows) == limit:
-                return {"parked": rows, "cursor": id_}
-            rows.append(_parked(id_, place, row))
-        start = Place(OF_ALARM, 0)
+    for place, row in owner.tables.admin.all_parked(place_of(start) if start else Place(OF_ALARM, 0)):
+        id_ = f"{owner.partition}:{place}"
+        if len(rows) == limit:
+            return {"parked": rows, "cursor": id_}
+        rows.append(_parked(id_, place, row))
     return {"parked": rows, "cursor": None}
+
+
+async def parked_key(owner: Owner, place: str) -> str | None:
+    """The object of which something is parked at this place; None if nothing is."""
+    await confirm_ownership(owner)
+    row = owner.tables.admin.parked(place_of(place))
+    return None if row is None else row.key
 
 
 def _parked(id_: str, place: Place, row: ParkedItem) -> dict[str, Any]:
@@ -264,29 +266,30 @@ def _parked(id_: str, place: Place, row: ParkedItem) -> dict[str, Any]:
 # The node
 
 
-async def partitions(owners: Sequence[Owner]) -> dict[str, Any]:
-    """The state of each partition on this node, its owner where nodes share the app, and bytes per topic."""
-    log, rows = owners[0].log, []
-    for owner in owners:
-        end = (await log.bounds(Topic.COMMANDS, owner.partition)).end
-        info, serving = owner.tables.info, owner.state is OwnerState.SERVING
-        rows.append(
-            {
-                "partition": owner.partition,
-                "state": owner.state.value,
-                "reason": None if serving or owner.error is None else str(owner.error),
-                "epoch": owner.tables.reader.position.epoch,
-                "watermark": info.watermark,
-                "applied": info.offset,
-                "undone": owner.backlog,
-                "lag": max(end - info.watermark, 0),
-                "paused": len(owner.tables.admin.paused),
-            }
-            | ({"owner": seat_facts(owner.whereabouts.seat)} if owner.whereabouts.placed else {})
-        )
+async def partition(owner: Owner) -> dict[str, Any]:
+    """The state of a partition on this node, and its owner where nodes share the app."""
+    end = (await owner.log.bounds(Topic.COMMANDS, owner.partition)).end
+    serving = owner.state is OwnerState.SERVING
+    placed = owner.whereabouts.placed
     return {
-        "partitions": rows,
-        "bytes": {topic.value: size for topic, size in (await log.sizes()).items()},
+        "partition": owner.partition,
+        "state": owner.state.value,
+        "reason": None if serving or owner.error is None else str(owner.error),
+        **progress(owner, end),
+        **({"owner": seat_facts(owner.whereabouts.seat)} if placed else {}),
+    }
+
+
+def progress(owner: Owner, end: int) -> dict[str, Any]:
+    """How far this node's store has a partition whose commands end there."""
+    info = owner.tables.info
+    return {
+        "epoch": owner.tables.reader.position.epoch,
+        "watermark": info.watermark,
+        "applied": info.offset,
+        "undone": owner.backlog,
+        "lag": max(end - info.watermark, 0),
+        "paused": len(owner.tables.admin.paused),
     }
 
 

@@ -12,29 +12,33 @@ Laws [test_commands.py, test_command_status.py]
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, Protocol
 
 import msgspec
 
-from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, nothing_behind, only
-from perdure.api.problems import Problem, problem, problem_of_reply
+from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, command_url, nothing_behind, only
+from perdure.api.problems import Problem, problem
 from perdure.schemas.access import ADMIN, Need, may
+from perdure.schemas.backoff import Backoff
 from perdure.schemas.errors import MalformedCommand
-from perdure.schemas.replies import Reply
 from perdure.schemas.statuses import STATUS
-from perdure.streams.owner.command_status import CommandStatus, Pace, look_up, time_in
+from perdure.streams.owner.command_status import time_in
 from perdure.streams.owner.owner import Owner
 
 MAX_WAIT_S = 30.0
 _LOOK_S = 0.1  # pause between two checks of a command that is waited for
+_LOOK_MOST_S = 2.0  # if it is on another node
 _encode = msgspec.json.Encoder().encode
 
 
-def url_of(id_: str) -> str:
-    """The path at which the outcome of a command is read."""
-    return f"/commands/{id_}"
+class CommandLookUp(Protocol):
+    """What shows commands of all partitions (api/admin/partition_views.py)."""
+
+    def elsewhere(self, partition: int) -> bool: ...
+
+    async def of(self, partition: int, view: str, query: Mapping[str, str]) -> Any: ...
 
 
 def prefers_async(headers: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -49,33 +53,42 @@ def prefers_async(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 
 def accepted(id_: str) -> Problem:
     """The response to a request that does not wait; its command is durable."""
-    url = url_of(id_)
+    url = command_url(id_)
     headers = [*JSON_NOW, (b"location", url.encode()), (b"preference-applied", b"respond-async")]
     return 202, headers, _encode({"id": id_, "url": url, "status": "pending"})
 
 
-def commands_page(owners: Sequence[Owner]) -> Page:
-    """The handler of /commands, which reads the logs of all `owners`."""
-    pace = Pace()
+def commands_page(views: CommandLookUp, owners: Sequence[Owner]) -> Page:
+    """The handler of /commands, which looks into the partitions of all nodes by `views`.
+
+    `owners`: this node's, in order.
+    """
 
     async def page(request: PageRequest) -> Problem:
         if len(request.parts) != 1:
             raise nothing_behind("commands", request)
         only(request, "GET")
         id_ = request.parts[0]
-        until_s = asyncio.get_running_loop().time() + _wait_s(request.query)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + _wait_s(request.query)
         place = time_in(id_, len(owners))
         if place is None:
             raise _unknown(id_)
-        owner = owners[place[0]]
-        status = await look_up(owner, id_, place[1], pace)
-        if status is None or not _may_see(request, status):
+        partition = place[0]
+        status = await views.of(partition, "command", {"id": id_})
+        if status is None or not _may_see(request, status["principal"]):
             raise _unknown(id_)
-        while not status.done and asyncio.get_running_loop().time() < until_s:
-            await asyncio.sleep(_LOOK_S)
-            if status.offset in owner.tables.done:
-                status = await look_up(owner, id_, place[1], pace) or status
-        return _response(id_, status)
+        pauses = Backoff(_LOOK_S, _LOOK_MOST_S, Random())
+        while not status["done"] and (left_s := until_s - loop.time()) > 0:
+            if views.elsewhere(partition):  # each look is a command there
+                await asyncio.sleep(min(pauses.failed(), left_s))
+            else:
+                await asyncio.sleep(_LOOK_S)
+                if status["offset"] not in owners[partition].tables.done:
+                    continue
+            status = await views.of(partition, "command", {"id": id_}) or status
+        headers = JSON_NOW if status["done"] else (*JSON_NOW, (b"retry-after", b"1"))
+        return 200, headers, status["body"].encode()
 
     return page
 
@@ -89,9 +102,9 @@ def _wait_s(query: Any) -> float:
     return min(float(text), MAX_WAIT_S)
 
 
-def _may_see(request: PageRequest, status: CommandStatus) -> bool:
+def _may_see(request: PageRequest, principal: str) -> bool:
     grant = request.grant
-    return grant is None or grant.principal == status.command.principal or may(grant, Need(ADMIN))
+    return grant is None or grant.principal == principal or may(grant, Need(ADMIN))
 
 
 def _unknown(id_: str) -> Refused:
@@ -100,34 +113,3 @@ def _unknown(id_: str) -> Refused:
         "is not yours. It may or may not have been done"
     )
     return Refused(problem("unknown-command", message, status=STATUS["unknown-command"]))
-
-
-def _response(id_: str, status: CommandStatus) -> Problem:
-    content: dict[str, Any] = {
-        "id": id_,
-        "url": url_of(id_),
-        "object": status.command.key,
-        "status": "done" if status.done else "pending",
-    }
-    if not status.done:
-        return 200, [*JSON_NOW, (b"retry-after", b"1")], _encode(content)
-    if status.reply is None:
-        content |= {"reply": None, "detail": "it changed nothing, and its answer was not kept"}
-    else:
-        content |= {"outcome": status.reply.outcome, "reply": _reply(status.reply)}
-    return 200, JSON_NOW, _encode(content)
-
-
-def _reply(reply: Reply) -> dict[str, Any]:
-    if reply.error is not None:
-        status, _, body = problem_of_reply(reply.outcome, reply.error)
-        return {
-            "status": status,
-            "headers": [["content-type", "application/problem+json"]],
-            "body": msgspec.Raw(body),
-        }
-    content: dict[str, Any] = {"status": reply.status, "headers": reply.headers}
-    try:
-        return content | {"body": msgspec.json.decode(reply.body)}
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return content | {"base64": base64.b64encode(reply.body).decode()}

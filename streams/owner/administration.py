@@ -13,6 +13,8 @@ Laws
   it. A row records the pause, so that the next owner of the partition holds the object too.
   [test_a_paused_object_holds_its_commands_over_a_restart_and_one_is_given_up]
 - An act names its target. If the target is gone, the act changes nothing else: repeating an act does no harm.
+- A view is read by the partition's owner, which confirms that it is; nothing changes. Its request is consumed
+  where it lies, so it travels once. [test_views_elsewhere.py]
 - A command that is driven again is a new one, sent by the act's entry under a key of its own: it arrives
   once. [test_a_parked_command_is_driven_again_once]
 """
@@ -20,7 +22,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import takewhile
 from typing import Any
 
@@ -38,19 +40,30 @@ from perdure.schemas.admin import (
     REDRIVE,
     RESUME,
     SKIP,
+    VIEW,
     Change,
     ParkedItem,
     Place,
+    ViewRequest,
     act_of,
     decode_record,
     nothing_parked,
     place_of,
+    view_in,
 )
 from perdure.schemas.calls import PRINCIPAL, SEND_KEY, CallKey
 from perdure.schemas.commands import ADMIN, ALARM, NOBODY, Command, parse_admitted, sealed_record
 from perdure.schemas.effects import AlarmChange, Out
-from perdure.schemas.errors import CallerError, MalformedCommand, NotAtHead, Skipped, TooLarge
-from perdure.schemas.replies import FAILED, Reply, error_reply
+from perdure.schemas.errors import (
+    CallerError,
+    FailedInside,
+    MalformedCommand,
+    NotAtHead,
+    PerdureError,
+    Skipped,
+    TooLarge,
+)
+from perdure.schemas.replies import FAILED, OK, Reply, error_reply
 from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import Activation, Hold, Turn, is_deletion
@@ -59,8 +72,14 @@ from perdure.streams.turns.deletion import admin_reply
 from perdure.streams.turns.mailbox import Mailbox
 from perdure.streams.turns.ports import Transport
 from perdure.streams.turns.runner import Turns
+from perdure.streams.turns.supervision.internal_faults import report
 
+VIEWS_AT_ONCE = 4
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+
+async def _nothing_to_show(request: ViewRequest) -> bytes:
+    raise MalformedCommand(f"this node has no administration that could show {request.view[:40]!r}")
 
 
 class Administration:
@@ -75,6 +94,8 @@ class Administration:
         self._low_mark = low_mark
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
+        self.show: Callable[[ViewRequest], Awaitable[bytes]] = _nothing_to_show  # the node sets it
+        self._views = asyncio.Semaphore(VIEWS_AT_ONCE)
         self._settled = set[int]()  # parked commands, in this epoch: their entries may not be durable yet
 
     def end(self) -> None:
@@ -96,6 +117,10 @@ class Administration:
         if command.method == CALLS_OF:
             self._report_calls(Turn(record, command, None, record.offset))
             return
+        if command.method == VIEW:
+            until_s = self._turns.time.until_s(command)
+            self._spawn(self._answer_view(Turn(record, command, None, record.offset, until_s)))
+            return
         activation = self._turns.activation(command.key)
         turn = Turn(record, command, activation, record.offset, self._turns.time.until_s(command))
         try:
@@ -110,6 +135,23 @@ class Administration:
             outcome = Outcome(self._turns.calls.known.answer(turn.command.body), False, False, False)
         except CallerError as error:
             outcome = not_done(error)
+        self._turns.conclude(turn, outcome)
+
+    async def _answer_view(self, turn: Turn) -> None:
+        """Answer what another node's administration is to show of this partition, a few at a time."""
+        async with self._views:
+            outcome = early_outcome(turn, self._tables, self._loop.time)
+            if outcome is None:
+                try:
+                    reply = Reply(OK, 200, (), await self.show(view_in(turn.command.body)))
+                    outcome = Outcome(reply, False, False, False)
+                except PerdureError as error:
+                    outcome = not_done(error)
+                except Exception as error:  # noqa: BLE001 - any fault of perdure's own
+                    report(error, f"a view of partition {self._tables.partition} failed")
+                    outcome = not_done(
+                        FailedInside("perdure failed inside while it made this view: its log has it")
+                    )
         self._turns.conclude(turn, outcome)
 
     def _take(self, turn: Turn, activation: Activation) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -27,7 +26,7 @@ from perdure.schemas.admin import CALLS_OF
 from perdure.schemas.calls import CallKey, Root
 from perdure.schemas.commands import ADMIN, Command, payload_hash, sealed_record
 from perdure.schemas.errors import MalformedCommand, OperatorError, OutcomeUnknown, Unavailable
-from perdure.schemas.keys import namespace_of, object_key, partition_of
+from perdure.schemas.keys import key_in, namespace_of
 from perdure.schemas.replies import OK, UNAVAILABLE, Reply
 from perdure.streams.log.base import Record, Topic
 from perdure.streams.turns.activation import Turn
@@ -249,7 +248,7 @@ class RemoteCalls:
         transport = self._transport
         pending_calls, log = transport.pending_calls, transport.log
         await pending_calls.listen()
-        key = _key_in(partition, namespace_of(turn.command.key), log.partitions)
+        key = key_in(partition, namespace_of(turn.command.key), log.partitions)
         id_ = pending_calls.new_id(partition, transport.clock_ms())
         deadline_ms = int(left_s * 1000) + 1
         body = _encode(question)
@@ -276,11 +275,3 @@ def _read(body: bytes, question: Question) -> KnownCallsAnswer | None:
     except msgspec.DecodeError:
         return None
     return answer if len(answer.earlier) == len(question.roots) else None
-
-
-def _key_in(partition: int, namespace: str, partitions: int) -> str:
-    """The key of an object that lives in the partition: records need one."""
-    names = (f"calls-{n}" for n in count())
-    return next(
-        key for name in names if partition_of(key := object_key(namespace, name), partitions) == partition
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.acceptance.harness import Deployment, port_of
 from tests.acceptance.test_kafka_faults import PARTITIONS, Load, by_partition, deploy_on
@@ -62,6 +64,35 @@ def shared(server: Server, among: list[Server]) -> bool:
     return sum(counts) == PARTITIONS and max(counts) - min(counts) <= 1
 
 
+def check_administration(*servers: Server) -> None:
+    """Each node shows each object and partition, acts on it, and knows what became of a command."""
+    keys = list(by_partition().values())
+    for key in keys:
+        counts = [admin(server, f"objects/{key}/state")["values"]["count"] for server in servers]
+        assert counts == sorted(counts), "it is written to meanwhile"
+        for server in servers:
+            assert admin(server, f"objects/{key}/pause", "POST") == {"paused": key}
+            assert all(admin(each, f"objects/{key}")["paused"] for each in servers)
+            assert len({json.dumps(admin(each, f"objects/{key}/state")) for each in servers}) == 1
+            assert admin(server, f"objects/{key}/resume", "POST") == {"resumed": key}
+    namespace = keys[0].partition("/")[0]
+    assert len({json.dumps(admin(server, f"objects/{namespace}")) for server in servers}) == 1
+    for server in servers:
+        assert not any(each.get("stale") for each in admin(server, "partitions")["partitions"])
+        for key in keys:
+            sent = httpx.get(f"{server.url}/objects/{key}", headers={"prefer": "respond-async"}).json()
+            for each in servers:
+                status = httpx.get(f"{each.url}{sent['url']}?wait=10", timeout=20).json()
+                assert (status["status"], status["object"]) == ("done", key), status
+
+
+def admin(server: Server, path: str, method: str = "GET") -> Any:
+    """What a node's administration answers."""
+    answer = httpx.request(method, f"{server.url}/admin/{path}", timeout=20)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
 def test_a_second_node_shares_and_leaves_again_without_a_failed_request(kafka: Kafka, tmp_path: Path) -> None:
     """Under load at the first node the second joins, serves half, and is ended by SIGTERM: every answer is
     200, by either node; when both have ended, the log bears out what was answered."""
@@ -78,6 +109,7 @@ def test_a_second_node_shares_and_leaves_again_without_a_failed_request(kafka: K
             load.oks(200)
             more.stop()
             assert more.told.keys() == {200}, more.told
+            check_administration(first, second)
             assert second.stop() == 0, second.stderr()
             until(lambda: shared(first, [first]))
             load.oks(200)
