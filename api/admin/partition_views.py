@@ -89,7 +89,16 @@ class PartitionViews:
         return await self.of(partition_of(key, self.partitions), view, query, key)
 
     async def of(self, partition: int, view: str, query: Query | None = None, key: str = "") -> Any:
-        """A view of one partition. Raises what making it raises, or `Refused` with another node's refusal."""
+        """A view of one partition.
+
+        Args:
+            partition: its number.
+            view: the name of the view.
+            query: the fields of its query.
+            key: the object, for a view of one.
+
+        Raises what making it raises, or `Refused` with another node's refusal.
+        """
         request = ViewRequest(view, key, dict(query or {}))
         if self.elsewhere(partition):
             return await self._ask(partition, request)

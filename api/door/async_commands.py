@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CommandLookUp(Protocol):
-    """What shows commands of all partitions (api/admin/partition_views.py)."""
+    """The views of partitions, as this page uses them (api/admin/partition_views.py)."""
 
     def elsewhere(self, partition: int) -> bool: ...
 

@@ -243,7 +243,7 @@ def test_the_table_of_partitions_has_the_figures_of_their_owners() -> None:
     story(steps)
 
 
-def test_a_fault_in_a_view_and_many_requests_harm_no_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_a_view_and_many_requests_harm_no_partition() -> None:
     """A fault of perdure's own is answered as one; a few views are made at a time, the others wait."""
     running, most = 0, 0
 
@@ -255,7 +255,7 @@ def test_a_fault_in_a_view_and_many_requests_harm_no_partition(monkeypatch: pyte
             nonlocal running, most
             running += 1
             most = max(most, running)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # of virtual time
             running -= 1
             raise KeyError(request.view)
 
