@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -191,13 +191,21 @@ class Elsewhere(NamedTuple):
 
 def spring() -> Path:
     """The folder of Spring's jars and the program, compiled once."""
+    return _compiled("spring", "spring-kafka-4.0.0")
+
+
+def smallrye() -> Path:
+    """The same of SmallRye, which implements MicroProfile."""
+    return _compiled("smallrye", "smallrye-reactive-messaging-kafka-4.28.0")
+
+
+def _compiled(program: str, version: str) -> Path:
     if absent := [each for each in ("java", "javac", "mvn") if shutil.which(each) is None]:
         raise NoClient(f"not installed: {', '.join(absent)}")
-    source, place = PROGRAMS / "spring", CACHE / "spring-kafka-4.0.0"
+    source, place = PROGRAMS / program, CACHE / version
     if not (place / "done").exists():
         place.mkdir(parents=True, exist_ok=True)
-        for name in ("pom.xml", "Ask.java"):
-            shutil.copy(source / name, place / name)
+        shutil.copytree(source, place, dirs_exist_ok=True)
         for command in (
             ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"],
             ["javac", "-cp", "libs/*", "Ask.java"],
@@ -208,10 +216,13 @@ def spring() -> Path:
 
 
 @pytest.mark.soak
-def test_a_replying_template_of_spring_gets_its_answers(log: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("client", [spring, smallrye], ids=["spring", "smallrye"])
+def test_request_and_reply_in_java_gets_its_answers(
+    log: str, tmp_path: Path, client: Callable[[], Path]
+) -> None:
     """In a topic of its own that is allowed, and in the app's replies; errors are answers too."""
     try:
-        place = spring()
+        place = client()
     except NoClient as error:
         pytest.skip(str(error))
     replies = f"spring-{uuid4().hex[:8]}"

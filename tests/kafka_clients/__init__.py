@@ -91,7 +91,7 @@ class Client:
                 "[dependencies]",
             ]
             (self.place / "Cargo.toml").write_text("\n".join([*lines, *self.packages]) + "\n")
-            return [["cargo", "build", "--quiet", "--release"]]
+            return [["cargo", "build", "--quiet"]]
         shutil.copy(PROGRAMS / self.program, self.place / "main.go")
         source = (self.place / "main.go").read_text().removeprefix("//go:build ignore\n")
         (self.place / "main.go").write_text(source)
@@ -113,7 +113,7 @@ class Client:
             own = self.place / "node_modules" / "node" / "bin" / "node"  # of a library that needs a newer one
             return [str(own) if own.exists() else "node", path, *given, *self.arguments], environ
         if self.program.endswith(".rs"):
-            return [str(self.place / "target" / "release" / "client"), *given], environ
+            return [str(self.place / "target" / "debug" / "client"), *given], environ
         if self.program.endswith(".sh"):
             return ["bash", path, *given, *self.arguments], environ
         return [str(self.place / "client"), *given, *self.arguments], environ
