@@ -47,7 +47,7 @@ from perdure.streams.rescale.new_journal import NewJournal
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "counter.py"
 PARTITIONS = 8
-PROBE_S = 1.0  # a client waits so long for an answer, then sends the next request
+PROBE_S = 30.0  # a client waits so long for an answer, then sends the next request
 PATIENCE_S = 300.0
 WAYS = ("standby", "snapshot", "replay")
 
