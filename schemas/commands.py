@@ -14,9 +14,9 @@ Laws
 Headers that any client may set: `id` · `reply-to` · `deadline` ms from log time · `idempotency-key` ·
 `traceparent` · of a fetch `http-{name}` per HTTP header. perdure's own, all with the prefix `perdure-`: `v`
 format version (1) · `kind` fetch | call | alarm | socket | admin · `principal` · `method`, `path` (with
-query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `forwarded` (forwards.py) ·
-`seal`. Earlier versions wrote them without the prefix; those are still read. A call's value is `{"method": …,
-"args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`. Records of others: schemas/foreign.py.
+query) · from a turn: `chain` (its callers, one to a line), `mark` · `hint` · `forwarded` (forwards.py).
+`seal` has no prefix. Those of earlier versions, without the prefix, are still read. A call's value is
+`{"method": …, "args": […], "kwargs": {…}}`; an alarm's `{"set_at": …, "due": …}`. Others: foreign.py.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """Forwards: commands that are not in their key's home partition, on their way there.
 
-A producer places a record by its own partitioner; only some of them hash a key as perdure does. The owner
-that reads a command whose home is elsewhere sends it there (streams/owner/forwarding.py) as the record that
-is made here: the same command, written as perdure writes commands, with the place it was read at.
+A producer places a record by its own partitioner, and only some partitioners hash a key as perdure does. An
+owner that reads a command whose home is another partition sends it there (streams/owner/forwarding.py), as
+the record that is made here: the same command, written as perdure writes commands, with the place of the
+original.
 
 Laws [test_forwards.py]
-- A forward keeps what its sender said: id, reply address, principal, deadline, idempotency key, trace
-  context, body. A sender that gave no id is answered under the place that its record was produced to, and
-  one that gave no reply address in that partition of `{app}.replies`, so both are what its own delivery
-  report says.
+- A forward keeps what its sender wrote: id, reply address, principal, deadline, idempotency key, trace
+  context, body. Without an id, the answer has the place of the sender's own record as its correlation id;
+  without a reply address, it goes to that partition of `{app}.replies`. The sender knows both from its
+  delivery report.
 - It bears the app's seal, and is written from the parsed command: a header that meant nothing in the original
   cannot mean anything under the seal.
 - A forward is never forwarded again. Commands of perdure's own (alarms, sockets, calls and sends of turns)
-  are not forwarded: perdure places them itself, so one elsewhere is a copy that someone else made.
+  are not forwarded: perdure places them itself, so one in another partition is a copy by another program.
 - Its deadline is counted from the log time of the original.
 """
 

@@ -5,14 +5,13 @@ holds the forward, so the command is done here and leaves once that entry is dur
 home's owner calls `is_copy` for each forward that it reads, and runs the first of each.
 
 Laws [test_forwards.py, tests/simulation]
-- A forward is known by its origin (`schemas/forwards.py`). Its entry at home keeps the origin until the low
-  watermark of the partition that it is from has passed it, so a copy that is sent again after a crash is
+- A forward is recognized by its origin (`schemas/forwards.py`). Its entry at home keeps the origin until the
+  low watermark of the partition that it is from has passed it, so a copy that is sent again after a crash is
   never run, and no second answer leaves. So each forward has an entry, also one that changed nothing or was
   not done.
 - What one partition forwards for one object arrives in the order of that partition.
 - At most `UNDER_WAY` forwards (`UNDER_WAY_BYTES` bytes) are under way to each home. Those behind them wait
-  on the log, as offsets, like commands behind a full mailbox; what does not misplace its records is not
-  held up.
+  on the log, as offsets, like commands behind a full mailbox. Commands that are not misplaced do not wait.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A follower folds the journal of a partition that another node serves, so that its store is warm.
 
 It reads up to the end that the owner's heartbeats name, and no further: while nothing is written there is
-nothing to read or to ask. A snapshot shortens what an empty store has to read.
+nothing to read. A snapshot shortens what an empty store has to read.
 
 Laws [test_placement.py]
 - A follower only folds. When it has stopped, the tables are where its last record left them, and an owner may
@@ -46,7 +46,7 @@ class Follower:
         return self._tables.reader.offset
 
     def up_to(self, end: int) -> None:
-        """The journal reaches to `end` at least."""
+        """Note that the journal reaches at least `end`."""
         if end > self._end:
             self._end = end
             self._more.set()

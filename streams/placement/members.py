@@ -1,4 +1,4 @@
-"""The members of an app: the nodes that are there, by the heartbeats on the log.
+"""The members of an app: the nodes that are alive, by the heartbeats on the log.
 
 Pure: `apply` takes the heartbeats in their order on the log. Two nodes that have read the same ones hold the
 same members.
@@ -6,10 +6,10 @@ same members.
 Laws [test_members.py]
 - A member is gone when another one has counted `SILENT_TICKS` since its last heartbeat, when it says that it
   has left, or when a later one has its data directory. What it sends afterwards is ignored.
-- Readers that began at different places of the log agree in the end: what one of them has wrongly taken for
-  gone, and goes on for `SILENT_TICKS`, is a member again. (A member that reads that it is gone does not go
-  on.)
-- While the log takes no heartbeats, no member counts, and none is taken for gone.
+- Readers that began at different places of the log agree in the end: a member that one of them has wrongly
+  considered gone, and that sends heartbeats for another `SILENT_TICKS`, is a member again. (A member that
+  reads that it is gone sends none.)
+- While the log accepts no heartbeats, no member counts, and none is considered gone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Member:
 
 
 class Members:
-    """The members that are there."""
+    """The members of an app, as the heartbeats read so far show them."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
@@ -58,7 +58,7 @@ class Members:
         return member in self._gone
 
     def apply(self, beat: Beat) -> bool:
-        """Take the next heartbeat; True if the members, or what they say of partitions, are others now."""
+        """Take the next heartbeat; True if the members, or their partitions, have changed."""
         name = beat.member
         _remember(self.nodes, beat.node, 0)
         if beat.left:

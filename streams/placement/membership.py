@@ -3,8 +3,8 @@
 Laws [test_placement.py]
 - A node first adds a heartbeat, then reads those before it: so of two nodes that join at once one sees the
   other.
-- A second of the node counts only when its heartbeat is durable: while the log takes none, none counts.
-- A node that reads that it was taken for gone says so (`expelled`), and joins under another name.
+- A second of the node counts only once its heartbeat is durable: while the log accepts none, none counts.
+- A node that reads that it is considered gone calls `expelled`, and joins under another name.
 - Heartbeats under another app's seal do not count. If a node with another secret lives, joining is refused.
 """
 
@@ -41,8 +41,8 @@ class Membership:
         identity: the names of this node.
         home: names its data directory.
         describe: returns what the node serves and follows now, and whether it is leaving.
-        changed: called when the members, or what they serve, are others.
-        expelled: called when this node was taken for gone.
+        changed: called when the members, or what they serve, have changed.
+        expelled: called when the others consider this node gone.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Membership:
         return self.name in self.members
 
     def beat(self, *, left: bool = False) -> Beat:
-        """This node's heartbeat as it is now."""
+        """The next heartbeat of this node."""
         serving, warm, leaving, waits = self._describe()
         me = self._identity
         names = self.name, me.node, me.host, me.pid, self._home

@@ -6,7 +6,7 @@ of the members is compared with what this node does, partition by partition.
 Laws [test_placement.py, tests/simulation]
 - A partition is claimed only if no living member serves it, and handed over only to a member that follows it
   closely.
-- A node that was fenced by another member waits before it claims there again. One that was taken for gone
+- A node that was fenced by another member waits before it claims there again. One that is considered gone
   drops every partition.
 - One that was fenced by a node that is not a member (of a version without placement, say) does not claim
   again.
@@ -142,7 +142,7 @@ class Placement:
         self._followers.clear()
 
     async def close(self) -> None:
-        """Say that this node has left: the others need not find out. Its owners have ended."""
+        """Announce that this node has left, so that the others need not wait for its silence."""
         self._owning.clear()
         self._leaving = True
         await self.membership.close()
@@ -173,7 +173,7 @@ class Placement:
             asyncio.get_running_loop().call_soon(self._decide)
 
     def _entered(self) -> None:
-        """An owner has entered another state: the others should know."""
+        """An owner has entered another state: announce it to the other nodes."""
         self._changed()
         self.membership.beat_now()
 
@@ -194,7 +194,7 @@ class Placement:
             self._failed(error)
 
     def _assign(self, beats: Sequence[Beat]) -> None:
-        """Plan again if more has changed than how far journals reach and followers are."""
+        """Plan again, unless only the ends of journals and the offsets of followers have changed."""
         shape = [
             (
                 beat.member,
@@ -300,7 +300,7 @@ class Placement:
             self._handing.discard(owner.partition)
 
     def _expelled(self) -> None:
-        """This node was taken for gone: what it serves is another's, or will be in a moment."""
+        """The others consider this node gone: they have its partitions, or will have them in a moment."""
         owning, self._owning = self._owning, {}
         for partition, task in owning.items():
             task.cancel()
@@ -312,13 +312,13 @@ class Placement:
 
 
 def _nothing() -> None:
-    """Called where the owner turns out to be the owner still."""
+    """Do nothing: the owner is still the owner."""
 
 
 def _say_whether_it_serves(
     owner: Owner, place: Assignment, members: dict[str, Beat], served: Served | None
 ) -> None:
-    """Have doors refuse commands for a partition that has stopped where it is, and take all others."""
+    """Make doors refuse commands for a partition that has stopped on its node, and accept all others."""
     stopped = served.stopped if served is not None else ""
     owner.whereabouts.remote = not stopped
     owner.error = None

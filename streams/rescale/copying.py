@@ -65,7 +65,7 @@ def settled(old: Sequence[Tables], ends: Sequence[int]) -> None:
 
 
 async def copy(old: Sequence[Tables], log: Log, app: str, app_uuid: str) -> int:
-    """Write what the old partitions hold to an empty log; how many entries. Raises `OutcomeUnknown`."""
+    """Write what the old partitions hold to an empty log; the number of entries. Raises `OutcomeUnknown`."""
     journals = [NewJournal(log, partition) for partition in range(log.partitions)]
     time_ms = max(tables.meta.clock_ms for tables in old)
     seal = next((tables.meta.seal for tables in old if tables.meta.seal), "")

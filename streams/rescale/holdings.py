@@ -1,4 +1,4 @@
-"""What a partition holds, as the journal entries that put it into another one.
+"""The contents of a partition, as journal entries that put them into another one.
 
 Laws
 - Everything that outlives a stop is exported: values, also those that expire, alarms, also parked ones,
@@ -99,7 +99,7 @@ class UnderWay(NamedTuple):
 
 
 def under_way(tables: Tables, commands_end: int) -> UnderWay | None:
-    """What of a partition is not settled; None if it can be copied."""
+    """What is still under way in a partition; None if it can be copied."""
     again = "Stop the clients, start the app until it is idle, stop it (SIGTERM), and run this again"
     if tables.done.mark < commands_end:
         held = next(iter(tables.admin.paused), None)

@@ -109,7 +109,7 @@ def _log(
 
 
 async def _remove(endpoint: Endpoint, following: str, base: str) -> int:
-    """Delete the topics of a rescale that was interrupted; how many copies those in force have."""
+    """Delete the topics of an interrupted rescale; returns how many copies the current topics have."""
     names = [f"{following}.{topic.value}" for topic in Topic]
     journal = f"{base}.{Topic.JOURNAL.value}"
     admin: Any = AIOKafkaAdminClient(**endpoint.options("admin"))
@@ -131,7 +131,7 @@ async def _remove(endpoint: Endpoint, following: str, base: str) -> int:
 
 
 async def _claim(log: Log, tables: Tables) -> None:
-    """Claim a partition, and fold it up to the claim: then no other node writes there unseen."""
+    """Claim a partition, and fold it up to the claim: from then on no other node writes there unnoticed."""
     me = (
         "rescale",
         gethostname(),

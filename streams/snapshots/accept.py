@@ -87,7 +87,7 @@ def check_identity(stored: StoredSnapshot, identity: SnapshotIdentity, partition
 
 
 def check_bounds(stored: StoredSnapshot, partition: int, journal: Bounds, commands: Bounds) -> None:
-    """Raises `SnapshotDamaged` if the logs do not have the place of the snapshot, or not what follows it."""
+    """Raises `SnapshotDamaged` if the logs lack the place of the snapshot, or what follows it."""
     manifest = stored.manifest
     for what, at, end in (
         ("journal", manifest.offset, journal.end),

@@ -1,4 +1,4 @@
-"""Comparing a snapshot with a replay of the journal: what makes it a verified one.
+"""Compares a snapshot with a replay of the journal, which verifies it.
 
 The replay begins with the newest verified snapshot before it, or with the journal's first record; so by
 induction each verified snapshot is what a replay from zero gives.

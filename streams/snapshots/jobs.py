@@ -1,4 +1,4 @@
-"""What a node and the process beside it (`worker.py`) say to each other: one job as JSON, then messages."""
+"""Messages between a node and the process beside it (`worker.py`): one job as JSON, then the results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SnapshotJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Took(msgspec.Struct, tag=True, frozen=True):
-    """A snapshot was taken, in so many seconds; an empty `name`: there was nothing to take one of."""
+    """A snapshot was taken, in `seconds`. Its `name` is empty if the partition has no rows."""
 
     partition: int
     name: str

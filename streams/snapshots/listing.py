@@ -11,7 +11,7 @@ from perdure.streams.snapshots.places import SnapshotPlace
 
 
 def list_all(place: SnapshotPlace, app: str, partitions: int) -> dict[str, Any]:
-    """The snapshots of an app, by partition, the newest first; in place of one that cannot be read why."""
+    """The snapshots of an app, by partition, the newest first; for one that cannot be read, the reason."""
     snapshots: list[dict[str, Any]] = []
     for partition in range(partitions):
         verified = verified_names(place, app, partition)

@@ -1,4 +1,4 @@
-"""Runs `worker.py` for one job, and gives what it says of each partition.
+"""Runs `worker.py` for one job, and returns its result for each partition.
 
 Laws
 - Each partition of the job has one answer: one that the worker does not name is refused, with the reason why

@@ -3,7 +3,7 @@
 Laws
 - The rows are those of one moment between two writes of the store, so they are the fold of the journal up to
   the offset in their meta row. What is read is flushed: it is durable, and no client waits for it.
-- Nothing is sent again that is there already, of an interrupted snapshot neither. [test_snapshots.py]
+- What is there already is not sent again, also if an interrupted snapshot sent it. [test_snapshots.py]
 - A process that dies at any step leaves files without a manifest at most; the next one continues with them.
   [test_snapshots.py]
 """
@@ -143,7 +143,7 @@ def _rows_of(rows: SnapshotRows, partition: int) -> Iterator[tuple[bytes, bytes]
 
 
 def _send(place: SnapshotPlace, folder: str, file: RowFile, present: dict[str, int]) -> bool:
-    """Send a file unless it is there; True if it was sent."""
+    """Send a file unless it is there already; True if it was sent."""
     name = file_name(folder, file.sha256)
     if (size := present.get(name)) is not None:
         if size == len(file.data):

@@ -43,7 +43,7 @@ Emit = Callable[[JobMessage], None]
 
 
 def work(job: SnapshotJob, emit: Emit) -> None:
-    """Do the job, partition by partition, and emit what became of each."""
+    """Do the job, partition by partition, and write the result of each."""
     place = place_at(job.to, job.endpoint)
     if job.work == "take":
         with closing(_state_of(job)) as rows:

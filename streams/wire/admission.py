@@ -9,7 +9,7 @@ from perdure.schemas.scram import ScramVerifier
 
 
 class Credentials(NamedTuple):
-    """A name, and the token that came with it; None: its holder has proved by SCRAM to know it."""
+    """A name and the token sent with it; None if the client proved by SCRAM that it knows the token."""
 
     name: str
     token: bytes | None

@@ -2,8 +2,7 @@
 
 A client's batch becomes the records that the log appends; records of the log become a batch that a client
 fetches. The code is our own: kio reads and writes batches in Python too, with a datetime for each record, at
-a fifth
-of the speed.
+a fifth of the speed.
 
 Laws [tests/unit/test_wire_batches.py]
 - A batch whose checksum, lengths or offsets do not agree is refused as a whole.

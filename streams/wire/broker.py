@@ -66,7 +66,7 @@ class Broker:
     apis: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def own(self, name: str) -> Topic | None:
-        """Which of perdure's topics a name is; None if it is none of them."""
+        """The topic of perdure's that has this name; None if none has."""
         app, _, topic = name.rpartition(".")
         return _OWN.get(topic) if app == self.app else None
 
@@ -93,7 +93,7 @@ class Broker:
         return PartitionPlace(self.log.topics[name].streams[partition], None)
 
     def address(self, caller: KafkaCaller) -> tuple[str, int]:
-        """Where clients find this broker: as configured, otherwise the address that this one has reached."""
+        """The address of this broker for a client: as configured, or the one that the client has reached."""
         return self.advertised or (caller.host, caller.port)
 
     # --- rights
@@ -121,8 +121,8 @@ class Broker:
     def check_write(self, caller: KafkaCaller, place: PartitionPlace, records: list[Record]) -> None:
         """Raises `RequestRefused` if this caller may not append these records there.
 
-        A command of theirs is not answered by a door of this process: with the id of another client's command
-        it would take that one's answer.
+        Their commands are not answered by a door of this process: under the id of another client's command
+        they would take its answer.
         """
         if place.topic not in (Topic.COMMANDS, None):
             raise RequestRefused(

@@ -2,13 +2,11 @@
 
 Each request file declares the fields of its request and of its response, with the versions that have them.
 The reader is our own because frames come from outside: it trusts no length. (kio's reader, which the tests
-use on
-our responses, allocates whatever an array's length claims.)
+use on our responses, allocates whatever an array's length claims.)
 
 Laws [tests/unit/test_wire_codec.py]
 - A message that ends before its last field is an `UnreadableFrame`. Bytes behind that field are ignored, as a
-  broker
-  does: librdkafka's Metadata request for all topics has three of them.
+  broker does: librdkafka's Metadata request for all topics has three of them.
 - An array is never longer than the bytes that are left, and a request has at most `MAX_ELEMENTS` elements in
   all.
 """
@@ -133,7 +131,7 @@ class FrameReader:
         return count
 
     def skip_tags(self) -> None:
-        """Skip the tagged fields: none that this listener needs is one."""
+        """Skip the tagged fields; this listener needs none of them."""
         for _ in range(self.varint()):
             self.varint()
             self.take(self.varint())

@@ -1,4 +1,4 @@
-"""What a compressed batch holds, never more than `limit` bytes of it.
+"""Decompression of batches, of `limit` bytes at most.
 
 Producers may compress batches by gzip, snappy, lz4 or zstd. Batches that are fetched are never compressed.
 """
@@ -18,11 +18,11 @@ _PIECE_BYTES = 64 * 1024
 
 
 class TooMuch(Exception):
-    """There are more bytes in it than the limit."""
+    """The decompressed bytes are more than the limit."""
 
 
 class Undecodable(Exception):
-    """The bytes are not what their codec makes."""
+    """The bytes were not made by the codec that they name."""
 
 
 def decompressed(codec: int, data: bytes, limit: int) -> bytes:

@@ -2,12 +2,11 @@
 requests.
 
 Laws [tests/unit/test_wire_connection.py]
-- A frame that cannot be read, is too large or asks for what is not there closes this connection, and no
+- A frame that cannot be read, is too large or requests what does not exist closes this connection, and no
   other.
 - A connection holds one frame under assembly (at most `PRODUCE_FRAME_BYTES`), up to `IN_FLIGHT` produce
   requests that are not durable yet, and one answer. It is not read while there is more, or while its client
-  does not
-  read.
+  does not read.
 - A connection that is idle for `IDLE_S`, or stuck within a frame or an answer for `STUCK_S`, is closed.
 """
 
@@ -188,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
                 raise UnreadableFrame(f"the credentials of {grant.principal} have expired") from None
 
     def _answer(self, api: Api, version: int, correlation: int, response: Message | None) -> None:
-        """Send an answer that is there, behind those that are due before it."""
+        """Send an answer, once those of earlier requests are sent."""
         if response is None:
             return
         data = bytes(api.write(version, correlation, response))

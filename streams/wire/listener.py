@@ -27,8 +27,8 @@ _logger = structlog.get_logger(__name__)
 
 
 class KafkaListener:
-    """Kafka clients' way into an embedded log: `start` it when the partitions serve, and `close` it before
-    the log.
+    """The listener of an embedded log for Kafka clients: `start` it when the partitions serve, and `close` it
+    before the log.
 
     Args:
         app: the app's name, which its topics begin with.

@@ -51,7 +51,7 @@ class Producers:
             self._known[key[len(ROWS) :]] = msgspec.msgpack.decode(row, type=_Known)
 
     def new_id(self) -> int:
-        """An id that no producer has had: at random, so that none is handed out again after a restart."""
+        """A new producer id, drawn at random so that none is given out again after a restart."""
         return int.from_bytes(os.urandom(8), "big") >> 1
 
     def repeated(

@@ -1,7 +1,7 @@
 """SASL: the exchange by which a connection proves which token it has.
 
-PLAIN sends the token's name and the token itself, SCRAM proves to know it. Only perdure's tokens have SCRAM;
-a JWT goes by PLAIN, with its principal for a name.
+PLAIN sends the token's name and the token itself; SCRAM proves that the client knows it. SCRAM is for
+perdure's tokens only; a JWT is sent by PLAIN, with its principal as the name.
 
 Laws [tests/unit/test_wire_sasl.py]
 - A connection has no grant before its exchange has succeeded, and one exchange at a time.
@@ -35,7 +35,7 @@ _FAKE = secrets.token_bytes(32)  # makes salts for names that do not exist
 
 
 class SaslAnswer(NamedTuple):
-    """An answer of the server; with the last one the grant, and the credentials that it was given for."""
+    """An answer of the server; the last one has the grant, and the credentials that it is for."""
 
     answer: bytes
     grant: Grant | None = None
@@ -87,7 +87,7 @@ class Exchange:
         return SaslAnswer(answer)
 
     def _fake(self) -> ScramVerifier:
-        """The verifier of a name that does not exist: no password fits, its salt is always the same."""
+        """A verifier for a name that does not exist: no password fits it, and its salt is always the same."""
         salt = hmac.digest(_FAKE, self._name.encode(), sha256)[:SALT_BYTES]
         size = hashlib.new(HASHES[self._mechanism]).digest_size
         return ScramVerifier(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from tests.kafka_clients import Client, NoClient
 from tests.process import COMMAND, Server, clean_environ, serve
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
@@ -72,6 +74,27 @@ def test_each_alert_says_what_happened_and_what_to_do() -> None:
         texts = " ".join(rule["annotations"].values())
         labels = {"instance"} if "by (instance)" in rule["expr"] else {"instance", "partition"}
         assert set(re.findall(r"\$labels\.(\w+)", texts)) <= labels, rule["alert"]
+
+
+def test_prometheus_reads_the_alerts_and_the_board() -> None:
+    """Its own parser (of 2.54) accepts every rule, and every expression of the board."""
+    parser = Client(
+        "prometheus", "2.54.1", "../integration/prometheus.go", ("go",), "",
+        ("github.com/prometheus/prometheus@v0.54.1",),
+    )  # fmt: skip
+    try:
+        parser.install()
+    except NoClient as error:
+        if os.environ.get("PERDURE_REQUIRE_CLIENTS") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    command, environ = parser.command(str(DEPLOY / "alerts.yml"))
+    expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
+    lines = "\n".join(each.replace("$__rate_interval", "5m") for each in expressions)
+    checked = subprocess.run(
+        command, env=environ, input=lines, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
+    assert (checked.returncode, checked.stdout) == (0, "")
 
 
 def test_the_board_is_laid_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,31 @@ def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> No
     assert len(templates) == 6
     expected |= templates
     assert held == expected
+
+
+def test_the_image_of_compose_is_built_from_what_its_context_holds(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Without what Dockerfile.dockerignore leaves out, `pip install .` makes the same wheel."""
+    if UV is None:
+        pytest.skip("needs uv")
+    text = (ROOT / "compose" / "Dockerfile").read_text()
+    assert re.findall(r"pip install --no-cache-dir (\S+)", text) == ['".[kafka,snapshots]"']
+    left_out = (ROOT / "compose" / "Dockerfile.dockerignore").read_text().split()
+    assert left_out == ["**/.*", "**/__pycache__", "dist", "build"]
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in files.stdout.split("\0")[:-1]:
+        if (ROOT / name).exists() and not any(part.startswith(".") for part in Path(name).parts):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name, follow_symlinks=False)
+    made = subprocess.run(
+        [UV, "build", "--wheel", "--out-dir", str(tmp_path / "dist")],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as mine, zipfile.ZipFile(built[0]) as theirs:
+        assert sorted(mine.namelist()) == sorted(theirs.namelist())
 
 
 def test_the_sdist_holds_what_the_wheel_is_made_of(built: tuple[Path, Path]) -> None:

@@ -1,4 +1,4 @@
-"""One consumer group: members join, a leader assigns, and the group rebalances when a member comes or goes.
+"""One consumer group: members join, a leader assigns, and the group rebalances when a member joins or leaves.
 
 No I/O: answers go to futures, and time is that of the event loop.
 
@@ -105,8 +105,8 @@ class Group:
     # --- joining
 
     def join(self, request: Message, client_id: str, host: str, *, needs_id: bool) -> asyncio.Future[Message]:
-        """A member joins, or joins again. `needs_id`: a new one is only given an id, with which it joins
-        then.
+        """A member joins, or joins again. `needs_id`: a new one only gets an id, and joins again with
+        it.
         """
         answer: asyncio.Future[Message] = self._loop.create_future()
         code = self._check_join(request)

@@ -1,6 +1,6 @@
 """ApiVersions: which requests this listener answers, in which versions.
 
-A version above ours is answered in version 0 with an error and our range, by which clients begin again.
+A version above ours is answered in version 0 with an error and our range; clients then send one from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Heartbeat: a member is alive; it hears of a rebalance by the answer."""
+"""Heartbeat: a member is alive; the answer reports a rebalance."""
 
 from __future__ import annotations
 

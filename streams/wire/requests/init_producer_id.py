@@ -1,4 +1,4 @@
-"""InitProducerId: a number for an idempotent producer, by which its batches are known (producers.py)."""
+"""InitProducerId: a number for an idempotent producer, by which its batches are recognized (producers.py)."""
 
 from __future__ import annotations
 

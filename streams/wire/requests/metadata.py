@@ -1,7 +1,7 @@
 """Metadata: this one broker, and the topics that the caller may see.
 
-An empty list means no topics, null means all (version 0: an empty list means all). Topics are never created
-by asking for them.
+An empty list means no topics, null means all (version 0: an empty list means all). A request never creates a
+topic.
 """
 
 from __future__ import annotations

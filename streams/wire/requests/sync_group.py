@@ -1,4 +1,4 @@
-"""SyncGroup: a member gets its assignment; the answer waits until the leader has brought those of all."""
+"""SyncGroup: a member gets its assignment; the answer waits until the leader has sent all of them."""
 
 from __future__ import annotations
 
