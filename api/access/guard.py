@@ -64,6 +64,8 @@ PAGES: Mapping[str, str | None] = MappingProxyType(
         "rpc": KNOWN,
     }
 )
+# which of them, it does not say
+_NOT_ACCEPTED = "the credentials that were sent are not valid here: unknown, expired or revoked"
 OWN = frozenset(PAGES)
 OPEN = frozenset(name for name, verb in PAGES.items() if verb is None)
 
@@ -155,7 +157,7 @@ class Access:
         """The grant of a bearer token. Raises `Unauthenticated`, or `Unavailable` if it cannot be checked."""
         if bearer is None and self._open_objects:
             return NOBODY
-        if not bearer:
+        if bearer is None:
             raise Unauthenticated
         grant: Grant | None = None
         if bearer.startswith(_TOKEN):
@@ -163,13 +165,20 @@ class Access:
             for known, each in self._tokens:
                 if hmac.compare_digest(known, digest):
                     grant = each
-        elif self._issued is not None:
-            grant = self._issued.grant(bearer)
+        elif self._issued is not None and bearer:
+            grant = self._issued_grant(bearer)
             if grant.principal in self._names:
                 grant = None  # an issuer cannot use the name of a token
         if grant is None or grant.expires_s <= self._clock_s():
-            raise Unauthenticated
+            raise Unauthenticated(_NOT_ACCEPTED)
         return grant
+
+    def _issued_grant(self, bearer: bytes) -> Grant:
+        assert self._issued is not None
+        try:
+            return self._issued.grant(bearer)
+        except Unauthenticated:
+            raise Unauthenticated(_NOT_ACCEPTED) from None
 
     def current(self, grant: Grant) -> bool:
         """True if a grant that was found earlier may still be used without a new check."""

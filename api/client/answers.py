@@ -32,6 +32,7 @@ from perdure.schemas.errors import (
 
 COMMAND = "perdure-command"
 _TYPE = "urn:perdure:problem:"
+_NONE_SENT = "Authorization: Bearer TOKEN"  # the door's words for a request without credentials
 _HOW_TO_SHOW_IT = "connect(…, token=…) sends it, and the commands send what is in PERDURE_TOKEN"
 _REFUSED = {400: ("bad-body",), 426: ("upgrade-required",)}
 _BY_STATUS: dict[int, type[PerdureError]] = {
@@ -105,7 +106,7 @@ def error_of(answer: RawResponse) -> PerdureError | None:
     code, message = str(problem["type"])[len(_TYPE) :], str(problem.get("detail", ""))
     if (status == 409 and code != KeyConflict.code) or code in _REFUSED.get(status, ()):
         return Refusal(message, code=code, detail=problem.get("data"))
-    if code == Unauthenticated.code:
+    if code == Unauthenticated.code and _NONE_SENT in message:
         message = f"{message}; {_HOW_TO_SHOW_IT}"
     named = error_named(code)
     if named is not None and not issubclass(named, Refusal):

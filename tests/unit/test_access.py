@@ -160,6 +160,20 @@ def test_a_token_is_known_by_its_hash_until_it_ends() -> None:
         known.authenticate(text.encode())
 
 
+@pytest.mark.parametrize(
+    ("bearer", "says"),
+    [
+        (None, "this needs a valid token: Authorization: Bearer TOKEN"),
+        (b"", "credentials that were sent are not valid here"),
+        (b"pdr_unknown", "credentials that were sent are not valid here"),
+    ],
+)
+def test_a_client_that_sent_a_token_is_not_told_to_send_one(bearer: bytes | None, says: str) -> None:
+    """But that it is not accepted; why, it does not learn."""
+    with pytest.raises(Unauthenticated, match=says):
+        access().authenticate(bearer)
+
+
 def test_where_objects_are_open_wrong_credentials_are_still_wrong() -> None:
     """None is nobody, who may ask objects; some that do not count are refused."""
     known = access(open_objects=True)
