@@ -78,7 +78,7 @@ def parts_of(raw_path: bytes) -> tuple[str, ...]:
 def text_of(part: bytes) -> str:
     """A part of a path, percent-decoded once. Raises `BadKey` if it is not UTF-8."""
     try:
-        return unquote_to_bytes(part).decode()
+        return part.decode() if part.find(b"%") < 0 else unquote_to_bytes(part).decode()
     except UnicodeDecodeError as error:
         raise BadKey(f"{part[:60].decode('latin-1')} in the path is not UTF-8, percent-encoded") from error
 

@@ -223,9 +223,11 @@ class AlarmMethods:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        id: ObjectId
         _view: View
         _now_ms: int
+
+        @property
+        def id(self) -> ObjectId: ...
 
         def inside(self) -> Overlay: ...
 

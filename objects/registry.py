@@ -35,7 +35,7 @@ _HANDLERS = {
 class ObjectType:
     """The type of the objects in one namespace: its class, its callable methods, and its alarm handler."""
 
-    __slots__ = ("alarm", "cls", "methods", "namespace")
+    __slots__ = ("alarm", "cls", "methods", "namespace", "starts")
 
     def __init__(self, namespace: str, cls: type[DurableObject]) -> None:
         _check_handlers(cls)
@@ -43,6 +43,7 @@ class ObjectType:
         self.cls = cls
         self.methods: dict[str, Method] = methods_of(cls)
         self.alarm: OnRing | None = alarm_of(cls)
+        self.starts = cls.start is not DurableObject.start  # the class defines it
 
 
 class Registry:

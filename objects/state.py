@@ -35,6 +35,7 @@ _ABSENT: Any = object()
 _Made = TypeVar("_Made")
 _Default = TypeVar("_Default")
 _Seconds = float | None
+_OUTSIDE_A_TURN = Overlay()  # of handles between their turns, which write nothing
 
 
 class State(RangeMethods, AlarmMethods, SocketMethods, ExpirySweep, LocationMethods, RandomMethods):
@@ -54,6 +55,7 @@ class State(RangeMethods, AlarmMethods, SocketMethods, ExpirySweep, LocationMeth
     """
 
     __slots__ = (
+        "_key",
         "_limits",
         "_listening",
         "_now_ms",
@@ -61,20 +63,24 @@ class State(RangeMethods, AlarmMethods, SocketMethods, ExpirySweep, LocationMeth
         "_sockets",
         "_turn",
         "_view",
-        "id",
         "innermost",
     )
 
     def __init__(self, key: str, view: View, limits: TurnLimits) -> None:
-        self.id = ObjectId(key)
+        self._key = key
         self._view = view
         self._limits = limits
         self._turn: object = None
-        self._overlay = Overlay()
+        self._overlay = _OUTSIDE_A_TURN
         self._now_ms = 0
         self.innermost: Transaction | None = None  # entered last; one of a turn that is over does not count
         self._sockets: dict[str, WebSocket] | None = None  # those that were used, by id
         self._listening: dict[str, ListenerSocket] | None = None  # those the instance listens to
+
+    @property
+    def id(self) -> ObjectId:
+        """The id of the object."""
+        return ObjectId(self._key)
 
     @property
     def storage(self) -> State:
@@ -131,7 +137,7 @@ class State(RangeMethods, AlarmMethods, SocketMethods, ExpirySweep, LocationMeth
             if encoded is None or (encoded[0] == EXT_32 and is_due(encoded, self._now_ms)):
                 return default
             value = decode_value(encoded)
-            return value if type is None else fitted(value, type, self.id.key, name)
+            return value if type is None else fitted(value, type, self._key, name)
         return self._get_each(names, default, type)
 
     def _get_each(self, names: list[str], default: Any, kind: Any) -> dict[str, Any]:
@@ -142,7 +148,7 @@ class State(RangeMethods, AlarmMethods, SocketMethods, ExpirySweep, LocationMeth
             encoded = self._lookup(name)
             if encoded is not None and not is_due(encoded, self._now_ms):
                 value = decode_value(encoded)
-                values[name] = value if kind is None else fitted(value, kind, self.id.key, name)
+                values[name] = value if kind is None else fitted(value, kind, self._key, name)
         return values
 
     @overload

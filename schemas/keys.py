@@ -21,6 +21,7 @@ from perdure.schemas.errors import BadKey
 MAX_NAME_BYTES = 512
 MAX_NAMESPACE_CHARS = 64
 _NAMESPACE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,511}", re.ASCII)
 _KEYS_REMEMBERED = 65_536  # a bound on memory (about 20 MiB), not on the number of objects
 
 
@@ -28,12 +29,14 @@ def _shown(text: str) -> str:
     return ascii(text if len(text) <= 60 else text[:60] + "…")
 
 
-@lru_cache(_KEYS_REMEMBERED)
 def object_key(namespace: str, name: str) -> str:
     """The canonical key `namespace/name`.
 
     Raises `BadKey` with the reason and the rule, for a namespace or name that is not canonical.
     """
+    key = f"{namespace}/{name}"
+    if _PLAIN.fullmatch(key):  # nearly all: it need not be checked further
+        return key
     if not _NAMESPACE.fullmatch(namespace):
         raise BadKey(
             f"{_shown(namespace)} is not a namespace: letters, digits, '_' and '-', beginning with a letter, "
@@ -51,7 +54,7 @@ def object_key(namespace: str, name: str) -> str:
         raise BadKey(f"{_shown(name)} cannot name an object")
     if not unicodedata.is_normalized("NFC", name):
         raise BadKey(f"the name {_shown(name)} is not in Unicode's NFC form: normalize it before you send it")
-    return f"{namespace}/{name}"
+    return key
 
 
 @lru_cache(_KEYS_REMEMBERED)
@@ -115,7 +118,7 @@ def murmur2(data: bytes) -> int:
     end = len(data) & ~3
     for word in _words(end // 4).unpack_from(data):
         word = word * multiplier & mask
-        digest = (digest * multiplier & mask) ^ ((word ^ word >> 24) * multiplier & mask)
+        digest = (digest * multiplier ^ (word ^ word >> 24) * multiplier) & mask
     if tail := data[end:]:
         digest = (digest ^ int.from_bytes(tail, "little")) * multiplier & mask
     digest = (digest ^ digest >> 13) * multiplier & mask

@@ -56,7 +56,7 @@ class LinkRows:
         return offset
 
     def _look(self, key: str) -> int:
-        for memtable in self._memtables.newest_first():
+        for memtable in self._memtables.newest_first:
             if (offset := memtable.links.get(key)) is not None:
                 return offset
         row = self._memtables.store.get(self._prefix + key.encode())

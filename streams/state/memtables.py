@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from perdure.objects.overlay import in_range, merged
@@ -73,12 +73,13 @@ class Memtable:
 class Memtables:
     """The memtables of one partition: `open` takes what is folded, the oldest of `frozen` is written next."""
 
-    __slots__ = ("_link", "_value", "frozen", "open", "store")
+    __slots__ = ("_link", "_value", "frozen", "newest_first", "open", "store")
 
     def __init__(self, store: Store, number: bytes) -> None:
         self.store = store
         self.frozen: deque[Memtable] = deque()
         self.open = Memtable()
+        self.newest_first: tuple[Memtable, ...] = (self.open,)  # all of them
         self._value, self._link = b"v" + number, b"n" + number
 
     def freeze(self) -> None:
@@ -86,6 +87,7 @@ class Memtables:
         self.open.frozen = True
         self.frozen.append(self.open)
         self.open = Memtable()
+        self.newest_first = (self.open, *reversed(self.frozen))
 
     def write_oldest(self) -> bool:
         """Write the oldest frozen memtable, in one batch; False if there was none."""
@@ -96,6 +98,7 @@ class Memtables:
         removed = [*memtable.removed, *((prefix, after(prefix)) for prefix in cleared)]
         self.store.write(removed, self._rows(memtable))
         self.frozen.popleft()
+        self.newest_first = (self.open, *reversed(self.frozen))
         return True
 
     def _rows(self, memtable: Memtable) -> Iterator[tuple[bytes, bytes | None]]:
@@ -115,13 +118,9 @@ class Memtables:
         """How many journal records are folded and not written."""
         return self.open.records + sum(memtable.records for memtable in self.frozen)
 
-    def newest_first(self) -> Sequence[Memtable]:
-        """All of them, the newest first."""
-        return (self.open, *reversed(self.frozen))
-
     def row(self, row: bytes) -> bytes | None:
         """A row of any kind other than values and spent keys."""
-        for memtable in (self.open, *reversed(self.frozen)):
+        for memtable in self.newest_first:
             value = memtable.rows.get(row, ABSENT)
             if value is not ABSENT:
                 return value  # type: ignore[return-value]  # not the marker: bytes or None
@@ -130,7 +129,7 @@ class Memtables:
     def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The rows of such a kind with start <= row < end, in order."""
         changes: dict[bytes, bytes | None] = {}
-        for memtable in self.newest_first():
+        for memtable in self.newest_first:
             rows = memtable.rows
             for row in memtable.between(start, end):
                 changes.setdefault(row, rows[row])
@@ -200,7 +199,7 @@ class Values:
     def get(self, key: str, name: str) -> bytes | None:
         """The encoded value of `name` in object `key`."""
         memtables = self._memtables
-        for memtable in (memtables.open, *reversed(memtables.frozen)):
+        for memtable in memtables.newest_first:
             values = memtable.values.get(key)
             if values is not None:
                 value = values.get(name, ABSENT)
@@ -216,7 +215,7 @@ class Values:
         """Names and encoded values of object `key` with start <= name < end, in order."""
         changes: dict[str, bytes | None] = {}
         below = True
-        for memtable in self._memtables.newest_first():
+        for memtable in self._memtables.newest_first:
             for name, value in memtable.values.get(key, {}).items():
                 changes.setdefault(name, value)
             if key in memtable.cleared:

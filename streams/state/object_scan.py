@@ -101,7 +101,7 @@ def _unwritten(tables: Tables) -> set[str]:
     keys = set(tables.admin.paused)
     number = tables.partition.to_bytes(2, "big")
     heads = tuple(kind + number for kind in _KINDS)
-    for memtable in tables.memtables.newest_first():
+    for memtable in tables.memtables.newest_first:
         keys.update(memtable.values)
         for row in memtable.rows:
             if row.startswith(heads):

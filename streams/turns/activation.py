@@ -199,10 +199,12 @@ class Activation:
         if command.kind == SOCKET and not self.state.concerns(command):
             return None  # no handler takes the event, so no instance is made
         turn, instance = self.running, self.kind.cls(self.state, env)
-        await instance.start()
+        if self.kind.starts:
+            await instance.start()
         assert turn is not None
-        assert turn.overlay is not None
-        wrote = not turn.overlay.empty
+        overlay = turn.overlay
+        assert overlay is not None
+        wrote = overlay.changes or not overlay.empty
         if not wrote and self.running is turn:  # otherwise it was abandoned while it started
             self.instance = instance
         result = await handling(instance, self.kind, command)
