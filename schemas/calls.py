@@ -73,11 +73,13 @@ class CallKey(NamedTuple):
         return Root(self.partition, self.offset, self.parent)
 
 
-@lru_cache(2048)  # read several times: on arrival, when the turn runs, and when its entry is folded
 def call_key(principal: str, client_key: str) -> CallKey | None:
     """The key as `CallKey` wrote it; None if it is a client's."""
-    if not principal.startswith(PRINCIPAL):
-        return None
+    return _call_key(client_key) if principal.startswith(PRINCIPAL) else None
+
+
+@lru_cache(2048)  # read several times: on arrival, when the turn runs, and when its entry is folded
+def _call_key(client_key: str) -> CallKey | None:
     kind, *parts = client_key.split(":")
     if kind == CALL_KEY and len(parts) == 5:
         return _by_content(*parts)

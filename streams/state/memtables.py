@@ -177,11 +177,6 @@ class Memtables:
                 return value
         return None
 
-    def set_key_row(self, row: bytes, value: bytes) -> None:
-        """Fold the row of a spent client key."""
-        self.open.keys[row] = value
-        self.open.size += 1
-
 
 class Values:
     """The values of a partition's objects, as rows: `v p key NUL name`, as encoded by the object."""

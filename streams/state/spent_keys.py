@@ -41,10 +41,11 @@ class SpentKeys:
         self._prefix = b"k" + number
         self._meta = Meta()
         self._kept: list[bytes] = []  # the prefixes of the buckets that may have rows, the newest first
+        self._newest = -1  # the bucket that was folded into last
 
     def load(self, meta: Meta) -> None:
         """Look which buckets there are; `meta` has the tables' age from now on."""
-        self._meta = meta
+        self._meta, self._newest = meta, -1
         store, starts = self._memtables.store, map(self._start, buckets_at(meta.age_ms))
         self._kept = [each for each in starts if next(store.scan(each, after(each)), None)]
 
@@ -67,13 +68,15 @@ class SpentKeys:
 
     def fold(self, entry: Entry) -> None:
         """Fold that the entry's client key is spent."""
-        age_ms = self._meta.age_ms
-        start = self._start(age_ms // BUCKET_MS)
-        if not self._kept or self._kept[0] != start:
-            self._kept.insert(0, start)
-        row = start + f"{entry.key}\0{entry.principal}\0{entry.client_key}".encode()
+        age_ms, memtable = self._meta.age_ms, self._memtables.open
+        if (bucket := age_ms // BUCKET_MS) != self._newest:
+            self._newest, start = bucket, self._start(bucket)
+            if not self._kept or self._kept[0] != start:
+                self._kept.insert(0, start)
+        row = self._kept[0] + f"{entry.key}\0{entry.principal}\0{entry.client_key}".encode()
         spent = SpentKey(age_ms, entry.payload_hash, entry.command, entry.reply)
-        self._memtables.set_key_row(row, encode_row(spent))
+        memtable.keys[row] = encode_row(spent)
+        memtable.size += 1
 
     def grow_older(self) -> None:
         """The tables' age has entered another bucket: remove those below the window."""

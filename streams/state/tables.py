@@ -47,6 +47,7 @@ from perdure.schemas.journal import (
     in_history,
 )
 from perdure.schemas.migrations import Step
+from perdure.schemas.replies import OK
 from perdure.schemas.seal import fingerprint
 from perdure.streams.journal.reader import JournalReader, Position
 from perdure.streams.state.admin_rows import AdminRows
@@ -217,7 +218,7 @@ class Tables:
 
     def _fold_entry(self, entry: Entry, offset: int, links: bool = True) -> None:
         meta, memtable = self.meta, self.memtables.open
-        if links and in_history(entry):
+        if links and (entry.outcome == OK or in_history(entry)) and entry.key:
             self.links.fold(entry.key, offset)
         if entry.command > meta.latest:
             meta.latest = entry.command
@@ -248,7 +249,8 @@ class Tables:
                 values[name] = None
             memtable.size += len(values) - before
         if entry.client_key is not None:
-            if (key := call_key(entry.principal, entry.client_key)) is None:
+            key = call_key(entry.principal, entry.client_key) if entry.principal else None
+            if key is None:
                 self.spent_keys.fold(entry)
             else:
                 self.answered_calls.fold(entry, key)

@@ -53,8 +53,14 @@ def early_outcome(
         of_first: returns the outcome of a command with the same key, if it has one that is not durable yet.
     """
     command = turn.command
-    if command.client_key is not None:
-        outcome = _outcome_of_key(turn, command.client_key, tables, of_first)
+    if (client_key := command.client_key) is not None:
+        key = call_key(command.principal, client_key) if command.principal else None
+        if key is not None:
+            outcome = _outcome_of_copy(turn, key, tables)
+        else:
+            spent = tables.spent_keys.get(command.key, command.principal, client_key)
+            outcome = None if spent is None else outcome_of_spent(turn, spent.payload_hash, spent.reply)
+            outcome = outcome or of_first(turn)
         if outcome is not None:
             return outcome  # whatever the time: it has run, or must not
     if turn.until_s is not None and clock_s() > turn.until_s:
@@ -74,18 +80,6 @@ def copy_outcome(copy: Turn, tables: Tables, clock_s: Callable[[], float]) -> Ou
     """
     first = early_outcome(copy, tables, clock_s)
     return first or not_done(AskAgain("the call of which this is a copy was not done: ask again"))
-
-
-def _outcome_of_key(
-    turn: Turn, client_key: str, tables: Tables, of_first: Callable[[Turn], Outcome | None]
-) -> Outcome | None:
-    command = turn.command
-    if (key := call_key(command.principal, client_key)) is not None:
-        return _outcome_of_copy(turn, key, tables)
-    spent = tables.spent_keys.get(command.key, command.principal, client_key)
-    if spent is not None and (outcome := outcome_of_spent(turn, spent.payload_hash, spent.reply)):
-        return outcome
-    return of_first(turn)
 
 
 def outcome_of_spent(turn: Turn, spent_for: bytes, reply: Reply) -> Outcome | None:

@@ -10,12 +10,11 @@ Laws
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 
 from perdure.objects.overlay import Overlay
 from perdure.objects.turn import Outcome, entry_failed
 from perdure.schemas.admin import MADE
-from perdure.schemas.commands import ALARM, SOCKET, Command, payload_hash, record_hash
+from perdure.schemas.commands import ALARM, SOCKET, Command, new_hash, payload_hash, record_hash
 from perdure.schemas.errors import TooLarge
 from perdure.schemas.journal import BODY_BYTES, Entry, encode_entry
 from perdure.schemas.replies import Reply
@@ -143,7 +142,9 @@ def _hash_of(record: LogRecord) -> bytes:
     """Return its `record_hash`, computed from the bytes that the log wrote if they are at hand."""
     packed = record.packed
     if packed[:2] == _TIMED:
-        return blake2b(b"\x93" + packed[10:], digest_size=16).digest()
+        hashed = new_hash()
+        hashed.update(b"\x93" + packed[10:])
+        return hashed.digest()
     return record_hash(record.key, record.value, record.headers)
 
 

@@ -74,7 +74,7 @@ class KeysInFlight:
         waited on the log has been read.
         """
         spending = spending_of(command)
-        key = call_key(command.principal, spending[2])
+        key = call_key(command.principal, spending[2]) if command.principal else None
         first = self._turns.get(spending)
         if first is None or key is not None or _offset_of(first) == _offset_of(waiting):
             self._turns[spending] = waiting
@@ -89,7 +89,7 @@ class KeysInFlight:
         """
         command = turn.command
         spending = spending_of(command)
-        key = call_key(command.principal, spending[2])
+        key = call_key(command.principal, spending[2]) if command.principal else None
         if key is None:
             if spending not in self._turns or not is_of_a_door(command.reply_to):
                 return False
@@ -107,14 +107,16 @@ class KeysInFlight:
 
     def outcome_of_first(self, turn: Turn) -> Outcome | None:
         """The outcome of a client's command that waited for another one with its key; None: it runs."""
-        command = turn.command
-        first = self._turns.get(spending_of(command))
+        spending = spending_of(turn.command)
+        first = self._turns.get(spending)
+        if first is turn:
+            return None
         if isinstance(first, Turn) and first.offset != turn.offset and first.concluded:
             entry = first.entry
             if entry is not None and entry.client_key is not None and entry.outcome != UNAVAILABLE:
                 return outcome_of_spent(turn, entry.payload_hash, entry.reply)
             turn.again = turn.again or (entry is not None and entry.client_key is not None)
-        self._turns[spending_of(command)] = turn
+        self._turns[spending] = turn
         return None
 
     def answer_copies(self, first: Turn) -> None:
@@ -142,10 +144,10 @@ class KeysInFlight:
         command = turn.command
         spending = spending_of(command)
         first = self._turns.get(spending)
-        if first is not None and _offset_of(first) == turn.offset:
+        if first is turn or (first is not None and _offset_of(first) == turn.offset):
             del self._turns[spending]
-        key = call_key(command.principal, spending[2])
-        if self._by_order and key is not None and key.kind == CALL_KEY and not key.content:
+        key = call_key(command.principal, spending[2]) if self._by_order else None
+        if key is not None and key.kind == CALL_KEY and not key.content:
             place = command.key, key.partition, key.offset
             calls = self._by_order.get(place, {})
             calls.pop(key.n, None)
