@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from enum import Enum
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -35,6 +34,7 @@ from perdure.objects.rpc import method_named, open_reply
 from perdure.objects.rpc import missing_await as missing_await_before
 from perdure.objects.socket_events import handle_event
 from perdure.schemas.alarms import parse_ring
+from perdure.schemas.cache import PureCache
 from perdure.schemas.commands import ALARM, CALL, FETCH, NOBODY, SOCKET, Command, parse_call
 from perdure.schemas.errors import (
     BadReply,
@@ -286,7 +286,7 @@ def response_reply(result: Any) -> Reply:
         raise BadReply(f"the body of the response is {type(body).__name__}, not str or bytes")
     if type(headers) is not tuple:
         headers = pairs_of(headers)
-    if wrong := _wrong_header(headers):
+    if wrong := _wrong_header[headers]:
         raise BadReply(f"the response has a header that cannot be sent: {wrong}")
     return Reply(OK, status, headers, body)
 
@@ -308,16 +308,15 @@ def _check_upgrade(reply: Reply, result: Any, effects: Effects | None) -> None:
         raise BadReply("fetch answered with another pair's end than the one that it accepted")
 
 
-@lru_cache(1024)
-def _wrong_header(headers: Pairs) -> str:
-    """The first header that cannot be sent, if there is one.
-
-    A class answers with few different sets of them.
-    """
+def _wrong_header_of(headers: Pairs) -> str:
+    """The first header that cannot be sent, if there is one."""
     for name, value in headers:
         if not _is_header(name, value):
             return f"{name!r}: {value!r}"
     return ""
+
+
+_wrong_header = PureCache(_wrong_header_of, 1024)  # a class answers with few different sets of them
 
 
 def _is_header(name: object, value: object) -> bool:

@@ -214,18 +214,13 @@ def parse_admitted(
                 f"unknown command format version {version[:20]!r}: this version of perdure reads 1"
             )
         envelope = _client_envelope(named, rules)
-        if principal := own.get("principal"):
-            envelope["principal"] = principal.decode()
+        for name in ("principal", "socket", "hint", "forwarded"):
+            if text := own.get(name):
+                envelope[name] = text.decode()
         if chain := own.get("chain"):
             envelope["chain"] = tuple(chain.decode().split("\n"))
         if mark := own.get("mark"):
             envelope["mark"] = _number(mark)
-        if socket := own.get("socket"):
-            envelope["socket"] = socket.decode()
-        if hint := own.get("hint"):
-            envelope["hint"] = hint.decode()
-        if forwarded := own.get("forwarded"):
-            envelope["forwarded"] = forwarded.decode()
         if kind == CALL:
             return Command(object_key, CALL, parse_call(value)[0], body=value, **envelope)
         if kind == FETCH or kind in _INTERNAL_KINDS:

@@ -17,7 +17,6 @@ Laws [test_direct.py, test_direct_connections.py]
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -39,6 +38,7 @@ from perdure.api.protocol.http import HttpProtocol, NullEvent
 from perdure.api.protocol.websocket import SocketProtocol
 from perdure.api.replies import PlacedReply
 from perdure.objects.turn import SWITCHING
+from perdure.schemas.cache import PureCache
 from perdure.schemas.errors import PerdureError
 from perdure.schemas.replies import Pairs
 
@@ -67,7 +67,7 @@ class HttpExchange(msgspec.Struct, eq=False):
 
     def answered(self, answer: PlacedReply) -> None:
         reply = answer.reply
-        start = _start(reply.status, reply.headers) if reply.error is None else None
+        start = _start[reply.status, reply.headers] if reply.error is None else None
         if start is None:
             self.respond(self.protocol.door.response_to(answer))
             return
@@ -124,12 +124,15 @@ class HttpExchange(msgspec.Struct, eq=False):
         protocol.on_response_complete()
 
 
-@lru_cache(1024)
-def _start(status: int, headers: Pairs) -> bytes | None:
-    """Status line and headers of a response, None if they cannot be sent; a class has few different ones."""
+def _start_of(response: tuple[int, Pairs]) -> bytes | None:
+    """Status line and headers of a response, None if they cannot be sent."""
+    status, headers = response
     if not sendable(headers) or status == SWITCHING:
         return None
     return STATUS_LINES[status] + b"".join([b"%b: %b\r\n" % header for header in encoded(headers)])
+
+
+_start = PureCache(_start_of, 1024)  # a class has few different ones
 
 
 class _Cycle(Protocol):

@@ -36,6 +36,7 @@ from perdure.schemas.journal import (
     in_history,
     runs,
 )
+from perdure.schemas.replies import OK
 from perdure.streams.journal.reader import Position
 from perdure.streams.log.base import Log, Record, Writer
 
@@ -272,7 +273,7 @@ class Journal:
             entry = item.entry
             assert entry is not None
             link = NO_LINK
-            if in_history(entry):
+            if (entry.outcome == OK and entry.key) or in_history(entry):
                 before = in_batch.get(entry.key)
                 link = newest(entry.key) if before is None else before - at
                 in_batch[entry.key] = at

@@ -47,7 +47,6 @@ from perdure.schemas.journal import (
     in_history,
 )
 from perdure.schemas.migrations import Step
-from perdure.schemas.replies import OK
 from perdure.schemas.seal import fingerprint
 from perdure.streams.journal.reader import JournalReader, Position
 from perdure.streams.state.admin_rows import AdminRows
@@ -218,7 +217,7 @@ class Tables:
 
     def _fold_entry(self, entry: Entry, offset: int, links: bool = True) -> None:
         meta, memtable = self.meta, self.memtables.open
-        if links and (entry.outcome == OK or in_history(entry)) and entry.key:
+        if links and in_history(entry):
             self.links.fold(entry.key, offset)
         if entry.command > meta.latest:
             meta.latest = entry.command
