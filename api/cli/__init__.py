@@ -30,6 +30,7 @@ from perdure.api.cli import (
     decoding,
     describing,
     doctor,
+    log_reading,
     projecting,
     querying,
     rescale,
@@ -57,6 +58,7 @@ serving.register(app)
 calling.register(app)
 state.register(app)
 auditing.register(app)
+log_reading.register(app)
 doctor.register(app)
 rescale.register(app)
 bench.register(app)

@@ -1,19 +1,20 @@
 """`perdure verify` and `perdure state rebuild`: check an app's log and state, or rebuild the state.
 
-Both work on the data of a stopped app; a running one has it locked.
+They work on the data of a stopped app, since a running one has it locked; `verify --online` works beside it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
 from perdure.api.cli.auditing import register_state
 from perdure.api.cli.options import AppData, AsJson, with_groups
 from perdure.api.cli.output import exit_code, print_error
-from perdure.schemas.errors import PerdureError
+from perdure.schemas.errors import ConfigError, PerdureError
 
 OK, FAILED = "OK", "FAILED"
 
@@ -29,7 +30,19 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="state")
 
 
-def verify(data: AppData, as_json: AsJson = False) -> None:
+def verify(
+    data: AppData,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online", help="Beside the app's server; also checks links and the entries' commands."
+        ),
+    ] = False,
+    from_snapshot: Annotated[
+        bool, typer.Option("--from-snapshot", help="With --online: begin with the newest verified snapshots.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Replay the journal and compare it with the state; the last line is OK, or FAILED with exit code 1.
 
     The reason of a failure is on stderr: the place where log and state differ, or what could not be read.
@@ -37,11 +50,19 @@ def verify(data: AppData, as_json: AsJson = False) -> None:
     import asyncio
 
     from perdure.api.telemetry.replay_progress import progress_bar
+    from perdure.streams.audit.verifying import verify_online
     from perdure.streams.rebuild.verify import verify as check
 
+    if from_snapshot and not online:
+        raise ConfigError("--from-snapshot needs --online")
     try:
         with progress_bar() as progress:
-            findings = asyncio.run(check(data.config, progress))
+            checking = (
+                verify_online(data.config, progress, from_snapshot=from_snapshot)
+                if online
+                else check(data.config, progress)
+            )
+            findings = asyncio.run(checking)
     except Exception as error:
         known, code = isinstance(error, PerdureError), getattr(error, "code", type(error).__name__)
         if known:

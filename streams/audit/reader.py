@@ -85,6 +85,7 @@ class AuditLog:
         self.rules = rules
         self.tables = tables
         self._refresh = refresh
+        self.read_up_to = 0  # the offset behind the last chunk that `read` has yielded
 
     def partition_of(self, key: str) -> int:
         """The partition of an object."""
@@ -159,6 +160,7 @@ class AuditLog:
             await self._look_back(span, voids)
         async with aclosing(self.log.read(topic, partition, span.start, span.end)) as chunks:  # type: ignore[type-var]  # all are generators
             async for chunk in chunks:
+                self.read_up_to = chunk[-1].offset + 1 if chunk else span.end
                 yield self._decoded(topic, partition, chunk, key, voids, matches)
                 await asyncio.sleep(0)
 

@@ -104,11 +104,11 @@ async def _verify_partition(
             rest = Tables(whole, partition, exclusive=log.exclusive)
             await fold(log, rest, applied + 1)
             rest.write_all()
-            counts["rows"] += _compare(whole, replayed, partition, applied + 1)
+            counts["rows"] += compare_rows(whole, replayed, partition, applied + 1)
         records += more
     else:
         again.write_all()
-        counts["rows"] += _compare(live, replayed, partition, applied)
+        counts["rows"] += compare_rows(live, replayed, partition, applied)
     more, further = await fold(log, again, bounds.end, progress)  # the chain holds to the end
     counts["journal_records"] += records + more
     counts["entries"] += entries + further
@@ -135,7 +135,7 @@ def _copy(store: RocksStore, partition: int, scratch: Path) -> RocksStore:
     return copy
 
 
-def _compare(live: Store, replayed: Store, partition: int, applied: int) -> int:
+def compare_rows(live: Store, replayed: Store, partition: int, applied: int) -> int:
     """The number of equal rows. Raises `StoreCorrupt` for the first difference."""
     rows = 0
     for start, end in ranges_of(partition):
