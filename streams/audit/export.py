@@ -89,7 +89,7 @@ def _json(value: Any) -> str | None:
 
 
 class _Done(msgspec.Struct):
-    """How far an export is."""
+    """The progress of an export: what was written, and up to where it was read."""
 
     query: Query
     format: str
@@ -99,7 +99,7 @@ class _Done(msgspec.Struct):
 
 
 class _Sink(Protocol):
-    """What an export is written to."""
+    """The destination of an export: a file, or a folder of files."""
 
     def add(self, records: Sequence[AuditRecord]) -> None: ...
 
@@ -133,6 +133,7 @@ async def export_log(
     done = _begun(mark, out, query, format_, resume=resume)
     sink: _Sink = (_Parquet if format_ == "parquet" else _Lines)(out, done.position, format_)
     try:
+        _write_mark(done, mark)
         for span in await log.spans(query):
             place = f"{span.topic.value}:{span.partition}"
             await _export(log, query, span, place, done, sink, mark, progress)
@@ -187,6 +188,10 @@ async def _export(
 def _checkpoint(done: _Done, sink: _Sink, mark: Path, place: str, at: int) -> None:
     done.position = sink.checkpoint()
     done.places[place] = at
+    _write_mark(done, mark)
+
+
+def _write_mark(done: _Done, mark: Path) -> None:
     aside = mark.with_name(mark.name + ".new")
     aside.write_bytes(msgspec.json.encode(done))
     os.replace(aside, mark)

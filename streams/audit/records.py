@@ -275,6 +275,8 @@ class AuditRecord(msgspec.Struct, eq=False, kw_only=True):
             if not (value in empty if type(value) in (str, bool, type(None)) else value in ([], {}))
         }
         kept |= {name: fields[name] for name in ("partition", "offset")}
+        if self.args is not None:
+            kept["args"] = self.args  # also if there are none: it was called
         if not self.status:
             kept.pop("status", None)
         preview: dict[str, Any] = json_preview(kept)
