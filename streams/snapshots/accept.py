@@ -47,7 +47,12 @@ def verified_names(place: SnapshotPlace, app: str, partition: int) -> set[str]:
 
 
 def load(place: SnapshotPlace, app: str, partition: int, name: str) -> StoredSnapshot:
-    """The snapshot of this name. Raises `SnapshotDamaged` or `StorageFailed`."""
+    """The snapshot of this name. Raises `SnapshotDamaged` or `StorageFailed`.
+
+    place: where snapshots are.
+    app, partition: whose snapshot it is.
+    name: that of its manifest.
+    """
     data = place.get(manifest_path(folder_of(app, partition), name))
     if data is None:
         raise SnapshotDamaged(f"there is no snapshot {name} of partition {partition}")

@@ -73,7 +73,11 @@ def _check_meta(stored: StoredSnapshot, partition: int, data: bytes | None) -> N
 def write_files(
     place: SnapshotPlace, stored: StoredSnapshot, partition: int, folder: Path, write: WriteFile
 ) -> list[str]:
-    """Write the rows of a snapshot into files below `folder`, one for each kind of row; returns their paths.
+    """Write the rows of a snapshot into files, one for each kind of row; returns their paths.
+
+    place, stored, partition: the snapshot, as of `rows_of`.
+    folder: where the files go.
+    write: writes rows, in order, into a file.
 
     Raises as `rows_of`, also after files were written.
     """
