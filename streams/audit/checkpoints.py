@@ -23,7 +23,7 @@ try:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 except ImportError as missing:
     raise ConfigError(
-        "signed checkpoints need the package cryptography: pip install 'perdure[audit]'"
+        "signed checkpoints need the package cryptography: pip install 'cryptography>=43,<51'"
     ) from missing
 
 HEAD = "perdure checkpoint 1"

@@ -236,7 +236,7 @@ class _Parquet:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise ConfigError("Parquet needs the package pyarrow: pip install 'perdure[audit]'") from error
+            raise ConfigError("Parquet needs the package pyarrow: pip install 'pyarrow>=18,<24'") from error
         self._arrow, self._write = pyarrow, pyarrow.parquet.write_table
         self._schema = pyarrow.schema([(name, _type_of(pyarrow, name)) for name in COLUMNS])
         self._out, self._part = out, position
