@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.schemas.errors import ConfigError, StorageFailed
-from perdure.schemas.json_preview import json_preview
+from perdure.streams.audit.columns import COLUMNS, INTEGERS, Row, row_of
 from perdure.streams.audit.query import Query
 from perdure.streams.audit.reader import AuditLog, Span
 from perdure.streams.audit.records import AuditRecord
@@ -29,16 +29,7 @@ from perdure.streams.log.base import Progress, silent
 FORMATS = ("jsonl", "csv", "parquet")
 PART_ROWS = 100_000  # of a Parquet file
 CHECKPOINT_ROWS = 20_000
-# the columns of CSV and Parquet; those behind `seq` are JSON
-COLUMNS = (
-    *("topic", "partition", "offset", "time_ms", "type", "object", "kind", "method", "path", "caller"),
-    *("outcome", "id", "command", "epoch", "seq"),
-    *("status", "cleared", "args", "kwargs", "puts", "deletes", "result", "error"),
-)
-_INTEGERS = frozenset(("partition", "offset", "time_ms", "command", "epoch", "seq", "status"))
-_PLAIN = frozenset((int, str, bool, float, type(None)))
 _encode = msgspec.json.Encoder().encode
-Row = tuple[Any, ...]
 
 
 def format_of(out: Path, named: str) -> str:
@@ -47,45 +38,6 @@ def format_of(out: Path, named: str) -> str:
     if chosen not in FORMATS:
         raise ConfigError(f"{chosen!r} is not a format of an export: {', '.join(FORMATS)}")
     return chosen
-
-
-def row_of(record: AuditRecord) -> Row:
-    """The columns of a record."""
-    return (
-        record.topic,
-        record.partition,
-        record.offset,
-        record.time_ms,
-        record.type,
-        record.object,
-        record.kind,
-        record.method,
-        record.path,
-        record.caller,
-        record.outcome,
-        record.id,
-        record.command,
-        record.epoch,
-        record.seq,
-        record.status,
-        record.cleared,
-        _json(record.args),
-        _json(record.kwargs or None),
-        _json(record.values or None),
-        _json(record.deletes or None),
-        _json(record.result),
-        _json(record.error),
-    )
-
-
-def _json(value: Any) -> str | None:
-    if value is None:
-        return None
-    if type(value) is dict:
-        plain = all(type(each) in _PLAIN for each in value.values())
-    else:
-        plain = type(value) in _PLAIN
-    return _encode(value if plain else json_preview(value)).decode()
 
 
 class _Done(msgspec.Struct):
@@ -236,7 +188,7 @@ class _Parquet:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise ConfigError("Parquet needs the package pyarrow: pip install 'pyarrow>=18,<24'") from error
+            raise ConfigError("Parquet needs the package pyarrow: pip install 'pyarrow>=18,<27'") from error
         self._arrow, self._write = pyarrow, pyarrow.parquet.write_table
         self._schema = pyarrow.schema([(name, _type_of(pyarrow, name)) for name in COLUMNS])
         self._out, self._part = out, position
@@ -278,6 +230,6 @@ class _Parquet:
 
 def _type_of(arrow: Any, name: str) -> Any:
     make: Callable[[], Any] = (
-        arrow.int64 if name in _INTEGERS else arrow.bool_ if name == "cleared" else arrow.string
+        arrow.int64 if name in INTEGERS else arrow.bool_ if name == "cleared" else arrow.string
     )
     return make()

@@ -87,6 +87,11 @@ class AuditRecord(msgspec.Struct, eq=False, kw_only=True):
         return f"{self.topic}:{self.partition}:{self.offset}"
 
     @property
+    def shown_path(self) -> str:
+        """The path with secrets masked, for display."""
+        return mask_text(self.path) if self.path else ""
+
+    @property
     def namespace(self) -> str:
         """The object's namespace."""
         return self.object.partition("/")[0]
@@ -246,7 +251,7 @@ class AuditRecord(msgspec.Struct, eq=False, kw_only=True):
             "object": self.object,
             "kind": self.kind,
             "method": self.method,
-            "path": mask_text(self.path),
+            "path": self.shown_path,
             "args": self.args,
             "kwargs": self.kwargs,
             "request": None if self.kind == CALL else self.request,

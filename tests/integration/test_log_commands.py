@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from perdure.api.cli import app as commands
 from perdure.api.loading import load_config
 from perdure.schemas.errors import ConfigError, LogCorrupt, StoreCorrupt
-from perdure.streams.audit.export import COLUMNS, export_log
+from perdure.streams.audit.columns import COLUMNS
+from perdure.streams.audit.export import export_log
 from perdure.streams.audit.query import Query
 from perdure.streams.audit.reader import open_audit
 from perdure.streams.audit.verifying import verify_online

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +14,9 @@ from tests.unit.one_owner import START_MS, OneOwner, story
 
 from perdure.objects.durable import DurableObject
 from perdure.schemas.errors import MalformedCommand, Refusal
+from perdure.schemas.json_preview import json_preview
 from perdure.schemas.secrecy import MASK
+from perdure.streams.audit.columns import COLUMNS, row_of
 from perdure.streams.audit.decoding import audit_record
 from perdure.streams.audit.expression import NAMES, compile_expression
 from perdure.streams.audit.query import Query, parse_query, parse_time
@@ -281,3 +284,24 @@ def test_audit_is_a_public_module() -> None:
 
     assert all(hasattr(audit, name) for name in audit.__all__)
     assert asyncio.iscoroutinefunction(AuditLog.bounds)
+
+
+def test_the_columns_of_a_record_are_its_properties() -> None:
+    """What is copied without being parsed is what the property gives, secrets masked."""
+
+    async def told(harness: OneOwner) -> None:
+        log = await some(harness)
+        await harness.call("d", "add", 3, "a note with a \\ and a token=sk-2")
+        for topic in Topic:
+            for record in await all_of(log, topics=(topic,)):
+                row = dict(zip(COLUMNS, row_of(record), strict=True))
+                for name in COLUMNS:
+                    value = getattr(record, {"puts": "values", "path": "shown_path"}.get(name, name))
+                    if COLUMNS.index(name) <= COLUMNS.index("cleared"):
+                        assert row[name] == value
+                    else:
+                        shown = json.loads(row[name]) if row[name] is not None else type(value)()
+                        assert shown == json_preview(value) or (value is None and row[name] is None), name
+                assert "sk-" not in str(row)
+
+    story(Purse, told)
