@@ -195,12 +195,12 @@ class Base(msgspec.Struct, array_like=True, tag=5, frozen=True):
     topics: dict[str, str] = {}
 
 
-_OUTSIDE = frozenset((REJECTED, FORWARDED))
+OUTSIDE = frozenset((REJECTED, FORWARDED))  # outcomes of entries that belong to the history of no object
 
 
 def in_history(entry: Entry) -> bool:
     """True if the entry belongs to the history of its object: not a dead letter, nor what runs elsewhere."""
-    return entry.outcome not in _OUTSIDE and bool(entry.key)
+    return entry.outcome not in OUTSIDE and bool(entry.key)
 
 
 LinkedRecord = EntryRecord | NoOp | Migration | Base  # what the chain links, and an epoch's seq counts

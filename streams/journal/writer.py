@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from perdure.schemas.errors import OperatorError, OutcomeUnknown
 from perdure.schemas.journal import (
     NO_LINK,
+    OUTSIDE,
     Base,
     Claim,
     Entry,
@@ -33,10 +34,8 @@ from perdure.schemas.journal import (
     encode_chained,
     encode_raw_entry,
     encode_unchained,
-    in_history,
     runs,
 )
-from perdure.schemas.replies import OK
 from perdure.streams.journal.reader import Position
 from perdure.streams.log.base import Log, Record, Writer
 
@@ -272,18 +271,18 @@ class Journal:
         for at, item in enumerate(entries):
             entry = item.entry
             assert entry is not None
-            link = NO_LINK
-            if (entry.outcome == OK and entry.key) or in_history(entry):
-                before = in_batch.get(entry.key)
-                link = newest(entry.key) if before is None else before - at
-                in_batch[entry.key] = at
+            link, key = NO_LINK, entry.key
+            if entry.outcome not in OUTSIDE and key:  # `in_history`, without a call
+                before = in_batch.get(key)
+                link = newest(key) if before is None else before - at
+                in_batch[key] = at
             if at == last and not alone:
                 value, chain = encode_raw_entry(epoch, seq, item.encoded, chain, done, low, out, link)
             else:
                 value, chain = encode_raw_entry(epoch, seq, item.encoded, chain, link=link)
             seq += 1
             batch.folded.append(entry)
-            records.append(Record(entry.key.encode(), value))
+            records.append(Record(key.encode(), value))
         if base is not None:
             batch.base = base = replace(base, epoch=epoch, seq=seq)
             value, chain = encode_chained(base, chain)

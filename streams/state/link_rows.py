@@ -33,26 +33,29 @@ class LinkRows:
         row = self._memtables.store.get(self._prefix)
         self.linked_from = None if row is None else int.from_bytes(row, "big")
 
-    def fold(self, key: str, offset: int) -> None:
-        """Fold an entry of an object, one that links."""
-        memtable, recent = self._memtables.open, self._recent
-        links = memtable.links
-        if key not in links:
-            memtable.size += 1
-            if self.linked_from is None:
-                self.linked_from = offset
-                self._memtables.set_row(self._prefix, offset.to_bytes(8, "big"))
-            if len(recent) >= RECENT:
-                recent.clear()
-        links[key] = recent[key] = offset
+    def added(self, offset: int) -> None:
+        """Count a row that the open memtable gets for an entry that links."""
+        self._memtables.open.size += 1
+        if self.linked_from is None:
+            self.linked_from = offset
+            self._memtables.set_row(self._prefix, offset.to_bytes(8, "big"))
+
+    def remember(self, links: dict[str, int]) -> None:
+        """Keep the newest entries of a memtable that is frozen."""
+        recent = self._recent
+        if len(recent) + len(links) > RECENT:
+            recent.clear()
+        recent.update(links)
 
     def newest(self, key: str) -> int:
         """The journal offset of an object's newest folded entry that links; `NO_LINK` if there is none."""
-        offset = self._recent.get(key)
+        offset = self._memtables.open.links.get(key)
         if offset is None:
-            offset = self._look(key)
-            if len(self._recent) < RECENT:
-                self._recent[key] = offset
+            offset = self._recent.get(key)
+            if offset is None:
+                offset = self._look(key)
+                if len(self._recent) < RECENT:
+                    self._recent[key] = offset
         return offset
 
     def _look(self, key: str) -> int:

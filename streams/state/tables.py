@@ -35,6 +35,7 @@ from perdure.schemas.calls import FORWARD_KEY, CallKey, call_key
 from perdure.schemas.errors import LogCorrupt
 from perdure.schemas.forwards import MOVED, origin_in
 from perdure.schemas.journal import (
+    OUTSIDE,
     Base,
     Claim,
     Entry,
@@ -44,7 +45,6 @@ from perdure.schemas.journal import (
     Migration,
     NoOp,
     each_run,
-    in_history,
 )
 from perdure.schemas.migrations import Step
 from perdure.schemas.seal import fingerprint
@@ -217,8 +217,10 @@ class Tables:
 
     def _fold_entry(self, entry: Entry, offset: int, links: bool = True) -> None:
         meta, memtable = self.meta, self.memtables.open
-        if links and in_history(entry):
-            self.links.fold(entry.key, offset)
+        if links and entry.outcome not in OUTSIDE and (mine := entry.key):  # `in_history`, without a call
+            if mine not in memtable.links:
+                self.links.added(offset)
+            memtable.links[mine] = offset
         if entry.command > meta.latest:
             meta.latest = entry.command
             passed_ms = entry.time_ms - meta.clock_ms
@@ -345,8 +347,6 @@ class Tables:
             best = end.offset
         return best
 
-    # Writing
-
     def freeze(self) -> None:
         """Close the open memtable, so that everything folded so far can be written."""
         memtable = self.memtables.open
@@ -358,6 +358,7 @@ class Tables:
         meta.watermark = self.done.mark
         self._done_rows.freeze(self.done, memtable)
         memtable.closing.append((self._meta_row, encode_row(meta)))
+        self.links.remember(memtable.links)
         self.memtables.freeze()
 
     def write_memtable(self) -> bool:

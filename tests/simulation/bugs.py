@@ -682,16 +682,14 @@ def link_within_a_batch_misses_one() -> Any:
 def link_remembered_too_long() -> Any:
     """The newest entry of an object that is in memory is not moved by what is folded."""
 
-    def fold(true: Callable[..., None]) -> Callable[..., None]:
-        def stale(self: LinkRows, key: str, offset: int) -> None:
-            before = self._recent.get(key)
-            true(self, key, offset)
-            if before:
-                self._recent[key] = before
+    def remember(true: Callable[..., None]) -> Callable[..., None]:
+        def stale(self: LinkRows, links: dict[str, int]) -> None:
+            for key, offset in links.items():
+                self._recent.setdefault(key, offset)
 
         return stale
 
-    return _instead(LinkRows, "fold", fold)
+    return _instead(LinkRows, "remember", remember)
 
 
 BUGS = (
