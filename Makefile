@@ -32,7 +32,7 @@ test-all: lint ## The same on every supported Python that is there, each in an e
 	@for python in $$(.ci/pythons); do $(MAKE) test-on PYTHON=$$python TESTS=tests; done
 
 test-newest: .venv/.synced ## What knows the event loop from inside, on the newest supported Python that is there
-	@$(MAKE) test-on PYTHON=$$(.ci/pythons | tail -1) TESTS="$(ON_EACH)"
+	@$(MAKE) test-on PYTHON=$$(.ci/pythons | tail -1) TESTS="$(ON_EACH) tests/integration/test_readme.py"
 
 # of a Python that is there: $(PYTHON), a path
 test-on: | $(UV)

@@ -37,6 +37,39 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return wheel, sdist
 
 
+@pytest.fixture(scope="module")
+def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The python of a fresh environment: the wheel, its dependencies at their locked versions, and pytest."""
+    wheel, folder = built[0], tmp_path_factory.mktemp("installed") / "venv"
+    if UV is None:
+        pytest.skip("needs uv, which fills an environment from its cache in a second")
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    locked = folder.with_name("locked.txt")
+    export = [
+        UV,
+        "export",
+        "--frozen",
+        "--no-dev",
+        "--no-emit-project",
+        "--no-hashes",
+        "-q",
+        "-o",
+        str(locked),
+    ]
+    for command in (
+        [UV, "venv", "-q", "--python", sys.executable, str(folder)],
+        [*export, "--project", str(ROOT)],
+        [UV, "pip", "install", "-q", "--python", str(python), "-r", str(locked), str(wheel), "pytest"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0 and any(
+            word in done.stderr for word in ("error sending request", "dns error")
+        ):
+            pytest.skip("a dependency is neither in the cache nor to be had: no network")
+        assert done.returncode == 0, done.stderr
+    return python
+
+
 def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> None:
     """Each module of each room is in the wheel under `perdure`, with `py.typed` and
     what `init` makes, and nothing else.
@@ -88,15 +121,14 @@ def test_the_sdist_holds_what_the_wheel_is_made_of(built: tuple[Path, Path]) -> 
     assert "tests/integration/test_package.py" in held
 
 
-def test_an_installed_wheel_serves(built: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_installed_wheel_serves(installed: Path, tmp_path: Path) -> None:
     """In an environment without the repository, `perdure` serves an example from another folder."""
-    python = _environment_with(built[0], tmp_path / "venv")
-    perdure = python.with_name("perdure")
+    python, perdure = installed, installed.with_name("perdure")
     version = subprocess.run([perdure, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert version.stdout.startswith("perdure 0.")
     where = [python, "-c", "import perdure; print(perdure.__file__)"]
     file = subprocess.run(where, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert file.startswith(str(tmp_path))
+    assert file.startswith(str(python.parents[1]))
 
     shutil.copy(ROOT / "examples" / "counter.py", tmp_path)
     with subprocess.Popen(
@@ -117,12 +149,9 @@ def test_an_installed_wheel_serves(built: tuple[Path, Path], tmp_path: Path) -> 
     assert (tmp_path / ".perdure").is_dir()
 
 
-def test_a_project_that_the_wheel_makes_runs_and_passes_its_tests(
-    built: tuple[Path, Path], tmp_path: Path
-) -> None:
-    """`perdure init`, its tests, its server, a call: with the wheel alone, as whoever begins does it."""
-    python = _environment_with(built[0], tmp_path / "venv", "pytest")
-    perdure, project = python.with_name("perdure"), tmp_path / "my-shop"
+def test_a_project_that_the_wheel_makes_runs_and_passes_its_tests(installed: Path, tmp_path: Path) -> None:
+    """`perdure init`, its tests, its server, a call: with the wheel and pytest alone, as a beginner."""
+    python, perdure, project = installed, installed.with_name("perdure"), tmp_path / "my-shop"
     subprocess.run([perdure, "init", "my-shop"], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
     tested = subprocess.run(
         [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
@@ -147,36 +176,3 @@ def test_a_project_that_the_wheel_makes_runs_and_passes_its_tests(
             assert server.wait(40) == 0
         finally:
             server.kill()
-
-
-def _environment_with(wheel: Path, folder: Path, *more: str) -> Path:
-    """A fresh environment with the wheel and its dependencies at their locked
-    versions, and `more`; returns its python.
-    """
-    if UV is None:
-        pytest.skip("needs uv, which fills an environment from its cache in a second")
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    locked = folder.with_name("locked.txt")
-    export = [
-        UV,
-        "export",
-        "--frozen",
-        "--no-dev",
-        "--no-emit-project",
-        "--no-hashes",
-        "-q",
-        "-o",
-        str(locked),
-    ]
-    for command in (
-        [UV, "venv", "-q", "--python", sys.executable, str(folder)],
-        [*export, "--project", str(ROOT)],
-        [UV, "pip", "install", "-q", "--python", str(python), "-r", str(locked), str(wheel), *more],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0 and any(
-            word in done.stderr for word in ("error sending request", "dns error")
-        ):
-            pytest.skip("a dependency is neither in the cache nor to be had: no network")
-        assert done.returncode == 0, done.stderr
-    return python

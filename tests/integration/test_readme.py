@@ -76,6 +76,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "HOME": str(home),
         "PATH": f"{Path(UV).parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PIP_CACHE_DIR": str(Path.home() / ".cache" / "pip"),
+        "PIP_NO_COMPILE": "0",  # which means not to: most of what it installs is never imported here
         "PIP_CONSTRAINT": str(home / "locked.txt"),
         "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv")),
     }
@@ -90,6 +91,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.skipif(
+    os.environ.get("PERDURE_REQUIRE_PIP") != "1",
+    reason="pip takes 15 s of CPU for it: .ci/run sets PERDURE_REQUIRE_PIP=1; test_package.py has uv install the wheel",
+)
 def test_the_container_s_steps_serve_an_app(installed: Path, tmp_path: Path) -> None:
     """Each line of the Dockerfile, without a container: what is copied, installed
     and started, below another root.
@@ -97,7 +102,8 @@ def test_the_container_s_steps_serve_an_app(installed: Path, tmp_path: Path) -> 
     root, context = tmp_path / "root", tmp_path / "context"
     shutil.copytree(installed / "perdure" / "dist", context / "dist")
     (context / "app.py").write_text(re.findall(r'title="app.py"\n(.*?)```', README, re.DOTALL)[0])
-    environ = {**clean_environ(), "PATH": f"{installed / 'shop/.venv/bin'}:{os.environ['PATH']}"}
+    path = f"{installed / 'shop/.venv/bin'}:{os.environ['PATH']}"
+    environ = {**clean_environ(), "PATH": path, "PIP_NO_COMPILE": "0"}
     where = root
     for line in block("dockerfile", "FROM").splitlines():
         what, _, rest = line.partition(" ")
