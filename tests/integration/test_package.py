@@ -19,7 +19,7 @@ from tests.process import clean_environ
 
 ROOT = Path(__file__).parents[2]
 # `make` installs uv beside the project's own packages where there is none
-UV = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+UV = shutil.which("uv") or shutil.which("uv", path=f"{Path(sys.executable).parent}:{ROOT / '.venv' / 'bin'}")
 ROOMS = ("schemas", "objects", "streams", "api")
 
 
