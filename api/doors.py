@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from perdure.api.access.guard import Access
 from perdure.api.access.origins import Origins
@@ -152,9 +153,25 @@ def pages_for(
     if access is not None or not config.is_closed(has_worker, dev=dev):
         pages["commands"] = commands_page(views, owners)
         pages["admin"] = admin_page(gateway, owners, views, registry, config, snapshots, projections)
+        pages["console"] = _console(pages["admin"], gateway, config.name, guarded=access is not None)
     if access is not None:
         pages["ticket"] = ticket_page(access, registry)
     return pages
+
+
+def _console(admin: Page, gateway: Gateway, app: str, *, guarded: bool) -> Page:
+    """The page /console; its templates are loaded by the first request."""
+
+    @cache
+    def console() -> Page:
+        from perdure.api.console.page import console_page
+
+        return console_page(admin, gateway, app, guarded=guarded)
+
+    async def page(request: PageRequest) -> Problem:
+        return await console()(request)
+
+    return page
 
 
 def _metrics_page(metrics: Callable[[], bytes], projections: ProjectionViews) -> tuple[str, Page]:

@@ -31,6 +31,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache, partial
 from typing import Any
 
+from perdure.api.access.browser_sessions import LOGIN, LOGOUT, is_browser, login_form, sign_in_or_out, with_session
 from perdure.api.access.guard import OWN, Access, need_of_object, need_of_page, ticket_in
 from perdure.api.access.origins import Origins
 from perdure.api.door.async_commands import accepted, prefers_async
@@ -58,11 +59,13 @@ from perdure.schemas.access import Grant
 from perdure.schemas.cache import PureCache
 from perdure.schemas.commands import CALL, FETCH, call_body, parse_arguments
 from perdure.schemas.errors import (
+    Forbidden,
     InvalidArguments,
     MalformedCommand,
     OutcomeUnknown,
     PerdureError,
     TooLarge,
+    Unauthenticated,
 )
 from perdure.schemas.keys import object_key
 from perdure.schemas.replies import FAILED, ErrorInfo, Pairs
@@ -297,15 +300,23 @@ class HttpDoor:
         grant: Grant | None = None
         query: bytes = scope["query_string"]
         if (access := self._access) is not None:
+            if raw_path in (LOGIN, LOGOUT):
+                body = partial(self._whole_body, scope, receive)
+                return await sign_in_or_out(access, raw_path, scope["method"], scope["headers"], body)
             need = need_of_page(name, has_worker=self._worker is not None)
             query = ticket_in(query)[1]
-            if need is not None:
-                grant = await access.admit(scope["headers"], need)
-                access.charge(grant, 1, 0)
+            try:
+                if need is not None:
+                    grant = await access.admit(with_session(name, scope["headers"]), need)
+                    access.charge(grant, 1, 0)
+            except (Unauthenticated, Forbidden) as error:
+                if not is_browser(name, scope["headers"]):
+                    raise
+                return login_form(raw_path + (b"?" + query if query else b""), error)
         if (page := self._pages.get(name)) is not None:
             body = partial(self._whole_body, scope, receive)
             return await page(PageRequest(scope["method"], parts_of(raw_path), query_of(query), grant, body))
-        if self.closed and name in ("admin", "commands"):
+        if self.closed and name in ("admin", "commands", "console"):
             raise Refused(problem("not-exposed", _ADMIN_CLOSED, status=403))
         if self._worker is None or name in OWN:
             raise no_such_path(scope["path"])
