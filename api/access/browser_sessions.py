@@ -1,7 +1,7 @@
 """Browser sessions: a token as a cookie, so that the pages for people can be opened in a browser.
 
-A browser cannot send a bearer token by itself. It signs in with one at `/console/login`, and from then on sends
-it as a cookie, to the pages in `PAGES` only.
+A browser cannot send a bearer token by itself. It signs in with one at `/console/login`, and from then on
+sends it as a cookie, to the pages in `PAGES` only.
 
 Laws [test_console.py]
 - The cookie's paths are those of the pages: neither the app's Worker nor an object ever receives it, and it
@@ -46,7 +46,7 @@ _HEADERS = [
 
 
 def with_session(name: str, headers: RawHeaders) -> RawHeaders:
-    """The headers of a request for a page, with the token of its cookie as bearer token if it has no other."""
+    """The headers of a request for a page; the token of its cookie is added if it has no bearer token."""
     if name not in PAGES or bearer_of(headers) is not None or (token := _token_in(headers)) is None:
         return headers
     return [*headers, (b"authorization", b"Bearer " + token)]
@@ -114,7 +114,9 @@ def _own(target: bytes) -> bytes:
 def _cookies(token: bytes, headers: RawHeaders, more: bytes) -> list[tuple[bytes, bytes]]:
     secure = b"; Secure" if (b"x-forwarded-proto", b"https") in headers else b""
     attributes = b"; HttpOnly; SameSite=Strict" + secure + more
-    return [(b"set-cookie", b"%b=%b; Path=/%b%b" % (COOKIE, token, name.encode(), attributes)) for name in PAGES]
+    return [
+        (b"set-cookie", b"%b=%b; Path=/%b%b" % (COOKIE, token, name.encode(), attributes)) for name in PAGES
+    ]
 
 
 def _form(status: int, target: bytes, message: str) -> Problem:

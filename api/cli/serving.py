@@ -293,4 +293,6 @@ def _announce(
             )
     if kafka is not None and kafka.line:
         lines.append(f"  {kafka.line}")
+    if config.guarded or not config.is_closed(has_worker, dev=dev):
+        lines.append(f"  {url}/console")
     print("\n".join((*lines, f"  {url}/docs")), flush=True)

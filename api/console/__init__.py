@@ -1,7 +1,8 @@
 """The console at `/console`: administration and the record of what happened, as HTML for people.
 
-`Console` (page.py) asks `/admin` for each page and renders the answer with a template (rendering.py). With access
-control a browser signs in once with a token; its cookie is read in api/access/browser_sessions.py.
+`console_page` (page.py) makes the request to `/admin` that a page needs, and renders the answer with a
+template (rendering.py). With access control a browser signs in once with a token; its cookie is read in
+api/access/browser_sessions.py.
 
 Laws [test_console.py]
 - A page shows what documented requests to `/admin` answer, and names them and the command that does the same.

@@ -1,13 +1,14 @@
 """The pages of the console: each asks `/admin` and has a template show the answer.
 
-    GET  /console                               what is wrong: parked, failed, dead, partitions that do not serve
-    GET  /console/objects[?namespace=&prefix=]  objects by their name
-    GET  /console/objects/{namespace}/{name}    an object now, or `at` a journal offset, with its history
-    POST /console/objects/{namespace}/{name}    `act`: call, pause, resume or delete
-    GET  /console/log[?where=…]                 the last records, and those to come
-    GET  /console/partitions
-    POST /console/parked/{id}                   `act`: redrive or drop
-    POST /console/dead/{id}                     `act`: redrive
+GET  /console                               what is wrong: parked, failed, dead, partitions that do not serve
+GET  /console/objects[?namespace=&prefix=]  objects by their name
+GET  /console/objects/{namespace}/{name}    an object now, or `at` a journal offset, with its history
+POST /console/objects/{namespace}/{name}    `act`: call, pause, resume or delete
+GET  /console/log[?where=…]                 the last records, and those to come
+GET  /console/partitions
+GET  /console/sql[?query=&at=]              a question over all objects and records
+POST /console/parked/{id}                   `act`: redrive or drop
+POST /console/dead/{id}                     `act`: redrive
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from perdure.schemas.errors import MalformedCommand, PerdureError
 from perdure.schemas.keys import object_key
 
 SHOWN = 50  # turns, failures, objects on a page
+ROWS, BARS = 500, 40  # of an answer in SQL, and how many of them are drawn
 _DONE = 300  # the first status of a response that is not a success
 _OBJECT_ACTS = {
     "pause": "Its commands wait until it is resumed; nothing is lost.",
@@ -97,6 +99,9 @@ class _Console:
                 only(request, "GET")
                 content = await self._ask(request, "partitions")
                 return rendered("partitions", **self._frame(request, "partitions"), **content)
+            case ("sql",):
+                only(request, "GET")
+                return await self._sql(request)
         raise nothing_behind("console", request)
 
     def _frame(self, request: PageRequest, here: str) -> dict[str, Any]:
@@ -111,10 +116,18 @@ class _Console:
         return json.loads((await self._admin_answers(request, "GET", parts, query))[2])
 
     async def _admin_answers(
-        self, request: PageRequest, method: str, parts: tuple[str, ...], query: Mapping[str, str]
+        self,
+        request: PageRequest,
+        method: str,
+        parts: tuple[str, ...],
+        query: Mapping[str, str],
+        body: bytes = b"",
     ) -> Problem:
-        asked = {name: value for name, value in query.items() if value}
-        answer = await self._admin(PageRequest(method, parts, asked, request.grant, _no_body))
+        async def whole() -> bytes:
+            return body
+
+        given = {name: value for name, value in query.items() if value}
+        answer = await self._admin(PageRequest(method, parts, given, request.grant, whole))
         if answer[0] >= _DONE:
             raise Refused(answer)
         return answer
@@ -138,7 +151,9 @@ class _Console:
             of_code["objects"].setdefault(record.get("object", ""), record)
         content = {"parked": parked["parked"], "dead": dead["dead"], "stuck": stuck, "codes": codes}
         paused = sum(each["paused"] for each in partitions["partitions"])
-        return rendered("problems", **self._frame(request, "problems"), **content, paused=paused, where=failed)
+        return rendered(
+            "problems", **self._frame(request, "problems"), **content, paused=paused, where=failed
+        )
 
     async def _objects(self, request: PageRequest) -> Problem:
         query = _known(request, "namespace", "prefix", "cursor")
@@ -154,7 +169,7 @@ class _Console:
             )
         keys = [f"{namespace}/{name}" for name in page["objects"]]
         frame = self._frame(request, "objects")
-        content = {"names": names, "namespace": namespace, "prefix": wanted, "keys": keys}
+        content: dict[str, Any] = {"names": names, "namespace": namespace, "prefix": wanted, "keys": keys}
         return rendered("objects", **frame, **content, cursor=page["cursor"])
 
     async def _object(
@@ -163,9 +178,7 @@ class _Console:
         query = {} if called else _known(request, "at", "cursor", "confirm")
         key, at = object_key(namespace, name), query.get("at", "")
         history, summary, alarms = await asyncio.gather(
-            self._ask(
-                request, "history", namespace, name, limit=str(SHOWN), cursor=query.get("cursor", "")
-            ),
+            self._ask(request, "history", namespace, name, limit=str(SHOWN), cursor=query.get("cursor", "")),
             self._ask(request, "objects", namespace, name),
             self._ask(request, "objects", namespace, name, "alarms"),
         )
@@ -199,8 +212,30 @@ class _Console:
         query = _known(request, *names)
         page = await self._ask(request, "log", **{**query, "limit": str(SHOWN)})
         filters = {name: value for name, value in query.items() if value and name != "cursor"}
-        content = {"records": page["records"], "cursor": page["cursor"], "filters": filters}
+        content = {"records": page["records"][::-1], "cursor": page["cursor"], "filters": filters}
         return rendered("log", **self._frame(request, "log"), **content, newest=not query.get("cursor"))
+
+    async def _sql(self, request: PageRequest) -> Problem:
+        fields = _known(request, "query", "at")
+        given = {name: value for name, value in fields.items() if value}
+        answer, error = None, ""
+        if "query" in given:
+            body = json.dumps({**given, "limit": ROWS}).encode()
+            try:
+                answer = json.loads((await self._admin_answers(request, "POST", ("sql",), {}, body))[2])
+            except PerdureError as refused:  # the query stays in the form
+                error = str(refused)
+        frame = self._frame(request, "sql")
+        bars = [] if answer is None else bars_of(answer["rows"])
+        return rendered(
+            "sql",
+            **frame,
+            query=given.get("query", ""),
+            at=given.get("at", ""),
+            answer=answer,
+            error=error,
+            bars=bars,
+        )
 
     # Changes
 
@@ -208,19 +243,25 @@ class _Console:
         form = await _form(request)
         act = form.get("act", "")
         if act == "call":
-            return await self._object(request, namespace, name, await self._call(request, namespace, name, form))
+            return await self._object(
+                request, namespace, name, await self._call(request, namespace, name, form)
+            )
         if act not in _OBJECT_ACTS:
             raise MalformedCommand("an act on an object is call, pause, resume or delete")
         method, parts = ("DELETE", ()) if act == "delete" else ("POST", (act,))
         await self._admin_answers(request, method, ("objects", namespace, name, *parts), {})
         return _see_other(object_path(object_key(namespace, name)))
 
-    async def _call(self, request: PageRequest, namespace: str, name: str, form: Mapping[str, str]) -> dict[str, Any]:
+    async def _call(
+        self, request: PageRequest, namespace: str, name: str, form: Mapping[str, str]
+    ) -> dict[str, Any]:
         """Call a method as the person; returns what the page shows of it."""
         method, text = form.get("method", ""), form.get("args", "").strip() or "[]"
         args = parse_json(text.encode())
         if not method or type(args) is not list:
-            raise MalformedCommand('a call needs a method, and its arguments as a JSON list such as ["ann", 5]')
+            raise MalformedCommand(
+                'a call needs a method, and its arguments as a JSON list such as ["ann", 5]'
+            )
         key, reply = object_key(namespace, name), ReplyFuture()
         principal = "" if request.grant is None else request.grant.principal
         body = call_body(method, args, {})
@@ -229,7 +270,12 @@ class _Console:
         error, result = answer.reply.error, answer.reply.body
         if error is not None:
             shown = json.loads(problem_of_reply(answer.reply.outcome, error)[2])
-            return {"method": method, "args": text, "error": f"{error.code}: {shown['detail']}", "result": None}
+            return {
+                "method": method,
+                "args": text,
+                "error": f"{error.code}: {shown['detail']}",
+                "result": None,
+            }
         return {"method": method, "args": text, "error": "", "result": result.decode("utf-8", "replace")}
 
     async def _settle(self, request: PageRequest, what: str, id_: str) -> Problem:
@@ -242,6 +288,19 @@ class _Console:
             return rendered("confirm", **frame, what=what, id=id_, act=act, text=acts[act])
         await self._admin_answers(request, "POST", (what, id_, act), {})
         return _see_other("/console")
+
+
+def bars_of(rows: list[list[Any]]) -> list[tuple[str, float, int]]:
+    """(label, number, length in percent) for each row of an answer that is a chart; nothing if it is not one.
+
+    A chart has two columns, the second of them numbers, and at most `BARS` rows.
+    """
+    if not 1 < len(rows) <= BARS or any(
+        len(row) != 2 or type(row[1]) not in (int, float) or row[1] < 0 for row in rows
+    ):
+        return []
+    most = max(row[1] for row in rows) or 1
+    return [(str(row[0]), row[1], round(100 * row[1] / most)) for row in rows]
 
 
 def _known(request: PageRequest, *names: str) -> dict[str, str]:
@@ -265,9 +324,3 @@ async def _form(request: PageRequest) -> dict[str, str]:
 
 def _see_other(path: str) -> Problem:
     return 303, [(b"location", path.encode()), (b"cache-control", b"no-store")], b""
-
-
-async def _no_body() -> bytes:
-    return b""
-
-

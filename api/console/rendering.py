@@ -1,6 +1,8 @@
 """Renders the console's templates, which lie in `templates/`, and holds its style and its script.
 
-Law: each value is escaped, by Jinja's autoescape; no template marks a value as safe. [test_console.py]
+Laws
+- Each value is escaped, by Jinja's autoescape; no template marks a value as safe. [test_console.py]
+- A field that an answer leaves out, since it is empty, is shown as nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 
 from perdure.api.problems import Problem
 
@@ -57,7 +59,6 @@ def _href(path: str, **query: Any) -> str:
 _templates = Environment(
     loader=PackageLoader("perdure.api.console"),
     autoescape=True,
-    undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -31,7 +31,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache, partial
 from typing import Any
 
-from perdure.api.access.browser_sessions import LOGIN, LOGOUT, is_browser, login_form, sign_in_or_out, with_session
+from perdure.api.access.browser_sessions import (
+    LOGIN,
+    LOGOUT,
+    is_browser,
+    login_form,
+    sign_in_or_out,
+    with_session,
+)
 from perdure.api.access.guard import OWN, Access, need_of_object, need_of_page, ticket_in
 from perdure.api.access.origins import Origins
 from perdure.api.door.async_commands import accepted, prefers_async
@@ -299,9 +306,9 @@ class HttpDoor:
         name = first_of(raw_path)
         grant: Grant | None = None
         query: bytes = scope["query_string"]
+        body = partial(self._whole_body, scope, receive)
         if (access := self._access) is not None:
             if raw_path in (LOGIN, LOGOUT):
-                body = partial(self._whole_body, scope, receive)
                 return await sign_in_or_out(access, raw_path, scope["method"], scope["headers"], body)
             need = need_of_page(name, has_worker=self._worker is not None)
             query = ticket_in(query)[1]
@@ -314,7 +321,6 @@ class HttpDoor:
                     raise
                 return login_form(raw_path + (b"?" + query if query else b""), error)
         if (page := self._pages.get(name)) is not None:
-            body = partial(self._whole_body, scope, receive)
             return await page(PageRequest(scope["method"], parts_of(raw_path), query_of(query), grant, body))
         if self.closed and name in ("admin", "commands", "console"):
             raise Refused(problem("not-exposed", _ADMIN_CLOSED, status=403))

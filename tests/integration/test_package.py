@@ -82,6 +82,9 @@ def test_the_wheel_holds_the_rooms_and_the_types(built: tuple[Path, Path]) -> No
     templates = {f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / "api").rglob("*.tmpl")}
     assert len(templates) == 6
     expected |= templates
+    expected |= {
+        f"perdure/{path.relative_to(ROOT)}" for path in (ROOT / "api" / "console" / "templates").iterdir()
+    }
     assert held == expected
 
 
