@@ -29,6 +29,7 @@ from perdure.api.problems import Problem
 from perdure.api.protocol.authenticated import AuthenticatedProtocol, AuthenticatedSocketProtocol
 from perdure.api.protocol.fast_path import FastPathProtocol
 from perdure.api.protocol.http import HttpProtocol
+from perdure.api.protocol.logged import LoggedAuthenticatedProtocol, LoggedProtocol
 from perdure.api.protocol.websocket import SocketProtocol
 from perdure.api.sockets.registry import SocketRegistry
 from perdure.api.worker.worker import Worker
@@ -104,12 +105,24 @@ def door_for(
     )
 
 
-def protocol_for(door: HttpDoor, sockets: SocketRegistry, access: Access | None) -> type[HttpProtocol]:
-    """The protocol of connections to `door`; without access control, one that checks no credentials."""
+def protocol_for(
+    door: HttpDoor, sockets: SocketRegistry, access: Access | None, *, logs: bool = False
+) -> type[HttpProtocol]:
+    """The protocol of connections to `door`.
+
+    Args:
+        door: the HTTP door of the app.
+        sockets: the node's WebSockets.
+        access: the access control; without it no credentials are checked.
+        logs: True to log each request.
+    """
+    door.logs = logs
     if access is None:
-        return FastPathProtocol.to(door, SocketProtocol.to(door, sockets))
+        plain = LoggedProtocol if logs else FastPathProtocol
+        return plain.to(door, SocketProtocol.to(door, sockets))
     websocket = AuthenticatedSocketProtocol.to(door, sockets, access=access)
-    return AuthenticatedProtocol.to(door, websocket, access=access)
+    guarded = LoggedAuthenticatedProtocol if logs else AuthenticatedProtocol
+    return guarded.to(door, websocket, access=access)
 
 
 def pages_for(

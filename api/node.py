@@ -30,6 +30,7 @@ from perdure.api.kafka_listener import open_kafka
 from perdure.api.problems import Problem
 from perdure.api.protocol.http import HttpProtocol
 from perdure.api.sockets.registry import SocketRegistry
+from perdure.api.telemetry.access_log import logs_requests
 from perdure.api.telemetry.metrics import exposition
 from perdure.api.telemetry.readiness import readiness
 from perdure.api.telemetry.replay_progress import ReplayProgress
@@ -281,9 +282,9 @@ class Node:
             metrics=exposition(self.owners, gateway, lambda: door.answered),
             snapshots=self.snapshots,
         )
-        worker = self._worker(outgoing)
+        worker, logs = self._worker(outgoing), logs_requests(config, dev=self._dev)
         door = door_for(config, self.registry, gateway, pages=pages, worker=worker, access=access)
-        self.asgi, self.http = door, protocol_for(door, self.sockets, access)
+        self.asgi, self.http = door, protocol_for(door, self.sockets, access, logs=logs)
         watchdog = Watchdog(step_s=config.limits.step_s, hold_s=config.limits.hold_s)
         if watchdog.start():
             self._opened.push("the watchdog", watchdog.stop)

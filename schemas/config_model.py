@@ -178,6 +178,8 @@ class Config(Section):
     """How long journal records are kept once a verified snapshot holds what they say."""
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool | None = None
+    """True for a line per request; None: with `perdure dev` in a terminal only."""
     limits: Limits = Limits()
     projections: ProjectionConfig = ProjectionConfig()
     durable_objects: DurableObjects = DurableObjects()

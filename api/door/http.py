@@ -59,6 +59,7 @@ from perdure.api.pages import (
 from perdure.api.problems import Problem, problem, problem_of, problem_of_reply
 from perdure.api.replies import PlacedReply, ReplyFuture, ReplyListener
 from perdure.api.streaming import Streamed, send_stream
+from perdure.api.telemetry.access_log import logged
 from perdure.api.worker.worker import Worker
 from perdure.objects.registry import Registry
 from perdure.objects.turn import SWITCHING
@@ -137,6 +138,7 @@ class HttpDoor:
         self._registry = registry
         self.body_bytes = body_bytes
         self._pages = pages
+        self.logs = False  # True to log requests that come by ASGI
         self.answered: Counter[int] = Counter()  # by status
         self._targets: PureCache[bytes, _Target] = PureCache(self._resolved, 65_536)
 
@@ -237,6 +239,8 @@ class HttpDoor:
         if scope["type"] != "http":
             await self._not_http(scope, receive, send)
             return
+        if self.logs:
+            send = logged(scope, send)
         try:
             status, headers, body = await self._answered(scope, receive)
         except (Refused, PerdureError) as error:

@@ -146,6 +146,7 @@ class FastPathProtocol(HttpProtocol):
     answered: ClassVar[Counter[int]]  # the door's
     paths: ClassVar[tuple[bytes, ...]] = _PATHS
     websocket: ClassVar[type[SocketProtocol]]
+    exchange: ClassVar[type[HttpExchange]] = HttpExchange
     recognizes: ClassVar[bool] = True  # True if heads are compared by their bytes
     _exchange: HttpExchange | None = None  # of the request that is being read
     _spoke = False  # True if a response was sent since the timer last fired
@@ -176,7 +177,7 @@ class FastPathProtocol(HttpProtocol):
             line = FIRST_LINE.match(data)
             if line is not None and (request := known.read(data, line.end())) is not None:
                 head, body = request
-                exchange = HttpExchange(self, METHODS[line[1]], True, head)
+                exchange = self.exchange(self, METHODS[line[1]], True, head)
                 self.cycle = exchange  # type: ignore[assignment]  # as in `_head_read`
                 self._submit(exchange, line[2], body)
                 return
@@ -208,7 +209,7 @@ class FastPathProtocol(HttpProtocol):
             super()._head_read()
             return
         keep_alive = head.keep_alive and not self._leaving
-        exchange = HttpExchange(self, head.method.decode("ascii"), keep_alive)
+        exchange = self.exchange(self, head.method.decode("ascii"), keep_alive)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn needs
         try:
             # most clients send the same headers again

@@ -107,3 +107,18 @@ def _follow(server: Server, seen: list[dict[str, Any]], opened: threading.Event)
                     seen.append(json.loads(line.removeprefix("data: ")))
     except httpx.HTTPError:
         pass  # the server ended
+
+
+def test_a_line_is_written_for_each_request(app: Path, tmp_path: Path) -> None:
+    """Method, path, status and time, of objects and of pages; what looks like a credential is masked."""
+    (app / "perdure.toml").write_text("access_log = true\n" + (app / "perdure.toml").read_text())
+    with serve(app, tmp_path / "data") as server:
+        for _ in range(2):
+            call(server, "Counter/dave", "add", 1)
+        httpx.get(f"{server.url}/objects/Counter/dave?token=abcdefgh")
+        httpx.get(f"{server.url}/livez")
+        assert server.stop() == 0
+        lines = [line for line in server.stderr().splitlines() if "Counter/dave" in line or "livez" in line]
+    assert [("POST" in line, "status" in line) for line in lines] == [(True, True)] * 2 + [(False, True)] * 2
+    assert "abcdefgh" not in "".join(lines)
+    assert '"ms"' in lines[0] or "ms=" in lines[0]
