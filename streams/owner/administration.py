@@ -69,7 +69,7 @@ from perdure.streams.state.tables import Tables
 from perdure.streams.turns.activation import Activation, Hold, Turn, is_deletion
 from perdure.streams.turns.admission import early_outcome
 from perdure.streams.turns.deletion import admin_reply
-from perdure.streams.turns.mailbox import Mailbox
+from perdure.streams.turns.mailbox import Mailbox, again
 from perdure.streams.turns.ports import Transport
 from perdure.streams.turns.runner import Turns
 from perdure.streams.turns.supervision.internal_faults import report
@@ -250,8 +250,7 @@ class Administration:
             self._turns.conclude(turn, not_done(_not_at_head(activation, place)))
             return
         mailbox.popleft()
-        command = parse_admitted(record.key, record.value, record.headers, self._transport.rules)
-        record = self._turns.time.read_again(record)
+        record, command = again(record, self._turns.time, self._transport.rules)
         until_s = self._turns.time.until_s(command)
         self._give_up(Turn(record, command, activation, offset, until_s), turn)
         self._done(turn, reply)

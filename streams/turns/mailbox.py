@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from perdure.schemas.commands import parse_admitted
-from perdure.streams.log.base import Topic
+from perdure.schemas.commands import Command, parse_admitted
+from perdure.schemas.foreign import RecordRules
+from perdure.schemas.forwards import received
+from perdure.streams.log.base import LogRecord, Topic
 from perdure.streams.log.log_time import LogTime
 from perdure.streams.turns.activation import Turn
 
@@ -55,6 +57,16 @@ class Mailbox(deque["Turn | int"]):
         return len(self) * sorted(after - before for before, after in pairwise(times))[PACE_OF // 2]
 
 
+def again(record: LogRecord, time: LogTime, rules: RecordRules) -> tuple[LogRecord, Command]:
+    """A command that waited as its offset only, as it runs: its record, and itself.
+
+    The deadline of a forward still counts from where it was read first.
+    """
+    read = time.read_again(record)
+    command = parse_admitted(record.key, record.value, record.headers, rules)
+    return read, received(command, read.time_ms) if command.forwarded else command
+
+
 async def read_waiting(
     transport: Transport,
     partition: int,
@@ -79,8 +91,7 @@ async def read_waiting(
             if activation.running is not None or not mailbox or mailbox[0] != offset:
                 return
             mailbox.popleft()
-            command = parse_admitted(record.key, record.value, record.headers, transport.rules)
-            read = time.read_again(record)
+            read, command = again(record, time, transport.rules)
             turn = Turn(read, command, activation, offset, time.until_s(command))
             if command.client_key is not None:
                 keys_in_flight.enter(command, turn)

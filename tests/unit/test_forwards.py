@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -24,7 +25,7 @@ from perdure.schemas.forwards import Origin, forward, origin_in, received
 from perdure.schemas.replies import FORWARDED, OK, UNAVAILABLE, AnsweredCommand, parse_reply
 from perdure.streams.log.base import LogRecord, Record, Topic
 from perdure.streams.owner import forwarding
-from perdure.streams.turns.ports import UNSEALED
+from perdure.streams.turns.ports import UNSEALED, PartitionBounds
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
 
@@ -37,6 +38,9 @@ class Thing(DurableObject):
         count: int = await self.state.get("count", 0) + 1
         await self.state.put("count", count)
         return count
+
+    async def hold(self) -> None:
+        await asyncio.sleep(20.0)
 
     async def look(self) -> int:
         self.env.seen.append("looked")
@@ -212,6 +216,22 @@ def test_the_deadline_of_a_forward_is_that_of_the_original() -> None:
     command = Command("Thing/a", CALL, "add", deadline_ms=1000, forwarded="1:2:5000")
     assert [received(command, at).deadline_ms for at in (4000, 5000, 5400, 9000)] == [1000, 1000, 600, 0]
     story(Thing, told, shared=True)
+
+
+def test_a_forward_that_waits_behind_a_full_mailbox_keeps_its_deadline() -> None:
+    """There it waits as its offset only: what it waited before it arrived counts all the same."""
+
+    async def told(harness: Owners) -> None:
+        away, home = elsewhere(harness, "a"), harness.place("a")
+        await append(harness, home, call("a", "hold"))
+        await append(harness, home, call("a", "add", "fills the mailbox"))
+        harness.faults.delays = {"append": 2.0}
+        harness.log.append(Topic.COMMANDS, away, call("a", "add", "too late", deadline_ms=17_000))
+        harness.log.append(Topic.COMMANDS, away, call("a", "add", "in time", deadline_ms=60_000))
+        await harness.quiet()
+        assert [mark for _, mark in harness.seen] == ["fills the mailbox", "in time"]
+
+    story(Thing, told, shared=True, bounds=PartitionBounds(mailbox=1))
 
 
 def test_what_meant_nothing_in_the_original_means_nothing_under_the_seal() -> None:
