@@ -279,7 +279,7 @@ class Node:
             has_worker=has_worker,
             dev=self._dev,
             ready=self._ready,
-            metrics=exposition(self.owners, gateway, lambda: door.answered),
+            metrics=exposition(self.owners, gateway, lambda: door.answered, self.snapshots),
             snapshots=self.snapshots,
         )
         worker, logs = self._worker(outgoing), logs_requests(config, dev=self._dev)

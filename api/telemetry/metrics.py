@@ -11,7 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING, cast
 
 from perdure.api.gateway import Gateway
+from perdure.streams.opening import clock_ms
 from perdure.streams.owner.owner import Owner
+from perdure.streams.snapshots.service import Snapshots
 from perdure.streams.turns.ports import OwnerState
 
 if TYPE_CHECKING:  # imported by the first scrape, since it brings an HTTP server and client
@@ -35,6 +37,54 @@ _COUNTS = {
     "evictions": "Objects that left memory",
     "oversized": "Objects that took too much memory",
 }
+
+
+_SNAPSHOTS = {
+    "snapshot_bytes": "Size of the newest snapshot at its place",
+    "snapshot_seconds": "How long the newest snapshot took",
+}
+_SNAPSHOT_COUNTS = {
+    "snapshots": ("taken", "Snapshots taken by this node"),
+    "snapshot_failures": ("failed", "Snapshots that could not be taken"),
+    "snapshot_sent_bytes": ("bytes_sent", "Bytes sent for snapshots"),
+    "snapshot_verify_failures": ("verify_failed", "Snapshots that a replay did not bear out"),
+}
+
+
+class _Snapshots:
+    """A collector of prometheus_client: the snapshots of the partitions that this node serves."""
+
+    def __init__(self, owners: Sequence[Owner], snapshots: Snapshots) -> None:
+        self._owners = owners
+        self._snapshots = snapshots
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        served = [each.partition for each in self._owners if each.state is OwnerState.SERVING]
+        counts = {str(partition): self._snapshots.counts_of(partition) for partition in served}
+        now_ms = clock_ms()
+        for name, what, text in (
+            ("snapshot_age_seconds", "taken_ms", "Age of the newest good snapshot"),
+            ("snapshot_verified_age_seconds", "verified_ms", "Age of the newest verified snapshot"),
+        ):
+            family = GaugeMetricFamily(f"perdure_{name}", text, labels=["partition"])
+            for partition, each in counts.items():
+                if (time_ms := getattr(each, what)) is not None:
+                    family.add_metric([partition], max(now_ms - time_ms, 0) / 1000)
+            yield family
+        for name, text in _SNAPSHOTS.items():
+            family = GaugeMetricFamily(f"perdure_{name}", text, labels=["partition"])
+            for partition, each in counts.items():
+                family.add_metric([partition], getattr(each, name.removeprefix("snapshot_")))
+            yield family
+        for name, (what, text) in _SNAPSHOT_COUNTS.items():
+            counter = CounterMetricFamily(f"perdure_{name}", text, labels=["partition"])
+            for partition, each in counts.items():
+                counter.add_metric([partition], getattr(each, what))
+            yield counter
+        every_s = self._snapshots.settings.every_s
+        yield GaugeMetricFamily("perdure_snapshot_interval_seconds", "`snapshots.every`", every_s)
 
 
 class _Node:
@@ -102,9 +152,19 @@ class _Node:
 
 
 def exposition(
-    owners: Sequence[Owner], gateway: Gateway, answered: Callable[[], dict[int, int]]
+    owners: Sequence[Owner],
+    gateway: Gateway,
+    answered: Callable[[], dict[int, int]],
+    snapshots: Snapshots | None = None,
 ) -> Callable[[], bytes]:
-    """A function that returns the current text of /metrics."""
+    """A function that returns the current text of /metrics.
+
+    Args:
+        owners: this node's owners, in order.
+        gateway: its gateway.
+        answered: returns the number of HTTP responses by status.
+        snapshots: its snapshots; None if they are not configured.
+    """
 
     @cache
     def registry() -> CollectorRegistry:
@@ -112,6 +172,8 @@ def exposition(
 
         made = CollectorRegistry(auto_describe=False)
         made.register(cast("Collector", _Node(owners, gateway, answered)))
+        if snapshots is not None:
+            made.register(cast("Collector", _Snapshots(owners, snapshots)))
         ProcessCollector(registry=made)
         return made
 

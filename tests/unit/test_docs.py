@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 from tests.unit.one_owner import OneOwner, story
@@ -25,6 +25,8 @@ from perdure.schemas.errors import ObjectError, PerdureError, Refusal
 from perdure.schemas.journal import NO_CHAIN, NoOp, encode_chained
 from perdure.schemas.kafka import Kafka
 from perdure.schemas.replies import FAILED, REFUSED, ErrorInfo, Reply
+from perdure.schemas.snapshots import SnapshotConfig
+from perdure.streams.snapshots.counts import SnapshotCounts
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("api", "streams", "objects", "schemas")
@@ -253,7 +255,10 @@ def test_every_metric_is_described() -> None:
         reader = harness.owner.tables.reader
         harness.owner.tables.apply(reader.offset, encode_chained(NoOp(reader.epoch - 1, 0), NO_CHAIN)[0])
         gateway = Gateway(harness.log, node="n", deadline_s=1, clock_ms=harness.clock_ms)
-        text = exposition([harness.owner], gateway, lambda: {200: 1})().decode()
+        counts = SnapshotCounts(taken_ms=1, verified_ms=1, bytes=7)
+        snapshots: Any = SimpleNamespace(counts_of=lambda _: counts, settings=SnapshotConfig(to="file:///x"))
+        text = exposition([harness.owner], gateway, lambda: {200: 1}, snapshots)().decode()
+        assert 'perdure_snapshot_bytes{partition="0"} 7.0' in text
         told = set(re.findall(r"^(perdure_\w+)", text, re.MULTILINE)) | {name for name, *_ in METRICS}
         assert told == {name for name in described if name.startswith("perdure_")}
         assert 'perdure_voids_total{partition="0"} 1.0' in text
