@@ -8,6 +8,8 @@ Laws
   its own, and it is a child of the test process. Only its imports are done already, and it ends without
   taking its modules apart, as both would copy most pages of its parent.
 - The first start in a test process starts the parent of all forks. It ends with the test process.
+- With `FORKED_WORKERS` in its environment a fork has its workers for snapshots forked, too: it executes
+  warm_worker.py, which hands its files over, ends as the fork ends, and whose end ends the fork.
 - `can_start` is False where a fork would differ: not on Linux, or with another value of a variable that
   Python or a library reads at its start. Such a process is executed as usual.
 """
@@ -44,6 +46,7 @@ PRELOADED = (
     "perdure.api.server",
     "perdure.api.telemetry.logs",
     "perdure.api.telemetry.tracing",
+    "perdure.streams.snapshots.worker",
     "anyio._backends._asyncio",
     "encodings.idna",
     "h11",
@@ -52,6 +55,7 @@ PRELOADED = (
     "uvicorn.lifespan.off",
     "uvicorn.protocols.websockets.websockets_sansio_impl",
 )
+FORKED_WORKERS = "FORKED_WORKERS"
 REQUEST_BYTES = 1 << 20
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 _SET_SUBREAPER = 36  # prctl(2)
@@ -137,6 +141,7 @@ def start(
 ) -> int:
     """Start `perdure ARGUMENTS` with these files as its stdout and stderr; its pid."""
     order = {
+        "module": PROGRAM,
         "arguments": list(arguments),
         "environ": dict(environ),
         "cwd": str(cwd or Path.cwd()),
@@ -209,31 +214,60 @@ def load_certificates_once() -> None:
     httpx._transports.default.create_ssl_context = httpx.create_ssl_context  # type: ignore[attr-defined]  # private
 
 
-def _serve_forks(channel: socket.socket) -> None:
-    """Fork for each order. Returns in each fork; raises SystemExit here once the test process has ended."""
+def _serve_forks(channel: socket.socket) -> str:
+    """Fork for each order.
+
+    Returns, in each fork, the module that it runs; raises SystemExit here once the test process has ended.
+    """
+    workers = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    workers.bind(address := f"\0perdure-forks-{os.getpid()}")
+    workers.listen()
     while True:
-        order, files, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 3)
-        if not order:
+        ready, _, _ = select.select([channel, workers], [], [])
+        asks = channel if channel in ready else workers.accept()[0]
+        order, files, _, _ = socket.recv_fds(asks, REQUEST_BYTES, 3)
+        if asks is channel and not order:
             raise SystemExit
         reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
             pid = os.fork()
             if pid == 0:
+                for each in (channel, workers, asks):
+                    each.close()
                 os.close(reading)
                 os.close(writing)
-                channel.close()
-                _become(json.loads(order), files)
-                return
+                facts = json.loads(order)
+                _become(facts, files, address)
+                return str(facts["module"])
             os.write(writing, str(pid).encode())
+            if asks is not channel:
+                _attend(pid, asks)
             os._exit(0)
-        os.waitpid(between, 0)
-        channel.send(os.read(reading, 64))
-        for each in (reading, writing, *files):
-            os.close(each)
+        if asks is channel:
+            os.waitpid(between, 0)
+            channel.send(os.read(reading, 64))
+        else:
+            asks.close()
+        for file in (reading, writing, *files):
+            os.close(file)
+        with contextlib.suppress(ChildProcessError):  # those between a worker and its executed stand-in
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
-def _become(order: dict[str, object], files: Sequence[int]) -> None:
+def _attend(pid: int, asks: socket.socket) -> None:
+    """Tell the stand-in of a worker how it ended; end the worker if the stand-in has ended."""
+    for number in range(3):
+        os.close(number)  # pipes that may be the worker's own, which have to end with it
+    if asks in select.select([os.pidfd_open(pid), asks], [], [])[0]:
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(OSError):
+        asks.send(str(code).encode())
+
+
+def _become(order: dict[str, object], files: Sequence[int], address: str) -> None:
     """Take over what an executed process gets from the one that starts it."""
     if order["new_session"]:
         os.setsid()
@@ -255,16 +289,20 @@ def _become(order: dict[str, object], files: Sequence[int]) -> None:
     os.environ.update(environ)
     sys.dont_write_bytecode = bool(environ.get(_NO_BYTECODE))
     from perdure.streams import failpoints
+    from perdure.streams.snapshots import process, worker
 
     if failpoints.ENVIRONMENT in environ:  # else read at its import
         failpoints.arm(environ[failpoints.ENVIRONMENT])
+    if FORKED_WORKERS in environ:
+        stand_in = str(Path(__file__).with_name("warm_worker.py"))
+        process.PROGRAM = (sys.executable, "-IS", stand_in, address[1:], worker.__name__)
 
 
-def _run() -> None:
+def _run(module: str) -> None:
     """Run the command, and end as Python does, except that no module is taken apart."""
     code: object = None
     try:
-        runpy.run_module(PROGRAM, run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
         if not isinstance(code, int | None):
@@ -279,5 +317,4 @@ def _run() -> None:
 
 if __name__ == "__main__":
     prepare()
-    _serve_forks(socket.socket(fileno=int(sys.argv[1])))
-    _run()
+    _run(_serve_forks(socket.socket(fileno=int(sys.argv[1]))))

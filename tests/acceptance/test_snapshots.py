@@ -18,6 +18,7 @@ from tests.acceptance.harness import SOAK, Deployment, add_each, deploy, names, 
 from tests.acceptance.witness import Witness
 from tests.process import DidNotStart, Server, run
 from tests.s3 import CREDENTIALS, s3_server
+from tests.warm import FORKED_WORKERS
 
 from perdure.schemas.values import encode_value
 from perdure.streams.log.base import Topic
@@ -31,6 +32,12 @@ SECRET = {"PERDURE_SEAL_SECRET": "a secret that both data directories have"}
 def place(folder: Path) -> str:
     """The settings of snapshots in a folder."""
     return f'[snapshots]\nto = "file://{folder}"\nevery = "1h"\nkeep = 2\n'
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked, where they are not what is tested: each start would take 0.4 s of CPU."""
+    monkeypatch.setenv(FORKED_WORKERS, "1")
 
 
 @pytest.fixture
@@ -131,6 +138,7 @@ def _lose_files(folder: Path) -> None:
         (_damage_files, "does not have the SHA-256 of its manifest", None),
     ][: None if SOAK else 1],
 )
+@pytest.mark.usefixtures("forked")
 def test_a_damaged_snapshot_is_named_and_the_next_older_or_the_journal_serves(
     app: tuple[Deployment, Witness],
     tmp_path: Path,
@@ -196,6 +204,7 @@ def test_a_snapshot_that_is_killed_harms_nothing(app: tuple[Deployment, Witness]
 @pytest.mark.parametrize(
     "name", ["snapshot.before_ingest", "snapshot.after_ingest", "snapshot.read_file"][: None if SOAK else 1]
 )
+@pytest.mark.usefixtures("forked")
 def test_a_start_from_a_snapshot_that_is_killed_begins_again(
     app: tuple[Deployment, Witness], name: str
 ) -> None:
@@ -224,6 +233,7 @@ def test_a_start_from_a_snapshot_that_is_killed_begins_again(
 
 
 @pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.usefixtures("forked")
 def test_snapshots_of_a_stopped_app(app: tuple[Deployment, Witness], tmp_path: Path) -> None:
     """`take` beside the stopped app, `list`, `verify`, `prune`: each prints what it did; a running app is
     named.
@@ -252,6 +262,7 @@ def test_snapshots_of_a_stopped_app(app: tuple[Deployment, Witness], tmp_path: P
 
 
 @pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.usefixtures("forked")
 def test_a_foreign_snapshot_is_refused(app: tuple[Deployment, Witness], tmp_path: Path) -> None:
     """Two apps of one name use one folder: each names the other's snapshots as foreign, and starts from its
     own.
@@ -309,6 +320,7 @@ def check_all(deployment: Deployment, witness: Witness) -> None:
 
 
 @pytest.mark.parametrize("log", ["embedded", *(["kafka"] if SOAK else [])])
+@pytest.mark.usefixtures("forked")
 def test_a_journal_that_was_trimmed_begins_with_a_snapshot(retaining: tuple[Deployment, Witness]) -> None:
     """Verified, trimmed, and from then on: a restart, a node without state, verify and rebuild all know
     it.
@@ -344,6 +356,7 @@ def test_a_journal_that_was_trimmed_begins_with_a_snapshot(retaining: tuple[Depl
 
 
 @pytest.mark.parametrize("log", ["embedded"])
+@pytest.mark.usefixtures("forked")
 def test_a_state_that_a_replay_does_not_give_trims_nothing(retaining: tuple[Deployment, Witness]) -> None:
     """A row was changed by something else than perdure: the snapshot is not verified, an error says so."""
     deployment, witness = retaining
@@ -372,6 +385,7 @@ def test_a_state_that_a_replay_does_not_give_trims_nothing(retaining: tuple[Depl
         *["snapshot.after_mark", "snapshot.after_trim", "snapshot.before_prune"],
     ][: None if SOAK else 1],
 )
+@pytest.mark.usefixtures("forked")
 def test_a_trim_that_is_killed_goes_on(retaining: tuple[Deployment, Witness], name: str) -> None:
     """SIGKILL while a snapshot is marked or older ones are removed, or between base and trim: the next round
     trims, and nothing is lost.
@@ -391,6 +405,7 @@ def test_a_trim_that_is_killed_goes_on(retaining: tuple[Deployment, Witness], na
     check_all(deployment, witness)
 
 
+@pytest.mark.usefixtures("forked")
 def test_snapshots_in_an_object_store(tmp_path: Path) -> None:
     """S3, by a server that speaks it: taken, verified, started from; its secret is in no output."""
     with s3_server() as store:
