@@ -30,9 +30,9 @@ def log(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def _own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    found = or_skip(session_kafka)
-    if isinstance(found, LocalKafka):
-        yield found
+    made = or_skip(session_kafka)
+    if isinstance(made, LocalKafka):
+        yield made
         return
     local = or_skip(lambda: LocalKafka(tmp_path_factory.mktemp("kafka") / "broker"))
     yield local
@@ -49,9 +49,9 @@ def broker(_own_broker: LocalKafka) -> Iterator[LocalKafka]:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalKafka]:
     """Three brokers, replication factor 3, min ISR 2, for this test alone."""
-    found = or_skip(lambda: LocalKafka(tmp_path / "cluster", brokers=3))
-    yield found
-    found.stop()
+    made = or_skip(lambda: LocalKafka(tmp_path / "cluster", brokers=3))
+    yield made
+    made.stop()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -66,9 +66,9 @@ def forget_state(deployment: Deployment) -> None:
 def perdure(deployment: Deployment, *arguments: str, environ: dict[str, str] = SECRET) -> Any:
     """What `perdure snapshot ...` prints as JSON."""
     words = ["snapshot", *arguments, str(deployment.folder), "--data", str(deployment.data), "--json"]
-    found = run(*words, environ=environ)
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout)
+    result = run(*words, environ=environ)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 def test_a_new_node_starts_from_a_snapshot(app: tuple[Deployment, Witness]) -> None:
@@ -95,9 +95,9 @@ def test_a_new_node_starts_from_a_snapshot(app: tuple[Deployment, Witness]) -> N
         add_each(server, witness, KEYS)
         assert server.stop() == 0
     deployment.audit(witness)
-    found = perdure(deployment, "verify", "--replay")
-    assert found["failed"] == []
-    assert found["snapshots"] == 8
+    result = perdure(deployment, "verify", "--replay")
+    assert result["failed"] == []
+    assert result["snapshots"] == 8
     assert all(each["verified"] for each in perdure(deployment, "list")["snapshots"])
 
 
@@ -156,10 +156,10 @@ def test_a_damaged_snapshot_is_named_and_the_next_older_or_the_journal_serves(
         assert server.stop() == 0
     wrong(tmp_path / "snapshots" / deployment.config.name)
     forget_state(deployment)
-    found = run("snapshot", "verify", str(deployment.folder), "--data", str(deployment.data))
-    assert found.returncode == 1
-    assert why in found.stderr
-    assert found.stdout.endswith("FAILED\n")
+    result = run("snapshot", "verify", str(deployment.folder), "--data", str(deployment.data))
+    assert result.returncode == 1
+    assert why in result.stderr
+    assert result.stdout.endswith("FAILED\n")
     with deployment.serve() as server:
         assert server.stderr().count("a snapshot cannot be used") >= 4
         assert why in server.stderr()
@@ -244,8 +244,8 @@ def test_snapshots_of_a_stopped_app(app: tuple[Deployment, Witness], tmp_path: P
         refused = run("snapshot", "take", str(deployment.folder), "--data", str(deployment.data))
         assert refused.returncode == 1
         assert f"is in use by process {server.pid}" in refused.stderr
-        found = run("snapshot", "take", "--url", server.url, "--json")
-        assert len(json.loads(found.stdout)["snapshots"]) == 4
+        result = run("snapshot", "take", "--url", server.url, "--json")
+        assert len(json.loads(result.stdout)["snapshots"]) == 4
         assert server.stop() == 0
     for _ in range(3):
         with deployment.serve() as server:
@@ -315,8 +315,8 @@ def check_all(deployment: Deployment, witness: Witness) -> None:
         assert server.stop() == 0
     for key, operations in witness.by_object().items():
         assert operations[-1].told == b'{"count":%d}' % sum(each.adds for each in operations), key
-    found = run("verify", str(deployment.folder), "--data", str(deployment.data), environ=SECRET)
-    assert found.stdout.endswith("OK\n"), found.stderr
+    result = run("verify", str(deployment.folder), "--data", str(deployment.data), environ=SECRET)
+    assert result.stdout.endswith("OK\n"), result.stderr
 
 
 @pytest.mark.parametrize("log", ["embedded", *(["kafka"] if SOAK else [])])
@@ -337,14 +337,14 @@ def test_a_journal_that_was_trimmed_begins_with_a_snapshot(retaining: tuple[Depl
     shutil.rmtree(deployment.data / "state")
     check_all(deployment, witness)
     words = ["state", "rebuild", str(deployment.folder), "--data", str(deployment.data)]
-    found = run(*words, environ=SECRET)
-    assert found.returncode == 0, found.stderr
+    result = run(*words, environ=SECRET)
+    assert result.returncode == 0, result.stderr
     forget_state(deployment)
     check_all(deployment, witness)
     shutil.rmtree(deployment.data.parent / "snapshots")
-    found = run(*words, environ=SECRET)
-    assert found.returncode == 1
-    assert "its state needs a snapshot" in found.stderr
+    result = run(*words, environ=SECRET)
+    assert result.returncode == 1
+    assert "its state needs a snapshot" in result.stderr
     check_none = run("verify", str(deployment.folder), "--data", str(deployment.data), environ=SECRET)
     assert "its state needs a snapshot" in check_none.stderr
     with deployment.serve(environ=SECRET) as server:  # the state is all there is, and it is untouched
@@ -426,8 +426,8 @@ def test_snapshots_in_an_object_store(tmp_path: Path) -> None:
             assert said.count("the partition starts from a snapshot") == 4
             read_all(server, witness)
             assert server.stop() == 0
-        found = perdure(deployment, "verify", "--replay", environ=environ)
-        assert found["failed"] == []
+        result = perdure(deployment, "verify", "--replay", environ=environ)
+        assert result["failed"] == []
         shown = run("config", "show", str(deployment.folder), environ=environ)
         assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in said + shown.stdout + shown.stderr
     refused = run("snapshot", "list", str(deployment.folder), "--data", str(deployment.data), environ=environ)

@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
-    return [Block(*found) for found in _BLOCK.findall(page)]
+    return [Block(*match) for match in _BLOCK.findall(page)]
 
 
 def commands(console: str) -> Iterator[tuple[str, str]]:

@@ -172,9 +172,9 @@ def test_a_project_that_the_wheel_makes_runs_and_passes_its_tests(installed: Pat
             assert server.stdout is not None
             ready = server.stdout.readline()
             assert ready.startswith("my-shop is ready at http://127.0.0.1:"), ready
-            asked = [perdure, "call", "Counter/alice", "increment", "2", "--url", ready.split()[4]]
-            called = subprocess.run(asked, capture_output=True, text=True, check=True, env=clean_environ())
-            assert called.stdout == "2\n"
+            command = [perdure, "call", "Counter/alice", "increment", "2", "--url", ready.split()[4]]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean_environ())
+            assert done.stdout == "2\n"
             server.send_signal(signal.SIGINT)
             assert server.wait(40) == 0
         finally:

@@ -25,15 +25,15 @@ UV = shutil.which("uv") or shutil.which("uv", path=f"{Path(sys.executable).paren
 
 def section(title: str) -> str:
     """The text under a heading."""
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL)
-    assert found is not None, title
-    return found[1]
+    matches = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL)
+    assert matches is not None, title
+    return matches[1]
 
 
 def block(language: str, word: str) -> str:
     """The one block of this language, under Install, that holds the word."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", section("Install"), re.MULTILINE | re.DOTALL)
-    (text,) = [each for each in found if word in each]
+    matches = re.findall(rf"^```{language}\n(.*?)^```$", section("Install"), re.MULTILINE | re.DOTALL)
+    (text,) = [each for each in matches if word in each]
     return str(text)
 
 

@@ -166,11 +166,11 @@ def _counts(seeds: Sequence[int]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for seed in seeds:
         run = Run(seed)
-        found = run.go()
-        assert found["commands"] >= COMMANDS, f"seed {seed}: {found['commands']} commands"
-        assert found["crashes"] >= 2, f"seed {seed}: {found['crashes']} crashes"
+        happened = run.go()
+        assert happened["commands"] >= COMMANDS, f"seed {seed}: {happened['commands']} commands"
+        assert happened["crashes"] >= 2, f"seed {seed}: {happened['crashes']} crashes"
         assert run.auditor.claims >= 2, f"seed {seed}: {run.auditor.claims} owners"
-        counts += found
+        counts += happened
     return counts
 
 
@@ -189,11 +189,11 @@ def test_every_invariant_holds_in_every_random_run(capsys: pytest.CaptureFixture
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     counts: Counter[str] = Counter()
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _only_compute) as pool:
-        for found in pool.map(_run, chunks):
-            counts += found
+        for happened in pool.map(_run, chunks):
+            counts += happened
     with capsys.disabled():
-        told = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
-        print(f"\n{len(seeds)} seeds: {told}", file=sys.stderr)  # a worker's stdout goes nowhere
+        summary = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
+        print(f"\n{len(seeds)} seeds: {summary}", file=sys.stderr)  # a worker's stdout goes nowhere
     missing = [name for name in REQUIRED if not counts[name]]
     assert len(seeds) < SEEDS or not missing, f"these faults never happened: {missing}"
 
