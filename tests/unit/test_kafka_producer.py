@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from perdure.schemas.errors import OutcomeUnknown, StorageFailed, Unavailable
 from perdure.streams.log.base import Record
-from perdure.streams.log.kafka.clients import Endpoint
+from perdure.streams.log.kafka.clients import Endpoint, Producer
 from perdure.streams.log.kafka.producer import ProducerManager
 from perdure.streams.log.kafka.queues import MAX_RECORD_BYTES, Appends, KafkaReceipt
 from perdure.streams.virtual_time import VirtualLoop
@@ -34,11 +34,7 @@ class Acked(NamedTuple):
 
 
 class Batch(list[bytes]):
-    """As aiokafka's `BatchBuilder`, as far as it is used."""
-
-    def append(self, *, timestamp: int, key: bytes, value: bytes, headers: Any) -> object:
-        super().append(value)
-        return self
+    """A batch of records that have a value alone."""
 
 
 class Scripted:
@@ -59,8 +55,8 @@ class Scripted:
         if not self.starts:
             raise KafkaConnectionError("no broker")
 
-    def batch(self) -> Batch:
-        return Batch()
+    def batch(self, records: Sequence[Record], time_ms: int | None) -> Batch:
+        return Batch(record.value or b"" for record in records)
 
     def send(self, batch: Batch, place: TopicPartition) -> asyncio.Future[Acked]:
         assert self.alive, "a batch for a producer that was cut"
@@ -167,6 +163,39 @@ def with_node(test: Callable[[Node], Coroutine[Any, Any, None]]) -> None:
         loop.run_until_complete(main())
     finally:
         loop.close()
+
+
+@given(
+    st.lists(
+        st.builds(
+            Record,
+            st.binary() | st.none(),
+            st.binary(),
+            st.lists(st.tuples(st.text(max_size=9), st.binary())).map(tuple),
+        ),
+        min_size=1,
+    ),
+    st.integers(0, 2**40),
+)
+@settings(max_examples=50)
+def test_a_batch_has_the_bytes_that_aiokafka_makes_of_its_records(
+    records: list[Record], time_ms: int
+) -> None:
+    """A record's key, value, headers and time, and how many there are, which numbers the next batch."""
+
+    async def both() -> tuple[Any, Any]:
+        producer = Producer(Endpoint("127.0.0.1:1", "test", {}))
+        ours, theirs = producer.batch(records, time_ms), producer._aiokafka.create_batch()
+        for each in records:
+            theirs.append(timestamp=time_ms, key=each.key, value=each.value, headers=list(each.headers))
+        await producer.drop()
+        return ours, theirs
+
+    ours, theirs = asyncio.run(both())
+    assert ours.record_count() == theirs.record_count() == len(records)
+    for each in (ours, theirs):
+        each._set_producer_state(7, 1, 3)
+    assert ours._build() == theirs._build()
 
 
 def test_an_acknowledged_batch_gives_its_records_their_offsets() -> None:

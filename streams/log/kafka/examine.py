@@ -25,7 +25,7 @@ from aiokafka.errors import for_code
 from aiokafka.structs import TopicPartition
 
 from perdure.schemas.findings import OK, REFUSED, WARNING, Finding
-from perdure.streams.log.base import Topic
+from perdure.streams.log.base import Record, Topic
 from perdure.streams.log.kafka.checks import KEPT_DAYS, LOOKED_AT, SETTINGS, setting_findings
 from perdure.streams.log.kafka.clients import UNREACHED, Endpoint, Producer, close_client
 from perdure.streams.log.kafka.generations import base_of, current_generation
@@ -195,8 +195,7 @@ async def _producer(endpoint: Endpoint, place: TopicPartition, opened: AsyncExit
 
 
 async def _append(producer: Producer, place: TopicPartition) -> ScratchRecord:
-    batch = producer.batch()
-    batch.append(timestamp=None, key=None, value=b"perdure doctor")
+    batch = producer.batch([Record(None, b"perdure doctor")], None)
     acknowledged = await producer.send(batch, place)
     return ScratchRecord(acknowledged.offset, acknowledged.timestamp)
 

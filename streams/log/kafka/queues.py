@@ -131,14 +131,7 @@ class PartitionQueue:
             self._watch_age()
             return
         self._in_flight = self._take()
-        batch, stamp = producer.batch(), self._manager.clock_ms()
-        for record, _, _ in self._in_flight:
-            fits = batch.append(
-                timestamp=stamp, key=record.key, value=record.value, headers=list(record.headers)
-            )
-            assert fits is not None, (
-                f"a batch of more than {MAX_MESSAGE_BYTES} bytes for {named(self._place)}"
-            )
+        batch = producer.batch([each.record for each in self._in_flight], self._manager.clock_ms())
         self._manager.send(producer, self._place, batch, self._floor, self._on_outcome)
 
     def _take(self) -> list[QueuedRecord]:
@@ -245,15 +238,11 @@ class KafkaWriter:
         if not records:
             self._manager.check_drained()
             return
-        if (largest := max(map(size_bytes, records))) > MAX_RECORD_BYTES:
-            self._refuse(largest)
-            return
-        batch, stamp = producer.batch(), self._manager.clock_ms()
         for record in records:
-            fits = batch.append(
-                timestamp=stamp, key=record.key, value=record.value, headers=list(record.headers)
-            )
-            assert fits is not None, f"more than {MAX_MESSAGE_BYTES} bytes at once for {named(self._place)}"
+            if len(record.value or b"") > BATCH_BYTES and (size := size_bytes(record)) > MAX_RECORD_BYTES:
+                self._refuse(size)
+                return
+        batch = producer.batch(records, self._manager.clock_ms())
         self._in_flight = len(records)
         failpoints.hit("log.before_write")
         self._manager.send(producer, self._place, batch, self._floor, self._on_outcome)
