@@ -26,11 +26,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from perdure.api.loading import LoadedApp
+    from perdure.schemas.config import Config
     from perdure.streams.projections.rows import Progress
 
 UntilEnd = Annotated[
     bool, typer.Option("--until-end", help="Fold what is on the log now, print how far, and end.")
 ]
+Events = Annotated[
+    bool, typer.Option("--events", help="Also write the audit feed: the topic {app}.events, as CloudEvents.")
+]
+EventsTo = Annotated[
+    str | None,
+    typer.Option(
+        "--events-to",
+        help="HOST:PORT of the brokers that get the feed: for the embedded log, its Kafka listener.",
+        show_default=False,
+    ),
+]
+Faust = Annotated[
+    str | None,
+    typer.Option("--faust", help="Fold this projection in a Faust worker instead.", show_default=False),
+]
+FaustPort = Annotated[int, typer.Option("--faust-port", help="Port of Faust's web views; 0: none.")]
 Beside = Annotated[bool, typer.Option("--beside", hidden=True)]
 Dev = Annotated[bool, typer.Option("--dev", hidden=True)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
@@ -58,6 +75,10 @@ def project(
     log: Log = None,
     env: EnvName = None,
     until_end: UntilEnd = False,
+    events: Events = False,
+    events_to: EventsTo = None,
+    faust: Faust = None,
+    faust_port: FaustPort = 6066,
     as_json: AsJson = False,
     beside: Beside = False,
     dev: Dev = False,
@@ -80,17 +101,22 @@ def project(
     with without_rich():
         logs.set_up(load_config(path, env_name=env, environ=os.environ, flags=flags, dev=dev), dev=dev)
     loaded = load_app(path, env_name=env, environ=os.environ, flags=flags, dev=dev, opens_data=True)
-    if not loaded.projections:
+    if faust is not None:
+        _run_faust(loaded, faust, faust_port)
+        return
+    if not (loaded.projections or events):
         raise ConfigError(
             f"{path}: the app declares no projection: decorate a function with @perdure.projection(version=1), or "
             'write [projections] use = ["activity"] in perdure.toml'
         )
-    progress = asyncio.run(_fold(loaded, until_end=until_end))
+    progress = asyncio.run(_fold(loaded, until_end=until_end, events_to=events_to or "", events=events))
     if until_end:
         _print_progress(progress, as_json=as_json)
 
 
-async def _fold(loaded: LoadedApp, *, until_end: bool) -> Mapping[tuple[int, str], Progress]:
+async def _fold(
+    loaded: LoadedApp, *, until_end: bool, events: bool, events_to: str
+) -> Mapping[tuple[int, str], Progress]:
     import asyncio
 
     from perdure.streams.opening import open_following
@@ -99,7 +125,13 @@ async def _fold(loaded: LoadedApp, *, until_end: bool) -> Mapping[tuple[int, str
 
     config, loop = loaded.config, asyncio.get_running_loop()
     log = await open_following(config)
-    worker = ProjectionWorker(list(loaded.projections.values()), log, folder_in(config.data_dir, log))
+    feed = None
+    if events:
+        from perdure.streams.projections.events import feed_of
+
+        feed = feed_of(config, log.partitions, events_to)
+    folder = folder_in(config.data_dir, log)
+    worker = ProjectionWorker(list(loaded.projections.values()), log, folder, feed)
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     running = loop.create_task(worker.run(until_end=until_end))
@@ -112,6 +144,51 @@ async def _fold(loaded: LoadedApp, *, until_end: bool) -> Mapping[tuple[int, str
         return {}  # a signal: what was folded is written
     finally:
         await log.close()
+
+
+def _run_faust(loaded: LoadedApp, name: str, port: int) -> None:
+    """Run a Faust worker of one projection until a signal."""
+    import asyncio
+
+    from perdure.schemas.errors import ConfigError
+
+    config = loaded.config
+    if name not in loaded.projections:
+        raise ConfigError(
+            f"the app has no projection {name}; it has: {', '.join(sorted(loaded.projections))}"
+        )
+    if not config.kafka_brokers or config.kafka.security_protocol != "PLAINTEXT":
+        raise ConfigError(
+            "--faust is for brokers without TLS and SASL; with them, make a faust.App by `faust_app`"
+        )
+    try:
+        import faust
+
+        from perdure.streams.projections.faust_engine import faust_app
+    except ImportError as error:
+        raise ConfigError(
+            f"--faust needs Faust, which is not installed ({error.name}): pip install 'perdure[projections]'"
+        ) from None
+    base, partitions = asyncio.run(_topics(config))
+    made = faust_app(
+        loaded.projections[name],
+        app=base,
+        broker=f"kafka://{','.join(config.kafka_brokers)}",
+        partitions=partitions,
+        data_dir=config.data_dir / "faust" / name,
+        settings={"web_port": port or 6066, "web_enabled": bool(port)},
+    )
+    made.finalize()
+    faust.Worker(made, loglevel="ERROR").execute_from_commandline()
+
+
+async def _topics(config: Config) -> tuple[str, int]:
+    """What the names of the app's topics begin with, and how many partitions they have."""
+    from perdure.streams.opening import open_following
+
+    log = await open_following(config)
+    await log.close()
+    return log.generation, log.partitions
 
 
 def _end_with_stdin() -> None:

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -195,15 +195,35 @@ async def _end(reading: AsyncIterator[Any]) -> None:
         await close()
 
 
+class Feed(Protocol):
+    """A receiver of the records of partitions, beside their projections (events.py)."""
+
+    async def advance(self, log: Followed, partition: int, bounds: Bounds) -> int:
+        """Take a piece of a partition; returns how many records. Raises `LogUnreachable`."""
+
+    def forget(self, partition: int) -> None:
+        """Another process has the partition now."""
+
+    async def close(self) -> None: ...
+
+
 class ProjectionWorker:
     """A process that folds projections: its share of the partitions, until it is cancelled.
 
     projections: what is folded.
     log: the app's log, followed.
     folder: where the rows lie (`folder_in`), which other processes may share.
+    feed: what also gets the records of the partitions that this process has; None for nothing.
     """
 
-    def __init__(self, projections: Sequence[Projection[Any]], log: Followed, folder: Path) -> None:
+    def __init__(
+        self,
+        projections: Sequence[Projection[Any]],
+        log: Followed,
+        folder: Path,
+        feed: Feed | None = None,
+    ) -> None:
+        self._feed = feed
         self._projections = projections
         self._log = log
         self._folder = folder
@@ -248,6 +268,8 @@ class ProjectionWorker:
         for partition, folds in list(self._partitions.items()):
             if partition in bounds:
                 moved += await folds.advance(self._log, bounds[partition])
+                if self._feed is not None:
+                    moved += await self._feed.advance(self._log, partition, bounds[partition])
                 await asyncio.sleep(0)
         return moved
 
@@ -263,6 +285,8 @@ class ProjectionWorker:
         """Give up what is more than this process's share, take what is free, and remove old versions."""
         for partition in self._shares.excess():
             await self._partitions.pop(partition).close()
+            if self._feed is not None:
+                self._feed.forget(partition)
             self._shares.give_up(partition)
         while (taken := self._shares.take()) is not None:
             try:
@@ -290,6 +314,8 @@ class ProjectionWorker:
 
     async def close(self) -> None:
         """Close all partitions and leave the folder to others."""
+        if self._feed is not None:
+            await self._feed.close()
         for folds in self._partitions.values():
             with contextlib.suppress(PerdureError):  # the failure that ends the process is raised
                 await folds.close()

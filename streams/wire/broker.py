@@ -163,7 +163,7 @@ class Broker:
             )
         if self.partitions(name) is not None:
             raise RequestRefused(Code.TOPIC_ALREADY_EXISTS, f"there is a topic {name}")
-        if name.startswith(f"{self.app}.") and name.count(".") == 1:
+        if name.startswith(f"{self.app}.") and name.count(".") == 1 and name != f"{self.app}.events":
             raise RequestRefused(
                 Code.POLICY_VIOLATION, f"names that begin with {self.app}. are perdure's own"
             )
