@@ -104,6 +104,10 @@ class Nodes:
         self._stacks.pop(number).close()
         return code
 
+    def errors(self) -> str:
+        """What the nodes that have ended said of it, but for the course of things."""
+        return "\n".join(line for line in self.said if '"level": "info"' not in line)[-8_000:]
+
     def addresses(self, but: int = 0) -> dict[str, int]:
         return {server.url: server.pid for number, server in self.servers.items() if number != but}
 
@@ -148,7 +152,7 @@ class Story:
     def _restart(self, number: int, crowd: Crowd, sig: signal.Signals, *, empty: bool = False) -> None:
         crowd.nodes = self.nodes.addresses(but=number)
         code = self.nodes.end(number, sig)
-        assert code == (0 if sig is signal.SIGTERM else -signal.SIGKILL), self.nodes.said[-20:]
+        assert code == (0 if sig is signal.SIGTERM else -signal.SIGKILL), self.nodes.errors()
         if empty:
             shutil.rmtree(self.nodes.place(number).data)
         self.nodes.start(number)
@@ -263,7 +267,7 @@ def test_no_money_is_made_or_lost_while_nodes_and_brokers_die(
     print(json.dumps({"answers": check_histories(crowd), "lost": crowd.lost}))
     asyncio.run(check_objects(crowd))
     for number in (1, 2, 3):
-        assert nodes.end(number, signal.SIGTERM) == 0, nodes.said[-20:]
+        assert nodes.end(number, signal.SIGTERM) == 0, nodes.errors()
     last = nodes.place(1)
     history = asyncio.run(read_history(last.config, "Counter"))
     check(crowd.witness, history)

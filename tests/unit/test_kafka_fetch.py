@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from perdure.schemas.errors import ConfigError, LogCorrupt, LogUnreachable
 from perdure.streams.log.base import LogRecord
-from perdure.streams.log.kafka.fetch import GONE_AFTER_S, PASSING, Fetched, answers, fatal, request, unpack
+from perdure.streams.log.kafka.fetch import (
+    GONE_AFTER_S,
+    OUT_OF_RANGE_AFTER_S,
+    PASSING,
+    Fetched,
+    answers,
+    fatal,
+    request,
+    unpack,
+)
 
 PLACE = TopicPartition("app.journal", 3)
 STAMP_MS = 1_700_000_000_000
@@ -219,14 +228,15 @@ def test_a_request_groups_its_places_by_topic() -> None:
     ("code", "gone_s", "error"),
     [
         (0, 0, None),
-        (1, 0, LogCorrupt),
+        (1, 0, None),
+        (1, OUT_OF_RANGE_AFTER_S, LogCorrupt),
         (2, 0, LogCorrupt),
         (3, GONE_AFTER_S - 1, None),
         (3, GONE_AFTER_S, LogCorrupt),
         (29, 0, ConfigError),
         (-1, 0, LogUnreachable),
         (87, 0, LogUnreachable),
-        *((code, 0, None) for code in sorted(PASSING - {3})),
+        *((code, 0, None) for code in sorted(PASSING - {1, 3})),
     ],
 )
 def test_an_error_ends_the_reader_or_passes(code: int, gone_s: float, error: type[Exception] | None) -> None:

@@ -14,7 +14,7 @@ from tests.unit.test_kafka_fetch import PLACE, Batch, encoded, length
 
 from perdure.schemas.errors import LogCorrupt
 from perdure.streams.log.base import LogRecord
-from perdure.streams.log.kafka.fetch import GONE_AFTER_S
+from perdure.streams.log.kafka.fetch import GONE_AFTER_S, OUT_OF_RANGE_AFTER_S
 from perdure.streams.log.kafka.tails import BLOCKED_AFTER_S, KafkaTail, Tails
 from perdure.streams.virtual_time import VirtualLoop
 
@@ -146,8 +146,30 @@ def test_a_closed_tail_delivers_nothing_more() -> None:
     run(steps)
 
 
-def test_an_offset_that_is_gone_ends_the_tail_at_once_and_says_so() -> None:
-    """Nothing is skipped."""
+def test_a_broker_that_does_not_know_yet_that_another_one_leads_is_not_believed() -> None:
+    """It lacks what the new leader has acknowledged: the metadata is read again, and nothing is lost."""
+
+    async def steps(story: Story) -> None:
+        got: list[LogRecord] = []
+        tail = story.open(0, got.append)
+        story.broker.error_code = OUT_OF_RANGE
+        await asyncio.sleep(OUT_OF_RANGE_AFTER_S / 2)
+        story.broker.error_code = NOT_LEADER
+        await asyncio.sleep(OUT_OF_RANGE_AFTER_S)
+        story.broker.error_code = OUT_OF_RANGE
+        await asyncio.sleep(OUT_OF_RANGE_AFTER_S / 2)
+        assert story.broker.refreshed > 1
+        story.broker.error_code = 0
+        story.broker.append(b"a", b"b")
+        await story.until(lambda: len(got) == 2)
+        assert not story.stopped
+        assert not tail.closed
+
+    run(steps)
+
+
+def test_an_offset_that_is_gone_ends_the_tail_and_says_so() -> None:
+    """Once brokers have said so for a while. Nothing is skipped."""
 
     async def steps(story: Story) -> None:
         story.broker.error_code = OUT_OF_RANGE

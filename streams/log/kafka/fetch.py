@@ -36,11 +36,12 @@ READ_BYTES = 1024 * 1024
 FETCH_BYTES = 64 * 1024 * 1024  # per fetch in all; the broker always sends one whole batch
 RETRY_S = (0.05, 1.0)  # first and longest pause before another request after an error
 GONE_AFTER_S = 10.0  # "unknown topic" may be a broker that has just started; for longer it is the truth
+OUT_OF_RANGE_AFTER_S = 3.0  # "no such offset" may be a broker that does not know yet that another one leads
 READ_TIMEOUT_S = 30.0  # without progress
 
 OFFSET_OUT_OF_RANGE, CORRUPT_MESSAGE, UNKNOWN_TOPIC, TOPIC_DENIED = 1, 2, 3, 29
 # No leader, not the leader, time-outs, replica away, disk off-line, leader epoch on the move: they pass.
-PASSING = frozenset({UNKNOWN_TOPIC, 5, 6, 7, 8, 9, 13, 56, 74, 75})
+PASSING = frozenset({UNKNOWN_TOPIC, OFFSET_OUT_OF_RANGE, 5, 6, 7, 8, 9, 13, 56, 74, 75})
 
 
 class Fetched(NamedTuple):
@@ -111,18 +112,18 @@ def unpack(fetched: Fetched, position: int) -> tuple[list[LogRecord], int]:
     return records, position
 
 
-def fatal(place: TopicPartition, error_code: int, position: int, gone_s: float) -> Exception | None:
+def fatal(place: TopicPartition, error_code: int, position: int, lasted_s: float) -> Exception | None:
     """The error that ends a reader at once, or None if asking again may help.
 
-    `gone_s`: for how long the broker has said that it does not know the partition.
+    `lasted_s`: for how long brokers have said nothing else.
     """
     where = named(place)
-    if error_code == OFFSET_OUT_OF_RANGE:
+    if error_code == OFFSET_OUT_OF_RANGE and lasted_s >= OUT_OF_RANGE_AFTER_S:
         return LogCorrupt(
             f"{where}: offset {position} does not exist. It was trimmed, or the topic was truncated or deleted and "
             f"created again; nothing was skipped. Restore the topic from a backup, then start again."
         )
-    if error_code == UNKNOWN_TOPIC and gone_s >= GONE_AFTER_S:
+    if error_code == UNKNOWN_TOPIC and lasted_s >= GONE_AFTER_S:
         return LogCorrupt(f"{where} is gone (next offset was {position}). Restore the topic.")
     if error_code == CORRUPT_MESSAGE:
         return LogCorrupt(

@@ -75,7 +75,7 @@ class Reads:
         """The records at a position; repeats the request until there are some."""
         cluster = self._client.cluster
         started_s, backoff = self._loop.time(), Backoff(*RETRY_S, Random())
-        gone_since_s: float | None = None
+        last_code, since_s = 0, started_s
         last = "no leader"
         while (now_s := self._loop.time()) - started_s < READ_TIMEOUT_S:
             leader = cluster.leader_for_partition(place)
@@ -94,9 +94,9 @@ class Reads:
                         continue  # the broker has waited already
                     error_code = fetched.error_code
                     last = for_code(error_code).__name__
-            gone_since_s = (gone_since_s or now_s) if error_code == UNKNOWN_TOPIC else None
-            gone_s = 0.0 if gone_since_s is None else now_s - gone_since_s
-            problem = fatal(place, error_code, position, gone_s)
+            if error_code != last_code:
+                last_code, since_s = error_code, now_s
+            problem = fatal(place, error_code, position, now_s - since_s)
             if problem is not None:
                 raise problem
             await asyncio.sleep(backoff.failed())

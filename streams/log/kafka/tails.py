@@ -62,8 +62,9 @@ class KafkaTail:
         "blocked",
         "closed",
         "deliver",
+        "error_code",
+        "error_since_s",
         "fetched_from_s",
-        "gone_since_s",
         "paused",
         "place",
         "position",
@@ -78,7 +79,7 @@ class KafkaTail:
         self.deliver = deliver
         self.paused = False
         self.closed = False
-        self.gone_since_s: float | None = None
+        self.error_code, self.error_since_s = 0, 0.0  # of the last fetch, and since when it is the same
         self.blocked = ""
         self._open_at: int | None = (
             None  # where a transaction begins that is open, and since when it has been seen
@@ -314,7 +315,7 @@ class Tails:
             return
         now_s = self._loop.time()
         for tail in tails:
-            tail.gone_since_s = None
+            tail.error_code = 0
             tail.stands(fetched, now_s)
         if not fetched.data or not tails:
             return
@@ -329,10 +330,9 @@ class Tails:
 
     def _refused(self, tail: KafkaTail, error_code: int) -> None:
         now_s = self._loop.time()
-        if error_code == UNKNOWN_TOPIC and tail.gone_since_s is None:
-            tail.gone_since_s = now_s
-        gone_s = 0.0 if tail.gone_since_s is None else now_s - tail.gone_since_s
-        error = fatal(tail.place, error_code, tail.position, gone_s)
+        if error_code != tail.error_code:
+            tail.error_code, tail.error_since_s = error_code, now_s
+        error = fatal(tail.place, error_code, tail.position, now_s - tail.error_since_s)
         if error is not None:
             self._stop(tail, error)
 
