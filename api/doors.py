@@ -157,7 +157,12 @@ def pages_for(
             single("livez", lambda: (200, _JSON, b'{"status":"alive"}')),
             single("readyz", ready),
             _metrics_page(metrics, projections),
-            *document_pages(config, registry, has_worker=has_worker),
+            *document_pages(
+                config,
+                registry,
+                has_worker=has_worker,
+                topics=owners[0].log.generation if config.kafka_brokers else "",
+            ),
         )
     )
     views = PartitionViews(

@@ -128,6 +128,13 @@ async def kafka_partitions(config: Config) -> int:
     return await partitions_of(endpoint, f"{await _base(config, security)}.{Topic.JOURNAL.value}")
 
 
+async def kafka_topics(config: Config) -> str:
+    """What the names of the app's topics on Kafka begin with. Raises `LogUnreachable` or `ConfigError`."""
+    from perdure.streams.log.kafka.security import security_options
+
+    return await _base(config, security_options(config.kafka))
+
+
 async def _base(config: Config, security: Mapping[str, Any]) -> str:
     """What the names of the app's topics begin with. Raises `LogUnreachable` or `ConfigError`."""
     from perdure.streams.log.kafka.clients import Endpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from perdure.api.cli.options import AlwaysJson, EnvName, Log, PathArgument
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from perdure.api.loading import LoadedApp
     from perdure.objects.registry import Registry
+    from perdure.schemas.config import Config
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +39,22 @@ def asyncapi(
     from perdure.api.openapi.asyncapi import asyncapi as document
 
     app, registry = _loaded(path, env, {} if log is None else {"log": log})
-    _print(document(app.config, registry))
+    _print(document(app.config, registry, _topics(app.config)))
+
+
+def _topics(config: Config) -> str:
+    """What the names of the app's topics begin with: after a rescale on Kafka the brokers know."""
+    from perdure.schemas.errors import OperatorError
+    from perdure.streams.opening import kafka_topics
+
+    if not config.kafka_brokers:
+        return config.name
+    try:
+        return asyncio.run(kafka_topics(config))
+    except OperatorError as error:
+        text = f"the topics are named as before any rescale, since the brokers do not say: {error}"
+        typer.echo(text, err=True)
+        return config.name
 
 
 def _loaded(path: Path, env: str | None, flags: dict[str, Any]) -> tuple[LoadedApp, Registry]:

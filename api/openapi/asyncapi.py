@@ -142,8 +142,9 @@ class _Operation(NamedTuple):
         return f"{self.at}.reply"
 
 
-def asyncapi(config: Config, registry: Registry) -> Json:
-    """The document of an app."""
+def asyncapi(config: Config, registry: Registry, topics: str = "") -> Json:
+    """The document of an app. `topics`: what the names of its topics begin with; empty: the app's name."""
+    topics = topics or config.name
     described_types = signatures(registry.types)
     operations = list(_operations(registry, described_types))
     whole: Json = {
@@ -160,9 +161,11 @@ def asyncapi(config: Config, registry: Registry) -> Json:
             for at, broker in enumerate(config.kafka_brokers)
         },
         "channels": {
-            "commands": _channel(config, "commands", [each.at for each in operations]),
-            "replies": _channel(config, "replies", [*(each.reply_at for each in operations), "error"]),
-            "dead": _channel(config, "dead", ["dead"]),
+            "commands": _channel(config, f"{topics}.commands", [each.at for each in operations]),
+            "replies": _channel(
+                config, f"{topics}.replies", [*(each.reply_at for each in operations), "error"]
+            ),
+            "dead": _channel(config, f"{topics}.dead", ["dead"]),
         },
         "operations": {**{each.at: _operation(each) for each in operations}, "dead": _DEAD_LETTERS},
         "components": {
@@ -185,8 +188,7 @@ def _operations(registry: Registry, described_types: Signatures) -> Iterator[_Op
             yield _Operation(namespace, f"{namespace}.fetch", kind.cls.fetch.__doc__, _FETCH, _FETCHED)
 
 
-def _channel(config: Config, topic: str, messages: list[str]) -> Json:
-    name = f"{config.name}.{topic}"
+def _channel(config: Config, name: str, messages: list[str]) -> Json:
     binding = {"topic": name, "partitions": config.partitions, "bindingVersion": _BINDING}
     return {
         "address": name,

@@ -18,8 +18,17 @@ if TYPE_CHECKING:  # the modules that make the pages are imported by the first r
 _JSON = [(b"content-type", b"application/json")]
 
 
-def document_pages(config: Config, registry: Registry, *, has_worker: bool) -> list[tuple[str, Page]]:
-    """The three pages, by their names."""
+def document_pages(
+    config: Config, registry: Registry, *, has_worker: bool, topics: str = ""
+) -> list[tuple[str, Page]]:
+    """The three pages, by their names.
+
+    Args:
+        config: the app's configuration.
+        registry: its classes.
+        has_worker: True if it has a Worker.
+        topics: what the names of its Kafka topics begin with; empty: its name.
+    """
 
     @cache
     def whole() -> Json:
@@ -41,6 +50,6 @@ def document_pages(config: Config, registry: Registry, *, has_worker: bool) -> l
     def records() -> Problem:
         from perdure.api.openapi.asyncapi import asyncapi
 
-        return 200, _JSON, msgspec.json.encode(asyncapi(config, registry))
+        return 200, _JSON, msgspec.json.encode(asyncapi(config, registry, topics))
 
     return [single("asyncapi.json", records), single("openapi.json", openapi), single("docs", docs)]

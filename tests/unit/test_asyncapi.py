@@ -180,3 +180,15 @@ def test_docstrings_are_its_texts() -> None:
         "As often as it is said.",
     )
     assert DOCUMENT["info"]["tags"] == [{"name": "Cart", "description": "What somebody wants to buy."}]
+
+
+def test_topics_after_a_rescale_have_their_names_of_now() -> None:
+    """A rescale on Kafka gives them other names."""
+    config = Config(name="shop")
+    channels = asyncapi(config, Registry.build({"Cart": Cart}, config), "shop.g2")["channels"]
+    assert {each["address"] for each in channels.values()} == {
+        "shop.g2.commands",
+        "shop.g2.replies",
+        "shop.g2.dead",
+    }
+    assert channels["commands"]["bindings"]["kafka"]["topic"] == "shop.g2.commands"
