@@ -139,6 +139,7 @@ def test_a_close_of_the_object_is_no_event() -> None:
         (b"\x81\x01x", 1002),  # not masked
         (framed(Opcode.BINARY, b"x" * ((1 << 20) + 1)), 1009),
     ],
+    ids=["not-utf-8", "continues-nothing", "not-masked", "too-large"],  # masks are random, names must not be
 )
 def test_an_error_of_the_client_is_named_and_closes_the_socket(bytes_: bytes, code: int) -> None:
     """Its object hears of the error, then of the end."""
