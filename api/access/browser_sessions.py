@@ -26,7 +26,7 @@ from perdure.schemas.access import KNOWN, Need
 from perdure.schemas.errors import Forbidden, MalformedCommand, PerdureError, Unauthenticated
 
 PAGES = ("console", "docs", "openapi.json")
-LOGIN, LOGOUT = b"/console/login", b"/console/logout"
+PATHS = LOGIN, LOGOUT = b"/console/login", b"/console/logout"
 COOKIE = b"perdure_token"
 _STYLE = """
 :root { color-scheme: light dark; }

@@ -167,7 +167,7 @@ def _run_faust(loaded: LoadedApp, name: str, port: int) -> None:
         from perdure.streams.projections.faust_engine import faust_app
     except ImportError as error:
         raise ConfigError(
-            f"--faust needs Faust, which is not installed ({error.name}): pip install 'perdure[projections]'"
+            f"--faust needs Faust, which is not installed ({error.name}): pip install 'faust-streaming>=0.15.3,<0.16' 'aiokafka>=0.14,<0.15'"
         ) from None
     base, partitions = asyncio.run(_topics(config))
     made = faust_app(

@@ -33,7 +33,7 @@ _CELL_CHARS = 60
 
 
 def register(app: typer.Typer) -> None:
-    example = 'perdure sql "select namespace, count(*) from entries group by all" app.py'
+    example = 'perdure sql "select * from entries limit 9" app.py'
     app.command("sql", epilog=f"Example: `{example}`")(with_groups(sql))
 
 
@@ -77,7 +77,7 @@ def _answered(
         from perdure.streams.sql.query import ask
     except ImportError as error:
         raise ConfigError(
-            f"questions need DuckDB and pyarrow, which are not installed ({error.name}): pip install 'perdure[sql]'"
+            f"questions need DuckDB and pyarrow, which are not installed ({error.name}): pip install 'duckdb>=1.4,<3' 'pyarrow>=18,<27'"
         ) from None
     at_ms = None if at is None else parse_time(at, int(time.time() * 1000))
     answer = asyncio.run(ask(app.config, query, at_ms=at_ms, limit=limit))

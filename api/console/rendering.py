@@ -27,7 +27,11 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 _HTML = ((b"content-type", b"text/html; charset=utf-8"), *_HEADERS)
-ASSETS = {"console.css": b"text/css; charset=utf-8", "console.js": b"text/javascript; charset=utf-8"}
+ASSETS = {
+    "console.css": b"text/css; charset=utf-8",
+    "console.js": b"text/javascript; charset=utf-8",
+    "icon.svg": b"image/svg+xml",
+}
 
 
 def _time(ms: int | None) -> str:

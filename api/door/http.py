@@ -31,14 +31,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache, partial
 from typing import Any
 
-from perdure.api.access.browser_sessions import (
-    LOGIN,
-    LOGOUT,
-    is_browser,
-    login_form,
-    sign_in_or_out,
-    with_session,
-)
+from perdure.api.access import browser_sessions
 from perdure.api.access.guard import OWN, Access, need_of_object, need_of_page, ticket_in
 from perdure.api.access.origins import Origins
 from perdure.api.door.async_commands import accepted, prefers_async
@@ -312,18 +305,20 @@ class HttpDoor:
         query: bytes = scope["query_string"]
         body = partial(self._whole_body, scope, receive)
         if (access := self._access) is not None:
-            if raw_path in (LOGIN, LOGOUT):
-                return await sign_in_or_out(access, raw_path, scope["method"], scope["headers"], body)
+            if raw_path in browser_sessions.PATHS:
+                return await browser_sessions.sign_in_or_out(
+                    access, raw_path, scope["method"], scope["headers"], body
+                )
             need = need_of_page(name, has_worker=self._worker is not None)
             query = ticket_in(query)[1]
             try:
                 if need is not None:
-                    grant = await access.admit(with_session(name, scope["headers"]), need)
+                    grant = await access.admit(browser_sessions.with_session(name, scope["headers"]), need)
                     access.charge(grant, 1, 0)
             except (Unauthenticated, Forbidden) as error:
-                if not is_browser(name, scope["headers"]):
+                if not browser_sessions.is_browser(name, scope["headers"]):
                     raise
-                return login_form(raw_path + (b"?" + query if query else b""), error)
+                return browser_sessions.login_form(raw_path + (b"?" + query if query else b""), error)
         if (page := self._pages.get(name)) is not None:
             return await page(PageRequest(scope["method"], parts_of(raw_path), query_of(query), grant, body))
         if self.closed and name in ("admin", "commands", "console"):

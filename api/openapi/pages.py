@@ -16,7 +16,7 @@ from perdure.api.openapi.errors import ANY_PAGE, GUARDED, UNAVAILABLE, answer, b
 from perdure.api.openapi.parts import About, Json, json_answer, reference, secured
 
 TAG = "perdure"
-LEFT_OUT = frozenset(("admin",))
+LEFT_OUT = frozenset(("admin", "console"))
 _TEXT: Json = {"schema": {"type": "string"}}
 
 

@@ -2,7 +2,7 @@
 
 The same as the properties of `AuditRecord`, made faster: JSON that can hold no secret is copied, not parsed.
 
-Laws [test_log_export.py]
+Laws [tests/integration/test_log_commands.py]
 - A column is what the property of its name gives, as JSON where it is not a number or a text.
 """
 

@@ -3,7 +3,7 @@
 Partitions are written one after the other. A small file beside the export says how far it is; `--resume`
 continues from there.
 
-Laws [test_log_export.py]
+Laws [tests/integration/test_log_commands.py]
 - However often an export was cut short and resumed, it holds each record once, in the same order.
 - Secrets are masked, as everywhere in what is read.
 """

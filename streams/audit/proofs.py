@@ -1,6 +1,6 @@
 """Roots and proofs of an app's log: `perdure log root`, `prove` and `check` stand on these functions.
 
-Law: a journal that was trimmed has no root any more, and that is said. [test_proofs.py]
+Law: a journal that was trimmed has no root any more, and that is said. [test_merkle.py]
 """
 
 from __future__ import annotations

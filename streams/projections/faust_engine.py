@@ -243,12 +243,12 @@ def faust_app(
                     places[place] = offset
             return places
 
-    class Transport(driver.Transport):  # type: ignore[misc]  # as above
+    class JournalTransport(driver.Transport):  # type: ignore[misc]  # as above
         Consumer = JournalConsumer
 
-    class App(faust.App):  # type: ignore[misc]  # as above
+    class FaustApp(faust.App):  # type: ignore[misc]  # as above
         def _new_transport(self) -> Any:
-            return Transport(self.conf.broker_consumer, self)
+            return JournalTransport(self.conf.broker_consumer, self)
 
     chosen: dict[str, Any] = {
         "broker": broker,
@@ -267,7 +267,7 @@ def faust_app(
         "web_bind": "127.0.0.1",
         "web_host": "127.0.0.1",
     }
-    made: Any = App(f"{app}-{projection.name}-v{projection.version}", **{**chosen, **(settings or {})})
+    made: Any = FaustApp(f"{app}-{projection.name}-v{projection.version}", **{**chosen, **(settings or {})})
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
     journal = made.topic(source, **raw)
     memory = {"block_cache_size": 32 << 20, "write_buffer_size": 16 << 20}  # of each partition

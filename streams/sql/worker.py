@@ -106,7 +106,7 @@ def main() -> None:
     except PerdureError as error:
         emit(SqlAnswer(code=error.code, reason=str(error)))
     except ImportError as error:
-        reason = f"questions need DuckDB and pyarrow, which are not installed ({error}): pip install 'perdure[sql]'"
+        reason = f"questions need DuckDB and pyarrow, which are not installed ({error}): pip install 'duckdb>=1.4,<3' 'pyarrow>=18,<27'"
         emit(SqlAnswer(code=OperatorError.code, reason=reason))
 
 

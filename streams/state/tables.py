@@ -309,8 +309,8 @@ class Tables:
         if not meta.age_ms:
             meta.age_ms = time_ms  # of the first entry of all: no more than where to begin
             return
-        before, passed_ms = meta.age_ms, time_ms - meta.clock_ms
-        age_ms = meta.age_ms = before + (min(STEP_MS, passed_ms))
+        before = meta.age_ms
+        age_ms = meta.age_ms = before + min(STEP_MS, time_ms - meta.clock_ms)
         if age_ms // BUCKET_MS != before // BUCKET_MS:
             self.spent_keys.grow_older()
             self.answered_calls.grow_older(before)
@@ -318,9 +318,8 @@ class Tables:
 
     def _fold_marks(self, record: EntryRecord | NoOp, end: Position) -> None:
         """Fold the marks of a batch's last record; `end` is the position behind it."""
-        if record.done:
-            for first, count in each_run(record.done):
-                self.done.add_run(first, count)
+        for first, count in each_run(record.done) if record.done else ():
+            self.done.add_run(first, count)
         meta, ends = self.meta, self._ends
         meta.low = max(meta.low, record.low)
         ends.append(end)

@@ -340,7 +340,13 @@ def test_no_test_sleeps() -> None:
         text = path.read_text()
         virtual = any(
             each in text
-            for each in ("VirtualLoop", "tests.unit.one_owner", "tests.unit.owners", "perdure.testing")
+            for each in (
+                "VirtualLoop",
+                "tests.unit.bare_sockets",
+                "tests.unit.one_owner",
+                "tests.unit.owners",
+                "perdure.testing",
+            )
         )
         if not path.name.startswith("test_") or virtual:
             continue

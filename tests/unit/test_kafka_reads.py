@@ -166,12 +166,11 @@ def test_what_passes_is_requested_again(passing: int | Exception) -> None:
     assert cluster.refreshed == 2
 
 
-def test_an_offset_that_is_gone_ends_the_read_at_once() -> None:
+def test_an_offset_that_stays_gone_ends_the_read() -> None:
     """Nothing is skipped."""
-    cluster = Cluster((0, 4), script=(OFFSET_OUT_OF_RANGE,))
+    cluster = Cluster((0, 4), script=(OFFSET_OUT_OF_RANGE,) * 1000)
     with pytest.raises(LogCorrupt, match="offset 1 does not exist"):
         read(cluster, 1, 4)
-    assert len(cluster.requests) == 1
 
 
 def test_a_topic_that_stays_unknown_ends_the_read() -> None:
