@@ -151,12 +151,7 @@ def test_requests_in_flight_are_answered_over_a_reload(tmp_path: Path) -> None:
     app.parent.mkdir()
     app.write_text(SLOW)
     with dev(app, tmp_path / "data") as running, ThreadPoolExecutor() as threads:
-        url = (
-            running.line_with("/objects/Slow/NAME")
-            .strip()
-            .replace("/objects/", "/rpc/")
-            .replace("NAME", "a/add")
-        )
+        url = running.line_with("/rpc/Slow/NAME").strip().replace("NAME/METHOD", "a/add")
         app.write_text(SLOW.replace("NEW = False", "NEW = True"))
         until_there(app.parent / "loading", running.process.poll)
         assert httpx.post(url, json={"args": [False]}, timeout=30).json() == {"result": [1, False]}
