@@ -22,7 +22,7 @@ run: .venv/.synced ## Serve examples/ at http://127.0.0.1:8787, data in .perdure
 # fewer random runs than by default (tests/simulation), and other ones: `.ci/run` makes those on the newest Python
 test: .venv/.synced ## The checks a change must pass
 	@$(MAKE) -j2 lint compiled
-	PERDURE_SEEDS=$${PERDURE_SEEDS:-2000:400} $(BIN)/pytest -n 3
+	PERDURE_SEEDS=$${PERDURE_SEEDS:-2000:200} $(BIN)/pytest -n 3
 
 # by one process, beside lint, which keeps one core busy: else each worker compiles all modules and tests by itself
 compiled: .venv/.synced

@@ -5,7 +5,6 @@ Each reads an app's log: offline or beside its server, by the app's path, or ove
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -58,6 +57,8 @@ class AuditSource(NamedTuple):
 
     def read(self, work: Callable[[AuditLog], Awaitable[Any]]) -> Any:
         """Run `work` on the log of the app, which is opened for reading only."""
+        import asyncio
+
         from perdure.streams.audit.reader import open_audit
 
         async def run() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +49,8 @@ def _topics(config: Config) -> str:
     if not config.kafka_brokers:
         return config.name
     try:
+        import asyncio
+
         return asyncio.run(kafka_topics(config))
     except OperatorError as error:
         text = f"the topics are named as before any rescale, since the brokers do not say: {error}"

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import cast
 
+from perdure.schemas.errors import StorageFailed, StoreCorrupt
 from perdure.streams.state.memtables import after
 from perdure.streams.state.tables import Tables
 from perdure.streams.store.base import Store
@@ -69,9 +70,13 @@ def warn_of_the_unserved(all_tables: Iterable[Tables], served: Mapping[str, str]
     `served`: namespace → the name of its class.
     """
     homes = {name: namespace for namespace, name in served.items()}
-    for namespace in sorted(
-        {each for tables in all_tables for each in namespaces_of(tables)} - served.keys()
-    ):
+    kept = set[str]()
+    for tables in all_tables:
+        try:
+            kept.update(namespaces_of(tables))
+        except (StorageFailed, StoreCorrupt) as error:  # the objects whose rows these are will say so
+            _logger.warning("namespaces of partition %d are not known: %s", tables.partition, error)
+    for namespace in sorted(kept - served.keys()):
         text = "objects of %s are kept and not served: no class has that namespace. "
         if (home := homes.get(namespace)) is None:
             text += (

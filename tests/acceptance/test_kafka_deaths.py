@@ -81,7 +81,7 @@ def test_a_successor_that_dies_over_its_claim_is_followed(
 # home, or in either: before a turn, before an answer leaves, around an append
 FORWARDS = [
     *["forward.before_send:9", "forward.arrived:9", "forward.before_entry:9"],
-    *["owner.before_turn:9", "owner.before_reply:9", "log.before_write:9", "log.after_sync:12"],
+    *["owner.before_turn:9", "owner.before_reply:3", "log.before_write:9", "log.after_sync:12"],
 ]
 
 

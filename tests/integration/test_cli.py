@@ -83,8 +83,8 @@ printf '%s\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (("perdure", "s"), {"secret", "serve", "snapshot", "state"}),
-        (("perdure", "state", ""), {"adopt", "rebuild"}),
+        (("perdure", "s"), {"secret", "serve", "snapshot", "sql", "state"}),
+        (("perdure", "state", ""), {"adopt", "rebuild", "show"}),
         (("perdure", "serve", "--log-l"), {"--log-level"}),
     ],
     ids=["commands", "commands of a group", "options"],
