@@ -242,8 +242,8 @@ async def history(walk: Walk, partition: int, key: str, limit: int = 100) -> Obj
     limit: turns on the page.
     """
     page: list[LinkedEntry] = []
-    before: list[_Before] = []
-    open_: list[_Before] = []
+    before: list[OlderValues] = []
+    open_: list[OlderValues] = []
     below: int | None = None
     deeper = 0
     async for entry in walk.entries():
@@ -252,7 +252,8 @@ async def history(walk: Walk, partition: int, key: str, limit: int = 100) -> Obj
         open_ = [each for each in open_ if each.open]
         if len(page) < limit:
             page.append(entry)
-            before.append(_Before(entry.record.entry))
+            before.append(OlderValues())
+            before[-1].look_below(entry.record.entry)
             open_.append(before[-1])
             continue
         if below is None:
@@ -269,15 +270,26 @@ async def history(walk: Walk, partition: int, key: str, limit: int = 100) -> Obj
     return ObjectHistory(key, turns, below, walk.scanned_below, walk.trimmed_below)
 
 
-class _Before:
-    """The values before a turn of the names that it changed, as older entries say: those not known yet are
-    looked for. A turn that removed everything looks for every name."""
+def changed_names(entry: Entry) -> set[str]:
+    """The names of the values that a turn put or deleted; without perdure's own hidden ones."""
+    return {name for name in (*entry.puts, *entry.deletes) if not name.startswith("\0")}
 
-    def __init__(self, entry: Entry) -> None:
-        names = (*entry.puts, *entry.deletes)
+
+class OlderValues:
+    """The values that names had below some entries of an object, as its older entries say, newest first.
+
+    `values`: those known so far; None: there was no value. A turn that removed everything changed every name.
+    """
+
+    def __init__(self) -> None:
         self.values: dict[str, bytes | None] = {}
-        self._unknown = {name for name in names if not name.startswith("\0")}
-        self._all = entry.clear
+        self._unknown: set[str] = set()
+        self._all = False
+
+    def look_below(self, entry: Entry) -> None:
+        """Look for the values, below this entry too, of the names that it changed."""
+        self._unknown |= changed_names(entry)
+        self._all = self._all or entry.clear
 
     @property
     def open(self) -> bool:
@@ -291,7 +303,8 @@ class _Before:
 
     def see(self, older: Entry) -> None:
         """The next older entry of the object."""
-        for name, value in (*dict.fromkeys(older.deletes).items(), *older.puts.items()):
+        changed: dict[str, bytes | None] = {**dict.fromkeys(older.deletes), **older.puts}
+        for name, value in changed.items():
             if name in self._unknown or (self._all and name not in self.values and not name.startswith("\0")):
                 self._unknown.discard(name)
                 self.values[name] = value
@@ -305,7 +318,7 @@ class _Before:
         self._all = False
 
 
-async def _turn(partition: int, entry: LinkedEntry, before: _Before, codes: _Codes) -> HistoryTurn:
+async def _turn(partition: int, entry: LinkedEntry, before: OlderValues, codes: _Codes) -> HistoryTurn:
     record = entry.record
     return HistoryTurn(
         entry_record(partition, entry.offset, record),

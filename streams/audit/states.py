@@ -18,7 +18,7 @@ from perdure.objects.listing import bounds as range_of
 from perdure.schemas.errors import MalformedCommand
 from perdure.schemas.journal import Entry, EntryRecord, Migration, decode_record, in_history
 from perdure.schemas.keys import namespace_of
-from perdure.streams.audit.history import LinkedEntry
+from perdure.streams.audit.history import LinkedEntry, OlderValues, changed_names
 from perdure.streams.audit.reader import AuditLog
 from perdure.streams.audit.records import shown_values
 from perdure.streams.audit.voids import Voids
@@ -86,7 +86,7 @@ async def object_state(log: AuditLog, key: str, at: int | None = None) -> Object
     tables = log.tables(partition)
     if tables is None or log.was_deleted(key, tables):
         return await _scanned(log, key, partition, start, at)
-    undone = _Undone(dict(_present(tables, key)))
+    values, older = dict(_present(tables, key)), OlderValues()
     applied = tables.reader.offset
     walk = log.walk(key)
     newest: LinkedEntry | None = None
@@ -94,19 +94,20 @@ async def object_state(log: AuditLog, key: str, at: int | None = None) -> Object
     async for entry in walk.entries():
         if entry.offset >= at:
             if entry.offset < applied:
-                undone.undo(entry.record.entry)
+                _take_back(values, entry.record.entry)
+                older.look_below(entry.record.entry)
             continue
         newest = newest or entry
         if entry.offset >= applied:
             ahead.append(entry.record.entry)
             continue
-        if not undone.open:
+        if not older.open:
             break
-        undone.see(entry.record.entry)
+        older.see(entry.record.entry)
     else:
-        if undone.open and walk.trimmed_below is not None:
+        if older.open and walk.trimmed_below is not None:
             raise _trimmed(partition, walk.trimmed_below)
-    values = undone.values
+    values.update({name: value for name, value in older.values.items() if value is not None})
     for each in reversed(ahead):
         _apply(values, each)
     return ObjectState(key, partition, at, values, newest)
@@ -154,42 +155,12 @@ def _apply(values: Values, entry: Entry) -> None:
     values.update({name: value for name, value in entry.puts.items() if not name.startswith("\0")})
 
 
-class _Undone:
-    """Values from which entries are taken back, newest first: then older entries say what was there."""
-
-    def __init__(self, values: Values) -> None:
-        self.values = values
-        self._unknown: set[str] = set()
-        self._all = False
-        self._settled: set[str] = set()  # of those that are looked for while all are
-
-    @property
-    def open(self) -> bool:
-        """True if older entries have to say what some values were."""
-        return self._all or bool(self._unknown)
-
-    def undo(self, entry: Entry) -> None:
-        names = {name for name in (*entry.puts, *entry.deletes) if not name.startswith("\0")}
-        for name in names:
-            self.values.pop(name, None)
-        self._unknown |= names
-        if entry.clear:
-            self.values.clear()
-            self._all = True
-
-    def see(self, older: Entry) -> None:
-        says: dict[str, bytes | None] = {**dict.fromkeys(older.deletes), **older.puts}
-        for name, value in says.items():
-            if name.startswith("\0") or name in self._settled:
-                continue
-            if name in self._unknown or self._all:
-                self._unknown.discard(name)
-                self._settled.add(name)
-                if value is not None:
-                    self.values[name] = value
-        if older.clear:
-            self._unknown.clear()
-            self._all = False
+def _take_back(values: Values, entry: Entry) -> None:
+    """Remove what an entry put; what was there before, older entries say."""
+    for name in changed_names(entry):
+        values.pop(name, None)
+    if entry.clear:
+        values.clear()
 
 
 # Many objects
