@@ -18,7 +18,9 @@ import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from perdure.schemas.config import record_rules
 from perdure.schemas.config_model import Config
@@ -279,7 +281,7 @@ class AuditLog:
         """
         places = [(topic, each) for topic in query.topics for each in query.partitions_of(self.partitions)]
         at = {place: (after or {}).get(place, (await self.bounds(*place)).end) for place in places}
-        query = _unbounded(query)
+        query = replace(query, until_ms=None, from_offset=None, to_offset=None)
         while True:
             new: list[AuditRecord] = []
             for place in places:
@@ -293,11 +295,6 @@ class AuditLog:
             await asyncio.sleep(FOLLOW_EVERY_S)
             if self._refresh is not None:
                 self._refresh()
-
-
-def _unbounded(query: Query) -> Query:
-    fields: dict[str, Any] = {name: getattr(query, name) for name in query.__struct_fields__}
-    return Query(**{**fields, "until_ms": None, "to_offset": None, "from_offset": None})
 
 
 @asynccontextmanager
