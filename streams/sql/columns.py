@@ -93,25 +93,21 @@ def text_of(value: Any) -> str:
     return _json(json_preview(value)).decode()
 
 
+def _request(record: AuditRecord) -> tuple[Any, ...]:
+    """The columns that entries and commands share: `_PLACE`, `_OBJECT` and `_REQUEST`."""
+    namespace, _, name = record.object.partition("/")
+    place = (record.partition, record.offset, record.time_ms, record.object, namespace, name)
+    return (*place, record.kind, record.method, record.path, record.caller, record.id)
+
+
 def _entry(record: AuditRecord) -> tuple[Any, ...] | None:
     if record.type != ENTRY or record.void:
         return None
     entry = record.entry
     assert entry is not None
-    namespace, _, name = record.object.partition("/")
     reply = entry.reply
     return (
-        record.partition,
-        record.offset,
-        record.time_ms,
-        record.object,
-        namespace,
-        name,
-        record.kind,
-        record.method,
-        record.path,
-        record.caller,
-        record.id,
+        *_request(record),
         record.command if record.command >= 0 else None,
         record.outcome,
         text_of(shown_values(entry.puts)),
@@ -128,20 +124,9 @@ def _entry(record: AuditRecord) -> tuple[Any, ...] | None:
 def _command(record: AuditRecord) -> tuple[Any, ...] | None:
     if record.type != COMMAND:
         return None
-    namespace, _, name = record.object.partition("/")
     args = record.args
     return (
-        record.partition,
-        record.offset,
-        record.time_ms,
-        record.object,
-        namespace,
-        name,
-        record.kind,
-        record.method,
-        record.path,
-        record.caller,
-        record.id,
+        *_request(record),
         None if args is None else text_of(args),
         None if args is None else text_of(record.kwargs),
     )
