@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from perdure.streams.audit.query import Query
     from perdure.streams.audit.reader import AuditLog
 
-Text = str
-
 
 class Filters(NamedTuple):
     """The filters of records that several commands share; as of `perdure.audit.Query`."""
@@ -189,11 +187,7 @@ def _print(record: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(json.dumps(record, ensure_ascii=False))
         return
     place = f"{record['topic']}:{record['partition']}:{record['offset']}"
-    changes = {
-        name: {"after": value, "before_unknown": True} for name, value in record.get("puts", {}).items()
-    }
     line = turn_line({**record, "journal": place, "changes": {}})
-    puts = "  ".join(
-        f"{name} = {json.dumps(each['after'], ensure_ascii=False)}" for name, each in changes.items()
-    )
+    values = record.get("puts", {}).items()
+    puts = "  ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values)
     typer.echo("  ".join(part for part in (line, record.get("object", ""), puts) if part))
