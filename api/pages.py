@@ -95,6 +95,12 @@ def query_of(query: bytes) -> dict[str, str]:
     return fields
 
 
+def known_only(query: Mapping[str, str], names: frozenset[str]) -> None:
+    """Raises `MalformedCommand` for a query with a parameter other than these."""
+    if unknown := query.keys() - names:
+        raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}")
+
+
 def no_such_path(path: str) -> Refused:
     """The refusal of a path that leads nowhere (404)."""
     message = (

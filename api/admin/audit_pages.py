@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from perdure.api.admin.views import Query, limit_of
-from perdure.api.pages import JSON_NOW, PageRequest, nothing_behind, only
+from perdure.api.pages import JSON_NOW, PageRequest, known_only, nothing_behind, only
 from perdure.api.problems import Problem
 from perdure.api.streaming import Streamed
 from perdure.schemas.config import record_rules
@@ -81,23 +81,23 @@ class AuditPages:
             case ("log",):
                 return await self._last(query)
             case ("history", namespace, name):
-                _known(query, _PAGED)
+                known_only(query, _PAGED)
                 key = object_key(namespace, name)
                 below = query.get("cursor")
                 page = await self._log.history(
-                    key, None if below is None else _offset(below), limit_of(query)
+                    key, None if below is None else journal_offset(below), limit_of(query)
                 )
                 return page.as_json()
             case ("state", namespace, name):
-                _known(query, frozenset(("at",)))
+                known_only(query, frozenset(("at",)))
                 key = object_key(namespace, name)
                 at = await self._place(self._log.partition_of(key), query.get("at", "now"))
                 return (await object_state(self._log, key, at)).as_json()
             case ("state", namespace):
-                _known(query, frozenset(("at", "limit", "prefix")))
+                known_only(query, frozenset(("at", "limit", "prefix")))
                 return await self._namespace(namespace, query)
             case ("diff", namespace, *name) if len(name) < 2:
-                _known(query, frozenset(("from", "to", "limit")))
+                known_only(query, frozenset(("from", "to", "limit")))
                 return await self._diff(namespace, name[0] if name else "", query)
         return None
 
@@ -143,7 +143,7 @@ class AuditPages:
     async def _place(self, partition: int, text: str) -> int:
         """The journal offset that a text means: `offset:17`, or a time as of `parse_time`."""
         if text.startswith("offset:"):
-            return _offset(text.removeprefix("offset:"))
+            return journal_offset(text.removeprefix("offset:"))
         if text == "now":
             return (await self._log.bounds(Topic.JOURNAL, partition)).end
         return await offset_at(self._log, partition, parse_time(text, self._clock_ms()))
@@ -184,12 +184,8 @@ class AuditPages:
         return {"objects": changes, "complete": True}
 
 
-def _known(query: Query, names: frozenset[str]) -> None:
-    if unknown := query.keys() - names:
-        raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}")
-
-
-def _offset(text: str) -> int:
+def journal_offset(text: str) -> int:
+    """The journal offset that a text is. Raises `MalformedCommand`."""
     if not (text.isascii() and text.isdigit() and len(text) <= _OFFSET_CHARS):
         raise MalformedCommand(f"{text[:40]!r} is not a journal offset")
     return int(text)
@@ -203,7 +199,7 @@ def _ends_in(text: str) -> Ends:
         partition, _, offset = place.partition(":")
         if topic not in set(Topic) or not partition.isdecimal() or len(partition) > 5:
             raise MalformedCommand(f"{each[:40]!r} is not a place such as journal:0:17")
-        ends[Topic(topic), int(partition)] = _offset(offset)
+        ends[Topic(topic), int(partition)] = journal_offset(offset)
     return ends
 
 

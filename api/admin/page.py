@@ -34,7 +34,7 @@ from perdure.api.admin.projections import ProjectionViews
 from perdure.api.admin.sql import SqlPage
 from perdure.api.admin.views import limit_of, memory, merged_names, parked_at
 from perdure.api.gateway import Gateway
-from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, nothing_behind, only
+from perdure.api.pages import JSON_NOW, Page, PageRequest, Refused, known_only, nothing_behind, only
 from perdure.api.problems import Problem, problem, problem_of_reply
 from perdure.api.replies import ReplyFuture
 from perdure.objects.registry import Registry
@@ -235,8 +235,7 @@ class _Admin:
 
 def _get(request: PageRequest, known: frozenset[str] = frozenset()) -> None:
     only(request, "GET")
-    if unknown := request.query.keys() - known:
-        raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}")
+    known_only(request.query, known)
 
 
 def _offset_in(body: bytes) -> str:

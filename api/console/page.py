@@ -19,9 +19,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from perdure.api.admin.audit_pages import journal_offset
 from perdure.api.console.rendering import ASSETS, asset, object_path, rendered
 from perdure.api.gateway import Gateway
-from perdure.api.pages import Page, PageRequest, Refused, nothing_behind, only
+from perdure.api.pages import Page, PageRequest, Refused, known_only, nothing_behind, only
 from perdure.api.problems import Problem, problem_of, problem_of_reply
 from perdure.api.replies import ReplyFuture
 from perdure.schemas.commands import CALL, call_body, parse_json
@@ -186,7 +187,7 @@ class _Console:
         for turn in turns:
             turn["offset"] = int(turn["journal"].partition(":")[2])
         if at:  # the journal offset of a turn: the state behind it
-            state = await self._ask(request, "state", namespace, name, at=f"offset:{_offset(at) + 1}")
+            state = await self._ask(request, "state", namespace, name, at=f"offset:{journal_offset(at) + 1}")
             shown = next((turn for turn in turns if turn["offset"] == int(at)), None)
         else:
             state, shown = await self._ask(request, "objects", namespace, name, "state"), None
@@ -304,15 +305,8 @@ def bars_of(rows: list[list[Any]]) -> list[tuple[str, float, int]]:
 
 
 def _known(request: PageRequest, *names: str) -> dict[str, str]:
-    if unknown := request.query.keys() - set(names):
-        raise MalformedCommand(f"unknown query parameter {min(unknown)[:40]!r}")
+    known_only(request.query, frozenset(names))
     return dict(request.query)
-
-
-def _offset(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise MalformedCommand(f"{text[:40]!r} is not a journal offset")
-    return int(text)
 
 
 async def _form(request: PageRequest) -> dict[str, str]:
