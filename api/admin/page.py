@@ -23,11 +23,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.api.admin.audit_pages import AuditPages
 from perdure.api.admin.dead import dead_letter, dead_letters, redrive_letter
 from perdure.api.admin.partition_views import PartitionViews
 from perdure.api.admin.projections import ProjectionViews
@@ -47,6 +47,9 @@ from perdure.streams.owner.owner import Owner
 from perdure.streams.snapshots.service import Snapshots
 
 _OFFSET_MAX = 10**18 - 1  # more than a log ever has, and a number that `place_of` can read
+if TYPE_CHECKING:
+    from perdure.api.admin.audit_pages import AuditPages
+
 _NO_SNAPSHOTS = "this app takes no snapshots: its configuration has no [snapshots]"
 _PAGED = frozenset(("prefix", "cursor", "limit"))
 
@@ -93,8 +96,13 @@ class _Admin:
         self._registry = registry
         self._config = config
         self._projections = projections
-        self._audit = AuditPages.of(owners, config)
         self._sql = SqlPage(config)
+
+    @cached_property
+    def _audit(self) -> AuditPages:
+        from perdure.api.admin.audit_pages import AuditPages  # imported by the first request for one
+
+        return AuditPages.of(self._owners, self._config)
 
     async def page(self, request: PageRequest) -> Problem:
         match request.parts:

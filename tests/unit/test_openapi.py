@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import unicodedata
-import unittest.mock
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -286,7 +285,7 @@ def test_every_page_that_is_there_is_described(settings: dict[str, Any], has_wor
         config,
         registry,
         unused,
-        (unittest.mock.MagicMock(),),
+        (),
         access=access if config.guarded else None,
         has_worker=has_worker,
         dev=False,
