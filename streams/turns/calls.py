@@ -273,10 +273,13 @@ class Calls:
         raise trouble
 
     def _check_ring(self, call: Call) -> None:
-        """Raises `Deadlock` if a call that found no room waits for its own turn."""
-        if not call.no_room or call.unknown is not None or isinstance(self._pending_calls.queued(call), Turn):
+        """Raises `Deadlock` if a call that found no room waits for its own turn.
+
+        If an earlier run of the turn made it, and it waits in the full mailbox itself, it is withdrawn there.
+        """
+        if not call.no_room or call.unknown is not None:
             return
-        if ring := self._pending_calls.ring(call):
+        if (ring := self._pending_calls.ring(call)) and not self._withdrew(call, ring):
             raise Deadlock(_ring_text(call, ring))
 
     async def _attempt(self, call: Call, left_ms: int) -> Reply:
@@ -334,16 +337,20 @@ class Calls:
     def _broke_ring(self, call: Call) -> bool:
         """True if the call was part of a ring, which is broken now."""
         pending = self._pending_calls
-        queued = pending.queued(call)
-        ring = [] if queued is None else pending.ring(call)
+        ring = [] if pending.queued(call) is None else pending.ring(call)
         if not ring:
             return False
-        text = _ring_text(call, ring)
-        if isinstance(queued, Turn):
-            reply = error_reply(FAILED, Deadlock.code, text)
-            pending.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
-        else:
-            call.failed(Deadlock(text))  # it waits on the log, and may run later
+        if not self._withdrew(call, ring):
+            call.failed(Deadlock(_ring_text(call, ring)))  # it waits on the log, and may run later
+        return True
+
+    def _withdrew(self, call: Call, ring: list[Turn]) -> bool:
+        """True if the call waited in a mailbox of this process: it never runs, and is answered `Deadlock`."""
+        queued = self._pending_calls.queued(call)
+        if not isinstance(queued, Turn):
+            return False
+        reply = error_reply(FAILED, Deadlock.code, _ring_text(call, ring))
+        self._pending_calls.peers[call.partition].withdraw(queued, Outcome(reply, False, True, False))
         return True
 
     # As a `Peer`

@@ -314,6 +314,19 @@ def nested_calls_hang_on_their_own_place() -> Any:
     return _instead(calls_module, "root_of", root_of)
 
 
+def rings_of_earlier_copies_stay() -> Any:
+    """A call without room is left alone if an earlier run's copy of it waits in the full mailbox."""
+
+    def check(true: Callable[..., None]) -> Callable[..., None]:
+        def left(self: Any, call: Any) -> None:
+            if not isinstance(self._pending_calls.queued(call), Turn):
+                true(self, call)
+
+        return left
+
+    return _instead(calls_module.Calls, "_check_ring", check)
+
+
 def alarms_that_were_not_done_begin_afresh() -> Any:
     """A run of an alarm that called and was not done is a failure like any other:
     the next one makes its own calls.

@@ -20,7 +20,7 @@ import structlog
 
 from perdure.schemas.errors import PerdureError
 from perdure.streams.state.fold import GC_THRESHOLD
-from tests.simulation.bugs import BUGS
+from tests.simulation.bugs import BUGS, rings_of_earlier_copies_stay
 from tests.simulation.faults_inside import EVERYWHERE
 from tests.simulation.world import COMMANDS, Run
 
@@ -208,6 +208,13 @@ def test_the_random_runs_catch_a_planted_bug(bug: Callable[[], AbstractContextMa
     # by a check, a refusal of the product's own, or a run that does not end: no other error, of the
     # checker's, say
     assert isinstance(caught.value.__cause__, (AssertionError, PerdureError, TimeoutError)), caught.value
+
+
+def test_a_ring_is_broken_whose_calls_wait_as_copies_of_an_earlier_run() -> None:
+    """Each in a full mailbox, behind the turn that waits for it. This seed has the crashes that it takes."""
+    Run(1716).go()
+    with rings_of_earlier_copies_stay(), pytest.raises(AssertionError, match="seed 1716"):
+        Run(1716).go()
 
 
 def test_a_seed_replays_exactly() -> None:
