@@ -31,7 +31,7 @@ from perdure.schemas.errors import (
 )
 from perdure.streams import failpoints
 from perdure.streams.log.base import Bounds, Record, Topic, durable
-from perdure.streams.log.kafka import fetch
+from perdure.streams.log.kafka import fetch, topic_watch
 from perdure.streams.log.kafka.log import KafkaLog
 from perdure.streams.log.kafka.queues import MAX_QUEUED_RECORDS, MAX_RECORD_BYTES, KafkaReceipt
 
@@ -327,6 +327,7 @@ def test_a_deleted_topic_that_its_broker_makes_anew_is_named(
 ) -> None:
     """As brokers do when a client asks of it: that ends the tail with `LogCorrupt` too."""
     monkeypatch.setattr(fetch, "GONE_AFTER_S", 0.5)
+    monkeypatch.setattr(topic_watch, "WATCH_S", PATIENCE_S)  # it would see another id, now and then before
 
     async def story() -> None:
         async with without_its_topic(kafka) as (_, name, error):
@@ -336,8 +337,9 @@ def test_a_deleted_topic_that_its_broker_makes_anew_is_named(
     asyncio.run(story())
 
 
-def test_a_recreated_topic_is_named(kafka: Kafka) -> None:
+def test_a_recreated_topic_is_named(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """A topic deleted and made again while it is tailed is `LogCorrupt` at the offset that is no more."""
+    monkeypatch.setattr(topic_watch, "WATCH_S", PATIENCE_S)  # it would see another id, now and then before
 
     async def story() -> None:
         app = app_name()
